@@ -1,0 +1,115 @@
+"""The options of the stages around the model, each default with its reason beside it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+
+from models.features import RESERVED
+from models.recipe import Section
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Sources = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+
+class SplitShares(Section):
+    """Shares of the distinct texts a split gets, by the hash of the text."""
+
+    train: Share = 0.8
+    validation: Share = 0.1
+    test: Share = 0.1
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> SplitShares:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-6 or not self.train or not self.validation or not self.test:
+            raise ValueError(f"train, validation and test must each be above 0 and add up to 1, not {total:g}")
+        return self
+
+
+class RowLimits(Section):
+    """At most so many rows a split, sampled by the hash of the text; null takes all."""
+
+    train: PositiveInt | None = None
+    validation: PositiveInt | None = None
+    test: PositiveInt | None = None
+
+
+class DataOptions(Section):
+    """What to read, which columns, and how to split."""
+
+    # paths, globs, folders with a folder a class, or package://NAME/PATH; relative to the config's folder's parent
+    source: Sources = Field(min_length=1)
+    # given files for the other splits; `source` is then split without them (or all training rows when both are given)
+    validation_source: Sources | None = None
+    test_source: Sources | None = None
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "folders"] = "auto"  # auto: by the file's name
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    labels: list[str] | None = None  # null: the labels found, sorted; listed: any other label is quarantined
+    keep: list[str] = Field(default_factory=list)  # columns kept for slicing
+    encoding: str = "utf-8"  # a BOM is accepted
+    # Bytes that are not in the encoding: put the row in quarantine, or replace them by U+FFFD and go on.
+    on_bad_bytes: Literal["quarantine", "replace"] = "quarantine"
+    split: SplitShares = SplitShares()
+    limits: RowLimits = RowLimits()
+    max_quarantined: Share = 0.05  # a larger share of rows in quarantine points at a wrong config and stops the run
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> DataOptions:
+        used = [name for name in (self.text, self.text_pair, self.label) if name]
+        if len(set(used)) < len(used):
+            raise ValueError(f"text, text_pair and label must be different columns, not {', '.join(used)}")
+        for name in self.keep:
+            if name in RESERVED and name not in used:
+                raise ValueError(f"keep: {name!r} is a name bertline uses itself; rename the column in the file")
+        if self.labels is not None and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
+            raise ValueError("labels: list at least two different labels, or leave it out to take those found")
+        return self
+
+
+class ValidationOptions(Section):
+    """When the data stop the line."""
+
+    schema_file: str | None = None  # a reviewed schema.pbtxt; null infers one from the training rows
+    # TFDV's severities: "error" stops on errors alone, "warning" on both, "never" only reports
+    stop_on: Literal["error", "warning", "never"] = "error"
+    # Above these the line stops: most of the text would not reach the model.
+    max_truncated: Share = 0.5
+    max_out_of_vocabulary: Share = 0.25
+
+
+class GateOptions(Section):
+    """What a model must reach before it is pushed. null switches a gate off."""
+
+    accuracy: Share | None = None
+    macro_f1: Share | None = None
+    # accuracy and macro-F1 may fall so far below the last blessed model's, on the same rows: within noise, not worse
+    not_worse_by: Share | None = 0.01
+    beats_majority: bool = True  # better than always answering the commonest label
+
+
+class EvaluateOptions(Section):
+    """How the model is evaluated."""
+
+    batch_size: PositiveInt = 64  # BERT at 1,000 rows a batch runs out of memory
+    slices: list[str] = Field(default_factory=list)  # kept columns
+    length_buckets: list[PositiveInt] = Field(default_factory=lambda: [50, 100, 200])  # characters; [] for none
+    gates: GateOptions = GateOptions()
+
+
+class CanaryOptions(Section):
+    """The fresh server's exam before the push."""
+
+    rows: PositiveInt = 200
+
+
+class ServeOptions(Section):
+    """Where the pushed model is served."""
+
+    folder: str | None = None  # null: runs/NAME/serving
+    host: str = "127.0.0.1"
+    port: int = Field(default=8500, ge=0, le=65535)  # TF Serving's own; 0 takes a free one
+    keep_versions: NonNegativeInt = 0  # pushed versions kept in the folder; 0 keeps all

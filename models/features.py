@@ -1,0 +1,21 @@
+"""Names of the features that travel from the rows to the SavedModel: the one vocabulary all stages share."""
+
+# === Raw Examples, written by ingestion (all bytes, one value) ===
+TEXT = "text"  # the row's text, UTF-8
+TEXT_PAIR = "text_pair"  # the second text of a pair; absent where the config names none
+LABEL = "label"  # the label's name
+ROW_ID = "row_id"  # hex hash of the normalised text: the same text has the same id in every run
+SOURCE = "source"  # "FILE:ROW", rows counted from 1 as the file's reader counts them
+
+# === Transformed Examples, written by Transform (int64) ===
+TOKEN_IDS = "token_ids"  # [CLS] text [SEP] (pair [SEP]), ragged
+SEGMENT_IDS = "segment_ids"  # 0 for the first text, 1 for the second; only for pairs, ragged
+LABEL_ID = "label_id"  # index into the labels, scalar
+
+# === Outputs of the SavedModel's prediction signatures ===
+PREDICTED_LABEL = "label"  # string, [batch]
+PROBABILITIES = "probabilities"  # float32, [batch, labels]
+CLASSES = "classes"  # string, [batch, labels]: the label names in the order of the probabilities
+
+RESERVED = frozenset({TEXT, TEXT_PAIR, LABEL, ROW_ID, SOURCE, TOKEN_IDS, SEGMENT_IDS, LABEL_ID})
+SPLITS = ("train", "validation", "test")

