@@ -13,7 +13,8 @@ Distribution = Literal["auto", "one_device", "mirrored", "tpu"]
 class Section(BaseModel):
     """A part of the config: unknown keys are refused, values cannot change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # Labels such as 0 and 1 are names here, so numbers are taken as strings where strings are due.
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True)
 
 
 class RandomBert(Section):

@@ -1,0 +1,378 @@
+"""Evaluator: one batched pass of the exported model over the test rows, TFMA's metrics on it, and the gates."""
+
+import json
+import logging
+import os
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+import tensorflow_text  # noqa: F401  registers the ops of the SavedModel
+from tfx import v1 as tfx
+from tfx.types import artifact_utils, standard_artifacts
+from tfx.utils import path_utils
+
+from components import gates
+from components.errors import LineError
+from components.options import EvaluateOptions
+from models import features
+
+InputArtifact = tfx.dsl.components.InputArtifact
+OutputArtifact = tfx.dsl.components.OutputArtifact
+Parameter = tfx.dsl.components.Parameter
+
+PREDICTIONS_FILE = "predictions-test.parquet"
+METRICS_FILE = "metrics.json"
+CANDIDATE, BASELINE = "candidate", "baseline"
+LENGTH_BUCKET = "text_length"
+
+log = logging.getLogger("bertline.evaluator")
+
+
+@tfx.dsl.components.component
+def Evaluator(  # noqa: N802  a component is a class to TFX
+    examples: InputArtifact[standard_artifacts.Examples],
+    model: InputArtifact[standard_artifacts.Model],
+    baseline: InputArtifact[standard_artifacts.Model],
+    evaluation: OutputArtifact[standard_artifacts.ModelEvaluation],
+    blessing: OutputArtifact[standard_artifacts.ModelBlessing],
+    options: Parameter[str],
+    keep: Parameter[str],
+) -> None:
+    """Evaluates the exported model on the test rows and gates it.
+
+    Args:
+      examples: raw Examples of ingestion; the split "test" is read.
+      model: the Trainer's; its SavedModel's serving_default signature answers.
+      baseline: the last blessed model (LastBlessed's output), or an artifact whose property `present` is 0.
+      evaluation: TFMA's results, metrics.json and predictions-test.parquet.
+      blessing: BLESSED or NOT_BLESSED; the property `verdicts` lists every gate as JSON.
+      options: EvaluateOptions as JSON.
+      keep: kept columns as a JSON list.
+    """
+    evaluate_options = EvaluateOptions.model_validate_json(options)
+    table = read_rows(artifact_utils.get_split_uri([examples], "test"), json.loads(keep))
+    candidate = predict(path_utils.serving_model_path(model.uri), table, evaluate_options.batch_size)
+    previous = None
+    if baseline.get_int_custom_property("present"):
+        previous = predict(path_utils.serving_model_path(baseline.uri), table, evaluate_options.batch_size)
+    write_predictions(os.path.join(evaluation.uri, PREDICTIONS_FILE), table, candidate)
+
+    results = run_tfma(table, candidate, previous, evaluate_options, evaluation.uri)
+    metrics = summarise(table, candidate, results[CANDIDATE])
+    reference = None
+    if previous:
+        reference = {**results[BASELINE]["overall"], "version": baseline.get_string_custom_property("version")}
+        metrics["baseline"] = reference
+    with open(os.path.join(evaluation.uri, METRICS_FILE), "w", encoding="utf-8") as file:
+        json.dump(metrics, file, indent=2)
+
+    verdicts = gates.judge(metrics, reference, evaluate_options.gates)
+    bless(blessing, verdicts)
+    evaluation.set_string_custom_property("summary", describe(metrics))
+
+
+# === Rows and predictions ===
+
+
+class Predictions:
+    """What a model answered.
+
+    Attributes:
+      classes: the label names, in the order of the columns of `probabilities`.
+      labels: predicted label names, [rows].
+      probabilities: float32, [rows, labels].
+    """
+
+    def __init__(self, classes: list[str], labels: list[str], probabilities: np.ndarray):
+        self.classes, self.labels, self.probabilities = classes, labels, probabilities
+
+
+def read_rows(folder: str, keep: list[str]) -> dict[str, list[Any]]:
+    """Reads a split of raw Examples: a list a feature, and the serialized Examples without their label."""
+    files = sorted(tf.io.gfile.glob(os.path.join(folder, "*")))
+    records = list(tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator())
+    if not records:
+        raise LineError("the test split has no rows to evaluate on; give data.split.test a larger share.")
+    spec = {
+        name: tf.io.FixedLenFeature([], tf.string, default_value="")
+        for name in {features.TEXT, features.TEXT_PAIR, features.LABEL, features.ROW_ID, features.SOURCE, *keep}
+    }
+    parsed = tf.io.parse_example(tf.constant(records), spec)
+    table: dict[str, list[Any]] = {
+        name: [value.decode("utf-8", "replace") for value in column.numpy()] for name, column in parsed.items()
+    }
+    table["examples"] = records
+    return table
+
+
+def predict(saved_model: str, table: dict[str, list[Any]], batch_size: int) -> Predictions:
+    """Asks the SavedModel's serving_default signature for every row, in batches of texts of like length."""
+    signature = tf.saved_model.load(saved_model).signatures["serving_default"]
+    records = table["examples"]
+    order = sorted(range(len(records)), key=lambda row: len(table[features.TEXT][row]))
+    probabilities: np.ndarray | None = None
+    labels = [""] * len(records)
+    classes: list[str] = []
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        answer = signature(examples=tf.constant([records[row] for row in rows]))
+        if probabilities is None:
+            classes = [name.decode() for name in answer[features.CLASSES].numpy()[0]]
+            probabilities = np.zeros((len(records), len(classes)), np.float32)
+        probabilities[rows] = answer[features.PROBABILITIES].numpy()
+        for row, label in zip(rows, answer[features.PREDICTED_LABEL].numpy(), strict=True):
+            labels[row] = label.decode()
+    return Predictions(classes, labels, probabilities)
+
+
+def write_predictions(path: str, table: dict[str, list[Any]], predictions: Predictions) -> None:
+    """Writes what the model answered, a row a test row, as Parquet."""
+    columns = {name: values for name, values in table.items() if name != "examples"}
+    columns["predicted"] = predictions.labels
+    columns["probability"] = predictions.probabilities.max(-1)
+    columns["probabilities"] = list(predictions.probabilities)
+    pq.write_table(pa.table(columns), path)
+
+
+# === TFMA ===
+
+
+def run_tfma(
+    table: dict[str, list[Any]],
+    candidate: Predictions,
+    baseline: Predictions | None,
+    options: EvaluateOptions,
+    folder: str,
+) -> dict[str, dict[str, Any]]:
+    """Computes all metrics and slices with TFMA, writes its results into `folder` and returns them.
+
+    Returns:
+      For each model ("candidate", "baseline"): `overall`, `per_class` and `slices`, numbers by metric name.
+    """
+    import apache_beam as beam
+    import tensorflow_model_analysis as tfma
+
+    models = {CANDIDATE: candidate, **({BASELINE: baseline} if baseline else {})}
+    eval_config = _eval_config(list(models), len(candidate.classes), _slice_keys(options))
+    batch = _record_batch(table, models, candidate.classes, options)
+    with beam.Pipeline(argv=["--direct_running_mode=in_memory"]) as pipeline:
+        _ = (
+            pipeline
+            | beam.Create([batch])
+            | tfma.ExtractEvaluateAndWriteResults(
+                eval_config=eval_config,
+                extractors=tfma.default_extractors(eval_config=eval_config),
+                output_path=folder,
+            )
+        )
+    return {name: _read_results(folder, name, candidate.classes, len(models) > 1) for name in models}
+
+
+def _slice_keys(options: EvaluateOptions) -> list[str]:
+    return [*options.slices, *([LENGTH_BUCKET] if options.length_buckets else [])]
+
+
+def length_bucket(characters: int, bounds: list[int]) -> str:
+    """The text-length slice of a text, such as "0-49", "50-99" or "100+" characters."""
+    lower = 0
+    for bound in sorted(bounds):
+        if characters < bound:
+            return f"{lower}-{bound - 1}"
+        lower = bound
+    return f"{lower}+"
+
+
+def _record_batch(
+    table: dict[str, list[Any]], models: dict[str, Predictions], classes: list[str], options: EvaluateOptions
+) -> pa.RecordBatch:
+    """One Arrow batch: label index, each model's probabilities and one-hot decision, and the slice columns."""
+    index = {name: position for position, name in enumerate(classes)}
+    unknown = sorted(set(table[features.LABEL]) - set(index))
+    if unknown:
+        raise LineError(f"the test rows have labels that the model was not trained on: {', '.join(unknown[:5])}.")
+    columns = {features.LABEL_ID: pa.array([[index[name]] for name in table[features.LABEL]], pa.list_(pa.int64()))}
+    for name, predictions in models.items():
+        probabilities, decisions = _aligned(predictions, classes)
+        columns[f"{name}_probabilities"] = pa.array(list(probabilities), pa.list_(pa.float32()))
+        columns[f"{name}_decision"] = pa.array(list(decisions), pa.list_(pa.float32()))
+    for name in options.slices:
+        columns[name] = pa.array([[value] for value in table[name]], pa.list_(pa.string()))
+    if options.length_buckets:
+        columns[LENGTH_BUCKET] = pa.array(
+            [[length_bucket(len(text), options.length_buckets)] for text in table[features.TEXT]], pa.list_(pa.string())
+        )
+    return pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
+
+
+def _aligned(predictions: Predictions, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and one-hot decisions, float32 [rows, labels], in the order of `classes`.
+
+    A baseline may have been trained on other labels: one that it alone knows gets no column, so that answering it
+    counts as wrong.
+    """
+    rows = len(predictions.labels)
+    probabilities = np.zeros((rows, len(classes)), np.float32)
+    decisions = np.zeros((rows, len(classes)), np.float32)
+    answered = np.array(predictions.labels)
+    for column, name in enumerate(classes):
+        if name in predictions.classes:
+            probabilities[:, column] = predictions.probabilities[:, predictions.classes.index(name)]
+        decisions[:, column] = answered == name
+    return probabilities, decisions
+
+
+def _eval_config(models: list[str], labels: int, slice_keys: list[str]) -> Any:
+    """TFMA's config: rank metrics on the probabilities, counting metrics on the one-hot decision.
+
+    TFMA binarises by a threshold, which is not the answer of the highest probability; on the one-hot decision a
+    threshold of one half is.
+    """
+    from tensorflow_model_analysis.proto import config_pb2
+
+    def metric(name: str, **config: Any) -> Any:
+        return config_pb2.MetricConfig(class_name=name, config=json.dumps(config) if config else "")
+
+    outputs = ("probabilities", "decision")
+    per_class = config_pb2.BinarizationOptions(class_ids={"values": list(range(labels))})
+    weights = {label: 1.0 for label in range(labels)}
+    spec = config_pb2.MetricsSpec
+    aggregate = config_pb2.AggregationOptions
+    counted = ("Precision", "Recall", "F1Score")
+    averages = (aggregate(macro_average=True, class_weights=weights), aggregate(micro_average=True))
+    return config_pb2.EvalConfig(
+        model_specs=[
+            config_pb2.ModelSpec(
+                name=name if len(models) > 1 else "",
+                prediction_keys={output: f"{name}_{output}" for output in outputs},
+                label_keys=dict.fromkeys(outputs, features.LABEL_ID),
+            )
+            for name in models
+        ],
+        slicing_specs=[config_pb2.SlicingSpec(), *(config_pb2.SlicingSpec(feature_keys=[key]) for key in slice_keys)],
+        metrics_specs=[
+            spec(
+                output_names=["probabilities"],
+                metrics=[
+                    metric("ExampleCount"),
+                    metric("SparseCategoricalCrossentropy"),
+                    metric("MultiClassConfusionMatrixPlot"),
+                ],
+            ),
+            spec(
+                output_names=["probabilities"],
+                aggregate=aggregate(macro_average=True, class_weights=weights),
+                metrics=[metric("AUC")],
+            ),
+            spec(
+                output_names=["decision"],
+                metrics=[metric("SparseCategoricalAccuracy")],
+            ),
+            spec(
+                output_names=["decision"],
+                binarize=per_class,
+                metrics=[metric(name, thresholds=[0.5]) for name in counted],
+            ),
+            *(
+                spec(output_names=["decision"], aggregate=average, metrics=[metric("F1Score", thresholds=[0.5])])
+                for average in averages
+            ),
+        ],
+    )
+
+
+def _read_results(folder: str, model: str, classes: list[str], named: bool) -> dict[str, Any]:
+    """TFMA's numbers of one model, by slice ("" is all rows) and, for all rows, by class."""
+    import tensorflow_model_analysis as tfma
+
+    result = tfma.load_eval_result(folder, model_name=model if named else None)
+    by_slice = {_slice_name(key): outputs for key, outputs in result.slicing_metrics}
+    overall = _flat(by_slice.pop(""))
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    for key, outputs in result.plots:
+        if not key:
+            matrices = outputs["probabilities"][""]["multiClassConfusionMatrixAtThresholds"]["matrices"]
+            for entry in matrices[0]["entries"]:
+                cell = entry.get("actualClassId", 0), entry.get("predictedClassId", 0)
+                confusion[cell] = round(entry["numWeightedExamples"])
+    per_class = {
+        name: {"rows": int(confusion[position].sum()), **overall.pop(f"classId:{position}", {})}
+        for position, name in enumerate(classes)
+    }
+    f1 = [per_class[name]["f1"] for name in classes]
+    overall["weighted_f1"] = float(np.average(f1, weights=confusion.sum(-1)))
+    slices = {
+        name: {key: value for key, value in _flat(outputs).items() if not isinstance(value, dict)}
+        for name, outputs in sorted(by_slice.items())
+    }
+    return {"overall": overall, "per_class": per_class, "slices": slices, "confusion": confusion}
+
+
+# TFMA's name of a metric -> ours
+METRIC_NAMES = {
+    "example_count": "rows",
+    "sparse_categorical_accuracy": "accuracy",
+    "sparse_categorical_crossentropy": "loss",
+    "macro_average: true\n_f1_score": "macro_f1",
+    "micro_average: true\n_f1_score": "micro_f1",
+    "macro_average: true\n_auc": "macro_auc",
+    "precision": "precision",
+    "recall": "recall",
+    "f1_score": "f1",
+}
+
+
+def _flat(outputs: dict[str, Any]) -> dict[str, Any]:
+    """Metrics of a slice by our names; those of a class in a dictionary under TFMA's class key."""
+    flat: dict[str, Any] = {}
+    for by_sub_key in outputs.values():
+        for classes in by_sub_key.values():
+            for class_key, metrics in classes.items():
+                target = flat.setdefault(class_key, {}) if class_key.startswith("classId:") else flat
+                for name, value in metrics.items():
+                    target[METRIC_NAMES[name]] = value.get("doubleValue")
+    return flat
+
+
+def _slice_name(key: tuple[tuple[str, str], ...]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in key)
+
+
+# === Metrics and blessing ===
+
+
+def summarise(table: dict[str, list[Any]], predictions: Predictions, results: dict[str, Any]) -> dict[str, Any]:
+    """What metrics.json holds: TFMA's numbers, their 95% intervals, and the share of the commonest label."""
+    confusion = results["confusion"]
+    rows_per_label = confusion.sum(-1)
+    return {
+        **results["overall"],
+        "rows": len(table[features.LABEL]),
+        "intervals": gates.intervals(confusion),
+        "majority_share": float(rows_per_label.max() / rows_per_label.sum()),
+        "labels_present": int((rows_per_label > 0).sum()),
+        "per_class": results["per_class"],
+        "slices": results["slices"],
+        "classes": predictions.classes,
+        "confusion": confusion.tolist(),
+    }
+
+
+def bless(blessing: standard_artifacts.ModelBlessing, verdicts: list[gates.Verdict]) -> None:
+    """Writes the blessing as TFX does, with the verdicts beside it."""
+    blessed = all(verdict.passed for verdict in verdicts)
+    with open(os.path.join(blessing.uri, "BLESSED" if blessed else "NOT_BLESSED"), "w", encoding="utf-8"):
+        pass
+    blessing.set_int_custom_property("blessed", int(blessed))
+    blessing.set_string_custom_property("verdicts", json.dumps([verdict.as_dict() for verdict in verdicts]))
+
+
+def describe(metrics: dict[str, Any]) -> str:
+    """The screen's line: accuracy and macro F1 with their intervals."""
+    shown = []
+    for key, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
+        low, high = metrics["intervals"][key]
+        shown.append(f"{name} {metrics[key]:.3f} ({low:.3f} to {high:.3f})")
+    return "  ".join(shown)

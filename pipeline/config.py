@@ -1,0 +1,155 @@
+"""The one config file of a task: typed, validated, and printed complete with its defaults."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML, YAMLError
+
+from components.errors import LineError
+from components.options import CanaryOptions, DataOptions, EvaluateOptions, ServeOptions, ValidationOptions
+from models.recipe import ModelOptions, Section, TrainOptions
+
+
+class Config(Section):
+    """A task: its data, model, recipe, gates and serving folder."""
+
+    name: str
+    root: str | None = None  # where runs, metadata and the serving folder live; null: runs/NAME in the current folder
+    data: DataOptions
+    validation: ValidationOptions = ValidationOptions()
+    model: ModelOptions = ModelOptions()
+    train: TrainOptions = TrainOptions()
+    evaluate: EvaluateOptions = EvaluateOptions()
+    canary: CanaryOptions = CanaryOptions()
+    serve: ServeOptions = ServeOptions()
+    # Set by load(), not by the file: relative data paths start at the config's folder.
+    folder: str = Field(default=".", exclude=True)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
+            raise ValueError("use letters, digits, dots, dashes and underscores: it names the model and its folder")
+        return name
+
+    @model_validator(mode="after")
+    def _check_across_sections(self) -> Config:
+        for check in (check_slices_are_kept, check_schema_knows_rows):
+            check(self)
+        return self
+
+    @property
+    def root_folder(self) -> Path:
+        """Absolute folder of the task's runs."""
+        return Path(self.root or f"runs/{self.name}").expanduser().absolute()
+
+    @property
+    def serving_folder(self) -> Path:
+        """Absolute folder that holds one folder a pushed version."""
+        return Path(self.serve.folder).expanduser().absolute() if self.serve.folder else self.root_folder / "serving"
+
+    def digest(self) -> str:
+        """SHA-256 of everything in the config that can change a model or its push, in hex."""
+        return hashlib.sha256(self.model_dump_json(exclude={"root", "serve"}).encode()).hexdigest()
+
+
+# === Rules that span sections ===
+
+
+def check_slices_are_kept(config: Config) -> None:
+    """Raises ValueError when a slice names a column that ingestion does not keep."""
+    for name in config.evaluate.slices:
+        if name not in config.data.keep:
+            raise ValueError(f"evaluate.slices: {name!r} is not in data.keep ({config.data.keep}); add it there")
+
+
+def check_schema_knows_rows(config: Config) -> None:
+    """Raises ValueError when the reviewed schema file is missing."""
+    path = config.validation.schema_file
+    if path and not (Path(config.folder) / path).is_file():
+        raise ValueError(f"validation.schema_file: {path!r} does not exist (looked in {config.folder})")
+
+
+# === Reading and printing ===
+
+
+def load(path: str | Path) -> Config:
+    """Reads a config file.
+
+    Raises:
+      LineError: naming the file, and for each fault the key, the value and what is allowed.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise LineError(f"{path} does not exist.{_nearest_config(path)} `bertline init FILE` writes one.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise LineError(f"{path} cannot be read as UTF-8 text: {error}") from error
+    try:
+        values = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise LineError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise LineError(f"{path} holds no config: expected keys such as name and data, found {type(values).__name__}.")
+    if "folder" in values:
+        raise LineError(f"{path}: folder: unknown key. {_known_keys(Config)}")
+    try:
+        return Config.model_validate({**values, "folder": str(path.parent.absolute())})
+    except ValidationError as error:
+        lines = [_explain(fault, values) for fault in error.errors()]
+        raise LineError("\n".join(f"{path}: {line}" for line in dict.fromkeys(lines))) from None
+
+
+def dump(config: Config) -> str:
+    """The whole config as YAML, every default written out."""
+    import yaml
+
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _nearest_config(path: Path) -> str:
+    known = [str(other) for other in Path("configs").glob("*.yaml")]
+    nearest = difflib.get_close_matches(str(path), known, n=1, cutoff=0.5)
+    return f" Did you mean {nearest[0]}?" if nearest else ""
+
+
+def _explain(fault: dict[str, Any], values: dict[str, Any]) -> str:
+    """One fault of pydantic's in the words of the config's author: key, value, what is allowed."""
+    location = [part for part in fault["loc"] if _is_key(part, values)]
+    key = ".".join(str(part) for part in location) or "config"
+    if fault["type"] == "extra_forbidden":
+        section = _section_at(location[:-1])
+        nearest = difflib.get_close_matches(str(location[-1]), section.model_fields, n=1, cutoff=0.5)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        return f"{key}: unknown key.{hint} {_known_keys(section)}"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "missing":
+        return f"{key}: missing; it has no default."
+    value = fault["input"]
+    shown = "" if isinstance(value, dict | BaseModel) else f"{value!r}: "
+    return f"{key}: {shown}{message}"
+
+
+def _is_key(part: Any, values: Any) -> bool:
+    # Members of a union add their type's name to pydantic's location; a person's file has no such key.
+    return isinstance(part, int) or not re.match(r"^(str|RandomBert|list\[|function-|nullable|constrained)", str(part))
+
+
+def _section_at(location: list[Any]) -> type[BaseModel]:
+    section: type[BaseModel] = Config
+    for part in location:
+        annotation = section.model_fields[part].annotation
+        members = [annotation, *getattr(annotation, "__args__", ())]
+        section = next(member for member in members if isinstance(member, type) and issubclass(member, BaseModel))
+    return section
+
+
+def _known_keys(section: type[BaseModel]) -> str:
+    return "Known here: " + ", ".join(name for name in section.model_fields if name != "folder") + "."
