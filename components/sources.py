@@ -1,4 +1,4 @@
-"""Streaming readers of the users' files: every row comes out as values or as a fault, none is lost and none ends the file."""
+"""Streaming readers of the users' files: every row comes out as values or as a fault, and no row ends the file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -31,7 +32,7 @@ BAD_BYTES = "bytes not in the encoding"
 
 
 class SourceFile(NamedTuple):
-    """One file to read: its absolute path, its name for people (never a machine's own path inside a base folder), its format."""
+    """One file to read: its absolute path, its name for people (relative to the base folder), its format."""
 
     path: str
     name: str
@@ -160,14 +161,14 @@ def _format_of(path: Path, format: str) -> str:
     known = FORMATS.get(_suffix(path))
     if known is None:
         raise LineError(
-            f"{path}: format not known from the name. Known endings are {', '.join(FORMATS)} (text ones also with .gz); "
-            "or say it in the config: data.format: csv, tsv, jsonl, parquet or folders."
+            f"{path}: format not known from the name. Known endings are {', '.join(FORMATS)} "
+            "(text ones also with .gz); or say it in the config: data.format: csv, tsv, jsonl, parquet or folders."
         )
     return known
 
 
 def _name(file: Path, match: Path, source: str, base: Path) -> str:
-    """The file as a person named it: inside its package, else relative to the base folder where it is inside, else whole."""
+    """The file as a person named it: inside its package, else relative to the base folder, else whole."""
     if source.startswith(packages.SCHEME):
         inside = file.relative_to(match)
         return source if inside == Path() else f"{source.rstrip('/')}/{inside.as_posix()}"
@@ -179,7 +180,7 @@ def fingerprint(files: Iterable[SourceFile]) -> str:
     """Hash of the files' names and whole contents, in order: one changed byte anywhere changes it. 32 hex digits."""
     digest = xxhash.xxh3_128()
     for file in files:
-        # The parent's name is the label in a folder a class; names further up say where the data lie, not what they are.
+        # The parent's name is the label in a folder a class; names further up only say where the data lie.
         digest.update("/".join(Path(file.path).parts[-2:]).encode("utf-8", "surrogateescape") + b"\0")
         digest.update(file.format.encode() + b"\0")
         with open(file.path, "rb") as stream:
@@ -206,13 +207,14 @@ def columns(file: SourceFile, options: DataOptions) -> list[str]:
     """
     if file.format == "folders":
         return [options.text, options.label]
-    if not Path(file.path).stat().st_size:
-        raise LineError(f"{file.name}: the file is empty (0 bytes).")
-    if file.format == "parquet":
-        return list(_parquet(file).schema_arrow.names)
-    _refuse_binary(file, options)
-    with _text(file, options) as stream:
-        names = _json_keys(file, stream) if file.format == "jsonl" else _header(file, stream)
+    with _damage_in_words(file):
+        if not Path(file.path).stat().st_size:
+            raise LineError(f"{file.name}: the file is empty (0 bytes).")
+        if file.format == "parquet":
+            return list(_parquet(file).schema_arrow.names)
+        _refuse_binary(file, options)
+        with _text(file, options) as stream:
+            names = _json_keys(file, stream) if file.format == "jsonl" else _header(file, stream)
     if not names:
         raise LineError(f"{file.name}: the file has no rows.")
     return names
@@ -261,7 +263,7 @@ def _missing_column(file: SourceFile, option: str, name: str, found: list[str]) 
 
 
 def _header(file: SourceFile, stream: io.TextIOBase) -> list[str]:
-    for _, _, fields in _records(stream, _delimiter(file)):
+    for _, fields in _records(stream, _delimiter(file)):
         if isinstance(fields, Fault):
             raise LineError(f"{file.name}: the line of column names is broken: {fields.detail}")
         if fields:
@@ -288,6 +290,19 @@ def _json_keys(file: SourceFile, stream: io.TextIOBase) -> list[str]:
 
 
 # === Bytes ===
+
+
+@contextmanager
+def _damage_in_words(file: SourceFile) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise LineError(f"{file.name}: not gzip, damaged or cut short ({error}); copy the file again.") from error
+    except pyarrow.ArrowException as error:
+        raise LineError(f"{file.name}: not Parquet, or damaged ({error}); write the file again.") from error
+    except OSError as error:
+        raise LineError(f"{file.name}: cannot be read: {error.strerror or error}") from error
+
 
 # Files that people mistake for text, by their first bytes.
 SIGNATURES = {
@@ -320,10 +335,7 @@ def _refuse_binary(file: SourceFile, options: DataOptions) -> None:
 
 
 def _bytes(file: SourceFile) -> BinaryIO:
-    try:
-        return gzip.open(file.path, "rb") if file.path.lower().endswith(".gz") else open(file.path, "rb")
-    except OSError as error:
-        raise LineError(f"{file.name}: cannot be read: {error.strerror or error}") from error
+    return gzip.open(file.path, "rb") if file.path.lower().endswith(".gz") else open(file.path, "rb")
 
 
 def _codec(options: DataOptions) -> str:
@@ -392,17 +404,9 @@ def read(file: SourceFile, options: DataOptions, names: Sequence[str] | None = N
         "parquet": _read_parquet,
         "folders": _read_class_file,
     }
-    try:
+    with _damage_in_words(file):
         for row in readers[file.format](file, options, names):
             yield row if row.fault else _without_bad_bytes(row, names, options)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise LineError(
-            f"{file.name}: the gzip data are damaged or cut short ({error}); copy the file again."
-        ) from error
-    except pyarrow.ArrowException as error:
-        raise LineError(f"{file.name}: the Parquet data are damaged ({error}); write the file again.") from error
-    except OSError as error:
-        raise LineError(f"{file.name}: cannot be read: {error.strerror or error}") from error
 
 
 def _without_bad_bytes(row: Row, names: list[str], options: DataOptions) -> Row:
@@ -459,8 +463,8 @@ class _Tape:
         del self.record[1:]
 
 
-def _records(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, str, list[str] | Fault]]:
-    """RFC 4180 records: (number of lines, where it stands, fields or the fault of its first line).
+def _records(lines: Iterable[str], delimiter: str) -> Iterator[tuple[str, list[str] | Fault]]:
+    """RFC 4180 records: (the lines on which it stands, its fields or the fault of its first line).
 
     A quote that is not closed properly is a fault of the line on which its record starts; reading goes on with the
     next line, so that it does not swallow the rows after it.
@@ -478,10 +482,10 @@ def _records(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, str, l
             tape.give_back_all_but_first()
             reader = csv.reader(tape, delimiter=delimiter, strict=True)
             where = f"line {tape.lines_before + 1}"
-            yield 1, where, Fault(BROKEN_LINE, f"{_in_words(error)} ({where})", _excerpt(tape.record[0]))
+            yield where, Fault(BROKEN_LINE, f"{_in_words(error)} ({where})", _excerpt(tape.record[0]))
             continue
         first, count = tape.lines_before + 1, len(tape.record)
-        yield count, f"line {first}" if count == 1 else f"lines {first} to {first + count - 1}", fields
+        yield f"line {first}" if count == 1 else f"lines {first} to {first + count - 1}", fields
 
 
 def _in_words(error: csv.Error) -> str:
@@ -499,7 +503,7 @@ def _read_table(file: SourceFile, options: DataOptions, names: list[str]) -> Ite
         header: list[str] = []
         positions: list[int] = []
         number = 0
-        for _, where, fields in records:
+        for where, fields in records:
             if not fields:  # a blank line
                 continue
             if not header:
@@ -575,12 +579,7 @@ def _as_text(value: object) -> str | None:
 
 
 def _parquet(file: SourceFile) -> pyarrow.parquet.ParquetFile:
-    try:
-        return pyarrow.parquet.ParquetFile(file.path)
-    except pyarrow.ArrowException as error:
-        raise LineError(f"{file.name}: not a Parquet file, or a damaged one ({error}).") from error
-    except OSError as error:
-        raise LineError(f"{file.name}: cannot be read: {error.strerror or error}") from error
+    return pyarrow.parquet.ParquetFile(file.path)
 
 
 def _read_parquet(file: SourceFile, options: DataOptions, names: list[str]) -> Iterator[Row]:
