@@ -1,0 +1,162 @@
+"""Past runs, read from the metadata store: verdicts, and where each model came from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ml_metadata.metadata_store import metadata_store
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+METADATA_FILE = "metadata.sqlite"
+_DONE = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
+
+
+@dataclass
+class Stage:
+    """One execution of a stage in a run.
+
+    Attributes:
+      name: the node's id.
+      state: "complete", "cached", "failed" or "running".
+      seconds: from its registration to its end.
+      outputs: artifacts by output key.
+      parameters: execution properties.
+    """
+
+    name: str
+    state: str
+    seconds: float
+    outputs: dict[str, list[mlmd.Artifact]] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def text(self, name: str) -> str:
+        """The custom property `name` of the first output that has it, "" if none has."""
+        for artifacts in self.outputs.values():
+            for artifact in artifacts:
+                if name in artifact.custom_properties:
+                    return artifact.custom_properties[name].string_value
+        return ""
+
+    @property
+    def summary(self) -> str:
+        """The stage's figures for the screen."""
+        return self.text("summary")
+
+
+class Store:
+    """The metadata store of one root folder.
+
+    Args:
+      root: the folder that holds metadata.sqlite.
+    """
+
+    def __init__(self, root: Path):
+        config = mlmd.ConnectionConfig()
+        config.sqlite.filename_uri = str(root / METADATA_FILE)
+        self._store = metadata_store.MetadataStore(config)
+
+    def run_ids(self) -> list[str]:
+        """Ids of all runs, oldest first."""
+        if not any(kind.name == "pipeline_run" for kind in self._store.get_context_types()):
+            return []
+        runs = self._store.get_contexts_by_type("pipeline_run")
+        return [run.name for run in sorted(runs, key=lambda run: run.id)]
+
+    def stages(self, run_id: str) -> list[Stage]:
+        """The stages of a run, in the order they started."""
+        context = self._store.get_context_by_type_and_name("pipeline_run", run_id)
+        executions = self._store.get_executions_by_context(context.id) if context else []
+        return [self._stage(execution) for execution in sorted(executions, key=lambda execution: execution.id)]
+
+    def stage(self, run_id: str, name: str) -> Stage | None:
+        """The latest execution of a stage in a run."""
+        found = [stage for stage in self.stages(run_id) if stage.name == name]
+        return found[-1] if found else None
+
+    def artifacts(self, type_name: str) -> list[mlmd.Artifact]:
+        """All artifacts of a type."""
+        if not any(kind.name == type_name for kind in self._store.get_artifact_types()):
+            return []
+        return self._store.get_artifacts_by_type(type_name)
+
+    def _stage(self, execution: mlmd.Execution) -> Stage:
+        kind = self._store.get_execution_types_by_id([execution.type_id])[0]
+        states = {mlmd.Execution.COMPLETE: "complete", mlmd.Execution.CACHED: "cached", mlmd.Execution.FAILED: "failed"}
+        parameters = {
+            name: getattr(value, value.WhichOneof("value"))
+            for name, value in execution.custom_properties.items()
+            if value.WhichOneof("value")
+        }
+        return Stage(
+            name=kind.name.rsplit(".", 1)[-1],
+            state=states.get(execution.last_known_state, "running"),
+            seconds=(execution.last_update_time_since_epoch - execution.create_time_since_epoch) / 1000,
+            outputs=self._outputs(execution.id) if execution.last_known_state in _DONE else {},
+            parameters=parameters,
+        )
+
+    def _outputs(self, execution_id: int) -> dict[str, list[mlmd.Artifact]]:
+        events = [
+            event
+            for event in self._store.get_events_by_execution_ids([execution_id])
+            if event.type in (mlmd.Event.OUTPUT, mlmd.Event.DECLARED_OUTPUT)
+        ]
+        found = {item.id: item for item in self._store.get_artifacts_by_id([event.artifact_id for event in events])}
+        outputs: dict[str, list[mlmd.Artifact]] = {}
+        for event in events:
+            outputs.setdefault(event.path.steps[0].key, []).append(found[event.artifact_id])
+        return outputs
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A past run in a line: how it ended and where its model came from.
+
+    Attributes:
+      run_id: when it started.
+      outcome: "pushed", "unchanged", "blocked", "failed" or "interrupted".
+      data: fingerprint of the data, shortened.
+      metrics: the evaluation's figures, "" if it did not come so far.
+      version: the pushed version, "" if none.
+      parent: the version it was compared with, "" if none.
+      reason: what blocked or failed it.
+    """
+
+    run_id: str
+    outcome: str
+    data: str
+    metrics: str
+    version: str
+    parent: str
+    reason: str
+
+
+def record(store: Store, run_id: str) -> RunRecord:
+    """Sums a run up from its executions."""
+    stages = {stage.name: stage for stage in store.stages(run_id)}
+    facts = {name: stage for name, stage in stages.items() if stage.outputs}
+    evaluator, pusher = facts.get("Evaluator"), facts.get("Pusher")
+    failing = next((stage for stage in stages.values() if stage.state in ("failed", "running")), None)
+    verdicts = json.loads(evaluator.text("verdicts") or "[]") if evaluator else []
+    blocked = [verdict["reason"] for verdict in verdicts if not verdict["passed"]]
+    version = pusher.text("pushed_version") if pusher else ""
+    if failing or not pusher:
+        outcome = "failed" if failing and failing.state == "failed" else "interrupted"
+        reason = f"in {failing.name}" if failing else ""
+    elif version:
+        outcome, reason = ("unchanged" if pusher.state == "cached" else "pushed"), ""
+    else:
+        outcome, reason = "blocked", "; ".join(blocked) or pusher.summary
+    ingest, baseline = stages.get("ExampleGen"), facts.get("LastBlessed")
+    return RunRecord(
+        run_id=run_id,
+        outcome=outcome,
+        data=str(ingest.parameters.get("fingerprint", ""))[:12] if ingest else "",
+        metrics=evaluator.summary if evaluator else "",
+        version=version,
+        parent=baseline.text("version") if baseline else "",
+        reason=reason,
+    )

@@ -1,0 +1,301 @@
+"""Runs the line on this machine: TFX's launcher stage by stage, metadata in SQLite, one run at a time on a root."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata as installed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+
+from components import sources
+from components.errors import LineError
+from pipeline import screen
+from pipeline.config import Config
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.lineage import Stage, Store
+    from pipeline.pipeline import RunFacts
+
+log = logging.getLogger("bertline.runner")
+
+# What the screen calls a stage, and the nodes behind it.
+STAGES = (
+    ("ingest", ("ExampleGen",)),
+    ("validate", ("StatisticsGen", "SchemaGen", "ImportSchemaGen", "ExampleValidator", "DataGate")),
+    ("tokenise", ("Transform",)),
+    ("train", ("Trainer",)),
+    ("evaluate", ("LastBlessed", "Evaluator")),
+    ("canary", ("Canary",)),
+    ("push", ("Pusher",)),
+)
+LIBRARIES = ("bertline", "tensorflow", "tensorflow-text", "keras", "keras-hub", "tfx", "apache-beam")
+# Beam's default local runner fetches a binary at run time; the in-memory one needs nothing.
+BEAM_ARGS = ("--direct_running_mode=in_memory",)
+
+
+class RunFailed(Exception):
+    """A stage failed; the screen and the log have said why."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+      run_id: when it started.
+      version: the version that the push stage serves, "" where a gate or the canary blocked it.
+      cached: whether every stage's result was found in the metadata store.
+      blocked: what blocked the push, in words; "" if nothing did.
+    """
+
+    run_id: str
+    version: str
+    cached: bool
+    blocked: str
+
+
+def run(config: Config, config_name: str) -> RunResult:
+    """Runs the whole line and shows it on the screen.
+
+    Args:
+      config: the task.
+      config_name: how the screen names the config.
+
+    Raises:
+      LineError: the root is in use by another run, or the data cannot be found.
+      RunFailed: a stage failed.
+    """
+    started = time.monotonic()
+    run_id = datetime.datetime.now().isoformat(timespec="seconds")
+    root = config.root_folder
+    files = sources.expand(source_patterns(config), config.folder, config.data.format)
+    log_file = root / "logs" / f"{run_id.replace(':', '')}.log"
+    with exclusive(root), screen.quiet(log_file) as console, _bare_arguments():
+        try:
+            with console.status("starting (importing TensorFlow and TFX takes some ten seconds)"):
+                launcher = _Launcher(config, run_id, files)
+            console.print(f"[bold]bertline {installed.version('bertline')}[/]  {config_name}  run {run_id}  {hardware()}")
+            result = launcher.launch(console)
+        except (KeyboardInterrupt, Exception) as error:
+            _report(console, error, log_file)
+            raise RunFailed(str(error)) from error
+        total = time.monotonic() - started
+        note = ", every stage cached" if result.cached else ""
+        console.print(screen.line("total", f"log {display(log_file)}{note}", total, style="dim"))
+    return result
+
+
+def source_patterns(config: Config) -> list[str]:
+    """All of the config's data sources: the given splits' too."""
+    data = config.data
+    return [*data.source, *(data.validation_source or []), *(data.test_source or [])]
+
+
+def display(path: Path | str) -> str:
+    """A path as a person reads it: relative where it lies below the current folder."""
+    path = Path(path)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+@contextmanager
+def exclusive(root: Path) -> Iterator[None]:
+    """Holds the root folder for one run.
+
+    Raises:
+      LineError: another run holds it, or it cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(root / ".lock")
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        holder = (root / ".holder").read_text() if (root / ".holder").exists() else "unknown"
+        raise LineError(
+            f"another run is using {root} (process {holder}). Wait for it to end, or give this config a `root` of its own."
+        ) from None
+    except OSError as error:
+        raise LineError(f"{root} cannot be written: {error.strerror}. Set `root` in the config to a folder of yours.") from error
+    try:
+        (root / ".holder").write_text(str(os.getpid()))
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _bare_arguments() -> Iterator[None]:
+    """Hides our command line: TFX hands sys.argv to Beam, which would take our options for its own."""
+    arguments, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        yield
+    finally:
+        sys.argv = arguments
+
+
+def _report(console: Console, error: BaseException, log_file: Path) -> None:
+    """The cause in a few lines, and where the rest is."""
+    log.error("the run ended", exc_info=error)
+    if isinstance(error, KeyboardInterrupt):
+        console.print("\n[bold red]interrupted[/]  run the same command again: finished stages are cached, training resumes")
+        return
+    cause = _root_cause(error)
+    console.print("[bold red]failed[/]  ", end="")
+    console.print(str(cause) if isinstance(cause, LineError) else f"{type(cause).__name__}: {cause}", markup=False)
+    console.print(f"[dim]the whole log: {display(log_file)}[/]")
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """The error a stage raised, from under what Beam and TFX wrapped around it."""
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        seen.append(current)
+        if isinstance(current, LineError):
+            return current
+        current = current.__cause__ or current.__context__
+    return error
+
+
+def hardware() -> str:
+    """What the line runs on, such as "cpu x2, bf16 (AMX)"."""
+    from models import hardware as found
+
+    return found.describe_briefly()
+
+
+# === What is known before the run ===
+
+
+def code_fingerprint() -> str:
+    """Hash of the stages' source code, so that an upgrade does not reuse results of older code."""
+    digest = hashlib.sha256()
+    top = Path(__file__).resolve().parent.parent
+    for folder in ("components", "models", "serving"):
+        for path in sorted((top / folder).glob("*.py")):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def gather_facts(config: Config, store: Store, run_id: str, data_fingerprint: str) -> RunFacts:
+    """Looks at data, code, serving folder and past pushes: everything that keys the cache beside the config."""
+    from pipeline.pipeline import RunFacts
+    from serving import releases
+
+    code = code_fingerprint()
+    inputs = hashlib.sha256(f"{config.digest()} {data_fingerprint} {code}".encode()).hexdigest()[:32]
+    baseline = releases.find_baseline(config.serving_folder, inputs)
+    pushed = [artifact.custom_properties["pushed_version"].string_value for artifact in store.artifacts("PushedModel")]
+    vanished = [version for version in pushed if version and not (config.serving_folder / version).is_dir()]
+    release = {
+        "name": config.name,
+        "inputs": inputs,
+        "config_hash": config.digest(),
+        "data_hash": data_fingerprint,
+        "code_hash": code,
+        "parent": baseline.version if baseline else None,
+        "git_commit": git_commit(),
+        "libraries": {name: installed.version(name) for name in LIBRARIES},
+    }
+    return RunFacts(
+        data_fingerprint=data_fingerprint,
+        baseline=str(baseline.version) if baseline else "",
+        release=json.dumps(release, sort_keys=True),
+        vanished=len(vanished),
+        code=code,
+    )
+
+
+def git_commit() -> str | None:
+    """The commit of the folder the run was started in, "+changes" where it differs; None outside git."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changes = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if changes else "")
+
+
+# === Running the stages ===
+
+
+class _Launcher:
+    """One run: compiles the line and launches its nodes in order."""
+
+    def __init__(self, config: Config, run_id: str, files: list[sources.SourceFile]):
+        from tfx.dsl.compiler import compiler
+
+        from pipeline import lineage, pipeline
+
+        self.run_id = run_id
+        root = config.root_folder
+        self.store = lineage.Store(root)
+        facts = gather_facts(config, self.store, run_id, sources.fingerprint(files))
+        log.info("facts of run %s: %s", run_id, facts)
+        line = pipeline.create_pipeline(
+            config, facts, pipeline_root=str(root / "artifacts"), metadata=root / lineage.METADATA_FILE, beam=BEAM_ARGS
+        )
+        self.ir = compiler.Compiler().compile(line)
+
+    def launch(self, console: Console) -> RunResult:
+        """Launches every stage, shows each, and sums the run up."""
+        from tfx.orchestration import metadata
+        from tfx.orchestration.local import runner_utils
+        from tfx.orchestration.portable import runtime_parameter_utils
+
+        runtime_parameter_utils.substitute_runtime_parameter(self.ir, {"pipeline-run-id": self.run_id})
+        deployment = runner_utils.extract_local_deployment_config(self.ir)
+        connection = getattr(
+            deployment.metadata_connection_config, deployment.metadata_connection_config.WhichOneof("connection_config")
+        )
+        nodes = {node.pipeline_node.node_info.id: node.pipeline_node for node in self.ir.nodes}
+        by_name: dict[str, Stage] = {}
+        for name, members in STAGES:
+            with screen.StageView(console, name) as view:
+                for node_id in (node_id for node_id in nodes if node_id in members):
+                    self._launch_node(nodes[node_id], deployment, metadata.Metadata(connection))
+                    by_name[node_id] = self.store.stage(self.run_id, node_id)
+            self._show(console, name, [by_name[member] for member in members if member in by_name], view.seconds)
+        return self._result(by_name)
+
+    def _launch_node(self, node: Any, deployment: Any, metadata_handle: Any) -> None:
+        from tfx.orchestration.local import runner_utils
+        from tfx.orchestration.portable import launcher
+
+        began = time.monotonic()
+        launcher.Launcher(
+            pipeline_node=node,
+            mlmd_connection=metadata_handle,
+            pipeline_info=self.ir.pipeline_info,
+            pipeline_runtime_spec=self.ir.runtime_spec,
+            executor_spec=runner_utils.extract_executor_spec(deployment, node.node_info.id),
+            custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, node.node_info.id),
+        ).launch()
+        log.info("stage %s took %.1f s", node.node_info.id, time.monotonic() - began)
+
+    def _show(self, console: Console, name: str, stages: list[Stage], seconds: float) -> None:
+        cached = " (cached)" if all(stage.state == "cached" for stage in stages) else ""
+        summary = next((stage.summary for stage in reversed(stages) if stage.summary), "")
+        console.print(screen.line(name, summary + cached, seconds))
+        if name == "evaluate":
+            console.print(screen.gates_table(json.loads(stages[-1].text("verdicts"))))
+
+    def _result(self, stages: dict[str, Stage]) -> RunResult:
+        version = stages["Pusher"].text("pushed_version")
+        verdicts = json.loads(stages["Evaluator"].text("verdicts"))
+        reasons = [verdict["reason"] for verdict in verdicts if not verdict["passed"]]
+        blocked = "" if version else "; ".join(reasons) or stages["Canary"].summary
+        return RunResult(self.run_id, version, all(stage.state == "cached" for stage in stages.values()), blocked)

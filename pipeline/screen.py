@@ -1,0 +1,135 @@
+"""What a person sees of a run: a line a stage, a bar while training, the gates as a table. Libraries write to the log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+NAME_WIDTH = 12
+BAR_WIDTH = 18
+# Off a terminal the bar would fill a log file: a line every so many seconds says that the run is alive.
+PLAIN_INTERVAL = 30.0
+
+
+@contextmanager
+def quiet(log_file: Path) -> Iterator[Console]:
+    """Sends everything that this process and its children write to `log_file`, and yields a console on the real screen.
+
+    Works on the file descriptors, so that C++ libraries' messages go to the log as well.
+    """
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    screen, errors = os.dup(1), os.dup(2)
+    handler = logging.StreamHandler(open(log_file, "a", encoding="utf-8"))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    try:
+        os.dup2(handler.stream.fileno(), 1)
+        os.dup2(handler.stream.fileno(), 2)
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        with os.fdopen(os.dup(screen), "w", encoding="utf-8", errors="replace") as stream:
+            yield Console(file=stream, highlight=False, soft_wrap=True)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        root.removeHandler(handler)
+        root.setLevel(level)
+        os.dup2(screen, 1)
+        os.dup2(errors, 2)
+        os.close(screen)
+        os.close(errors)
+        handler.stream.close()
+
+
+def line(name: str, text: str, seconds: float | None = None, style: str = "") -> Table:
+    """One stage's line: its name, its figures, and the time it took."""
+    grid = Table.grid(padding=(0, 1), expand=True)
+    grid.add_column(width=NAME_WIDTH)
+    grid.add_column(ratio=1, overflow="fold")
+    grid.add_column(justify="right", width=8, no_wrap=True)
+    took = "" if seconds is None else f"{seconds:.1f} s"
+    grid.add_row(Text(f"  {name}", style="bold"), Text(text, style=style), Text(took, style="dim"))
+    return grid
+
+
+class StageView(logging.Handler):
+    """Shows one stage while it runs: its progress if it reports any, else the seconds that pass.
+
+    A stage reports by a log record of "bertline.progress" that carries a dictionary `progress`: `epoch`, `epochs`,
+    `step`, `steps`, `loss`, `examples_per_second`, `seconds_left`.
+    """
+
+    def __init__(self, console: Console, name: str):
+        super().__init__()
+        self.console, self.name_shown = console, name
+        self.started = self.last_plain = time.monotonic()
+        self.progress: dict[str, Any] | None = None
+        self.live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> StageView:
+        logging.getLogger("bertline.progress").addHandler(self)
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        logging.getLogger("bertline.progress").removeHandler(self)
+        if self.console.is_terminal:
+            self.live.stop()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the stage began."""
+        return time.monotonic() - self.started
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Takes a progress record."""
+        self.progress = getattr(record, "progress", None) or self.progress
+        now = time.monotonic()
+        if not self.console.is_terminal and self.progress and now - self.last_plain >= PLAIN_INTERVAL:
+            self.last_plain = now
+            self.console.print(line(self.name_shown, bar(self.progress), style="dim"))
+
+    def _render(self) -> Table:
+        text = bar(self.progress) if self.progress else "..."
+        return line(self.name_shown, text, self.seconds, style="cyan")
+
+
+def bar(progress: dict[str, Any]) -> str:
+    """A training bar: epoch 2/2  ###########-------  61%  83 examples/s  loss 0.56  0:48 left."""
+    share = progress["step"] / max(progress["steps"], 1)
+    filled = round(share * BAR_WIDTH)
+    left = int(progress["seconds_left"])
+    return (
+        f"epoch {progress['epoch']}/{progress['epochs']}  {'#' * filled}{'-' * (BAR_WIDTH - filled)}  {share:4.0%}  "
+        f"{progress['examples_per_second']:.0f} examples/s  loss {progress['loss']:.2f}  {left // 60}:{left % 60:02d} left"
+    )
+
+
+def gates_table(verdicts: list[dict[str, Any]]) -> Table:
+    """The gates: what was asked, what was found, passed or why not."""
+    table = Table.grid(padding=(0, 1), expand=True)
+    table.add_column(width=NAME_WIDTH)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, justify="right", min_width=7)
+    table.add_column(ratio=1, overflow="fold")
+    for position, verdict in enumerate(verdicts):
+        outcome = Text("passed", style="green") if verdict["passed"] else Text(verdict["reason"], style="bold red")
+        name = Text("  gates" if position == 0 else "", style="bold")
+        table.add_row(name, escape(verdict["gate"]), verdict["value"], outcome)
+    return table
