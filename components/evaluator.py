@@ -327,12 +327,11 @@ METRIC_NAMES = {
 def _flat(outputs: dict[str, Any]) -> dict[str, Any]:
     """Metrics of a slice by our names; those of a class in a dictionary under TFMA's class key."""
     flat: dict[str, Any] = {}
-    for by_sub_key in outputs.values():
-        for classes in by_sub_key.values():
-            for class_key, metrics in classes.items():
-                target = flat.setdefault(class_key, {}) if class_key.startswith("classId:") else flat
-                for name, value in metrics.items():
-                    target[METRIC_NAMES[name]] = value.get("doubleValue")
+    for by_class in outputs.values():
+        for class_key, metrics in by_class.items():
+            target = flat.setdefault(class_key, {}) if class_key else flat
+            for name, value in metrics.items():
+                target[METRIC_NAMES[name]] = value.get("doubleValue")
     return flat
 
 

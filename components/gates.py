@@ -131,9 +131,13 @@ def _beats_majority(metrics: dict[str, Any]) -> Verdict:
     low = metrics["intervals"]["balanced_accuracy"][0]
     reason = ""
     if metrics["accuracy"] < share:
-        reason = f"accuracy {metrics['accuracy']:.3f} is below {share:.3f}, that of always answering the commonest label"
+        reason = (
+            f"accuracy {metrics['accuracy']:.3f} is below {share:.3f}, that of always answering the commonest label"
+        )
     elif low <= chance:
-        reason = f"balanced accuracy may be as low as {low:.3f}: no better than {chance:.3f}, that of any one fixed answer"
+        reason = (
+            f"balanced accuracy may be as low as {low:.3f}: no better than {chance:.3f}, that of any one fixed answer"
+        )
     return Verdict("beats the commonest label", f"{metrics['accuracy']:.3f}", f"{share:.3f}", not reason, reason)
 
 
@@ -147,4 +151,6 @@ def _not_worse(metrics: dict[str, Any], baseline: dict[str, Any], margin: float)
         else f"{worst} fell from {baseline[worst]:.3f} (version {baseline['version']}) to {metrics[worst]:.3f} on the "
         f"same rows; a loss of {margin:g} is allowed"
     )
-    return Verdict(f"not worse than {baseline['version']}", f"{differences[worst]:+.3f}", f"-{margin:g}", passed, reason)
+    return Verdict(
+        f"not worse than {baseline['version']}", f"{differences[worst]:+.3f}", f"-{margin:g}", passed, reason
+    )

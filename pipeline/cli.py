@@ -1,0 +1,263 @@
+"""The command line: init, config, run, runs, serve, predict, demo, doctor."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from components.errors import LineError
+from pipeline import config as configs
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from serving.client import Prediction
+
+# Exit codes beside 0 and typer's own 2 for a wrong call.
+FAILED, BLOCKED = 1, 3
+DEMO_CONFIG = "configs/sentiment.yaml"
+DEMO_TEXT = "my flight got cancelled again"
+
+app = typer.Typer(
+    name="bertline",
+    help="From a file of labelled text to a BERT classifier that is checked, gated, pushed and served.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="The task's YAML file.")]
+
+
+def main() -> None:
+    """Entry point: a person's errors in a line, without a traceback."""
+    try:
+        app()
+    except LineError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"bertline: {error}", markup=False, style="red")
+        sys.exit(FAILED)
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON Lines or Parquet file (or .gz), or a folder a class.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: configs/NAME.yaml.")] = None,
+    text: Annotated[str | None, typer.Option(help="The text column, where the guess is wrong.")] = None,
+    label: Annotated[str | None, typer.Option(help="The label column, where the guess is wrong.")] = None,
+    force: Annotated[bool, typer.Option(help="Replace an existing config.")] = False,
+) -> None:
+    """Look at a file of labelled text and write a config for it."""
+    from pipeline import init as proposals
+
+    proposal = proposals.propose(file, text=text, label=label)
+    target = output or Path("configs") / f"{proposal.name}.yaml"
+    proposals.write(proposal, target, force=force)
+    console = _console()
+    for found in proposal.findings:
+        console.print(f"  {found}", markup=False)
+    for warning in proposal.warnings:
+        console.print(f"  warning: {warning}", markup=False, style="yellow")
+    console.print(f"wrote {target}; next: bertline run {target}", markup=False)
+
+
+@app.command("config")
+def show_config(config: ConfigArgument) -> None:
+    """Print a config complete with its defaults."""
+    print(configs.dump(configs.load(config)), end="")
+
+
+@app.command()
+def run(config: ConfigArgument) -> None:
+    """Run the line: ingest, validate, tokenise, train, evaluate, gate, canary, push."""
+    if not _run(config).version:
+        sys.exit(BLOCKED)
+
+
+@app.command()
+def runs(config: ConfigArgument, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """List past runs: verdicts, figures, and where each model came from."""
+    from pipeline import lineage
+
+    task = configs.load(config)
+    if not (task.root_folder / lineage.METADATA_FILE).exists():
+        raise LineError(f"no runs yet under {task.root_folder}; start one with `bertline run {config}`.")
+    store = lineage.Store(task.root_folder)
+    records = [lineage.record(store, run_id) for run_id in store.run_ids()]
+    if as_json:
+        for record in records:
+            print(json.dumps(vars(record)))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("run", "outcome", "version", "parent", "data", "figures"):
+        table.add_column(column, overflow="fold")
+    styles = {"pushed": "green", "unchanged": "green", "blocked": "red", "failed": "red", "interrupted": "yellow"}
+    for record in records:
+        figures = record.metrics if not record.reason else f"{record.metrics}  {record.reason}".strip()
+        table.add_row(
+            record.run_id,
+            f"[{styles[record.outcome]}]{record.outcome}[/]",
+            record.version or "-",
+            record.parent or "-",
+            record.data,
+            figures,
+        )
+    _console().print(table)
+
+
+@app.command()
+def serve(
+    config: ConfigArgument,
+    host: Annotated[str | None, typer.Option(help="Default: the config's serve.host.")] = None,
+    port: Annotated[int | None, typer.Option(help="Default: the config's serve.port.")] = None,
+    embedded: Annotated[bool, typer.Option(help="Use our server even where tensorflow_model_server is there.")] = False,
+) -> None:
+    """Serve the newest pushed version over TF Serving's gRPC, and each newer one as it appears."""
+    from serving import server
+
+    task = configs.load(config)
+    _require_release(task, config)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    server.serve(
+        task.serving_folder,
+        model_name=task.name,
+        host=host or task.serve.host,
+        port=task.serve.port if port is None else port,
+        embedded=embedded,
+    )
+
+
+@app.command()
+def predict(
+    config: ConfigArgument,
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts; without any, a text a line from stdin.")] = None,
+    pair: Annotated[list[str] | None, typer.Option(help="The second text of each pair, in order.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
+    address: Annotated[str | None, typer.Option(help="HOST:PORT of a server; default: the config's, if it answers.")] = None,
+) -> None:
+    """Predict labels over gRPC: from a running server, or from one started for this call."""
+    task = configs.load(config)
+    asked, pairs = _texts(texts, pair, bool(task.data.text_pair))
+    if not asked:
+        raise LineError("no text to predict: give texts as arguments or a text a line on stdin.")
+    for text, prediction in zip(asked, _predict(task, config, asked, pairs, address), strict=True):
+        if as_json:
+            answer = {"text": text, "label": prediction.label, "probabilities": prediction.probabilities}
+            print(json.dumps(answer, ensure_ascii=False))
+        else:
+            print(f"{prediction.label}\t{prediction.probability:.3f}\t{text}")
+
+
+@app.command()
+def demo() -> None:
+    """The whole line on real tweets, ending with a prediction over gRPC."""
+    path = Path(DEMO_CONFIG)
+    result = _run(path)
+    task = configs.load(path)
+    from serving.client import Client
+    from serving.server import Server
+
+    with Server(task.serving_folder, model_name=task.name, host=task.serve.host, port=0) as server:
+        address = f"{task.serve.host}:{server.port}"
+        with Client(address, model_name=task.name) as client:
+            (prediction,) = client.predict([DEMO_TEXT])
+    console = _console()
+    console.print(
+        f'[bold]predict[/]  "{DEMO_TEXT}"  ->  [bold]{prediction.label} {prediction.probability:.2f}[/]   (gRPC {address})'
+    )
+    console.print(f"next: bertline serve {path}; bertline predict {path} TEXT; your own file: bertline init FILE")
+    if not result.version:
+        sys.exit(BLOCKED)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has, what a run would choose, and what will not work."""
+    from pipeline import doctor as examination
+
+    checks = examination.checks()
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    marks = {"ok": "[green]ok[/]", "warn": "[yellow]note[/]", "fail": "[bold red]FAIL[/]"}
+    for check in checks:
+        advice = f"  [dim]{check.advice}[/]" if check.advice else ""
+        table.add_row(marks[check.state], check.name, f"{check.value}{advice}")
+    _console().print(table)
+    if any(check.state == "fail" for check in checks):
+        sys.exit(FAILED)
+
+
+# === What the commands share ===
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _run(path: Path):
+    from pipeline import local_runner
+
+    task = configs.load(path)
+    try:
+        result = local_runner.run(task, str(path))
+    except local_runner.RunFailed:
+        sys.exit(FAILED)
+    if result.blocked:
+        console = _console()
+        console.print(f"[bold red]not pushed[/]  {result.blocked}")
+        console.print(f"the serving folder is unchanged: {local_runner.display(task.serving_folder)}")
+    return result
+
+
+def _require_release(task: Config, path: Path) -> None:
+    from serving import releases
+
+    if not releases.read(task.serving_folder):
+        raise LineError(f"{task.serving_folder} holds no pushed version; `bertline run {path}` makes one.")
+
+
+def _texts(texts: list[str] | None, pair: list[str] | None, paired: bool) -> tuple[list[str], list[str] | None]:
+    """The texts to predict and, for a config of text pairs, the second texts."""
+    if texts:
+        if paired and len(pair or []) != len(texts):
+            raise LineError(f"this model reads text pairs: give one --pair for each of the {len(texts)} texts.")
+        if pair and not paired:
+            raise LineError("this model reads single texts: --pair has no place.")
+        return texts, pair
+    lines = [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+    if not paired:
+        return lines, None
+    split = [line.split("\t") for line in lines]
+    for number, fields in enumerate(split, 1):
+        if len(fields) != 2:
+            raise LineError(f"stdin line {number}: this model reads text pairs, two texts with a tab between them.")
+    return [fields[0] for fields in split], [fields[1] for fields in split]
+
+
+def _predict(
+    task: Config, path: Path, texts: list[str], pairs: list[str] | None, address: str | None
+) -> list[Prediction]:
+    from serving.client import Client, ServerUnavailable
+
+    given = address or f"{task.serve.host}:{task.serve.port}"
+    try:
+        with Client(given, model_name=task.name) as client:
+            return client.predict(texts, pairs)
+    except ServerUnavailable:
+        if address:
+            raise
+    _require_release(task, path)
+    print(f"no server at {given}; starting one for this call", file=sys.stderr)
+    from serving.server import Server
+
+    with (
+        Server(task.serving_folder, model_name=task.name, host=task.serve.host, port=0) as server,
+        Client(f"{task.serve.host}:{server.port}", model_name=task.name) as client,
+    ):
+        return client.predict(texts, pairs)

@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import pytest
+
+from components.errors import LineError
+from pipeline import config as configs
+
+MINIMAL = "name: reviews\ndata: {source: reviews.csv}\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "task.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(folder: Path, text: str) -> str:
+    with pytest.raises(LineError) as caught:
+        configs.load(write(folder, text))
+    return str(caught.value)
+
+
+def test_a_minimal_config_gets_the_defaults(tmp_path):
+    config = configs.load(write(tmp_path, MINIMAL))
+    assert config.data.source == ["reviews.csv"]
+    assert config.train.batch_size == 32
+    assert config.folder == str(tmp_path)
+    assert config.serving_folder == config.root_folder / "serving"
+
+
+def test_the_printed_config_is_complete_and_reads_back_the_same(tmp_path):
+    config = configs.load(write(tmp_path, MINIMAL))
+    printed = configs.dump(config)
+    assert "warmup_share: 0.1" in printed
+    assert configs.load(write(tmp_path, printed)) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (MINIMAL + "train: {epoch: 3}\n", "train.epoch: unknown key. Did you mean 'epochs'? Known here: epochs, "),
+        (MINIMAL + "trian: {epochs: 3}\n", "trian: unknown key. Did you mean 'train'?"),
+        (MINIMAL + "train: {epochs: 0}\n", "train.epochs: 0: Input should be greater than 0"),
+        (MINIMAL + "train: {precision: fp8}\n", "train.precision: 'fp8': Input should be 'auto', 'float32'"),
+        ("name: reviews\n", "data: missing; it has no default."),
+        ("name: re views\ndata: {source: a.csv}\n", "name: 're views': use letters, digits"),
+        ("name: a\ndata: {source: a.csv, split: {train: 1}}\n", "add up to 1, not 1.2"),
+        ("name: a\ndata: {source: a.csv, labels: [x]}\n", "labels: list at least two different labels"),
+        ("name: a\ndata: {source: a.csv, text: t, label: t}\n", "must be different columns, not t, t"),
+        (MINIMAL + "evaluate: {slices: [brand]}\n", "'brand' is not in data.keep"),
+        (MINIMAL + "model: {backbone: {layers: 2}}\n", "model.backbone.vocabulary: missing"),
+        (MINIMAL + "validation: {schema_file: none.pbtxt}\n", "'none.pbtxt' does not exist"),
+        (MINIMAL + "name: again\n", 'found duplicate key "name"'),
+        ("- a\n", "expected keys such as name and data"),
+        ("data: [", "is not valid YAML"),
+    ],
+)
+def test_a_wrong_config_is_refused_by_key_value_and_what_is_allowed(tmp_path, text, expected):
+    message = refused(tmp_path, text)
+    assert expected in message
+    assert "task.yaml" in message
+
+
+def test_all_faults_are_named_at_once(tmp_path):
+    message = refused(tmp_path, MINIMAL + "train: {epochs: -1, clip_norm: 0}\n")
+    assert "train.epochs: -1" in message
+    assert "train.clip_norm: 0" in message
+
+
+def test_a_missing_config_says_how_to_make_one(tmp_path):
+    with pytest.raises(LineError, match="bertline init FILE"):
+        configs.load(tmp_path / "none.yaml")
+
+
+def test_labels_that_yaml_could_take_for_other_types_stay_names(tmp_path):
+    config = configs.load(write(tmp_path, "name: a\ndata: {source: a.csv, labels: [yes, no, 1]}\n"))
+    assert config.data.labels == ["yes", "no", "1"]
+
+
+def test_the_digest_changes_with_the_recipe_but_not_with_the_place(tmp_path):
+    base = configs.load(write(tmp_path, MINIMAL))
+    assert configs.load(write(tmp_path, MINIMAL + "train: {seed: 1}\n")).digest() != base.digest()
+    assert configs.load(write(tmp_path, MINIMAL + f"root: {tmp_path}\nserve: {{port: 0}}\n")).digest() == base.digest()
+
+
+def test_every_config_of_the_project_is_valid():
+    paths = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+    assert {path.stem for path in paths} >= {"sentiment", "news", "tweets"}
+    for path in paths:
+        assert configs.load(path).name == path.stem
