@@ -137,7 +137,9 @@ def predict(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts; without any, a text a line from stdin.")] = None,
     pair: Annotated[list[str] | None, typer.Option(help="The second text of each pair, in order.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
-    address: Annotated[str | None, typer.Option(help="HOST:PORT of a server; default: the config's, if it answers.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a server; default: the config's, if it answers.")
+    ] = None,
 ) -> None:
     """Predict labels over gRPC: from a running server, or from one started for this call."""
     task = configs.load(config)

@@ -88,7 +88,9 @@ def run(config: Config, config_name: str) -> RunResult:
         try:
             with console.status("starting (importing TensorFlow and TFX takes some ten seconds)"):
                 launcher = _Launcher(config, run_id, files)
-            console.print(f"[bold]bertline {installed.version('bertline')}[/]  {config_name}  run {run_id}  {hardware()}")
+            console.print(
+                f"[bold]bertline {installed.version('bertline')}[/]  {config_name}  run {run_id}  {hardware()}"
+            )
             result = launcher.launch(console)
         except (KeyboardInterrupt, Exception) as error:
             _report(console, error, log_file)
@@ -128,7 +130,9 @@ def exclusive(root: Path) -> Iterator[None]:
             f"another run is using {root} (process {holder}). Wait for it to end, or give this config a `root` of its own."
         ) from None
     except OSError as error:
-        raise LineError(f"{root} cannot be written: {error.strerror}. Set `root` in the config to a folder of yours.") from error
+        raise LineError(
+            f"{root} cannot be written: {error.strerror}. Set `root` in the config to a folder of yours."
+        ) from error
     try:
         (root / ".holder").write_text(str(os.getpid()))
         yield
@@ -150,7 +154,9 @@ def _report(console: Console, error: BaseException, log_file: Path) -> None:
     """The cause in a few lines, and where the rest is."""
     log.error("the run ended", exc_info=error)
     if isinstance(error, KeyboardInterrupt):
-        console.print("\n[bold red]interrupted[/]  run the same command again: finished stages are cached, training resumes")
+        console.print(
+            "\n[bold red]interrupted[/]  run the same command again: finished stages are cached, training resumes"
+        )
         return
     cause = _root_cause(error)
     console.print("[bold red]failed[/]  ", end="")
@@ -174,7 +180,7 @@ def hardware() -> str:
     """What the line runs on, such as "cpu x2, bf16 (AMX)"."""
     from models import hardware as found
 
-    return found.describe_briefly()
+    return str(found.describe())
 
 
 # === What is known before the run ===

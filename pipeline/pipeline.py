@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-from tfx import v1 as tfx
+from pathlib import Path
 
 from components.canary import Canary
-from components.evaluator import Evaluator
-from components.example_gen import ExampleGen
 from components.last_blessed import LastBlessed
 from components.pusher import Pusher
+from components.validation import DataGate, schema_gen, statistics_gen
+from tfx import v1 as tfx
+
+from components.evaluator import Evaluator
+from components.example_gen import ExampleGen
 from components.trainer import Trainer
 from components.transform import transform
-from components.validation import DataGate, schema_gen, statistics_gen
 from pipeline.config import Config
 
 
@@ -35,3 +37,94 @@ class RunFacts:
     release: str
     vanished: int
     code: str
+
+
+def create_pipeline(
+    config: Config, facts: RunFacts, *, pipeline_root: str, metadata: Path, beam: Sequence[str]
+) -> tfx.dsl.Pipeline:
+    """Wires the stages.
+
+    Args:
+      config: the task.
+      facts: what the runner found out.
+      pipeline_root: folder of the artifacts.
+      metadata: file of the SQLite metadata store.
+      beam: arguments of every Beam pipeline.
+    """
+    ingest = ExampleGen(
+        data=config.data.model_dump_json(),
+        base_folder=config.folder,
+        # New code must not find old results: it reads the data anew, and all that follows is keyed by what it reads.
+        fingerprint=f"{facts.data_fingerprint}-{facts.code}",
+        quarantine_folder=str(config.root_folder / "quarantine"),
+    )
+    examples = ingest.outputs["examples"]
+
+    statistics = statistics_gen(examples, config.data)
+    schema = schema_gen(statistics.outputs["statistics"], config.data, config.validation, config.folder)
+    anomalies = tfx.components.ExampleValidator(
+        statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
+    )
+    data_gate = DataGate(
+        examples=examples,
+        statistics=statistics.outputs["statistics"],
+        anomalies=anomalies.outputs["anomalies"],
+        data=config.data.model_dump_json(),
+        validation=config.validation.model_dump_json(),
+        model=config.model.model_dump_json(),
+    )
+
+    tokens = transform(examples, schema.outputs["schema"], config.model, config.data)
+    tokens.add_upstream_node(data_gate)
+    trainer = Trainer(
+        transform_graph=tokens.outputs["transform_graph"],
+        transformed_examples=tokens.outputs["transformed_examples"],
+        model_options=config.model.model_dump_json(),
+        train_options=config.train.model_dump_json(),
+        checkpoint_dir=str(config.root_folder / "checkpoints"),
+    )
+
+    last_blessed = LastBlessed(serving_folder=str(config.serving_folder), release=facts.baseline)
+    evaluator = Evaluator(
+        examples=examples,
+        model=trainer.outputs["model"],
+        baseline=last_blessed.outputs["model"],
+        options=config.evaluate.model_dump_json(),
+        keep=json.dumps(config.data.keep),
+    )
+    canary = Canary(
+        model=trainer.outputs["model"],
+        evaluation=evaluator.outputs["evaluation"],
+        blessing=evaluator.outputs["blessing"],
+        options=config.canary.model_dump_json(),
+    )
+    pusher = Pusher(
+        model=trainer.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        infra_blessing=canary.outputs["canary"],
+        evaluation=evaluator.outputs["evaluation"],
+        serving_folder=str(config.serving_folder),
+        release=facts.release,
+        vanished=facts.vanished,
+        keep_versions=config.serve.keep_versions,
+    )
+    return tfx.dsl.Pipeline(
+        pipeline_name=config.name,
+        pipeline_root=pipeline_root,
+        components=[
+            ingest,
+            statistics,
+            schema,
+            anomalies,
+            data_gate,
+            tokens,
+            trainer,
+            last_blessed,
+            evaluator,
+            canary,
+            pusher,
+        ],
+        enable_cache=True,
+        metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(str(metadata)),
+        beam_pipeline_args=list(beam),
+    )
