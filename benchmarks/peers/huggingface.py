@@ -114,10 +114,8 @@ class FineTuning:
         torch.manual_seed(seed)
         self.tokenizer, self.splits, self.classes, self.arguments = tokenizer, splits, classes, arguments
         self.shuffle = random.Random(seed)
-        dropout = {
-            name: arguments.dropout
-            for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
-        }
+        rates = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+        dropout = dict.fromkeys(rates, arguments.dropout)
         self.model = BertForSequenceClassification.from_pretrained(
             arguments.weights, num_labels=len(classes), use_safetensors=True, dtype=torch.float32, **dropout
         )
