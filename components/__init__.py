@@ -1,0 +1,1 @@
+"""TFX stages, one a file."""

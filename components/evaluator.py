@@ -32,7 +32,7 @@ log = logging.getLogger("bertline.evaluator")
 
 
 @tfx.dsl.components.component
-def Evaluator(  # noqa: N802  a component is a class to TFX
+def Evaluator(
     examples: InputArtifact[standard_artifacts.Examples],
     model: InputArtifact[standard_artifacts.Model],
     baseline: InputArtifact[standard_artifacts.Model],
@@ -237,7 +237,7 @@ def _eval_config(models: list[str], labels: int, slice_keys: list[str]) -> Any:
 
     outputs = ("probabilities", "decision")
     per_class = config_pb2.BinarizationOptions(class_ids={"values": list(range(labels))})
-    weights = {label: 1.0 for label in range(labels)}
+    weights = dict.fromkeys(range(labels), 1.0)
     spec = config_pb2.MetricsSpec
     aggregate = config_pb2.AggregationOptions
     counted = ("Precision", "Recall", "F1Score")

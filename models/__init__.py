@@ -1,0 +1,1 @@
+"""TensorFlow and Keras only: from token ids to the SavedModel."""

@@ -1,0 +1,1 @@
+"""Config, wiring, runners and the command line."""

@@ -168,9 +168,8 @@ def demo() -> None:
         with Client(address, model_name=task.name) as client:
             (prediction,) = client.predict([DEMO_TEXT])
     console = _console()
-    console.print(
-        f'[bold]predict[/]  "{DEMO_TEXT}"  ->  [bold]{prediction.label} {prediction.probability:.2f}[/]   (gRPC {address})'
-    )
+    answer = f"{prediction.label} {prediction.probability:.2f}"
+    console.print(f'[bold]predict[/]  "{DEMO_TEXT}"  ->  [bold]{answer}[/]   (gRPC {address})')
     console.print(f"next: bertline serve {path}; bertline predict {path} TEXT; your own file: bertline init FILE")
     if not result.version:
         sys.exit(BLOCKED)

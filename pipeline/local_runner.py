@@ -127,7 +127,8 @@ def exclusive(root: Path) -> Iterator[None]:
     except filelock.Timeout:
         holder = (root / ".holder").read_text() if (root / ".holder").exists() else "unknown"
         raise LineError(
-            f"another run is using {root} (process {holder}). Wait for it to end, or give this config a `root` of its own."
+            f"another run is using {root} (process {holder}). "
+            "Wait for it to end, or give this config a `root` of its own."
         ) from None
     except OSError as error:
         raise LineError(
@@ -155,7 +156,7 @@ def _report(console: Console, error: BaseException, log_file: Path) -> None:
     log.error("the run ended", exc_info=error)
     if isinstance(error, KeyboardInterrupt):
         console.print(
-            "\n[bold red]interrupted[/]  run the same command again: finished stages are cached, training resumes"
+            "\n[bold red]interrupted[/]  the same command goes on: finished stages are cached, training resumes"
         )
         return
     cause = _root_cause(error)

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a line a stage, a bar while training, the gates as a table. Libraries write to the log."""
+"""What a person sees of a run: a line a stage, a bar while training, the gates as a table."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def quiet(log_file: Path) -> Iterator[Console]:
     sys.stdout.flush()
     sys.stderr.flush()
     screen, errors = os.dup(1), os.dup(2)
-    handler = logging.StreamHandler(open(log_file, "a", encoding="utf-8"))
+    handler = logging.FileHandler(log_file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = root.level
@@ -53,7 +53,7 @@ def quiet(log_file: Path) -> Iterator[Console]:
         os.dup2(errors, 2)
         os.close(screen)
         os.close(errors)
-        handler.stream.close()
+        handler.close()
 
 
 def line(name: str, text: str, seconds: float | None = None, style: str = "") -> Table:
@@ -114,10 +114,10 @@ def bar(progress: dict[str, Any]) -> str:
     """A training bar: epoch 2/2  ###########-------  61%  83 examples/s  loss 0.56  0:48 left."""
     share = progress["step"] / max(progress["steps"], 1)
     filled = round(share * BAR_WIDTH)
-    left = int(progress["seconds_left"])
+    left = divmod(int(progress["seconds_left"]), 60)
     return (
         f"epoch {progress['epoch']}/{progress['epochs']}  {'#' * filled}{'-' * (BAR_WIDTH - filled)}  {share:4.0%}  "
-        f"{progress['examples_per_second']:.0f} examples/s  loss {progress['loss']:.2f}  {left // 60}:{left % 60:02d} left"
+        f"{progress['examples_per_second']:.0f} examples/s  loss {progress['loss']:.2f}  {left[0]}:{left[1]:02d} left"
     )
 
 
