@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -117,18 +119,18 @@ def serve(
     embedded: Annotated[bool, typer.Option(help="Use our server even where tensorflow_model_server is there.")] = False,
 ) -> None:
     """Serve the newest pushed version over TF Serving's gRPC, and each newer one as it appears."""
-    from serving import server
+    from serving import real, server
 
     task = configs.load(config)
     _require_release(task, config)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    server.serve(
-        task.serving_folder,
-        model_name=task.name,
-        host=host or task.serve.host,
-        port=task.serve.port if port is None else port,
-        embedded=embedded,
-    )
+    address = host or task.serve.host, task.serve.port if port is None else port
+    with _in_words():
+        command = None if embedded else real.command(task.serving_folder, task.name, *address)
+        if command:
+            print(f"handing over to {command[0]}, which listens on all addresses", flush=True)
+            real.hand_over(command)
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        server.run(server.Server(task.serving_folder, task.name, *address))
 
 
 @app.command()
@@ -160,13 +162,8 @@ def demo() -> None:
     path = Path(DEMO_CONFIG)
     result = _run(path)
     task = configs.load(path)
-    from serving.client import Client
-    from serving.server import Server
-
-    with Server(task.serving_folder, model_name=task.name, host=task.serve.host, port=0) as server:
-        address = f"{task.serve.host}:{server.port}"
-        with Client(address, model_name=task.name) as client:
-            (prediction,) = client.predict([DEMO_TEXT])
+    with _server(task) as address:
+        (prediction,) = _ask(task, address, [DEMO_TEXT], None)
     console = _console()
     answer = f"{prediction.label} {prediction.probability:.2f}"
     console.print(f'[bold]predict[/]  "{DEMO_TEXT}"  ->  [bold]{answer}[/]   (gRPC {address})')
@@ -244,21 +241,46 @@ def _texts(texts: list[str] | None, pair: list[str] | None, paired: bool) -> tup
 def _predict(
     task: Config, path: Path, texts: list[str], pairs: list[str] | None, address: str | None
 ) -> list[Prediction]:
-    from serving.client import Client, ServerUnavailable
+    from serving.client import ServingError
 
     given = address or f"{task.serve.host}:{task.serve.port}"
     try:
-        with Client(given, model_name=task.name) as client:
-            return client.predict(texts, pairs)
-    except ServerUnavailable:
-        if address:
-            raise
+        return _ask(task, given, texts, pairs)
+    except ServingError as error:
+        if address or error.code.name != "UNAVAILABLE":
+            raise LineError(str(error)) from error
     _require_release(task, path)
     print(f"no server at {given}; starting one for this call", file=sys.stderr)
+    with _in_words(), _server(task) as started:
+        return _ask(task, started, texts, pairs)
+
+
+def _ask(task: Config, address: str, texts: list[str], pairs: list[str] | None) -> list[Prediction]:
+    from serving.client import Client
+
+    with Client(address, task.name) as client:
+        return client.predict(texts, pairs)
+
+
+@contextmanager
+def _server(task: Config) -> Iterator[str]:
+    """An embedded server on a free port for the length of a block; yields its address. Its log stays off the screen."""
+    from pipeline.screen import quiet
     from serving.server import Server
 
-    with (
-        Server(task.serving_folder, model_name=task.name, host=task.serve.host, port=0) as server,
-        Client(f"{task.serve.host}:{server.port}", model_name=task.name) as client,
-    ):
-        return client.predict(texts, pairs)
+    with quiet(task.root_folder / "logs" / "serve.log"):
+        server = Server(task.serving_folder, task.name, task.serve.host, port=0)
+        server.start()
+    try:
+        yield server.address
+    finally:
+        server.stop()
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """What a server or client says is wrong, as a person's error."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        raise LineError(str(error)) from error
