@@ -1,0 +1,317 @@
+"""Validation: statistics, schema and anomalies by TFX, statistics of the texts, and a gate that stops the line."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy
+import tensorflow as tf
+import tensorflow_data_validation as tfdv
+from google.protobuf import text_format
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
+from tfx import types
+from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.components.base import base_node
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils, standard_artifacts
+
+from components.artifacts import DataReport
+from components.errors import LineError
+from components.options import DataOptions, ValidationOptions
+from models import backbone
+from models.features import LABEL, RESERVED, SPLITS, TEXT, TEXT_PAIR
+from models.recipe import ModelOptions
+from models.tokenizer import UNKNOWN, Tokenizer, read_vocabulary
+
+STATISTICS_FILE = "text_statistics.json"
+ANOMALIES_FILE = "SchemaDiff.pb"  # TFX's name for it in each split's folder
+
+BATCH = 2048  # rows a call: enough that Python costs nothing, few enough for long documents
+PERCENTILES = (50, 90, 95, 99, 100)
+# Token counts at which the histogram's bars begin: by powers of two, as batches are bucketed.
+BARS = (0, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+Severity = anomalies_pb2.AnomalyInfo.Severity
+STOPPING = {
+    "error": {anomalies_pb2.AnomalyInfo.ERROR},
+    "warning": {anomalies_pb2.AnomalyInfo.ERROR, anomalies_pb2.AnomalyInfo.WARNING},
+    "never": set(),
+}
+
+# === TFX's own components, set up for text ===
+
+
+def statistics_gen(examples: types.BaseChannel, data: DataOptions) -> tfx.components.StatisticsGen:
+    """StatisticsGen over texts, label and kept columns; row ids and sources are ours and say nothing about the data."""
+    names = [TEXT, *([TEXT_PAIR] if data.text_pair else []), LABEL]
+    names += [name for name in data.keep if name not in RESERVED]
+    return tfx.components.StatisticsGen(
+        examples=examples, stats_options=tfdv.StatsOptions(feature_allowlist=list(dict.fromkeys(names)))
+    )
+
+
+def schema_gen(statistics: types.BaseChannel, validation: ValidationOptions, base_folder: str) -> base_node.BaseNode:
+    """The schema's component, output `schema`: inferred from the statistics, or the reviewed file where one is named.
+
+    Args:
+        statistics: output of StatisticsGen.
+        validation: names the reviewed file.
+        base_folder: where its relative path starts.
+
+    Raises:
+        LineError: the reviewed file is no schema, or lacks the text or the label.
+    """
+    if validation.schema_file is None:
+        # Every row has exactly one value a feature, so the shapes are known and Transform reads dense tensors.
+        return tfx.components.SchemaGen(statistics=statistics, infer_feature_shape=True)
+    return ReviewedSchema(contents=_reviewed(Path(base_folder) / validation.schema_file))
+
+
+def _reviewed(path: Path) -> str:
+    try:
+        contents = path.read_text(encoding="utf-8")
+        schema = text_format.Parse(contents, schema_pb2.Schema())
+    except (OSError, UnicodeDecodeError) as error:
+        raise LineError(f"validation.schema_file: {path} cannot be read: {error}") from error
+    except text_format.ParseError as error:
+        raise LineError(f"validation.schema_file: {path} is not a schema in protobuf's text form: {error}") from error
+    known = {feature.name for feature in schema.feature}
+    for name in (TEXT, LABEL):
+        if name not in known:
+            raise LineError(
+                f"validation.schema_file: {path} has no feature {name!r} (it has {', '.join(sorted(known))}). "
+                "Start from the schema.pbtxt that a run without schema_file infers."
+            )
+    return contents
+
+
+@tfx.dsl.components.component
+def ReviewedSchema(schema: OutputArtifact[standard_artifacts.Schema], contents: Parameter[str]) -> None:
+    """Writes a reviewed schema. ImportSchemaGen takes a path, and so a cached run would miss that the file has changed.
+
+    Args:
+        schema: schema.pbtxt.
+        contents: the schema in protobuf's text form.
+    """
+    with fileio.open(f"{schema.uri}/schema.pbtxt", "w") as stream:
+        stream.write(contents)
+
+
+# === The gate ===
+
+
+@tfx.dsl.components.component
+def DataGate(
+    examples: InputArtifact[standard_artifacts.Examples],
+    schema: InputArtifact[standard_artifacts.Schema],
+    anomalies: InputArtifact[standard_artifacts.ExampleAnomalies],
+    report: OutputArtifact[DataReport],
+    data: Parameter[str],
+    validation: Parameter[str],
+    model: Parameter[str],
+) -> None:
+    """Stops the line on anomalies, and on texts that would not reach the model whole or in words it knows.
+
+    Args:
+        examples: raw Examples.
+        schema: what is expected of them.
+        anomalies: what ExampleValidator found.
+        report: text_statistics.json: a split's rows, token counts, share truncated, share out of vocabulary, labels.
+        data: DataOptions as JSON.
+        validation: ValidationOptions as JSON.
+        model: ModelOptions as JSON; its vocabulary counts the tokens.
+
+    Raises:
+        LineError: an anomaly of the configured severity, or a share above its bound; in words, with the way out.
+    """
+    rules = ValidationOptions.model_validate_json(validation)
+    found = _read_anomalies(anomalies)
+    stop = why_anomalous(found, _read_schema(schema), rules)
+    if stop:
+        raise LineError(stop)
+    options = ModelOptions.model_validate_json(model)
+    texts = measure(examples.uri, options, pair=DataOptions.model_validate_json(data).text_pair is not None)
+    shares = totals(texts)
+    with fileio.open(f"{report.uri}/{STATISTICS_FILE}", "w") as stream:
+        stream.write(json.dumps({"max_length": options.max_length, **shares, "splits": texts}, indent=2))
+    stop = why_unreadable(texts, rules, options)
+    if stop:
+        raise LineError(stop)
+    count = sum(len(split) for split in found.values())
+    report.set_string_custom_property(
+        "summary",
+        f"schema ok, {count} {'anomaly' if count == 1 else 'anomalies'}, "
+        f"{shares['truncated']:.1%} of texts truncated at {options.max_length} tokens, "
+        f"{shares['out_of_vocabulary']:.1%} out of vocabulary",
+    )
+
+
+# === Anomalies ===
+
+
+def _read_anomalies(anomalies: standard_artifacts.ExampleAnomalies) -> dict[str, dict[str, Any]]:
+    """A split's name -> a feature's name -> AnomalyInfo."""
+    found = {}
+    for split in artifact_utils.decode_split_names(anomalies.split_names):
+        message = anomalies_pb2.Anomalies()
+        with fileio.open(f"{anomalies.uri}/Split-{split}/{ANOMALIES_FILE}", "rb") as stream:
+            message.ParseFromString(stream.read())
+        found[split] = dict(message.anomaly_info)
+        if message.HasField("dataset_anomaly_info"):
+            found[split]["the whole split"] = message.dataset_anomaly_info
+    return found
+
+
+def _read_schema(schema: standard_artifacts.Schema) -> schema_pb2.Schema:
+    with fileio.open(f"{schema.uri}/schema.pbtxt", "r") as stream:
+        return text_format.Parse(stream.read(), schema_pb2.Schema())
+
+
+def why_anomalous(found: dict[str, dict[str, Any]], schema: schema_pb2.Schema, rules: ValidationOptions) -> str | None:
+    """The anomalies that stop the line, one a line: feature, split, what was found, what was expected; else None."""
+    lines = []
+    for split, features in found.items():
+        for name, anomaly in sorted(features.items()):
+            if anomaly.severity in STOPPING[rules.stop_on]:
+                severity = anomaly.Severity.Name(anomaly.severity).lower()
+                said = f"{anomaly.short_description}: {anomaly.description}".strip().rstrip(".")
+                lines.append(f"  {name} in {split} ({severity}): {said}.{_expected(schema, name)}")
+    if not lines:
+        return None
+    source = rules.schema_file or "the schema inferred from the data"
+    return "\n".join(
+        [
+            f"The rows do not fit {source}:",
+            *lines,
+            "Correct the rows; or, where the data are right, correct the schema (validation.schema_file). "
+            f"validation.stop_on: {rules.stop_on} decides what stops the line.",
+        ]
+    )
+
+
+def _expected(schema: schema_pb2.Schema, name: str) -> str:
+    """Expectation of a feature in words; the description of the anomaly names only what was found."""
+    feature = next((feature for feature in schema.feature if feature.name == name), None)
+    if feature is None:
+        return " Expected: no such column."
+    domain = feature.string_domain
+    if feature.domain:
+        domain = next((item for item in schema.string_domain if item.name == feature.domain), domain)
+    if domain.value:
+        shown = ", ".join(domain.value[:20]) + (", ..." if len(domain.value) > 20 else "")
+        return f" Expected: one of {shown}."
+    return f" Expected: {schema_pb2.FeatureType.Name(feature.type).lower()}, in every row."
+
+
+# === Statistics of the texts ===
+
+
+@dataclass
+class _Counts:
+    """Running counts of one split."""
+
+    lengths: list[numpy.ndarray] = field(default_factory=list)  # each int64 [batch], special tokens included
+    unknown: list[numpy.ndarray] = field(default_factory=list)  # each int64 [batch]
+    labels: list[numpy.ndarray] = field(default_factory=list)  # each object [batch], bytes
+    worst: tuple[int, str] = (0, "")  # the text with the most unknown tokens, for the message
+
+
+def measure(examples_uri: str, options: ModelOptions, *, pair: bool) -> dict[str, dict[str, Any]]:
+    """Statistics of each split, as the model's own tokenizer sees the texts.
+
+    Args:
+        examples_uri: folder of the raw Examples.
+        options: names the vocabulary and max_length.
+        pair: whether rows hold two texts.
+
+    Returns:
+        A split's name -> rows, mean and percentiles of the token counts (before truncation, special tokens included),
+        their histogram, shares truncated and out of vocabulary, and rows and share of each label.
+    """
+    words = backbone.vocabulary(options)
+    # Longer than any text: what is counted here is what the text would need.
+    tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=2**30)
+    unknown_id = read_vocabulary(words.path).index(UNKNOWN)
+    result = {}
+    for split in SPLITS:
+        counts = _Counts()
+        for row in _batches(f"{examples_uri}/Split-{split}", pair):
+            ids, _ = tokenizer(row[TEXT], row.get(TEXT_PAIR))
+            is_unknown = tf.ragged.map_flat_values(lambda values: tf.cast(values == unknown_id, tf.int64), ids)
+            unknown = tf.reduce_sum(is_unknown, axis=1).numpy()
+            counts.lengths.append(ids.row_lengths().numpy())
+            counts.unknown.append(unknown)
+            counts.labels.append(row[LABEL].numpy())
+            if unknown.max() > counts.worst[0]:
+                text = row[TEXT][int(unknown.argmax())].numpy().decode("utf-8", "replace")
+                counts.worst = (int(unknown.max()), text[:120])
+        result[split] = _described(counts, options.max_length, specials=3 if pair else 2)
+    return result
+
+
+def _batches(folder: str, pair: bool) -> Iterator[dict[str, tf.Tensor]]:
+    """Parsed rows: text, (text_pair) and label, each string [batch]."""
+    names = [TEXT, LABEL, *([TEXT_PAIR] if pair else [])]
+    spec = {name: tf.io.FixedLenFeature([], tf.string) for name in names}
+    files = sorted(fileio.glob(f"{folder}/*"))
+    records = tf.data.TFRecordDataset(files, compression_type="GZIP").batch(BATCH)
+    for batch in records:
+        yield tf.io.parse_example(batch, spec)
+
+
+def _described(counts: _Counts, max_length: int, specials: int) -> dict[str, Any]:
+    lengths = numpy.concatenate(counts.lengths)
+    tokens = int(lengths.sum()) - specials * len(lengths)
+    unknown = int(sum(batch.sum() for batch in counts.unknown))
+    names, rows = numpy.unique(numpy.concatenate(counts.labels), return_counts=True)
+    bars = numpy.bincount(numpy.searchsorted(BARS, lengths, side="right") - 1, minlength=len(BARS))
+    return {
+        "rows": len(lengths),
+        "tokens": {
+            "mean": round(float(lengths.mean()), 2),
+            **{f"p{percent}": int(numpy.percentile(lengths, percent, method="higher")) for percent in PERCENTILES},
+        },
+        "histogram": [{"from": start, "rows": int(count)} for start, count in zip(BARS, bars, strict=True)],
+        "truncated_rows": int((lengths > max_length).sum()),
+        "wordpieces": tokens,
+        "unknown_wordpieces": unknown,
+        "most_unknown": counts.worst[1],
+        "labels": {
+            name.decode(): {"rows": int(count), "share": round(count / len(lengths), 4)}
+            for name, count in zip(names, rows, strict=True)
+        },
+    }
+
+
+def totals(texts: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Shares over all splits: `truncated` of the texts, `out_of_vocabulary` of the wordpieces."""
+    rows = sum(split["rows"] for split in texts.values())
+    wordpieces = sum(split["wordpieces"] for split in texts.values())
+    unknown = sum(split["unknown_wordpieces"] for split in texts.values())
+    return {
+        "truncated": sum(split["truncated_rows"] for split in texts.values()) / rows,
+        "out_of_vocabulary": unknown / max(wordpieces, 1),
+    }
+
+
+def why_unreadable(texts: dict[str, dict[str, Any]], rules: ValidationOptions, model: ModelOptions) -> str | None:
+    """Why too little of the texts would reach the model, with the way out; None where enough does."""
+    shares = totals(texts)
+    if shares["truncated"] > rules.max_truncated:
+        return (
+            f"{shares['truncated']:.1%} of the texts are longer than model.max_length ({model.max_length} tokens), "
+            f"more than validation.max_truncated ({rules.max_truncated:.1%}) allows; the median training text has "
+            f"{texts['train']['tokens']['p50']} tokens, 95% have at most {texts['train']['tokens']['p95']}. Raise "
+            "model.max_length, or raise validation.max_truncated where the beginning of a text says enough."
+        )
+    if shares["out_of_vocabulary"] > rules.max_out_of_vocabulary:
+        worst = max((split["most_unknown"] for split in texts.values()), key=len)
+        return (
+            f"{shares['out_of_vocabulary']:.1%} of the wordpieces are not in the vocabulary of {model.backbone!r}, "
+            f"more than validation.max_out_of_vocabulary ({rules.max_out_of_vocabulary:.1%}) allows, as in {worst!r}. "
+            "Choose a backbone for the language of the texts (model.backbone), or check data.encoding."
+        )
+    return None
