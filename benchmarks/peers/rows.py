@@ -23,10 +23,11 @@ def read_rows(folder: Path) -> dict[str, list[dict[str, str]]]:
 
     Returns: split name -> rows.
     """
-    return {
-        split: [json.loads(line) for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
-        for split in SPLITS
-    }
+    splits = {}
+    for split in SPLITS:
+        with (folder / f"{split}.jsonl").open(encoding="utf-8") as lines:
+            splits[split] = [json.loads(line) for line in lines]
+    return splits
 
 
 def score(expected: list[str], predicted: list[str]) -> dict[str, float]:

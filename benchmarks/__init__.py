@@ -1,0 +1,1 @@
+"""Figures as ratios against a peer or a limit in the same run."""

@@ -1,0 +1,73 @@
+"""What a finished run left behind: its rows, and what our model answered on the test rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from components.errors import LineError
+from models import features
+
+EXPORTED = (features.ROW_ID, features.TEXT, features.TEXT_PAIR, features.LABEL)
+
+
+def newest_evaluation(root: Path) -> Path:
+    """The folder of the newest evaluation under a task's root.
+
+    Raises:
+      LineError: no run has come as far as an evaluation.
+    """
+    found = sorted(root.glob("**/predictions-test.parquet"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise LineError(f"no finished evaluation under {root}; start one with `bertline run` of the same config.")
+    return found[-1].parent
+
+
+def read_answers(evaluation: Path) -> dict[str, str]:
+    """What our model answered: row_id -> label, one entry a test row."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(evaluation / "predictions-test.parquet", columns=["row_id", "predicted"]).to_pydict()
+    return dict(zip(table["row_id"], table["predicted"], strict=True))
+
+
+def read_examples(folder: Path, split: str) -> list[dict[str, str]]:
+    """Rows of one split of an Examples artifact: row_id, text, label and, for pairs, text_pair, all strings."""
+    import tensorflow as tf
+
+    files = sorted(str(path) for path in (folder / f"Split-{split}").glob("*.gz"))
+    rows = []
+    for record in tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator():
+        values = tf.train.Example.FromString(record).features.feature
+        rows.append({name: values[name].bytes_list.value[0].decode() for name in EXPORTED if name in values})
+    return rows
+
+
+def examples_of(root: Path, answers: dict[str, str]) -> Path:
+    """The newest Examples artifact under `root` whose test rows are those that were answered.
+
+    Raises:
+      LineError: there is none, so the peers could not be given the same rows.
+    """
+    # Transform's graph has a labels.txt too, and its Examples splits: only ingestion's folder has both.
+    found = [labels.parent for labels in root.glob("**/labels.txt") if (labels.parent / "Split-test").is_dir()]
+    for folder in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        if {row[features.ROW_ID] for row in read_examples(folder, "test")} == set(answers):
+            return folder
+    raise LineError(f"no Examples under {root} hold the rows of the newest evaluation; run the config again.")
+
+
+def export(examples: Path, folder: Path) -> dict[str, list[dict[str, str]]]:
+    """Writes the splits for the peers, a JSON object a line, and returns them: split -> rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = {split: read_examples(examples, split) for split in features.SPLITS}
+    for split, rows in splits.items():
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+    return splits
+
+
+def read_metrics(evaluation: Path) -> dict[str, Any]:
+    """The Evaluator's metrics.json."""
+    return json.loads((evaluation / "metrics.json").read_text())

@@ -1,0 +1,78 @@
+"""Runs the peers in their own environment and reads what they print."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from components.errors import LineError
+from models import packages
+from models.recipe import ModelOptions, TrainOptions
+
+BENCHMARKS = Path(__file__).resolve().parent
+PEERS = BENCHMARKS / "peers"
+RESULTS = BENCHMARKS / "results"
+
+
+def run_peer(name: str, rows: Path, *options: str) -> dict[str, Any]:
+    """Runs benchmarks/peers/NAME.py on exported rows.
+
+    Args:
+      name: "huggingface" or "tfidf".
+      rows: folder with the splits as JSON Lines.
+      options: further arguments of the peer.
+
+    Returns:
+      The object that the peer printed on its last line.
+
+    Raises:
+      LineError: the peers' environment is not built, or the peer failed; the message ends with its own last words.
+    """
+    python = PEERS / ".venv" / "bin" / "python"
+    if not python.exists():
+        raise LineError("the peers' environment is not built; run `make bench-peers`.")
+    # The peer reads local files alone; it must not ask a hub for newer ones.
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
+    command = [str(python), str(PEERS / f"{name}.py"), str(rows), *options]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise LineError(f"the peer {name} failed (exit {ran.returncode}):\n{ran.stderr.strip()[-2000:]}")
+    return json.loads(ran.stdout.strip().splitlines()[-1])
+
+
+def same_recipe(model: ModelOptions, train: TrainOptions) -> list[str]:
+    """The Transformers peer's arguments for the same weights and the same recipe as ours.
+
+    Raises:
+      LineError: the weights are not a local folder in the Hugging Face layout, which is all that the peer reads.
+    """
+    if not isinstance(model.backbone, str):
+        raise LineError("model.backbone: random weights have no peer; name a folder in the Hugging Face layout.")
+    weights = packages.resolve(model.backbone) if model.backbone.startswith(packages.SCHEME) else Path(model.backbone)
+    if not (weights / "config.json").is_file():
+        raise LineError(f"model.backbone: the peer reads a folder in the Hugging Face layout, and {weights} is none.")
+    options = {
+        "weights": weights,
+        "max-length": model.max_length,
+        "dropout": model.dropout,
+        "epochs": train.epochs,
+        "batch-size": train.batch_size,
+        "learning-rate": train.learning_rate,
+        "warmup-share": train.warmup_share,
+        "weight-decay": train.weight_decay,
+        "clip-norm": train.clip_norm,
+        "class-weights": train.class_weights,
+        "patience": train.patience,
+    }
+    return [part for name, value in options.items() for part in (f"--{name}", str(value))]
+
+
+def write_result(name: str, result: dict[str, Any]) -> Path:
+    """Writes a benchmark's figures to benchmarks/results/NAME.json and returns the path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    return path
