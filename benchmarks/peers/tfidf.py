@@ -41,8 +41,10 @@ def main() -> None:
     for features, vectorizer in vectorizers():
         train = vectorizer.fit_transform(texts["train"])
         validation, test = vectorizer.transform(texts["validation"]), vectorizer.transform(texts["test"])
+        # Each strength starts from the one before it: the same optimum, in a fraction of the steps.
+        classifier = LogisticRegression(warm_start=True, max_iter=1000)
         for strength in STRENGTHS:
-            classifier = LogisticRegression(C=strength, max_iter=1000).fit(train, labels["train"])
+            classifier.set_params(C=strength).fit(train, labels["train"])
             accuracy = score(labels["validation"], classifier.predict(validation))["accuracy"]
             if best is None or accuracy > best[0]:
                 best = accuracy, {"features": features, "C": strength}, list(classifier.predict(test))
