@@ -190,12 +190,14 @@ class Client:
             ServingError: none was, with the last answer's code and reason.
         """
         deadline = time.monotonic() + timeout
+        failure = None
         while True:
             remaining = max(deadline - time.monotonic(), 0.0)
             try:
                 statuses = self._status(max(remaining, POLL_SECONDS))
             except ServingError as error:
-                failure = error
+                if failure is None or error.code != grpc.StatusCode.DEADLINE_EXCEEDED:
+                    failure = error  # the last try is cut short, so the one before knows more
             else:
                 available = [status.version for status in statuses if status.state == "AVAILABLE"]
                 if available:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
 from typing import NoReturn
 
+log = logging.getLogger("bertline.serving")
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROGRAM = "tensorflow_model_server"
 
 
@@ -16,7 +20,8 @@ def command(folder: str | Path, model_name: str, host: str = "127.0.0.1", port: 
     Args:
         folder: the serving folder; the server needs it absolute unless it is remote (gs://).
         model_name: the name that requests call the model by.
-        host: address to listen on. The real server knows only all addresses; on any other host it is not used.
+        host: where the embedded server would listen. The real one listens on all of the machine's addresses and has
+            no flag to change that, so a loopback host is answered with a warning in the log.
         port: TCP port for gRPC.
 
     Raises:
@@ -27,6 +32,8 @@ def command(folder: str | Path, model_name: str, host: str = "127.0.0.1", port: 
         return None
     if port == 0:
         raise ValueError(f"port: {PROGRAM} takes no free port by itself; set the serve section's port, such as 8500")
+    if host in LOOPBACK:
+        log.warning("%s listens on all addresses, not on %s alone: let a firewall keep port %d", PROGRAM, host, port)
     base = str(folder) if "://" in str(folder) else str(Path(folder).absolute())
     return [
         program,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from serving import releases
 from serving.protos import ModelVersionStatus
 
 if TYPE_CHECKING:
@@ -32,12 +33,7 @@ def complete_versions(folder: Path) -> list[int]:
     Anything else (a push under way in a folder with a leading dot, notes, files) is passed over. A folder that is not
     there has no versions.
     """
-    try:
-        names = [entry.name for entry in folder.iterdir()]
-    except FileNotFoundError:
-        return []
-    numbers = [name for name in names if name.isascii() and name.isdigit()]
-    return sorted(int(name) for name in numbers if (folder / name / "saved_model.pb").is_file())
+    return [version for version in releases.versions(folder) if (folder / str(version) / "saved_model.pb").is_file()]
 
 
 @dataclass

@@ -1,0 +1,289 @@
+"""Canary: before the push, a fresh server loads the exported model and must answer as the Evaluator saw it answer."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from tfx import v1 as tfx
+from tfx.dsl.io import fileio
+from tfx.types import standard_artifacts
+from tfx.utils import io_utils, path_utils
+
+import serving
+from components.options import CanaryOptions
+from models import features
+from serving import releases
+from serving.client import Client, Prediction, ServingError
+
+InputArtifact = tfx.dsl.components.InputArtifact
+OutputArtifact = tfx.dsl.components.OutputArtifact
+Parameter = tfx.dsl.components.Parameter
+
+PREDICTIONS_FILE = "predictions-test.parquet"
+LOG_FILE = "server.log"
+REPORT_FILE = "report.json"
+BLESSED_FILE, NOT_BLESSED_FILE = "INFRA_BLESSED", "INFRA_NOT_BLESSED"  # TFX's InfraValidator's names
+MODEL_NAME = "canary"
+READY_SECONDS = 120.0  # a BERT of 110 M parameters on a busy host takes a third of it
+ANSWER_SECONDS = 60.0
+SINGLE_ROWS = 50  # rows asked one at a time, for the latency; enough for a median
+# bf16 keeps 8 bits of a number, and other rows in a batch move a probability by some 1e-3; 1e-2 is a wrong model.
+TOLERANCE = 1e-2
+LOG_LINES = 3  # of the server's last words, in the reason for a failure
+
+log = logging.getLogger("bertline.canary")
+
+
+@tfx.dsl.components.component
+def Canary(
+    model: InputArtifact[standard_artifacts.Model],
+    evaluation: InputArtifact[standard_artifacts.ModelEvaluation],
+    blessing: InputArtifact[standard_artifacts.ModelBlessing],
+    canary: OutputArtifact[standard_artifacts.InfraBlessing],
+    options: Parameter[str],
+) -> None:
+    """Asks a fresh server for rows that the Evaluator had answered, and blesses the model if the answers agree.
+
+    Args:
+        model: the exported model.
+        evaluation: its predictions-test.parquet holds rows and the model's answers to them.
+        blessing: the gates' verdict; a model that they blocked is not tried.
+        canary: int property `blessed`, INFRA_BLESSED or INFRA_NOT_BLESSED as TFX's InfraValidator leaves it, the
+            server's log in server.log and the figures in report.json.
+        options: CanaryOptions as JSON.
+    """
+    if blessing.get_int_custom_property("blessed") != 1:
+        _conclude(canary, False, "skipped: not blessed")
+        return
+    rows = _rows(f"{evaluation.uri}/{PREDICTIONS_FILE}", CanaryOptions.model_validate_json(options).rows)
+    try:
+        with fresh_server(path_utils.serving_model_path(model.uri), canary.uri) as address:
+            comparison = compare(rows, address)
+    except ServerFailed as error:
+        _conclude(canary, False, str(error))
+        return
+    _write(f"{canary.uri}/{REPORT_FILE}", json.dumps(comparison.report(), indent=2, ensure_ascii=False) + "\n")
+    _conclude(canary, comparison.agrees, comparison.summary())
+
+
+class ServerFailed(Exception):
+    """The fresh server did not come up, or did not answer; the message says why, with its last words."""
+
+
+# === The fresh server ===
+
+
+@contextmanager
+def fresh_server(saved_model: str, log_folder: str, ready_seconds: float = READY_SECONDS) -> Iterator[str]:
+    """Runs the embedded server on a SavedModel in a process of its own for the length of a block.
+
+    Args:
+        saved_model: folder of the SavedModel, local or remote.
+        log_folder: gets the server's log.
+        ready_seconds: time the server has to come up.
+
+    Yields:
+        The address a client dials.
+
+    Raises:
+        ServerFailed: it did not come up in time, died, or did not answer inside the block.
+    """
+    with tempfile.TemporaryDirectory(prefix="bertline-canary-") as scratch:
+        log_file = Path(scratch) / LOG_FILE
+        _place(saved_model, Path(scratch) / "serving" / "1")
+        address = f"unix:{scratch}/grpc"  # no port to be taken by anyone else
+        process = _start(Path(scratch), log_file)
+        try:
+            _wait_until_ready(process, address, ready_seconds)
+            yield address
+        except ServingError as error:
+            raise ServerFailed(f"the fresh server failed: {error}; {_last_words(log_file)}") from error
+        finally:
+            _stop(process)
+            _write(f"{log_folder}/{LOG_FILE}", log_file.read_text(encoding="utf-8", errors="replace"))
+
+
+def _place(saved_model: str, version_folder: Path) -> None:
+    """Puts the SavedModel where a serving folder has its version 1: by a link, or a copy where it is remote."""
+    version_folder.parent.mkdir()
+    if releases.is_remote(saved_model):
+        io_utils.copy_dir(saved_model, str(version_folder))
+    else:
+        version_folder.symlink_to(Path(saved_model).absolute())
+
+
+def _start(scratch: Path, log_file: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "serving.server", "--exit_with_parent", f"--model_name={MODEL_NAME}"]
+    command += [f"--model_base_path={scratch / 'serving'}", f"--grpc_socket_path={scratch / 'grpc'}"]
+    with log_file.open("wb") as output:
+        # From the folder that holds the serving package, so that -m finds the same code as this process.
+        top = Path(serving.__file__).parents[1]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=top)
+
+
+def _wait_until_ready(process: subprocess.Popen, address: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    with Client(address, MODEL_NAME) as client:
+        while True:
+            try:
+                client.wait_until_ready(0.2)
+                return
+            except ServingError as error:
+                status = process.poll()
+                if status is not None:
+                    reason = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
+                    raise ServingError(error.code, f"it {reason} before it was ready") from error
+                if time.monotonic() > deadline:
+                    raise ServingError(error.code, f"it was not ready after {seconds:g} s") from error
+
+
+def _stop(process: subprocess.Popen) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _last_words(log_file: Path) -> str:
+    lines = [line.strip() for line in log_file.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return "its last words: " + (" | ".join([line for line in lines if line][-LOG_LINES:]) or "none")
+
+
+# === Comparing answers ===
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the fresh server answered beside what the Evaluator saw.
+
+    Attributes:
+        rows: number of rows asked.
+        differing: rows with another label, or another probability.
+        ties: rows with another label where both labels are within the tolerance of each other.
+        latencies: seconds of each single-row request.
+    """
+
+    rows: int
+    differing: list[dict[str, Any]]
+    ties: int
+    latencies: list[float]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the model may be pushed."""
+        return not self.differing
+
+    def summary(self) -> str:
+        """The screen's line."""
+        equal = f"{self.rows - len(self.differing)} of {self.rows} answers equal"
+        if self.ties:
+            equal += f" ({self.ties} between two labels within {TOLERANCE:g})"
+        if self.differing:
+            first = self.differing[0]
+            return f"{equal}; row {first['row_id']} was {first['expected']} and is {first['answered']}"
+        return f"{equal}, p50 {self.percentile(50):.0f} ms, p99 {self.percentile(99):.0f} ms"
+
+    def percentile(self, percent: float) -> float:
+        """Milliseconds that `percent` of the single-row requests stayed within."""
+        return float(np.percentile(self.latencies, percent) * 1000)
+
+    def report(self) -> dict[str, Any]:
+        """The figures of report.json."""
+        return {
+            "rows": self.rows,
+            "equal": self.rows - len(self.differing),
+            "ties": self.ties,
+            "p50_ms": round(self.percentile(50), 2),
+            "p99_ms": round(self.percentile(99), 2),
+            "differing": self.differing,
+        }
+
+
+def compare(rows: list[dict[str, Any]], address: str) -> Comparison:
+    """Asks for every row, the first ones singly with a clock, the rest in batches.
+
+    Args:
+        rows: `row_id`, `text`, `text_pair` (or none), `predicted`, `probability` of each.
+        address: the server's.
+
+    Raises:
+        ServingError: the server does not answer.
+    """
+    latencies: list[float] = []
+    with Client(address, MODEL_NAME, timeout=ANSWER_SECONDS) as client:
+        paired = features.TEXT_PAIR in client.metadata()[1]["text"].inputs
+
+        def ask(part: list[dict[str, Any]]) -> list[Prediction]:
+            pairs = [row[features.TEXT_PAIR] for row in part] if paired else None
+            return client.predict([row[features.TEXT] for row in part], pairs)
+
+        answers: list[Prediction] = []
+        for row in rows[:SINGLE_ROWS]:
+            began = time.perf_counter()
+            answers += ask([row])
+            latencies.append(time.perf_counter() - began)
+        answers += ask(rows[SINGLE_ROWS:])
+    differing = [_difference(row, answer) for row, answer in zip(rows, answers, strict=True) if _differs(row, answer)]
+    ties = sum(
+        row["predicted"] != answer.label and not _differs(row, answer)
+        for row, answer in zip(rows, answers, strict=True)
+    )
+    return Comparison(len(rows), differing, ties, latencies)
+
+
+def _differs(row: dict[str, Any], answer: Prediction) -> bool:
+    """Whether the server contradicts the Evaluator by more than rounding.
+
+    Where two labels are as probable as each other, rounding alone decides between them: another label passes only if
+    the expected one is within the tolerance of it.
+    """
+    expected = answer.probabilities.get(row["predicted"])
+    if expected is None or abs(expected - row["probability"]) > TOLERANCE:
+        return True
+    return answer.probability - expected > TOLERANCE
+
+
+def _difference(row: dict[str, Any], answer: Prediction) -> dict[str, Any]:
+    return {
+        features.ROW_ID: row[features.ROW_ID],
+        "expected": f"{row['predicted']} {row['probability']:.4f}",
+        "answered": f"{answer.label} {answer.probability:.4f}",
+    }
+
+
+def _rows(file: str, number: int) -> list[dict[str, Any]]:
+    """The first `number` rows of the Evaluator's predictions, which lie in the order of a hash: as good as a sample."""
+    wanted = [features.ROW_ID, features.TEXT, features.TEXT_PAIR, "predicted", "probability"]
+    with fileio.open(file, "rb") as source:
+        table = pq.read_table(source)
+    return table.select([name for name in wanted if name in table.column_names]).slice(0, number).to_pylist()
+
+
+# === The verdict ===
+
+
+def _conclude(canary: standard_artifacts.InfraBlessing, blessed: bool, summary: str) -> None:
+    _write(f"{canary.uri}/{BLESSED_FILE if blessed else NOT_BLESSED_FILE}", "")
+    canary.set_int_custom_property("blessed", int(blessed))
+    canary.set_string_custom_property("summary", summary)
+    log.info("canary: %s", summary)
+
+
+def _write(path: str, text: str) -> None:
+    fileio.makedirs(os.path.dirname(path))
+    with fileio.open(path, "w") as file:
+        file.write(text)

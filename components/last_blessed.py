@@ -1,0 +1,84 @@
+"""The last blessed model, found where models are pushed, as the baseline the new one must match."""
+
+import os
+import shutil
+from pathlib import Path
+
+from tfx import v1 as tfx
+from tfx.dsl.io import fileio
+from tfx.types import standard_artifacts
+from tfx.utils import io_utils, path_utils
+
+from components.errors import LineError
+from serving import releases
+
+OutputArtifact = tfx.dsl.components.OutputArtifact
+Parameter = tfx.dsl.components.Parameter
+
+AUTO = "auto"
+
+
+@tfx.dsl.components.component
+def LastBlessed(
+    model: OutputArtifact[standard_artifacts.Model],
+    serving_folder: Parameter[str],
+    release: Parameter[str],
+    inputs: Parameter[str] = "",
+) -> None:
+    """Copies a release's SavedModel into a Model artifact, where the Evaluator finds it.
+
+    The artifact's int property `present` says whether there is one (1) or the folder is empty (0); its string property
+    `version` names it.
+
+    Args:
+        model: the artifact to fill.
+        serving_folder: where models are pushed.
+        release: the version that `releases.find_baseline` gave when the run started, which keys the cache; "" for
+            none; "auto" to look here (where no local runner does, as under Kubeflow).
+        inputs: with "auto", the current run's fingerprint, whose own releases are passed over.
+
+    Raises:
+        LineError: the release is no longer there.
+    """
+    version = _latest(serving_folder, inputs) if release == AUTO else release
+    model.set_int_custom_property("present", int(bool(version)))
+    model.set_string_custom_property("version", version)
+    if not version:
+        fileio.makedirs(model.uri)
+        model.set_string_custom_property("summary", "no model pushed yet")
+        return
+    source = f"{serving_folder.rstrip('/')}/{version}"
+    if not fileio.exists(f"{source}/{releases.SAVED_MODEL_FILE}"):
+        raise LineError(f"{source}: this release is gone since the run started; run again to compare with the next one")
+    copy_saved_model(source, path_utils.serving_model_dir(model.uri))
+    model.set_string_custom_property("summary", f"compared with {version}")
+
+
+def _latest(serving_folder: str, inputs: str) -> str:
+    baseline = releases.find_baseline(serving_folder, inputs)
+    return str(baseline.version) if baseline else ""
+
+
+def copy_saved_model(source: str, destination: str) -> None:
+    """Copies a version's files except release.json; local ones as hard links, which cost no space and outlive the push.
+
+    Args:
+        source: a version's folder.
+        destination: a folder that does not exist yet.
+    """
+    if releases.is_remote(source) or releases.is_remote(destination):
+        io_utils.copy_dir(source, destination)
+        if fileio.exists(f"{destination}/{releases.RELEASE_FILE}"):
+            fileio.remove(f"{destination}/{releases.RELEASE_FILE}")
+        return
+    Path(destination).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(
+        source, destination, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(releases.RELEASE_FILE)
+    )
+
+
+def _link_or_copy(source: str, destination: str) -> None:
+    try:
+        os.link(source, destination)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, destination)
