@@ -1,0 +1,122 @@
+"""Transform: text to token ids and label to its index, as a graph that training, evaluation and serving share."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tfx import types
+from tfx import v1 as tfx
+from tfx.components.transform import executor as tfx_executor
+from tfx.dsl.components.base import executor_spec
+from tfx.types import artifact_utils
+
+from components.errors import LineError
+from components.options import DataOptions
+from models import backbone, dataset
+from models.features import LABEL, LABEL_ID, SEGMENT_IDS, SPLITS, TEXT, TEXT_PAIR, TOKEN_IDS
+from models.recipe import ModelOptions
+from models.tokenizer import Tokenizer
+
+LABELS_FILE = "labels.txt"
+
+
+def transform(examples: types.BaseChannel, schema: types.BaseChannel, model: ModelOptions, data: DataOptions):
+    """The Transform component.
+
+    Args:
+        examples: raw Examples with labels.txt at their root.
+        schema: schema of the raw Examples.
+        model: names the vocabulary (not its path on this machine) and max_length.
+        data: whether rows are pairs.
+    """
+    return Transform(
+        examples=examples,
+        schema=schema,
+        preprocessing_fn="components.transform.preprocessing_fn",
+        # Every split is tokenised; none is analysed for its values, but TFX wants one named.
+        splits_config=tfx.proto.SplitsConfig(analyze=["train"], transform=list(SPLITS)),
+        custom_config={"model": model.model_dump_json(), "pair": data.text_pair is not None},
+        disable_analyzer_cache=True,  # there are no analyzers
+        disable_statistics=True,  # StatisticsGen has counted the same rows
+    )
+
+
+def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> dict[str, Any]:
+    """The graph: raw features to token_ids (and segment_ids), int64 [batch, (tokens)], and label_id, int64 [batch].
+
+    A label that is not listed, or missing as in serving, gets -1.
+    """
+    options = ModelOptions.model_validate_json(custom_config["model"])
+    words = backbone.vocabulary(options)
+    tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
+    pair = _flat(inputs[TEXT_PAIR]) if custom_config["pair"] else None
+    token_ids, segment_ids = tokenizer(_flat(inputs[TEXT]), pair)
+    # Sparse, because TFX writes a RaggedTensor under another name ("token_ids$ragged_values").
+    outputs = {TOKEN_IDS: token_ids.to_sparse(), LABEL_ID: _label_ids(_flat(inputs[LABEL]), custom_config["labels"])}
+    if segment_ids is not None:
+        outputs[SEGMENT_IDS] = segment_ids.to_sparse()
+    return outputs
+
+
+def read_labels(folder: str | Path) -> list[str]:
+    """Label names in their order, from the labels.txt of an Examples or TransformGraph artifact.
+
+    Raises:
+        LineError: there is no such file, or it names fewer than two labels.
+    """
+    path = Path(folder) / LABELS_FILE
+    if not path.is_file():
+        raise LineError(f"{path}: missing; the Examples were not written by bertline's ingestion")
+    lines = path.read_text(encoding="utf-8").split("\n")
+    labels = [json.loads(line) if line.startswith('"') else line for line in lines if line]
+    if len(labels) < 2:
+        raise LineError(f"{path}: a classifier needs at least two labels, found {labels}")
+    return labels
+
+
+class Executor(tfx_executor.Executor):
+    """TFX's executor, told the labels that ingestion found, and summing up what it wrote."""
+
+    def Do(self, input_dict, output_dict, exec_properties):
+        """See the base class."""
+        source = artifact_utils.get_single_uri(input_dict["examples"])
+        config = json.loads(exec_properties["custom_config"])
+        config["labels"] = read_labels(source)
+        super().Do(input_dict, output_dict, {**exec_properties, "custom_config": json.dumps(config)})
+        graph = artifact_utils.get_single_uri(output_dict["transform_graph"])
+        shutil.copyfile(Path(source) / LABELS_FILE, Path(graph) / LABELS_FILE)  # the indices mean nothing without it
+        written = artifact_utils.get_single_instance(output_dict["transformed_examples"])
+        written.set_string_custom_property("summary", _summary(Path(written.uri)))
+
+
+class Transform(tfx.components.Transform):
+    """TFX's Transform with our executor."""
+
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+
+
+def _flat(value: tf.Tensor | tf.SparseTensor) -> tf.Tensor:
+    """One string a row, [batch]; "" where it is missing."""
+    if isinstance(value, tf.SparseTensor):
+        rows = value.dense_shape[0]
+        value = tf.sparse.to_dense(tf.SparseTensor(value.indices, value.values, tf.stack([rows, 1])), default_value="")
+    return tf.reshape(value, [-1])
+
+
+def _label_ids(labels: tf.Tensor, names: list[str]) -> tf.Tensor:
+    table = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(names, tf.range(len(names), dtype=tf.int64)), default_value=-1
+    )
+    return table.lookup(labels)
+
+
+def _summary(folder: Path) -> str:
+    """Such as "6,000 train, 1,000 validation, 2,000 test, 33 tokens on average"."""
+    lengths = {split: dataset.read_rows(folder / f"Split-{split}", pair=False).lengths for split in SPLITS}
+    rows = ", ".join(f"{len(of):,} {split}" for split, of in lengths.items())
+    tokens = sum(of.sum() for of in lengths.values()) / sum(len(of) for of in lengths.values())
+    return f"{rows}, {tokens:.0f} tokens on average"

@@ -1,0 +1,172 @@
+"""Where the pretrained weights and their vocabulary come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import keras_hub
+
+from models import packages
+from models.recipe import ModelOptions, RandomBert
+
+# Hugging Face's names for GELU -> whether it is the approximation by tanh
+_ACTIVATIONS = {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}
+_SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The wordpieces that belong to the weights."""
+
+    path: Path  # a vocab.txt, one wordpiece a line
+    lowercase: bool
+
+
+def vocabulary(options: ModelOptions) -> Vocabulary:
+    """The vocabulary of the chosen backbone; reads no weights.
+
+    Raises:
+        ValueError: the backbone cannot be found, a pinned file differs, or max_length does not fit.
+    """
+    source = options.backbone
+    if isinstance(source, RandomBert):
+        return Vocabulary(_local_path(source.vocabulary, "vocabulary"), source.lowercase)
+    folder = _folder(source)
+    _check_pins(folder, source, options.sha256)
+    if folder is None or not _is_hugging_face(folder):
+        tokenizer = keras_hub.models.BertTokenizer.from_preset(str(folder or source))
+        assets = Path(tempfile.mkdtemp(prefix="bertline-vocabulary-"))
+        tokenizer.save_assets(assets)
+        return Vocabulary(assets / "vocabulary.txt", tokenizer.lowercase)
+    if not (folder / "vocab.txt").is_file():
+        raise ValueError(f"{folder}: holds no vocab.txt; only BERT's WordPiece vocabularies are supported")
+    settings = folder / "tokenizer_config.json"
+    lowercase = json.loads(settings.read_text()).get("do_lower_case", True) if settings.is_file() else True
+    return Vocabulary(folder / "vocab.txt", lowercase)
+
+
+def load(options: ModelOptions) -> keras_hub.models.BertBackbone:
+    """The chosen BERT with its weights, variables in float32, `options.dropout` in each of its layers.
+
+    Raises:
+        ValueError: the backbone cannot be found or is no BERT, a pinned file differs from its sha256, there are no
+            safetensors, or max_length is more than the backbone has positions.
+    """
+    source = options.backbone
+    network = _random(source, options) if isinstance(source, RandomBert) else _pretrained(source, options)
+    if options.max_length > network.max_sequence_length:
+        raise ValueError(
+            f"max_length {options.max_length} is more than the {network.max_sequence_length} positions of the "
+            f"backbone {source!r}; set max_length to {network.max_sequence_length} or less"
+        )
+    return network
+
+
+def set_gelu(network: keras_hub.models.BertBackbone, *, approximate: bool) -> None:
+    """Chooses GELU's form in all layers: keras-hub builds the approximation, most BERTs were trained with the exact one."""
+    for layer in network.transformer_layers:
+        layer._feedforward_intermediate_dense.activation = _gelu_approximate if approximate else keras.activations.gelu
+
+
+def approximate_gelu(network: keras_hub.models.BertBackbone) -> bool:
+    """Whether the network computes GELU by its tanh approximation."""
+    return network.transformer_layers[0]._feedforward_intermediate_dense.activation is not keras.activations.gelu
+
+
+def _gelu_approximate(x):
+    return keras.activations.gelu(x, approximate=True)
+
+
+def _random(size: RandomBert, options: ModelOptions) -> keras_hub.models.BertBackbone:
+    words = vocabulary(options).path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+    return keras_hub.models.BertBackbone(
+        vocabulary_size=len(words),
+        num_layers=size.layers,
+        num_heads=size.heads,
+        hidden_dim=size.hidden,
+        intermediate_dim=size.intermediate,
+        dropout=options.dropout,
+        max_sequence_length=max(options.max_length, 512),
+        dtype="float32",
+    )
+
+
+def _pretrained(source: str, options: ModelOptions) -> keras_hub.models.BertBackbone:
+    folder = _folder(source)
+    _check_pins(folder, source, options.sha256)
+    local_hugging_face = folder is not None and _is_hugging_face(folder)
+    if local_hugging_face:
+        _check_safetensors(folder)
+    backbone = keras_hub.models.BertBackbone.from_preset(
+        str(folder or source), dropout=options.dropout, dtype="float32"
+    )
+    if not isinstance(backbone, keras_hub.models.BertBackbone):
+        raise ValueError(f"{source!r} is a {type(backbone).__name__}; the line fine-tunes BERT")
+    if local_hugging_face:
+        config = json.loads((folder / "config.json").read_text())
+        name = config.get("hidden_act", "gelu")
+        if name not in _ACTIVATIONS:
+            raise ValueError(f"{folder}/config.json: hidden_act {name!r} is not one of {', '.join(_ACTIVATIONS)}")
+        set_gelu(backbone, approximate=_ACTIVATIONS[name])
+    return backbone
+
+
+def _folder(source: str) -> Path | None:
+    """The backbone's local folder; None for what keras-hub finds by itself (a preset's name, hf:// or kaggle://)."""
+    if source.startswith(("hf://", "kaggle://", "modelscope://")):
+        return None
+    if source.startswith(packages.SCHEME) or "/" in source or Path(source).is_dir():
+        return _local_path(source, "backbone")
+    if source in keras_hub.models.BertBackbone.presets:
+        return None
+    raise ValueError(
+        f"backbone {source!r} is neither a folder nor a keras-hub preset; presets: "
+        f"{', '.join(sorted(keras_hub.models.BertBackbone.presets))}"
+    )
+
+
+def _local_path(source: str, key: str) -> Path:
+    path = packages.resolve(source) if source.startswith(packages.SCHEME) else Path(source)
+    if not path.exists():
+        raise ValueError(f"{key} {source!r}: there is no such file or folder")
+    return path
+
+
+def _is_hugging_face(folder: Path) -> bool:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ValueError(f"{folder}: holds no config.json; expected a Hugging Face or keras-hub folder of a BERT")
+    model_type = json.loads(config.read_text()).get("model_type")
+    if model_type not in (None, "bert"):
+        raise ValueError(f"{config}: model_type is {model_type!r}; the line fine-tunes 'bert'")
+    return model_type == "bert"
+
+
+def _check_pins(folder: Path | None, source: str, pins: dict[str, str]) -> None:
+    if pins and folder is None:
+        raise ValueError(f"sha256: pins are for folders and package://; {source!r} is fetched by keras-hub")
+    for name, expected in pins.items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"sha256: {path} is pinned but does not exist")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != expected.lower():
+            raise ValueError(
+                f"{path} is not the pinned file: expected sha256 {expected}, found {found}. Install the right file, or "
+                f"change the pin under model.sha256 if you trust this one"
+            )
+
+
+def _check_safetensors(folder: Path) -> None:
+    if not any((folder / name).is_file() for name in _SAFE_WEIGHTS):
+        pickles = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "none at all"
+        raise ValueError(
+            f"{folder}: weights must be in model.safetensors, found {pickles}. Pickles can run code and are never "
+            f"loaded; convert them with safetensors first"
+        )

@@ -1,0 +1,74 @@
+"""The reference model: keras-hub's BERT text classifier, whose variables training and export share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import keras
+import keras_hub
+
+from models.backbone import approximate_gelu, set_gelu
+
+_CONFIG, _WEIGHTS = "classifier.json", "classifier.weights.h5"
+
+
+def build(
+    backbone: keras_hub.models.BertBackbone, labels: int, *, dropout: float, seed: int
+) -> keras_hub.models.BertTextClassifier:
+    """A classifier over the backbone; its head is drawn from the seed.
+
+    Returns:
+        a model from token_ids, segment_ids and padding_mask (int32 [batch, tokens]) to logits (float32 [batch, labels]).
+
+    Raises:
+        ValueError: fewer than two labels.
+    """
+    if labels < 2:
+        raise ValueError(f"a classifier needs at least two labels, not {labels}")
+    model = keras_hub.models.BertTextClassifier(backbone, labels, dropout=dropout, dtype="float32")
+    # keras-hub's own initializer has no seed.
+    initial = keras.initializers.TruncatedNormal(stddev=0.02, seed=seed)
+    model.output_dense.kernel.assign(initial(model.output_dense.kernel.shape))
+    return model
+
+
+def save(model: keras_hub.models.BertTextClassifier, folder: Path) -> None:
+    """Writes what `load` needs into the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "labels": model.num_classes,
+        "dropout": model.dropout,
+        "approximate_gelu": approximate_gelu(model.backbone),
+        "backbone": {
+            key: getattr(model.backbone, key)
+            for key in (
+                "vocabulary_size",
+                "num_layers",
+                "num_heads",
+                "hidden_dim",
+                "intermediate_dim",
+                "dropout",
+                "max_sequence_length",
+                "num_segments",
+            )
+        },
+    }
+    (folder / _CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+    model.save_weights(folder / _WEIGHTS)
+
+
+def load(folder: Path) -> keras_hub.models.BertTextClassifier:
+    """The classifier that `save` wrote.
+
+    Raises:
+        ValueError: the folder holds no saved classifier.
+    """
+    if not (folder / _CONFIG).is_file():
+        raise ValueError(f"{folder}: holds no {_CONFIG}; expected a folder written by the Trainer")
+    config = json.loads((folder / _CONFIG).read_text())
+    backbone = keras_hub.models.BertBackbone(**config["backbone"], dtype="float32")
+    set_gelu(backbone, approximate=config["approximate_gelu"])
+    model = keras_hub.models.BertTextClassifier(backbone, config["labels"], dropout=config["dropout"], dtype="float32")
+    model.load_weights(folder / _WEIGHTS)
+    return model

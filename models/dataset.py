@@ -1,0 +1,128 @@
+"""Batches of token ids: rows of like length together, so that little is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from models.features import LABEL_ID, SEGMENT_IDS, TOKEN_IDS
+
+# Rows are sorted by length within windows of so many batches: enough that a batch's rows differ by a token or two, few
+# enough that the batches of an epoch stay a random mix (Transformers' group_by_length takes the same).
+_WINDOW = 50
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The tokenised rows of a split, held in memory: 4 bytes a token (8 for pairs)."""
+
+    token_ids: tf.RaggedTensor  # int32 [rows, (tokens)]
+    segment_ids: tf.RaggedTensor | None  # int32 [rows, (tokens)]; None where all are 0
+    labels: np.ndarray  # int32 [rows]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each row, int64 [rows]."""
+        return self.token_ids.row_lengths().numpy()
+
+
+def read_rows(folder: Path, *, pair: bool) -> Rows:
+    """Reads a split of transformed Examples.
+
+    Args:
+        folder: holds the split's gzipped TFRecords.
+        pair: whether the rows have segment ids.
+
+    Raises:
+        ValueError: the folder holds no rows.
+    """
+    spec = {TOKEN_IDS: tf.io.RaggedFeature(tf.int64), LABEL_ID: tf.io.FixedLenFeature([], tf.int64)}
+    if pair:
+        spec[SEGMENT_IDS] = tf.io.RaggedFeature(tf.int64)
+    files = sorted(str(path) for path in folder.glob("*.gz"))
+    records = tf.data.TFRecordDataset(files, compression_type="GZIP").batch(4096)
+    parsed = list(records.map(lambda serialized: tf.io.parse_example(serialized, spec)))
+    if not parsed:
+        raise ValueError(f"{folder}: the split holds no rows; give it more rows or a larger share")
+
+    def column(name: str) -> tf.RaggedTensor:
+        return tf.cast(tf.concat([part[name] for part in parsed], axis=0), tf.int32)
+
+    return Rows(column(TOKEN_IDS), column(SEGMENT_IDS) if pair else None, column(LABEL_ID).numpy())
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of a split, in an order that depends on the seed and the epoch alone.
+
+    Args:
+        rows: the split.
+        batch_size: rows in a batch; the last one can have fewer.
+        label_weights: float [labels], how much a row of each label counts; None: all alike.
+    """
+
+    rows: Rows
+    batch_size: int
+    label_weights: np.ndarray | None = None
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.rows) // self.batch_size)
+
+    def shuffled(self, seed: int, epoch: int, skip: int = 0) -> tf.data.Dataset:
+        """The epoch's batches, without the first `skip`. Elements are those of `ordered`."""
+        generator = np.random.default_rng([seed & 0xFFFFFFFF, epoch])
+        order = generator.permutation(len(self.rows))
+        lengths, window = self.rows.lengths, self.batch_size * _WINDOW
+        windows = [order[start : start + window] for start in range(0, len(order), window)]
+        order = np.concatenate([rows[np.argsort(-lengths[rows], kind="stable")] for rows in windows])
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        generator.shuffle(batches)
+        return self._dataset(batches[skip:])
+
+    def ordered(self) -> tf.data.Dataset:
+        """All batches, sorted by length.
+
+        Elements are dicts: token_ids and segment_ids (pairs only), int32 [batch, tokens]; lengths and labels, int32
+        [batch]; weights, float32 [batch], by label; shares, float32 [batch], the weights over their sum in the batch.
+        """
+        order = np.argsort(self.rows.lengths, kind="stable")
+        return self._dataset(
+            [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        )
+
+    def _dataset(self, batches: Sequence[np.ndarray]) -> tf.data.Dataset:
+        rows = self.rows
+        labels = tf.constant(rows.labels)
+        weights = (
+            tf.ones([len(rows)])
+            if self.label_weights is None
+            else tf.gather(tf.cast(self.label_weights, tf.float32), labels)
+        )
+
+        def assemble(chosen: tf.RaggedTensor) -> dict[str, tf.Tensor]:
+            ids = tf.gather(rows.token_ids, chosen)
+            weight = tf.gather(weights, chosen)
+            batch = {
+                "token_ids": ids.to_tensor(),
+                "lengths": tf.cast(ids.row_lengths(), tf.int32),
+                "labels": tf.gather(labels, chosen),
+                "weights": weight,
+                "shares": weight / tf.reduce_sum(weight),
+            }
+            if rows.segment_ids is not None:
+                batch["segment_ids"] = tf.gather(rows.segment_ids, chosen).to_tensor()
+            return batch
+
+        chosen = tf.RaggedTensor.from_row_lengths(
+            np.concatenate([*batches, np.zeros(0, np.int64)]), [len(batch) for batch in batches]
+        )
+        return tf.data.Dataset.from_tensor_slices(chosen).map(assemble).prefetch(tf.data.AUTOTUNE)

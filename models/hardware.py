@@ -1,0 +1,108 @@
+"""What the machine offers, and the precision and distribution that a run chooses for it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorflow as tf
+
+from models.recipe import Distribution, Precision
+
+# CPU flags with which oneDNN multiplies bfloat16 in hardware; without them bfloat16 is slower than float32.
+_BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What TensorFlow can use here."""
+
+    cores: int  # that this process may run on
+    bfloat16_flags: tuple[str, ...]  # of amx_bf16, avx512_bf16
+    gpus: tuple[tuple[str, tuple[int, int] | None], ...]  # name and compute capability
+    tpu: bool
+
+    @property
+    def precision(self) -> str:
+        """The precision that `precision: auto` chooses."""
+        if self.tpu:
+            return "mixed_bfloat16"
+        if self.gpus:
+            capability = min(capability or (0, 0) for _, capability in self.gpus)
+            # bfloat16 came with compute capability 8, tensor cores for float16 with 7
+            return "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16" if capability >= (7, 0) else "float32"
+        return "mixed_bfloat16" if self.bfloat16_flags else "float32"
+
+    @property
+    def distribution(self) -> str:
+        """The strategy that `distribution: auto` chooses."""
+        return "tpu" if self.tpu else "mirrored" if len(self.gpus) > 1 else "one_device"
+
+    def __str__(self) -> str:
+        """Such as "cpu x2, bf16 (AMX)"."""
+        short = {"mixed_bfloat16": "bf16", "mixed_float16": "fp16", "float32": "float32"}[self.precision]
+        if self.tpu:
+            return f"tpu, {short}"
+        if self.gpus:
+            return f"{self.gpus[0][0]} x{len(self.gpus)}, {short}"
+        how = {"amx_bf16": " (AMX)", "avx512_bf16": " (AVX512)"}.get(next(iter(self.bfloat16_flags), ""), "")
+        return f"cpu x{self.cores}, {short}{how}"
+
+
+def describe() -> Hardware:
+    """What is here; does not initialise the devices of a TPU."""
+    gpus = []
+    for device in tf.config.list_physical_devices("GPU"):
+        details = tf.config.experimental.get_device_details(device)
+        gpus.append((details.get("device_name", "gpu"), details.get("compute_capability")))
+    return Hardware(
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        bfloat16_flags=tuple(flag for flag in _BFLOAT16_FLAGS if flag in _cpu_flags()),
+        gpus=tuple(gpus),
+        tpu=bool(os.environ.get("TPU_NAME") or tf.config.list_physical_devices("TPU")),
+    )
+
+
+def _cpu_flags() -> set[str]:
+    info = Path("/proc/cpuinfo")
+    if platform.machine() not in ("x86_64", "AMD64") or not info.is_file():
+        return set()
+    lines = (line for line in info.read_text().splitlines() if line.startswith("flags"))
+    return set(next(lines, "").split())
+
+
+def compute_dtype(precision: Precision) -> tf.DType:
+    """The dtype of the matrix products: the config's choice, or the hardware's for auto."""
+    chosen = describe().precision if precision == "auto" else precision
+    return {"float32": tf.float32, "mixed_bfloat16": tf.bfloat16, "mixed_float16": tf.float16}[chosen]
+
+
+def strategy(distribution: Distribution) -> tf.distribute.Strategy:
+    """The tf.distribute strategy: the config's choice, or the hardware's for auto.
+
+    Raises:
+        ValueError: a TPU is asked for and there is none.
+    """
+    chosen = describe().distribution if distribution == "auto" else distribution
+    if chosen == "tpu":
+        return _tpu_strategy()
+    if chosen == "mirrored":
+        # Logical devices, so that a GPU or CPU that was split counts as its parts.
+        return tf.distribute.MirroredStrategy(
+            [device.name for device in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")]
+        )
+    return tf.distribute.get_strategy()  # the default strategy: the one GPU where there is one, else the CPU
+
+
+def _tpu_strategy() -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError) as error:
+        raise ValueError(
+            f"distribution: no TPU can be reached ({error}); choose auto, one_device or mirrored"
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)

@@ -1,0 +1,38 @@
+"""Files that come inside an installed package: `package://NAME/PATH`."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+SCHEME = "package://"
+
+
+def resolve(uri: str) -> Path:
+    """The file or folder that `package://NAME/PATH` names, found without importing the package.
+
+    Args:
+        uri: `package://NAME/PATH`; NAME is the package as Python imports it, PATH is relative to its folder.
+
+    Returns:
+        An absolute path that exists.
+
+    Raises:
+        ValueError: the URI is malformed, the package is not installed, or it holds no such path.
+    """
+    if not uri.startswith(SCHEME):
+        raise ValueError(f"{uri!r} is not of the form package://NAME/PATH")
+    name, _, inside = uri.removeprefix(SCHEME).partition("/")
+    if not name.isidentifier():
+        raise ValueError(f"{uri!r}: {name!r} is not the name of a Python package; write package://NAME/PATH")
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(
+            f"{uri!r}: the package {name!r} is not installed; install it with `pip install {name.replace('_', '-')}`"
+        )
+    roots = [Path(location).resolve() for location in spec.submodule_search_locations]
+    for root in roots:
+        found = (root / inside).resolve()
+        if found.is_relative_to(root) and found.exists():
+            return found
+    raise ValueError(f"{uri!r}: the package {name!r} in {roots[0]} holds no {inside!r}")

@@ -1,0 +1,117 @@
+"""The SavedModel: raw text in, label and probabilities out, with no code of ours inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras_hub
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from models.encoder import Batch, Encoder, Layer, Weights, pack
+from models.features import (
+    CLASSES,
+    LABEL,
+    LABEL_ID,
+    PREDICTED_LABEL,
+    PROBABILITIES,
+    SEGMENT_IDS,
+    TEXT,
+    TEXT_PAIR,
+    TOKEN_IDS,
+)
+
+
+class ServedModel(tf.Module):
+    """What is exported: Transform's graph, the packed weights and the label names.
+
+    Args:
+        model: the trained classifier.
+        transform_output: folder of Transform's output.
+        labels: names in the order of the logits.
+        dtype: of the stored kernels and of the matrix products.
+        pair: whether rows have two texts.
+    """
+
+    def __init__(
+        self,
+        model: keras_hub.models.BertTextClassifier,
+        transform_output: Path,
+        labels: Sequence[str],
+        *,
+        dtype: tf.DType,
+        pair: bool,
+    ):
+        super().__init__()
+        output = tft.TFTransformOutput(str(transform_output))
+        self._features = [TEXT, TEXT_PAIR] if pair else [TEXT]
+        self._raw_spec = output.raw_feature_spec()
+        self.transform = output.transform_features_layer()
+        self.encoder = Encoder.of(model)
+        self.weights = _frozen(pack(model, dtype), dtype)
+        self.labels = tf.constant(list(labels))
+
+    def signatures(self) -> dict[str, tf.types.experimental.GenericFunction]:
+        """The functions that `tf.saved_model.save` names."""
+        examples = tf.TensorSpec([None], tf.string, name="examples")
+        texts = [tf.TensorSpec([None], tf.string, name=name) for name in self._features]
+        return {
+            "serving_default": tf.function(self.predict_examples, input_signature=[examples]),
+            "text": tf.function(self.predict_texts, input_signature=texts),
+            "transform_features": tf.function(self.transform_examples, input_signature=[examples]),
+        }
+
+    def predict_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Predicts serialized tf.Examples, string [batch]; outputs as `predict_texts`."""
+        spec = {name: tf.io.FixedLenFeature([], tf.string, default_value="") for name in self._features}
+        parsed = tf.io.parse_example(examples, spec)
+        return self.predict_texts(*(parsed[name] for name in self._features))
+
+    def predict_texts(self, text: tf.Tensor, text_pair: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Predicts texts, string [batch].
+
+        Returns:
+            label string [batch], probabilities float32 [batch, labels], classes string [batch, labels].
+        """
+        raw = {name: self._as_raw(name, value) for name, value in zip(self._features, (text, text_pair), strict=False)}
+        features = self.transform(raw)
+        token_ids = tf.RaggedTensor.from_sparse(features[TOKEN_IDS])
+        segment_ids = tf.sparse.to_dense(features[SEGMENT_IDS]) if SEGMENT_IDS in features else None
+        batch = Batch(token_ids.to_tensor(), segment_ids, tf.cast(token_ids.row_lengths(), tf.int32))
+        probabilities = tf.nn.softmax(self.encoder.logits(self.weights, batch))
+        return {
+            PREDICTED_LABEL: tf.gather(self.labels, tf.argmax(probabilities, axis=-1)),
+            PROBABILITIES: probabilities,
+            CLASSES: tf.tile(self.labels[None], [tf.shape(text)[0], 1]),
+        }
+
+    def transform_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Serialized tf.Examples with labels, string [batch], to token_ids (0 in the padding) and label_id, int64."""
+        spec = {name: self._raw_spec[name] for name in [*self._features, LABEL]}
+        features = self.transform(tf.io.parse_example(examples, spec))
+        return {TOKEN_IDS: tf.sparse.to_dense(features[TOKEN_IDS]), LABEL_ID: features[LABEL_ID]}
+
+    def _as_raw(self, name: str, value: tf.Tensor) -> tf.Tensor | tf.SparseTensor:
+        """The texts in the form that Transform's schema gives the feature."""
+        if isinstance(self._raw_spec[name], tf.io.FixedLenFeature):
+            return tf.reshape(value, [-1, *self._raw_spec[name].shape])
+        rows = tf.shape(value, out_type=tf.int64)[0]
+        indices = tf.stack([tf.range(rows), tf.zeros([rows], tf.int64)], axis=1)
+        return tf.SparseTensor(indices, value, tf.stack([rows, 1]))
+
+
+def export(module: ServedModel, folder: Path) -> None:
+    """Writes the SavedModel with its three signatures into the folder."""
+    tf.saved_model.save(module, str(folder), signatures=module.signatures())
+
+
+def _frozen(weights: Weights, dtype: tf.DType) -> Weights:
+    """The weights as variables of their own; the word table too in the products' dtype: half the file in bf16."""
+
+    def variable(value: tf.Tensor) -> tf.Variable:
+        return tf.Variable(value, trainable=False)
+
+    layers = tuple(Layer(*(variable(value) for value in layer)) for layer in weights.layers)
+    rest = {name: variable(value) for name, value in weights._asdict().items() if name not in ("layers", "words")}
+    return Weights(words=variable(tf.cast(weights.words, dtype)), layers=layers, **rest)

@@ -1,0 +1,95 @@
+"""BERT's tokenisation as TensorFlow ops, so that training, evaluation and serving run the same graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+UNKNOWN, START, SEPARATOR = "[UNK]", "[CLS]", "[SEP]"
+
+
+def read_vocabulary(path: str | Path) -> list[str]:
+    """The wordpieces of a vocab.txt in the order of their ids.
+
+    Raises:
+        ValueError: [UNK], [CLS] or [SEP] is missing, or a wordpiece appears twice.
+    """
+    # Not splitlines(): real vocabularies hold U+2028 and other characters that it would take for line ends.
+    words = Path(path).read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+    missing = [token for token in (UNKNOWN, START, SEPARATOR) if token not in words]
+    if missing:
+        raise ValueError(f"{path}: not a BERT vocabulary, its lines lack {', '.join(missing)}")
+    word, times = Counter(words).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"{path}: the wordpiece {word!r} appears {times} times")
+    return words
+
+
+class Tokenizer:
+    """Text to ids: [CLS] text [SEP], or [CLS] text [SEP] pair [SEP], never longer than `max_length`.
+
+    Args:
+        vocabulary: path of a vocab.txt, one wordpiece a line; it becomes an asset of the graph that uses it.
+        lowercase: lower-case and strip accents, as the weights were trained.
+        max_length: the most ids in a row, special tokens included.
+    """
+
+    def __init__(self, vocabulary: str | Path, *, lowercase: bool, max_length: int):
+        words = read_vocabulary(vocabulary)
+        self.max_length = max_length
+        self._wordpieces = tf_text.FastBertTokenizer(
+            words, unknown_token=UNKNOWN, token_out_type=tf.int64, lower_case_nfd_strip_accents=lowercase
+        )
+        self._vocabulary = str(vocabulary)
+
+    def __call__(
+        self, text: tf.Tensor, text_pair: tf.Tensor | None = None
+    ) -> tuple[tf.RaggedTensor, tf.RaggedTensor | None]:
+        """Tokenises a batch.
+
+        Args:
+            text: string [batch], UTF-8.
+            text_pair: string [batch]; the second text of each row.
+
+        Returns:
+            token ids, int64 [batch, (tokens)], and for pairs the segment ids of the same shape: 0 up to and with the
+            first [SEP], then 1. None in their place where there is no pair: all are 0.
+        """
+        start, separator = tf.unstack(self._special_ids())
+        texts = [text] if text_pair is None else [text, text_pair]
+        pieces = [self._wordpieces.tokenize(part) for part in texts]
+        room = self.max_length - 1 - len(pieces)
+        pieces = [pieces[0][:, :room]] if text_pair is None else _shorten_pair(*pieces, room)
+        ids, segments = tf_text.combine_segments(pieces, start_of_sequence_id=start, end_of_segment_id=separator)
+        return ids, None if text_pair is None else tf.cast(segments, tf.int64)
+
+    def _special_ids(self) -> tf.Tensor:
+        # Looked up in the file itself: so it travels with the graph as an asset, for people and tools to read.
+        table = tf.lookup.StaticHashTable(
+            tf.lookup.TextFileInitializer(
+                self._vocabulary,
+                key_dtype=tf.string,
+                key_index=tf.lookup.TextFileIndex.WHOLE_LINE,
+                value_dtype=tf.int64,
+                value_index=tf.lookup.TextFileIndex.LINE_NUMBER,
+            ),
+            default_value=-1,
+        )
+        return table.lookup(tf.constant([START, SEPARATOR]))
+
+
+def _shorten_pair(first: tf.RaggedTensor, second: tf.RaggedTensor, room: int) -> list[tf.RaggedTensor]:
+    """Rows over `room` lose tokens from the end of their longer text first, as in BERT's own code."""
+    lengths = first.row_lengths()
+    kept_second = tf.minimum(second.row_lengths(), tf.maximum(room - lengths, room // 2))
+    kept_first = tf.minimum(lengths, room - kept_second)
+    return [_first_tokens(first, kept_first), _first_tokens(second, kept_second)]
+
+
+def _first_tokens(tokens: tf.RaggedTensor, counts: tf.Tensor) -> tf.RaggedTensor:
+    """The first `counts` [batch] tokens of each row."""
+    starts = tokens.row_starts()
+    return tf.gather(tokens.flat_values, tf.ragged.range(starts, starts + counts))

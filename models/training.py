@@ -1,0 +1,338 @@
+"""Fine-tuning: the loop, its checkpoints and its early stopping."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import keras
+import keras_hub
+import numpy as np
+import tensorflow as tf
+
+from models import hardware
+from models.dataset import Batches, Rows
+from models.encoder import DROPOUT_PLACES, Batch, Encoder, pack
+from models.optimizer import AdamW, Schedule
+from models.recipe import TrainOptions
+
+_EVALUATION_BATCH = 64  # no gradients are kept, and larger batches are no faster on a CPU
+_REPORT_SECONDS = 0.5  # between two progress events
+_FLOAT16_LOSS_SCALE = 1024.0  # keeps small gradients above float16's smallest number; float32 and bfloat16 need none
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands."""
+
+    epoch: int  # from 1
+    epochs: int
+    step: int  # of all steps
+    steps: int
+    loss: float  # mean over the epoch so far
+    examples_per_second: float
+    seconds_left: float  # were all epochs run
+
+
+@dataclass
+class Epoch:
+    """What one pass over the training rows gave."""
+
+    epoch: int  # from 1
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+
+
+@dataclass
+class History:
+    """How training went; also the part of a checkpoint that is no tensor."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    best_epoch: int = 0  # from 1; 0 before the first is done
+    step: int = 0  # steps done
+    loss_sum: float = 0.0  # over the rows of the epoch under way
+    rows: int = 0  # of the epoch under way, trained on so far
+    timed_rows: int = 0  # those that step_seconds were spent on
+    step_seconds: float = 0.0  # inside training steps, tracing left out
+    wall_seconds: float = 0.0
+    precision: str = ""
+    resumed_at: list[int] = field(default_factory=list)  # steps at which an interrupted run went on
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch whose weights the model has after `fit`."""
+        return self.epochs[self.best_epoch - 1]
+
+    @property
+    def examples_per_second(self) -> float:
+        """Training speed, tracing and validation left out."""
+        return self.timed_rows / self.step_seconds if self.step_seconds else 0.0
+
+    def stale_epochs(self) -> int:
+        """Epochs since the best one."""
+        return len(self.epochs) - self.best_epoch
+
+    @classmethod
+    def from_json(cls, text: str) -> History:
+        """Reads what `json.dumps(asdict(history))` wrote."""
+        fields = json.loads(text)
+        return cls(**{**fields, "epochs": [Epoch(**epoch) for epoch in fields["epochs"]]})
+
+
+def fit(
+    build: Callable[[], keras_hub.models.BertTextClassifier],
+    train: Rows,
+    validation: Rows,
+    options: TrainOptions,
+    *,
+    checkpoints: Path,
+    logs: Path | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> tuple[keras_hub.models.BertTextClassifier, History]:
+    """Fine-tunes a classifier and leaves it with the weights of its best epoch, the one of least validation loss.
+
+    A run that was killed goes on from the last checkpoint in `checkpoints` and ends as if it had never stopped.
+
+    Args:
+        build: makes the classifier with its initial weights; called inside the distribution strategy's scope.
+        train: rows to train on.
+        validation: rows that choose the best epoch.
+        options: the recipe.
+        checkpoints: folder for checkpoints of this very run; the caller removes it when the model is safe.
+        logs: folder for TensorBoard's scalars; None writes none.
+        on_progress: called about twice a second.
+
+    Raises:
+        ValueError: a split is empty or the loss is no longer a number.
+    """
+    for name, rows in (("training", train), ("validation", validation)):
+        if not len(rows):
+            raise ValueError(f"the {name} split has no rows; give it a larger share or more data")
+    started = time.perf_counter()
+    keras.utils.set_random_seed(options.seed)
+    strategy = hardware.strategy(options.distribution)
+    with strategy.scope():
+        run = _Run(strategy, build(), train, validation, options, checkpoints)
+    run.restore()
+    earlier = run.history.wall_seconds
+    writer = tf.summary.create_file_writer(str(logs)) if logs else tf.summary.create_noop_writer()
+    while not run.finished:
+        run.train_epoch(lambda: earlier + time.perf_counter() - started, on_progress)
+        run.end_epoch(earlier + time.perf_counter() - started)
+        _write_scalars(writer, run.history)
+    run.restore_best()
+    run.history.wall_seconds = earlier + time.perf_counter() - started
+    return run.model, run.history
+
+
+class _Run:
+    """The state of a run: model, optimizer, history, and the checkpoints they are kept in."""
+
+    def __init__(self, strategy, model, train: Rows, validation: Rows, options: TrainOptions, folder: Path):
+        self.model = model
+        self._strategy = strategy
+        self._options = options
+        weights = _balanced(train.labels, model.num_classes) if options.class_weights == "balanced" else None
+        self._train = Batches(train, options.batch_size, weights)
+        self._validation = Batches(validation, _EVALUATION_BATCH, weights)
+        self._dtype = hardware.compute_dtype(options.precision)
+        self._encoder = Encoder.of(model)
+        self._variables = [variable.value for variable in model.trainable_variables]
+        self.steps = self._train.steps * options.epochs
+        self._optimizer = AdamW(
+            model.trainable_variables,
+            Schedule(options.learning_rate, self.steps, options.warmup_share),
+            weight_decay=options.weight_decay,
+            clip_norm=options.clip_norm,
+            lazy_rows=not isinstance(strategy, tf.distribute.TPUStrategy),
+        )
+        self.history = History(precision=self._dtype.name)
+        self._folder = folder
+        self._state = tf.Variable("", dtype=tf.string, trainable=False)
+        self._weights = tf.train.Checkpoint(variables=self._variables)
+        checkpoint = tf.train.Checkpoint(weights=self._weights, optimizer=self._optimizer, state=self._state)
+        self._manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=1)
+        seed = tf.TensorSpec([2], tf.int64)
+        self._train_function = self._compiled(self._train_step, self._train, seed)
+        self._evaluate_function = self._compiled(self._evaluate_step, self._validation)
+
+    # === Checkpoints ===
+
+    def restore(self) -> None:
+        """Goes on from the last checkpoint, if there is one."""
+        if self._manager.latest_checkpoint is None:
+            return
+        self._manager.checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
+        self.history = History.from_json(self._state.numpy().decode())
+        self.history.resumed_at.append(self.history.step)
+
+    def save(self, wall_seconds: float) -> None:
+        """Writes a checkpoint; a kill at any moment leaves this one or the one before, whole."""
+        self.history.wall_seconds = wall_seconds
+        self._state.assign(json.dumps(asdict(self.history)))
+        self._manager.save(checkpoint_number=self.history.step)
+
+    def restore_best(self) -> None:
+        """Gives the model the weights of its best epoch."""
+        if self.history.stale_epochs():
+            self._weights.read(self._best_path(self.history.best_epoch)).assert_existing_objects_matched()
+
+    def _best_path(self, epoch: int) -> str:
+        return str(self._folder / f"best-{epoch}")
+
+    # === Epochs ===
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or the last ones were no better."""
+        done = len(self.history.epochs)
+        return done >= self._options.epochs or (done > 0 and self.history.stale_epochs() >= self._options.patience)
+
+    def train_epoch(self, clock: Callable[[], float], on_progress: Callable[[Progress], None]) -> None:
+        """The epoch under way, from where it stands to its end."""
+        history, options = self.history, self._options
+        epoch = len(history.epochs)
+        batches = self._train.shuffled(options.seed, epoch, skip=history.step - epoch * self._train.steps)
+        reported = 0.0
+        for batch in self._strategy.experimental_distribute_dataset(batches):
+            self._train_on(batch)
+            if time.perf_counter() - reported > _REPORT_SECONDS:
+                reported = time.perf_counter()
+                on_progress(self._progress())
+            if history.step % options.checkpoint_steps == 0 and history.step % self._train.steps:
+                self.save(clock())
+        on_progress(self._progress())
+
+    def _train_on(self, batch) -> None:
+        history = self.history
+        traced = self._train_function.experimental_get_tracing_count()
+        begun = time.perf_counter()
+        loss, rows = self._train_function(batch, self._seed(history.step)).numpy()
+        seconds = time.perf_counter() - begun
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the training loss became {loss} at step {history.step + 1} of {self.steps}; lower "
+                f"train.learning_rate (now {self._options.learning_rate:g}) or train.clip_norm"
+            )
+        history.step += 1
+        history.loss_sum += float(loss) * int(rows)
+        history.rows += int(rows)
+        if traced:  # the first step's time is mostly tracing
+            history.timed_rows += int(rows)
+            history.step_seconds += seconds
+
+    def end_epoch(self, wall_seconds: float) -> None:
+        """Validates, notes the epoch, keeps its weights if they are the best."""
+        history = self.history
+        loss, accuracy = self._evaluate()
+        epoch = Epoch(len(history.epochs) + 1, history.loss_sum / history.rows, loss, accuracy)
+        better = not history.epochs or loss < history.best.validation_loss
+        history.epochs.append(epoch)
+        history.loss_sum, history.rows = 0.0, 0
+        previous, history.best_epoch = history.best_epoch, epoch.epoch if better else history.best_epoch
+        if self.finished:
+            return  # what would be saved now is exported next
+        if better:
+            self._weights.write(self._best_path(epoch.epoch))
+        self.save(wall_seconds)
+        if better and previous:
+            for path in self._folder.glob(f"best-{previous}.*"):
+                path.unlink()
+
+    def _evaluate(self) -> tuple[float, float]:
+        """Validation loss and accuracy."""
+        sums = np.zeros(4)
+        for batch in self._strategy.experimental_distribute_dataset(self._validation.ordered()):
+            sums += self._evaluate_function(batch).numpy()
+        loss, weight, right, rows = sums
+        return float(loss / weight), float(right / rows)
+
+    def _progress(self) -> Progress:
+        history = self.history
+        speed = history.examples_per_second
+        left = (self.steps - history.step) * self._options.batch_size
+        return Progress(
+            epoch=min(len(history.epochs) + 1, self._options.epochs),
+            epochs=self._options.epochs,
+            step=history.step,
+            steps=self.steps,
+            loss=history.loss_sum / history.rows,
+            examples_per_second=speed,
+            seconds_left=left / speed if speed else math.nan,
+        )
+
+    # === Steps ===
+
+    def _compiled(self, step: Callable, batches: Batches, *more: tf.TensorSpec):
+        """One graph for all shapes of a batch: a trace takes longer than hundreds of steps."""
+        spec = self._strategy.experimental_distribute_dataset(batches.ordered()).element_spec
+
+        def distributed(batch, *rest):
+            results = self._strategy.run(step, args=(batch, *rest))
+            return self._strategy.reduce(tf.distribute.ReduceOp.SUM, results, axis=None)
+
+        return tf.function(distributed, input_signature=[spec, *more], autograph=False)
+
+    def _train_step(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tf.Tensor:
+        """One replica's step: [loss x its share, rows], float32 [2]."""
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        seed += tf.stack([tf.cast(replica, tf.int64), 0])
+        scale = _FLOAT16_LOSS_SCALE if self._dtype == tf.float16 else 1.0
+        with tf.GradientTape() as tape:
+            losses = self._losses(batch, seed)[0]
+            loss = tf.reduce_sum(losses * batch["shares"])
+            scaled = loss * scale
+        gradients = tape.gradient(scaled, self._variables)
+        if scale != 1.0:
+            gradients = [_scaled(gradient, 1 / scale) for gradient in gradients]
+        self._optimizer.apply(gradients)
+        return tf.stack([loss, tf.cast(tf.size(losses), tf.float32)])
+
+    def _evaluate_step(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Sums over one replica's rows: weighted loss, weight, right answers, rows; float32 [4]."""
+        losses, logits = self._losses(batch, None)
+        right = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), batch["labels"])
+        return tf.stack(
+            [
+                tf.reduce_sum(losses * batch["weights"]),
+                tf.reduce_sum(batch["weights"]),
+                tf.reduce_sum(tf.cast(right, tf.float32)),
+                tf.cast(tf.size(losses), tf.float32),
+            ]
+        )
+
+    def _losses(self, batch: dict[str, tf.Tensor], seed: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        rows = Batch(batch["token_ids"], batch.get("segment_ids"), batch["lengths"])
+        logits = self._encoder.logits(pack(self.model, self._dtype), rows, seed)
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=batch["labels"], logits=logits), logits
+
+    def _seed(self, step: int) -> tf.Tensor:
+        """Dropout's seed, from the run's seed and the step alone, so that a resumed run draws what it would have."""
+        return tf.constant([self._options.seed * 1_000_003, step * DROPOUT_PLACES], tf.int64)
+
+
+def _balanced(labels: np.ndarray, count: int) -> np.ndarray:
+    """Weights by which every label counts alike in the loss: rows / (labels x rows of the label), float [labels]."""
+    rows = np.bincount(labels, minlength=count)
+    return np.where(rows > 0, len(labels) / (count * np.maximum(rows, 1)), 0.0)
+
+
+def _scaled(gradient: tf.Tensor | tf.IndexedSlices, factor: float) -> tf.Tensor | tf.IndexedSlices:
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(gradient.values * factor, gradient.indices, gradient.dense_shape)
+    return gradient * factor
+
+
+def _write_scalars(writer: tf.summary.SummaryWriter, history: History) -> None:
+    epoch = history.epochs[-1]
+    with writer.as_default(step=epoch.epoch):
+        tf.summary.scalar("loss/train", epoch.train_loss)
+        tf.summary.scalar("loss/validation", epoch.validation_loss)
+        tf.summary.scalar("accuracy/validation", epoch.validation_accuracy)
+        tf.summary.scalar("examples_per_second", history.examples_per_second)
+    writer.flush()
