@@ -266,11 +266,12 @@ def _difference(row: dict[str, Any], answer: Prediction) -> dict[str, Any]:
 
 
 def _rows(file: str, number: int) -> list[dict[str, Any]]:
-    """The first `number` rows of the Evaluator's predictions, which lie in the order of a hash: as good as a sample."""
+    """`number` rows of the Evaluator's predictions, sampled by their row_id, which is a hash of the text."""
     wanted = [features.ROW_ID, features.TEXT, features.TEXT_PAIR, "predicted", "probability"]
     with fileio.open(file, "rb") as source:
         table = pq.read_table(source)
-    return table.select([name for name in wanted if name in table.column_names]).slice(0, number).to_pylist()
+    sample = table.sort_by(features.ROW_ID).slice(0, number)
+    return sample.select([name for name in wanted if name in sample.column_names]).to_pylist()
 
 
 # === The verdict ===

@@ -21,6 +21,7 @@ from tfx.types import artifact_utils, standard_artifacts
 from components.artifacts import DataReport
 from components.errors import LineError
 from components.options import DataOptions, ValidationOptions
+from components.statistics import StatisticsGen
 from models import backbone
 from models.features import LABEL, RESERVED, SPLITS, TEXT, TEXT_PAIR
 from models.recipe import ModelOptions
@@ -44,11 +45,11 @@ STOPPING = {
 # === TFX's own components, set up for text ===
 
 
-def statistics_gen(examples: types.BaseChannel, data: DataOptions) -> tfx.components.StatisticsGen:
+def statistics_gen(examples: types.BaseChannel, data: DataOptions) -> StatisticsGen:
     """StatisticsGen over texts, label and kept columns; row ids and sources are ours and say nothing about the data."""
     names = [TEXT, *([TEXT_PAIR] if data.text_pair else []), LABEL]
     names += [name for name in data.keep if name not in RESERVED]
-    return tfx.components.StatisticsGen(
+    return StatisticsGen(
         examples=examples, stats_options=tfdv.StatsOptions(feature_allowlist=list(dict.fromkeys(names)))
     )
 

@@ -35,7 +35,7 @@ log = logging.getLogger("bertline.runner")
 # What the screen calls a stage, and the nodes behind it.
 STAGES = (
     ("ingest", ("ExampleGen",)),
-    ("validate", ("StatisticsGen", "SchemaGen", "ImportSchemaGen", "ExampleValidator", "DataGate")),
+    ("validate", ("StatisticsGen", "SchemaGen", "ReviewedSchema", "ExampleValidator", "DataGate")),
     ("tokenise", ("Transform",)),
     ("train", ("Trainer",)),
     ("evaluate", ("LastBlessed", "Evaluator")),

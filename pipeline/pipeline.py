@@ -61,13 +61,13 @@ def create_pipeline(
     examples = ingest.outputs["examples"]
 
     statistics = statistics_gen(examples, config.data)
-    schema = schema_gen(statistics.outputs["statistics"], config.data, config.validation, config.folder)
+    schema = schema_gen(statistics.outputs["statistics"], config.validation, config.folder)
     anomalies = tfx.components.ExampleValidator(
         statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
     )
     data_gate = DataGate(
         examples=examples,
-        statistics=statistics.outputs["statistics"],
+        schema=schema.outputs["schema"],
         anomalies=anomalies.outputs["anomalies"],
         data=config.data.model_dump_json(),
         validation=config.validation.model_dump_json(),

@@ -19,6 +19,7 @@ from rich.text import Text
 
 NAME_WIDTH = 12
 BAR_WIDTH = 18
+PLAIN_WIDTH = 120
 # Off a terminal the bar would fill a log file: a line every so many seconds says that the run is alive.
 PLAIN_INTERVAL = 30.0
 
@@ -43,7 +44,9 @@ def quiet(log_file: Path) -> Iterator[Console]:
         root.addHandler(handler)
         root.setLevel(logging.INFO)
         with os.fdopen(os.dup(screen), "w", encoding="utf-8", errors="replace") as stream:
-            yield Console(file=stream, highlight=False, soft_wrap=True)
+            # Off a terminal rich would fold at 80 columns.
+            width = None if stream.isatty() else PLAIN_WIDTH
+            yield Console(file=stream, highlight=False, width=width)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
