@@ -140,6 +140,8 @@ class Servable:
             outputs = self._functions[name](**inputs)
         except tf.errors.OpError as error:
             raise RequestError(_CODES[error.error_code], error.message) from error
+        except UnicodeDecodeError as error:  # the graph's error quotes the request's bytes, and TensorFlow decodes it
+            raise invalid(error.object.decode(errors="backslashreplace")) from error
         return {alias: outputs[alias] for alias in wanted}
 
 

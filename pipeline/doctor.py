@@ -1,0 +1,216 @@
+"""What this machine has, what a run would choose on it, and what will not work."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from serving import real
+
+State = Literal["ok", "warn", "fail"]
+
+NEEDED_GLIBC = (2, 39)  # ml-metadata and tensorflow-data-validation 1.21 are built for it
+LIBRARIES = ("tfx", "tensorflow", "keras", "keras-hub", "apache-beam", "ml-metadata", "tensorflow-serving-api")
+GIB = 1 << 30
+# Estimates for a small BERT: libraries and Beam 2 GiB, weights with AdamW's state and activations 1 to 2 GiB.
+MEMORY_NEEDED, MEMORY_WISHED = 4 * GIB, 6 * GIB
+# A small BERT is 90 MB, kept as artifact, release and (three times, with AdamW's state) checkpoint.
+DISK_NEEDED, DISK_WISHED = 1 * GIB, 10 * GIB
+GRPC_PORT = 8500
+DOCKER_SECONDS = 5  # an engine that takes longer to say its version will not serve either
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding.
+
+    Attributes:
+        name: what was looked at.
+        value: what was found.
+        state: "ok", "warn" (a run works, with the limit that `advice` tells) or "fail" (it will not).
+        advice: the way out; "" where none is needed.
+    """
+
+    name: str
+    value: str
+    state: State = "ok"
+    advice: str = ""
+
+
+def checks(folder: str | Path = ".", port: int = GRPC_PORT) -> list[Check]:
+    """Looks at everything; takes seconds, for TensorFlow has to start to see the devices.
+
+    Args:
+        folder: where runs are kept: its disk is measured.
+        port: where the model would be served.
+    """
+    return [
+        python(),
+        c_library(),
+        processor(),
+        memory(psutil.virtual_memory().available, psutil.virtual_memory().total),
+        disk(Path(folder)),
+        libraries(),
+        *_guarded("choice", choice),
+        model_server(),
+        docker(),
+        port_free(port),
+    ]
+
+
+def _guarded(name: str, look: Callable[[], list[Check]]) -> list[Check]:
+    """A look that needs the installed libraries: that they do not start is a finding, not the end of the others."""
+    try:
+        return look()
+    except Exception as error:
+        return [Check(name, f"{type(error).__name__}: {error}", "fail", "the libraries do not start: `make setup`")]
+
+
+def python() -> Check:
+    """The interpreter: version and place."""
+    found = f"{platform.python_version()}, {sys.executable}"
+    if sys.version_info[:2] == (3, 11):
+        return Check("python", found)
+    return Check("python", found, "fail", "TFX 1.21 with keras-hub 0.32 runs on Python 3.11 alone: `make setup`")
+
+
+def c_library() -> Check:
+    """glibc: version, and whether it is the system's or the environment's own."""
+    name, version = platform.libc_ver()
+    try:
+        version = os.confstr("CS_GNU_LIBC_VERSION").split()[1]
+    except (ValueError, OSError, AttributeError):
+        return Check("c library", f"{name or 'unknown'} {version}".strip(), "fail", _CONTAINER)
+    private = Path(sys.prefix) / "c-runtime"
+    whose = "the environment's own (.venv/c-runtime)" if _loaded_from(private) else "the system's"
+    found = f"glibc {version}, {whose}"
+    if tuple(int(part) for part in version.split(".")[:2]) >= NEEDED_GLIBC:
+        return Check("c library", found)
+    return Check("c library", found, "fail", f"TFX 1.21 needs glibc 2.39: `make setup` adds one, or {_CONTAINER}")
+
+
+_CONTAINER = "use a host with glibc 2.39 or newer (Debian 13, Ubuntu 24.04) or the python:3.11-slim-trixie image"
+
+
+def _loaded_from(folder: Path) -> bool:
+    """Whether this process has mapped its C library from under `folder`."""
+    maps = Path("/proc/self/maps")
+    if not maps.is_file():
+        return False
+    return any("libc.so" in line and str(folder) in line for line in maps.read_text().splitlines())
+
+
+def processor() -> Check:
+    """Cores this process may use, and the instructions that make bfloat16 fast."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    flags = _cpu_flags()
+    fast = [name for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512_BF16")) if flag in flags]
+    found = f"{cores} cores, {', '.join(fast) or 'no AMX, no AVX512_BF16'}"
+    if cores == 1:
+        return Check("processor", found, "warn", "training on one core takes long: set data.limits.train")
+    return Check("processor", found)
+
+
+def _cpu_flags() -> set[str]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return set(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
+
+
+def memory(available: int, total: int) -> Check:
+    """Memory in bytes that is free to use, and all there is."""
+    found = f"{available / GIB:.1f} GiB free of {total / GIB:.1f} GiB"
+    if available < MEMORY_NEEDED:
+        return Check("memory", found, "fail", f"a run needs {MEMORY_NEEDED // GIB} GiB: close other programs")
+    if available < MEMORY_WISHED:
+        return Check("memory", found, "warn", "lower train.batch_size and model.max_length if a run is killed")
+    return Check("memory", found)
+
+
+def disk(folder: Path) -> Check:
+    """Free disk where runs are kept."""
+    free = shutil.disk_usage(folder).free
+    found = f"{free / GIB:.1f} GiB free in {folder.absolute()}"
+    if free < DISK_NEEDED:
+        return Check("disk", found, "fail", f"a run needs {DISK_NEEDED // GIB} GiB: free some, or set root elsewhere")
+    if free < DISK_WISHED:
+        return Check("disk", found, "warn", "set serve.keep_versions, and delete old runs' artifacts")
+    return Check("disk", found)
+
+
+def libraries() -> Check:
+    """Versions of the main libraries."""
+    found, missing = [], []
+    for name in LIBRARIES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return Check("libraries", ", ".join(found), "fail", f"{', '.join(missing)} missing: `make setup`")
+    return Check("libraries", ", ".join(found))
+
+
+def choice() -> list[Check]:
+    """Accelerators, and the precision and distribution that a run would choose."""
+    import serving.runtime  # noqa: F401  TensorFlow without Keras starts in less than half the time
+    from models import hardware
+
+    found = hardware.describe()
+    accelerators = [name for name, _ in found.gpus] + ["TPU"] * found.tpu
+    slow = not accelerators and found.precision == "float32"
+    return [
+        Check("accelerators", ", ".join(accelerators) or "none"),
+        Check(
+            "precision",
+            f"{found.precision} (auto)",
+            "warn" if slow else "ok",
+            "this processor has no bfloat16: training takes about twice as long" if slow else "",
+        ),
+        Check("distribution", f"{found.distribution} (auto)"),
+    ]
+
+
+def model_server() -> Check:
+    """A real TF Serving on the PATH."""
+    program = shutil.which(real.PROGRAM)
+    return Check("model server", program or f"embedded; no {real.PROGRAM} on the PATH")
+
+
+def docker() -> Check:
+    """A Docker engine that answers; the client alone cannot run anything."""
+    client = shutil.which("docker")
+    if client is None:
+        return Check("docker", "none; not needed for runs on this machine")
+    command = [client, "version", "--format", "{{.Server.Version}}"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=DOCKER_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        answer = None
+    if answer and answer.returncode == 0 and answer.stdout.strip():
+        return Check("docker", f"engine {answer.stdout.strip()}")
+    return Check("docker", "client only, no engine answers", "warn", "images can neither be built nor run here")
+
+
+def port_free(port: int) -> Check:
+    """Whether a server could listen on `port`."""
+    name = f"port {port}"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as grpc does: closed connections do not count
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            advice = "`bertline serve` needs another: --port, or serve.port in the config"
+            return Check(name, f"not free: {error.strerror}", "warn", advice)
+    return Check(name, "free")

@@ -1,0 +1,297 @@
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+
+from serving.client import Client
+from serving.protos import (
+    GetModelMetadataRequest,
+    GetModelStatusRequest,
+    ModelServiceStub,
+    PredictionServiceStub,
+    PredictRequest,
+    SignatureDefMap,
+)
+from serving.server import Server, main
+
+tf = pytest.importorskip("tensorflow")
+
+TOP = Path(__file__).parents[2]
+
+
+def push(model, folder, version):
+    """As the pusher does: whole at once."""
+    shutil.copytree(model, folder / f".unfinished-{version}")
+    (folder / f".unfinished-{version}").rename(folder / str(version))
+
+
+@pytest.fixture(scope="module")
+def served(mood_models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serving")
+    push(mood_models["good"], folder, 7)
+    with Server(folder, "mood", port=0) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def stub(served):
+    with grpc.insecure_channel(served.address) as channel:
+        yield PredictionServiceStub(channel)
+
+
+def request(signature="text", model="mood", version=None, **inputs):
+    message = PredictRequest()
+    message.model_spec.name = model
+    message.model_spec.signature_name = signature
+    if version is not None:
+        message.model_spec.version.value = version
+    for name, value in (inputs or {"text": ["a good film"]}).items():
+        message.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return message
+
+
+def refused(call, message):
+    with pytest.raises(grpc.RpcError) as caught:
+        call(message)
+    return caught.value.code().name, caught.value.details()
+
+
+# === Predict ===
+
+
+def test_predicts_from_strings(stub):
+    response = stub.Predict(request(text=["a good film", "a dull one"]))
+    assert list(response.outputs["label"].string_val) == [b"positive", b"negative"]
+    assert list(response.outputs["probabilities"].float_val) == [0.25, 0.75, 0.75, 0.25]
+    assert [d.size for d in response.outputs["probabilities"].tensor_shape.dim] == [2, 2]
+    assert (response.model_spec.name, response.model_spec.version.value) == ("mood", 7)
+
+
+def test_default_signature_takes_serialized_examples(stub):
+    text = tf.train.Feature(bytes_list=tf.train.BytesList(value=["très good".encode()]))
+    example = tf.train.Example(features=tf.train.Features(feature={"text": text})).SerializeToString()
+    response = stub.Predict(request(signature="", examples=[example]))
+    assert list(response.outputs["label"].string_val) == [b"positive"]
+    assert response.model_spec.signature_name == "serving_default"
+
+
+def test_numeric_tensors_and_scalars(stub):
+    import numpy as np
+
+    x = np.array([[1.5, 2.0], [3.0, 4.0], [5.0, 6.0]], np.float32)
+    response = stub.Predict(request("add", x=x, n=np.int64(10)))
+    assert tf.make_ndarray(response.outputs["sum"]).tolist() == [[11.5, 12.0], [13.0, 14.0], [15.0, 16.0]]
+    assert tf.make_ndarray(response.outputs["count"]).tolist() == 10
+
+
+def test_empty_batch(stub):
+    import numpy as np
+
+    assert len(stub.Predict(request(text=np.array([], object).astype("S"))).outputs["label"].string_val) == 0
+
+
+def test_output_filter(stub):
+    message = request()
+    message.output_filter.append("label")
+    assert list(stub.Predict(message).outputs) == ["label"]
+    message.output_filter.append("label")
+    assert refused(stub.Predict, message)[0] == "INVALID_ARGUMENT"
+
+
+def test_named_version(stub):
+    assert stub.Predict(request(version=7)).model_spec.version.value == 7
+    code, details = refused(stub.Predict, request(version=8))
+    assert code == "NOT_FOUND" and "Specific(mood, 8)" in details and "version 7" in details
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "words"),
+    [
+        (request(model="moot"), "NOT_FOUND", ["Servable not found for request: Latest(moot)", "mood"]),
+        (request("txet"), "FAILED_PRECONDITION", ['Serving signature key "txet" not found', "text"]),
+        (request(texts=["x"]), "INVALID_ARGUMENT", ["Sent extra: {texts}", "Missing but required: {text}"]),
+        (request(text=[1, 2]), "INVALID_ARGUMENT", ["input text: expected DT_STRING, got DT_INT32", "version 7"]),
+        (request(text=[["x"]]), "INVALID_ARGUMENT", ["input text: expected shape [?], got [1,1]", "signature text"]),
+        (request("add", x=[[1.0]], n=1), "INVALID_ARGUMENT", ["input x: expected shape [?,2], got [1,1]"]),
+        (request("serving_default", examples=[b"\xff"]), "INVALID_ARGUMENT", ["parse", "signature serving_default"]),
+        (PredictRequest(), "INVALID_ARGUMENT", ["Missing ModelSpec"]),
+    ],
+)
+def test_refusals_name_what_is_at_fault(stub, message, code, words):
+    if "x" in message.inputs:
+        message.inputs["n"].CopyFrom(tf.make_tensor_proto(1, tf.int64))
+    actual, details = refused(stub.Predict, message)
+    assert actual == code
+    assert all(word in details for word in words), details
+
+
+def test_truncated_tensor_content_is_refused(stub):
+    message = request("add", x=[[1.0, 2.0]], n=1)
+    message.inputs["n"].CopyFrom(tf.make_tensor_proto(1, tf.int64))
+    message.inputs["x"].tensor_content = b"\0\0"
+    code, details = refused(stub.Predict, message)
+    assert code == "INVALID_ARGUMENT" and "x" in details
+
+
+# === Metadata and status ===
+
+
+def test_metadata_holds_the_signatures(stub):
+    message = GetModelMetadataRequest(metadata_field=["signature_def"])
+    message.model_spec.name = "mood"
+    definitions = SignatureDefMap()
+    stub.GetModelMetadata(message).metadata["signature_def"].Unpack(definitions)
+    assert definitions.signature_def["text"].inputs["text"].dtype == tf.string.as_datatype_enum
+    assert {"text", "serving_default", "add"} <= set(definitions.signature_def)
+    message.metadata_field[:] = ["weights"]
+    assert refused(stub.GetModelMetadata, message) == ("INVALID_ARGUMENT", "Metadata field weights is not supported")
+
+
+def test_status_of_unknown_model_and_version(served):
+    with grpc.insecure_channel(served.address) as channel:
+        status = ModelServiceStub(channel).GetModelStatus
+        message = GetModelStatusRequest()
+        message.model_spec.name = "mood"
+        assert [(v.version, v.state) for v in status(message).model_version_status] == [(7, 30)]  # 30: AVAILABLE
+        message.model_spec.version.value = 9
+        assert refused(status, message) == ("NOT_FOUND", "Could not find version 9 of model mood")
+        message.model_spec.name = "moot"
+        message.model_spec.ClearField("version")
+        assert refused(status, message) == ("NOT_FOUND", "Could not find any versions of model moot")
+
+
+# === Versions come and go ===
+
+
+def test_new_version_is_taken_up_without_dropping_a_request(mood_models, tmp_path):
+    push(mood_models["good"], tmp_path, 1)
+    labels, failures, stop = [], [], threading.Event()
+
+    def ask(address):
+        with Client(address, "mood") as client:
+            while not stop.is_set():
+                try:
+                    labels.append(client.predict(["great"])[0].label)
+                except Exception as error:
+                    failures.append(error)
+
+    with Server(tmp_path, "mood", port=0, poll_seconds=0.05) as server, Client(server.address, "mood") as client:
+        threads = [threading.Thread(target=ask, args=(server.address,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        push(mood_models["great"], tmp_path, 2)
+        wait_for(lambda: [(s.version, s.state) for s in client.status()] == [(1, "END"), (2, "AVAILABLE")])
+        after = len(labels)
+        wait_for(lambda: len(labels) > after + 20)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert labels[0] == "negative" and labels[-1] == "positive"
+    assert labels == sorted(labels), "an answer of the old version came after many of the new one"
+
+
+def test_version_that_does_not_load_leaves_the_old_one(mood_models, tmp_path, caplog):
+    caplog.set_level(logging.CRITICAL)
+    push(mood_models["good"], tmp_path, 1)
+    with Server(tmp_path, "mood", port=0, poll_seconds=0.05) as server, Client(server.address, "mood") as client:
+        (tmp_path / "2").mkdir()
+        (tmp_path / "2" / "saved_model.pb").write_bytes(b"not a model")
+        wait_for(lambda: len(client.status()) == 2)
+        wait_for(lambda: client.status()[1].state == "END")
+        assert "saved_model.pb: not a SavedModel" in client.status()[1].error
+        assert client.predict(["good"])[0].label == "positive"
+        push(mood_models["great"], tmp_path, 3)
+        wait_for(lambda: client.predict(["great"])[0].label == "positive")
+
+
+def test_a_request_under_way_when_the_server_stops_is_answered(mood_models, tmp_path):
+    push(mood_models["good"], tmp_path, 1)
+    server = Server(tmp_path, "mood", port=0)
+    server.start()
+    with Client(server.address, "mood", batch_size=200_000) as client:
+        answers = []
+        thread = threading.Thread(target=lambda: answers.extend(client.predict(["good"] * 200_000)))
+        thread.start()
+        wait_for(lambda: server.versions._current.requests == 1)
+        server.stop()
+        thread.join()
+    assert len(answers) == 200_000
+
+
+# === Starting ===
+
+
+def test_taken_port_is_a_clear_error(served, tmp_path):
+    with pytest.raises(OSError, match=rf"cannot listen on 127.0.0.1:{served.port}.*--port"):
+        Server(tmp_path, "mood", port=served.port).start()
+
+
+def test_broken_only_version_stops_the_start(tmp_path, capsys):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "saved_model.pb").write_bytes(b"not a model")
+    assert main(["--model_base_path", str(tmp_path), "--model_name", "mood", "--port", "0"]) == 1
+    assert f"{tmp_path}/1/saved_model.pb: not a SavedModel" in capsys.readouterr().err
+
+
+def test_older_version_serves_where_the_newest_is_broken(mood_models, tmp_path):
+    push(mood_models["good"], tmp_path, 1)
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2" / "saved_model.pb").write_bytes(b"not a model")
+    with Server(tmp_path, "mood", port=0) as server, Client(server.address, "mood") as client:
+        assert client.predict(["good"])[0].label == "positive"
+
+
+def test_empty_folder_is_waited_for(mood_models, tmp_path):
+    with Server(tmp_path, "mood", port=0, poll_seconds=0.05) as server, Client(server.address, "mood") as client:
+        push(mood_models["good"], tmp_path, 1)
+        assert client.wait_until_ready(20) == 1
+
+
+def test_process_serves_and_drains_on_sigterm(mood_models, tmp_path):
+    push(mood_models["good"], tmp_path, 1)
+    command = [sys.executable, "-m", "serving.server", "--model_base_path", str(tmp_path), "--model_name", "mood"]
+    process = subprocess.Popen([*command, "--port", "0"], cwd=TOP, stdout=subprocess.PIPE, text=True)
+    try:
+        *_, address = process.stdout.readline().split()
+        with Client(address, "mood") as client:
+            assert client.predict(["good"])[0].label == "positive"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_server_ends_with_the_process_that_started_it(mood_models, tmp_path):
+    push(mood_models["good"], tmp_path, 1)
+    flags = ["--model_base_path", str(tmp_path), "--model_name", "mood", "--port", "0", "--exit_with_parent"]
+    code = (
+        f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-m', 'serving.server', *{flags}], stdout=-1)\n"
+    )
+    code += "p.stdout.readline(); print(p.pid)"
+    parent = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=True)
+    wait_for(lambda: not alive(int(parent.stdout)))
+
+
+def alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_for(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
