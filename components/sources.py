@@ -127,7 +127,8 @@ def _matches(source: str, base: Path) -> list[Path]:
 
 def _in_folder(folder: Path, source: str, format: str) -> list[tuple[Path, str]]:
     """The files of a folder: those of its class folders where it has any, else the data files in it."""
-    visible = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    # Neither what editors and systems leave behind nor Python's caches in a package's folder are data.
+    visible = sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "__")))
     classes = [entry for entry in visible if entry.is_dir()]
     if format in ("auto", "folders") and classes:
         found = [(file, "folders") for label in classes for file in _files_of(label)]
@@ -200,7 +201,7 @@ def used_columns(options: DataOptions) -> list[str]:
 
 
 def columns(file: SourceFile, options: DataOptions) -> list[str]:
-    """Names of the columns that the file has; for a folder a class, the options' text and label.
+    """Names of the columns that hold plain values, not lists or objects; for a folder a class, the text and label.
 
     Raises:
         LineError: the file is empty, not text, not of its format, or not in the encoding's reach.
@@ -211,7 +212,7 @@ def columns(file: SourceFile, options: DataOptions) -> list[str]:
         if not Path(file.path).stat().st_size:
             raise LineError(f"{file.name}: the file is empty (0 bytes).")
         if file.format == "parquet":
-            return list(_parquet(file).schema_arrow.names)
+            return [field.name for field in _parquet(file).schema_arrow if not pyarrow.types.is_nested(field.type)]
         _refuse_binary(file, options)
         with _text(file, options) as stream:
             names = _json_keys(file, stream) if file.format == "jsonl" else _header(file, stream)
@@ -283,7 +284,7 @@ def _json_keys(file: SourceFile, stream: io.TextIOBase) -> list[str]:
         rows += 1
         value = _parsed(line)
         if isinstance(value, dict):
-            keys.update(dict.fromkeys(value))
+            keys.update({key: None for key, held in value.items() if not isinstance(held, dict | list)})
     if rows and not keys:
         raise LineError(f"{file.name}: the first {rows} lines hold no JSON object; expected one object a line.")
     return list(keys)
@@ -584,11 +585,9 @@ def _parquet(file: SourceFile) -> pyarrow.parquet.ParquetFile:
 
 def _read_parquet(file: SourceFile, options: DataOptions, names: list[str]) -> Iterator[Row]:
     with _parquet(file) as table:
-        found = list(table.schema_arrow.names)
+        found = [field.name for field in table.schema_arrow if not pyarrow.types.is_nested(field.type)]
         for name in names:
-            kind = table.schema_arrow.field(_position(file, name, found)).type
-            if pyarrow.types.is_nested(kind):
-                raise LineError(f"{file.name}: the column {name!r} holds {kind}, not texts; choose another one.")
+            _position(file, name, found)
         number = 0
         for batch in table.iter_batches(PARQUET_BATCH, columns=names):
             texts = [_texts(batch.column(batch.schema.get_field_index(name)), options) for name in names]
