@@ -1,0 +1,212 @@
+import gzip
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from components import sources
+from components.errors import LineError
+from components.options import DataOptions
+
+OPTIONS = DataOptions(source=["."])
+
+
+def rows_of(path, content, options=OPTIONS):
+    """(number, values or the fault's reason) of each row."""
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    [file] = sources.expand([path.name], str(path.parent))
+    sources.check(file, options)
+    return [(row.number, row.fault.reason if row.fault else row.values) for row in sources.read(file, options)]
+
+
+def refusal(path, content, **options):
+    with pytest.raises(LineError) as stop:
+        rows_of(path, content, DataOptions(source=["."], **options))
+    return str(stop.value)
+
+
+# === CSV ===
+
+
+def test_quotes_hold_commas_quotes_and_newlines(tmp_path):
+    content = 'label,text\r\npos,"a, ""b""\r\nc"\r\nneg,d\r\n'
+    assert rows_of(tmp_path / "a.csv", content) == [(1, ('a, "b"\r\nc', "pos")), (2, ("d", "neg"))]
+
+
+def test_byte_order_mark_blank_lines_and_bare_carriage_returns(tmp_path):
+    assert rows_of(tmp_path / "a.csv", "\ufefftext,label\r\n\r\na,pos\r\n\r\n") == [(1, ("a", "pos"))]
+    assert rows_of(tmp_path / "b.csv", "text,label\ra,pos\rb,neg\r") == [(1, ("a", "pos")), (2, ("b", "neg"))]
+
+
+def test_a_broken_line_costs_its_row_alone(tmp_path):
+    content = 'text,label\na,pos\nb,neg,extra\nc\n"d,neg\ne,pos\n"f" g,neg\nh,neg\n'
+    broken = sources.BROKEN_LINE
+    assert rows_of(tmp_path / "a.csv", content) == [
+        (1, ("a", "pos")),
+        (2, broken),  # three fields
+        (3, broken),  # one field
+        (4, broken),  # its quote is not closed before another one opens
+        (5, ("e", "pos")),
+        (6, broken),  # text after the closing quote
+        (7, ("h", "neg")),
+    ]
+
+
+def test_a_quote_that_is_never_closed_does_not_swallow_the_file(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text,label\na,pos\n"b,neg\nc,pos\nd,neg\n')
+    [file] = sources.expand(["a.csv"], str(tmp_path))
+    rows = list(sources.read(file, OPTIONS))
+    assert [row.values for row in rows] == [("a", "pos"), (), ("c", "pos"), ("d", "neg")]
+    assert rows[1].fault.detail == "a quote is opened and never closed (line 3)"
+    assert rows[1].fault.excerpt == '"b,neg\n'
+
+
+def test_long_fields_emoji_and_chinese(tmp_path):
+    long = "word " * 40_000
+    got = rows_of(tmp_path / "a.csv", f'text,label\n"{long}",pos\n😀 很好,neg\n')
+    assert got == [(1, (long, "pos")), (2, ("😀 很好", "neg"))]
+
+
+def test_tsv_quotes_like_csv(tmp_path):
+    assert rows_of(tmp_path / "a.tsv", 'text\tlabel\n"a\tb"\tpos\n') == [(1, ("a\tb", "pos"))]
+
+
+# === Bytes ===
+
+
+def test_bad_bytes_are_named_with_their_place(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"text,label\ncaf\xe9,pos\nb,neg\n")
+    [file] = sources.expand(["a.csv"], str(tmp_path))
+    first, second = sources.read(file, OPTIONS)
+    assert first.fault.reason == sources.BAD_BYTES
+    assert first.fault.detail == "byte 0xe9 is not utf-8: column 'text', character 4"
+    assert second.values == ("b", "neg")
+
+
+def test_bad_bytes_replaced_or_read_in_their_own_encoding(tmp_path):
+    content = b"text,label\ncaf\xe9,pos\n"
+    replaced = DataOptions(source=["."], on_bad_bytes="replace")
+    latin = DataOptions(source=["."], encoding="latin-1")
+    assert rows_of(tmp_path / "a.csv", content, replaced) == [(1, ("caf\ufffd", "pos"))]
+    assert rows_of(tmp_path / "a.csv", content, latin) == [(1, ("café", "pos"))]
+    utf16 = "text,label\ncafé,pos\n".encode("utf-16")
+    assert rows_of(tmp_path / "a.csv", utf16, DataOptions(source=["."], encoding="utf-16")) == [(1, ("café", "pos"))]
+
+
+def test_half_a_character_from_json_is_no_text(tmp_path):
+    assert rows_of(tmp_path / "a.jsonl", r'{"text": "\ud83d", "label": "a"}') == [(1, sources.BAD_BYTES)]
+
+
+# === Other formats ===
+
+
+def test_json_lines(tmp_path):
+    content = '{"text": "a", "label": 1}\n\nnot json\n[1]\n{"text": "b"}\n{"text": ["c"], "label": true}\n'
+    assert rows_of(tmp_path / "a.jsonl", content) == [
+        (1, ("a", "1")),
+        (2, sources.BROKEN_LINE),
+        (3, sources.BROKEN_LINE),
+        (4, ("b", None)),
+        (5, sources.BROKEN_LINE),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.CSV.GZ"])
+def test_gzip(tmp_path, name):
+    assert rows_of(tmp_path / name, gzip.compress(b"text,label\na,pos\n")) == [(1, ("a", "pos"))]
+
+
+def test_parquet(tmp_path):
+    table = pyarrow.table(
+        {
+            "id": [1, 2, 3],
+            "label": pyarrow.array([0, 1, None]),
+            "text": pyarrow.array([b"a", b"caf\xe9", None], pyarrow.binary()),
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=1)
+    [file] = sources.expand(["a.parquet"], str(tmp_path))
+    sources.check(file, OPTIONS)
+    first, second, third = sources.read(file, OPTIONS)
+    assert (first.values, second.fault.reason, third.values) == (("a", "0"), sources.BAD_BYTES, (None, None))
+
+
+def test_a_folder_a_class(tmp_path):
+    for name, content in {"pos/1.txt": b"a\nb", "neg/1.txt": b"c", "neg/.hidden": b"d", "neg/2.txt": b"\0"}.items():
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(content)
+    files = sources.expand(["data"], str(tmp_path))
+    assert [file.name for file in files] == ["data/neg/1.txt", "data/neg/2.txt", "data/pos/1.txt"]
+    rows = [row for file in files for row in sources.read(file, OPTIONS)]
+    assert [row.values for row in rows] == [("c", "neg"), (), ("a\nb", "pos")]
+
+
+# === Which files ===
+
+
+def test_globs_folders_and_packages(tmp_path):
+    for name in ("b.csv", "a.csv", "notes.txt"):
+        (tmp_path / name).write_text("text,label\n")
+    assert [file.name for file in sources.expand(["*.csv", "a.csv"], str(tmp_path))] == ["a.csv", "b.csv"]
+    assert [file.name for file in sources.expand(["."], str(tmp_path))] == ["a.csv", "b.csv"]
+    with pytest.raises(LineError, match="no_such_package.*not installed"):
+        sources.expand(["package://no_such_package/a.csv"], ".")
+
+
+def test_fingerprint_sees_one_changed_byte_and_the_order(tmp_path):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text(f"text,label\n{name},pos\n")
+    files = sources.expand(["a.csv", "b.csv"], str(tmp_path))
+    before = sources.fingerprint(files)
+    assert sources.fingerprint(files) == before
+    assert sources.fingerprint(files[::-1]) != before
+    (tmp_path / "b.csv").write_text("text,label\nb.csv,poz\n")
+    assert sources.fingerprint(files) != before
+
+
+# === Wrong input ===
+
+
+def test_a_missing_column_names_the_nearest_and_those_found(tmp_path):
+    message = refusal(tmp_path / "a.csv", "Tweet,sentiment\na,b\n", text="tweet", label="sentimnt")
+    assert message.startswith("a.csv: no column 'tweet' (data.text). Columns found: 'Tweet', 'sentiment'.")
+    assert "Did you mean 'Tweet'?" in message
+    assert "separated by ';'" in refusal(tmp_path / "b.csv", "text;label\na;b\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", b"", "empty"),
+        ("a.csv", b"\n\n", "no rows"),
+        ("a.csv.gz", gzip.compress(b""), "empty"),
+        ("a.csv", b"text,label\na\0b,c\n", "binary file, not text (a zero byte at position 12)"),
+        ("a.csv", b"PK\x03\x04...", "Excel"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16"), "data.encoding: utf-16"),
+        ("a.csv.gz", b"text,label\n", "gzip"),
+        ("a.parquet", b"text,label\n", "Parquet"),
+        ("a.json", json.dumps([{"text": "a"}]).encode(), "JSON array"),
+        ("a.xyz", b"text,label\n", "format not known"),
+        ("a.csv", b'"text,label\na,b\n', "line of column names is broken"),
+    ],
+)
+def test_what_is_no_table_is_refused_in_words(tmp_path, name, content, said):
+    assert said in refusal(tmp_path / name, content)
+
+
+def test_a_gzip_file_cut_short_stops_instead_of_losing_rows(tmp_path):
+    whole = gzip.compress(b"text,label\n" + b"".join(b"%d,pos\n" % number for number in range(50_000)))
+    assert "cut short" in refusal(tmp_path / "a.csv.gz", whole[: len(whole) // 2])
+
+
+def test_a_missing_file_names_its_neighbour(tmp_path):
+    (tmp_path / "reviews.csv").write_text("text,label\n")
+    with pytest.raises(LineError, match=r"'review.csv' does not exist.*Did you mean 'reviews.csv'"):
+        sources.expand(["review.csv"], str(tmp_path))
+
+
+def test_unknown_encoding(tmp_path):
+    assert "no encoding 'utf-9'" in refusal(tmp_path / "a.csv", "text,label\na,b\n", encoding="utf-9")
