@@ -144,7 +144,7 @@ def DataGate(
     count = sum(len(split) for split in found.values())
     report.set_string_custom_property(
         "summary",
-        f"schema ok, {count} {'anomaly' if count == 1 else 'anomalies'}, "
+        f"schema {'differs' if count else 'ok'}, {count} {'anomaly' if count == 1 else 'anomalies'}, "
         f"{shares['truncated']:.1%} of texts truncated at {options.max_length} tokens, "
         f"{shares['out_of_vocabulary']:.1%} out of vocabulary",
     )

@@ -152,7 +152,7 @@ def test_globs_folders_and_packages(tmp_path):
         (tmp_path / name).write_text("text,label\n")
     assert [file.name for file in sources.expand(["*.csv", "a.csv"], str(tmp_path))] == ["a.csv", "b.csv"]
     assert [file.name for file in sources.expand(["."], str(tmp_path))] == ["a.csv", "b.csv"]
-    with pytest.raises(LineError, match="no_such_package.*not installed"):
+    with pytest.raises(LineError, match=r"no_such_package.*not installed"):
         sources.expand(["package://no_such_package/a.csv"], ".")
 
 

@@ -1,0 +1,203 @@
+import csv
+import json
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+import tensorflow as tf
+from tfx.components.util import examples_utils
+from tfx.proto import example_gen_pb2
+from tfx.types import standard_artifacts
+
+from components import example_gen, splitting
+from components.artifacts import Quarantine
+from components.errors import LineError
+from components.options import DataOptions
+from models.features import SPLITS
+
+
+def ingest(folder, **options):
+    """Runs the component on files in `folder`; returns the two artifacts."""
+    examples, quarantine = standard_artifacts.Examples(), Quarantine()
+    for artifact, name in ((examples, "examples"), (quarantine, "quarantine")):
+        artifact.uri = str(folder / "out" / name)
+        (folder / "out" / name).mkdir(parents=True, exist_ok=True)
+    example_gen.ExampleGen.test_call(
+        examples=examples,
+        quarantine=quarantine,
+        data=DataOptions(**{"source": "rows.csv", **options}).model_dump_json(),
+        base_folder=str(folder),
+        fingerprint="cafe",
+        quarantine_folder=str(folder / "saved"),
+        beam_pipeline=beam.Pipeline(argv=["--direct_running_mode=in_memory"]),
+    )
+    return examples, quarantine
+
+
+def rows_of(examples):
+    """A split's name -> its rows, each a dict of the features' values."""
+    found = {}
+    for split in SPLITS:
+        files = tf.io.gfile.glob(f"{examples.uri}/Split-{split}/data_tfrecord-*.gz")
+        records = tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator()
+        found[split] = [
+            {name: feature.bytes_list.value[0].decode() for name, feature in example.features.feature.items()}
+            for example in map(tf.train.Example.FromString, records)
+        ]
+    return found
+
+
+def write_rows(folder, rows, header=("text", "label"), name="rows.csv"):
+    with open(folder / name, "w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([header, *rows])
+
+
+def many(count=60, labels=("neg", "pos")):
+    return [(f"text number {number}", labels[number % len(labels)]) for number in range(count)]
+
+
+@pytest.fixture(scope="module")
+def ingested(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ingest")
+    odd = [
+        ("two  spaces ", "pos", "x"),
+        ("two spaces", "pos", "y"),  # the same text
+        ("both ways", "pos", "x"),
+        ("both ways", "neg", "x"),
+        (" ", "pos", "x"),
+        ("no label", "", "x"),
+    ]
+    write_rows(folder, [*((*row, "x") for row in many()), *odd], ("text", "label", "shop"))
+    with open(folder / "rows.csv", "a") as stream:
+        stream.write("broken\n")
+    return folder, *ingest(folder, keep=["shop"], max_quarantined=0.5)
+
+
+def test_every_row_is_in_a_split_joined_or_in_quarantine(ingested):
+    _, examples, quarantine = ingested
+    rows = rows_of(examples)
+    report = json.loads(Path(quarantine.uri, "ingest.json").read_text())
+    assert sum(map(len, rows.values())) == 61
+    assert (report["rows"], report["distinct"], report["duplicates"]) == (67, 61, 1)
+    assert report["quarantined"] == {
+        "broken line": 1,
+        "empty text": 1,
+        "missing label": 1,
+        "repeated text with another label": 2,
+    }
+    assert {split: sum(labels.values()) for split, labels in report["splits"].items()} == {
+        split: len(found) for split, found in rows.items()
+    }
+    assert quarantine.get_string_custom_property("summary") == (
+        "61 rows of 67: 1 duplicates joined, 5 quarantined (see quarantine.csv)"
+    )
+
+
+def test_an_example_holds_text_label_kept_columns_and_where_it_is_from(ingested):
+    _, examples, _ = ingested
+    [row] = [row for rows in rows_of(examples).values() for row in rows if row["text"] == "two  spaces "]
+    assert row == {
+        "text": "two  spaces ",
+        "label": "pos",
+        "shop": "x",
+        "row_id": splitting.text_key("two spaces").row_id,
+        "source": "rows.csv:61",
+    }
+
+
+def test_quarantine_names_file_row_and_reason(ingested):
+    folder, _, quarantine = ingested
+    lines = list(csv.DictReader(Path(quarantine.uri, "quarantine.csv").read_text().splitlines()))
+    assert [(line["file"], line["row"], line["reason"]) for line in lines] == [
+        ("rows.csv", "63", "repeated text with another label"),
+        ("rows.csv", "64", "repeated text with another label"),
+        ("rows.csv", "65", "empty text"),
+        ("rows.csv", "66", "missing label"),
+        ("rows.csv", "67", "broken line"),
+    ]
+    assert lines[4]["detail"] == "1 fields where the first line names 3 columns (line 68)"
+    assert (folder / "saved" / "quarantine.csv").read_bytes() == Path(quarantine.uri, "quarantine.csv").read_bytes()
+
+
+def test_the_artifact_is_what_tfx_reads(ingested):
+    _, examples, _ = ingested
+    assert json.loads(examples.split_names) == ["train", "validation", "test"]
+    assert examples_utils.get_payload_format(examples) == example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE
+    assert Path(examples.uri, "labels.txt").read_text() == '"neg"\n"pos"\n'
+
+
+def test_a_row_stays_in_its_split_when_the_file_is_shuffled_or_grows(ingested, tmp_path):
+    _, examples, _ = ingested
+    write_rows(tmp_path, [*many()[::-1], *[(f"new {number}", "pos") for number in range(40)]])
+    again, _ = ingest(tmp_path)
+    before = {row["text"]: split for split, rows in rows_of(examples).items() for row in rows}
+    after = {row["text"]: split for split, rows in rows_of(again).items() for row in rows}
+    assert all(after[text] == before[text] for text, _ in many())
+
+
+def test_pairs_and_given_files(tmp_path):
+    header = ("a", "b", "label")
+    write_rows(tmp_path, [(text, "second", label) for text, label in many(30)], header)
+    write_rows(tmp_path, [("text number 1", "second", "pos"), ("other", "second", "neg")], header, "test.csv")
+    examples, _ = ingest(tmp_path, text="a", text_pair="b", test_source="test.csv")
+    rows = rows_of(examples)
+    assert [(row["text"], row["text_pair"]) for row in rows["test"]] == [
+        ("text number 1", "second"),
+        ("other", "second"),
+    ]
+    assert "text number 1" not in [row["text"] for split in ("train", "validation") for row in rows[split]]
+
+
+def test_seventy_seven_labels_with_five_rows_in_the_rarest(tmp_path):
+    rows = [
+        (f"{label} {number}", f"label {label:02}") for label in range(77) for number in range(5 if label == 0 else 9)
+    ]
+    write_rows(tmp_path, rows)
+    examples, quarantine = ingest(tmp_path)
+    assert len({row["label"] for row in rows_of(examples)["train"]}) == 77
+    assert "row of" in quarantine.get_string_custom_property("summary")  # labels without validation or test rows
+
+
+# === What stops the line ===
+
+
+def stop(folder, **options):
+    with pytest.raises(LineError) as error:
+        ingest(folder, **options)
+    return str(error.value)
+
+
+def test_too_many_in_quarantine(tmp_path):
+    write_rows(tmp_path, [*many(18), ("", "pos"), ("", "neg")])
+    message = stop(tmp_path)
+    assert message.startswith(
+        "2 of 20 rows (10.0%) cannot be used; data.max_quarantined allows 5.0%.\n  2 x empty text\n"
+    )
+    assert "rows.csv, row 19: column 'text' is empty" in message
+    assert str(tmp_path / "saved" / "quarantine.csv") in message
+    assert (tmp_path / "saved" / "quarantine.csv").exists()
+
+
+def test_a_renamed_label(tmp_path):
+    write_rows(tmp_path, many(labels=("neg", "positive")))
+    message = stop(tmp_path, labels=["neg", "pos"])
+    assert "30 x unknown label" in message
+    assert "'positive' is not among data.labels" in message
+    message = stop(tmp_path, labels=["neg", "positive", "mixed"])
+    assert "'mixed' of data.labels has no row. Labels with rows: 'neg', 'positive'" in message
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "said"),
+    [
+        (many(labels=("pos",)), {}, "Only one label, 'pos', in 60 rows"),
+        (many(labels=[f"id {number}" for number in range(60)]), {}, "60 different labels in 60 rows"),
+        (many(4), {}, "is empty"),
+        (many(), {"label": "lable"}, "no column 'lable'"),
+        (many(), {"limits": {"train": 1}}, "has no row to learn from"),
+        ([], {}, "No usable row"),
+    ],
+)
+def test_rows_that_make_no_three_splits_of_two_labels(tmp_path, rows, options, said):
+    write_rows(tmp_path, rows)
+    assert said in stop(tmp_path, **options)

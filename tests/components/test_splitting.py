@@ -1,0 +1,105 @@
+import numpy
+
+from components import splitting
+from components.options import DataOptions, RowLimits
+from components.splitting import DUPLICATE, NOT_SAMPLED, QUARANTINED, TEST, TRAIN, VALIDATION
+
+CONFLICT = QUARANTINED + splitting.REASONS.index(splitting.OTHER_LABEL) + 1
+
+
+def survey(rows, file=0, first=0):
+    """A survey of (share of the way through the hash, sampling hash, label) rows; a string instead is a reason."""
+    names = sorted({row[2] for row in rows if not isinstance(row, str)})
+    good = [not isinstance(row, str) for row in rows]
+    return splitting.Survey(
+        file=file,
+        first=first,
+        keys=numpy.asarray(
+            [(int(row[0] * 2**64), row[1]) if ok else (0, 0) for row, ok in zip(rows, good, strict=True)], numpy.uint64
+        ),
+        labels=numpy.asarray([names.index(row[2]) if ok else -1 for row, ok in zip(rows, good, strict=True)]),
+        names=names,
+        reasons=numpy.asarray(
+            [0 if ok else splitting.REASONS.index(row) + 1 for row, ok in zip(rows, good, strict=True)]
+        ),
+    )
+
+
+def verdicts(surveys, roles=(TRAIN,), **options):
+    plan = splitting.plan(surveys, list(roles), DataOptions(source=["."], **options))
+    return {file: found.tolist() for file, found in plan.verdicts.items()}, plan
+
+
+# === The key ===
+
+
+def test_the_key_is_the_same_on_every_machine():
+    assert splitting.text_key("good").row_id == "c35c17be97b426c294505e3b981a04d7"
+
+
+def test_white_space_and_unicode_forms_do_not_make_another_text_but_case_does():
+    key = splitting.text_key("a café")
+    assert splitting.text_key(" a\t\n cafe\u0301 ") == key
+    assert splitting.text_key("A café") != key
+
+
+def test_pairs_are_not_their_concatenation():
+    assert splitting.text_key("a b", "c") != splitting.text_key("a", "b c")
+    assert splitting.text_key("a", "") != splitting.text_key("a")
+
+
+# === The split ===
+
+
+def test_the_hash_alone_decides_the_split_whatever_the_order():
+    rows = [(0.05, 1, "a"), (0.15, 2, "b"), (0.25, 3, "a"), (0.95, 4, "b")]
+    assert verdicts([survey(rows)])[0] == {0: [TEST, VALIDATION, TRAIN, TRAIN]}
+    assert verdicts([survey(rows[::-1])])[0] == {0: [TRAIN, TRAIN, VALIDATION, TEST]}
+
+
+def test_duplicates_are_joined_across_files_and_conflicts_go_out_with_all_copies():
+    first = survey([(0.5, 1, "a"), (0.6, 2, "a"), (0.5, 1, "a")])
+    second = survey([(0.5, 1, "a"), (0.6, 2, "b"), (0.7, 3, "b")], file=1)
+    found, plan = verdicts([second, first], roles=[TRAIN, TRAIN])
+    assert found == {0: [TRAIN, CONFLICT, DUPLICATE], 1: [DUPLICATE, CONFLICT, TRAIN]}
+    assert plan.report["duplicates"] == 2
+    assert plan.report["quarantined"] == {splitting.OTHER_LABEL: 2}
+
+
+def test_given_test_rows_stay_and_their_texts_leave_training():
+    train = survey([(0.05, 1, "a"), (0.5, 2, "b"), (0.15, 3, "a"), (0.9, 4, "a")])
+    test = survey([(0.5, 2, "b")], file=1)
+    # 0.15 lies in validation's ninth, which now reaches from 0 to 1/9.
+    assert verdicts([train, test], roles=[TRAIN, TEST])[0] == {0: [VALIDATION, DUPLICATE, TRAIN, TRAIN], 1: [TEST]}
+
+
+def test_a_label_that_the_hash_leaves_out_of_train_gets_its_row_nearest_to_train():
+    rows = [(0.5, 1, "common"), (0.02, 2, "rare"), (0.18, 3, "rare"), (0.04, 4, "common")]
+    found, plan = verdicts([survey(rows)])
+    assert found == {0: [TRAIN, TEST, TRAIN, TEST]}
+    assert plan.report["moved_to_train"] == ["rare"]
+    # Another row of the label in train sends it back.
+    assert verdicts([survey([*rows, (0.7, 5, "rare")])])[0] == {0: [TRAIN, TEST, VALIDATION, TEST, TRAIN]}
+
+
+def test_limits_take_the_lowest_hashes_but_never_a_label_s_last_row():
+    rows = [(0.5, 30, "a"), (0.6, 10, "a"), (0.7, 20, "a"), (0.8, 40, "b"), (0.01, 7, "a"), (0.02, 5, "a")]
+    limits = RowLimits(train=2, test=1)
+    assert verdicts([survey(rows)], limits=limits)[0] == {
+        0: [NOT_SAMPLED, TRAIN, NOT_SAMPLED, TRAIN, NOT_SAMPLED, TEST]
+    }
+
+
+def test_faults_keep_their_reason_and_labels_their_order():
+    rows = [splitting.EMPTY_TEXT, (0.5, 1, "b"), (0.6, 2, "a"), (0.7, 3, "gone"), (0.7, 3, "b")]
+    found, plan = verdicts([survey(rows[:2]), survey(rows[2:], first=2)])
+    assert found[0][0] == QUARANTINED + splitting.REASONS.index(splitting.EMPTY_TEXT) + 1
+    # "gone" stands on a conflicting row only, so it is no label of this data.
+    assert plan.labels == ["a", "b"]
+    assert verdicts([survey(rows)], labels=["b", "a", "gone"])[1].labels == ["b", "a", "gone"]
+
+
+def test_no_rows_at_all():
+    found, plan = verdicts([])
+    assert found == {0: []}
+    assert plan.report["rows"] == 0
