@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -17,9 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from tfx import v1 as tfx
-from tfx.dsl.io import fileio
 from tfx.types import standard_artifacts
-from tfx.utils import io_utils, path_utils
+from tfx.utils import path_utils
 
 import serving
 from components.options import CanaryOptions
@@ -118,10 +116,12 @@ def fresh_server(saved_model: str, log_folder: str, ready_seconds: float = READY
 def _place(saved_model: str, version_folder: Path) -> None:
     """Puts the SavedModel where a serving folder has its version 1: by a link, or a copy where it is remote."""
     version_folder.parent.mkdir()
-    if releases.is_remote(saved_model):
-        io_utils.copy_dir(saved_model, str(version_folder))
-    else:
+    if not releases.is_remote(saved_model):
         version_folder.symlink_to(Path(saved_model).absolute())
+        return
+    for name in releases.files(saved_model):
+        (version_folder / name).parent.mkdir(parents=True, exist_ok=True)
+        releases.copy_file(f"{saved_model}/{name}", str(version_folder / name))
 
 
 def _start(scratch: Path, log_file: Path) -> subprocess.Popen:
@@ -268,7 +268,7 @@ def _difference(row: dict[str, Any], answer: Prediction) -> dict[str, Any]:
 def _rows(file: str, number: int) -> list[dict[str, Any]]:
     """`number` rows of the Evaluator's predictions, sampled by their row_id, which is a hash of the text."""
     wanted = [features.ROW_ID, features.TEXT, features.TEXT_PAIR, "predicted", "probability"]
-    with fileio.open(file, "rb") as source:
+    with releases.open_file(file, "rb") as source:
         table = pq.read_table(source)
     sample = table.sort_by(features.ROW_ID).slice(0, number)
     return sample.select([name for name in wanted if name in sample.column_names]).to_pylist()
@@ -285,6 +285,5 @@ def _conclude(canary: standard_artifacts.InfraBlessing, blessed: bool, summary: 
 
 
 def _write(path: str, text: str) -> None:
-    fileio.makedirs(os.path.dirname(path))
-    with fileio.open(path, "w") as file:
+    with releases.open_file(path, "w") as file:
         file.write(text)

@@ -1,13 +1,11 @@
 """The last blessed model, found where models are pushed, as the baseline the new one must match."""
 
 import os
-import shutil
 from pathlib import Path
 
 from tfx import v1 as tfx
-from tfx.dsl.io import fileio
 from tfx.types import standard_artifacts
-from tfx.utils import io_utils, path_utils
+from tfx.utils import path_utils
 
 from components.errors import LineError
 from serving import releases
@@ -44,11 +42,10 @@ def LastBlessed(
     model.set_int_custom_property("present", int(bool(version)))
     model.set_string_custom_property("version", version)
     if not version:
-        fileio.makedirs(model.uri)
         model.set_string_custom_property("summary", "no model pushed yet")
         return
     source = f"{serving_folder.rstrip('/')}/{version}"
-    if not fileio.exists(f"{source}/{releases.SAVED_MODEL_FILE}"):
+    if int(version) not in {each.version for each in releases.read(serving_folder)}:
         raise LineError(f"{source}: this release is gone since the run started; run again to compare with the next one")
     copy_saved_model(source, path_utils.serving_model_dir(model.uri))
     model.set_string_custom_property("summary", f"compared with {version}")
@@ -60,25 +57,21 @@ def _latest(serving_folder: str, inputs: str) -> str:
 
 
 def copy_saved_model(source: str, destination: str) -> None:
-    """Copies a version's files except release.json; local ones as hard links, which cost no space and outlive the push.
+    """Copies a version's files except release.json; local ones as hard links, which take no space and outlive the push.
 
     Args:
         source: a version's folder.
-        destination: a folder that does not exist yet.
+        destination: the folder to fill.
     """
-    if releases.is_remote(source) or releases.is_remote(destination):
-        io_utils.copy_dir(source, destination)
-        if fileio.exists(f"{destination}/{releases.RELEASE_FILE}"):
-            fileio.remove(f"{destination}/{releases.RELEASE_FILE}")
-        return
-    Path(destination).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(
-        source, destination, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(releases.RELEASE_FILE)
-    )
+    for name in releases.files(source):
+        if name != releases.RELEASE_FILE:
+            _link_or_copy(f"{source}/{name}", f"{destination}/{name}")
 
 
 def _link_or_copy(source: str, destination: str) -> None:
+    if not releases.is_remote(destination):
+        Path(destination).parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, destination)
-    except OSError:  # another file system, or one without hard links
-        shutil.copy2(source, destination)
+    except OSError:  # remote, another file system, or one without hard links
+        releases.copy_file(source, destination)

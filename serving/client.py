@@ -33,15 +33,13 @@ BATCH_SIZE = 32  # BERT gains nothing from larger batches on a CPU, and memory g
 TIMEOUT_SECONDS = 30.0  # 32 long documents on two cores take some 10 s
 POLL_SECONDS = 0.1
 
-# grpc's own retries, for requests that never reached the model: a server that restarts is back within seconds.
+# grpc's own retries, for requests that never reached the model: a server that restarts is back within seconds. Not for
+# ModelService: who asks for the state wants the present one.
 _SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [
             {
-                "name": [
-                    {"service": "tensorflow.serving.PredictionService"},
-                    {"service": "tensorflow.serving.ModelService"},
-                ],
+                "name": [{"service": "tensorflow.serving.PredictionService"}],
                 "retryPolicy": {
                     "maxAttempts": 4,
                     "initialBackoff": "0.2s",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 RELEASE_FILE = "release.json"
 SAVED_MODEL_FILE = "saved_model.pb"
@@ -96,6 +98,36 @@ def is_remote(folder: str | Path) -> bool:
     return "://" in str(folder)
 
 
+def open_file(path: str, mode: str) -> IO:
+    """Opens a local or remote file; the folder of one to be written is made."""
+    remote = is_remote(path)
+    if "w" in mode:
+        make_folders = _gfile().makedirs if remote else partial(os.makedirs, exist_ok=True)
+        make_folders(os.path.dirname(path))
+    if remote:
+        return _gfile().GFile(path, mode)
+    return open(path, mode, encoding=None if "b" in mode else "utf-8")
+
+
+def files(folder: str | Path) -> list[str]:
+    """Paths of all files under a folder, relative to it, sorted."""
+    walk = _gfile().walk if is_remote(folder) else os.walk
+    return sorted(
+        os.path.relpath(f"{top}/{name}", folder).removeprefix("./")
+        for top, _, names in walk(str(folder))
+        for name in names
+    )
+
+
+def copy_file(source: str, destination: str) -> None:
+    """Copies one file, from and to wherever."""
+    if is_remote(source) or is_remote(destination):
+        _gfile().makedirs(os.path.dirname(destination))
+        _gfile().copy(source, destination, overwrite=True)
+    else:
+        shutil.copyfile(source, destination)
+
+
 def _gfile():
     import tensorflow as tf  # seconds to import, so only where the folder is remote
 
@@ -117,7 +149,5 @@ def _exists(path: str) -> bool:
 
 
 def _read_text(path: str) -> str:
-    if is_remote(path):
-        with _gfile().GFile(path) as file:
-            return file.read()
-    return Path(path).read_text(encoding="utf-8")
+    with open_file(path, "r") as file:
+        return file.read()

@@ -1,0 +1,60 @@
+import json
+
+import pytest
+from tfx.types import standard_artifacts
+
+from components.errors import LineError
+from components.last_blessed import LastBlessed
+
+
+@pytest.fixture
+def serving(tmp_path):
+    for version, inputs in ((100, "a"), (200, "b")):
+        folder = tmp_path / "serving" / str(version)
+        (folder / "variables").mkdir(parents=True)
+        (folder / "saved_model.pb").write_text(f"graph {version}")
+        (folder / "variables" / "variables.index").write_text("weights")
+        (folder / "release.json").write_text(json.dumps({"inputs": inputs}))
+    return tmp_path / "serving"
+
+
+def find(tmp_path, serving, release, inputs=""):
+    (tmp_path / "artifact").mkdir()  # TFX makes it
+    model = standard_artifacts.Model()
+    model.uri = str(tmp_path / "artifact")
+    LastBlessed.EXECUTOR_SPEC.executor_class._FUNCTION(
+        model=model, serving_folder=str(serving), release=release, inputs=inputs
+    )
+    return model
+
+
+def test_copies_the_release_without_its_record(tmp_path, serving):
+    model = find(tmp_path, serving, "100")
+    copied = tmp_path / "artifact" / "Format-Serving"
+    assert (copied / "saved_model.pb").read_text() == "graph 100"
+    assert (copied / "variables" / "variables.index").read_text() == "weights"
+    assert not (copied / "release.json").exists()
+    assert model.get_int_custom_property("present") == 1
+    assert model.get_string_custom_property("version") == "100"
+
+
+def test_copy_outlives_the_release(tmp_path, serving):
+    find(tmp_path, serving, "200")
+    (serving / "200" / "saved_model.pb").unlink()
+    assert (tmp_path / "artifact" / "Format-Serving" / "saved_model.pb").read_text() == "graph 200"
+
+
+def test_none_leaves_an_empty_folder(tmp_path, serving):
+    model = find(tmp_path, serving, "")
+    assert model.get_int_custom_property("present") == 0
+    assert list((tmp_path / "artifact").iterdir()) == []
+
+
+@pytest.mark.parametrize(("inputs", "version"), [("new", "200"), ("b", "100")])
+def test_auto_looks_when_it_runs(tmp_path, serving, inputs, version):
+    assert find(tmp_path, serving, "auto", inputs).get_string_custom_property("version") == version
+
+
+def test_release_gone_since_the_start_is_named(tmp_path, serving):
+    with pytest.raises(LineError, match="300: this release is gone"):
+        find(tmp_path, serving, "300")

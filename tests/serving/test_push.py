@@ -1,0 +1,140 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from serving import push, releases
+
+TOP = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def saved_model(tmp_path):
+    folder = tmp_path / "model"
+    (folder / "variables").mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(b"graph")
+    (folder / "variables" / "variables.data-00000-of-00001").write_bytes(b"weights")
+    return folder
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name != push.LOCK_FILE)
+
+
+def publish(source, folder, inputs="a", **options):
+    return push.publish(source, folder, {"inputs": inputs, "parent": None}, **options)
+
+
+def test_version_is_the_time_and_holds_all_files_with_its_record(saved_model, tmp_path):
+    release, new = publish(saved_model, tmp_path / "serving", now=lambda: 1700000000.9)
+    assert new and release.version == 1700000000
+    pushed = tmp_path / "serving" / "1700000000"
+    assert (pushed / "saved_model.pb").read_bytes() == b"graph"
+    assert (pushed / "variables" / "variables.data-00000-of-00001").read_bytes() == b"weights"
+    record = json.loads((pushed / "release.json").read_text())
+    assert record["version"] == 1700000000
+    assert record["pushed_at"] == "2023-11-14T22:13:20+00:00"
+    assert record["inputs"] == "a"
+    assert len(record["digest"]) == 64
+
+
+def test_versions_grow_where_the_clock_does_not(saved_model, tmp_path):
+    publish(saved_model, tmp_path, "a", now=lambda: 1700000000)
+    assert publish(saved_model, tmp_path, "b", now=lambda: 1700000000)[0].version == 1700000001
+    assert publish(saved_model, tmp_path, "c", now=lambda: 1600000000)[0].version == 1700000002
+
+
+def test_same_inputs_and_files_are_not_pushed_twice(saved_model, tmp_path):
+    serving = tmp_path / "serving"
+    first, _ = publish(saved_model, serving, now=lambda: 1)
+    again, new = publish(saved_model, serving, now=lambda: 2)
+    assert (again.version, new) == (first.version, False)
+    (saved_model / "saved_model.pb").write_bytes(b"other")
+    assert publish(saved_model, serving, now=lambda: 3)[1]
+    assert publish(saved_model, serving, "b", now=lambda: 4)[1]
+    assert names(serving) == ["1", "3", "4"]
+
+
+def test_oldest_releases_go_and_other_hands_versions_stay(saved_model, tmp_path):
+    serving = tmp_path / "serving"
+    (serving / "1").mkdir(parents=True)
+    (serving / "1" / "saved_model.pb").write_bytes(b"")
+    for version in (10, 20, 30):
+        publish(saved_model, serving, str(version), keep_versions=2, now=lambda version=version: version)
+    assert names(serving) == ["1", "20", "30"]
+
+
+def test_kill_in_the_middle_of_a_push_leaves_no_version(saved_model, tmp_path):
+    serving = tmp_path / "serving"
+    publish(saved_model, serving, "old", now=lambda: 100)
+    code = f"""
+import shutil, sys, time
+from serving import push
+
+def copy(source, destination):
+    shutil.copyfile(source, destination)
+    print("copied", flush=True)
+    time.sleep(60)
+
+push.publish({str(saved_model)!r}, {str(serving)!r}, {{"inputs": "new"}}, copy_file=copy)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=TOP, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"copied\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(names(serving)) == 2, "the push was not under way"
+    assert releases.versions(serving) == [100]
+    publish(saved_model, serving, "new", now=lambda: 200)
+    assert names(serving) == ["100", "200"]
+
+
+def test_no_moment_shows_a_partial_version(saved_model, tmp_path):
+    serving = tmp_path / "serving"
+    seen = []
+
+    def copy(source, destination):
+        seen.append(releases.versions(serving))
+        Path(destination).write_bytes(Path(source).read_bytes())
+
+    publish(saved_model, serving, copy_file=copy)
+    assert seen == [[], []]
+
+
+def test_two_pushes_at_once_take_turns(saved_model, tmp_path):
+    at_work = []
+
+    def copy(source, destination):
+        at_work.append(threading.get_ident())
+        time.sleep(0.05)
+        Path(destination).write_bytes(Path(source).read_bytes())
+
+    threads = [
+        threading.Thread(target=publish, args=(saved_model, tmp_path / "serving", name), kwargs={"copy_file": copy})
+        for name in "ab"
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(names(tmp_path / "serving")) == 2
+    assert at_work[0] == at_work[1] and at_work[2] == at_work[3], "the copies were interleaved"
+
+
+def test_folder_that_cannot_be_written_is_named(saved_model, tmp_path):
+    (tmp_path / "serving").write_text("a file")
+    with pytest.raises(ValueError, match=r"serving: pushing failed"):
+        publish(saved_model, tmp_path / "serving")
+
+
+def test_remote_folder(saved_model):
+    release, new = publish(saved_model, "ram://bucket/serving", now=lambda: 100)
+    assert new and release.version == 100
+    assert not publish(saved_model, "ram://bucket/serving", now=lambda: 200)[1]
+    assert publish(saved_model, "ram://bucket/serving", "b", now=lambda: 100)[0].version == 101
+    assert [each.version for each in releases.read("ram://bucket/serving")] == [100, 101]
