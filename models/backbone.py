@@ -68,7 +68,7 @@ def load(options: ModelOptions) -> keras_hub.models.BertBackbone:
 
 
 def set_gelu(network: keras_hub.models.BertBackbone, *, approximate: bool) -> None:
-    """Chooses GELU's form in all layers: keras-hub builds the approximation, most BERTs were trained with the exact one."""
+    """Chooses GELU's form in all layers: keras-hub builds the approximation, most BERTs were trained with erf."""
     for layer in network.transformer_layers:
         layer._feedforward_intermediate_dense.activation = _gelu_approximate if approximate else keras.activations.gelu
 

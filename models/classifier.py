@@ -19,7 +19,7 @@ def build(
     """A classifier over the backbone; its head is drawn from the seed.
 
     Returns:
-        a model from token_ids, segment_ids and padding_mask (int32 [batch, tokens]) to logits (float32 [batch, labels]).
+        a model from token_ids, segment_ids and padding_mask, int32 [batch, tokens], to logits, float32 [batch, labels].
 
     Raises:
         ValueError: fewer than two labels.

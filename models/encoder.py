@@ -8,18 +8,20 @@ products' precision.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import keras_hub
 import tensorflow as tf
 
+from models import kernels
 from models.backbone import approximate_gelu
 
 DROPOUT_PLACES = 4096  # more than a network has places with dropout: seeds so far apart share no draws
 
 
 class Layer(NamedTuple):
-    """One transformer layer's weights; kernels in the compute dtype, LayerNorm in float32."""
+    """One transformer layer's weights; kernels in the compute dtype, all else in float32."""
 
     qkv_kernel: tf.Tensor  # [hidden, 3 x hidden]
     qkv_bias: tf.Tensor  # [3 x hidden]
@@ -63,29 +65,31 @@ def pack(model: keras_hub.models.BertTextClassifier, dtype: tf.DType) -> Weights
 
     Args:
         model: the classifier.
-        dtype: of the kernels and biases of matrix products.
+        dtype: of the layers' kernels.
     """
     backbone = model.backbone
     hidden = backbone.hidden_dim
 
-    def cast(variable, shape=None):
-        value = tf.cast(variable.value, dtype)
-        return value if shape is None else tf.reshape(value, shape)
+    def kernel(variable) -> tf.Tensor:
+        return tf.cast(variable.value, dtype)
+
+    def square(dense) -> tf.Tensor:  # from [hidden, heads, hidden / heads], or the other way round
+        return tf.reshape(kernel(dense.kernel), [hidden, hidden])
 
     def layer(block) -> Layer:
         attention = block._self_attention_layer
         projections = (attention.query_dense, attention.key_dense, attention.value_dense)
         return Layer(
-            qkv_kernel=tf.concat([cast(dense.kernel, (hidden, hidden)) for dense in projections], axis=1),
-            qkv_bias=tf.concat([cast(dense.bias, (hidden,)) for dense in projections], axis=0),
-            output_kernel=cast(attention.output_dense.kernel, (hidden, hidden)),
-            output_bias=cast(attention.output_dense.bias),
+            qkv_kernel=tf.concat([square(dense) for dense in projections], axis=1),
+            qkv_bias=tf.concat([tf.reshape(dense.bias.value, [hidden]) for dense in projections], axis=0),
+            output_kernel=square(attention.output_dense),
+            output_bias=attention.output_dense.bias.value,
             attention_gamma=block._self_attention_layer_norm.gamma.value,
             attention_beta=block._self_attention_layer_norm.beta.value,
-            up_kernel=cast(block._feedforward_intermediate_dense.kernel),
-            up_bias=cast(block._feedforward_intermediate_dense.bias),
-            down_kernel=cast(block._feedforward_output_dense.kernel),
-            down_bias=cast(block._feedforward_output_dense.bias),
+            up_kernel=kernel(block._feedforward_intermediate_dense.kernel),
+            up_bias=block._feedforward_intermediate_dense.bias.value,
+            down_kernel=kernel(block._feedforward_output_dense.kernel),
+            down_bias=block._feedforward_output_dense.bias.value,
             feedforward_gamma=block._feedforward_layer_norm.gamma.value,
             feedforward_beta=block._feedforward_layer_norm.beta.value,
         )
@@ -110,6 +114,7 @@ class Encoder:
 
     Args:
         heads: attention heads.
+        scale: of the attention's scores, 1 / sqrt(hidden / heads).
         approximate_gelu: GELU by tanh, where the weights were trained so.
         dropout: share dropped inside the encoder while training.
         head_dropout: share dropped before the head while training.
@@ -117,6 +122,7 @@ class Encoder:
     """
 
     heads: int
+    scale: float
     approximate_gelu: bool
     dropout: float
     head_dropout: float
@@ -126,7 +132,8 @@ class Encoder:
     def of(cls, model: keras_hub.models.BertTextClassifier) -> Encoder:
         """The encoder that computes what the model computes."""
         backbone = model.backbone
-        return cls(backbone.num_heads, approximate_gelu(backbone), backbone.dropout, model.dropout)
+        scale = (backbone.hidden_dim // backbone.num_heads) ** -0.5
+        return cls(backbone.num_heads, scale, approximate_gelu(backbone), backbone.dropout, model.dropout)
 
     def logits(self, weights: Weights, batch: Batch, seed: tf.Tensor | None = None) -> tf.Tensor:
         """The classifier's logits.
@@ -134,80 +141,82 @@ class Encoder:
         Args:
             weights: packed weights.
             batch: padded rows; what stands in the padding does not matter.
-            seed: int64 [2], for training with dropout; the same seed drops the same units. None drops nothing.
+            seed: int64 [2], for training: with dropout, the same for the same seed, and with fused kernels, compiled
+                for each shape of a batch. None: no dropout, and plain ops for any shape.
 
         Returns:
             float32 [batch, labels].
         """
-        drop = _Dropout(seed)
-        shape = tf.shape(batch.token_ids)
-        size, tokens = shape[0], shape[1]
-        x = self._embed(weights, batch, tokens)  # [batch x tokens, hidden]
-        x = drop(x, self.dropout)
-        bias = _attention_bias(batch.lengths, tokens)
+        ops = _Ops(self, weights.layers[0].qkv_kernel.dtype, seed)
+        mask = tf.sequence_mask(batch.lengths, tf.shape(batch.token_ids)[1])  # [batch, tokens]
+        x = self._embed(weights, batch, ops)  # [batch x tokens, hidden], as all that follow
         for layer in weights.layers:
-            x = self._layer(layer, x, bias, size, tokens, drop)
-        first = tf.reshape(x, [size, tokens, x.shape[-1]])[:, 0]  # [batch, hidden]: [CLS]
+            x = self._layer(layer, x, mask, ops)
+        residual = x[0]
+        first = tf.reshape(residual, [*tf.unstack(tf.shape(mask)), residual.shape[-1]])[:, 0]  # [batch, hidden]: [CLS]
         pooled = tf.tanh(tf.matmul(first, weights.pooler_kernel) + weights.pooler_bias)
-        pooled = drop(pooled, self.head_dropout)
+        pooled = kernels.dropped(pooled, ops.noise(tf.shape(pooled)), self.head_dropout)
         return tf.matmul(pooled, weights.head_kernel) + weights.head_bias
 
-    def _embed(self, weights: Weights, batch: Batch, tokens: tf.Tensor) -> tf.Tensor:
-        words = tf.cast(tf.gather(weights.words, tf.reshape(batch.token_ids, [-1])), tf.float32)
-        hidden = words.shape[-1]
-        places = weights.positions[None, :tokens]  # [1, tokens, hidden]
+    def _embed(self, weights: Weights, batch: Batch, ops: _Ops) -> tuple[tf.Tensor, tf.Tensor]:
+        words = tf.cast(tf.gather(weights.words, batch.token_ids), tf.float32)  # [batch, tokens, hidden]
+        places = tf.cast(weights.positions[: tf.shape(words)[1]], tf.float32)
         if batch.segment_ids is None:
-            places += weights.segments[0]
+            places += tf.cast(weights.segments[0], tf.float32)
         else:
-            places += tf.gather(weights.segments, batch.segment_ids)
-        x = tf.reshape(tf.reshape(words, [-1, tokens, hidden]) + places, [-1, hidden])
-        return layer_norm(x, weights.gamma, weights.beta, self.epsilon)
+            places += tf.cast(tf.gather(weights.segments, batch.segment_ids), tf.float32)
+        x = tf.reshape(words + places, [-1, words.shape[-1]])
+        x = kernels.layer_norm(x, weights.gamma, weights.beta, self.epsilon)
+        x = kernels.dropped(x, ops.noise(tf.shape(x)), self.dropout)
+        return x, tf.cast(x, ops.dtype)
 
-    def _layer(self, layer: Layer, x, bias, size, tokens, drop: _Dropout) -> tf.Tensor:
-        attended = self._attention(layer, x, bias, size, tokens, drop)
-        x = layer_norm(x + drop(attended, self.dropout), layer.attention_gamma, layer.attention_beta, self.epsilon)
-        dtype = layer.up_kernel.dtype
-        up = tf.nn.bias_add(tf.matmul(tf.cast(x, dtype), layer.up_kernel), layer.up_bias)
-        up = tf.nn.gelu(up, approximate=self.approximate_gelu)
-        down = tf.nn.bias_add(tf.matmul(up, layer.down_kernel), layer.down_bias)
-        down = drop(tf.cast(down, tf.float32), self.dropout)
-        return layer_norm(x + down, layer.feedforward_gamma, layer.feedforward_beta, self.epsilon)
-
-    def _attention(self, layer: Layer, x, bias, size, tokens, drop: _Dropout) -> tf.Tensor:
-        dtype, hidden = layer.qkv_kernel.dtype, x.shape[-1]
-        qkv = tf.nn.bias_add(tf.matmul(tf.cast(x, dtype), layer.qkv_kernel), layer.qkv_bias)
-        qkv = tf.reshape(qkv, [size, tokens, 3, self.heads, hidden // self.heads])
-        query, key, value = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]))  # each [batch, heads, tokens, hidden/heads]
-        scores = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)
-        scores = tf.nn.softmax(scores * (hidden // self.heads) ** -0.5 + bias)
-        scores = tf.cast(drop(scores, self.dropout), dtype)
-        context = tf.transpose(tf.matmul(scores, value), [0, 2, 1, 3])
-        context = tf.reshape(context, [-1, hidden])
-        return tf.cast(tf.nn.bias_add(tf.matmul(context, layer.output_kernel), layer.output_bias), tf.float32)
-
-
-def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tf.Tensor:
-    """LayerNorm over the last axis of a float32 [rows, hidden]."""
-    mean = tf.reduce_mean(x, axis=-1, keepdims=True)
-    centred = x - mean
-    variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
-    return centred * (tf.math.rsqrt(variance + epsilon) * gamma) + beta
+    def _layer(self, layer: Layer, x: tuple[tf.Tensor, tf.Tensor], mask, ops: _Ops) -> tuple[tf.Tensor, tf.Tensor]:
+        """One transformer layer; in and out: float32 for the residual, and the same in the compute dtype."""
+        residual, low = x
+        query, key, value = ops.split_heads(tf.matmul(low, layer.qkv_kernel), layer.qkv_bias, mask)
+        scores = tf.matmul(query, key, transpose_b=True)  # [batch, heads, tokens, tokens]
+        shares = ops.masked_softmax(scores, mask, *ops.optional_noise(tf.shape(scores)))
+        context = tf.reshape(tf.transpose(tf.matmul(shares, value), [0, 2, 1, 3]), tf.shape(low))
+        residual, low = ops.residual_norm(
+            residual,
+            tf.matmul(context, layer.output_kernel),
+            layer.output_bias,
+            layer.attention_gamma,
+            layer.attention_beta,
+            *ops.optional_noise(tf.shape(residual)),
+        )
+        up = ops.bias_gelu(tf.matmul(low, layer.up_kernel), layer.up_bias)
+        return ops.residual_norm(
+            residual,
+            tf.matmul(up, layer.down_kernel),
+            layer.down_bias,
+            layer.feedforward_gamma,
+            layer.feedforward_beta,
+            *ops.optional_noise(tf.shape(residual)),
+        )
 
 
-def _attention_bias(lengths: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
-    """What is added to the scores, float32 [batch, 1, 1, tokens]: 0 on real tokens, so low on padding that exp gives 0."""
-    return tf.where(tf.sequence_mask(lengths, tokens), 0.0, -1e9)[:, None, None, :]
+class _Ops:
+    """The kernels of one forward pass: fused and with dropout if there is a seed, plain if there is none."""
 
-
-class _Dropout:
-    """Dropout whose draws depend on the seed and on the place in the network alone."""
-
-    def __init__(self, seed: tf.Tensor | None):
+    def __init__(self, encoder: Encoder, dtype: tf.DType, seed: tf.Tensor | None):
+        kind = (lambda function: function) if seed is None else kernels.fused
+        self.dtype = dtype
         self._seed = seed
         self._place = 0
+        self.split_heads = kind(partial(kernels.split_heads, heads=encoder.heads))
+        self.masked_softmax = kind(partial(kernels.masked_softmax, scale=encoder.scale, rate=encoder.dropout))
+        self.residual_norm = kind(partial(kernels.residual_norm, rate=encoder.dropout, epsilon=encoder.epsilon))
+        self.bias_gelu = kind(partial(kernels.bias_gelu, approximate=encoder.approximate_gelu))
 
-    def __call__(self, x: tf.Tensor, rate: float) -> tf.Tensor:
-        if self._seed is None or not rate:
-            return x
+    def noise(self, shape: tf.Tensor) -> tf.Tensor | None:
+        """Bytes for the dropout at the next place of the network."""
+        if self._seed is None:
+            return None
         self._place += 1
-        return tf.nn.experimental.stateless_dropout(x, rate, self._seed + tf.constant([0, self._place], tf.int64))
+        return kernels.noise(tf.unstack(shape), self._seed + tf.constant([0, self._place], tf.int64))
+
+    def optional_noise(self, shape: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """The noise as the last argument of a kernel, or no argument."""
+        noise = self.noise(shape)
+        return () if noise is None else (noise,)
