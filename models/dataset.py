@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens in each row, int64 [rows]."""
         return self.token_ids.row_lengths().numpy()
@@ -84,7 +85,7 @@ class Batches:
         lengths, window = self.rows.lengths, self.batch_size * _WINDOW
         windows = [order[start : start + window] for start in range(0, len(order), window)]
         order = np.concatenate([rows[np.argsort(-lengths[rows], kind="stable")] for rows in windows])
-        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        batches = self._cut(order)
         generator.shuffle(batches)
         return self._dataset(batches[skip:])
 
@@ -95,23 +96,22 @@ class Batches:
         [batch]; weights, float32 [batch], by label; shares, float32 [batch], the weights over their sum in the batch.
         """
         order = np.argsort(self.rows.lengths, kind="stable")
-        return self._dataset(
-            [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        )
+        return self._dataset(self._cut(order))
+
+    def _cut(self, order: np.ndarray) -> list[np.ndarray]:
+        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
 
     def _dataset(self, batches: Sequence[np.ndarray]) -> tf.data.Dataset:
         rows = self.rows
         labels = tf.constant(rows.labels)
-        weights = (
-            tf.ones([len(rows)])
-            if self.label_weights is None
-            else tf.gather(tf.cast(self.label_weights, tf.float32), labels)
-        )
+        weights = np.ones(len(rows), np.float32)
+        if self.label_weights is not None:
+            weights = self.label_weights.astype(np.float32)[rows.labels]
+        weights = tf.constant(weights)
 
-        def assemble(chosen: tf.RaggedTensor) -> dict[str, tf.Tensor]:
-            ids = tf.gather(rows.token_ids, chosen)
-            weight = tf.gather(weights, chosen)
-            shape = tf.stack([tf.constant(-1, tf.int64), padded_length(tf.reduce_max(ids.row_lengths()))])
+        def assemble(chosen: tf.RaggedTensor, tokens: tf.Tensor) -> dict[str, tf.Tensor]:
+            shape = tf.stack([-1, tokens])
+            ids, weight = tf.gather(rows.token_ids, chosen), tf.gather(weights, chosen)
             batch = {
                 "token_ids": ids.to_tensor(shape=shape),
                 "lengths": tf.cast(ids.row_lengths(), tf.int32),
@@ -123,26 +123,19 @@ class Batches:
                 batch["segment_ids"] = tf.gather(rows.segment_ids, chosen).to_tensor(shape=shape)
             return batch
 
+        tokens = np.array([padded_length(rows.lengths[batch].max()) for batch in batches], np.int64)
         chosen = tf.RaggedTensor.from_row_lengths(
             np.concatenate([*batches, np.zeros(0, np.int64)]), [len(batch) for batch in batches]
         )
-        return tf.data.Dataset.from_tensor_slices(chosen).map(assemble).prefetch(tf.data.AUTOTUNE)
+        return tf.data.Dataset.from_tensor_slices((chosen, tokens)).map(assemble).prefetch(tf.data.AUTOTUNE)
 
 
-def padded_length(longest: tf.Tensor) -> tf.Tensor:
-    """The tokens that rows of a batch are padded to: the next multiple of 8, above 64 of 16, above 128 of 32 and so on.
+def padded_length(longest: int) -> int:
+    """The tokens that a batch is padded to: the next multiple of 8, above 64 tokens of 16, above 128 of 32 and so on.
 
     Kernels are compiled for each shape, so there must be few (8 up to 64 tokens, 20 up to 512), at little padding.
-
-    Args:
-        longest: int64 scalar, the tokens of the batch's longest row.
-
-    Returns:
-        int64 scalar.
     """
     step = 8
-    bound = 64
-    for _ in range(6):  # up to 4,096 tokens, the most that a config allows
-        step = tf.where(longest > bound, tf.constant(bound // 4, tf.int64), step)
-        bound *= 2
-    return -(-longest // step) * step
+    while step * 8 < longest:
+        step *= 2
+    return -(-int(longest) // step) * step

@@ -64,9 +64,7 @@ class ServedModel(tf.Module):
 
     def predict_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Predicts serialized tf.Examples, string [batch]; outputs as `predict_texts`."""
-        spec = {name: tf.io.FixedLenFeature([], tf.string, default_value="") for name in self._features}
-        parsed = tf.io.parse_example(examples, spec)
-        return self.predict_texts(*(parsed[name] for name in self._features))
+        return self._predict(self._parsed(examples, self._features))
 
     def predict_texts(self, text: tf.Tensor, text_pair: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Predicts texts, string [batch].
@@ -74,7 +72,10 @@ class ServedModel(tf.Module):
         Returns:
             label string [batch], probabilities float32 [batch, labels], classes string [batch, labels].
         """
-        raw = {name: self._as_raw(name, value) for name, value in zip(self._features, (text, text_pair), strict=False)}
+        given = zip(self._features, (text, text_pair), strict=False)
+        return self._predict({name: self._as_raw(name, value) for name, value in given})
+
+    def _predict(self, raw: dict[str, tf.Tensor | tf.SparseTensor]) -> dict[str, tf.Tensor]:
         features = self.transform(raw)
         token_ids = tf.RaggedTensor.from_sparse(features[TOKEN_IDS])
         segment_ids = tf.sparse.to_dense(features[SEGMENT_IDS]) if SEGMENT_IDS in features else None
@@ -83,14 +84,18 @@ class ServedModel(tf.Module):
         return {
             PREDICTED_LABEL: tf.gather(self.labels, tf.argmax(probabilities, axis=-1)),
             PROBABILITIES: probabilities,
-            CLASSES: tf.tile(self.labels[None], [tf.shape(text)[0], 1]),
+            CLASSES: tf.tile(self.labels[None], [tf.shape(probabilities)[0], 1]),
         }
 
     def transform_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Serialized tf.Examples with labels, string [batch], to token_ids (0 in the padding) and label_id, int64."""
-        spec = {name: self._raw_spec[name] for name in [*self._features, LABEL]}
-        features = self.transform(tf.io.parse_example(examples, spec))
+        """Serialized tf.Examples, string [batch], to int64 token_ids (0 in the padding) and label_id (-1: no label)."""
+        features = self.transform(self._parsed(examples, [*self._features, LABEL]))
         return {TOKEN_IDS: tf.sparse.to_dense(features[TOKEN_IDS]), LABEL_ID: features[LABEL_ID]}
+
+    def _parsed(self, examples: tf.Tensor, names: list[str]) -> dict[str, tf.Tensor | tf.SparseTensor]:
+        """The raw features; one that an Example lacks is taken as an empty text."""
+        spec = {name: tf.io.FixedLenFeature([], tf.string, default_value="") for name in names}
+        return {name: self._as_raw(name, value) for name, value in tf.io.parse_example(examples, spec).items()}
 
     def _as_raw(self, name: str, value: tf.Tensor) -> tf.Tensor | tf.SparseTensor:
         """The texts in the form that Transform's schema gives the feature."""
