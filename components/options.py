@@ -39,7 +39,7 @@ class RowLimits(Section):
 class DataOptions(Section):
     """What to read, which columns, and how to split."""
 
-    # paths, globs, folders with a folder a class, or package://NAME/PATH; relative to the config's folder's parent
+    # paths, globs, folders with a folder a class, or package://NAME/PATH; relative to the config file's folder
     source: Sources = Field(min_length=1)
     # given files for the other splits; `source` is then split without them (or all training rows when both are given)
     validation_source: Sources | None = None

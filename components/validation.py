@@ -273,7 +273,9 @@ def _described(counts: _Counts, max_length: int, specials: int) -> dict[str, Any
         "rows": len(lengths),
         "tokens": {
             "mean": round(float(lengths.mean()), 2),
-            **{f"p{percent}": int(numpy.percentile(lengths, percent, method="higher")) for percent in PERCENTILES},
+            **{
+                f"p{percent}": int(numpy.percentile(lengths, percent, method="inverted_cdf")) for percent in PERCENTILES
+            },
         },
         "histogram": [{"from": start, "rows": int(count)} for start, count in zip(BARS, bars, strict=True)],
         "truncated_rows": int((lengths > max_length).sum()),

@@ -125,7 +125,9 @@ def propose(path: str | Path, *, text: str | None = None, label: str | None = No
         encoding=survey.encoding,
         on_bad_bytes=survey.on_bad_bytes,
         labels=labels,
-        tokens={f"p{percent}": int(numpy.percentile(lengths, percent, method="higher")) for percent in (50, 95, 99)},
+        tokens={
+            f"p{percent}": int(numpy.percentile(lengths, percent, method="inverted_cdf")) for percent in (50, 95, 99)
+        },
         truncated=float((lengths > max_length).mean()),
         max_length=max_length,
         epochs=epochs,
@@ -406,7 +408,7 @@ def token_lengths(texts: list[tuple[str, ...]]) -> numpy.ndarray:
 
 def propose_max_length(lengths: numpy.ndarray) -> int:
     """The 99th percentile rounded up to a multiple of 16, at most what the backbone can take."""
-    return int(min(LONGEST, 16 * math.ceil(numpy.percentile(lengths, 99, method="higher") / 16)))
+    return int(min(LONGEST, 16 * math.ceil(numpy.percentile(lengths, 99, method="inverted_cdf") / 16)))
 
 
 def propose_recipe(rows: int, labels: int) -> tuple[int, float]:
@@ -486,8 +488,8 @@ def _yaml(value: object) -> str:
 
 def _head(proposal: Proposal) -> list[str]:
     return [
-        "# Written by `bertline init` from a look at all rows. Every number is a proposal: change what you know better.",
-        "# `bertline config FILE` shows the rest of the settings; `bertline run FILE` trains, checks and pushes a model.",
+        "# Written by `bertline init` after a look at all rows. Every number is a proposal, with its reason beside it.",
+        "# `bertline config FILE` shows all settings; `bertline run FILE` trains, checks and pushes a model.",
         f"name: {_yaml(proposal.name)}",
     ]
 
