@@ -241,7 +241,6 @@ def _eval_config(models: list[str], labels: int, slice_keys: list[str]) -> Any:
     spec = config_pb2.MetricsSpec
     aggregate = config_pb2.AggregationOptions
     counted = ("Precision", "Recall", "F1Score")
-    averages = (aggregate(macro_average=True, class_weights=weights), aggregate(micro_average=True))
     return config_pb2.EvalConfig(
         model_specs=[
             config_pb2.ModelSpec(
@@ -275,10 +274,6 @@ def _eval_config(models: list[str], labels: int, slice_keys: list[str]) -> Any:
                 binarize=per_class,
                 metrics=[metric(name, thresholds=[0.5]) for name in counted],
             ),
-            *(
-                spec(output_names=["decision"], aggregate=average, metrics=[metric("F1Score", thresholds=[0.5])])
-                for average in averages
-            ),
         ],
     )
 
@@ -289,7 +284,7 @@ def _read_results(folder: str, model: str, classes: list[str], named: bool) -> d
 
     result = tfma.load_eval_result(folder, model_name=model if named else None)
     by_slice = {_slice_name(key): outputs for key, outputs in result.slicing_metrics}
-    overall = _flat(by_slice.pop(""))
+    overall = _flat(by_slice.pop(""), classes)
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     for key, outputs in result.plots:
         if not key:
@@ -297,16 +292,10 @@ def _read_results(folder: str, model: str, classes: list[str], named: bool) -> d
             for entry in matrices[0]["entries"]:
                 cell = entry.get("actualClassId", 0), entry.get("predictedClassId", 0)
                 confusion[cell] = round(entry["numWeightedExamples"])
-    per_class = {
-        name: {"rows": int(confusion[position].sum()), **overall.pop(f"classId:{position}", {})}
-        for position, name in enumerate(classes)
-    }
-    f1 = [per_class[name]["f1"] for name in classes]
+    per_class = overall.pop("per_class")
+    f1 = [per_class[name]["f1"] or 0.0 for name in classes]
     overall["weighted_f1"] = float(np.average(f1, weights=confusion.sum(-1)))
-    slices = {
-        name: {key: value for key, value in _flat(outputs).items() if not isinstance(value, dict)}
-        for name, outputs in sorted(by_slice.items())
-    }
+    slices = {name: _flat(outputs, classes) for name, outputs in sorted(by_slice.items())}
     return {"overall": overall, "per_class": per_class, "slices": slices, "confusion": confusion}
 
 
@@ -315,8 +304,6 @@ METRIC_NAMES = {
     "example_count": "rows",
     "sparse_categorical_accuracy": "accuracy",
     "sparse_categorical_crossentropy": "loss",
-    "macro_average: true\n_f1_score": "macro_f1",
-    "micro_average: true\n_f1_score": "micro_f1",
     "macro_average: true\n_auc": "macro_auc",
     "precision": "precision",
     "recall": "recall",
@@ -324,14 +311,22 @@ METRIC_NAMES = {
 }
 
 
-def _flat(outputs: dict[str, Any]) -> dict[str, Any]:
-    """Metrics of a slice by our names; those of a class in a dictionary under TFMA's class key."""
-    flat: dict[str, Any] = {}
+def _flat(outputs: dict[str, Any], classes: list[str]) -> dict[str, Any]:
+    """Metrics of a slice by our names, those of each class under "per_class".
+
+    The averages of F1 follow from TFMA's F1 of each class: asking TFMA for them would count every row again. Where each
+    row has one label, micro F1 is the accuracy.
+    """
+    flat: dict[str, Any] = {"per_class": {name: {} for name in classes}}
     for by_class in outputs.values():
         for class_key, metrics in by_class.items():
-            target = flat.setdefault(class_key, {}) if class_key else flat
+            target = flat["per_class"][classes[int(class_key.removeprefix("classId:"))]] if class_key else flat
             for name, value in metrics.items():
-                target[METRIC_NAMES[name]] = value.get("doubleValue")
+                # TFMA gives "NaN" for a ratio of nothing.
+                target[METRIC_NAMES[name]] = None if value["doubleValue"] == "NaN" else value["doubleValue"]
+    # As in scikit-learn, a class without true or predicted rows does not count.
+    flat["macro_f1"] = float(np.mean([each["f1"] for each in flat["per_class"].values() if each["f1"] is not None]))
+    flat["micro_f1"] = flat["accuracy"]
     return flat
 
 

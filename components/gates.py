@@ -39,7 +39,7 @@ def accuracy_interval(correct: int, rows: int) -> tuple[float, float]:
 
 
 def f1_per_class(confusion: np.ndarray) -> np.ndarray:
-    """F1 of each class, 0 where it is undefined.
+    """F1 of each class, NaN for a class without true or predicted rows.
 
     Args:
       confusion: float or int, [..., labels, labels], rows are true labels, columns predictions.
@@ -49,7 +49,7 @@ def f1_per_class(confusion: np.ndarray) -> np.ndarray:
     """
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     total = confusion.sum(-1) + confusion.sum(-2)
-    return np.divide(2.0 * hits, total, out=np.zeros(total.shape), where=total > 0)
+    return np.divide(2.0 * hits, total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
 def recall_per_class(confusion: np.ndarray) -> np.ndarray:
@@ -89,7 +89,7 @@ def intervals(confusion: np.ndarray) -> dict[str, tuple[float, float]]:
     present = confusion.sum(-1) > 0
     return {
         "accuracy": accuracy_interval(int(np.trace(confusion)), int(confusion.sum())),
-        "macro_f1": percentile_interval(f1_per_class(resampled).mean(-1)),
+        "macro_f1": percentile_interval(np.nanmean(f1_per_class(resampled), axis=-1)),
         "balanced_accuracy": percentile_interval(np.nanmean(recall_per_class(resampled)[..., present], axis=-1)),
     }
 

@@ -43,8 +43,12 @@ STAGES = (
     ("push", ("Pusher",)),
 )
 LIBRARIES = ("bertline", "tensorflow", "tensorflow-text", "keras", "keras-hub", "tfx", "apache-beam")
-# Beam's default local runner fetches a binary at run time; the in-memory one needs nothing.
-BEAM_ARGS = ("--direct_running_mode=in_memory",)
+BEAM_ARGS = (
+    # Beam's default local runner fetches a binary at run time; the in-memory one needs nothing.
+    "--direct_running_mode=in_memory",
+    # Unless an image is named, TFX packs its sources for remote workers, seconds a stage; here nobody reads either.
+    "--sdk_container_image=none",
+)
 
 
 class RunFailed(Exception):

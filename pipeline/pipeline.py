@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.canary import Canary
-from components.last_blessed import LastBlessed
-from components.pusher import Pusher
-from components.validation import DataGate, schema_gen, statistics_gen
 from tfx import v1 as tfx
 
+from components.canary import Canary
 from components.evaluator import Evaluator
 from components.example_gen import ExampleGen
+from components.last_blessed import LastBlessed
+from components.pusher import Pusher
 from components.trainer import Trainer
 from components.transform import transform
+from components.validation import DataGate, schema_gen, statistics_gen
 from pipeline.config import Config
 
 

@@ -47,7 +47,7 @@ _FIELDS = {
 }
 _NOTHING = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b""]))
 _BLANK_EXAMPLE = tf.train.Example(
-    features=tf.train.Features(feature={"text": _NOTHING, "text_pair": _NOTHING})
+    features=tf.train.Features(feature={"text": _NOTHING, "text_pair": _NOTHING, "label": _NOTHING})
 ).SerializeToString()
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 

@@ -35,3 +35,76 @@ def save_mood_model(folder, positive_word: str = "good"):
     signatures = {"text": text, "serving_default": examples, "add": add}
     tf.saved_model.save(tf.Module(), str(folder), signatures=signatures)
     return folder
+
+
+# === A task of its own: file, vocabulary, config ===
+
+MOODS = {
+    "negative": ("broken", "late", "awful", "refund"),
+    "neutral": ("arrived", "package", "tuesday", "ordered"),
+    "positive": ("great", "love", "perfect", "thanks"),
+}
+FILLERS = ("the", "it", "was", "and", "my", "item")
+
+
+def reviews(rows: int, seed: int = 0) -> list[tuple[str, str, str]]:
+    """(text, label, shop) rows: distinct texts, two words of the label's own in each, half of them from each shop."""
+    import random
+
+    chance = random.Random(seed)
+    table = []
+    for number in range(rows):
+        label = list(MOODS)[number % len(MOODS)]
+        words = [*chance.sample(MOODS[label], 2), *chance.sample(FILLERS, 3), str(number)]
+        chance.shuffle(words)
+        table.append((" ".join(words), label, ("north", "south")[chance.randrange(2)]))
+    return table
+
+
+def write_csv(path, rows, header=("text", "label", "shop")):
+    """Writes rows as CSV; returns the path."""
+    import csv
+
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def write_review_vocabulary(path):
+    """A BERT vocabulary that covers the reviews; returns the path."""
+    words = [word for mood in MOODS.values() for word in mood]
+    digits = [str(digit) for digit in range(10)]
+    pieces = [*("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), *FILLERS, *words, *digits, *("##" + d for d in digits)]
+    path.write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    return path
+
+
+def write_task(folder, rows, **train):
+    """A folder with reviews.csv, vocab.txt and task.yaml for a BERT of two thin layers; returns the config's path."""
+    write_csv(folder / "reviews.csv", rows)
+    write_review_vocabulary(folder / "vocab.txt")
+    recipe = {"epochs": 20, "learning_rate": 0.01, "patience": 6, "precision": "float32", "tensorboard": False, **train}
+    settings = "\n".join(f"  {key}: {str(value).lower()}" for key, value in recipe.items())
+    config = folder / "task.yaml"
+    config.write_text(
+        f"""\
+name: reviews
+root: {folder}/runs
+data:
+  source: reviews.csv
+  keep: [shop]
+model:
+  backbone: {{layers: 2, hidden: 32, heads: 2, intermediate: 64, vocabulary: {folder}/vocab.txt}}
+  max_length: 16
+train:
+{settings}
+evaluate:
+  slices: [shop]
+  length_buckets: [30]
+  gates: {{accuracy: 0.8, macro_f1: 0.8}}
+canary: {{rows: 20}}
+serve: {{port: 0}}
+""",
+        encoding="utf-8",
+    )
+    return config
