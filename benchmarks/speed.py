@@ -1,0 +1,120 @@
+"""Training speed against Transformers on the same rows: `python -m benchmarks.speed configs/sentiment.yaml`.
+
+The two run in turn, each alone in a process of its own, several rounds long: the machine's speed drifts, so only the
+ratios inside a round mean anything. Takes the rows of the newest finished run of the config.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+from benchmarks import finished
+from benchmarks.peer import BENCHMARKS, RESULTS, run_peer, same_recipe, write_result
+from components.errors import LineError
+from models import features
+from pipeline import config as configs
+
+BAR = 1.0  # at least as fast as Transformers' best mode on a CPU
+BUSY = 20  # per cent of the processors that others may use before the figures are called into question
+
+
+def sample_rows(config: configs.Config, steps: int) -> Path:
+    """Writes the rows of so many batches, drawn by the hash of the text, and returns their folder.
+
+    Raises:
+      LineError: no run of the config has finished, or it trained on fewer rows.
+    """
+    answers = finished.read_answers(finished.newest_evaluation(config.root_folder))
+    folder = RESULTS / f"rows-speed-{config.name}"
+    finished.export(finished.examples_of(config.root_folder, answers), folder)
+    wanted = {"train": steps * config.train.batch_size, "validation": config.train.batch_size}
+    for split, count in wanted.items():
+        with (folder / f"{split}.jsonl").open(encoding="utf-8") as lines:
+            rows = sorted(lines, key=lambda line: json.loads(line)[features.ROW_ID])
+        if len(rows) < count:
+            raise LineError(
+                f"{steps} steps need {count} {split} rows and the run had {len(rows)}; ask for fewer steps."
+            )
+        (folder / f"{split}.jsonl").write_text("".join(rows[:count]), encoding="utf-8")
+    return folder
+
+
+def train_ours(config: configs.Config, rows: Path, skip_steps: int) -> dict[str, Any]:
+    """One epoch of our training on the rows; returns what benchmarks/ours.py printed.
+
+    Raises:
+      LineError: it failed; the message ends with its last words.
+    """
+    recipe = config.train.model_copy(update={"epochs": 1, "tensorboard": False})
+    command = [sys.executable, "-m", "benchmarks.ours", str(rows)]
+    command += [config.model.model_dump_json(), recipe.model_dump_json(), "--skip-steps", str(skip_steps)]
+    ran = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise LineError(f"our training failed (exit {ran.returncode}):\n{ran.stderr.strip()[-2000:]}")
+    return json.loads(ran.stdout.strip().splitlines()[-1])
+
+
+def train_peer(config: configs.Config, rows: Path, steps: int, skip_steps: int) -> dict[str, Any]:
+    """So many steps of Transformers on the rows; returns the figures of its run."""
+    recipe = same_recipe(config.model, config.train.model_copy(update={"epochs": 1}))
+    limits = ["--max-steps", str(steps), "--skip-steps", str(skip_steps)]
+    return run_peer("huggingface", rows, *recipe, *limits)["runs"][0]
+
+
+def compare(config: configs.Config, rounds: int, steps: int, skip_steps: int) -> dict[str, Any]:
+    """Runs ours and the peer in turn.
+
+    Returns:
+      Examples a second of both, round by round, the ratio of ours to the peer's in each, its median, and how busy
+      others kept the machine before the start, in per cent.
+    """
+    rows = sample_rows(config, steps)
+    busy = psutil.cpu_percent(interval=2)
+    measured = []
+    for number in range(1, rounds + 1):
+        ours = train_ours(config, rows, skip_steps)["examples_per_second"]
+        peer = train_peer(config, rows, steps, skip_steps)["examples_per_second"]
+        measured.append({"ours": ours, "huggingface": peer, "ratio": ours / peer})
+        print(
+            f"round {number}: ours {ours:.1f}, Transformers {peer:.1f} examples/s, ratio {ours / peer:.2f}", flush=True
+        )
+    ratios = [each["ratio"] for each in measured]
+    return {"config": config.name, "steps": steps, "busy_percent": busy, "rounds": measured} | {
+        "ratio": {"median": median(ratios), "min": min(ratios), "max": max(ratios)}
+    }
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=100, help="training steps of each fit")
+    parser.add_argument("--skip-steps", type=int, default=20, help="first steps left out: tracing, warm caches")
+    arguments = parser.parse_args()
+    try:
+        result = compare(configs.load(arguments.config), arguments.rounds, arguments.steps, arguments.skip_steps)
+    except LineError as error:
+        print(f"speed: {error}", file=sys.stderr)
+        return 2
+    ratio = result["ratio"]
+    if result["busy_percent"] > BUSY:
+        print(f"speed: other programs used {result['busy_percent']:.0f}% of the processors; do not trust the figures.")
+    print(
+        f"ours / Transformers: median {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}), "
+        f"at least {BAR:.1f}: {'holds' if ratio['median'] >= BAR else 'fails'}"
+    )
+    print("figures:", write_result(f"speed-{result['config']}", result))
+    return 0 if ratio["median"] >= BAR else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
