@@ -1,0 +1,65 @@
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import factories
+
+BERTLINE = Path(sys.executable).with_name("bertline")
+
+
+@dataclass
+class Line:
+    """A task in a folder of its own, and its command line."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "task.yaml"
+
+    @property
+    def serving(self) -> Path:
+        return self.folder / "runs" / "serving"
+
+    def bertline(self, *arguments, **options) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [BERTLINE, *map(str, arguments)],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+            **options,
+        )
+
+    def run(self) -> subprocess.CompletedProcess:
+        return self.bertline("run", self.config)
+
+    def start(self) -> subprocess.Popen:
+        return subprocess.Popen([BERTLINE, "run", self.config], cwd=self.folder, start_new_session=True)
+
+    def versions(self) -> list[str]:
+        return sorted(path.name for path in self.serving.iterdir() if path.name.isdigit())
+
+    def runs(self) -> list[dict]:
+        listed = self.bertline("runs", self.config, "--json")
+        return [json.loads(line) for line in listed.stdout.splitlines()]
+
+    def edit(self, old: str, new: str, file: str = "task.yaml") -> None:
+        text = (self.folder / file).read_text(encoding="utf-8")
+        assert old in text
+        (self.folder / file).write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def line(tmp_path_factory):
+    """A task whose line has been run once, to a pushed version. Tests of one file use it in order."""
+    folder = tmp_path_factory.mktemp("line")
+    factories.write_task(folder, factories.reviews(900))
+    made = Line(folder)
+    made.first = made.run()
+    return made

@@ -1,0 +1,145 @@
+"""The line from outside, in order: a first run, the same again, a changed row, a worse model, interrupted runs."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import factories
+
+
+def test_a_first_run_ends_with_a_pushed_version(line):
+    assert line.first.returncode == 0, line.first.stdout + line.first.stderr
+    shown = line.first.stdout
+    for stage in ("ingest", "validate", "tokenise", "train", "evaluate", "gates", "canary", "push"):
+        assert f"\n  {stage} " in shown
+    assert "900 rows of 900" in shown
+    assert "20 of 20 answers equal" in shown
+    assert "WARNING" not in shown + line.first.stderr
+    assert len(line.versions()) == 1
+
+
+def test_the_release_says_where_the_model_comes_from(line):
+    release = json.loads((line.serving / line.versions()[0] / "release.json").read_text())
+    assert release["metrics"]["accuracy"] >= 0.8
+    assert release["parent"] is None
+    assert release["libraries"]["tfx"] == "1.21.0"
+    assert {"config_hash", "data_hash", "inputs", "git_commit"} <= set(release)
+
+
+def test_predict_answers_over_grpc_from_arguments_and_stdin(line):
+    answer = line.bertline("predict", line.config, "my item was great and perfect")
+    assert answer.stdout.startswith("positive\t"), answer.stderr
+    answer = line.bertline("predict", line.config, "--json", input="broken and late\n\nit arrived tuesday\n")
+    labels = [json.loads(each)["label"] for each in answer.stdout.splitlines()]
+    assert labels == ["negative", "neutral"], answer.stderr
+
+
+def test_the_same_run_again_is_cached(line):
+    again = line.run()
+    assert again.returncode == 0
+    assert "every stage cached" in again.stdout
+    assert len(line.versions()) == 1
+    assert [run["outcome"] for run in line.runs()] == ["pushed", "unchanged"]
+
+
+def test_a_lost_version_is_pushed_again(line):
+    shutil.rmtree(line.serving / line.versions()[0])
+    again = line.run()
+    assert again.returncode == 0, again.stdout
+    assert "(cached)" in again.stdout
+    assert len(line.versions()) == 1
+
+
+def test_a_changed_row_is_noticed_and_the_models_are_compared(line):
+    before = line.versions()
+    line.edit("positive", "negative", "reviews.csv")
+    changed = line.run()
+    assert "every stage cached" not in changed.stdout
+    assert f"not worse than {before[-1]}" in changed.stdout
+    record = line.runs()[-1]
+    assert record["parent"] == before[-1]
+    assert record["data"] != line.runs()[0]["data"]
+
+
+def test_a_model_of_shuffled_labels_is_blocked_and_the_served_version_stays(line):
+    before = line.versions()
+    rows = factories.reviews(900)
+    labels = [label for _, label, _ in rows]
+    shuffled = [(text, labels[(row * 7 + row // 3) % 900], shop) for row, (text, _, shop) in enumerate(rows)]
+    factories.write_csv(line.folder / "reviews.csv", shuffled)
+    # No floor: what must block it is that it is worse than the last model, and than always answering one label.
+    line.edit("gates: {accuracy: 0.8, macro_f1: 0.8}", "gates: {}")
+    blocked = line.run()
+    assert blocked.returncode == 3, blocked.stdout
+    assert "not pushed" in blocked.stdout
+    assert f"(version {before[-1]})" in blocked.stdout
+    assert line.versions() == before
+    assert line.runs()[-1]["outcome"] == "blocked"
+
+
+def test_a_second_run_at_once_is_told_so(line):
+    factories.write_csv(line.folder / "reviews.csv", factories.reviews(901))
+    first = line.start()
+    try:
+        holder = line.folder / "runs" / ".holder"
+        wait_until(lambda: holder.exists() and holder.read_text() == str(first.pid))
+        second = line.run()
+        assert second.returncode == 1
+        assert f"another run is using {line.folder}/runs (process {first.pid})" in second.stderr
+    finally:
+        kill(first)
+
+
+def test_a_run_killed_in_training_goes_on_from_its_checkpoint(line):
+    factories.write_csv(line.folder / "reviews.csv", factories.reviews(902))
+    line.edit("  epochs: 20", "  epochs: 20\n  checkpoint_steps: 5")
+    before = line.versions()
+    run = line.start()
+    checkpoints = line.folder / "runs" / "checkpoints"
+    wait_until(lambda: run.poll() is not None or list(checkpoints.glob("**/*.index")), seconds=300)
+    assert run.poll() is None, "the run ended before it could be killed"
+    kill(run)
+    assert line.versions() == before
+
+    resumed = line.run()
+    assert resumed.returncode == 0, resumed.stdout
+    log = max((line.folder / "runs" / "logs").glob("2*.log")).read_text()
+    assert "resum" in log
+    assert len(line.versions()) == len(before) + 1
+    assert not checkpoints.exists() or not list(checkpoints.glob("**/*.index"))
+    assert "interrupted" in {run["outcome"] for run in line.runs()}
+
+
+def test_serving_picks_up_a_new_version_without_dropping_a_request(line):
+    from serving.client import Client
+    from serving.server import Server
+
+    old = line.versions()[-1]
+    with (
+        Server(line.serving, "reviews", port=0, poll_seconds=0.2) as server,
+        Client(server.address, "reviews") as client,
+    ):
+        assert client.metadata()[0] == int(old)
+        new = str(int(old) + 1)
+        shutil.copytree(line.serving / old, line.serving / f".{new}")
+        os.rename(line.serving / f".{new}", line.serving / new)
+        deadline = time.monotonic() + 60
+        while client.metadata()[0] != int(new):
+            assert client.predict(["my item was great and perfect"])[0].label == "positive"
+            assert time.monotonic() < deadline
+    shutil.rmtree(line.serving / new)
+
+
+def kill(run: subprocess.Popen) -> None:
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+
+
+def wait_until(condition, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
