@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,7 @@ def main() -> int:
     parser.add_argument("config", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", help="Transformers' fits to average; default: the config's")
     arguments = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow only reads records here; its start-up is no news
     try:
         config = configs.load(arguments.config)
         result = run(config, arguments.seeds or [config.train.seed])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=100, help="training steps of each fit")
     parser.add_argument("--skip-steps", type=int, default=20, help="first steps left out: tracing, warm caches")
     arguments = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow only reads records here; its start-up is no news
     try:
         result = compare(configs.load(arguments.config), arguments.rounds, arguments.steps, arguments.skip_steps)
     except LineError as error:
