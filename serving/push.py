@@ -113,13 +113,17 @@ def _newest(folder: str) -> Release | None:
 def _write_aside(source: str, folder: str, version: int, record: str, copy_file: Callable[[str, str], object]) -> None:
     """Copies beside the versions, makes sure that it is on the disk, then renames: the one step that shows it."""
     unfinished = Path(folder) / f"{UNFINISHED}{version}"
-    unfinished.mkdir()
-    for name in releases.files(source):
-        (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
-        copy_file(f"{source}/{name}", str(unfinished / name))
-    (unfinished / releases.RELEASE_FILE).write_text(record, encoding="utf-8")
-    for path in [*unfinished.rglob("*"), unfinished]:
-        _sync(path)
+    try:
+        unfinished.mkdir()
+        for name in releases.files(source):
+            (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
+            copy_file(f"{source}/{name}", str(unfinished / name))
+        (unfinished / releases.RELEASE_FILE).write_text(record, encoding="utf-8")
+        for path in [*unfinished.rglob("*"), unfinished]:
+            _sync(path)
+    except BaseException:  # a full disk is full of this very copy
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     unfinished.rename(Path(folder) / str(version))
     _sync(Path(folder))
 

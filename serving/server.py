@@ -11,6 +11,7 @@ import argparse
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -58,7 +59,7 @@ class Server:
         model_name: the name that requests call the model by.
         host: address to listen on; loopback unless the network is meant to reach it (there is no authentication).
         port: TCP port; 0 takes a free one, which `port` then holds.
-        socket: path of a Unix socket to listen on instead.
+        socket_path: path of a Unix socket to listen on instead.
         poll_seconds: time between two looks at the folder.
 
     Raises (on start):
@@ -73,13 +74,13 @@ class Server:
         host: str = "127.0.0.1",
         port: int = 8500,
         *,
-        socket: str | None = None,
+        socket_path: str | None = None,
         poll_seconds: float = POLL_SECONDS,
     ):
         self.model_name = model_name
         self.host = host
         self.port = port
-        self.socket = socket
+        self.socket_path = socket_path
         self.versions = Versions(Path(folder), self._load, poll_seconds)
         self._grpc = grpc.server(
             ThreadPoolExecutor(THREADS_PER_CORE * (os.cpu_count() or 1), thread_name_prefix="request"),
@@ -95,8 +96,8 @@ class Server:
     @property
     def address(self) -> str:
         """What a client dials: HOST:PORT, or unix:PATH."""
-        if self.socket:
-            return f"unix:{self.socket}"
+        if self.socket_path:
+            return f"unix:{self.socket_path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def start(self) -> None:
@@ -104,9 +105,8 @@ class Server:
         try:
             port = self._grpc.add_insecure_port(self.address)
         except RuntimeError as error:
-            way_out = "choose another with --port, or 0 for a free one" if not self.socket else "choose another path"
-            raise OSError(f"cannot listen on {self.address}, is another server there? {way_out}") from error
-        if not self.socket:
+            raise OSError(f"cannot listen on {self.address}: {self._reason()}") from error
+        if not self.socket_path:
             self.port = port
         self.versions.start()
         self._grpc.start()
@@ -128,6 +128,16 @@ class Server:
     def __exit__(self, *_) -> None:
         self.stop()
 
+    def _reason(self) -> str:
+        """Why the address cannot be had, which grpc keeps to itself."""
+        if self.socket_path:
+            return "the folder must exist and be writable, and the path at most 107 bytes long"
+        try:
+            with socket.create_server((self.host, self.port), family=_family(self.host)):
+                return "it was taken until a moment ago; try again"
+        except (OSError, OverflowError) as error:
+            return f"{error}; choose another port with --port, or 0 for a free one"
+
     def _load(self, path: Path, version: int):
         # TensorFlow takes seconds to import: a taken port or a wrong flag should be told before that.
         from serving.servable import Servable
@@ -135,6 +145,10 @@ class Server:
         servable = Servable(path, self.model_name, version)
         servable.warm_up()
         return servable
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 class _PredictionService(PredictionServiceServicer):
@@ -268,7 +282,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.model_name,
         options.host,
         options.port,
-        socket=options.grpc_socket_path,
+        socket_path=options.grpc_socket_path,
         poll_seconds=options.file_system_poll_wait_seconds,
     )
     try:

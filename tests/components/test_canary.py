@@ -6,6 +6,7 @@ import subprocess
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 from factories import save_mood_model
 from tfx.types import standard_artifacts
 
@@ -75,6 +76,23 @@ def test_one_other_answer_does_not(tmp_path, model):
         comparison = canary.compare(rows, server.address)
     assert not comparison.agrees
     assert comparison.summary() == "3 of 4 answers equal; row 04 was positive 0.7500 and is negative 0.7500"
+
+
+def test_pairs_are_asked_as_pairs(tmp_path):
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name) for name in ("text", "text_pair")])
+    def same(text, text_pair):
+        yes = tf.cast(text == text_pair, tf.float32)[:, tf.newaxis]
+        return {
+            "label": tf.where(text == text_pair, "same", "other"),
+            "probabilities": tf.concat([yes, 1 - yes], 1),
+            "classes": tf.tile([["same", "other"]], [tf.size(text), 1]),
+        }
+
+    tf.saved_model.save(tf.Module(), str(tmp_path / "1"), signatures={"text": same})
+    row = {"row_id": "01", "text": "a", "text_pair": "a", "predicted": "same", "probability": 1.0}
+    other = {"row_id": "02", "text": "a", "text_pair": "b", "predicted": "other", "probability": 1.0}
+    with Server(tmp_path, canary.MODEL_NAME, port=0) as server:
+        assert canary.compare([row, other], server.address).agrees
 
 
 def test_blocked_model_is_not_tried(tmp_path, model, monkeypatch):

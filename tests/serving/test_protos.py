@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,9 @@ TOP = Path(__file__).parents[2]
 
 
 def run(code):
-    result = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True)
+    # TFX sets this variable for its own process, and tf.keras is then the older Keras.
+    environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
+    result = subprocess.run([sys.executable, "-c", code], cwd=TOP, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout.split()
 

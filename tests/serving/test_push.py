@@ -94,6 +94,16 @@ push.publish({str(saved_model)!r}, {str(serving)!r}, {{"inputs": "new"}}, copy_f
     assert names(serving) == ["100", "200"]
 
 
+def test_full_disk_leaves_nothing_behind(saved_model, tmp_path):
+    def copy(source, destination):
+        Path(destination).write_bytes(b"half")
+        raise OSError(28, "No space left on device", destination)
+
+    with pytest.raises(ValueError, match="No space left on device"):
+        publish(saved_model, tmp_path / "serving", copy_file=copy)
+    assert names(tmp_path / "serving") == []
+
+
 def test_no_moment_shows_a_partial_version(saved_model, tmp_path):
     serving = tmp_path / "serving"
     seen = []

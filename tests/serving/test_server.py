@@ -10,19 +10,21 @@ from pathlib import Path
 
 import grpc
 import pytest
+import tensorflow as tf
+from tensorflow_serving.apis.prediction_log_pb2 import PredictLog
 
 from serving.client import Client
 from serving.protos import (
     GetModelMetadataRequest,
     GetModelStatusRequest,
     ModelServiceStub,
+    PredictionLog,
     PredictionServiceStub,
     PredictRequest,
     SignatureDefMap,
 )
+from serving.servable import WARMUP_FILE
 from serving.server import Server, main
-
-tf = pytest.importorskip("tensorflow")
 
 TOP = Path(__file__).parents[2]
 
@@ -231,8 +233,36 @@ def test_a_request_under_way_when_the_server_stops_is_answered(mood_models, tmp_
 
 
 def test_taken_port_is_a_clear_error(served, tmp_path):
-    with pytest.raises(OSError, match=rf"cannot listen on 127.0.0.1:{served.port}.*--port"):
+    with pytest.raises(OSError, match=rf"cannot listen on 127.0.0.1:{served.port}: .*in use.*--port"):
         Server(tmp_path, "mood", port=served.port).start()
+
+
+def test_address_that_is_not_here_is_a_clear_error(tmp_path):
+    with pytest.raises(OSError, match=r"cannot listen on 192\.0\.2\.1:8500: .*assign"):
+        Server(tmp_path, "mood", "192.0.2.1").start()  # an address for documentation, nobody's
+
+
+def test_listens_on_a_unix_socket(mood_models, tmp_path):
+    push(mood_models["good"], tmp_path, 1)
+    with (
+        Server(tmp_path, "mood", socket_path=str(tmp_path / "grpc")) as server,
+        Client(server.address, "mood") as client,
+    ):
+        assert server.address == f"unix:{tmp_path}/grpc"
+        assert client.predict(["good"])[0].label == "positive"
+
+
+def test_recorded_requests_warm_a_version_and_a_wrong_one_keeps_it_out(mood_models, tmp_path, caplog):
+    caplog.set_level(logging.CRITICAL)
+    for version, message in ((1, request(text=["good"])), (2, request("gone", text=["good"]))):
+        push(mood_models["good"], tmp_path, version)
+        (tmp_path / str(version) / "assets.extra").mkdir()
+        with tf.io.TFRecordWriter(str(tmp_path / str(version) / WARMUP_FILE)) as file:
+            file.write(PredictionLog(predict_log=PredictLog(request=message)).SerializeToString())
+    with Server(tmp_path, "mood", port=0) as server, Client(server.address, "mood") as client:
+        first, second = client.status()
+    assert first.state == "AVAILABLE"
+    assert 'version 2 did not load: Serving signature key "gone" not found' in second.error
 
 
 def test_broken_only_version_stops_the_start(tmp_path, capsys):
