@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,10 +57,12 @@ class ServedModel(tf.Module):
         """The functions that `tf.saved_model.save` names."""
         examples = tf.TensorSpec([None], tf.string, name="examples")
         texts = [tf.TensorSpec([None], tf.string, name=name) for name in self._features]
+        # None of this branches on a tensor, and autograph would rewrite it all, Transform's layer too: 20 s.
+        traced = functools.partial(tf.function, autograph=False)
         return {
-            "serving_default": tf.function(self.predict_examples, input_signature=[examples]),
-            "text": tf.function(self.predict_texts, input_signature=texts),
-            "transform_features": tf.function(self.transform_examples, input_signature=[examples]),
+            "serving_default": traced(self.predict_examples, input_signature=[examples]),
+            "text": traced(self.predict_texts, input_signature=texts),
+            "transform_features": traced(self.transform_examples, input_signature=[examples]),
         }
 
     def predict_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:

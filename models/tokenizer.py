@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
 UNKNOWN, START, SEPARATOR = "[UNK]", "[CLS]", "[SEP]"
+MAX_BYTES_A_WORD = 100  # longer words are unknown, as in BERT's own tokenizer
 
 
 def read_vocabulary(path: str | Path) -> list[str]:
@@ -38,10 +41,12 @@ class Tokenizer:
     """
 
     def __init__(self, vocabulary: str | Path, *, lowercase: bool, max_length: int):
-        words = read_vocabulary(vocabulary)
         self.max_length = max_length
+        wordpieces, normalizer = _compiled(tuple(read_vocabulary(vocabulary)), lowercase)
         self._wordpieces = tf_text.FastBertTokenizer(
-            words, unknown_token=UNKNOWN, token_out_type=tf.int64, lower_case_nfd_strip_accents=lowercase
+            token_out_type=tf.int64,
+            fast_wordpiece_model_buffer=tf.constant(wordpieces),
+            fast_bert_normalizer_model_buffer=tf.constant(normalizer),
         )
         self._vocabulary = str(vocabulary)
 
@@ -79,6 +84,17 @@ class Tokenizer:
             default_value=-1,
         )
         return table.lookup(tf.constant([START, SEPARATOR]))
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(vocabulary: tuple[str, ...], lowercase: bool) -> tuple[np.ndarray, np.ndarray]:
+    """TensorFlow Text's models of wordpieces and of normalisation, uint8 each.
+
+    Transform traces its graph eight times; built anew, and handed over as lists, they would cost a second each time.
+    """
+    wordpieces = tf_text.build_fast_wordpiece_model(list(vocabulary), MAX_BYTES_A_WORD, "##", UNKNOWN, False, False)
+    normalizer = tf_text.build_fast_bert_normalizer_model(lowercase)
+    return np.frombuffer(wordpieces, np.uint8), np.frombuffer(normalizer, np.uint8)
 
 
 def _shorten_pair(first: tf.RaggedTensor, second: tf.RaggedTensor, room: int) -> list[tf.RaggedTensor]:
