@@ -7,7 +7,7 @@ TOP = Path(__file__).parents[2]
 
 
 def run(code):
-    # TFX sets this variable for its own process, and tf.keras is then the older Keras.
+    # TensorFlow Transform sets this variable for its process and its children: tf.keras is then the older Keras.
     environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
     result = subprocess.run([sys.executable, "-c", code], cwd=TOP, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
