@@ -66,6 +66,12 @@ def test_bars_below_transformers_and_above_tfidf():
     ]
 
 
+def test_exactly_a_point_below_transformers_holds():
+    figures = {metric: {"difference": 0.64 - 0.65, "standard_error": 0.01} for metric in quality.METRICS}
+    bars = quality.judge({"huggingface": figures, "tfidf": figures})
+    assert [bar["holds"] for bar in bars if bar["peer"] == "huggingface"] == [True, True]
+
+
 def test_export_keeps_every_row_on_a_line_of_its_own(tmp_path):
     write_examples(tmp_path / "examples", [ROW, {**ROW, "row_id": "b2"}])
     finished.export(tmp_path / "examples", tmp_path / "rows")
