@@ -83,7 +83,7 @@ def write_task(folder, rows, **train):
     """A folder with reviews.csv, vocab.txt and task.yaml for a BERT of two thin layers; returns the config's path."""
     write_csv(folder / "reviews.csv", rows)
     write_review_vocabulary(folder / "vocab.txt")
-    recipe = {"epochs": 20, "learning_rate": 0.01, "patience": 6, "precision": "float32", "tensorboard": False, **train}
+    recipe = {"epochs": 8, "learning_rate": 0.002, "precision": "float32", "tensorboard": False, **train}
     settings = "\n".join(f"  {key}: {str(value).lower()}" for key, value in recipe.items())
     config = folder / "task.yaml"
     config.write_text(
@@ -94,7 +94,7 @@ data:
   source: reviews.csv
   keep: [shop]
 model:
-  backbone: {{layers: 2, hidden: 32, heads: 2, intermediate: 64, vocabulary: {folder}/vocab.txt}}
+  backbone: {{layers: 2, hidden: 64, heads: 2, intermediate: 128, vocabulary: {folder}/vocab.txt}}
   max_length: 16
 train:
 {settings}

@@ -4,9 +4,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 import factories
+import pytest
 
 BERTLINE = Path(sys.executable).with_name("bertline")
 

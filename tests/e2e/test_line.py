@@ -95,7 +95,7 @@ def test_a_second_run_at_once_is_told_so(line):
 
 def test_a_run_killed_in_training_goes_on_from_its_checkpoint(line):
     factories.write_csv(line.folder / "reviews.csv", factories.reviews(902))
-    line.edit("  epochs: 20", "  epochs: 20\n  checkpoint_steps: 5")
+    line.edit("  epochs: 8", "  epochs: 8\n  checkpoint_steps: 5")
     before = line.versions()
     run = line.start()
     checkpoints = line.folder / "runs" / "checkpoints"
