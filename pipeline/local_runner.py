@@ -210,7 +210,9 @@ def gather_facts(config: Config, store: Store, run_id: str, data_fingerprint: st
     inputs = hashlib.sha256(f"{config.digest()} {data_fingerprint} {code}".encode()).hexdigest()[:32]
     baseline = releases.find_baseline(config.serving_folder, inputs)
     pushed = [artifact.custom_properties["pushed_version"].string_value for artifact in store.artifacts("PushedModel")]
-    vanished = [version for version in pushed if version and not (config.serving_folder / version).is_dir()]
+    # What pruning leaves in place has to be there; what it removes is not missed.
+    expected = sorted({version for version in pushed if version})[-config.serve.keep_versions :]
+    vanished = [version for version in expected if not (config.serving_folder / version).is_dir()]
     release = {
         "name": config.name,
         "inputs": inputs,
