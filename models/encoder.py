@@ -173,7 +173,7 @@ class Encoder:
     def _layer(self, layer: Layer, x: tuple[tf.Tensor, tf.Tensor], mask, ops: _Ops) -> tuple[tf.Tensor, tf.Tensor]:
         """One transformer layer; in and out: float32 for the residual, and the same in the compute dtype."""
         residual, low = x
-        query, key, value = ops.split_heads(tf.matmul(low, layer.qkv_kernel), layer.qkv_bias, mask)
+        query, key, value = self._split_heads(tf.matmul(low, layer.qkv_kernel), layer.qkv_bias, tf.shape(mask))
         scores = tf.matmul(query, key, transpose_b=True)  # [batch, heads, tokens, tokens]
         shares = ops.masked_softmax(scores, mask, *ops.optional_noise(tf.shape(scores)))
         context = tf.reshape(tf.transpose(tf.matmul(shares, value), [0, 2, 1, 3]), tf.shape(low))
@@ -195,6 +195,13 @@ class Encoder:
             *ops.optional_noise(tf.shape(residual)),
         )
 
+    def _split_heads(self, qkv: tf.Tensor, bias: tf.Tensor, shape: tf.Tensor) -> list[tf.Tensor]:
+        """Query, key and value, each [batch, heads, tokens, hidden / heads], from [batch x tokens, 3 x hidden]."""
+        # The bias waits for the reshape: TensorFlow would fuse it into the product, and in bfloat16 that is slower.
+        qkv = tf.nn.bias_add(tf.reshape(qkv, [shape[0], shape[1], qkv.shape[-1]]), tf.cast(bias, qkv.dtype))
+        parts = tf.reshape(qkv, [shape[0], shape[1], 3, self.heads, qkv.shape[-1] // (3 * self.heads)])
+        return tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))
+
 
 class _Ops:
     """The kernels of one forward pass: fused and with dropout if there is a seed, plain if there is none."""
@@ -204,7 +211,6 @@ class _Ops:
         self.dtype = dtype
         self._seed = seed
         self._place = 0
-        self.split_heads = kind(partial(kernels.split_heads, heads=encoder.heads))
         self.masked_softmax = kind(partial(kernels.masked_softmax, scale=encoder.scale, rate=encoder.dropout))
         self.residual_norm = kind(partial(kernels.residual_norm, rate=encoder.dropout, epsilon=encoder.epsilon))
         self.bias_gelu = kind(partial(kernels.bias_gelu, approximate=encoder.approximate_gelu))

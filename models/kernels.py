@@ -52,24 +52,6 @@ def bias_gelu(x: tf.Tensor, bias: tf.Tensor, *, approximate: bool) -> tf.Tensor:
     return tf.cast(result, x.dtype)
 
 
-def split_heads(qkv: tf.Tensor, bias: tf.Tensor, batch_of: tf.Tensor, *, heads: int) -> tuple[tf.Tensor, ...]:
-    """Adds the bias and parts query, key and value.
-
-    Args:
-        qkv: [batch x tokens, 3 x hidden] in the compute dtype, as are the results.
-        bias: float32 [3 x hidden].
-        batch_of: any [batch, tokens], for the two sizes.
-        heads: attention heads.
-
-    Returns:
-        query, key, value: each [batch, heads, tokens, hidden / heads].
-    """
-    size, tokens = tf.unstack(tf.shape(batch_of))
-    total = tf.cast(tf.cast(qkv, tf.float32) + bias, qkv.dtype)
-    parts = tf.reshape(total, [size, tokens, 3, heads, qkv.shape[-1] // (3 * heads)])
-    return tuple(tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4])))
-
-
 def masked_softmax(
     scores: tf.Tensor, mask: tf.Tensor, noise: tf.Tensor | None = None, *, scale: float, rate: float
 ) -> tf.Tensor:

@@ -302,7 +302,7 @@ class _Launcher:
     def _show(self, console: Console, name: str, stages: list[Stage], seconds: float) -> None:
         cached = " (cached)" if all(stage.state == "cached" for stage in stages) else ""
         summary = next((stage.summary for stage in reversed(stages) if stage.summary), "")
-        console.print(screen.line(name, summary + cached, seconds))
+        console.print(screen.line(name, summary.replace(f"{Path.cwd()}/", "") + cached, seconds))
         if name == "evaluate":
             console.print(screen.gates_table(json.loads(stages[-1].text("verdicts"))))
 

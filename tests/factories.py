@@ -108,3 +108,32 @@ serve: {{port: 0}}
         encoding="utf-8",
     )
     return config
+
+
+# === Models ===
+
+
+def tiny_model_options(folder, **changes):
+    """ModelOptions of a BERT of two thin layers over the reviews' vocabulary, written into the folder."""
+    from models.recipe import ModelOptions
+
+    vocabulary = str(write_review_vocabulary(folder / "vocab.txt"))
+    backbone = {"layers": 2, "hidden": 32, "heads": 2, "intermediate": 64, "vocabulary": vocabulary}
+    return ModelOptions(**{"backbone": backbone, "max_length": 16, **changes})
+
+
+def tokenised_reviews(options, rows: int, seed: int = 0):
+    """Reviews as the Trainer reads them: models.dataset.Rows, labels 0 to 2 in the order of MOODS."""
+    import numpy as np
+    import tensorflow as tf
+
+    from models import backbone
+    from models.dataset import Rows
+    from models.tokenizer import Tokenizer
+
+    table = reviews(rows, seed)
+    words = backbone.vocabulary(options)
+    tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
+    ids, _ = tokenizer(tf.constant([text for text, _, _ in table]))
+    labels = np.array([list(MOODS).index(label) for _, label, _ in table], np.int32)
+    return Rows(tf.cast(ids, tf.int32), None, labels)
