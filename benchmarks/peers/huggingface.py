@@ -1,7 +1,7 @@
-"""Hugging Face Transformers fine-tuning the same weights by the same recipe, in its best mode for a CPU.
+"""Hugging Face Transformers fine-tuning the same weights by the same recipe, in the mode meant to be its best on a CPU.
 
-What makes it the best mode, measured on two cores with AMX (README.md has the figures): bf16 autocast, batches
-grouped by length and padded to their longest row, fused AdamW, PyTorch's own attention kernel, tokens made once.
+The mode: bf16 autocast, batches grouped by length and padded to their longest row, fused AdamW, PyTorch's own
+attention kernel, tokens made once. README.md says which of these were measured and which are taken on trust.
 """
 
 from __future__ import annotations

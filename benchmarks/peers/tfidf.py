@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion
 
-# Inverse strength of the penalty, half a decade apart: the best lay well inside on every set tried.
+# Inverse strength of the penalty, half a decade apart: the best was 10 on tweets and 3 on news, well inside.
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     for features, vectorizer in vectorizers():
         train = vectorizer.fit_transform(texts["train"])
         validation, test = vectorizer.transform(texts["validation"]), vectorizer.transform(texts["test"])
-        # Each strength starts from the one before it: the same optimum, in a fraction of the steps.
+        # Each strength starts from the solution of the one before it.
         classifier = LogisticRegression(warm_start=True, max_iter=1000)
         for strength in STRENGTHS:
             classifier.set_params(C=strength).fit(train, labels["train"])
