@@ -139,3 +139,9 @@ def padded_length(longest: int) -> int:
     while step * 8 < longest:
         step *= 2
     return -(-int(longest) // step) * step
+
+
+def balanced_weights(labels: np.ndarray, count: int) -> np.ndarray:
+    """Weights by which every label counts alike in the loss: rows / (labels x rows of the label), float [labels]."""
+    rows = np.bincount(labels, minlength=count)
+    return np.where(rows > 0, len(labels) / (count * np.maximum(rows, 1)), 0.0)

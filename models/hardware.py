@@ -102,7 +102,5 @@ def _tpu_strategy() -> tf.distribute.Strategy:
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, tf.errors.OpError) as error:
-        raise ValueError(
-            f"distribution: no TPU can be reached ({error}); choose auto, one_device or mirrored"
-        ) from error
+        raise ValueError(f"distribution: no TPU is reached ({error}); choose auto, one_device or mirrored") from error
     return tf.distribute.TPUStrategy(resolver)

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from models import hardware
-from models.dataset import Batches, Rows
+from models.dataset import Batches, Rows, balanced_weights
 from models.encoder import DROPOUT_PLACES, Batch, Encoder, pack
 from models.optimizer import AdamW, Schedule
 from models.recipe import TrainOptions
@@ -137,7 +137,7 @@ class _Run:
         self.model = model
         self._strategy = strategy
         self._options = options
-        weights = _balanced(train.labels, model.num_classes) if options.class_weights == "balanced" else None
+        weights = balanced_weights(train.labels, model.num_classes) if options.class_weights == "balanced" else None
         self._train = Batches(train, options.batch_size, weights)
         self._validation = Batches(validation, _EVALUATION_BATCH, weights)
         self._dtype = hardware.compute_dtype(options.precision)
@@ -314,12 +314,6 @@ class _Run:
     def _seed(self, step: int) -> tf.Tensor:
         """Dropout's seed, from the run's seed and the step alone, so that a resumed run draws what it would have."""
         return tf.constant([self._options.seed * 1_000_003, step * DROPOUT_PLACES], tf.int64)
-
-
-def _balanced(labels: np.ndarray, count: int) -> np.ndarray:
-    """Weights by which every label counts alike in the loss: rows / (labels x rows of the label), float [labels]."""
-    rows = np.bincount(labels, minlength=count)
-    return np.where(rows > 0, len(labels) / (count * np.maximum(rows, 1)), 0.0)
 
 
 def _scaled(gradient: tf.Tensor | tf.IndexedSlices, factor: float) -> tf.Tensor | tf.IndexedSlices:

@@ -114,11 +114,11 @@ serve: {{port: 0}}
 
 
 def tiny_model_options(folder, **changes):
-    """ModelOptions of a BERT of two thin layers over the reviews' vocabulary, written into the folder."""
+    """ModelOptions of a BERT of one thin layer over the reviews' vocabulary, written into the folder."""
     from models.recipe import ModelOptions
 
     vocabulary = str(write_review_vocabulary(folder / "vocab.txt"))
-    backbone = {"layers": 2, "hidden": 32, "heads": 2, "intermediate": 64, "vocabulary": vocabulary}
+    backbone = {"layers": 1, "hidden": 64, "heads": 2, "intermediate": 128, "vocabulary": vocabulary}
     return ModelOptions(**{"backbone": backbone, "max_length": 16, **changes})
 
 

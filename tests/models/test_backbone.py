@@ -1,0 +1,131 @@
+import hashlib
+import json
+
+import keras_hub
+import numpy as np
+import pytest
+from factories import tiny_model_options
+from safetensors.numpy import save_file
+
+from models import backbone
+from models.recipe import ModelOptions
+
+SIZES = {
+    "vocab_size": 9,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "hidden_size": 4,
+    "intermediate_size": 8,
+    "max_position_embeddings": 10,
+}
+
+
+def write_hugging_face_folder(folder, **config):
+    """A BERT of one layer in Hugging Face's layout, drawn from a seed."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_act": "gelu", **SIZES, **config}))
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e"]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    shapes = {
+        "embeddings.word_embeddings.weight": (9, 4),
+        "embeddings.position_embeddings.weight": (10, 4),
+        "embeddings.token_type_embeddings.weight": (2, 4),
+        "pooler.dense.weight": (4, 4),
+        "pooler.dense.bias": (4,),
+        "encoder.layer.0.intermediate.dense.weight": (8, 4),
+        "encoder.layer.0.intermediate.dense.bias": (8,),
+        "encoder.layer.0.output.dense.weight": (4, 8),
+        "encoder.layer.0.output.dense.bias": (4,),
+    }
+    for name in ("self.query", "self.key", "self.value", "output.dense"):
+        shapes[f"encoder.layer.0.attention.{name}.weight"] = (4, 4)
+        shapes[f"encoder.layer.0.attention.{name}.bias"] = (4,)
+    for name in ("embeddings", "encoder.layer.0.attention.output", "encoder.layer.0.output"):
+        shapes[f"{name}.LayerNorm.weight"] = shapes[f"{name}.LayerNorm.bias"] = (4,)
+    draw = np.random.default_rng(0)
+    save_file(
+        {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()},
+        folder / "model.safetensors",
+    )
+    return folder
+
+
+def options(folder, **changes):
+    return ModelOptions(**{"backbone": str(folder), "max_length": 8, **changes})
+
+
+def test_hugging_face_folder(tmp_path):
+    folder = write_hugging_face_folder(tmp_path / "bert")
+    words = backbone.vocabulary(options(folder))
+    assert (words.path, words.lowercase) == (folder / "vocab.txt", False)
+    network = backbone.load(options(folder, dropout=0.25))
+    assert (network.num_layers, network.hidden_dim, network.dropout) == (1, 4, 0.25)
+    assert network.transformer_layers[0]._self_attention_layer._dropout == 0.25
+    assert not backbone.approximate_gelu(network)
+
+
+def test_activation_is_that_of_the_weights(tmp_path):
+    folder = write_hugging_face_folder(tmp_path / "bert", hidden_act="gelu_new")
+    assert backbone.approximate_gelu(backbone.load(options(folder)))
+    relu = write_hugging_face_folder(tmp_path / "relu", hidden_act="relu")
+    with pytest.raises(ValueError, match="hidden_act 'relu' is not one of gelu"):
+        backbone.load(options(relu))
+
+
+def test_keras_hub_folder(tmp_path):
+    network = backbone.load(tiny_model_options(tmp_path))
+    words = [word for word in (tmp_path / "vocab.txt").read_text().split("\n") if word]
+    network.save_to_preset(tmp_path / "preset")
+    keras_hub.models.BertTokenizer(words, lowercase=True).save_to_preset(tmp_path / "preset")
+    chosen = options(tmp_path / "preset")
+    assert backbone.vocabulary(chosen).path.read_text().split() == words
+    again = backbone.load(chosen)
+    np.testing.assert_array_equal(again.token_embedding.embeddings, network.token_embedding.embeddings)
+
+
+def test_pins(tmp_path):
+    folder = write_hugging_face_folder(tmp_path / "bert")
+    right = hashlib.sha256((folder / "vocab.txt").read_bytes()).hexdigest()
+    assert backbone.vocabulary(options(folder, sha256={"vocab.txt": right})).path.is_file()
+    (folder / "model.safetensors").write_bytes(b"not what it was")
+    with pytest.raises(
+        ValueError, match=r"model.safetensors is not the pinned file: expected sha256 00, found [0-9a-f]{64}"
+    ):
+        backbone.load(options(folder, sha256={"model.safetensors": "00"}))
+    with pytest.raises(ValueError, match="is pinned but does not exist"):
+        backbone.load(options(folder, sha256={"weights.safetensors": "00"}))
+    with pytest.raises(ValueError, match="fetched by keras-hub"):
+        backbone.load(options("hf://some/bert", sha256={"model.safetensors": "00"}))
+
+
+def test_pickles_are_refused(tmp_path):
+    folder = write_hugging_face_folder(tmp_path / "bert")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"found pytorch_model.bin. Pickles can run code"):
+        backbone.load(options(folder))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("no/such/folder", "there is no such file or folder"),
+        ("bert_tiny_em_uncased", "neither a folder nor a keras-hub preset; presets: .*bert_tiny_en_uncased"),
+        ("package://no_such_package/model", "pip install no-such-package"),
+    ],
+)
+def test_what_is_not_there(source, message):
+    with pytest.raises(ValueError, match=message):
+        backbone.load(ModelOptions(backbone=source))
+
+
+def test_other_models_are_refused(tmp_path):
+    folder = write_hugging_face_folder(tmp_path / "roberta", model_type="roberta")
+    with pytest.raises(ValueError, match="model_type is 'roberta'"):
+        backbone.vocabulary(options(folder))
+
+
+def test_max_length_must_fit_the_positions(tmp_path):
+    folder = write_hugging_face_folder(tmp_path / "bert")
+    with pytest.raises(ValueError, match="max_length 11 is more than the 10 positions"):
+        backbone.load(options(folder, max_length=11))

@@ -1,0 +1,146 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from factories import tiny_model_options, tokenised_reviews
+
+from models import backbone, classifier
+from models.dataset import Rows
+from models.encoder import Batch, Encoder, pack
+from models.recipe import TrainOptions
+from models.training import fit
+
+RECIPE = TrainOptions(epochs=3, batch_size=8, learning_rate=0.003, precision="float32", checkpoint_steps=4)
+
+
+def train(folder, rows=96, options=RECIPE, validation=None, train_rows=None, dropout=0.1, **more):
+    model = tiny_model_options(folder, dropout=dropout)
+    return fit(
+        lambda: build(model),
+        train_rows or tokenised_reviews(model, rows),
+        validation or tokenised_reviews(model, 30, seed=1),
+        options,
+        checkpoints=folder / "checkpoints",
+        **more,
+    )
+
+
+def build(model):
+    keras.utils.set_random_seed(1)
+    return classifier.build(backbone.load(model), 3, dropout=model.dropout, seed=17)
+
+
+def weights(model):
+    return np.concatenate([variable.numpy().ravel() for variable in model.trainable_variables])
+
+
+def test_learns(tmp_path):
+    seen = []
+    _, history = train(tmp_path, rows=300, options=RECIPE.model_copy(update={"epochs": 5}), on_progress=seen.append)
+    assert history.best.validation_accuracy > 0.9
+    assert history.best.validation_loss == min(epoch.validation_loss for epoch in history.epochs)
+    last = seen[-1]
+    assert (last.epoch, last.step, last.steps) == (5, 190, 190)
+    assert last.loss == pytest.approx(history.epochs[-1].train_loss)
+    assert history.examples_per_second > 0
+
+
+def test_two_runs_agree_and_another_seed_does_not(tmp_path):
+    runs = []
+    for name, seed in (("a", 17), ("b", 17), ("c", 18)):
+        (tmp_path / name).mkdir()
+        runs.append(weights(train(tmp_path / name, options=RECIPE.model_copy(update={"seed": seed}))[0]))
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert np.abs(runs[0] - runs[2]).max() > 1e-3
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    model, history = train(whole)
+    script = f"""
+import os, signal, sys
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]!r}
+import test_training, pathlib, models.training as training
+training._REPORT_SECONDS = 0
+def killed(progress):
+    if progress.step == 18:  # in the middle of the second epoch, two steps after a checkpoint
+        os.kill(os.getpid(), signal.SIGKILL)
+test_training.train(pathlib.Path({str(cut)!r}), on_progress=killed)
+"""
+    code = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, env=os.environ).returncode
+    assert code == -signal.SIGKILL
+    resumed, resumed_history = train(cut)
+    assert resumed_history.resumed_at == [16]
+    assert resumed_history.epochs == history.epochs
+    np.testing.assert_array_equal(weights(resumed), weights(model))
+
+
+def test_stops_early_and_restores_the_best_epoch(tmp_path):
+    model = tiny_model_options(tmp_path)
+    validation = tokenised_reviews(model, 30, seed=1)
+    shifted = Rows(validation.token_ids, None, (validation.labels + 1) % 3)  # the better it learns, the worse this gets
+    options = RECIPE.model_copy(update={"epochs": 9, "patience": 2, "learning_rate": 0.01})
+    trained, history = train(tmp_path, rows=96, options=options, validation=shifted)
+    assert len(history.epochs) == history.best_epoch + 2 < 9
+    ids = shifted.token_ids.to_tensor()
+    lengths = tf.cast(shifted.token_ids.row_lengths(), tf.int32)
+    logits = Encoder.of(trained).logits(pack(trained, tf.float32), Batch(ids, None, lengths))
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(shifted.labels, logits)
+    assert float(tf.reduce_mean(losses)) == pytest.approx(history.best.validation_loss, rel=1e-4)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    options = RECIPE.model_copy(update={"learning_rate": 1.0, "clip_norm": 1e30, "epochs": 9})
+    model = tiny_model_options(tmp_path)
+
+    def nan_model():
+        made = build(model)
+        made.output_dense.bias.assign([np.nan, 0.0, 0.0])
+        return made
+
+    rows = tokenised_reviews(model, 16)
+    with pytest.raises(ValueError, match=r"loss became nan at step 1 of 18; lower train.learning_rate \(now 1\)"):
+        fit(nan_model, rows, rows, options, checkpoints=tmp_path / "checkpoints")
+
+
+def test_an_empty_split_is_named(tmp_path):
+    model = tiny_model_options(tmp_path)
+    rows = tokenised_reviews(model, 8)
+    empty = Rows(rows.token_ids[:0], None, rows.labels[:0])
+    with pytest.raises(ValueError, match="the validation split has no rows"):
+        fit(lambda: build(model), rows, empty, RECIPE, checkpoints=tmp_path)
+
+
+def test_tensorboard_logs(tmp_path):
+    train(tmp_path, logs=tmp_path / "logs", options=RECIPE.model_copy(update={"epochs": 1}))
+    assert list((tmp_path / "logs").glob("events.out.tfevents.*"))
+
+
+def test_mirrored_over_two_devices_gives_the_losses_of_one(tmp_path):
+    script = f"""
+import sys
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]!r}
+import pathlib, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import test_training
+for name in ("one_device", "mirrored"):
+    folder = pathlib.Path({str(tmp_path)!r}) / name
+    folder.mkdir()
+    options = test_training.RECIPE.model_copy(update={{"distribution": name, "epochs": 2}})
+    _, history = test_training.train(folder, options=options, dropout=0.0, rows=90)  # a last batch of two rows
+    print("LOSSES", *(f"{{e.train_loss:.4f}} {{e.validation_loss:.4f}}" for e in history.epochs))
+"""
+    run = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    losses = [line for line in run.stdout.splitlines() if line.startswith("LOSSES")]
+    assert len(losses) == 2, run.stderr[-3000:]
+    one, mirrored = ([float(value) for value in line.split()[1:]] for line in losses)
+    assert mirrored == pytest.approx(one, abs=2e-3)
