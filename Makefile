@@ -19,6 +19,17 @@ lint: setup
 format: setup
 	@$(PYTHON) -m ruff format . && $(PYTHON) -m ruff check --fix .
 
+serve: setup      ## serve the demo's model until Ctrl-C
+	@$(BERTLINE) serve configs/sentiment.yaml
+
+bench: setup      ## speed, as ratios in one run
+	@$(PYTHON) -m benchmarks.train_speed
+
+bench-peers: setup  ## accuracy and speed against Transformers and TF-IDF, after `bertline run configs/sentiment.yaml`
+	@benchmarks/peers/setup.sh
+	@$(PYTHON) -m benchmarks.quality configs/sentiment.yaml
+	@$(PYTHON) -m benchmarks.speed configs/sentiment.yaml
+
 LOCK := .venv/bin/uv pip compile pyproject.toml --all-extras --generate-hashes --no-header --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_40
 lock:             ## resolve pyproject.toml again into requirements.lock

@@ -104,7 +104,8 @@ def _write_history(history: training.History, folder: Path) -> None:
 def _summary(history: training.History) -> str:
     """Such as "best epoch 2 of 2, validation loss 0.58, accuracy 0.76, 95 examples/s"."""
     best = history.best
+    resumed = f"resumed at step {history.resumed_at[-1]}, " if history.resumed_at else ""
     return (
-        f"best epoch {best.epoch} of {len(history.epochs)}, validation loss {best.validation_loss:.2f}, "
+        f"{resumed}best epoch {best.epoch} of {len(history.epochs)}, validation loss {best.validation_loss:.2f}, "
         f"accuracy {best.validation_accuracy:.3f}, {history.examples_per_second:.0f} examples/s"
     )
