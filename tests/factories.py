@@ -137,3 +137,70 @@ def tokenised_reviews(options, rows: int, seed: int = 0):
     ids, _ = tokenizer(tf.constant([text for text, _, _ in table]))
     labels = np.array([list(MOODS).index(label) for _, label, _ in table], np.int32)
     return Rows(tf.cast(ids, tf.int32), None, labels)
+
+
+# === Stages ===
+
+_SCHEMA_FEATURE = 'feature { name: "%s" type: BYTES presence { min_fraction: 1.0 min_count: 1 } %s }\n'
+
+
+def raw_examples(folder, splits, labels, fixed_shape=True):
+    """The artifacts that ingestion and SchemaGen give for splits: name -> rows of (text, label) or (text, pair, label).
+
+    Returns:
+        the Examples and the Schema artifact, written into the folder.
+    """
+    import json
+
+    import tensorflow as tf
+    from tfx.types import standard_artifacts
+
+    names = ("text", "text_pair", "label") if len(splits["train"][0]) == 3 else ("text", "label")
+    examples, schema = standard_artifacts.Examples(), standard_artifacts.Schema()
+    examples.uri, schema.uri = str(folder / "examples"), str(folder / "schema")
+    examples.split_names = json.dumps(list(splits))
+    for split, rows in splits.items():
+        path = folder / "examples" / f"Split-{split}" / "data_tfrecord-00000-of-00001.gz"
+        path.parent.mkdir(parents=True)
+        with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
+            for row in rows:
+                features = {
+                    name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
+                    for name, value in zip(names, row, strict=True)
+                }
+                writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+    (folder / "examples/labels.txt").write_text("".join(json.dumps(label) + "\n" for label in labels), encoding="utf-8")
+    (folder / "schema").mkdir()
+    shape = "shape { dim { size: 1 } }" if fixed_shape else "value_count { min: 1 max: 1 }"
+    (folder / "schema/schema.pbtxt").write_text("".join(_SCHEMA_FEATURE % (name, shape) for name in names))
+    return examples, schema
+
+
+def transformed(folder, model, examples, schema, pair=False):
+    """Runs our Transform executor; returns the TransformGraph and the Examples artifact it wrote."""
+    import json
+
+    from tfx.components.util import tfxio_utils  # noqa: F401  registers the readers
+    from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+    from tfx.types import channel_utils, standard_artifacts
+
+    from components.options import DataOptions
+    from components.transform import Executor, transform
+
+    data = DataOptions(source="x", text_pair="text_pair" if pair else None)
+    component = transform(channel_utils.as_channel([examples]), channel_utils.as_channel([schema]), model, data)
+    graph, rows = standard_artifacts.TransformGraph(), standard_artifacts.Examples()
+    graph.uri, rows.uri = str(folder / "graph"), str(folder / "transformed")
+    context = BaseBeamExecutor.Context(
+        beam_pipeline_args=["--direct_running_mode=in_memory", "--direct_num_workers=1"],
+        tmp_dir=str(folder / "tmp"),
+        unique_id="1",
+    )
+    properties = {key: value for key, value in component.spec.exec_properties.items() if value is not None}
+    properties["splits_config"] = json.dumps({"analyze": ["train"], "transform": json.loads(examples.split_names)})
+    Executor(context).Do(
+        {"examples": [examples], "schema": [schema]},
+        {"transform_graph": [graph], "transformed_examples": [rows]},
+        properties,
+    )
+    return graph, rows
