@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
@@ -24,10 +25,6 @@ from components.options import CanaryOptions
 from models import features
 from serving import releases
 from serving.client import Client, Prediction, ServingError
-
-InputArtifact = tfx.dsl.components.InputArtifact
-OutputArtifact = tfx.dsl.components.OutputArtifact
-Parameter = tfx.dsl.components.Parameter
 
 PREDICTIONS_FILE = "predictions-test.parquet"
 LOG_FILE = "server.log"
@@ -44,7 +41,7 @@ LOG_LINES = 3  # of the server's last words, in the reason for a failure
 log = logging.getLogger("bertline.canary")
 
 
-@tfx.dsl.components.component
+@component
 def Canary(
     model: InputArtifact[standard_artifacts.Model],
     evaluation: InputArtifact[standard_artifacts.ModelEvaluation],

@@ -2,4 +2,4 @@
 
 
 class LineError(ValueError):
-    """A stage stops the line because of the user's data, config or gates. The message names the culprit and the way out."""
+    """A stage stops the line over the user's data, config or gates; the message names the culprit and the way out."""

@@ -5,12 +5,16 @@ import logging
 import os
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
+import tensorflow_model_analysis as tfma
 import tensorflow_text  # noqa: F401  registers the ops of the SavedModel
-from tfx import v1 as tfx
+from tensorflow_model_analysis.proto import config_pb2
+from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils
 
@@ -18,10 +22,6 @@ from components import gates
 from components.errors import LineError
 from components.options import EvaluateOptions
 from models import features
-
-InputArtifact = tfx.dsl.components.InputArtifact
-OutputArtifact = tfx.dsl.components.OutputArtifact
-Parameter = tfx.dsl.components.Parameter
 
 PREDICTIONS_FILE = "predictions-test.parquet"
 METRICS_FILE = "metrics.json"
@@ -31,7 +31,7 @@ LENGTH_BUCKET = "text_length"
 log = logging.getLogger("bertline.evaluator")
 
 
-@tfx.dsl.components.component
+@component(use_beam=True)
 def Evaluator(
     examples: InputArtifact[standard_artifacts.Examples],
     model: InputArtifact[standard_artifacts.Model],
@@ -40,6 +40,7 @@ def Evaluator(
     blessing: OutputArtifact[standard_artifacts.ModelBlessing],
     options: Parameter[str],
     keep: Parameter[str],
+    beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
     """Evaluates the exported model on the test rows and gates it.
 
@@ -51,6 +52,7 @@ def Evaluator(
       blessing: BLESSED or NOT_BLESSED; the property `verdicts` lists every gate as JSON.
       options: EvaluateOptions as JSON.
       keep: kept columns as a JSON list.
+      beam_pipeline: given by TFX; TFMA counts in it.
     """
     evaluate_options = EvaluateOptions.model_validate_json(options)
     table = read_rows(artifact_utils.get_split_uri([examples], "test"), json.loads(keep))
@@ -60,7 +62,7 @@ def Evaluator(
         previous = predict(path_utils.serving_model_path(baseline.uri), table, evaluate_options.batch_size)
     write_predictions(os.path.join(evaluation.uri, PREDICTIONS_FILE), table, candidate)
 
-    results = run_tfma(table, candidate, previous, evaluate_options, evaluation.uri)
+    results = run_tfma(beam_pipeline, table, candidate, previous, evaluate_options, evaluation.uri)
     metrics = summarise(table, candidate, results[CANDIDATE])
     reference = None
     if previous:
@@ -141,6 +143,7 @@ def write_predictions(path: str, table: dict[str, list[Any]], predictions: Predi
 
 
 def run_tfma(
+    beam_pipeline: beam.Pipeline,
     table: dict[str, list[Any]],
     candidate: Predictions,
     baseline: Predictions | None,
@@ -152,13 +155,12 @@ def run_tfma(
     Returns:
       For each model ("candidate", "baseline"): `overall`, `per_class` and `slices`, numbers by metric name.
     """
-    import apache_beam as beam
-    import tensorflow_model_analysis as tfma
-
     models = {CANDIDATE: candidate, **({BASELINE: baseline} if baseline else {})}
     eval_config = _eval_config(list(models), len(candidate.classes), _slice_keys(options))
     batch = _record_batch(table, models, candidate.classes, options)
-    with beam.Pipeline(argv=["--direct_running_mode=in_memory"]) as pipeline:
+    # Validations are our gates' business: only metrics and plots are written.
+    paths = {kind: os.path.join(folder, kind) for kind in (tfma.METRICS_KEY, tfma.PLOTS_KEY)}
+    with beam_pipeline as pipeline:
         _ = (
             pipeline
             | beam.Create([batch])
@@ -166,6 +168,10 @@ def run_tfma(
                 eval_config=eval_config,
                 extractors=tfma.default_extractors(eval_config=eval_config),
                 output_path=folder,
+                writers=[
+                    tfma.writers.MetricsPlotsAndValidationsWriter(output_paths=paths, eval_config=eval_config),
+                    tfma.writers.EvalConfigWriter(folder, eval_config=eval_config),
+                ],
             )
         )
     return {name: _read_results(folder, name, candidate.classes, len(models) > 1) for name in models}
@@ -230,7 +236,6 @@ def _eval_config(models: list[str], labels: int, slice_keys: list[str]) -> Any:
     TFMA binarises by a threshold, which is not the answer of the highest probability; on the one-hot decision a
     threshold of one half is.
     """
-    from tensorflow_model_analysis.proto import config_pb2
 
     def metric(name: str, **config: Any) -> Any:
         return config_pb2.MetricConfig(class_name=name, config=json.dumps(config) if config else "")
@@ -280,8 +285,6 @@ def _eval_config(models: list[str], labels: int, slice_keys: list[str]) -> Any:
 
 def _read_results(folder: str, model: str, classes: list[str], named: bool) -> dict[str, Any]:
     """TFMA's numbers of one model, by slice ("" is all rows) and, for all rows, by class."""
-    import tensorflow_model_analysis as tfma
-
     result = tfma.load_eval_result(folder, model_name=model if named else None)
     by_slice = {_slice_name(key): outputs for key, outputs in result.slicing_metrics}
     overall = _flat(by_slice.pop(""), classes)

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import numpy
 import tensorflow as tf
-from tfx import v1 as tfx
 from tfx.components.util import examples_utils
 from tfx.dsl.component.experimental.annotations import BeamComponentParameter, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, standard_artifacts
@@ -39,7 +39,7 @@ BYTES_A_TASK = 64 * 1024 * 1024  # small files are read together, so that 2,000 
 SHOWN_EXAMPLES = 3
 
 
-@tfx.dsl.components.component(use_beam=True)
+@component(use_beam=True)
 def ExampleGen(
     examples: OutputArtifact[standard_artifacts.Examples],
     quarantine: OutputArtifact[Quarantine],

@@ -3,20 +3,18 @@
 import os
 from pathlib import Path
 
-from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
 from components.errors import LineError
 from serving import releases
 
-OutputArtifact = tfx.dsl.components.OutputArtifact
-Parameter = tfx.dsl.components.Parameter
-
 AUTO = "auto"
 
 
-@tfx.dsl.components.component
+@component
 def LastBlessed(
     model: OutputArtifact[standard_artifacts.Model],
     serving_folder: Parameter[str],

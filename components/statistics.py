@@ -6,8 +6,8 @@ import pyarrow
 import tensorflow as tf
 import tensorflow_data_validation as tfdv
 from tensorflow_data_validation.statistics import stats_impl
+from tfx import components as tfx_components
 from tfx import types
-from tfx import v1 as tfx
 from tfx.components.statistics_gen import executor as tfx_executor
 from tfx.dsl.components.base import executor_spec
 from tfx.dsl.io import fileio
@@ -47,7 +47,7 @@ class Executor(tfx_executor.Executor):
                 stream.write(counted.SerializeToString())
 
 
-class StatisticsGen(tfx.components.StatisticsGen):
+class StatisticsGen(tfx_components.StatisticsGen):
     """TFX's StatisticsGen with our executor."""
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)

@@ -8,7 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import tensorflow_transform as tft
-from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
 from components.errors import LineError
@@ -23,15 +25,15 @@ HISTORY_FILE = "training.json"
 _progress = logging.getLogger("bertline.progress")
 
 
-@tfx.dsl.components.component
+@component
 def Trainer(
-    transform_graph: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.TransformGraph],
-    transformed_examples: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Examples],
-    model: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.Model],
-    model_run: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.ModelRun],
-    model_options: tfx.dsl.components.Parameter[str],
-    train_options: tfx.dsl.components.Parameter[str],
-    checkpoint_dir: tfx.dsl.components.Parameter[str],
+    transform_graph: InputArtifact[standard_artifacts.TransformGraph],
+    transformed_examples: InputArtifact[standard_artifacts.Examples],
+    model: OutputArtifact[standard_artifacts.Model],
+    model_run: OutputArtifact[standard_artifacts.ModelRun],
+    model_options: Parameter[str],
+    train_options: Parameter[str],
+    checkpoint_dir: Parameter[str],
 ):
     """Writes the SavedModel and the Keras weights to `model`, the history and TensorBoard's logs to `model_run`.
 
@@ -69,7 +71,8 @@ def Trainer(
     except ValueError as error:
         raise LineError(str(error)) from error
     dtype = hardware.compute_dtype(recipe.precision)
-    served = signatures.ServedModel(trained, Path(transform_graph.uri), labels, dtype=dtype, pair=pair)
+    words = backbone.vocabulary(chosen).path
+    served = signatures.ServedModel(trained, Path(transform_graph.uri), words, labels, dtype=dtype, pair=pair)
     signatures.export(served, Path(path_utils.serving_model_dir(model.uri)))
     classifier.save(trained, Path(model.uri) / KERAS_FOLDER)
     _write_history(history, Path(model_run.uri))

@@ -11,9 +11,10 @@ import tensorflow as tf
 import tensorflow_data_validation as tfdv
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
+from tfx import components as tfx_components
 from tfx import types
-from tfx import v1 as tfx
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.components.base import base_node
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_artifacts
@@ -67,7 +68,7 @@ def schema_gen(statistics: types.BaseChannel, validation: ValidationOptions, bas
     """
     if validation.schema_file is None:
         # Every row has exactly one value a feature, so the shapes are known and Transform reads dense tensors.
-        return tfx.components.SchemaGen(statistics=statistics, infer_feature_shape=True)
+        return tfx_components.SchemaGen(statistics=statistics, infer_feature_shape=True)
     return ReviewedSchema(contents=_reviewed(Path(base_folder) / validation.schema_file))
 
 
@@ -89,7 +90,7 @@ def _reviewed(path: Path) -> str:
     return contents
 
 
-@tfx.dsl.components.component
+@component
 def ReviewedSchema(schema: OutputArtifact[standard_artifacts.Schema], contents: Parameter[str]) -> None:
     """Writes a reviewed schema. ImportSchemaGen takes a path, and so a cached run would miss that the file has changed.
 
@@ -104,7 +105,7 @@ def ReviewedSchema(schema: OutputArtifact[standard_artifacts.Schema], contents: 
 # === The gate ===
 
 
-@tfx.dsl.components.component
+@component
 def DataGate(
     examples: InputArtifact[standard_artifacts.Examples],
     schema: InputArtifact[standard_artifacts.Schema],

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfx import v1 as tfx
+from tfx import components as tfx_components
+from tfx.orchestration.metadata import sqlite_metadata_connection_config
+from tfx.orchestration.pipeline import Pipeline
 
 from components.canary import Canary
 from components.evaluator import Evaluator
@@ -41,7 +43,7 @@ class RunFacts:
 
 def create_pipeline(
     config: Config, facts: RunFacts, *, pipeline_root: str, metadata: Path, beam: Sequence[str]
-) -> tfx.dsl.Pipeline:
+) -> Pipeline:
     """Wires the stages.
 
     Args:
@@ -62,7 +64,7 @@ def create_pipeline(
 
     statistics = statistics_gen(examples, config.data)
     schema = schema_gen(statistics.outputs["statistics"], config.validation, config.folder)
-    anomalies = tfx.components.ExampleValidator(
+    anomalies = tfx_components.ExampleValidator(
         statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
     )
     data_gate = DataGate(
@@ -108,7 +110,7 @@ def create_pipeline(
         vanished=facts.vanished,
         keep_versions=config.serve.keep_versions,
     )
-    return tfx.dsl.Pipeline(
+    return Pipeline(
         pipeline_name=config.name,
         pipeline_root=pipeline_root,
         components=[
@@ -125,6 +127,6 @@ def create_pipeline(
             pusher,
         ],
         enable_cache=True,
-        metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(str(metadata)),
+        metadata_connection_config=sqlite_metadata_connection_config(str(metadata)),
         beam_pipeline_args=list(beam),
     )

@@ -1,5 +1,6 @@
 import json
 
+import apache_beam as beam
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
@@ -22,6 +23,10 @@ PAIRS = [
 OPTIONS = EvaluateOptions(slices=["shop"], length_buckets=[10])
 
 
+def pipeline():
+    return beam.Pipeline(argv=["--direct_running_mode=in_memory"])
+
+
 def answered(labels, classes=CLASSES):
     probabilities = np.full((len(labels), len(classes)), 0.1 / (len(classes) - 1), np.float32)
     probabilities[np.arange(len(labels)), [classes.index(label) for label in labels]] = 0.9
@@ -40,7 +45,7 @@ def results(tmp_path_factory):
     candidate = answered([predicted for _, predicted in PAIRS])
     # The baseline knows no "silent" and has a label of its own, which must count as wrong.
     baseline = answered(["other" if true == "neutral" else "negative" for true, _ in PAIRS], ["other", "negative"])
-    return evaluator.run_tfma(TABLE, candidate, baseline, OPTIONS, str(tmp_path_factory.mktemp("tfma")))
+    return evaluator.run_tfma(pipeline(), TABLE, candidate, baseline, OPTIONS, str(tmp_path_factory.mktemp("tfma")))
 
 
 def test_tfmas_numbers_are_scikit_learns(results):
@@ -87,7 +92,9 @@ def test_the_summary_is_json_with_intervals_and_the_commonest_labels_share(resul
 
 def test_test_rows_of_a_label_that_the_model_lacks_are_an_error(tmp_path):
     with pytest.raises(LineError, match="not trained on: silent"):
-        evaluator.run_tfma(TABLE, answered(["negative"] * 20, ["negative", "neutral", "positive"]), None, OPTIONS, "")
+        evaluator.run_tfma(
+            pipeline(), TABLE, answered(["negative"] * 20, ["negative", "neutral", "positive"]), None, OPTIONS, ""
+        )
 
 
 @pytest.mark.parametrize(("characters", "bucket"), [(0, "0-9"), (9, "0-9"), (10, "10-49"), (50, "50+")])
