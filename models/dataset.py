@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,36 @@ class Rows:
     def lengths(self) -> np.ndarray:
         """Tokens in each row, int64 [rows]."""
         return self.token_ids.row_lengths().numpy()
+
+
+def write_rows(folder: Path, batches: Iterable[dict[str, tf.SparseTensor | tf.Tensor]]) -> tuple[int, int]:
+    """Writes a split of transformed Examples, as `read_rows` reads it.
+
+    Args:
+        folder: made if it does not exist.
+        batches: Transform's outputs: token_ids and, for pairs, segment_ids, sparse [batch, tokens]; label_id [batch].
+
+    Returns:
+        rows and tokens written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = tokens = 0
+    with tf.io.TFRecordWriter(str(folder / "transformed_examples-00000-of-00001.gz"), "GZIP") as writer:
+        for batch in batches:
+            columns = {
+                name: tf.RaggedTensor.from_sparse(value).numpy()
+                if isinstance(value, tf.SparseTensor)
+                else value[:, None].numpy()
+                for name, value in batch.items()
+            }
+            for at in range(len(columns[LABEL_ID])):
+                features = {
+                    name: tf.train.Feature(int64_list=tf.train.Int64List(value=column[at]))
+                    for name, column in columns.items()
+                }
+                writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+                rows, tokens = rows + 1, tokens + len(columns[TOKEN_IDS][at])
+    return rows, tokens
 
 
 def read_rows(folder: Path, *, pair: bool) -> Rows:

@@ -30,6 +30,7 @@ class ServedModel(tf.Module):
     Args:
         model: the trained classifier.
         transform_output: folder of Transform's output.
+        vocabulary: the vocab.txt of the token ids; it travels as an asset, for people and tools to read.
         labels: names in the order of the logits.
         dtype: of the stored kernels and of the matrix products.
         pair: whether rows have two texts.
@@ -39,6 +40,7 @@ class ServedModel(tf.Module):
         self,
         model: keras_hub.models.BertTextClassifier,
         transform_output: Path,
+        vocabulary: Path,
         labels: Sequence[str],
         *,
         dtype: tf.DType,
@@ -52,6 +54,7 @@ class ServedModel(tf.Module):
         self.encoder = Encoder.of(model)
         self.weights = _frozen(pack(model, dtype), dtype)
         self.labels = tf.constant(list(labels))
+        self.vocabulary = tf.saved_model.Asset(str(vocabulary))
 
     def signatures(self) -> dict[str, tf.types.experimental.GenericFunction]:
         """The functions that `tf.saved_model.save` names."""

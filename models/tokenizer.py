@@ -35,20 +35,21 @@ class Tokenizer:
     """Text to ids: [CLS] text [SEP], or [CLS] text [SEP] pair [SEP], never longer than `max_length`.
 
     Args:
-        vocabulary: path of a vocab.txt, one wordpiece a line; it becomes an asset of the graph that uses it.
+        vocabulary: path of a vocab.txt, one wordpiece a line.
         lowercase: lower-case and strip accents, as the weights were trained.
         max_length: the most ids in a row, special tokens included.
     """
 
     def __init__(self, vocabulary: str | Path, *, lowercase: bool, max_length: int):
         self.max_length = max_length
-        wordpieces, normalizer = _compiled(tuple(read_vocabulary(vocabulary)), lowercase)
+        words = read_vocabulary(vocabulary)
+        wordpieces, normalizer = _compiled(tuple(words), lowercase)
         self._wordpieces = tf_text.FastBertTokenizer(
             token_out_type=tf.int64,
             fast_wordpiece_model_buffer=tf.constant(wordpieces),
             fast_bert_normalizer_model_buffer=tf.constant(normalizer),
         )
-        self._vocabulary = str(vocabulary)
+        self._start, self._separator = (tf.constant(words.index(token), tf.int64) for token in (START, SEPARATOR))
 
     def __call__(
         self, text: tf.Tensor, text_pair: tf.Tensor | None = None
@@ -63,34 +64,39 @@ class Tokenizer:
             token ids, int64 [batch, (tokens)], and for pairs the segment ids of the same shape: 0 up to and with the
             first [SEP], then 1. None in their place where there is no pair: all are 0.
         """
-        start, separator = tf.unstack(self._special_ids())
         texts = [text] if text_pair is None else [text, text_pair]
         pieces = [self._wordpieces.tokenize(part) for part in texts]
         room = self.max_length - 1 - len(pieces)
         pieces = [pieces[0][:, :room]] if text_pair is None else _shorten_pair(*pieces, room)
-        ids, segments = tf_text.combine_segments(pieces, start_of_sequence_id=start, end_of_segment_id=separator)
-        return ids, None if text_pair is None else tf.cast(segments, tf.int64)
+        ids, segments = self._framed(pieces)
+        return ids, None if text_pair is None else segments
 
-    def _special_ids(self) -> tf.Tensor:
-        # Looked up in the file itself: so it travels with the graph as an asset, for people and tools to read.
-        table = tf.lookup.StaticHashTable(
-            tf.lookup.TextFileInitializer(
-                self._vocabulary,
-                key_dtype=tf.string,
-                key_index=tf.lookup.TextFileIndex.WHOLE_LINE,
-                value_dtype=tf.int64,
-                value_index=tf.lookup.TextFileIndex.LINE_NUMBER,
-            ),
-            default_value=-1,
+    def _framed(self, pieces: list[tf.RaggedTensor]) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+        """Ids and segment ids of [CLS] first [SEP] (second [SEP]).
+
+        tf_text.combine_segments does the same with run-time checks, for which TFX would take Transform's graph for one
+        that has to see the data.
+        """
+        column = tf.ones_like(pieces[0].row_lengths())[:, None]  # [batch, 1]
+        ids, real, segments = [column * self._start], [column > 0], [column * 0]
+        for number, piece in enumerate(pieces):
+            ids += [piece.to_tensor(), column * self._separator]
+            real += [tf.sequence_mask(piece.row_lengths()), column > 0]
+            segments += [tf.zeros_like(ids[-2]) + number, column * number]
+        real = tf.concat(real, axis=1)
+        lengths = tf.reduce_sum(tf.cast(real, tf.int64), axis=1)
+        ids, segments = (
+            tf.RaggedTensor.from_row_lengths(tf.boolean_mask(tf.concat(parts, axis=1), real), lengths, validate=False)
+            for parts in (ids, segments)
         )
-        return table.lookup(tf.constant([START, SEPARATOR]))
+        return ids, segments
 
 
 @functools.lru_cache(maxsize=4)
 def _compiled(vocabulary: tuple[str, ...], lowercase: bool) -> tuple[np.ndarray, np.ndarray]:
     """TensorFlow Text's models of wordpieces and of normalisation, uint8 each.
 
-    Transform traces its graph eight times; built anew, and handed over as lists, they would cost a second each time.
+    Transform traces its graph several times; built anew, and handed over as lists, they would cost a second each time.
     """
     wordpieces = tf_text.build_fast_wordpiece_model(list(vocabulary), MAX_BYTES_A_WORD, "##", UNKNOWN, False, False)
     normalizer = tf_text.build_fast_bert_normalizer_model(lowercase)

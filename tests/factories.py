@@ -178,9 +178,6 @@ def raw_examples(folder, splits, labels, fixed_shape=True):
 
 def transformed(folder, model, examples, schema, pair=False):
     """Runs our Transform executor; returns the TransformGraph and the Examples artifact it wrote."""
-    import json
-
-    from tfx.components.util import tfxio_utils  # noqa: F401  registers the readers
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
     from tfx.types import channel_utils, standard_artifacts
 
@@ -197,7 +194,6 @@ def transformed(folder, model, examples, schema, pair=False):
         unique_id="1",
     )
     properties = {key: value for key, value in component.spec.exec_properties.items() if value is not None}
-    properties["splits_config"] = json.dumps({"analyze": ["train"], "transform": json.loads(examples.split_names)})
     Executor(context).Do(
         {"examples": [examples], "schema": [schema]},
         {"transform_graph": [graph], "transformed_examples": [rows]},

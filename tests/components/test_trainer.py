@@ -1,0 +1,101 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+from factories import MOODS, raw_examples, reviews, tiny_model_options, transformed
+from tfx.types import standard_artifacts
+
+from components.errors import LineError
+from components.trainer import Trainer
+from models import classifier
+from models.recipe import TrainOptions
+
+RECIPE = TrainOptions(epochs=6, batch_size=8, learning_rate=0.003, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trainer")
+    options = tiny_model_options(folder)
+    rows = [(text, label) for text, label, _ in reviews(360)]
+    splits = {"train": rows[:300], "validation": rows[300:330], "test": rows[330:]}
+    return options, *transformed(folder, options, *raw_examples(folder, splits, list(MOODS)))
+
+
+def train(data, folder, recipe=RECIPE):
+    options, graph, rows = data
+    model, run = standard_artifacts.Model(), standard_artifacts.ModelRun()
+    model.uri, run.uri = str(folder / "model"), str(folder / "run")
+    Trainer.test_call(
+        transform_graph=graph,
+        transformed_examples=rows,
+        model=model,
+        model_run=run,
+        model_options=options.model_dump_json(),
+        train_options=recipe.model_dump_json(),
+        checkpoint_dir=str(folder / "checkpoints"),
+    )
+    return model, run
+
+
+def test_trains_and_exports(data, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="bertline.progress"):
+        model, run = train(data, tmp_path)
+    text = tf.saved_model.load(str(tmp_path / "model/Format-Serving")).signatures["text"]
+    answers = (
+        text(text=tf.constant(["it was great love perfect", "the refund was awful late"]))["label"].numpy().tolist()
+    )
+    assert answers == [b"positive", b"negative"]
+    assert classifier.load(tmp_path / "model/Keras").num_classes == 3
+    assert {path.name for path in (tmp_path / "model/Format-Serving").iterdir()} == {
+        "assets",
+        "fingerprint.pb",
+        "saved_model.pb",
+        "variables",
+    }
+    history = json.loads((tmp_path / "run/training.json").read_text())
+    assert len(history["epochs"]) >= 1
+    assert list(Path(run.uri).glob("events.out.tfevents.*"))
+    assert not (tmp_path / "checkpoints").exists()
+    summary = model.get_string_custom_property("summary")
+    assert summary.startswith(f"best epoch {history['best_epoch']} of {len(history['epochs'])}, validation loss 0.")
+    progress = [record.progress for record in caplog.records if record.name == "bertline.progress"]
+    assert set(progress[-1]) == {"epoch", "epochs", "step", "steps", "loss", "examples_per_second", "seconds_left"}
+    assert progress[-1]["step"] == 38 * len(history["epochs"])
+
+
+def test_checkpoints_belong_to_their_run(data, tmp_path, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def stop(progress):
+        if progress.step > 20:
+            raise Stopped
+
+    monkeypatch.setattr("models.training._REPORT_SECONDS", 0)
+    monkeypatch.setattr("components.trainer._log_progress", stop)
+    recipe = RECIPE.model_copy(update={"epochs": 1, "checkpoint_steps": 10})
+    with pytest.raises(Stopped):
+        train(data, tmp_path, recipe)
+    monkeypatch.undo()
+    other = json.loads((Path(train_elsewhere(data, tmp_path, recipe).uri) / "training.json").read_text())
+    assert other["resumed_at"] == []
+    _, run = train(data, tmp_path, recipe)
+    assert json.loads((Path(run.uri) / "training.json").read_text())["resumed_at"] == [20]
+
+
+def train_elsewhere(data, folder, recipe):
+    """Another learning rate over the same checkpoint folder."""
+    (folder / "other").mkdir()
+    (folder / "other/checkpoints").symlink_to(folder / "checkpoints")
+    return train(data, folder / "other", recipe.model_copy(update={"learning_rate": 0.001}))[1]
+
+
+def test_an_empty_split_is_named(data, tmp_path):
+    options, graph, _ = data
+    empty = standard_artifacts.Examples()
+    empty.uri = str(tmp_path / "empty")
+    with pytest.raises(LineError, match=r"Split-train: the split holds no rows"):
+        train((options, graph, empty), tmp_path)

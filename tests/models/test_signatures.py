@@ -1,0 +1,110 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from factories import MOODS, raw_examples, reviews, tiny_model_options, transformed
+
+from models import backbone, classifier
+from models.signatures import ServedModel, export
+from models.tokenizer import Tokenizer
+
+TEXTS = [text for text, _, _ in reviews(200, seed=3)] + ["", "好 😀", "great " * 1000]
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    """Options, Transform's graph, and a classifier with weights far from zero."""
+    folder = tmp_path_factory.mktemp("line")
+    options = tiny_model_options(folder)
+    rows = [(text, label) for text, label, _ in reviews(6)]
+    splits = {"train": rows, "validation": rows, "test": rows}
+    graph, _ = transformed(folder, options, *raw_examples(folder, splits, list(MOODS)))
+    model = classifier.build(backbone.load(options), 3, dropout=0.1, seed=1)
+    draw = np.random.default_rng(5)
+    for variable in model.trainable_variables:
+        variable.assign(draw.normal(1.0 if variable.name == "gamma" else 0.0, 0.1, variable.shape))
+    model.output_dense.kernel.assign(draw.normal(0, 1, model.output_dense.kernel.shape))
+    return options, graph.uri, model
+
+
+def saved(line, folder, dtype=tf.float32):
+    options, graph, model = line
+    served = ServedModel(model, graph, backbone.vocabulary(options).path, list(MOODS), dtype=dtype, pair=False)
+    export(served, folder)
+    return tf.saved_model.load(str(folder)).signatures
+
+
+def keras_probabilities(line, texts):
+    options, _, model = line
+    words = backbone.vocabulary(options)
+    ids, _ = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)(tf.constant(texts))
+    dense = ids.to_tensor()
+    mask = tf.sequence_mask(ids.row_lengths(), dense.shape[1])
+    inputs = {"token_ids": dense, "segment_ids": tf.zeros_like(dense), "padding_mask": mask}
+    return tf.nn.softmax(model(inputs, training=False)).numpy()
+
+
+def example(**features):
+    lists = {k: tf.train.Feature(bytes_list=tf.train.BytesList(value=[v.encode()])) for k, v in features.items()}
+    return tf.train.Example(features=tf.train.Features(feature=lists)).SerializeToString()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float32, 1e-5), (tf.bfloat16, 1e-2)], ids=["float32", "bfloat16"])
+def test_answers_are_the_keras_models(line, tmp_path, dtype, tolerance):
+    answers = saved(line, tmp_path, dtype)["text"](text=tf.constant(TEXTS))
+    expected = keras_probabilities(line, TEXTS)
+    assert np.ptp(expected[:, 0]) > 0.1  # the rows differ, or the test would show nothing
+    np.testing.assert_allclose(answers["probabilities"], expected, atol=tolerance)
+    sure = np.sort(expected)[:, -1] - np.sort(expected)[:, -2] > 2 * tolerance
+    assert sure.mean() > 0.9
+    labels = np.array(list(MOODS))[expected.argmax(axis=1)]
+    assert [label.decode() for label in answers["label"].numpy()[sure]] == labels[sure].tolist()
+    assert answers["classes"].numpy().tolist() == [[mood.encode() for mood in MOODS]] * len(TEXTS)
+
+
+def test_batches_do_not_change_the_answers(line, tmp_path):
+    text = saved(line, tmp_path)["text"]
+    together = text(text=tf.constant(TEXTS[:8]))["probabilities"].numpy()
+    alone = [text(text=tf.constant([one]))["probabilities"].numpy()[0] for one in TEXTS[:8]]
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_examples_and_texts_get_the_same_answer(line, tmp_path):
+    signatures = saved(line, tmp_path)
+    by_text = signatures["text"](text=tf.constant(TEXTS[:3]))
+    by_example = signatures["serving_default"](examples=tf.constant([example(text=text) for text in TEXTS[:3]]))
+    for name, value in by_text.items():
+        np.testing.assert_array_equal(by_example[name], value)
+
+
+def test_transform_features(line, tmp_path):
+    examples = [
+        example(text="the item", label="positive"),
+        example(text="great"),
+        example(text="it", label="unheard of"),
+    ]
+    features = saved(line, tmp_path)["transform_features"](examples=tf.constant(examples))
+    assert features["token_ids"].numpy().tolist() == [[2, 5, 10, 3], [2, 19, 3, 0], [2, 6, 3, 0]]
+    assert features["label_id"].numpy().tolist() == [2, -1, -1]
+
+
+def test_loads_without_our_code(line, tmp_path):
+    saved(line, tmp_path / "model")
+    assert (tmp_path / "model/assets/vocab.txt").is_file()
+    script = f"""
+import tensorflow as tf, tensorflow_text
+text = tf.saved_model.load({str(tmp_path / "model")!r}).signatures["text"]
+print("LABEL", text(text=tf.constant(["great"]))["label"].numpy()[0].decode())
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    expected = list(MOODS)[keras_probabilities(line, ["great"])[0].argmax()]
+    assert f"LABEL {expected}" in run.stdout, run.stderr[-2000:]
