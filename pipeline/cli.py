@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from rich.table import Table
 
 from components.errors import LineError
 from pipeline import config as configs
+from pipeline import screen
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 # Exit codes beside 0 and typer's own 2 for a wrong call.
 FAILED, BLOCKED = 1, 3
+# What libraries say while a command has no run of its own.
+LIBRARY_LOG = Path(tempfile.gettempdir()) / f"bertline-{os.getuid()}.log"
 DEMO_CONFIG = "configs/sentiment.yaml"
 DEMO_TEXT = "my flight got cancelled again"
 
@@ -54,9 +59,10 @@ def init(
     force: Annotated[bool, typer.Option(help="Replace an existing config.")] = False,
 ) -> None:
     """Look at a file of labelled text and write a config for it."""
-    from pipeline import init as proposals
+    with screen.quiet(LIBRARY_LOG):
+        from pipeline import init as proposals
 
-    proposal = proposals.propose(file, text=text, label=label)
+        proposal = proposals.propose(file, text=text, label=label)
     target = output or Path("configs") / f"{proposal.name}.yaml"
     proposals.write(proposal, target, force=force)
     console = _console()
@@ -175,9 +181,10 @@ def demo() -> None:
 @app.command()
 def doctor() -> None:
     """Say what this machine has, what a run would choose, and what will not work."""
-    from pipeline import doctor as examination
+    with screen.quiet(LIBRARY_LOG):
+        from pipeline import doctor as examination
 
-    checks = examination.checks()
+        checks = examination.checks()
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -195,7 +202,7 @@ def doctor() -> None:
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    return screen.console(sys.stdout)
 
 
 def _run(path: Path):
@@ -265,10 +272,9 @@ def _ask(task: Config, address: str, texts: list[str], pairs: list[str] | None) 
 @contextmanager
 def _server(task: Config) -> Iterator[str]:
     """An embedded server on a free port for the length of a block; yields its address. Its log stays off the screen."""
-    from pipeline.screen import quiet
     from serving.server import Server
 
-    with quiet(task.root_folder / "logs" / "serve.log"):
+    with screen.quiet(task.root_folder / "logs" / "serve.log"):
         server = Server(task.serving_folder, task.name, task.serve.host, port=0)
         server.start()
     try:

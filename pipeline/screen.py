@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -22,6 +22,11 @@ BAR_WIDTH = 18
 PLAIN_WIDTH = 120
 # Off a terminal the bar would fill a log file: a line every so many seconds says that the run is alive.
 PLAIN_INTERVAL = 30.0
+
+
+def console(stream: TextIO) -> Console:
+    """A console on a stream; off a terminal rich would fold at 80 columns."""
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else PLAIN_WIDTH)
 
 
 @contextmanager
@@ -44,9 +49,7 @@ def quiet(log_file: Path) -> Iterator[Console]:
         root.addHandler(handler)
         root.setLevel(logging.INFO)
         with os.fdopen(os.dup(screen), "w", encoding="utf-8", errors="replace") as stream:
-            # Off a terminal rich would fold at 80 columns.
-            width = None if stream.isatty() else PLAIN_WIDTH
-            yield Console(file=stream, highlight=False, width=width)
+            yield console(stream)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
