@@ -117,7 +117,7 @@ def fit(
     keras.utils.set_random_seed(options.seed)
     strategy = hardware.strategy(options.distribution)
     with strategy.scope():
-        run = _Run(strategy, build(), train, validation, options, checkpoints)
+        run = Run(strategy, build(), train, validation, options, checkpoints)
     run.restore()
     earlier = run.history.wall_seconds
     writer = tf.summary.create_file_writer(str(logs)) if logs else tf.summary.create_noop_writer()
@@ -130,7 +130,7 @@ def fit(
     return run.model, run.history
 
 
-class _Run:
+class Run:
     """The state of a run: model, optimizer, history, and the checkpoints they are kept in."""
 
     def __init__(self, strategy, model, train: Rows, validation: Rows, options: TrainOptions, folder: Path):
@@ -138,12 +138,12 @@ class _Run:
         self._strategy = strategy
         self._options = options
         weights = balanced_weights(train.labels, model.num_classes) if options.class_weights == "balanced" else None
-        self._train = Batches(train, options.batch_size, weights)
+        self.batches = Batches(train, options.batch_size, weights)
         self._validation = Batches(validation, _EVALUATION_BATCH, weights)
         self._dtype = hardware.compute_dtype(options.precision)
         self._encoder = Encoder.of(model)
         self._variables = [variable.value for variable in model.trainable_variables]
-        self.steps = self._train.steps * options.epochs
+        self.steps = self.batches.steps * options.epochs
         self._optimizer = AdamW(
             model.trainable_variables,
             Schedule(options.learning_rate, self.steps, options.warmup_share),
@@ -158,7 +158,7 @@ class _Run:
         checkpoint = tf.train.Checkpoint(weights=self._weights, optimizer=self._optimizer, state=self._state)
         self._manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=1)
         seed = tf.TensorSpec([2], tf.int64)
-        self._train_function = self._compiled(self._train_step, self._train, seed)
+        self._train_function = self._compiled(self._train_step, self.batches, seed)
         self._evaluate_function = self._compiled(self._evaluate_step, self._validation)
 
     # === Checkpoints ===
@@ -197,18 +197,19 @@ class _Run:
         """The epoch under way, from where it stands to its end."""
         history, options = self.history, self._options
         epoch = len(history.epochs)
-        batches = self._train.shuffled(options.seed, epoch, skip=history.step - epoch * self._train.steps)
+        batches = self.batches.shuffled(options.seed, epoch, skip=history.step - epoch * self.batches.steps)
         reported = 0.0
         for batch in self._strategy.experimental_distribute_dataset(batches):
-            self._train_on(batch)
+            self.train_on(batch)
             if time.perf_counter() - reported > _REPORT_SECONDS:
                 reported = time.perf_counter()
                 on_progress(self._progress())
-            if history.step % options.checkpoint_steps == 0 and history.step % self._train.steps:
+            if history.step % options.checkpoint_steps == 0 and history.step % self.batches.steps:
                 self.save(clock())
         on_progress(self._progress())
 
-    def _train_on(self, batch) -> None:
+    def train_on(self, batch: dict[str, tf.Tensor]) -> None:
+        """One step on one of the batches; counts it in the history."""
         history = self.history
         traced = self._train_function.experimental_get_tracing_count()
         begun = time.perf_counter()
