@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import time
 from typing import Any
 
 import apache_beam as beam
@@ -83,13 +84,14 @@ class Predictions:
     """What a model answered.
 
     Attributes:
+      seconds: that the answers took, loading the model left out.
       classes: the label names, in the order of the columns of `probabilities`.
       labels: predicted label names, [rows].
       probabilities: float32, [rows, labels].
     """
 
-    def __init__(self, classes: list[str], labels: list[str], probabilities: np.ndarray):
-        self.classes, self.labels, self.probabilities = classes, labels, probabilities
+    def __init__(self, classes: list[str], labels: list[str], probabilities: np.ndarray, seconds: float = 0.0):
+        self.classes, self.labels, self.probabilities, self.seconds = classes, labels, probabilities, seconds
 
 
 def read_rows(folder: str, keep: list[str]) -> dict[str, list[Any]]:
@@ -118,6 +120,7 @@ def predict(saved_model: str, table: dict[str, list[Any]], batch_size: int) -> P
     probabilities: np.ndarray | None = None
     labels = [""] * len(records)
     classes: list[str] = []
+    began = time.monotonic()
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         answer = signature(examples=tf.constant([records[row] for row in rows]))
@@ -127,7 +130,7 @@ def predict(saved_model: str, table: dict[str, list[Any]], batch_size: int) -> P
         probabilities[rows] = answer[features.PROBABILITIES].numpy()
         for row, label in zip(rows, answer[features.PREDICTED_LABEL].numpy(), strict=True):
             labels[row] = label.decode()
-    return Predictions(classes, labels, probabilities)
+    return Predictions(classes, labels, probabilities, time.monotonic() - began)
 
 
 def write_predictions(path: str, table: dict[str, list[Any]], predictions: Predictions) -> None:
@@ -354,6 +357,7 @@ def summarise(table: dict[str, list[Any]], predictions: Predictions, results: di
         "slices": results["slices"],
         "classes": predictions.classes,
         "confusion": confusion.tolist(),
+        "inference_seconds": predictions.seconds,
     }
 
 
