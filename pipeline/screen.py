@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
@@ -120,11 +121,19 @@ def bar(progress: dict[str, Any]) -> str:
     """A training bar: epoch 2/2  ###########-------  61%  83 examples/s  loss 0.56  0:48 left."""
     share = progress["step"] / max(progress["steps"], 1)
     filled = round(share * BAR_WIDTH)
-    left = divmod(int(progress["seconds_left"]), 60)
+    left = _clock(progress["seconds_left"])
     return (
         f"epoch {progress['epoch']}/{progress['epochs']}  {'#' * filled}{'-' * (BAR_WIDTH - filled)}  {share:4.0%}  "
-        f"{progress['examples_per_second']:.0f} examples/s  loss {progress['loss']:.2f}  {left[0]}:{left[1]:02d} left"
+        f"{progress['examples_per_second']:.0f} examples/s  loss {progress['loss']:.2f}{left}"
     )
+
+
+def _clock(seconds: float) -> str:
+    """Time left as minutes and seconds; nothing before the first step has been timed."""
+    if math.isnan(seconds):
+        return ""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"  {minutes}:{rest:02d} left"
 
 
 def gates_table(verdicts: list[dict[str, Any]]) -> Table:
