@@ -8,11 +8,10 @@ import tensorflow as tf
 _SPARED = frozenset({"bias", "gamma", "beta"})  # weight decay on these only hurts (Devlin et al. 2019)
 
 
-class Schedule(tf.Module):
+class Schedule:
     """The learning rate: linear growth over the warm-up, then linear decay to 0 after the last step."""
 
     def __init__(self, peak: float, steps: int, warmup_share: float):
-        super().__init__()
         self._peak = peak
         self._steps = steps
         self._warmup = int(steps * warmup_share)
