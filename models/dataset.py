@@ -14,6 +14,7 @@ from models.features import LABEL_ID, SEGMENT_IDS, TOKEN_IDS
 
 # Rows are sorted by length within windows of so many batches: enough that a batch's rows differ by a token or two, few
 # enough that the batches of an epoch stay a random mix (Transformers' group_by_length takes the same).
+_PREFETCHED = 4  # batches made ahead of the step that takes them
 _WINDOW = 50
 
 
@@ -157,7 +158,11 @@ class Batches:
         chosen = tf.RaggedTensor.from_row_lengths(
             np.concatenate([*batches, np.zeros(0, np.int64)]), [len(batch) for batch in batches]
         )
-        return tf.data.Dataset.from_tensor_slices((chosen, tokens)).map(assemble).prefetch(tf.data.AUTOTUNE)
+        dataset = tf.data.Dataset.from_tensor_slices((chosen, tokens)).map(assemble).prefetch(_PREFETCHED)
+        # Autotuning has nothing to tune here, and the end of an epoch would wait for its thread: up to 50 s were seen.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return dataset.with_options(options)
 
 
 def padded_length(longest: int) -> int:
