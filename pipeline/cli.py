@@ -135,8 +135,12 @@ def serve(
         if command:
             print(f"handing over to {command[0]}, which listens on all addresses", flush=True)
             real.hand_over(command)
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-        server.run(server.Server(task.serving_folder, task.name, *address))
+        with screen.quiet(task.root_folder / "logs" / "serve.log") as console:
+            # What the server says of its versions belongs on the screen; TensorFlow's chatter stays in the log.
+            shown = logging.StreamHandler(console.file)
+            shown.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            logging.getLogger("bertline").addHandler(shown)
+            server.run(server.Server(task.serving_folder, task.name, *address))
 
 
 @app.command()
