@@ -1,6 +1,10 @@
-"""Artifact types of our own, for what TFX has no type for."""
+"""Artifact types of our own, for what TFX has no type for, and the files that one stage writes and others read."""
 
 from tfx.types.artifact import Artifact
+
+# In the Evaluator's ModelEvaluation
+METRICS_FILE = "metrics.json"  # the model's figures, see evaluator.summarise
+PREDICTIONS_FILE = "predictions-test.parquet"  # the model's answers, a row a test row
 
 
 class Quarantine(Artifact):

@@ -21,12 +21,12 @@ from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
 import serving
+from components.artifacts import PREDICTIONS_FILE
 from components.options import CanaryOptions
 from models import features
 from serving import releases
 from serving.client import Client, Prediction, ServingError
 
-PREDICTIONS_FILE = "predictions-test.parquet"
 LOG_FILE = "server.log"
 REPORT_FILE = "report.json"
 BLESSED_FILE, NOT_BLESSED_FILE = "INFRA_BLESSED", "INFRA_NOT_BLESSED"  # TFX's InfraValidator's names

@@ -20,12 +20,11 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils
 
 from components import gates
+from components.artifacts import METRICS_FILE, PREDICTIONS_FILE
 from components.errors import LineError
 from components.options import EvaluateOptions
 from models import features
 
-PREDICTIONS_FILE = "predictions-test.parquet"
-METRICS_FILE = "metrics.json"
 CANDIDATE, BASELINE = "candidate", "baseline"
 LENGTH_BUCKET = "text_length"
 

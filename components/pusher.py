@@ -8,10 +8,9 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
+from components.artifacts import METRICS_FILE
 from components.errors import LineError
 from serving import push, releases
-
-METRICS_FILE = "metrics.json"
 
 
 @component
