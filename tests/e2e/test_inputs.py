@@ -109,3 +109,24 @@ def test_many_classes_long_texts_emoji_and_chinese_go_through(tmp_path, capfd):
         answers = client.predict(["", "😀" * 500, "谢谢", "great " * 20_000])
     assert all(sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-3) for answer in answers)
     assert all(len(answer.probabilities) == 77 for answer in answers)
+
+
+def test_text_pairs_go_through_and_both_texts_are_read(tmp_path, capfd):
+    factories.write_task(tmp_path, ROWS)
+    rows = [(f"item {number}", text, label) for number, (text, label, _) in enumerate(factories.reviews(900))]
+    factories.write_csv(tmp_path / "reviews.csv", rows, header=("about", "text", "label"))
+    edited(tmp_path, "  keep: [shop]", "  text: about\n  text_pair: text")
+    edited(tmp_path, "  slices: [shop]\n", "")
+    edited(tmp_path, "max_length: 16", "max_length: 24")
+    result = local_runner.run(configs.load(tmp_path / "task.yaml"), "task.yaml")
+    assert result.version, capfd.readouterr().out
+
+    from serving.client import Client
+    from serving.server import Server
+
+    with (
+        Server(tmp_path / "runs" / "serving", "reviews", port=0) as server,
+        Client(server.address, "reviews") as client,
+    ):
+        answers = client.predict(["item 5"] * 2, ["it was broken and late", "it was great and perfect"])
+    assert [answer.label for answer in answers] == ["negative", "positive"]
