@@ -170,16 +170,15 @@ def predict(
 def demo() -> None:
     """The whole line on real tweets, ending with a prediction over gRPC."""
     path = Path(DEMO_CONFIG)
-    result = _run(path)
+    if not _run(path).version:
+        sys.exit(BLOCKED)
     task = configs.load(path)
     with _server(task) as address:
         (prediction,) = _ask(task, address, [DEMO_TEXT], None)
     console = _console()
     answer = f"{prediction.label} {prediction.probability:.2f}"
     console.print(f'[bold]predict[/]  "{DEMO_TEXT}"  ->  [bold]{answer}[/]   (gRPC {address})')
-    console.print(f"next: bertline serve {path}; bertline predict {path} TEXT; your own file: bertline init FILE")
-    if not result.version:
-        sys.exit(BLOCKED)
+    console.print(f"next: bertline serve {path}; your own file: bertline init FILE")
 
 
 @app.command()
@@ -219,8 +218,9 @@ def _run(path: Path):
         sys.exit(FAILED)
     if result.blocked:
         console = _console()
-        console.print(f"[bold red]not pushed[/]  {result.blocked}")
-        console.print(f"the serving folder is unchanged: {local_runner.display(task.serving_folder)}")
+        console.print("[bold red]not pushed[/]  ", end="")
+        console.print(result.blocked, markup=False)
+        console.print(f"the serving folder is unchanged: {local_runner.display(task.serving_folder)}", markup=False)
     return result
 
 
