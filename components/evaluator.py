@@ -1,7 +1,6 @@
 """Evaluator: one batched pass of the exported model over the test rows, TFMA's metrics on it, and the gates."""
 
 import json
-import logging
 import os
 import time
 from typing import Any
@@ -27,8 +26,6 @@ from models import features
 
 CANDIDATE, BASELINE = "candidate", "baseline"
 LENGTH_BUCKET = "text_length"
-
-log = logging.getLogger("bertline.evaluator")
 
 
 @component(use_beam=True)
