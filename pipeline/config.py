@@ -40,7 +40,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> Config:
-        for check in (check_slices_are_kept, check_schema_knows_rows):
+        for check in (check_slices_are_kept, check_schema_file_exists):
             check(self)
         return self
 
@@ -69,7 +69,7 @@ def check_slices_are_kept(config: Config) -> None:
             raise ValueError(f"evaluate.slices: {name!r} is not in data.keep ({config.data.keep}); add it there")
 
 
-def check_schema_knows_rows(config: Config) -> None:
+def check_schema_file_exists(config: Config) -> None:
     """Raises ValueError when the reviewed schema file is missing."""
     path = config.validation.schema_file
     if path and not (Path(config.folder) / path).is_file():

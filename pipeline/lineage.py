@@ -21,14 +21,12 @@ class Stage:
     Attributes:
       name: the node's id.
       state: "complete", "cached", "failed" or "running".
-      seconds: from its registration to its end.
       outputs: artifacts by output key.
       parameters: execution properties.
     """
 
     name: str
     state: str
-    seconds: float
     outputs: dict[str, list[mlmd.Artifact]] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
 
@@ -93,7 +91,6 @@ class Store:
         return Stage(
             name=kind.name.rsplit(".", 1)[-1],
             state=states.get(execution.last_known_state, "running"),
-            seconds=(execution.last_update_time_since_epoch - execution.create_time_since_epoch) / 1000,
             outputs=self._outputs(execution.id) if execution.last_known_state in _DONE else {},
             parameters=parameters,
         )

@@ -204,7 +204,7 @@ def code_fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
-def gather_facts(config: Config, store: Store, run_id: str, data_fingerprint: str) -> RunFacts:
+def gather_facts(config: Config, store: Store, data_fingerprint: str) -> RunFacts:
     """Looks at data, code, serving folder and past pushes: everything that keys the cache beside the config."""
     from pipeline.pipeline import RunFacts
     from serving import releases
@@ -259,7 +259,7 @@ class _Launcher:
         self.run_id = run_id
         root = config.root_folder
         self.store = lineage.Store(root)
-        facts = gather_facts(config, self.store, run_id, sources.fingerprint(files))
+        facts = gather_facts(config, self.store, sources.fingerprint(files))
         log.info("facts of run %s: %s", run_id, facts)
         line = pipeline.create_pipeline(
             config, facts, pipeline_root=str(root / "artifacts"), metadata=root / lineage.METADATA_FILE, beam=BEAM_ARGS
