@@ -38,10 +38,18 @@ def _bare_tensorflow() -> Iterator[None]:
 
 
 with _bare_tensorflow():
+    from tensorflow.core.example.example_pb2 import Example
     from tensorflow.core.framework.tensor_pb2 import TensorProto
     from tensorflow.core.framework.tensor_shape_pb2 import TensorShapeProto
     from tensorflow.core.framework.types_pb2 import DataType
+    from tensorflow.core.protobuf.config_pb2 import ConfigProto
+    from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+    from tensorflow_serving.apis.classification_pb2 import (
+        ClassificationRequest,
+        ClassificationResponse,
+        ClassificationResult,
+    )
     from tensorflow_serving.apis.get_model_metadata_pb2 import (
         GetModelMetadataRequest,
         GetModelMetadataResponse,
@@ -52,6 +60,10 @@ with _bare_tensorflow():
         GetModelStatusResponse,
         ModelVersionStatus,
     )
+    from tensorflow_serving.apis.inference_pb2 import InferenceResult, MultiInferenceRequest, MultiInferenceResponse
+    from tensorflow_serving.apis.input_pb2 import Input
+    from tensorflow_serving.apis.logging_pb2 import LogMetadata
+    from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
     from tensorflow_serving.apis.model_pb2 import ModelSpec
     from tensorflow_serving.apis.model_service_pb2_grpc import (
         ModelServiceServicer,
@@ -59,29 +71,54 @@ with _bare_tensorflow():
         add_ModelServiceServicer_to_server,
     )
     from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
-    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
     from tensorflow_serving.apis.prediction_service_pb2_grpc import (
         PredictionServiceServicer,
         PredictionServiceStub,
         add_PredictionServiceServicer_to_server,
     )
+    from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse, RegressionResult
+    from tensorflow_serving.config.file_system_storage_path_source_pb2 import FileSystemStoragePathSourceConfig
+    from tensorflow_serving.config.logging_config_pb2 import LoggingConfig
+    from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
 __all__ = [
+    "ClassificationRequest",
+    "ClassificationResponse",
+    "ClassificationResult",
+    "ConfigProto",
     "DataType",
+    "Example",
+    "FileSystemStoragePathSourceConfig",
     "GetModelMetadataRequest",
     "GetModelMetadataResponse",
     "GetModelStatusRequest",
     "GetModelStatusResponse",
+    "InferenceResult",
+    "Input",
+    "LogMetadata",
+    "LoggingConfig",
+    "ModelConfig",
+    "ModelServerConfig",
     "ModelServiceServicer",
     "ModelServiceStub",
     "ModelSpec",
     "ModelVersionStatus",
+    "MultiInferenceRequest",
+    "MultiInferenceResponse",
+    "PredictLog",
     "PredictRequest",
     "PredictResponse",
     "PredictionLog",
     "PredictionServiceServicer",
     "PredictionServiceStub",
+    "RegressionRequest",
+    "RegressionResponse",
+    "RegressionResult",
+    "ReloadConfigRequest",
+    "ReloadConfigResponse",
     "SavedModel",
+    "SignatureDef",
     "SignatureDefMap",
     "TensorProto",
     "TensorShapeProto",
