@@ -1,0 +1,135 @@
+"""How much one request may ask for, so that no single caller can take the memory or the time of all.
+
+Checked on the request as it came, before anything is decoded or allocated: a tensor of a few bytes on the wire can
+stand for terabytes (TensorProto lets a short list repeat its last value), and an Input's context is copied into each
+of its examples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from serving.errors import invalid
+from serving.protos import DataType, Example, Input, TensorProto
+
+KIB, MIB = 1 << 10, 1 << 20
+
+# Bytes an element takes in memory; 4 for types not named. A string is TensorFlow's tstring, its characters extra.
+_ELEMENT_BYTES = {
+    **dict.fromkeys((DataType.DT_BOOL, DataType.DT_INT8, DataType.DT_UINT8), 1),
+    **dict.fromkeys((DataType.DT_INT16, DataType.DT_UINT16, DataType.DT_HALF, DataType.DT_BFLOAT16), 2),
+    **dict.fromkeys((DataType.DT_INT64, DataType.DT_UINT64, DataType.DT_DOUBLE, DataType.DT_COMPLEX64), 8),
+    DataType.DT_COMPLEX128: 16,
+    DataType.DT_STRING: 24,
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that one request, and all at once, may take; every limit is a positive whole number.
+
+    Raises:
+        ValueError: a limit below 1, by name.
+    """
+
+    # Just over the 1,000 rows that TF Serving's own batches hold by default. BERT-base's attention over this many texts
+    # takes 0.2 GiB at 64 tokens but 12 GiB at 512: lower it for long texts.
+    max_batch_rows: int = 1024
+    # 512 tokens, all that BERT reads, are some 4 KiB of English or 12 KiB of Chinese; tokenising the rest is wasted.
+    # What is left is room for serialized tf.Examples with other columns. A model of images needs more.
+    max_text_bytes: int = 64 * KIB
+    # Four times the 64 clients that two cores are measured with, half a second of single texts; with the largest
+    # request each, 4 GiB. What would wait longer had better be told at once to go elsewhere.
+    max_concurrent_requests: int = 256
+    # A batch of 1,024 rows with 16 KiB each. gRPC's own default for what a server receives is 4 MiB.
+    max_request_bytes: int = 16 * MIB
+
+    def __post_init__(self):
+        for field in fields(self):
+            if getattr(self, field.name) < 1:
+                raise ValueError(f"{field.name} is {getattr(self, field.name)}: it must be at least 1")
+
+    def check(self, inputs: Mapping[str, TensorProto]) -> None:
+        """Refuses tensors, by input name, that have too many rows, too long a text or too large a total size.
+
+        A tensor's rows are its first dimension. String tensors in the packed form (`tensor_content`) are held to
+        max_text_bytes as a whole: where one text ends is seen only by decoding it.
+
+        Raises:
+            RequestError: INVALID_ARGUMENT, naming the input and the limit.
+        """
+        total = 0
+        for name, tensor in inputs.items():
+            total += self._size(name, tensor)
+            if total > self.max_request_bytes:
+                raise invalid(
+                    f"input {name}: the request's tensors take {total} bytes or more in memory; the most is "
+                    f"{self.max_request_bytes} (max_request_bytes)"
+                )
+
+    def check_input(self, input: Input) -> None:
+        """Refuses an Input, of Classify or Regress, with too many examples, too long a value or too large a context.
+
+        Raises:
+            RequestError: INVALID_ARGUMENT, naming the example and feature, and the limit.
+        """
+        kind = input.WhichOneof("kind")
+        if kind is None:
+            return
+        listed = getattr(input, kind)
+        self._check_rows("input", len(listed.examples))
+        for number, example in enumerate(listed.examples):
+            self._check_example(f"input: example {number}", example)
+        if kind == "example_list_with_context":
+            self._check_example("input: context", listed.context)
+            size = listed.context.ByteSize() * len(listed.examples)
+            if size > self.max_request_bytes:
+                raise invalid(
+                    f"input: the context copied into each of {len(listed.examples)} examples takes {size} bytes; the "
+                    f"most is {self.max_request_bytes} (max_request_bytes)"
+                )
+
+    def _size(self, name: str, tensor: TensorProto) -> int:
+        """Bytes the whole tensor takes in memory, once its own limits are checked."""
+        shape = [dimension.size for dimension in tensor.tensor_shape.dim]
+        if any(size < 0 for size in shape):
+            raise invalid(f"input {name}: shape {shape} has a negative size")
+        self._check_rows(f"input {name}", shape[0] if shape else 1)
+        elements = math.prod(shape)
+        size = elements * _ELEMENT_BYTES.get(tensor.dtype, 4)
+        if tensor.dtype != DataType.DT_STRING or size > self.max_request_bytes:
+            return size
+        return size + self._text_size(name, tensor, elements)
+
+    def _text_size(self, name: str, tensor: TensorProto, elements: int) -> int:
+        """Bytes of a string tensor's characters, no text of which is too long."""
+        if tensor.tensor_content:
+            self._check_text(f"input {name}", len(tensor.tensor_content))
+            return len(tensor.tensor_content)
+        texts = tensor.string_val
+        if len(texts) > elements:
+            raise invalid(f"input {name}: {len(texts)} strings for a shape of {elements}")
+        lengths = [len(text) for text in texts]
+        if not lengths:
+            return 0
+        longest = max(lengths)
+        if longest > self.max_text_bytes:
+            self._check_text(f"input {name}: row {lengths.index(longest)}", longest)
+        return sum(lengths) + (elements - len(lengths)) * lengths[-1]
+
+    def _check_rows(self, where: str, rows: int) -> None:
+        if rows > self.max_batch_rows:
+            raise invalid(f"{where}: {rows} rows; the most in one request is {self.max_batch_rows} (max_batch_rows)")
+
+    def _check_example(self, where: str, example: Example) -> None:
+        if example.ByteSize() <= self.max_text_bytes:  # so is each of its values; most examples end here
+            return
+        for name, feature in example.features.feature.items():
+            for value in feature.bytes_list.value:
+                self._check_text(f"{where}, feature {name}", len(value))
+
+    def _check_text(self, where: str, size: int) -> None:
+        if size > self.max_text_bytes:
+            raise invalid(f"{where}: a text of {size} bytes; the longest is {self.max_text_bytes} (max_text_bytes)")
