@@ -1,0 +1,185 @@
+"""What the server counts and times, for Prometheus.
+
+Metrics that TF Serving has keep its names, labels and units (its `/tensorflow/serving/request_count` is written
+`:tensorflow:serving:request_count`), so that a dashboard made for one shows the other. The rest is `bertline_*`, in
+Prometheus' own manner: seconds, and counters that end in `_total`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import grpc
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+
+# 10 us to about 20 minutes: TF Serving's own limits, so that quantiles of both come from the same buckets.
+_LATENCY_MICROSECONDS = [10 * 1.8**step for step in range(33)]
+# 0.1 ms to about 1 s, TF Serving's own as well.
+_QUEUING_MICROSECONDS = [100 * 1.2**step for step in range(52)]
+_ROWS = [2**step for step in range(14)]
+# A model of a few MB loads in tenths of a second; one of gigabytes, from a network disk, in minutes.
+_LOAD_SECONDS = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500]
+_OPENMETRICS = "application/openmetrics-text"
+
+
+class Metrics:
+    """The figures of one server. Safe to call from any thread.
+
+    Attributes:
+        registry: a prometheus_client CollectorRegistry of its own, so that several servers fit in one process.
+    """
+
+    def __init__(self):
+        disable_created_metrics()  # prometheus_client has no switch for one registry; TF Serving has no such series
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._count_requests(registry)
+        self._count_batches(registry)
+        self._count_loads(registry)
+
+    def _count_requests(self, registry: CollectorRegistry) -> None:
+        self._request_count = Counter(
+            ":tensorflow:serving:request_count", "Requests answered.", ["model_name", "status"], registry=None
+        )
+        registry.register(_BareCounter(self._request_count))
+        self._request_latency = Histogram(
+            ":tensorflow:serving:request_latency",
+            "Microseconds from a request's arrival to its answer, of requests answered with OK.",
+            ["model_name", "API", "entrypoint"],
+            buckets=_LATENCY_MICROSECONDS,
+            registry=registry,
+        )
+        self._requests = Counter(
+            "bertline_requests",
+            "Requests answered, by the method that was called and the way it came in.",
+            ["model", "method", "entrypoint", "code"],
+            registry=registry,
+        )
+
+    def _count_batches(self, registry: CollectorRegistry) -> None:
+        self._queuing_latency = Histogram(
+            ":tensorflow:serving:batching_session:queuing_latency",
+            "Microseconds that the oldest request of a batch waited in its queue. Each model has queues of its own: "
+            "thread_pool_name is the model's.",
+            ["thread_pool_name"],
+            buckets=_QUEUING_MICROSECONDS,
+            registry=registry,
+        )
+        self._processed_batch_size = Histogram(
+            ":tensorflow:serving:batching_session:processed_batch_size",
+            "Rows of each batch that ran, padding among them.",
+            buckets=_ROWS,
+            registry=registry,
+        )
+        self._padding_size = Histogram(
+            ":tensorflow:serving:batching_session:padding_size",
+            "Rows of padding, of the batches that were padded.",
+            ["execution_batch_size"],
+            buckets=_ROWS,
+            registry=registry,
+        )
+        self._batch_rows = Histogram(
+            "bertline_batch_rows",
+            "Rows of requests in each batch that ran, without padding.",
+            ["model", "signature"],
+            buckets=_ROWS,
+            registry=registry,
+        )
+        self._queue_depth = Gauge("bertline_queue_depth", "Requests that wait in batch queues.", registry=registry)
+
+    def _count_loads(self, registry: CollectorRegistry) -> None:
+        self._load_seconds = Histogram(
+            "bertline_model_load_seconds",
+            "Seconds to load and warm a version, or to find that it does not load.",
+            ["model", "result"],
+            buckets=_LOAD_SECONDS,
+            registry=registry,
+        )
+        self._loaded_version = Gauge(
+            "bertline_model_loaded_version", "The version that was loaded last.", ["model"], registry=registry
+        )
+
+    def observe_request(self, model: str, method: str, entrypoint: str, code: grpc.StatusCode, seconds: float) -> None:
+        """A request was answered.
+
+        Args:
+            model: a model that is served, "" for any other: names out of requests would be label values without end.
+            method: `Predict`, `Classify` ... over gRPC, `predict`, `classify` ... over REST, as TF Serving has them.
+            entrypoint: `GRPC` or `REST`.
+            code: the status it was answered with.
+            seconds: from arrival to answer; recorded for OK alone, as in TF Serving.
+        """
+        self._request_count.labels(model, code.name).inc()
+        self._requests.labels(model, method, entrypoint, code.name).inc()
+        if code is grpc.StatusCode.OK:
+            self._request_latency.labels(model, method, entrypoint).observe(seconds * 1e6)
+
+    def observe_batch(self, model: str, signature: str, rows: int, padding_rows: int, queued_seconds: float) -> None:
+        """A batch ran.
+
+        Args:
+            model: its model.
+            signature: its signature.
+            rows: of its requests.
+            padding_rows: added to them, to reach an allowed size.
+            queued_seconds: that its oldest request waited.
+        """
+        self._queuing_latency.labels(model).observe(queued_seconds * 1e6)
+        self._batch_rows.labels(model, signature).observe(rows)
+        self._processed_batch_size.observe(rows + padding_rows)
+        # Unpadded batches are left out: without allowed_batch_sizes any size occurs, each a label value with 15 series.
+        if padding_rows:
+            self._padding_size.labels(rows + padding_rows).observe(padding_rows)
+
+    def watch_queue(self, depth: Callable[[], int]) -> None:
+        """Takes the queue's depth from `depth` whenever the metrics are read.
+
+        Args:
+            depth: gives the number of requests that wait; called from the thread that renders.
+        """
+        self._queue_depth.set_function(depth)
+
+    def observe_load(self, model: str, version: int, seconds: float, loaded: bool) -> None:
+        """A version was loaded and warmed, or turned out not to load.
+
+        Args:
+            model: its model.
+            version: its number.
+            seconds: it took.
+            loaded: False where it failed.
+        """
+        self._load_seconds.labels(model, "loaded" if loaded else "failed").observe(seconds)
+        if loaded:
+            self._loaded_version.labels(model).set(version)
+
+    def render(self, accept: str | None) -> tuple[bytes, str]:
+        """All metrics, as a scraper asked for them.
+
+        Args:
+            accept: the Accept header: OpenMetrics where it names that, Prometheus' text format otherwise.
+
+        Returns:
+            The body and its content type.
+        """
+        # Its parameters are not passed on: choose_encoder fails on a version that is no number.
+        encode, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS in (accept or "") else "")
+        return encode(self.registry), content_type
+
+
+class _BareCounter:
+    """A counter under its bare name: prometheus_client adds `_total` to every counter, which TF Serving's lack.
+
+    Neither text format lets a counter do without the suffix here, so its type is "untyped"; `rate()` does not mind.
+    """
+
+    def __init__(self, counter: Counter):
+        self._counter = counter
+
+    def collect(self) -> Iterable[Metric]:
+        for counted in self._counter.collect():
+            bare = Metric(counted.name, counted.documentation, "untyped")
+            for sample in counted.samples:
+                bare.add_sample(counted.name, sample.labels, sample.value)
+            yield bare
