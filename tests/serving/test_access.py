@@ -1,0 +1,331 @@
+import asyncio
+import hashlib
+import stat
+import time
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import grpc
+import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+
+from serving import access
+from serving.access import Access, AccessInterceptor, key_of
+from serving.errors import RequestError
+from serving.protos import (
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+    ModelServiceServicer,
+    ModelServiceStub,
+    add_ModelServiceServicer_to_server,
+)
+
+UNAUTHENTICATED, RESOURCE_EXHAUSTED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "keys.yaml"
+
+
+def refusal(keys: Access, key: str | None, **options) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        keys.check(key, **options)
+    return caught.value
+
+
+# === Key file ===
+
+
+def test_a_key_is_kept_as_its_hash_alone(file):
+    key = access.add_key(file, "mobile-app", per_second=5, per_minute=60, days=30)
+    assert key.startswith("bertline_") and len(key) == len("bertline_") + 43  # 256 bits in base 64
+    text = file.read_text()
+    assert key not in text and key.removeprefix("bertline_") not in text
+    (kept,) = access.read_keys(file)
+    assert kept.name == "mobile-app" and (kept.per_second, kept.per_minute) == (5, 60)
+    assert kept.sha256 == hashlib.sha256(key.encode()).hexdigest()
+    assert kept.expires - kept.created == timedelta(days=30)
+
+
+def test_only_the_owner_can_read_the_file(file):
+    file.write_text("keys: []\n")
+    file.chmod(0o644)
+    access.add_key(file, "a")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_link_to_the_file_stays_a_link(file, tmp_path):
+    link = tmp_path / "link.yaml"
+    link.symlink_to(file)
+    access.add_key(link, "a")
+    assert link.is_symlink() and [key.name for key in access.read_keys(file)] == ["a"]
+
+
+def test_a_name_is_taken_once_and_removed_once(file):
+    access.add_key(file, "a")
+    access.add_key(file, "b")
+    with pytest.raises(ValueError, match="has a key named a; remove it first"):
+        access.add_key(file, "a")
+    access.remove_key(file, "a")
+    with pytest.raises(ValueError, match="no key named a; it has: b"):
+        access.remove_key(file, "a")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"name": "two words"}, "name 'two words'"),
+        ({"name": "a", "per_minute": 0}, "per_minute 0: Input should be greater than 0"),
+        ({"name": "a", "days": 0}, "days is 0: it must be at least 1"),
+    ],
+)
+def test_values_out_of_range(file, values, words):
+    with pytest.raises(ValueError, match=words):
+        access.add_key(file, **values)
+    assert not file.exists()
+
+
+HASH = "0" * 64
+ENTRY = f"{{name: a, sha256: '{HASH}', created: 2026-01-01T00:00:00Z}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "the file: Input should be a valid dictionary"),
+        ("keys: [", "not YAML, line 1"),
+        ("keys: [{name: a}]", "keys.0.sha256: Field required"),
+        (f"keys: [{ENTRY}, {ENTRY}]", "two keys have the name a"),
+        (f"keys: [{ENTRY}]\nkey: []", "key: Extra inputs are not permitted"),
+        (f"keys: [{{name: a, sha256: '{HASH}', created: 2026-01-01}}]", "keys.0.created"),
+    ],
+)
+def test_a_wrong_file_is_named_with_what_is_wrong(file, text, words):
+    file.write_text(text)
+    with pytest.raises(ValueError) as caught:
+        Access.read(file)
+    assert str(file) in str(caught.value) and words in str(caught.value)
+
+
+def test_a_key_put_in_by_mistake_is_not_repeated(file):
+    file.write_text("keys: [name: a, key: bertline_secret")
+    with pytest.raises(ValueError) as caught:
+        Access.read(file)
+    assert "secret" not in str(caught.value)
+
+
+def test_json_is_read_too(file):
+    file.write_text(f'{{"keys": [{{"name": "a", "sha256": "{HASH}", "created": "2026-01-01T00:00:00Z"}}]}}')
+    assert [key.name for key in access.read_keys(file)] == ["a"]
+
+
+# === Checks ===
+
+
+def test_the_key_says_who_calls(file):
+    keys = {name: access.add_key(file, name) for name in ("first", "second", "third")}
+    checked = Access.read(file)
+    assert [checked.check(key) for key in keys.values()] == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("key", [None, "", "wrong", "ключ", HASH])
+def test_without_a_key_or_with_a_wrong_one(file, key):
+    access.add_key(file, "a")
+    assert refusal(Access.read(file), key).code == UNAUTHENTICATED
+
+
+def test_the_hash_in_the_file_is_no_key(file):
+    access.add_key(file, "a")
+    assert refusal(Access.read(file), access.read_keys(file)[0].sha256).code == UNAUTHENTICATED
+
+
+def test_an_expired_key_is_named(file):
+    key = access.add_key(file, "a", days=2)
+    keys, now = Access.read(file), datetime.now(UTC)
+    assert keys.check(key, now=now + timedelta(days=1)) == "a"
+    error = refusal(keys, key, now=now + timedelta(days=3))
+    assert error.code == UNAUTHENTICATED and "API key a expired at" in str(error)
+
+
+def test_every_entry_is_compared_in_constant_time(file, monkeypatch):
+    keys = [access.add_key(file, name) for name in ("first", "second", "third")]
+    compared, compare = [], access.hmac.compare_digest
+    monkeypatch.setattr(access.hmac, "compare_digest", lambda a, b: compared.append(a) or compare(a, b))
+    hashes = [key.sha256 for key in access.read_keys(file)]
+    checked = Access.read(file)
+    assert checked.check(keys[0]) == "first"
+    assert refusal(checked, "wrong").code == UNAUTHENTICATED
+    assert compared == hashes + hashes
+
+
+def test_a_rate_is_each_keys_own_and_says_how_long_to_wait(file):
+    key, other = access.add_key(file, "a", per_minute=3), access.add_key(file, "b")
+    keys = Access.read(file)
+    for _ in range(3):
+        keys.check(key)
+    error = refusal(keys, key)
+    assert error.code == RESOURCE_EXHAUSTED
+    assert str(error) in {f"API key a is over its rate of 3 per 1 minute; try again in {wait} s" for wait in (59, 60)}
+    assert keys.check(other) == "b"
+
+
+def test_what_the_second_refuses_does_not_count_for_the_minute(file):
+    key = access.add_key(file, "a", per_second=1, per_minute=2)
+    keys = Access.read(file)
+    keys.check(key)
+    for _ in range(5):
+        assert "1 per 1 second" in str(refusal(keys, key))
+    time.sleep(1.05)
+    assert keys.check(key) == "a"
+
+
+def test_a_change_of_the_file_counts_at_once(file):
+    old = access.add_key(file, "old")
+    keys = Access.read(file)
+    new = access.add_key(file, "new")
+    assert keys.check(new) == "new"
+    access.remove_key(file, "old")
+    assert str(refusal(keys, old)) == "unknown API key"
+
+
+def test_a_broken_edit_keeps_the_keys_and_is_logged_once(file, caplog):
+    key = access.add_key(file, "a", per_minute=100)
+    keys = Access.read(file)
+    file.write_text("keys: [")
+    assert keys.check(key) == keys.check(key) == "a"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{file}: not YAML, line 1; the keys read before stay in force"
+    ]
+    file.unlink()
+    assert keys.check(key) == "a" and "No such file" in caplog.records[-1].getMessage()
+    file.write_text("keys: []\n")
+    assert refusal(keys, key).code == UNAUTHENTICATED
+
+
+# === Headers ===
+
+
+@pytest.mark.parametrize(
+    ("headers", "key"),
+    [
+        ({"authorization": "Bearer abc"}, "abc"),
+        ({"authorization": "bearer  abc "}, "abc"),
+        ({"x-api-key": "abc"}, "abc"),
+        ({"authorization": "Basic dTpw", "x-api-key": "abc"}, "abc"),
+        ({"authorization": "Bearer ", "x-api-key": ""}, None),
+        ({"authorization": "abc"}, None),
+        ({}, None),
+    ],
+)
+def test_where_a_key_is_found(headers, key):
+    assert key_of(headers) == key
+
+
+# === A real server ===
+
+
+class Statuses(ModelServiceServicer):
+    async def GetModelStatus(self, request, context):
+        return GetModelStatusResponse(model_version_status=[{"version": 7}])
+
+
+@asynccontextmanager
+async def channel(file):
+    server = grpc.aio.server(interceptors=[AccessInterceptor(Access.read(file))])
+    add_ModelServiceServicer_to_server(Statuses(), server)
+    healthy = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    reflection.enable_server_reflection((reflection.SERVICE_NAME,), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as opened:
+            yield opened
+    finally:
+        await server.stop(None)
+
+
+async def status(opened, **metadata):
+    call = ModelServiceStub(opened).GetModelStatus
+    answer = await call(GetModelStatusRequest(), metadata=tuple(metadata.items()), timeout=10)
+    return answer.model_version_status[0].version
+
+
+async def services(opened, **metadata):
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    call = reflection_pb2_grpc.ServerReflectionStub(opened).ServerReflectionInfo
+    answers = call(iter([request]), metadata=tuple(metadata.items()), timeout=10)
+    return [service.name async for answer in answers for service in answer.list_services_response.service]
+
+
+async def code(call):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code()
+
+
+def test_unary_calls_need_a_key(file):
+    key = access.add_key(file, "a")
+
+    async def calls():
+        async with channel(file) as opened:
+            assert await status(opened, authorization=f"Bearer {key}") == 7
+            assert await status(opened, **{"x-api-key": key}) == 7
+            assert await code(status(opened)) == UNAUTHENTICATED
+            assert await code(status(opened, authorization="Bearer wrong")) == UNAUTHENTICATED
+
+    asyncio.run(calls())
+
+
+def test_streams_need_a_key(file):
+    key = access.add_key(file, "a")
+
+    async def calls():
+        async with channel(file) as opened:
+            assert reflection.SERVICE_NAME in await services(opened, authorization=f"Bearer {key}")
+            assert await code(services(opened)) == UNAUTHENTICATED
+
+    asyncio.run(calls())
+
+
+def test_methods_that_are_not_there_are_told_with_a_key_alone(file):
+    key = access.add_key(file, "a")
+
+    async def calls():
+        async with channel(file) as opened:
+            call = opened.unary_unary("/no.Service/Method")
+            assert await code(call(b"")) == UNAUTHENTICATED
+            assert await code(call(b"", metadata=(("x-api-key", key),))) == grpc.StatusCode.UNIMPLEMENTED
+
+    asyncio.run(calls())
+
+
+def test_health_is_for_all(file):
+    access.add_key(file, "a")
+
+    async def calls():
+        async with channel(file) as opened:
+            answer = await health_pb2_grpc.HealthStub(opened).Check(health_pb2.HealthCheckRequest(), timeout=10)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+    asyncio.run(calls())
+
+
+def test_a_removed_key_stops_and_a_rate_holds_on_an_open_channel(file):
+    key, limited = access.add_key(file, "a"), access.add_key(file, "b", per_minute=2)
+
+    async def calls():
+        async with channel(file) as opened:
+            assert await status(opened, authorization=f"Bearer {key}") == 7
+            access.remove_key(file, "a")
+            assert await code(status(opened, authorization=f"Bearer {key}")) == UNAUTHENTICATED
+            answers = await asyncio.gather(
+                *(status(opened, authorization=f"Bearer {limited}") for _ in range(5)), return_exceptions=True
+            )
+            assert answers.count(7) == 2
+            assert {answer.code() for answer in answers if answer != 7} == {RESOURCE_EXHAUSTED}
+
+    asyncio.run(calls())
