@@ -1,0 +1,108 @@
+"""TLS from TF Serving's ssl config file, for gRPC and for REST; a client certificate is asked for with client_verify.
+
+The file holds the texts of PEM files, not their paths. It is read once: a server with a new certificate is a new
+server. tensorflow_model_server uses it for gRPC alone and leaves REST in plain text; here REST gets the same.
+"""
+
+from __future__ import annotations
+
+import ssl
+import tempfile
+from datetime import UTC, datetime
+
+import grpc
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from serving.configuration import SSLConfig
+
+
+def grpc_credentials(config: SSLConfig) -> grpc.ServerCredentials:
+    """What `add_secure_port` of a gRPC server takes.
+
+    Raises:
+        ValueError: a key, certificate or CA that cannot be used, naming the field and why.
+    """
+    _check(config)
+    pair = (config.server_key.encode(), config.server_cert.encode())
+    authority = config.custom_ca.encode() if config.client_verify else None
+    return grpc.ssl_server_credentials([pair], authority, require_client_auth=config.client_verify)
+
+
+def ssl_context(config: SSLConfig) -> ssl.SSLContext:
+    """The same for REST: `uvicorn.Config(..., ssl_context_factory=lambda config, default: context)`.
+
+    Python's ssl takes a server's key from a file alone. It is given one in the system's temporary folder that only this
+    user can read, and that is gone when this function returns.
+
+    Raises:
+        ValueError: a key, certificate or CA that cannot be used, naming the field and why.
+    """
+    _check(config)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # as gRPC's; older ones are withdrawn (RFC 8996)
+    with tempfile.NamedTemporaryFile(suffix=".pem") as file:  # mode 0600
+        file.write(f"{config.server_key}\n{config.server_cert}\n".encode())
+        file.flush()
+        context.load_cert_chain(file.name)
+    if config.client_verify:
+        context.load_verify_locations(cadata=config.custom_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _check(config: SSLConfig) -> None:
+    """Refuses, in words, what gRPC and OpenSSL refuse without, or let pass until the first client fails."""
+    key = _private_key(config.server_key)
+    chain = _certificates("server_cert", config.server_cert)
+    if chain[0].public_key() != key.public_key():
+        raise ValueError(
+            f"server_key: not the key of server_cert, {chain[0].subject.rfc4514_string()}; in server_cert the server's own "
+            "certificate comes first, those that signed it after"
+        )
+    for certificate in chain:
+        if fault := _not_in_force(certificate):
+            raise ValueError(f"server_cert: {fault}")
+    if not config.client_verify:
+        return
+    if not config.custom_ca:
+        raise ValueError("custom_ca: empty, but client_verify needs the CA certificate that signed the clients'")
+    faults = [_not_in_force(authority) for authority in _certificates("custom_ca", config.custom_ca)]
+    if all(faults):  # beside a new one, the old may stay in the bundle: no client can use it
+        raise ValueError(f"custom_ca: {faults[0]}")
+
+
+def _private_key(pem: str) -> PrivateKeyTypes:
+    try:
+        return load_pem_private_key(pem.encode(), password=None)
+    except TypeError as error:
+        raise ValueError("server_key: encrypted; decrypt it (`openssl pkey -in KEY`) and paste that") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"server_key: {_not_pem(pem, 'private key')}") from error
+
+
+def _certificates(field: str, pem: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem.encode())
+    except ValueError as error:
+        raise ValueError(f"{field}: {_not_pem(pem, 'certificate')}") from error
+
+
+def _not_pem(pem: str, what: str) -> str:
+    if "-----BEGIN" not in pem:
+        return f"holds no {what}; give the text of the PEM file, from -----BEGIN to END-----, not its path"
+    return f"not a {what} in PEM form that can be read"
+
+
+def _not_in_force(certificate: x509.Certificate) -> str | None:
+    now, name = datetime.now(UTC), certificate.subject.rfc4514_string()
+    if certificate.not_valid_after_utc < now:
+        return f"the certificate {name} expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
+    if certificate.not_valid_before_utc > now:
+        return (
+            f"the certificate {name} holds only from {certificate.not_valid_before_utc:%Y-%m-%d}; is this machine's "
+            "clock right?"
+        )
+    return None
