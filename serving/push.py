@@ -5,25 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from serving import releases
 from serving.releases import Release
 
-LOCK_FILE = ".push.lock"
-LOCK_SECONDS = 300  # a push copies some hundred megabytes; longer than this, something hangs
 UNFINISHED = ".unfinished-"  # servers pass over folders with a leading dot
 CHUNK_BYTES = 1 << 20
 
 log = logging.getLogger("bertline.push")
+
+
+class RolledBack(Exception):
+    """This model was pushed before and taken out of service; the message says when, why and the way back."""
+
+    def __init__(self, release: Release):
+        withdrawal = release.withdrawal
+        when = f" on {withdrawal.at}" if withdrawal.at else ""
+        why = f" ({withdrawal.reason})" if withdrawal.reason else ""
+        super().__init__(
+            f"this model was rolled back{when}{why}: it is version {release.version}, and an unchanged run does not "
+            "bring it back; change the data or the config, or undo it with `bertline rollback CONFIG --undo`"
+        )
 
 
 def publish(
@@ -31,6 +39,7 @@ def publish(
     folder: str | Path,
     record: dict[str, Any],
     *,
+    extra: Mapping[str, str] | None = None,
     keep_versions: int = 0,
     now: Callable[[], float] = time.time,
     copy_file: Callable[[str, str], object] | None = None,
@@ -43,6 +52,7 @@ def publish(
         source: folder of the SavedModel, local or remote (gs://).
         folder: the serving folder, local or remote; made if missing.
         record: for release.json; `version`, `pushed_at` and `digest` are added.
+        extra: files that the version gets beside the SavedModel's own, path in the version -> file to copy.
         keep_versions: older releases beyond so many are removed; 0 keeps all.
         now: the clock, seconds since 1970.
         copy_file: copies one file; None for the file system's own way.
@@ -51,24 +61,31 @@ def publish(
         The release, and whether it is new: the newest one of the same inputs and the same files is not pushed twice.
 
     Raises:
+        RolledBack: a release of the same inputs or the same files was taken out of service.
         ValueError: the folder cannot be written, or another push holds it.
     """
     source, folder = str(source).rstrip("/"), str(folder).rstrip("/")
     copy_file = copy_file or releases.copy_file
+    digest = digest_of(source)
+
+    def push(write: Callable[..., None]) -> tuple[Release, bool]:
+        present = _present(folder, record.get("inputs"), digest)
+        if present:
+            return present, False
+        stamped = _stamped(folder, {**record, "digest": digest}, now())
+        copies = {name: f"{source}/{name}" for name in releases.files(source)} | dict(extra or {})
+        write(copies, folder, stamped, copy_file)
+        log.info("pushed version %d to %s", stamped["version"], folder)
+        return releases.read(folder)[-1], True
+
     if releases.is_remote(folder):  # no locks there: one push at a time is the orchestrator's to keep
-        return _push(source, folder, record, now, copy_file, _write_last)
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}/{LOCK_FILE}", timeout=LOCK_SECONDS):
-            _remove_unfinished(folder)
-            release, new = _push(source, folder, record, now, copy_file, _write_aside)
-            if new:
-                _prune(folder, keep_versions)
-            return release, new
-    except Timeout as error:
-        raise ValueError(f"{folder}: another push has held this folder for {LOCK_SECONDS} s; is it stuck?") from error
-    except OSError as error:
-        raise ValueError(f"{error.filename or folder}: pushing failed: {error.strerror}; free or unlock it") from error
+        return push(_write_last)
+    with releases.locked(folder):
+        _remove_unfinished(folder)
+        release, new = push(_write_aside)
+        if new:
+            _prune(folder, keep_versions)
+        return release, new
 
 
 def digest_of(saved_model: str | Path) -> str:
@@ -83,58 +100,62 @@ def digest_of(saved_model: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _push(
-    source: str,
-    folder: str,
-    record: dict[str, Any],
-    now: Callable[[], float],
-    copy_file: Callable[[str, str], object],
-    write: Callable[..., None],
-) -> tuple[Release, bool]:
-    digest = digest_of(source)
-    newest = _newest(folder)
-    if newest and (newest.inputs, newest.digest) == (record.get("inputs"), digest):
-        return newest, False
-    seconds = now()
-    # It grows even where the clock went back, or two pushes share a second.
-    version = max([int(seconds), *(taken + 1 for taken in releases.versions(folder))])
-    pushed_at = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-    record = {**record, "version": version, "pushed_at": pushed_at, "digest": digest}
-    write(source, folder, version, json.dumps(record, indent=2, sort_keys=True) + "\n", copy_file)
-    log.info("pushed version %d to %s", version, folder)
-    return _newest(folder), True
+def _present(folder: str, inputs: str | None, digest: str) -> Release | None:
+    """The newest release, if it is this model; a push would change nothing."""
+    in_service = releases.read(folder)
+    if in_service and (in_service[-1].inputs, in_service[-1].digest) == (inputs, digest):
+        return in_service[-1]
+    for release in releases.read_withdrawn(folder):
+        if release.digest == digest or (inputs and release.inputs == inputs):
+            raise RolledBack(release)
+    return None
 
 
-def _newest(folder: str) -> Release | None:
-    found = releases.read(folder)
-    return found[-1] if found else None
+def _stamped(folder: str, record: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """The record with its version, the time in seconds."""
+    # It grows even where the clock went back, two pushes share a second, or a newer version was rolled back.
+    taken = releases.versions(folder) + releases.withdrawn_versions(folder)
+    version = max([int(seconds), *(number + 1 for number in taken)])
+    return {
+        **record,
+        "version": version,
+        "pushed_at": datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds"),
+    }
 
 
-def _write_aside(source: str, folder: str, version: int, record: str, copy_file: Callable[[str, str], object]) -> None:
+def _write_aside(
+    copies: Mapping[str, str], folder: str, record: dict[str, Any], copy_file: Callable[[str, str], object]
+) -> None:
     """Copies beside the versions, makes sure that it is on the disk, then renames: the one step that shows it."""
-    unfinished = Path(folder) / f"{UNFINISHED}{version}"
+    unfinished = Path(folder) / f"{UNFINISHED}{record['version']}"
     try:
         unfinished.mkdir()
-        for name in releases.files(source):
+        for name, source in copies.items():
             (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
-            copy_file(f"{source}/{name}", str(unfinished / name))
-        (unfinished / releases.RELEASE_FILE).write_text(record, encoding="utf-8")
+            copy_file(source, str(unfinished / name))
+        (unfinished / releases.RELEASE_FILE).write_text(_text(record), encoding="utf-8")
         for path in [*unfinished.rglob("*"), unfinished]:
-            _sync(path)
+            releases.sync(path)
     except BaseException:  # a full disk is full of this very copy
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    unfinished.rename(Path(folder) / str(version))
-    _sync(Path(folder))
+    unfinished.rename(Path(folder) / str(record["version"]))
+    releases.sync(Path(folder))
 
 
-def _write_last(source: str, folder: str, version: int, record: str, copy_file: Callable[[str, str], object]) -> None:
+def _write_last(
+    copies: Mapping[str, str], folder: str, record: dict[str, Any], copy_file: Callable[[str, str], object]
+) -> None:
     """Copies in place with saved_model.pb last: object stores rename no folders, and servers wait for that file."""
-    target = f"{folder}/{version}"
+    target = f"{folder}/{record['version']}"
     with releases.open_file(f"{target}/{releases.RELEASE_FILE}", "w") as file:
-        file.write(record)
-    for name in sorted(releases.files(source), key=lambda name: name == releases.SAVED_MODEL_FILE):
-        copy_file(f"{source}/{name}", f"{target}/{name}")
+        file.write(_text(record))
+    for name in sorted(copies, key=lambda name: name == releases.SAVED_MODEL_FILE):
+        copy_file(copies[name], f"{target}/{name}")
+
+
+def _text(record: dict[str, Any]) -> str:
+    return json.dumps(record, indent=2, sort_keys=True) + "\n"
 
 
 def _remove_unfinished(folder: str) -> None:
@@ -144,19 +165,17 @@ def _remove_unfinished(folder: str) -> None:
 
 
 def _prune(folder: str, keep_versions: int) -> None:
-    """Removes the oldest releases; each vanishes from the servers' sight by a rename before its files go."""
-    outdated = releases.read(folder)[:-keep_versions] if keep_versions else []
+    """Removes the oldest releases, with what was rolled back before the oldest that stays.
+
+    Each vanishes from the servers' sight by a rename before its files go.
+    """
+    if not keep_versions:
+        return
+    in_service = releases.read(folder)
+    oldest = in_service[-keep_versions:][0].version
+    outdated = [release for release in in_service + releases.read_withdrawn(folder) if release.version < oldest]
     for release in outdated:
         hidden = Path(folder) / f"{UNFINISHED}{release.version}"
         Path(release.path).rename(hidden)
         shutil.rmtree(hidden)
         log.info("removed version %d: %d are kept", release.version, keep_versions)
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file's data, or a folder's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,8 @@
-"""The releases in a serving folder: pushed versions, each with a release.json that tells where it comes from."""
+"""The releases in a serving folder: pushed versions, each with a release.json that tells where it comes from.
+
+A release that was rolled back stays in the folder as `withdrawn-VERSION`. That is no number, so TF Serving and the
+embedded server pass over it.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,32 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
+
 RELEASE_FILE = "release.json"
 SAVED_MODEL_FILE = "saved_model.pb"
+WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"  # where TF Serving looks for them
+ADDED_BY_PUSH = frozenset({RELEASE_FILE, WARMUP_FILE})  # a version's files beside the model's own
 VERSION_NAME = re.compile(r"0|[1-9]\d{0,18}", re.ASCII)  # a plain number that fits TF Serving's int64
+WITHDRAWN = "withdrawn-"  # before the version in the name of a release that was rolled back
+LOCK_FILE = ".push.lock"
+LOCK_SECONDS = 300  # a push copies some hundred megabytes; longer than this, something hangs
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """Why a release is not served."""
+
+    at: str  # UTC, ISO 8601; "" where a person renamed the folder
+    reason: str
+    to: int | None  # the version that was served instead
 
 
 @dataclass(frozen=True)
@@ -27,10 +49,11 @@ class Release:
     parent: int | None = None  # the version it was compared with
     metrics: dict[str, float] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)  # release.json as it stands: hashes, libraries, commit, run
+    withdrawal: Withdrawal | None = None  # None while it is in service
 
 
 def read(folder: str | Path) -> list[Release]:
-    """The releases in a serving folder, ascending by version; none where the folder is not there.
+    """The releases in service, ascending by version; none where the folder is not there.
 
     Only whole versions count: a number for a name, saved_model.pb and release.json inside. A version without
     release.json was put there by other hands: it is served, and it is nobody's baseline.
@@ -38,21 +61,37 @@ def read(folder: str | Path) -> list[Release]:
     Raises:
         ValueError: a release.json cannot be read; the message names the file.
     """
-    found = [(version, _join(folder, str(version))) for version in versions(folder)]
-    return [
-        _read_release(version, path)
-        for version, path in found
-        if _exists(_join(path, SAVED_MODEL_FILE)) and _exists(_join(path, RELEASE_FILE))
-    ]
+    return _read(folder, versions(folder), "")
+
+
+def read_withdrawn(folder: str | Path) -> list[Release]:
+    """The releases that were rolled back, ascending by version, each with its `withdrawal`.
+
+    Raises:
+        ValueError: as `read`.
+    """
+    return _read(folder, withdrawn_versions(folder), WITHDRAWN)
 
 
 def versions(folder: str | Path) -> list[int]:
-    """All version numbers that are taken in a serving folder, whole or not, ascending."""
+    """All version numbers that servers see in a serving folder, whole or not, ascending."""
     return sorted(int(name) for name in _names(folder) if VERSION_NAME.fullmatch(name))
 
 
+def withdrawn_versions(folder: str | Path) -> list[int]:
+    """The version numbers of what was rolled back, ascending."""
+    names = [name.removeprefix(WITHDRAWN) for name in _names(folder) if name.startswith(WITHDRAWN)]
+    return sorted(int(name) for name in names if VERSION_NAME.fullmatch(name))
+
+
+def size(path: str | Path) -> int:
+    """Bytes of all files of a version."""
+    length = _length if is_remote(path) else os.path.getsize
+    return sum(length(_join(path, name)) for name in files(path))
+
+
 def find_baseline(folder: str | Path, inputs: str) -> Release | None:
-    """The release that a model made from `inputs` has to match: the newest one made from anything else.
+    """The release that a model made from `inputs` has to match: the newest in service made from anything else.
 
     A model is no baseline for itself, so a second run of the same inputs meets the same bound as the first.
 
@@ -70,7 +109,16 @@ def find_baseline(folder: str | Path, inputs: str) -> Release | None:
     return others[-1] if others else None
 
 
-def _read_release(version: int, path: str) -> Release:
+def _read(folder: str | Path, numbers: list[int], prefix: str) -> list[Release]:
+    found = [(version, _join(folder, f"{prefix}{version}")) for version in numbers]
+    return [
+        _read_release(version, path, withdrawn=bool(prefix))
+        for version, path in found
+        if _exists(_join(path, SAVED_MODEL_FILE)) and _exists(_join(path, RELEASE_FILE))
+    ]
+
+
+def _read_release(version: int, path: str, withdrawn: bool) -> Release:
     file = _join(path, RELEASE_FILE)
     try:
         record = json.loads(_read_text(file))
@@ -83,11 +131,46 @@ def _read_release(version: int, path: str) -> Release:
             parent=int(parent) if parent else None,
             metrics=dict(record.get("metrics", {})),
             record=record,
+            withdrawal=_withdrawal(record) if withdrawn else None,
         )
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(
             f"{file}: not a release record ({error}); restore it or delete that version's folder"
         ) from error
+
+
+def _withdrawal(record: dict[str, Any]) -> Withdrawal:
+    last = {"at": "", "reason": "", "to": None, **(record.get("withdrawals") or [{}])[-1]}
+    return Withdrawal(at=str(last["at"]), reason=str(last["reason"]), to=last["to"])
+
+
+# === Changing a folder ===
+
+
+@contextmanager
+def locked(folder: str) -> Iterator[None]:
+    """Holds a local serving folder, which is made if missing, for one change at a time.
+
+    Raises:
+        ValueError: something else has held it for too long, or the block could not write.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}/{LOCK_FILE}", timeout=LOCK_SECONDS):
+            yield
+    except Timeout as error:
+        raise ValueError(f"{folder}: another push has held this folder for {LOCK_SECONDS} s; is it stuck?") from error
+    except OSError as error:
+        raise ValueError(f"{error.filename or folder}: writing failed: {error.strerror}; free or unlock it") from error
+
+
+def sync(path: Path) -> None:
+    """Waits until a local file's data, or a folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 # === Folders here and remote (gs://), which TensorFlow's file system reaches ===
@@ -146,6 +229,10 @@ def _names(folder: str | Path) -> list[str]:
 
 def _exists(path: str) -> bool:
     return _gfile().exists(path) if is_remote(path) else os.path.isfile(path)
+
+
+def _length(path: str) -> int:
+    return _gfile().stat(path).length
 
 
 def _read_text(path: str) -> str:

@@ -69,5 +69,5 @@ def test_blessed_model_is_pushed_once(tmp_path):
 
 def test_folder_that_cannot_be_written_stops_the_line(tmp_path):
     (tmp_path / "serving").write_text("a file")
-    with pytest.raises(LineError, match=r"serving: pushing failed"):
+    with pytest.raises(LineError, match=r"serving: writing failed"):
         push(tmp_path, 1, 1)

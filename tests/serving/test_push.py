@@ -24,7 +24,7 @@ def saved_model(tmp_path):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir() if path.name != push.LOCK_FILE)
+    return sorted(path.name for path in folder.iterdir() if path.name != releases.LOCK_FILE)
 
 
 def publish(source, folder, inputs="a", **options):
@@ -138,7 +138,7 @@ def test_two_pushes_at_once_take_turns(saved_model, tmp_path):
 
 def test_folder_that_cannot_be_written_is_named(saved_model, tmp_path):
     (tmp_path / "serving").write_text("a file")
-    with pytest.raises(ValueError, match=r"serving: pushing failed"):
+    with pytest.raises(ValueError, match=r"serving: writing failed"):
         publish(saved_model, tmp_path / "serving")
 
 

@@ -1,0 +1,125 @@
+"""Takes releases out of service and puts them back, by renaming their folders: servers follow what the folder shows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from serving import releases
+from serving.releases import RELEASE_FILE, WITHDRAWN, Release
+
+log = logging.getLogger("bertline.push")
+
+
+def roll_back(folder: str | Path, to: int | None = None, reason: str = "") -> list[Release]:
+    """Takes every version newer than a release out of service, so that servers go back to that release.
+
+    One rename decides what is served: the newest version's, which comes last. Killed before it, the newest goes on
+    being served, and the same call completes the rest.
+
+    Args:
+        folder: the serving folder.
+        to: the version to serve; None for the release before the newest.
+        reason: for the release's record.
+
+    Returns:
+        The releases that were withdrawn, ascending by version.
+
+    Raises:
+        ValueError: the folder is remote, there is no such release, nothing newer is served, or nothing would be left.
+    """
+    folder = _local(folder)
+    with releases.locked(folder):
+        target = _target(folder, to)
+        newer = [version for version in releases.versions(folder) if version > target]
+        known = {release.version: release for release in releases.read(folder)}
+        for version in newer:
+            if version not in known:
+                path = f"{folder}/{version}"
+                raise ValueError(
+                    f"{path} was not pushed by bertline; take it out yourself: mv {path} {folder}/{WITHDRAWN}{version}"
+                )
+        note = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "reason": reason, "to": target}
+        for version in newer:
+            withdrawals = [*known[version].record.get("withdrawals", []), note]
+            _write_record(known[version], withdrawals)
+            _rename(Path(folder), str(version), f"{WITHDRAWN}{version}")
+            log.info("version %d is withdrawn, in favour of %d", version, target)
+        return [release for release in releases.read_withdrawn(folder) if release.version in newer]
+
+
+def undo(folder: str | Path) -> list[Release]:
+    """Puts back what the last rollback took out of service, the newest version first.
+
+    Args:
+        folder: the serving folder.
+
+    Returns:
+        The releases that are in service again, ascending by version.
+
+    Raises:
+        ValueError: the folder is remote, or nothing in it is withdrawn.
+    """
+    folder = _local(folder)
+    with releases.locked(folder):
+        withdrawn = releases.read_withdrawn(folder)
+        if not withdrawn:
+            raise ValueError(f"{folder}: no release is withdrawn; there is nothing to undo")
+        last = max(release.withdrawal.at for release in withdrawn)
+        restored = [release for release in withdrawn if release.withdrawal.at == last]
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        for release in reversed(restored):
+            *earlier, latest = release.record.get("withdrawals") or [{}]
+            _write_record(release, [*earlier, {**latest, "restored_at": now}])
+            _rename(Path(folder), f"{WITHDRAWN}{release.version}", str(release.version))
+            log.info("version %d is in service again", release.version)
+        versions = {release.version for release in restored}
+        return [release for release in releases.read(folder) if release.version in versions]
+
+
+def _local(folder: str | Path) -> str:
+    if releases.is_remote(folder):
+        raise ValueError(
+            f"{folder}: object stores rename no folders, so a rollback there could be seen half done; pin the version "
+            "in the servers' model config file instead: model_version_policy { specific { versions: VERSION } }"
+        )
+    return str(folder).rstrip("/")
+
+
+def _target(folder: str, to: int | None) -> int:
+    """The version to go back to."""
+    in_service = [release.version for release in releases.read(folder)]
+    if not in_service:
+        raise ValueError(f"{folder}: no release is in service; there is nothing to roll back")
+    newest = max(releases.versions(folder))
+    older = [version for version in in_service if version < newest]
+    if to is None:
+        if not older:
+            raise ValueError(f"{folder}: {newest} is the only release; without it nothing would be left to serve")
+        return older[-1]
+    if to in older:
+        return to
+    if to == newest:
+        raise ValueError(f"{folder}: {to} is the version that is served")
+    if to in releases.withdrawn_versions(folder):
+        raise ValueError(f"{folder}: {to} is itself withdrawn; `bertline rollback CONFIG --undo` puts it back")
+    known = ", ".join(map(str, older)) or "none"
+    raise ValueError(f"{folder}: there is no release {to}; older releases in service: {known}")
+
+
+def _write_record(release: Release, withdrawals: list[dict]) -> None:
+    """Replaces release.json in one step."""
+    file = Path(release.path) / RELEASE_FILE
+    unfinished = file.with_name(f".{RELEASE_FILE}")
+    record = {**release.record, "withdrawals": withdrawals}
+    unfinished.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    releases.sync(unfinished)
+    os.replace(unfinished, file)
+
+
+def _rename(folder: Path, old: str, new: str) -> None:
+    (folder / old).rename(folder / new)
+    releases.sync(folder)
