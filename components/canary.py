@@ -1,4 +1,7 @@
-"""Canary: before the push, a fresh server loads the exported model and must answer as the Evaluator saw it answer."""
+"""Canary: before the push, a fresh server loads the exported model and must answer as the Evaluator saw it answer.
+
+Each op must also be one that the real TF Serving has.
+"""
 
 import json
 import logging
@@ -51,6 +54,9 @@ def Canary(
 ) -> None:
     """Asks a fresh server for rows that the Evaluator had answered, and blesses the model if the answers agree.
 
+    Before that it looks for ops that TF Serving lacks. What another library registered in this process would pass that
+    look, and fails in the fresh server, which has TensorFlow's and TF Text's ops alone.
+
     Args:
         model: the exported model.
         evaluation: its predictions-test.parquet holds rows and the model's answers to them.
@@ -62,9 +68,19 @@ def Canary(
     if blessing.get_int_custom_property("blessed") != 1:
         _conclude(canary, False, "skipped: not blessed")
         return
+    from serving import ops  # TensorFlow comes with it, which a stage that is skipped does without
+
+    saved_model = path_utils.serving_model_path(model.uri)
+    try:
+        faults = ops.check(saved_model)
+    except ValueError as error:
+        faults = [str(error)]
+    if faults:
+        _conclude(canary, False, f"TF Serving cannot run this model: {ops.describe(faults)}")
+        return
     rows = _rows(f"{evaluation.uri}/{PREDICTIONS_FILE}", CanaryOptions.model_validate_json(options).rows)
     try:
-        with fresh_server(path_utils.serving_model_path(model.uri), canary.uri) as address:
+        with fresh_server(saved_model, canary.uri) as address:
             comparison = compare(rows, address)
     except ServerFailed as error:
         _conclude(canary, False, str(error))
@@ -123,7 +139,7 @@ def _place(saved_model: str, version_folder: Path) -> None:
 
 def _start(scratch: Path, log_file: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "serving.server", "--exit_with_parent", f"--model_name={MODEL_NAME}"]
-    command += [f"--model_base_path={scratch / 'serving'}", f"--grpc_socket_path={scratch / 'grpc'}"]
+    command += [f"--model_base_path={scratch / 'serving'}", "--port=0", f"--grpc_socket_path={scratch / 'grpc'}"]
     with log_file.open("wb") as output:
         # From the folder that holds the serving package, so that -m finds the same code as this process.
         top = Path(serving.__file__).parents[1]

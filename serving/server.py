@@ -1,125 +1,194 @@
-"""The embedded model server: TF Serving's gRPC interface over a serving folder, for laptops, tests and the canary.
+"""The embedded model server: TF Serving's gRPC and REST interface over serving folders.
 
-    python -m serving.server --model_base_path runs/sentiment/serving --model_name sentiment --port 8500
+    bertline-model-server --model_base_path=runs/sentiment/serving --model_name=sentiment --port=8500
 
-takes tensorflow_model_server's own flag names, so that either program serves the same folder with the same words.
+takes tensorflow_model_server's own flags, so that either program serves the same folders with the same words.
 """
 
 from __future__ import annotations
 
-import argparse
+import asyncio
+import gc
 import logging
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import grpc
+import uvicorn
+from grpc_health.v1 import health, health_pb2
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha import reflection
 
+from serving import configuration, tls
+from serving.access import Access, AccessInterceptor
+from serving.batching import BatchingOptions
 from serving.errors import RequestError
-from serving.protos import (
-    GetModelMetadataRequest,
-    GetModelMetadataResponse,
-    GetModelStatusRequest,
-    GetModelStatusResponse,
-    ModelServiceServicer,
-    ModelSpec,
-    PredictionServiceServicer,
-    PredictRequest,
-    PredictResponse,
-    SignatureDefMap,
-    add_ModelServiceServicer_to_server,
-    add_PredictionServiceServicer_to_server,
-)
-from serving.versions import Versions
+from serving.limits import Limits
+from serving.metrics import Metrics
+from serving.models import Models, one_model
+from serving.protos import ConfigProto, ModelServerConfig
+from serving.versions import Polling
+
+if TYPE_CHECKING:
+    from serving.configuration import SSLConfig
+    from serving.servable import Servable
 
 log = logging.getLogger("bertline.serving")
 
-SIGNATURE_DEF = "signature_def"  # the one metadata field there is
-POLL_SECONDS = 1.0  # TF Serving's default; listing a folder costs next to nothing
-THREADS_PER_CORE = 4  # as tensorflow_model_server: TensorFlow spreads the work, the threads wait for it
 DRAIN_SECONDS = 30.0  # Kubernetes kills a pod 30 s after SIGTERM
 PARENT_CHECK_SECONDS = 1.0
+BACKLOG = 512  # connections that wait to be accepted
+HEALTH_SECONDS = 0.5  # between two looks at whether every model answers
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
-Answer = TypeVar("Answer")
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What a server serves, where it listens and what it lets pass.
+
+    Args:
+        models: the models; replaced by those of `models_file` where that is given.
+        models_file: a ModelServerConfig in text form.
+        models_file_poll_seconds: time between two looks at it; 0 looks once.
+        host: address to listen on; loopback unless the network is meant to reach it.
+        port: TCP port for gRPC; 0 takes a free one, None listens on none.
+        socket_path: path of a Unix socket for gRPC, beside the port.
+        rest_port: TCP port for REST and metrics; 0 takes a free one, None listens on none.
+        rest_timeout: seconds that a REST request may take.
+        cors: whether pages of other sites may call REST.
+        metrics_path: where REST answers Prometheus; None does not.
+        polling: when folders are looked at.
+        labels_in_advance: labels may be given to versions that are not loaded yet.
+        batching: how requests share runs; None runs each by itself.
+        tags: of the graph to load from a SavedModel.
+        session: TensorFlow's session: threads and the like.
+        warm_up: whether a version is warmed before it answers.
+        warm_up_rounds: how often each recorded request is replayed.
+        as_content: Predict answers numbers as raw bytes.
+        health: whether gRPC's health service is there.
+        tls: certificates; None speaks in the clear.
+        keys_file: API keys, without which no request is answered; None asks for none.
+        limits: of a request.
+        grpc_arguments: of the gRPC server, such as ("grpc.max_connection_age_ms", 2000).
+    """
+
+    models: ModelServerConfig = field(default_factory=ModelServerConfig)
+    models_file: Path | None = None
+    models_file_poll_seconds: float = 0.0
+    host: str = "127.0.0.1"
+    port: int | None = 8500
+    socket_path: str | None = None
+    rest_port: int | None = None
+    rest_timeout: float = 30.0  # TF Serving's
+    cors: bool = False
+    metrics_path: str | None = None
+    polling: Polling = field(default_factory=Polling)
+    labels_in_advance: bool = False
+    batching: BatchingOptions | None = None
+    tags: tuple[str, ...] = ("serve",)
+    session: ConfigProto | None = None
+    warm_up: bool = True
+    warm_up_rounds: int = 1
+    as_content: bool = False
+    health: bool = True
+    tls: SSLConfig | None = None
+    keys_file: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+    grpc_arguments: tuple[tuple[str, int | str], ...] = ()
 
 
 class Server:
-    """Serves the newest version in a folder over gRPC, and every newer one that appears.
+    """Serves models over gRPC and REST from a thread with an event loop of its own.
 
     Used as a context manager it is ready inside the block and has drained its requests after it.
 
-    Args:
-        folder: the serving folder: <version>/saved_model.pb, versions being whole numbers.
-        model_name: the name that requests call the model by.
-        host: address to listen on; loopback unless the network is meant to reach it (there is no authentication).
-        port: TCP port; 0 takes a free one, which `port` then holds.
-        socket_path: path of a Unix socket to listen on instead.
-        poll_seconds: time between two looks at the folder.
-
     Raises (on start):
-        OSError: the port is taken or cannot be opened.
-        ValueError: the folder has versions and none of them loads.
+        OSError: a port is taken or cannot be opened.
+        ValueError: a model has versions and none of them loads, or an option makes no sense.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        model_name: str,
-        host: str = "127.0.0.1",
-        port: int = 8500,
-        *,
-        socket_path: str | None = None,
-        poll_seconds: float = POLL_SECONDS,
-    ):
-        self.model_name = model_name
-        self.host = host
-        self.port = port
-        self.socket_path = socket_path
-        self.versions = Versions(Path(folder), self._load, poll_seconds)
-        self._grpc = grpc.server(
-            ThreadPoolExecutor(THREADS_PER_CORE * (os.cpu_count() or 1), thread_name_prefix="request"),
-            options=[
-                ("grpc.so_reuseport", 0),  # two servers on one port are a mistake, not a pair
-                ("grpc.max_receive_message_length", -1),  # tensorflow_model_server sets no limit either
-                ("grpc.max_send_message_length", -1),
-            ],
-        )
-        add_PredictionServiceServicer_to_server(_PredictionService(self), self._grpc)
-        add_ModelServiceServicer_to_server(_ModelService(self), self._grpc)
+    def __init__(self, options: ServerOptions):
+        self.options = options
+        self.port = options.port
+        self.rest_port = options.rest_port
+        self.metrics = Metrics()
+        self._models = Models(self._load, options.polling, labels_in_advance=options.labels_in_advance)
+        self._access = Access.read(options.keys_file) if options.keys_file else None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="serving", daemon=True)
+        self._stopped = threading.Event()
+        self._grpc: grpc.aio.Server | None = None
+        self._rest: uvicorn.Server | None = None
+        self._service = None
+        self._health = health.aio.HealthServicer()
+        self._rest_socket: socket.socket | None = None
+        self._rest_task: asyncio.Task | None = None
+        self._watchers: list[asyncio.Task] = []
+
+    @classmethod
+    def of(cls, folder: str | Path, model_name: str, **options) -> Server:
+        """A server of one model's newest version; `options` as ServerOptions has them."""
+        return cls(ServerOptions(models=one_model(model_name, folder), **options))
 
     @property
     def address(self) -> str:
-        """What a client dials: HOST:PORT, or unix:PATH."""
-        if self.socket_path:
-            return f"unix:{self.socket_path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        """What a gRPC client dials: HOST:PORT, or unix:PATH."""
+        if self.port is None:
+            return f"unix:{self.options.socket_path}"
+        return _address(self.options.host, self.port)
+
+    @property
+    def rest_address(self) -> str | None:
+        """What a browser would open: http://HOST:PORT; None without REST."""
+        if self.rest_port is None:
+            return None
+        return f"{'https' if self.options.tls else 'http'}://{_address(self.options.host, self.rest_port)}"
+
+    @property
+    def model_names(self) -> list[str]:
+        """The models served."""
+        return self._models.names()
 
     def start(self) -> None:
-        """Takes the port, loads the newest version, and begins to answer."""
-        try:
-            port = self._grpc.add_insecure_port(self.address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {self.address}: {self._reason()}") from error
-        if not self.socket_path:
-            self.port = port
-        self.versions.start()
-        self._grpc.start()
-        log.info("%s answers on %s", self.model_name, self.address)
+        """Takes the ports, loads the models, and begins to answer."""
+        self._thread.start()
+        self._run(self._listen()).result()  # a taken port is told before TensorFlow's seconds of import
+        self._models.reload(self._configured())
+        gc.collect()
+        gc.freeze()  # TensorFlow's hundreds of thousands of objects stay; looking through them again costs 0.1 s a time
+        self._run(self._serve()).result()
+        log.info("answering on %s%s", self.address, f" and {self.rest_address}" if self.rest_address else "")
 
     def stop(self, grace: float = DRAIN_SECONDS) -> None:
         """Refuses new requests and waits for those under way, at most `grace` seconds."""
-        self._grpc.stop(grace).wait()
-        self.versions.stop()
+        if self._stopped.is_set():
+            return
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._run(self._drain(grace)).result()
+            self._models.stop()
+            if self._service:
+                self._service.close()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._loop.close()
 
     def __enter__(self) -> Server:
         try:
             self.start()
+        except RequestError as error:
+            self.stop(0)
+            raise ValueError(str(error)) from error
         except BaseException:
             self.stop(0)
             raise
@@ -128,115 +197,164 @@ class Server:
     def __exit__(self, *_) -> None:
         self.stop()
 
-    def _reason(self) -> str:
-        """Why the address cannot be had, which grpc keeps to itself."""
-        if self.socket_path:
-            return "the folder must exist and be writable, and the path at most 107 bytes long"
-        try:
-            with socket.create_server((self.host, self.port), family=_family(self.host)):
-                return "it was taken until a moment ago; try again"
-        except (OSError, OverflowError) as error:
-            return f"{error}; choose another port with --port, or 0 for a free one"
+    # === In the loop's thread ===
 
-    def _load(self, path: Path, version: int):
-        # TensorFlow takes seconds to import: a taken port or a wrong flag should be told before that.
-        from serving.servable import Servable
+    async def _listen(self) -> None:
+        options = self.options
+        arguments = [
+            ("grpc.so_reuseport", 0),  # two servers on one port are a mistake, not a pair
+            ("grpc.max_receive_message_length", options.limits.max_request_bytes),
+            ("grpc.max_send_message_length", -1),
+            *options.grpc_arguments,
+        ]
+        interceptors = [AccessInterceptor(self._access)] if self._access else []
+        self._grpc = grpc.aio.server(interceptors=interceptors, options=arguments)
+        if self.port is not None:
+            self.port = self._bind(_address(options.host, self.port))
+        if options.socket_path:
+            self._bind(f"unix:{options.socket_path}")
+        if self.rest_port is not None:
+            self._rest_socket = _socket(options.host, self.rest_port)
+            self.rest_port = self._rest_socket.getsockname()[1]
 
-        servable = Servable(path, self.model_name, version)
-        servable.warm_up()
-        return servable
+    async def _serve(self) -> None:
+        from serving import grpc_service
+        from serving.service import Service
 
+        options = self.options
+        open_to_strangers = options.host not in LOOPBACK and not (
+            self._access or (options.tls and options.tls.client_verify)
+        )
+        self._service = Service(
+            self._models,
+            self.metrics,
+            options.limits,
+            options.batching,
+            as_content=options.as_content,
+            may_reload=not open_to_strangers,
+        )
+        grpc_service.add_services(self._grpc, self._service, self.metrics)
+        names = [*grpc_service.NAMES, reflection.SERVICE_NAME]
+        if options.health:
+            add_HealthServicer_to_server(self._health, self._grpc)
+            names.append(health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+        reflection.enable_server_reflection(names, self._grpc)
+        await self._grpc.start()
+        if self.rest_port is not None:
+            self._start_rest()
+        self._watchers.append(self._loop.create_task(self._watch_health(grpc_service.NAMES)))
+        if options.models_file and options.models_file_poll_seconds:
+            self._watchers.append(self._loop.create_task(self._watch_models_file()))
 
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+    def _start_rest(self) -> None:
+        from serving import rest
 
+        options = self.options
+        application = rest.application(
+            self._service,
+            self.metrics,
+            timeout=options.rest_timeout,
+            metrics_path=options.metrics_path,
+            max_request_bytes=options.limits.max_request_bytes,
+            cors=options.cors,
+            access=self._access,
+        )
+        config = uvicorn.Config(
+            application,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=int(DRAIN_SECONDS),
+        )
+        config.load()
+        if options.tls:
+            config.ssl = tls.ssl_context(options.tls)
+        self._rest = uvicorn.Server(config)
+        self._rest_task = self._loop.create_task(self._rest.serve(sockets=[self._rest_socket]))
 
-class _PredictionService(PredictionServiceServicer):
-    """tensorflow.serving.PredictionService: Predict and GetModelMetadata."""
+    async def _drain(self, grace: float) -> None:
+        for watcher in self._watchers:
+            watcher.cancel()
+        await self._health.enter_graceful_shutdown()
+        await asyncio.gather(self._grpc.stop(grace), self._stop_rest(grace))
 
-    def __init__(self, server: Server):
-        self._server = server
+    async def _stop_rest(self, grace: float) -> None:
+        if self._rest_task:
+            self._rest.should_exit = True
+            await asyncio.wait([self._rest_task], timeout=grace or None)
+        elif self._rest_socket:
+            self._rest_socket.close()
 
-    def Predict(self, request: PredictRequest, context: grpc.ServicerContext) -> PredictResponse:
-        """The outputs of a signature for the request's tensors."""
-        return self._answer(request, context, lambda servable: servable.predict(request))
+    async def _watch_health(self, services: tuple[str, ...]) -> None:
+        while True:
+            status = SERVING if self._models.is_ready() else NOT_SERVING
+            for name in ("", *services):
+                await self._health.set(name, status)
+            await asyncio.sleep(HEALTH_SECONDS)
 
-    def GetModelMetadata(
-        self, request: GetModelMetadataRequest, context: grpc.ServicerContext
-    ) -> GetModelMetadataResponse:
-        """The signatures of the model, packed as TF Serving packs them."""
-        if not request.HasField("model_spec"):
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Missing ModelSpec")
-        if not request.metadata_field:
-            message = "GetModelMetadataRequest must specify at least one metadata_field"
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
-        for name in request.metadata_field:
-            if name != SIGNATURE_DEF:
-                context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"Metadata field {name} is not supported")
-        return self._answer(request, context, _metadata)
-
-    def _answer(self, request, context: grpc.ServicerContext, answer: Callable[..., Answer]) -> Answer:
-        """`answer` of the servable that the request's model_spec names."""
-        if not request.HasField("model_spec"):
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Missing ModelSpec")
-        spec = request.model_spec
-        version = spec.version.value if spec.HasField("version") else None
-        with self._server.versions.acquire(version) as servable:
-            if spec.name != self._server.model_name or spec.version_label or servable is None:
-                context.abort(grpc.StatusCode.NOT_FOUND, self._not_found(spec))
+    async def _watch_models_file(self) -> None:
+        """Takes up what is changed in the file; a file that makes no sense changes nothing."""
+        served = self._models_text()
+        while True:
+            await asyncio.sleep(self.options.models_file_poll_seconds)
             try:
-                return answer(servable)
-            except RequestError as error:
-                context.abort(error.code, str(error))
+                text = self._models_text()
+                if text != served:
+                    served = text
+                    await asyncio.to_thread(self._models.reload, self._configured())
+                    log.info("took up %s", self.options.models_file)
+            except (OSError, ValueError, RequestError) as error:
+                log.error("%s: not taken up, what is served stays: %s", self.options.models_file, error)
 
-    def _not_found(self, spec: ModelSpec) -> str:
-        """tensorflow_model_server's words, and what there is instead."""
-        wanted = f"Latest({spec.name})"
-        if spec.HasField("version"):
-            wanted = f"Specific({spec.name}, {spec.version.value})"
-        elif spec.version_label:
-            wanted = f"Label({spec.name}, {spec.version_label})"
-        with self._server.versions.acquire(None) as servable:
-            here = f"version {servable.version}" if servable else "no version yet"
-        return f"Servable not found for request: {wanted}. This server has model {self._server.model_name}, {here}."
+    # === Anywhere ===
 
+    def _configured(self) -> ModelServerConfig:
+        if self.options.models_file is None:
+            return self.options.models
+        return configuration.read_text_proto(self.options.models_file, ModelServerConfig)
 
-class _ModelService(ModelServiceServicer):
-    """tensorflow.serving.ModelService: GetModelStatus."""
+    def _models_text(self) -> bytes:
+        return self.options.models_file.read_bytes()
 
-    def __init__(self, server: Server):
-        self._server = server
+    def _load(self, model: str, path: Path, version: int) -> Servable:
+        from serving.servable import Servable
+        from serving.warmup import warm_up
 
-    def GetModelStatus(self, request: GetModelStatusRequest, context: grpc.ServicerContext) -> GetModelStatusResponse:
-        """The state of each version, or of the one asked for."""
-        if not request.HasField("model_spec"):
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Missing ModelSpec")
-        name = request.model_spec.name
-        states = self._server.versions.states() if name == self._server.model_name else {}
-        if request.model_spec.HasField("version"):
-            version = request.model_spec.version.value
-            if version not in states:
-                context.abort(grpc.StatusCode.NOT_FOUND, f"Could not find version {version} of model {name}")
-            states = {version: states[version]}
-        if not states:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {name}")
-        response = GetModelStatusResponse()
-        for version, state in sorted(states.items()):
-            status = response.model_version_status.add(version=version, state=state.state)
-            status.status.error_code = state.code
-            status.status.error_message = state.message
-        return response
+        options = self.options
+        began = self._loop.time()
+        loaded = False
+        try:
+            servable = Servable(path, model, version, tags=options.tags, session_config=options.session)
+            if options.warm_up:
+                try:
+                    warm_up(servable, options.warm_up_rounds)
+                except BaseException:
+                    servable.close()
+                    raise
+            loaded = True
+            return servable
+        finally:
+            self.metrics.observe_load(model, version, self._loop.time() - began, loaded)
 
+    def _bind(self, address: str) -> int:
+        """Opens a port for gRPC; returns its number."""
+        try:
+            if self.options.tls:
+                return self._grpc.add_secure_port(address, tls.grpc_credentials(self.options.tls))
+            return self._grpc.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {self._reason(address)}") from error
 
-def _metadata(servable) -> GetModelMetadataResponse:
-    signatures = SignatureDefMap()
-    for name, signature in servable.signatures.items():
-        signatures.signature_def[name].CopyFrom(signature)
-    response = GetModelMetadataResponse()
-    response.model_spec.name = servable.model
-    response.model_spec.version.value = servable.version
-    response.metadata[SIGNATURE_DEF].Pack(signatures)
-    return response
+    def _reason(self, address: str) -> str:
+        """Why the address cannot be had, which grpc keeps to itself."""
+        if address.startswith("unix:"):
+            return "the folder must exist and be writable, and the path at most 107 bytes long"
+        _socket(self.options.host, self.port).close()
+        return "it was taken until a moment ago; try again"
+
+    def _run(self, coroutine: Coroutine) -> Future:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
 
 def run(server: Server, exit_with_parent: bool = False) -> None:
@@ -251,46 +369,46 @@ def run(server: Server, exit_with_parent: bool = False) -> None:
     with server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        print(f"serving {server.model_name} on {server.address}", flush=True)
+        print(f"serving {', '.join(server.model_names)} on {server.address}", flush=True)
+        if server.rest_address:
+            print(f"REST on {server.rest_address}", flush=True)
         while not stop.wait(PARENT_CHECK_SECONDS if exit_with_parent else None):
             if os.getppid() != parent:
                 log.warning("the process that started this server is gone; stopping")
                 break
 
 
-def flags() -> argparse.ArgumentParser:
-    """The command line, in tensorflow_model_server's words."""
-    parser = argparse.ArgumentParser(prog="python -m serving.server", description=__doc__.splitlines()[0])
-    parser.add_argument("--model_base_path", required=True, help="the serving folder, with a folder a version")
-    parser.add_argument("--model_name", required=True, help="the name that requests call the model by")
-    parser.add_argument("--port", type=int, default=8500, help="TCP port for gRPC; 0 takes a free one")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; there is no authentication")
-    parser.add_argument("--grpc_socket_path", help="a Unix socket to listen on instead of the port")
-    parser.add_argument(
-        "--file_system_poll_wait_seconds", type=float, default=POLL_SECONDS, help="time between two looks at the folder"
-    )
-    parser.add_argument("--exit_with_parent", action="store_true", help="stop when the starting process is gone")
-    return parser
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point of `python -m serving.server`; returns the exit status."""
-    options = flags().parse_args(arguments)
+    """`bertline-model-server`; returns the exit status."""
+    from serving import flags
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    server = Server(
-        options.model_base_path,
-        options.model_name,
-        options.host,
-        options.port,
-        socket_path=options.grpc_socket_path,
-        poll_seconds=options.file_system_poll_wait_seconds,
-    )
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # that its loader of SavedModels is an old one
     try:
-        run(server, options.exit_with_parent)
+        options, exit_with_parent = flags.parse(arguments)
+        run(Server(options), exit_with_parent)
     except (OSError, ValueError) as error:
-        print(f"serving.server: {error}", file=sys.stderr)
+        print(f"bertline-model-server: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _socket(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        OSError: in words, with the way out.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        message = f"cannot listen on {_address(host, port)}: {error}; choose another port, or a free one with"
+        raise OSError(f"{message} --port=-1 or --rest_api_port=-1") from error
 
 
 if __name__ == "__main__":

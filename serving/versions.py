@@ -1,11 +1,12 @@
-"""Which version of the model is served: watches the serving folder, loads, swaps and unloads."""
+"""Which versions of one model are served: watches its folder, loads, warms, swaps and unloads."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +15,35 @@ from typing import TYPE_CHECKING
 import grpc
 
 from serving import releases
-from serving.protos import ModelVersionStatus
+from serving.protos import FileSystemStoragePathSourceConfig, ModelVersionStatus
 
 if TYPE_CHECKING:
     from serving.servable import Servable
 
 log = logging.getLogger("bertline.serving")
 
+VersionPolicy = FileSystemStoragePathSourceConfig.ServableVersionPolicy
+
+START = ModelVersionStatus.START
 LOADING = ModelVersionStatus.LOADING
 AVAILABLE = ModelVersionStatus.AVAILABLE
 UNLOADING = ModelVersionStatus.UNLOADING
 END = ModelVersionStatus.END
+
+
+@dataclass(frozen=True)
+class Polling:
+    """When folders are looked at, and how often a version that does not load is tried again.
+
+    Args:
+        seconds: time between two looks; 0 looks once.
+        max_load_retries: further tries of a version that failed and has not changed since.
+        retry_seconds: time between them.
+    """
+
+    seconds: float = 1.0  # TF Serving's default; listing a folder costs next to nothing
+    max_load_retries: int = 5
+    retry_seconds: float = 60.0
 
 
 def complete_versions(folder: Path) -> list[int]:
@@ -55,49 +74,79 @@ class _Slot:
     retired: bool = False
 
 
+@dataclass
+class _Failure:
+    """A version that did not load."""
+
+    stamp: tuple[int, int]  # of its files then
+    tries: int
+    at: float  # monotonic
+
+
 class Versions:
-    """Serves the newest complete version in a folder; a new one replaces it without dropping a request.
+    """Serves the versions in a folder that its policy wants; new ones replace old ones without dropping a request.
+
+    A version that does not load leaves those that are served, and is tried again: at once when its files change, a few
+    times otherwise. Under the policy "latest" the next older version that loads takes its place. When all versions
+    vanish from the folder, those that are loaded are served on.
 
     Args:
         folder: the serving folder, a folder a version.
         load: makes a Servable of (path, version), loaded and warm.
-        poll_seconds: time between two looks at the folder.
+        polling: when to look.
+        policy: latest (of which the newest alone is the default), all, or specific versions.
     """
 
-    def __init__(self, folder: Path, load: Callable[[Path, int], Servable], poll_seconds: float):
+    def __init__(
+        self,
+        folder: Path,
+        load: Callable[[Path, int], Servable],
+        polling: Polling,
+        policy: VersionPolicy | None = None,
+    ):
         self.folder = folder
+        self.policy = policy or VersionPolicy()
         self._load = load
-        self._poll_seconds = poll_seconds
+        self._polling = polling
         self._lock = threading.Lock()
-        self._current: _Slot | None = None
+        self._refreshing = threading.Lock()
+        self._slots: dict[int, _Slot] = {}
         self._states: dict[int, VersionState] = {}
-        self._failed: dict[int, tuple[int, int]] = {}  # version -> its stamp when it did not load
+        self._failures: dict[int, _Failure] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="version-watcher", daemon=True)
 
     def start(self) -> None:
-        """Loads the newest version that loads, then goes on watching; an empty folder is waited for.
+        """Loads the versions wanted, then goes on watching; an empty folder is waited for.
 
         Raises:
             ValueError: there are versions and none of them loads; the message is the newest one's.
         """
         self.refresh()
-        if self._current is None and self._states:
+        if not self._slots and self._states:
             raise ValueError(self._states[max(self._states)].message)
-        if self._current is None:
+        if not self._slots:
             log.warning("%s holds no complete version yet; waiting for one", self.folder)
-        self._thread.start()
+        if self._polling.seconds:
+            self._thread.start()
 
     def stop(self) -> None:
-        """Stops watching."""
+        """Stops watching, and unloads every version once its requests are answered."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
+        for version in list(self._slots):
+            self._retire(self._slots[version])
 
     def states(self) -> dict[int, VersionState]:
         """Version -> state, of every version seen."""
         with self._lock:
             return dict(self._states)
+
+    def loaded(self) -> list[int]:
+        """The versions that answer requests, ascending."""
+        with self._lock:
+            return sorted(self._slots)
 
     @contextmanager
     def acquire(self, version: int | None) -> Iterator[Servable | None]:
@@ -107,9 +156,8 @@ class Versions:
             version: the version wanted; None for the newest.
         """
         with self._lock:
-            slot = self._current
-            if slot is not None and version not in (None, slot.servable.version):
-                slot = None
+            wanted = max(self._slots, default=None) if version is None else version
+            slot = self._slots.get(wanted)
             if slot is not None:
                 slot.requests += 1
         try:
@@ -119,54 +167,87 @@ class Versions:
                 self._release(slot)
 
     def refresh(self) -> None:
-        """Looks at the folder once, and serves the newest version there that loads."""
-        on_disk = complete_versions(self.folder)
+        """Looks at the folder once: loads what the policy wants, then unloads what it no longer wants."""
+        with self._refreshing:
+            on_disk = complete_versions(self.folder)
+            serving = self._take_up(on_disk)
+            if not serving:
+                return  # rather the old ones than none
+            for version in self.loaded():
+                if version not in serving:  # beside the watch: one slow request must not hold up the next version
+                    slot = self._slots[version]
+                    threading.Thread(target=self._retire, args=(slot,), name="version-unloader", daemon=True).start()
+
+    def _take_up(self, on_disk: Sequence[int]) -> set[int]:
+        """The versions to serve, loaded."""
+        if self.policy.WhichOneof("policy_choice") in ("all", "specific"):
+            chosen = [v for v in on_disk if self.policy.HasField("all") or v in self.policy.specific.versions]
+            for version in chosen:
+                if version not in self._states:
+                    self._set(version, START)
+            return {version for version in chosen if self._is_loaded(version)}
+        serving: set[int] = set()
         for version in reversed(on_disk):
-            if self._current is not None and version == self._current.servable.version:
-                return
-            if self._failed.get(version) == self._stamp(version):
-                continue  # it has not changed since it failed
-            if self._try(version):
-                return
+            if len(serving) == (self.policy.latest.num_versions or 1):
+                break
+            if self._is_loaded(version):
+                serving.add(version)
+        return serving
 
-    def _watch(self) -> None:
-        while not self._stop.wait(self._poll_seconds):
-            try:
-                self.refresh()
-            except Exception:
-                log.exception("looking at %s failed; the served version stays", self.folder)
+    def _is_loaded(self, version: int) -> bool:
+        """Whether the version is there to answer, loading it if it is not."""
+        with self._lock:
+            if version in self._slots:
+                return True
+        try:
+            stamp = self._stamp(version)
+        except OSError as error:  # it vanished, or is being written
+            log.info("version %d cannot be looked at: %s", version, error)
+            return False
+        failure = self._failures.get(version)
+        if failure and failure.stamp == stamp:
+            late = time.monotonic() - failure.at >= self._polling.retry_seconds
+            if failure.tries > self._polling.max_load_retries or not late:
+                return False
+        return self._try(version, stamp)
 
-    def _try(self, version: int) -> bool:
-        """Loads and warms `version`, and makes it the one that is served; False where it does not load."""
-        stamp = self._stamp(version)
+    def _try(self, version: int, stamp: tuple[int, int]) -> bool:
+        """Loads and warms a version, and lets it answer; False where it does not load."""
         self._set(version, LOADING)
         try:
             servable = self._load(self.folder / str(version), version)
         except Exception as error:
-            self._failed[version] = stamp
+            before = self._failures.get(version)
+            tries = before.tries + 1 if before and before.stamp == stamp else 1
+            self._failures[version] = _Failure(stamp, tries, time.monotonic())
             self._set(version, END, grpc.StatusCode.UNKNOWN.value[0], f"version {version} did not load: {error}")
             log.exception("version %d did not load", version)
             return False
+        self._failures.pop(version, None)
         with self._lock:
-            old, self._current = self._current, _Slot(servable)
+            self._slots[version] = _Slot(servable)
             self._states[version] = VersionState(AVAILABLE)
         log.info("serving version %d", version)
-        if old is not None:  # beside the watch: one slow request must not hold up the next version
-            threading.Thread(target=self._retire, args=(old,), name="version-unloader", daemon=True).start()
         return True
 
     def _retire(self, slot: _Slot) -> None:
-        """Waits for the requests that a replaced version is still answering, then lets go of it."""
+        """Waits for the requests that a version no longer wanted is still answering, then frees it."""
         version = slot.servable.version
-        self._set(version, UNLOADING)
         with self._lock:
+            if self._slots.get(version) is not slot:
+                return  # it is being retired already
+            del self._slots[version]
+            self._states[version] = VersionState(UNLOADING)
             slot.retired = True
             if not slot.requests:
                 slot.idle.set()
         slot.idle.wait()
+        slot.servable.close()
         del slot.servable
-        gc.collect()  # a loaded SavedModel is full of cycles, and holds the weights
-        self._set(version, END)
+        gc.collect()  # a loaded graph is full of cycles
+        with self._lock:
+            if version not in self._slots:  # it has not come back meanwhile
+                self._states[version] = VersionState(END)
         log.info("version %d unloaded", version)
 
     def _release(self, slot: _Slot) -> None:
@@ -175,11 +256,18 @@ class Versions:
             if slot.retired and not slot.requests:
                 slot.idle.set()
 
+    def _watch(self) -> None:
+        while not self._stop.wait(self._polling.seconds):
+            try:
+                self.refresh()
+            except Exception:
+                log.exception("looking at %s failed; what is served stays", self.folder)
+
     def _set(self, version: int, state: int, code: int = 0, message: str = "") -> None:
         with self._lock:
             self._states[version] = VersionState(state, code, message)
 
     def _stamp(self, version: int) -> tuple[int, int]:
         """Changes with any file of the version: the newest modification (ns) and the bytes of all files."""
-        statuses = [file.stat() for file in (self.folder / str(version)).rglob("*")]
+        statuses = [file.lstat() for file in (self.folder / str(version)).rglob("*")]
         return (max((s.st_mtime_ns for s in statuses), default=0), sum(s.st_size for s in statuses))

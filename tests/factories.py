@@ -7,8 +7,9 @@
 def save_mood_model(folder, positive_word: str = "good"):
     """Saves a SavedModel of the line's signatures that calls a text positive (0.75) when it holds `positive_word`.
 
-    Any other text is negative (0.75). Signatures: `text`, `serving_default` (serialized tf.Example) and `add`, which
-    adds the float32 [batch, 2] `x` and the int64 scalar `n`.
+    Any other text is negative (0.75). Signatures: `text`, `serving_default` (serialized tf.Example), `add`, which
+    adds the float32 [batch, 2] `x` and the int64 scalar `n`, and `count`, which counts to the int64 scalar `n` (some
+    microseconds each).
     """
     import tensorflow as tf
 
@@ -32,7 +33,11 @@ def save_mood_model(folder, positive_word: str = "good"):
     def add(x, n):
         return {"sum": x + tf.cast(n, tf.float32), "count": n}
 
-    signatures = {"text": text, "serving_default": examples, "add": add}
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int64, "n")])
+    def count(n):
+        return {"n": tf.while_loop(lambda i: i < n, lambda i: [i + 1], [tf.constant(0, tf.int64)])[0]}
+
+    signatures = {"text": text, "serving_default": examples, "add": add, "count": count}
     tf.saved_model.save(tf.Module(), str(folder), signatures=signatures)
     return folder
 

@@ -72,7 +72,7 @@ def test_one_other_answer_does_not(tmp_path, model):
     (tmp_path / "1").symlink_to(model / "Format-Serving")
     keys = ("row_id", "text", "predicted")
     rows = [dict(zip(keys, row, strict=True), probability=0.75) for row in [*ROWS[:3], ("04", "", "positive")]]
-    with Server(tmp_path, canary.MODEL_NAME, port=0) as server:
+    with Server.of(tmp_path, canary.MODEL_NAME, port=0) as server:
         comparison = canary.compare(rows, server.address)
     assert not comparison.agrees
     assert comparison.summary() == "3 of 4 answers equal; row 04 was positive 0.7500 and is negative 0.7500"
@@ -91,7 +91,7 @@ def test_pairs_are_asked_as_pairs(tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path / "1"), signatures={"text": same})
     row = {"row_id": "01", "text": "a", "text_pair": "a", "predicted": "same", "probability": 1.0}
     other = {"row_id": "02", "text": "a", "text_pair": "b", "predicted": "other", "probability": 1.0}
-    with Server(tmp_path, canary.MODEL_NAME, port=0) as server:
+    with Server.of(tmp_path, canary.MODEL_NAME, port=0) as server:
         assert canary.compare([row, other], server.address).agrees
 
 
@@ -100,15 +100,27 @@ def test_blocked_model_is_not_tried(tmp_path, model, monkeypatch):
     assert examine(tmp_path, model, blessed=0) == (0, "skipped: not blessed")
 
 
-def test_model_that_does_not_load_is_told_with_the_servers_words(tmp_path):
+def test_file_that_is_no_saved_model_is_named(tmp_path):
     broken = tmp_path / "model" / "Format-Serving"
     broken.mkdir(parents=True)
     (broken / "saved_model.pb").write_bytes(b"not a model")
     blessed, summary = examine(tmp_path, tmp_path / "model")
     assert blessed == 0
     assert (tmp_path / "canary" / "INFRA_NOT_BLESSED").exists()
-    assert "it ended with 1 before it was ready" in summary
-    assert "not a SavedModel" in summary
+    assert summary.startswith("TF Serving cannot run this model: ")
+    assert "saved_model.pb: not a SavedModel" in summary
+
+
+def test_model_with_an_op_that_tf_serving_lacks_is_blocked_by_its_name(tmp_path):
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
+    def upper(text):
+        return {"label": tf.numpy_function(lambda values: values, [text], tf.string)}
+
+    tf.saved_model.save(tf.Module(), str(tmp_path / "model" / "Format-Serving"), signatures={"text": upper})
+    blessed, summary = examine(tmp_path, tmp_path / "model")
+    assert blessed == 0
+    assert "op PyFunc (node 'PyFunc' in function '__inference_upper_" in summary
+    assert "it runs Python, which TF Serving has none of" in summary
 
 
 def test_server_that_is_killed_while_it_answers_is_told(tmp_path, model, monkeypatch):

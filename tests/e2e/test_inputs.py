@@ -103,7 +103,7 @@ def test_many_classes_long_texts_emoji_and_chinese_go_through(tmp_path, capfd):
     from serving.server import Server
 
     with (
-        Server(tmp_path / "runs" / "serving", "reviews", port=0) as server,
+        Server.of(tmp_path / "runs" / "serving", "reviews", port=0) as server,
         Client(server.address, "reviews") as client,
     ):
         answers = client.predict(["", "😀" * 500, "谢谢", "great " * 20_000])
@@ -125,7 +125,7 @@ def test_text_pairs_go_through_and_both_texts_are_read(tmp_path, capfd):
     from serving.server import Server
 
     with (
-        Server(tmp_path / "runs" / "serving", "reviews", port=0) as server,
+        Server.of(tmp_path / "runs" / "serving", "reviews", port=0) as server,
         Client(server.address, "reviews") as client,
     ):
         answers = client.predict(["item 5"] * 2, ["it was broken and late", "it was great and perfect"])

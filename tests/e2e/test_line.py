@@ -115,10 +115,12 @@ def test_a_run_killed_in_training_goes_on_from_its_checkpoint(line):
 def test_serving_picks_up_a_new_version_without_dropping_a_request(line):
     from serving.client import Client
     from serving.server import Server
+    from serving.versions import Polling
+from serving.versions import Polling
 
     old = line.versions()[-1]
     with (
-        Server(line.serving, "reviews", port=0, poll_seconds=0.2) as server,
+        Server.of(line.serving, "reviews", port=0, polling=Polling(0.2)) as server,
         Client(server.address, "reviews") as client,
     ):
         assert client.metadata()[0] == int(old)

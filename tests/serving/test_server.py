@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictLog
@@ -23,8 +24,9 @@ from serving.protos import (
     PredictRequest,
     SignatureDefMap,
 )
-from serving.servable import WARMUP_FILE
 from serving.server import Server, main
+from serving.versions import Polling
+from serving.warmup import WARMUP_FILE
 
 TOP = Path(__file__).parents[2]
 
@@ -39,7 +41,7 @@ def push(model, folder, version):
 def served(mood_models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("serving")
     push(mood_models["good"], folder, 7)
-    with Server(folder, "mood", port=0) as server:
+    with Server.of(folder, "mood", port=0) as server:
         yield server
 
 
@@ -86,8 +88,6 @@ def test_default_signature_takes_serialized_examples(stub):
 
 
 def test_numeric_tensors_and_scalars(stub):
-    import numpy as np
-
     x = np.array([[1.5, 2.0], [3.0, 4.0], [5.0, 6.0]], np.float32)
     response = stub.Predict(request("add", x=x, n=np.int64(10)))
     assert tf.make_ndarray(response.outputs["sum"]).tolist() == [[11.5, 12.0], [13.0, 14.0], [15.0, 16.0]]
@@ -95,8 +95,6 @@ def test_numeric_tensors_and_scalars(stub):
 
 
 def test_empty_batch(stub):
-    import numpy as np
-
     assert len(stub.Predict(request(text=np.array([], object).astype("S"))).outputs["label"].string_val) == 0
 
 
@@ -185,7 +183,7 @@ def test_new_version_is_taken_up_without_dropping_a_request(mood_models, tmp_pat
                 except Exception as error:
                     failures.append(error)
 
-    with Server(tmp_path, "mood", port=0, poll_seconds=0.05) as server, Client(server.address, "mood") as client:
+    with Server.of(tmp_path, "mood", port=0, polling=Polling(0.05)) as server, Client(server.address, "mood") as client:
         threads = [threading.Thread(target=ask, args=(server.address,)) for _ in range(4)]
         for thread in threads:
             thread.start()
@@ -204,7 +202,7 @@ def test_new_version_is_taken_up_without_dropping_a_request(mood_models, tmp_pat
 def test_version_that_does_not_load_leaves_the_old_one(mood_models, tmp_path, caplog):
     caplog.set_level(logging.CRITICAL)
     push(mood_models["good"], tmp_path, 1)
-    with Server(tmp_path, "mood", port=0, poll_seconds=0.05) as server, Client(server.address, "mood") as client:
+    with Server.of(tmp_path, "mood", port=0, polling=Polling(0.05)) as server, Client(server.address, "mood") as client:
         (tmp_path / "2").mkdir()
         (tmp_path / "2" / "saved_model.pb").write_bytes(b"not a model")
         wait_for(lambda: len(client.status()) == 2)
@@ -217,16 +215,13 @@ def test_version_that_does_not_load_leaves_the_old_one(mood_models, tmp_path, ca
 
 def test_a_request_under_way_when_the_server_stops_is_answered(mood_models, tmp_path):
     push(mood_models["good"], tmp_path, 1)
-    server = Server(tmp_path, "mood", port=0)
+    server = Server.of(tmp_path, "mood", port=0)
     server.start()
-    with Client(server.address, "mood", batch_size=200_000) as client:
-        answers = []
-        thread = threading.Thread(target=lambda: answers.extend(client.predict(["good"] * 200_000)))
-        thread.start()
-        wait_for(lambda: server.versions._current.requests == 1)
+    with grpc.insecure_channel(server.address) as channel:
+        answer = PredictionServiceStub(channel).Predict.future(request("count", n=np.int64(300_000)))
+        wait_for(lambda: server._service._running == 1)
         server.stop()
-        thread.join()
-    assert len(answers) == 200_000
+        assert tf.make_ndarray(answer.result().outputs["n"]) == 300_000
 
 
 # === Starting ===
@@ -234,18 +229,18 @@ def test_a_request_under_way_when_the_server_stops_is_answered(mood_models, tmp_
 
 def test_taken_port_is_a_clear_error(served, tmp_path):
     with pytest.raises(OSError, match=rf"cannot listen on 127.0.0.1:{served.port}: .*in use.*--port"):
-        Server(tmp_path, "mood", port=served.port).start()
+        Server.of(tmp_path, "mood", port=served.port).start()
 
 
 def test_address_that_is_not_here_is_a_clear_error(tmp_path):
     with pytest.raises(OSError, match=r"cannot listen on 192\.0\.2\.1:8500: .*assign"):
-        Server(tmp_path, "mood", "192.0.2.1").start()  # an address for documentation, nobody's
+        Server.of(tmp_path, "mood", host="192.0.2.1").start()  # an address for documentation, nobody's
 
 
 def test_listens_on_a_unix_socket(mood_models, tmp_path):
     push(mood_models["good"], tmp_path, 1)
     with (
-        Server(tmp_path, "mood", socket_path=str(tmp_path / "grpc")) as server,
+        Server.of(tmp_path, "mood", port=None, socket_path=str(tmp_path / "grpc")) as server,
         Client(server.address, "mood") as client,
     ):
         assert server.address == f"unix:{tmp_path}/grpc"
@@ -259,7 +254,7 @@ def test_recorded_requests_warm_a_version_and_a_wrong_one_keeps_it_out(mood_mode
         (tmp_path / str(version) / "assets.extra").mkdir()
         with tf.io.TFRecordWriter(str(tmp_path / str(version) / WARMUP_FILE)) as file:
             file.write(PredictionLog(predict_log=PredictLog(request=message)).SerializeToString())
-    with Server(tmp_path, "mood", port=0) as server, Client(server.address, "mood") as client:
+    with Server.of(tmp_path, "mood", port=0) as server, Client(server.address, "mood") as client:
         first, second = client.status()
     assert first.state == "AVAILABLE"
     assert 'version 2 did not load: Serving signature key "gone" not found' in second.error
@@ -268,7 +263,7 @@ def test_recorded_requests_warm_a_version_and_a_wrong_one_keeps_it_out(mood_mode
 def test_broken_only_version_stops_the_start(tmp_path, capsys):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "saved_model.pb").write_bytes(b"not a model")
-    assert main(["--model_base_path", str(tmp_path), "--model_name", "mood", "--port", "0"]) == 1
+    assert main(["--model_base_path", str(tmp_path), "--model_name", "mood", "--port=-1"]) == 1
     assert f"{tmp_path}/1/saved_model.pb: not a SavedModel" in capsys.readouterr().err
 
 
@@ -276,12 +271,12 @@ def test_older_version_serves_where_the_newest_is_broken(mood_models, tmp_path):
     push(mood_models["good"], tmp_path, 1)
     (tmp_path / "2").mkdir()
     (tmp_path / "2" / "saved_model.pb").write_bytes(b"not a model")
-    with Server(tmp_path, "mood", port=0) as server, Client(server.address, "mood") as client:
+    with Server.of(tmp_path, "mood", port=0) as server, Client(server.address, "mood") as client:
         assert client.predict(["good"])[0].label == "positive"
 
 
 def test_empty_folder_is_waited_for(mood_models, tmp_path):
-    with Server(tmp_path, "mood", port=0, poll_seconds=0.05) as server, Client(server.address, "mood") as client:
+    with Server.of(tmp_path, "mood", port=0, polling=Polling(0.05)) as server, Client(server.address, "mood") as client:
         push(mood_models["good"], tmp_path, 1)
         assert client.wait_until_ready(20) == 1
 
@@ -289,7 +284,7 @@ def test_empty_folder_is_waited_for(mood_models, tmp_path):
 def test_process_serves_and_drains_on_sigterm(mood_models, tmp_path):
     push(mood_models["good"], tmp_path, 1)
     command = [sys.executable, "-m", "serving.server", "--model_base_path", str(tmp_path), "--model_name", "mood"]
-    process = subprocess.Popen([*command, "--port", "0"], cwd=TOP, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*command, "--port=-1"], cwd=TOP, stdout=subprocess.PIPE, text=True)
     try:
         *_, address = process.stdout.readline().split()
         with Client(address, "mood") as client:
@@ -303,7 +298,7 @@ def test_process_serves_and_drains_on_sigterm(mood_models, tmp_path):
 
 def test_server_ends_with_the_process_that_started_it(mood_models, tmp_path):
     push(mood_models["good"], tmp_path, 1)
-    flags = ["--model_base_path", str(tmp_path), "--model_name", "mood", "--port", "0", "--exit_with_parent"]
+    flags = ["--model_base_path", str(tmp_path), "--model_name", "mood", "--port=-1", "--exit_with_parent"]
     code = (
         f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-m', 'serving.server', *{flags}], stdout=-1)\n"
     )

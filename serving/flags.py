@@ -1,0 +1,251 @@
+"""tensorflow_model_server's command line, and the few flags that it lacks.
+
+Flags, defaults and meanings are those of TF Serving 2.19 (model_servers/main.cc) but where the help says otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from serving import configuration
+from serving.batching import BatchingOptions
+from serving.limits import Limits
+from serving.models import one_model
+from serving.protos import ConfigProto, ModelServerConfig
+from serving.server import ServerOptions
+from serving.versions import Polling
+
+METRICS_PATH = "/monitoring/prometheus/metrics"  # where TF Serving has them unless told otherwise
+FREE_PORT = -1
+
+# Flags of tensorflow_model_server that this server does not have, and why.
+_ABSENT = {
+    "use_alts_credentials": "ALTS works inside Google's cloud only; use --ssl_config_file",
+    "platform_config_file": "there is one platform, tensorflow; use --tensorflow_session_config_file",
+    "per_process_gpu_memory_fraction": "set gpu_options in --tensorflow_session_config_file",
+    "prefer_tflite_model": "TensorFlow Lite models are not served",
+    "num_tflite_pools": "TensorFlow Lite models are not served",
+    "num_tflite_interpreters_per_pool": "TensorFlow Lite models are not served",
+    "enable_per_model_batching_parameters": "use one --batching_parameters_file",
+    "enable_profiler": "there is no profiler service",
+    "xla_cpu_compilation_enabled": "set graph_options in --tensorflow_session_config_file",
+    "xla_gpu_compilation_enabled": "set graph_options in --tensorflow_session_config_file",
+    "thread_pool_factory_config_file": "there is one kind of thread pool",
+    "mixed_precision": "a model is exported in its precision",
+}
+# Flags that steer what this server does by itself; accepted, so that one command line fits both.
+_WITHOUT_EFFECT = (
+    "rest_api_num_threads",
+    "grpc_max_threads",
+    "num_load_threads",
+    "num_unload_threads",
+    "flush_filesystem_caches",
+    "remove_unused_fields_from_bundle_metagraph",
+    "enable_signature_method_name_check",
+    "skip_initialize_tpu",
+)
+
+
+def parse(arguments: list[str] | None = None) -> tuple[ServerOptions, bool]:
+    """The server's options, and whether it ends with the process that started it.
+
+    Args:
+        arguments: flags; None for those of the process.
+
+    Raises:
+        ValueError: a file that a flag names cannot be read, or values contradict each other.
+        SystemExit: a flag that is unknown or has no meaning here, after a line that says so.
+    """
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    for name, reason in _ABSENT.items():
+        if getattr(given, name) is not None:
+            parser.error(f"--{name} is not supported: {reason}")
+    if not given.model_config_file and not (given.model_name and given.model_base_path):
+        parser.error("give --model_name and --model_base_path, or --model_config_file")
+    if given.port == 0 and not given.grpc_socket_path:
+        parser.error("--port=0 listens on no port, so --grpc_socket_path is needed")
+    return _options(given), given.exit_with_parent
+
+
+def _options(given: argparse.Namespace) -> ServerOptions:
+    by_file = bool(given.model_config_file)
+    return ServerOptions(
+        models=ModelServerConfig() if by_file else one_model(given.model_name, given.model_base_path),
+        models_file=Path(given.model_config_file) if by_file else None,
+        models_file_poll_seconds=given.model_config_file_poll_wait_seconds,
+        host=given.host,
+        port=_port(given.port),
+        socket_path=given.grpc_socket_path,
+        rest_port=_port(given.rest_api_port),
+        rest_timeout=given.rest_api_timeout_in_ms / 1000,
+        cors=given.rest_api_enable_cors_support,
+        metrics_path=_metrics_path(given.monitoring_config_file),
+        polling=Polling(
+            given.file_system_poll_wait_seconds,
+            given.max_num_load_retries if given.num_load_retries is None else given.num_load_retries,
+            given.load_retry_interval_micros / 1e6,
+        ),
+        labels_in_advance=given.allow_version_labels_for_unavailable_models,
+        batching=_batching(given),
+        tags=tuple(given.saved_model_tags.split(",")),
+        session=_session(given),
+        warm_up=given.enable_model_warmup,
+        warm_up_rounds=max(given.num_request_iterations_for_warmup, 1),
+        as_content=given.enable_serialization_as_tensor_content,
+        health=given.enable_grpc_healthcheck_service,
+        tls=_read(given.ssl_config_file, configuration.SSLConfig),
+        keys_file=Path(given.api_keys_file) if given.api_keys_file else None,
+        limits=Limits(
+            given.max_batch_rows, given.max_text_bytes, given.max_concurrent_requests, given.max_request_bytes
+        ),
+        grpc_arguments=_channel_arguments(given.grpc_channel_arguments),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bertline-model-server",
+        description="Serves SavedModels over TF Serving's gRPC and REST, with tensorflow_model_server's flags.",
+        allow_abbrev=False,
+    )
+    _add_serving_flags(parser)
+    _add_loading_flags(parser)
+    _add_own_flags(parser)
+    for name in _WITHOUT_EFFECT:
+        parser.add_argument(f"--{name}", nargs="?", const="true", help="accepted, without effect here")
+    for name, reason in _ABSENT.items():
+        parser.add_argument(f"--{name}", nargs="?", const="true", help=f"not supported: {reason}")
+    return parser
+
+
+def _add_serving_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where it listens")
+    free = f"{FREE_PORT} takes a free one and prints it"
+    group.add_argument("--port", type=int, default=8500, help=f"TCP port for gRPC; 0 has none, {free}")
+    group.add_argument("--grpc_socket_path", help="a Unix socket for gRPC, beside the port")
+    group.add_argument("--rest_api_port", type=int, default=0, help=f"TCP port for REST; 0 has none, {free}")
+    group.add_argument("--rest_api_timeout_in_ms", type=int, default=30_000, help="time a REST request may take")
+    _add_switch(group, "rest_api_enable_cors_support", False, "let pages of other sites call REST")
+    group.add_argument("--grpc_channel_arguments", default="", help="of the gRPC server: name=value,name=value")
+    group.add_argument("--ssl_config_file", help="an SSLConfig in text form, for gRPC and REST")
+    group.add_argument("--monitoring_config_file", help="a MonitoringConfig in text form; metrics are on the REST port")
+    _add_switch(group, "enable_grpc_healthcheck_service", True, "gRPC's health service (TF Serving's default: off)")
+    _add_switch(group, "enable_serialization_as_tensor_content", False, "answer numbers as raw bytes")
+    group.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+
+
+def _add_loading_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what it serves")
+    group.add_argument("--model_name", help="the name that requests call the model by")
+    group.add_argument("--model_base_path", help="the serving folder, with a folder a version")
+    group.add_argument("--model_config_file", help="a ModelServerConfig in text form, in place of the two above")
+    group.add_argument("--model_config_file_poll_wait_seconds", type=float, default=0, help="0 reads it once")
+    group.add_argument("--file_system_poll_wait_seconds", type=_not_negative, default=1.0, help="0 looks once")
+    group.add_argument("--max_num_load_retries", type=int, default=5, help="of a version that does not load")
+    group.add_argument("--num_load_retries", type=int, help="another name of --max_num_load_retries")
+    group.add_argument("--load_retry_interval_micros", type=int, default=60_000_000, help="time between them")
+    _add_switch(group, "allow_version_labels_for_unavailable_models", False, "labels on versions yet to come")
+    group.add_argument("--saved_model_tags", default="serve", help="of the graph to load, with commas between")
+    _add_switch(group, "enable_model_warmup", True, "replay assets.extra/tf_serving_warmup_requests before answering")
+    group.add_argument("--num_request_iterations_for_warmup", type=int, default=1, help="how often")
+    _add_switch(group, "enable_batching", False, "let requests share runs of the graph")
+    group.add_argument("--batching_parameters_file", help="BatchingParameters in text form")
+    group.add_argument("--tensorflow_session_parallelism", type=int, default=0, help="both of the two below")
+    group.add_argument("--tensorflow_intra_op_parallelism", type=int, default=0, help="threads of one op; 0: all cores")
+    group.add_argument("--tensorflow_inter_op_parallelism", type=int, default=0, help="ops at once; 0: all cores")
+    group.add_argument("--tensorflow_session_config_file", help="a ConfigProto in text form")
+
+
+def _add_own_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("flags that tensorflow_model_server does not have")
+    limits = Limits()
+    group.add_argument("--host", default="127.0.0.1", help="address to listen on (the real server: all)")
+    group.add_argument("--api_keys_file", help="API keys, made by `bertline keys`; without it nobody is asked for one")
+    group.add_argument("--max_request_bytes", type=int, default=limits.max_request_bytes, help="of one request")
+    group.add_argument("--max_batch_rows", type=int, default=limits.max_batch_rows, help="of one request")
+    group.add_argument("--max_text_bytes", type=int, default=limits.max_text_bytes, help="of one string")
+    group.add_argument("--max_concurrent_requests", type=int, default=limits.max_concurrent_requests, help="in all")
+    group.add_argument("--exit_with_parent", action="store_true", help="stop when the starting process is gone")
+
+
+def _add_switch(group, name: str, default: bool, words: str) -> None:
+    """A flag that is true alone or as --name=true, and false as --name=false."""
+    group.add_argument(f"--{name}", nargs="?", const=True, default=default, type=_boolean, help=words)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in ("true", "1", "t", "yes"):
+        return True
+    if text.lower() in ("false", "0", "f", "no"):
+        return False
+    raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
+
+
+def _not_negative(text: str) -> float:
+    if float(text) < 0:
+        raise argparse.ArgumentTypeError("a negative time would wait forever; 0 looks once")
+    return float(text)
+
+
+def _port(number: int) -> int | None:
+    """The port as ServerOptions has it: None for none, 0 for a free one."""
+    return {0: None, FREE_PORT: 0}.get(number, number)
+
+
+def _read(file: str | None, message: type):
+    return configuration.read_text_proto(file, message) if file else None
+
+
+def _metrics_path(file: str | None) -> str | None:
+    config = _read(file, configuration.MonitoringConfig)
+    if config is None or not config.prometheus_config.enable:
+        return None
+    path = config.prometheus_config.path or METRICS_PATH
+    if not path.startswith("/"):
+        raise ValueError(f"{file}: prometheus_config.path must begin with a slash, and is {path!r}")
+    return path
+
+
+def _batching(given: argparse.Namespace) -> BatchingOptions | None:
+    parameters = _read(given.batching_parameters_file, configuration.BatchingParameters)
+    if not given.enable_batching:
+        if parameters is not None:
+            raise ValueError("--batching_parameters_file has no effect without --enable_batching")
+        return None
+    try:
+        return BatchingOptions.of(parameters) if parameters is not None else BatchingOptions()
+    except ValueError as error:
+        raise ValueError(f"{given.batching_parameters_file}: {error}") from error
+
+
+def _session(given: argparse.Namespace) -> ConfigProto:
+    config = _read(given.tensorflow_session_config_file, ConfigProto) or ConfigProto()
+    config.intra_op_parallelism_threads = (
+        given.tensorflow_intra_op_parallelism
+        or given.tensorflow_session_parallelism
+        or config.intra_op_parallelism_threads
+    )
+    config.inter_op_parallelism_threads = (
+        given.tensorflow_inter_op_parallelism
+        or given.tensorflow_session_parallelism
+        or config.inter_op_parallelism_threads
+    )
+    return config
+
+
+def _channel_arguments(text: str) -> tuple[tuple[str, int | str], ...]:
+    pairs = []
+    for part in filter(None, text.split(",")):
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"--grpc_channel_arguments: {part!r} is not name=value")
+        pairs.append((name.strip(), int(value) if value.strip().lstrip("-").isdigit() else value.strip()))
+    return tuple(pairs)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("bertline")

@@ -1,0 +1,333 @@
+"""PredictionService's methods: what a request feeds to the graph, and what the graph's outputs answer.
+
+Words and status codes of the errors are tensorflow_model_server's, with the model, version and signature added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import grpc
+import numpy as np
+
+from serving import tensors
+from serving.calls import Call
+from serving.errors import RequestError, invalid
+from serving.protos import (
+    ClassificationRequest,
+    ClassificationResponse,
+    ClassificationResult,
+    DataType,
+    InferenceResult,
+    Input,
+    ModelSpec,
+    MultiInferenceRequest,
+    MultiInferenceResponse,
+    PredictRequest,
+    PredictResponse,
+    RegressionRequest,
+    RegressionResponse,
+    RegressionResult,
+    SignatureDef,
+)
+from serving.servable import DEFAULT_SIGNATURE, Servable
+
+CLASSIFY_METHOD = "tensorflow/serving/classify"
+REGRESS_METHOD = "tensorflow/serving/regress"
+# Names that signatures for Classify and Regress give their tensors.
+INPUTS, CLASSES, SCORES, OUTPUTS = "inputs", "classes", "scores", "outputs"
+
+Outputs = Mapping[str, np.ndarray]  # tensor name -> value
+
+
+class Method(NamedTuple):
+    """A method: `prepare` makes the call of a request, `answer` the response of its outputs."""
+
+    name: str
+    spec: Callable[[Any], ModelSpec]
+    prepare: Callable[[Servable, Any], Call]
+    answer: Callable[[Servable, Any, Outputs], Any]
+
+
+# === Predict ===
+
+
+def _prepare_predict(servable: Servable, request: PredictRequest) -> Call:
+    _, signature = _predict_signature(servable, request.model_spec)
+    if set(request.inputs) != set(signature.inputs):
+        given, wanted = set(request.inputs), set(signature.inputs)
+        extra, missing = ",".join(sorted(given - wanted)), ",".join(sorted(wanted - given))
+        raise invalid(
+            f"input size does not match signature: {len(given)}!={len(wanted)} len({{{','.join(sorted(given))}}}) != "
+            f"len({{{','.join(sorted(wanted))}}}). Sent extra: {{{extra}}}. Missing but required: {{{missing}}}."
+        )
+    wanted = _wanted_outputs(signature, request.output_filter)
+    infos = sorted(signature.inputs.items())
+    feeds = {info.name: tensors.decode(alias, info, request.inputs[alias]) for alias, info in infos}
+    return Call(feeds, tuple(signature.outputs[alias].name for alias in wanted))
+
+
+def _answer_predict(
+    servable: Servable, request: PredictRequest, outputs: Outputs, as_content: bool = False
+) -> PredictResponse:
+    name, signature = _predict_signature(servable, request.model_spec)
+    response = PredictResponse()
+    _name(response.model_spec, servable, name)
+    for alias in _wanted_outputs(signature, request.output_filter):
+        response.outputs[alias].CopyFrom(tensors.encode(outputs[signature.outputs[alias].name], as_content))
+    return response
+
+
+def _predict_signature(servable: Servable, spec: ModelSpec) -> tuple[str, SignatureDef]:
+    name = spec.signature_name or DEFAULT_SIGNATURE
+    signature = servable.signature(name)
+    if signature is None:
+        raise RequestError(
+            grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found. {_signatures(servable)}'
+        )
+    return name, signature
+
+
+def _wanted_outputs(signature: SignatureDef, output_filter: Iterable[str]) -> list[str]:
+    """Names of the outputs to send: the filter's, each known and named once, or all."""
+    wanted = list(output_filter)
+    for position, alias in enumerate(wanted):
+        if alias not in signature.outputs:
+            raise invalid(
+                f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
+                f"{{{','.join(sorted(signature.outputs))}}}."
+            )
+        if alias in wanted[:position]:
+            raise invalid(f"duplicate output tensor alias: {alias}")
+    return wanted or sorted(signature.outputs)
+
+
+# === Classify and Regress ===
+
+
+def _prepare_classify(servable: Servable, request: ClassificationRequest) -> Call:
+    signature = _example_signature(servable, request.model_spec)
+    return _example_call(request.input, signature, _classify_outputs(signature))
+
+
+def _answer_classify(servable: Servable, request: ClassificationRequest, outputs: Outputs) -> ClassificationResponse:
+    signature = _example_signature(servable, request.model_spec)
+    response = ClassificationResponse(result=_classifications(signature, outputs, _examples(request.input)))
+    _name(response.model_spec, servable, request.model_spec.signature_name or DEFAULT_SIGNATURE)
+    return response
+
+
+def _prepare_regress(servable: Servable, request: RegressionRequest) -> Call:
+    signature = _example_signature(servable, request.model_spec)
+    return _example_call(request.input, signature, _regress_outputs(signature))
+
+
+def _answer_regress(servable: Servable, request: RegressionRequest, outputs: Outputs) -> RegressionResponse:
+    signature = _example_signature(servable, request.model_spec)
+    response = RegressionResponse(result=_regressions(signature, outputs, _examples(request.input)))
+    _name(response.model_spec, servable, request.model_spec.signature_name or DEFAULT_SIGNATURE)
+    return response
+
+
+def _example_signature(servable: Servable, spec: ModelSpec) -> SignatureDef:
+    name = spec.signature_name or DEFAULT_SIGNATURE
+    signature = servable.signature(name)
+    if signature is None:
+        raise invalid(f"No signature was found with the name: {name}. {_signatures(servable)}")
+    return signature
+
+
+def _classify_outputs(signature: SignatureDef) -> list[str]:
+    _check_inputs(signature, "classification")
+    if len(signature.outputs) not in (1, 2):
+        raise invalid(f"Expected one or two output Tensors, found {len(signature.outputs)}")
+    present = [alias for alias in (CLASSES, SCORES) if alias in signature.outputs]
+    if not present:
+        raise invalid(
+            "Expected classification signature outputs to contain at least one of "
+            f'"{CLASSES}" or "{SCORES}". It has: {", ".join(sorted(signature.outputs))}.'
+        )
+    return present
+
+
+def _regress_outputs(signature: SignatureDef) -> list[str]:
+    _check_inputs(signature, "regression")
+    if len(signature.outputs) != 1:
+        raise invalid("Expected one output Tensor.")
+    if OUTPUTS not in signature.outputs:
+        raise invalid(f"No regression outputs found in SignatureDef; it has: {', '.join(signature.outputs)}.")
+    return [OUTPUTS]
+
+
+def _check_inputs(signature: SignatureDef, kind: str) -> None:
+    if len(signature.inputs) != 1:
+        raise invalid("Expected one input Tensor.")
+    if INPUTS not in signature.inputs:
+        raise invalid(f"No {kind} inputs found in SignatureDef; it has: {', '.join(signature.inputs)}.")
+    if signature.inputs[INPUTS].dtype != DataType.Value("DT_STRING"):
+        raise invalid(f"Input {INPUTS} of the signature must be DT_STRING, serialized tf.Examples, for {kind}.")
+
+
+def _example_call(given: Input, signature: SignatureDef, aliases: list[str]) -> Call:
+    return Call(
+        {signature.inputs[INPUTS].name: _serialized(given)}, tuple(signature.outputs[alias].name for alias in aliases)
+    )
+
+
+def _examples(given: Input) -> int:
+    """Number of examples in a request's input."""
+    if given.WhichOneof("kind") == "example_list_with_context":
+        return len(given.example_list_with_context.examples)
+    return len(given.example_list.examples)
+
+
+def _serialized(given: Input) -> np.ndarray:
+    """The examples serialized, string [examples]; a context's features come before each example's own."""
+    if not _examples(given):
+        raise invalid("Input is empty.")
+    context = b""
+    examples = given.example_list.examples
+    if given.WhichOneof("kind") == "example_list_with_context":
+        context = given.example_list_with_context.context.SerializeToString()
+        examples = given.example_list_with_context.examples
+    # Protobuf merges messages that stand one after the other.
+    return np.array([context + example.SerializeToString() for example in examples], object)
+
+
+def _classifications(signature: SignatureDef, outputs: Outputs, examples: int) -> ClassificationResult:
+    found = {alias: outputs[signature.outputs[alias].name] for alias in _classify_outputs(signature)}
+    for alias, dtype, words in ((CLASSES, np.object_, "DT_STRING"), (SCORES, np.float32, "DT_FLOAT")):
+        value = found.get(alias)
+        if value is None:
+            continue
+        if value.ndim != 2:
+            raise invalid(f"Expected Tensor shape: [batch_size num_classes] but got {list(value.shape)} of {alias}")
+        if value.dtype != dtype:
+            raise invalid(f"Expected {alias} Tensor of {words}. Got: {value.dtype}")
+        if value.shape[0] != examples:
+            raise invalid(f"Expected {alias} output batch size of {examples}. Got: {value.shape[0]}")
+    classes, scores = found.get(CLASSES), found.get(SCORES)
+    if classes is not None and scores is not None and classes.shape != scores.shape:
+        raise invalid(
+            f"Tensors class and score should match in dim_size(1). Got {classes.shape[1]} vs. {scores.shape[1]}"
+        )
+    result = ClassificationResult()
+    for row in range(examples):
+        classification = result.classifications.add()
+        for column in range((classes if classes is not None else scores).shape[1]):
+            entry = classification.classes.add()
+            if classes is not None:
+                entry.label = _text(classes[row, column])
+            if scores is not None:
+                entry.score = scores[row, column]
+    return result
+
+
+def _text(label: bytes) -> str:
+    try:
+        return label.decode()
+    except UnicodeDecodeError as error:  # the field is a string, which holds UTF-8 alone
+        raise invalid(f"The model's label {label!r} is not UTF-8, and Classify sends text; use Predict") from error
+
+
+def _regressions(signature: SignatureDef, outputs: Outputs, examples: int) -> RegressionResult:
+    value = outputs[signature.outputs[OUTPUTS].name]
+    if value.ndim not in (1, 2) or (value.ndim == 2 and value.shape[1] != 1):
+        raise invalid(
+            f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {list(value.shape)}"
+        )
+    if value.shape[0] != examples:
+        raise invalid(f"Input batch size did not match output batch size: {examples} vs. {value.shape[0]}")
+    if value.dtype != np.float32:
+        raise invalid(f"Expected output Tensor of DT_FLOAT.  Got: {value.dtype}")
+    result = RegressionResult()
+    for number in value.ravel().tolist():
+        result.regressions.add(value=number)
+    return result
+
+
+# === MultiInference ===
+
+
+def _prepare_multi(servable: Servable, request: MultiInferenceRequest) -> Call:
+    inputs, fetches, seen = set(), {}, set()
+    for task in request.tasks:
+        name = task.model_spec.signature_name or DEFAULT_SIGNATURE
+        if name in seen:
+            raise invalid(f"Duplicate evaluation of signature: {name}")
+        seen.add(name)
+        signature = servable.signature(name)
+        if signature is None:
+            raise invalid(f"Requested signature not found in model graph: {name}. {_signatures(servable)}")
+        aliases = _task_outputs(task.method_name, signature)
+        inputs.add(signature.inputs[INPUTS].name)
+        fetches.update(dict.fromkeys(signature.outputs[alias].name for alias in aliases))
+    if len(inputs) != 1:
+        raise invalid(
+            f"All signatures of a MultiInferenceRequest must read the same input tensor, and these read {len(inputs)}: "
+            f"{', '.join(sorted(inputs))}. Call Classify and Regress one by one."
+        )
+    return Call({inputs.pop(): _serialized(request.input)}, tuple(fetches))
+
+
+def _answer_multi(servable: Servable, request: MultiInferenceRequest, outputs: Outputs) -> MultiInferenceResponse:
+    response, examples = MultiInferenceResponse(), _examples(request.input)
+    for task in request.tasks:
+        name = task.model_spec.signature_name or DEFAULT_SIGNATURE
+        signature = servable.signatures[name]
+        result = InferenceResult()
+        if task.method_name == CLASSIFY_METHOD:
+            result.classification_result.CopyFrom(_classifications(signature, outputs, examples))
+        else:
+            result.regression_result.CopyFrom(_regressions(signature, outputs, examples))
+        _name(result.model_spec, servable, name)
+        response.results.append(result)
+    return response
+
+
+def _task_outputs(method: str, signature: SignatureDef) -> list[str]:
+    if method == CLASSIFY_METHOD:
+        return _classify_outputs(signature)
+    if method == REGRESS_METHOD:
+        return _regress_outputs(signature)
+    raise RequestError(
+        grpc.StatusCode.UNIMPLEMENTED,
+        f"Unsupported signature method_name: {method}; there are {CLASSIFY_METHOD} and {REGRESS_METHOD}",
+    )
+
+
+def _multi_spec(request: MultiInferenceRequest) -> ModelSpec:
+    """The model that all tasks name."""
+    names = {task.model_spec.name for task in request.tasks}
+    if not request.tasks:
+        raise invalid("Inference request must have at least one task.")
+    if "" in names:
+        raise invalid("Found ModelSpec with an empty model name.")
+    if len(names) > 1:
+        raise invalid("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+    return request.tasks[0].model_spec
+
+
+def _own_spec(request: PredictRequest | ClassificationRequest | RegressionRequest) -> ModelSpec:
+    if not request.HasField("model_spec"):
+        raise invalid("Missing ModelSpec")
+    return request.model_spec
+
+
+def _name(spec: ModelSpec, servable: Servable, signature: str) -> None:
+    spec.name = servable.model
+    spec.version.value = servable.version
+    spec.signature_name = signature
+
+
+def _signatures(servable: Servable) -> str:
+    known = sorted(name for name in servable.signatures if not name.startswith("__"))
+    where = servable.where
+    return f"{where[0].upper()}{where[1:]} has: {', '.join(known)}."
+
+
+PREDICT = Method("Predict", _own_spec, _prepare_predict, _answer_predict)
+CLASSIFY = Method("Classify", _own_spec, _prepare_classify, _answer_classify)
+REGRESS = Method("Regress", _own_spec, _prepare_regress, _answer_regress)
+MULTI_INFERENCE = Method("MultiInference", _multi_spec, _prepare_multi, _answer_multi)

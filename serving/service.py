@@ -1,0 +1,253 @@
+"""TF Serving's methods, whatever the transport: protos in, protos out, RequestError for what cannot be answered."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import grpc
+
+from serving import methods
+from serving.batching import Batcher, BatchingOptions
+from serving.errors import RequestError, invalid
+from serving.limits import Limits
+from serving.metrics import Metrics
+from serving.models import Models
+from serving.protos import (
+    ClassificationRequest,
+    ClassificationResponse,
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+    ModelSpec,
+    MultiInferenceRequest,
+    MultiInferenceResponse,
+    PredictionLog,
+    PredictRequest,
+    PredictResponse,
+    RegressionRequest,
+    RegressionResponse,
+    ReloadConfigRequest,
+    ReloadConfigResponse,
+    SignatureDefMap,
+)
+from serving.servable import DEFAULT_SIGNATURE, Servable
+
+SIGNATURE_DEF = "signature_def"  # the one metadata field there is
+
+
+class Service:
+    """Answers requests with the models. All methods are for one event loop; the models run in threads.
+
+    A request whose caller is gone (its task is cancelled) and that has not begun to run costs nothing more.
+
+    Args:
+        models: what is served.
+        metrics: where batches are counted.
+        limits: what a request may ask for.
+        batching: how requests share runs; None runs each by itself.
+        as_content: Predict answers numbers as tensor_content rather than as lists of values.
+        may_reload: whether HandleReloadConfigRequest may change what is served.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        metrics: Metrics,
+        limits: Limits,
+        batching: BatchingOptions | None = None,
+        *,
+        as_content: bool = False,
+        may_reload: bool = True,
+    ):
+        self.models = models
+        self._limits = limits
+        self._batcher = Batcher(batching, metrics) if batching else None
+        # TensorFlow spreads one run over all cores: more runs at a time would only wait for each other.
+        self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="request")
+        self._as_content = as_content
+        self._may_reload = may_reload
+        self._running = 0
+
+    def acquire(self, spec: ModelSpec):
+        """Context manager: the servable that a model_spec names, kept loaded until the block ends.
+
+        Raises:
+            RequestError: NOT_FOUND, saying what there is instead.
+        """
+        return self.models.acquire(spec)
+
+    async def predict(
+        self, request: PredictRequest, *, timeout: float | None = None, servable: Servable | None = None
+    ) -> PredictResponse:
+        """The outputs of a signature for the request's tensors.
+
+        Args:
+            request: model_spec, inputs as the signature has them, and an output_filter of output names (all if empty).
+            timeout: seconds after which the answer is of no use; None waits.
+            servable: acquired by the caller; None for the one that the model_spec names.
+
+        Raises:
+            RequestError: what is wrong with the request (NOT_FOUND for the model or version, FAILED_PRECONDITION for
+                the signature, INVALID_ARGUMENT for tensors), the graph's own error, RESOURCE_EXHAUSTED or UNAVAILABLE
+                under too much load, DEADLINE_EXCEEDED.
+        """
+        response, used = await self._answer(methods.PREDICT, request, timeout, servable, as_content=self._as_content)
+        self._sample(used, lambda log: log.predict_log, request, response)
+        return response
+
+    async def classify(
+        self, request: ClassificationRequest, *, timeout: float | None = None, servable: Servable | None = None
+    ) -> ClassificationResponse:
+        """Classes and scores of tf.Examples; arguments and errors as `predict`, but INVALID_ARGUMENT for signatures."""
+        response, used = await self._answer(methods.CLASSIFY, request, timeout, servable)
+        self._sample(used, lambda log: log.classify_log, request, response)
+        return response
+
+    async def regress(
+        self, request: RegressionRequest, *, timeout: float | None = None, servable: Servable | None = None
+    ) -> RegressionResponse:
+        """A number for each tf.Example; arguments and errors as `classify`."""
+        response, used = await self._answer(methods.REGRESS, request, timeout, servable)
+        self._sample(used, lambda log: log.regress_log, request, response)
+        return response
+
+    async def multi_inference(
+        self, request: MultiInferenceRequest, *, timeout: float | None = None, servable: Servable | None = None
+    ) -> MultiInferenceResponse:
+        """Several signatures of one model over the same tf.Examples, in one run; arguments and errors as `classify`."""
+        response, used = await self._answer(methods.MULTI_INFERENCE, request, timeout, servable)
+        self._sample(used, lambda log: log.multi_inference_log, request, response)
+        return response
+
+    def get_model_metadata(self, request: GetModelMetadataRequest) -> GetModelMetadataResponse:
+        """The signatures of a model, packed as TF Serving packs them.
+
+        Raises:
+            RequestError: INVALID_ARGUMENT for the fields asked for, NOT_FOUND for the model.
+        """
+        if not request.HasField("model_spec"):
+            raise invalid("Missing ModelSpec")
+        if not request.metadata_field:
+            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+        for name in request.metadata_field:
+            if name != SIGNATURE_DEF:
+                raise invalid(f"Metadata field {name} is not supported")
+        signatures, response = SignatureDefMap(), GetModelMetadataResponse()
+        with self.acquire(request.model_spec) as servable:
+            for name, signature in servable.signatures.items():
+                signatures.signature_def[name].CopyFrom(signature)
+            response.model_spec.name = servable.model
+            response.model_spec.version.value = servable.version
+        response.metadata[SIGNATURE_DEF].Pack(signatures)
+        return response
+
+    def get_model_status(self, request: GetModelStatusRequest) -> GetModelStatusResponse:
+        """The state of each version of a model, or of the one asked for.
+
+        Raises:
+            RequestError: NOT_FOUND for the model or version.
+        """
+        if not request.HasField("model_spec"):
+            raise invalid("Missing ModelSpec")
+        name, states = request.model_spec.name, self.models.states(request.model_spec.name)
+        version = self.models.version_of(request.model_spec)
+        if version is not None:
+            if version not in states:
+                message = f"Could not find version {version} of model {name}"
+                raise RequestError(grpc.StatusCode.NOT_FOUND, message)
+            states = {version: states[version]}
+        if not states:
+            raise RequestError(grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {name}")
+        response = GetModelStatusResponse()
+        for version, state in sorted(states.items()):
+            status = response.model_version_status.add(version=version, state=state.state)
+            status.status.error_code = state.code
+            status.status.error_message = state.message
+        return response
+
+    async def reload_config(self, request: ReloadConfigRequest) -> ReloadConfigResponse:
+        """Serves the models of the request's config in place of the present ones; returns when they answer.
+
+        Raises:
+            RequestError: PERMISSION_DENIED where strangers could ask for it; else as `Models.reload`.
+        """
+        if not self._may_reload:
+            raise RequestError(
+                grpc.StatusCode.PERMISSION_DENIED,
+                "this server listens beyond its own machine without API keys or client certificates, so its models "
+                "are changed by --model_config_file alone",
+            )
+        if request.config.WhichOneof("config") != "model_config_list":
+            raise invalid(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
+                "supported"
+            )
+        await asyncio.to_thread(self.models.reload, request.config)
+        return ReloadConfigResponse()
+
+    def close(self) -> None:
+        """Lets go of the threads."""
+        if self._batcher:
+            self._batcher.close()
+        self._threads.shutdown(wait=False)
+
+    async def _answer(
+        self, method: methods.Method, request: Any, timeout: float | None, servable: Servable | None, **options: bool
+    ) -> tuple[Any, Servable]:
+        with self._admitted():
+            try:
+                async with asyncio.timeout(timeout):
+                    spec = method.spec(request)
+                    with nullcontext(servable) if servable else self.acquire(spec) as acquired:
+                        return await self._run(method, request, spec, acquired, options), acquired
+            except TimeoutError as error:
+                raise RequestError(
+                    grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {timeout:g} s; send fewer rows, or try later"
+                ) from error
+
+    async def _run(
+        self, method: methods.Method, request: Any, spec: ModelSpec, servable: Servable, options: dict
+    ) -> Any:
+        try:
+            if isinstance(request, PredictRequest):
+                self._limits.check(request.inputs)
+            else:
+                self._limits.check_input(request.input)
+            call = method.prepare(servable, request)
+            if self._batcher and servable.is_batchable([*call.feeds, *call.fetches]):
+                outputs = await self._batcher.run(servable, spec.signature_name or DEFAULT_SIGNATURE, call)
+            else:
+                outputs = await asyncio.get_running_loop().run_in_executor(self._threads, servable.run, call)
+            return method.answer(servable, request, outputs, **options)
+        except RequestError as error:
+            signature = f", signature {spec.signature_name}" if spec.signature_name else ""
+            raise RequestError(error.code, f"{error} [{servable.where}{signature}]") from error
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        """Counts a request under way; one too many is told at once, rather than wait for a long time."""
+        if self._running >= self._limits.max_concurrent_requests:
+            raise RequestError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{self._running} requests are under way, and no more are taken on; try again shortly",
+            )
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+
+    def _sample(self, servable: Servable, kind, request: Any, response: Any) -> None:
+        sampler = self.models.sampler(servable.model)
+        if sampler is None or not sampler.is_next():
+            return
+        log = PredictionLog()
+        kind(log).request.CopyFrom(request)
+        kind(log).response.CopyFrom(response)
+        sampler.offer(log)

@@ -1,0 +1,142 @@
+"""TensorProto to array and back; a request's tensor is checked against what its signature says of the input."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from serving.errors import invalid
+from serving.protos import DataType, TensorProto, TensorShapeProto
+from serving.runtime import tf
+
+_STRING = DataType.Value("DT_STRING")
+# The lists of values that hold a dtype as it is; the others (half, bfloat16, complex) pack it, as TensorFlow knows.
+_FIELDS = {
+    "float32": "float_val",
+    "float64": "double_val",
+    "int64": "int64_val",
+    "int32": "int_val",
+    "int16": "int_val",
+    "int8": "int_val",
+    "uint8": "int_val",
+    "uint16": "int_val",
+    "uint32": "uint32_val",
+    "uint64": "uint64_val",
+    "bool": "bool_val",
+}
+
+
+def decode(alias: str, info, proto: TensorProto) -> np.ndarray:
+    """The array in a request's tensor, checked against what the signature says of the input.
+
+    Args:
+        alias: the input's name, for messages.
+        info: its TensorInfo.
+        proto: the tensor sent, within the server's limits; values in its lists or in tensor_content, and a short list
+            repeats its last value.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT; another dtype or shape, or values that do not fill the shape.
+    """
+    if proto.dtype != info.dtype:
+        raise invalid(f"input {alias}: expected {dtype_name(info.dtype)}, got {dtype_name(proto.dtype)}")
+    sent = None if proto.tensor_shape.unknown_rank else [dimension.size for dimension in proto.tensor_shape.dim]
+    if sent is None or not _fits(sent, info.tensor_shape):
+        raise invalid(f"input {alias}: expected shape {_shape(info.tensor_shape)}, got {_shape(proto.tensor_shape)}")
+    if any(size < 0 for size in sent):
+        raise invalid(f"input {alias}: shape {sent} has a negative size")
+    elements = math.prod(sent)
+    if proto.dtype == _STRING:
+        return _strings(alias, proto, sent, elements)
+    dtype = tf.dtypes.as_dtype(proto.dtype)
+    return _numbers(alias, proto, sent, elements, dtype)
+
+
+def encode(value: np.ndarray, as_content: bool = False) -> TensorProto:
+    """A response's tensor.
+
+    Args:
+        value: numbers, or bytes objects.
+        as_content: numbers as raw bytes (tensor_content) rather than as a list of values.
+    """
+    if value.dtype == object:
+        proto = TensorProto(dtype=_STRING)
+        proto.string_val.extend(value.ravel().tolist())
+    else:
+        field = _FIELDS.get(value.dtype.name)
+        if field is None or as_content:
+            proto = TensorProto(
+                dtype=tf.dtypes.as_dtype(value.dtype).as_datatype_enum,
+                tensor_content=np.ascontiguousarray(value).tobytes(),
+            )
+        else:
+            proto = TensorProto(dtype=tf.dtypes.as_dtype(value.dtype).as_datatype_enum)
+            getattr(proto, field).extend(value.ravel().tolist())
+    proto.tensor_shape.SetInParent()  # a scalar's shape is known, and empty
+    for size in value.shape:
+        proto.tensor_shape.dim.add(size=size)
+    return proto
+
+
+def dtype_name(number: int) -> str:
+    """DT_FLOAT and the like, or the number where there is no such dtype."""
+    return DataType.Name(number) if number in DataType.values() else f"data type {number}"
+
+
+def _strings(alias: str, proto: TensorProto, shape: list[int], elements: int) -> np.ndarray:
+    values = list(proto.string_val)
+    if proto.tensor_content:
+        raise invalid(f"input {alias}: tensor parsing error: strings go into string_val, not into tensor_content")
+    array = np.empty(elements, object)
+    array[:] = _filled(alias, values, shape, elements)
+    return array.reshape(shape)
+
+
+def _numbers(alias: str, proto: TensorProto, shape: list[int], elements: int, dtype: tf.DType) -> np.ndarray:
+    numpy_dtype = dtype.as_numpy_dtype
+    if proto.tensor_content:
+        if len(proto.tensor_content) != elements * dtype.size:
+            raise invalid(
+                f"input {alias}: tensor parsing error: shape {shape} of {dtype_name(proto.dtype)} has "
+                f"{elements * dtype.size} bytes, and tensor_content has {len(proto.tensor_content)}"
+            )
+        return np.frombuffer(proto.tensor_content, numpy_dtype).reshape(shape)
+    field = _FIELDS.get(np.dtype(numpy_dtype).name)
+    if field is None:
+        return _packed_numbers(alias, proto, shape)
+    values = _filled(alias, list(getattr(proto, field)), shape, elements)
+    try:
+        return np.array(values, numpy_dtype).reshape(shape)
+    except OverflowError as error:
+        raise invalid(f"input {alias}: tensor parsing error: {error} ({dtype_name(proto.dtype)})") from error
+
+
+def _packed_numbers(alias: str, proto: TensorProto, shape: list[int]) -> np.ndarray:
+    """Dtypes whose lists hold bit patterns or pairs: TensorFlow's own decoder knows them."""
+    try:
+        return tf.make_ndarray(proto).reshape(shape)
+    except (ValueError, TypeError, IndexError) as error:
+        raise invalid(f"input {alias}: tensor parsing error: {error}") from error
+
+
+def _filled(alias: str, values: list, shape: list[int], elements: int) -> list:
+    """As many values as the shape has: a short list repeats its last one, which is TensorProto's own rule."""
+    if len(values) == elements:
+        return values
+    if not values or len(values) > elements:
+        raise invalid(f"input {alias}: tensor parsing error: shape {shape} has {elements} values, got {len(values)}")
+    return values + values[-1:] * (elements - len(values))
+
+
+def _fits(sent: list[int], expected: TensorShapeProto) -> bool:
+    if expected.unknown_rank:
+        return True
+    known = [dimension.size for dimension in expected.dim]
+    return len(sent) == len(known) and all(k in (-1, s) for s, k in zip(sent, known, strict=True))
+
+
+def _shape(shape: TensorShapeProto) -> str:
+    if shape.unknown_rank:
+        return "unknown"
+    return "[" + ",".join("?" if dimension.size == -1 else str(dimension.size) for dimension in shape.dim) + "]"

@@ -1,0 +1,101 @@
+"""Warms a version before it answers, so that no client waits for TensorFlow to optimise a graph.
+
+https://www.tensorflow.org/tfx/serving/saved_model_warmup
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from serving import methods
+from serving.calls import Call
+from serving.errors import RequestError
+from serving.protos import PredictionLog, SignatureDef
+from serving.runtime import tf
+from serving.servable import DEFAULT_SIGNATURE, Servable
+
+log = logging.getLogger("bertline.serving")
+
+WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
+MAX_RECORDS = 1000  # TF Serving's limit
+
+_METHODS = {
+    "predict_log": methods.PREDICT,
+    "classify_log": methods.CLASSIFY,
+    "regress_log": methods.REGRESS,
+    "multi_inference_log": methods.MULTI_INFERENCE,
+}
+# What may feed a string input: serialized tf.Examples as often as texts. Features that the parser requires are those
+# that this line's and TFX's models have.
+_EMPTY = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b""]))
+_BLANK_EXAMPLE = tf.train.Example(
+    features=tf.train.Features(feature={"text": _EMPTY, "text_pair": _EMPTY, "label": _EMPTY})
+).SerializeToString()
+_EXAMPLE_INPUTS = ("examples", methods.INPUTS)
+
+
+def warm_up(servable: Servable, rounds: int = 1) -> None:
+    """Replays the version's recorded requests; a signature without any gets one blank row.
+
+    A recorded request that fails keeps the version out, as in TF Serving. A signature that refuses a blank row stays
+    cold.
+
+    Args:
+        servable: loaded, not yet answering.
+        rounds: how often each recorded request is replayed.
+
+    Raises:
+        RequestError: a recorded request that the version cannot answer.
+        ValueError: the record file cannot be read, or has more than 1,000 records.
+    """
+    warm: set[str] = set()
+    for recorded in _recorded(servable.path / WARMUP_FILE):
+        kind = recorded.WhichOneof("log_type")
+        if kind not in _METHODS:
+            raise ValueError(f"{servable.path / WARMUP_FILE}: a record of {kind or 'nothing'} cannot be replayed")
+        method, request = _METHODS[kind], getattr(recorded, kind).request
+        for _ in range(rounds):
+            method.answer(servable, request, servable.run(method.prepare(servable, request)))
+        if kind != "multi_inference_log":
+            warm.add(request.model_spec.signature_name or DEFAULT_SIGNATURE)
+    for name, signature in servable.signatures.items():
+        if name not in warm and signature.inputs:
+            _warm_blank(servable, name, signature)
+
+
+def _warm_blank(servable: Servable, name: str, signature: SignatureDef) -> None:
+    feeds = {info.name: _blank(alias, info) for alias, info in signature.inputs.items() if info.name}
+    fetches = tuple(info.name for info in signature.outputs.values() if info.name)
+    if len(feeds) < len(signature.inputs) or not fetches:
+        return  # sparse or ragged tensors, which no request can feed either
+    try:
+        servable.run(Call(feeds, fetches))
+    except RequestError as error:
+        log.info("%s: signature %s refused a blank row, so it stays cold: %s", servable.where, name, error)
+
+
+def _blank(alias: str, info) -> np.ndarray:
+    """One row of zeros, of empty strings or of an Example with empty texts, that fits the input."""
+    dtype = tf.dtypes.as_dtype(info.dtype)
+    shape = [1 if dimension.size == -1 else dimension.size for dimension in info.tensor_shape.dim]
+    if info.tensor_shape.unknown_rank:
+        shape = [1]
+    if dtype == tf.string:
+        return np.full(shape, _BLANK_EXAMPLE if alias in _EXAMPLE_INPUTS else b"", object)
+    return np.zeros(shape, dtype.as_numpy_dtype)
+
+
+def _recorded(file: Path) -> Iterator[PredictionLog]:
+    if not file.is_file():
+        return
+    try:
+        for number, record in enumerate(tf.data.TFRecordDataset(str(file)).as_numpy_iterator()):
+            if number == MAX_RECORDS:
+                raise ValueError(f"{file}: more than {MAX_RECORDS} warm-up requests; keep the most telling ones")
+            yield PredictionLog.FromString(record)
+    except tf.errors.OpError as error:
+        raise ValueError(f"{file}: not a TFRecord file: {error.message}") from error
