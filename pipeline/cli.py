@@ -140,7 +140,7 @@ def serve(
             shown = logging.StreamHandler(console.file)
             shown.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
             logging.getLogger("bertline").addHandler(shown)
-            server.run(server.Server(task.serving_folder, task.name, *address))
+            server.run(server.Server.of(task.serving_folder, task.name, host=address[0], port=address[1]))
 
 
 @app.command()
@@ -279,7 +279,7 @@ def _server(task: Config) -> Iterator[str]:
     from serving.server import Server
 
     with screen.quiet(task.root_folder / "logs" / "serve.log"):
-        server = Server(task.serving_folder, task.name, task.serve.host, port=0)
+        server = Server.of(task.serving_folder, task.name, host=task.serve.host, port=0)
         server.start()
     try:
         yield server.address
