@@ -1,4 +1,4 @@
-"""The last blessed model, found where models are pushed, as the baseline the new one must match."""
+"""The last blessed model still in service, found where models are pushed, as the baseline the new one must match."""
 
 import os
 from pathlib import Path
@@ -55,14 +55,14 @@ def _latest(serving_folder: str, inputs: str) -> str:
 
 
 def copy_saved_model(source: str, destination: str) -> None:
-    """Copies a version's files except release.json; local ones as hard links, which take no space and outlive the push.
+    """Copies the SavedModel of a version; local files as hard links, which take no space and outlive the push.
 
     Args:
         source: a version's folder.
         destination: the folder to fill.
     """
     for name in releases.files(source):
-        if name != releases.RELEASE_FILE:
+        if name not in releases.ADDED_BY_PUSH:
             _link_or_copy(f"{source}/{name}", f"{destination}/{name}")
 
 

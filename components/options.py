@@ -113,3 +113,7 @@ class ServeOptions(Section):
     host: str = "127.0.0.1"
     port: int = Field(default=8500, ge=0, le=65535)  # TF Serving's own; 0 takes a free one
     keep_versions: NonNegativeInt = 0  # pushed versions kept in the folder; 0 keeps all
+    # Rows of the test split that go into each pushed version as warm-up requests; sixteen lengths, alone and in
+    # batches, take a second. They are real texts: 0 keeps them out of the folder. TF Serving reads at most 1,000
+    # requests, which 256 rows stay below.
+    warmup_rows: int = Field(default=16, ge=0, le=256)

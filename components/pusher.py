@@ -1,6 +1,7 @@
 """Pusher: puts a model that passed its gates and the canary into the serving folder, whole or not at all."""
 
 import json
+import tempfile
 from typing import Any
 
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
@@ -8,7 +9,8 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
-from components.artifacts import METRICS_FILE
+from components import warmup
+from components.artifacts import METRICS_FILE, PREDICTIONS_FILE
 from components.errors import LineError
 from serving import push, releases
 
@@ -23,7 +25,9 @@ def Pusher(
     serving_folder: Parameter[str],
     release: Parameter[str],
     vanished: Parameter[int],
+    withdrawn: Parameter[str],
     keep_versions: Parameter[int],
+    warmup_rows: Parameter[int],
 ) -> None:
     """Pushes the exported model as a new version, if both blessings are positive.
 
@@ -31,19 +35,22 @@ def Pusher(
         model: the exported model.
         model_blessing: the gates' verdict.
         infra_blessing: the canary's verdict.
-        evaluation: its metrics.json goes into release.json.
+        evaluation: its metrics.json goes into release.json, rows of its predictions become warm-up requests.
         pushed_model: int property `pushed`; string properties `pushed_version` and `pushed_destination`, and a copy of
-            release.json in its folder.
+            release.json in its folder. `refused` says why a blessed model was not pushed.
         serving_folder: local, or remote (gs://).
         release: JSON for release.json: `inputs` (the run's fingerprint), `parent`, hashes, libraries, commit.
         vanished: how many recorded pushes are gone from the folder. Unused here: a new loss changes the cache's key, so
             that the model is pushed again.
+        withdrawn: the versions that were rolled back. Unused here: a rollback changes the cache's key, so that a run
+            with nothing else changed says what became of its model.
         keep_versions: older releases beyond so many are removed; 0 keeps all.
+        warmup_rows: rows for the version's warm-up requests; 0 writes none.
 
     Raises:
         LineError: the folder cannot be written, or another push holds it.
     """
-    del vanished
+    del vanished, withdrawn
     pushed_model.set_int_custom_property("pushed", 0)
     pushed_model.set_string_custom_property("pushed_version", "")
     if model_blessing.get_int_custom_property("blessed") != 1:
@@ -55,7 +62,16 @@ def Pusher(
     source = path_utils.serving_model_path(model.uri)
     record = {**json.loads(release), "metrics": _headline(f"{evaluation.uri}/{METRICS_FILE}")}
     try:
-        pushed, new = push.publish(source, serving_folder, record, keep_versions=keep_versions)
+        with tempfile.TemporaryDirectory(prefix="bertline-push-") as scratch:
+            extra = {}
+            if warmup_rows:
+                extra[releases.WARMUP_FILE] = f"{scratch}/requests"
+                warmup.write(f"{scratch}/requests", source, f"{evaluation.uri}/{PREDICTIONS_FILE}", warmup_rows)
+            pushed, new = push.publish(source, serving_folder, record, extra=extra, keep_versions=keep_versions)
+    except push.RolledBack as error:
+        pushed_model.set_string_custom_property("refused", str(error))
+        pushed_model.set_string_custom_property("summary", f"not pushed: {error}")
+        return
     except ValueError as error:
         raise LineError(str(error)) from error
     with releases.open_file(f"{pushed_model.uri}/{releases.RELEASE_FILE}", "w") as file:

@@ -215,7 +215,9 @@ def gather_facts(config: Config, store: Store, data_fingerprint: str) -> RunFact
     pushed = [artifact.custom_properties["pushed_version"].string_value for artifact in store.artifacts("PushedModel")]
     # What pruning leaves in place has to be there; what it removes is not missed.
     expected = sorted({version for version in pushed if version})[-config.serve.keep_versions :]
-    vanished = [version for version in expected if not (config.serving_folder / version).is_dir()]
+    withdrawn = releases.withdrawn_versions(config.serving_folder)
+    present = {*releases.versions(config.serving_folder), *withdrawn}
+    vanished = [version for version in expected if int(version) not in present]
     release = {
         "name": config.name,
         "inputs": inputs,
@@ -231,6 +233,7 @@ def gather_facts(config: Config, store: Store, data_fingerprint: str) -> RunFact
         baseline=str(baseline.version) if baseline else "",
         release=json.dumps(release, sort_keys=True),
         vanished=len(vanished),
+        withdrawn=", ".join(map(str, withdrawn)),
         code=code,
     )
 
@@ -313,5 +316,6 @@ class _Launcher:
         version = stages["Pusher"].text("pushed_version")
         verdicts = json.loads(stages["Evaluator"].text("verdicts"))
         reasons = [verdict["reason"] for verdict in verdicts if not verdict["passed"]]
-        blocked = "" if version else "; ".join(reasons) or stages["Canary"].summary
+        refused = stages["Pusher"].text("refused")
+        blocked = "" if version else refused or "; ".join(reasons) or stages["Canary"].summary
         return RunResult(self.run_id, version, all(stage.state == "cached" for stage in stages.values()), blocked)

@@ -31,6 +31,7 @@ class RunFacts:
       baseline: version of the release to compare with, "" for none, "auto" to look when the stage runs.
       release: JSON for release.json: fingerprints, git commit, library versions, parent.
       vanished: how many pushed versions on record are gone from the serving folder; a new loss pushes again.
+      withdrawn: the versions that were rolled back, with commas between them; a rollback asks the push stage again.
       code: hash of the stages' code; a new version of bertline does not reuse an older one's results.
     """
 
@@ -38,6 +39,7 @@ class RunFacts:
     baseline: str
     release: str
     vanished: int
+    withdrawn: str
     code: str
 
 
@@ -108,7 +110,9 @@ def create_pipeline(
         serving_folder=str(config.serving_folder),
         release=facts.release,
         vanished=facts.vanished,
+        withdrawn=facts.withdrawn,
         keep_versions=config.serve.keep_versions,
+        warmup_rows=config.serve.warmup_rows,
     )
     return Pipeline(
         pipeline_name=config.name,

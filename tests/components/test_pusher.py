@@ -1,11 +1,19 @@
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
+from factories import save_mood_model
 from tfx.types import standard_artifacts
 
-from components import pusher
+from components import pusher, warmup
 from components.errors import LineError
-from serving import releases
+from components.options import ServeOptions
+from serving import releases, rollback
+from serving.protos import PredictionLog
+from serving.servable import Servable
+from serving.warmup import warm_up
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +32,7 @@ def artifact(kind, folder, **properties):
     return made
 
 
-def push(tmp_path, model_blessed, infra_blessed):
+def push(tmp_path, model_blessed=1, infra_blessed=1, inputs="a", warmup_rows=0):
     evaluation = artifact(standard_artifacts.ModelEvaluation, tmp_path / "evaluation")
     metrics = {"accuracy": 0.75, "rows": 4, "per_class": {"a": {}}, "classes": ["a", "b"]}
     (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
@@ -36,9 +44,11 @@ def push(tmp_path, model_blessed, infra_blessed):
         evaluation=evaluation,
         pushed_model=pushed,
         serving_folder=str(tmp_path / "serving"),
-        release=json.dumps({"inputs": "a", "parent": 7, "git_commit": "c0ffee"}),
+        release=json.dumps({"inputs": inputs, "parent": 7, "git_commit": "c0ffee"}),
         vanished=0,
+        withdrawn="",
         keep_versions=0,
+        warmup_rows=warmup_rows,
     )
     return pushed
 
@@ -71,3 +81,102 @@ def test_folder_that_cannot_be_written_stops_the_line(tmp_path):
     (tmp_path / "serving").write_text("a file")
     with pytest.raises(LineError, match=r"serving: writing failed"):
         push(tmp_path, 1, 1)
+
+
+def test_model_that_was_rolled_back_is_refused_in_words(tmp_path):
+    push(tmp_path)
+    (tmp_path / "model" / "Format-Serving" / "saved_model.pb").write_bytes(b"worse graph")
+    push(tmp_path, inputs="b")
+    good, bad = releases.read(tmp_path / "serving")
+    rollback.roll_back(tmp_path / "serving", reason="angry customers")
+    pushed = push(tmp_path, inputs="b")
+    summary = pushed.get_string_custom_property("summary")
+    assert summary.startswith("not pushed: this model was rolled back on ")
+    assert f"(angry customers): it is version {bad.version}" in summary
+    assert summary.endswith(pushed.get_string_custom_property("refused"))
+    assert pushed.get_int_custom_property("pushed") == 0
+    assert pushed.get_string_custom_property("pushed_version") == ""
+    assert releases.versions(tmp_path / "serving") == [good.version]
+
+
+TEXTS = ("good", "a good film", "a dull film that lasts", "so good that I saw it twice 😀", "bad")
+
+
+def write_predictions(tmp_path, texts=TEXTS):
+    (tmp_path / "evaluation").mkdir()
+    table = pa.table({"text": list(texts), "text_pair": [""] * len(texts), "row_id": list(map(str, range(len(texts))))})
+    pq.write_table(table, tmp_path / "evaluation" / "predictions-test.parquet")
+
+
+def warmup_requests(release):
+    file = f"{release.path}/assets.extra/tf_serving_warmup_requests"
+    records = [PredictionLog.FromString(record) for record in tf.data.TFRecordDataset(file).as_numpy_iterator()]
+    return [record.predict_log.request for record in records]
+
+
+def test_warmup_requests_span_lengths_and_batch_sizes(tmp_path):
+    save_mood_model(tmp_path / "model" / "Format-Serving")
+    write_predictions(tmp_path)
+    push(tmp_path, warmup_rows=5)
+    (release,) = releases.read(tmp_path / "serving")
+    requests = warmup_requests(release)
+    asked = [list(request.inputs["text"].string_val) for request in requests if "text" in request.inputs]
+    ordered = [text.encode() for text in sorted(TEXTS, key=len)]
+    assert asked == [*([text] for text in ordered), ordered[:4], ordered[4:], ordered]
+    assert {request.model_spec.signature_name for request in requests} == {"text", "serving_default"}
+    example = tf.train.Example.FromString(requests[-1].inputs["examples"].string_val[0])
+    assert example.features.feature["text"].bytes_list.value == [b"bad"]
+    assert {request.model_spec.name for request in requests} == {""}
+
+
+def test_server_can_replay_what_was_written(tmp_path):
+    save_mood_model(tmp_path / "model" / "Format-Serving")
+    write_predictions(tmp_path)
+    push(tmp_path, warmup_rows=5)
+    (release,) = releases.read(tmp_path / "serving")
+    warm_up(Servable(tmp_path / "serving" / str(release.version), "mood", release.version))
+
+
+def test_text_pairs_are_warmed_up_as_pairs(tmp_path):
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name) for name in ("text", "text_pair")])
+    def both(text, text_pair):
+        return {"label": text + text_pair}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "examples")])
+    def examples(examples):
+        return {"label": examples}
+
+    signatures = {"text": both, "serving_default": examples}
+    tf.saved_model.save(tf.Module(), str(tmp_path / "model" / "Format-Serving"), signatures=signatures)
+    (tmp_path / "evaluation").mkdir()
+    table = pa.table({"text": ["a", "b"], "text_pair": ["long", "c"]})
+    pq.write_table(table, tmp_path / "evaluation" / "predictions-test.parquet")
+    push(tmp_path, warmup_rows=2)
+    first, second, *_ = warmup_requests(*releases.read(tmp_path / "serving"))
+    assert first.inputs["text_pair"].string_val == [b"c"]
+    assert second.inputs["text_pair"].string_val == [b"long"]
+
+
+def test_no_row_stands_in_the_folder_where_warm_up_is_off_nor_ever_in_the_model(tmp_path):
+    model = save_mood_model(tmp_path / "model" / "Format-Serving")
+    write_predictions(tmp_path)
+    push(tmp_path, inputs="off", warmup_rows=0)
+    push(tmp_path, inputs="on", warmup_rows=5)
+    off, on = releases.read(tmp_path / "serving")
+    assert "assets.extra/tf_serving_warmup_requests" not in releases.files(off.path)
+    assert "assets.extra/tf_serving_warmup_requests" in releases.files(on.path)
+    assert not (model / "assets.extra").exists()
+    assert off.digest == on.digest
+
+
+@pytest.mark.parametrize(("rows", "taken"), [(1, [0]), (2, [0, 99]), (5, [0, 24, 49, 74, 99]), (256, [*range(100)])])
+def test_rows_are_taken_in_even_steps_of_length(tmp_path, rows, taken):
+    write_predictions(tmp_path, ["x" * length for length in range(100)])
+    chosen = warmup.choose(str(tmp_path / "evaluation" / "predictions-test.parquet"), rows)
+    assert [len(row["text"]) for row in chosen] == taken
+
+
+def test_most_rows_allowed_stay_below_tf_servings_limit():
+    most = next(limit.le for limit in ServeOptions.model_fields["warmup_rows"].metadata if hasattr(limit, "le"))
+    requests = 2 * len(list(warmup._batches([{"text": ""}] * most)))
+    assert most < requests <= 1000
