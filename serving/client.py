@@ -1,208 +1,378 @@
 """A gRPC client of a served classifier: texts in, labels and probabilities out.
 
 Works against the embedded server and tensorflow_model_server alike, and starts neither TensorFlow nor Keras.
+
+    from serving.client import Client
+
+    with Client("127.0.0.1:8500", "reviews") as client:
+        for prediction in client.predict(["arrived broken", "works like a charm"], timeout=5):
+            print(prediction.label, prediction.probability)
+
+`AsyncClient` is the same for asyncio: every method is awaited, and it is opened with `async with`. Both take any number
+of texts in one call. They go out longest first, in requests of texts of like length (a server pads all texts of a
+request to its longest, and on a CPU the padding costs as much as text), several requests under way at once; the answers
+come back in the order of the texts.
+
+A request that a server refuses with UNAVAILABLE (it restarts, or its queue is full) is tried up to five times, after
+0.2, 0.4, 0.8 and 1.6 seconds give or take a fifth. Nothing else is tried again: a request that was too much or too late
+once only adds to the load. `timeout` bounds a whole call, retries included.
 """
 
 from __future__ import annotations
 
-import json
-import sys
+import asyncio
 import time
-from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cached_property
+from itertools import islice
+from queue import SimpleQueue
+from types import ModuleType
+from typing import Any, ClassVar, TypeVar
 
 import grpc
+import grpc.aio
 
+from serving import messages
+from serving.connection import Connection, Pem
+from serving.messages import Prediction, Signature, TensorInfo, VersionStatus
 from serving.protos import (
-    DataType,
     GetModelMetadataRequest,
     GetModelStatusRequest,
     ModelServiceStub,
-    ModelVersionStatus,
+    ModelSpec,
     PredictionServiceStub,
     PredictRequest,
     PredictResponse,
-    SignatureDefMap,
-    TensorProto,
 )
+
+__all__ = ["AsyncClient", "Client", "Prediction", "ServingError", "Signature", "TensorInfo", "VersionStatus"]
 
 SIGNATURE = "text"
 BATCH_SIZE = 32  # BERT gains nothing from larger batches on a CPU, and memory grows with them
-TIMEOUT_SECONDS = 30.0  # 32 long documents on two cores take some 10 s
+CONCURRENCY = 4  # two requests for the two threads of a small server, and two that wait while answers travel
+REQUEST_SECONDS = 60.0  # 32 long documents take some 10 s on two cores, and CONCURRENCY requests share them
 POLL_SECONDS = 0.1
+ROWS_NAMED = 5  # in the message of an error; `ServingError.rows` has them all
 
-# grpc's own retries, for requests that never reached the model: a server that restarts is back within seconds. Not for
-# ModelService: who asks for the state wants the present one.
-_SERVICE_CONFIG = json.dumps(
-    {
-        "methodConfig": [
-            {
-                "name": [{"service": "tensorflow.serving.PredictionService"}],
-                "retryPolicy": {
-                    "maxAttempts": 4,
-                    "initialBackoff": "0.2s",
-                    "maxBackoff": "1s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ]
-    }
-)
+# What may pass while one waits for a server: it is not there, slow, without a version yet, or limits its callers.
+PASSING = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
 
 Answer = TypeVar("Answer")
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says of one text: its label, that label's probability, and the probability of each label."""
-
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-
-
-@dataclass(frozen=True)
-class VersionStatus:
-    """State of a version as the server tells it: START, LOADING, AVAILABLE, UNLOADING or END; an error or ""."""
-
-    version: int
-    state: str
-    error: str
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """An input or output of a signature: its dtype (as "DT_STRING") and shape, -1 where it is free."""
-
-    dtype: str
-    shape: tuple[int, ...] | None
-
-
-@dataclass(frozen=True)
-class Signature:
-    """Inputs and outputs of a signature by name."""
-
-    inputs: dict[str, TensorInfo]
-    outputs: dict[str, TensorInfo]
-
-
 class ServingError(RuntimeError):
-    """The server could not be reached or refused the request; `code` is gRPC's status code."""
+    """The server could not be reached, refused a request, or gave an answer that cannot be read.
 
-    def __init__(self, code: grpc.StatusCode, message: str):
-        super().__init__(message)
+    Attributes:
+        code: gRPC's status code.
+        rows: indices of the texts in the request that failed; () where it held no texts.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str, rows: Sequence[int] = (), whole: bool = True):
+        super().__init__(message if whole else f"{message} ({_in_words(rows)})")
         self.code = code
+        self.rows = tuple(sorted(rows))
 
 
-class Client:
+def _in_words(rows: Sequence[int]) -> str:
+    named = ", ".join(str(row) for row in sorted(rows)[:ROWS_NAMED])
+    more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
+    return f"in the request with texts {named}{more}, counted from 0"
+
+
+# === What both clients share: everything but the waiting ===
+
+
+class _Core:
+    """Settings, the connection, and the requests and answers of each method."""
+
+    _transport: ClassVar[ModuleType]
+
+    def __init__(
+        self,
+        address: str,
+        model_name: str,
+        *,
+        version: int | None = None,
+        version_label: str | None = None,
+        signature: str = SIGNATURE,
+        timeout: float | None = None,
+        batch_size: int = BATCH_SIZE,
+        concurrency: int = CONCURRENCY,
+        tls: bool | Pem = False,
+        client_certificate: Pem | None = None,
+        client_key: Pem | None = None,
+        server_name: str | None = None,
+        api_key: str | None = None,
+        allow_insecure_key: bool = False,
+    ):
+        for name, value in {"batch_size": batch_size, "concurrency": concurrency}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        self.model_name = model_name
+        self.version = version
+        self.version_label = version_label
+        self.signature = signature
+        self.timeout = timeout
+        self.batch_size = batch_size
+        self.concurrency = concurrency
+        self._spec(signature)  # refuses a version beside a label now rather than at the first call
+        self._connection = Connection(
+            address,
+            tls=tls,
+            client_certificate=client_certificate,
+            client_key=client_key,
+            server_name=server_name,
+            api_key=api_key,
+            allow_insecure_key=allow_insecure_key,
+        )
+
+    @property
+    def address(self) -> str:
+        """The server's, as given."""
+        return self._connection.address
+
+    @cached_property
+    def _channel(self) -> Any:
+        # Opened by the first call: a channel of grpc.aio belongs to the event loop it is opened in.
+        return self._connection.open(self._transport)
+
+    @cached_property
+    def _prediction(self) -> PredictionServiceStub:
+        return PredictionServiceStub(self._channel)
+
+    @cached_property
+    def _model(self) -> ModelServiceStub:
+        return ModelServiceStub(self._channel)
+
+    def _spec(self, signature: str = "", version: int | None = None, version_label: str | None = None) -> ModelSpec:
+        """Names the model and the version: the call's choice, else the client's, else the server's."""
+        if version is None and version_label is None:
+            version, version_label = self.version, self.version_label
+        if version is not None and version_label is not None:
+            raise ValueError(f"give a version ({version}) or a version_label ({version_label!r}), not both")
+        spec = ModelSpec(name=self.model_name, signature_name=signature, version_label=version_label)
+        if version is not None:
+            spec.version.value = version
+        return spec
+
+    def _limit(self, timeout: float | None) -> float | None:
+        return self.timeout if timeout is None else timeout
+
+    def _seconds(self, timeout: float | None) -> float:
+        limit = self._limit(timeout)
+        return REQUEST_SECONDS if limit is None else limit
+
+    def _options(self, seconds: float) -> dict[str, Any]:
+        return {"timeout": seconds, "metadata": self._connection.headers}
+
+    def _error(self, error: grpc.RpcError, seconds: float, part: _Part | None = None) -> ServingError:
+        message = self._connection.explain(error.code(), error.details() or "", seconds)
+        return ServingError(error.code(), message, *([part.rows, part.whole] if part else []))
+
+    def _metadata_request(self) -> GetModelMetadataRequest:
+        return GetModelMetadataRequest(model_spec=self._spec(), metadata_field=["signature_def"])
+
+    def _status_request(self) -> GetModelStatusRequest:
+        return GetModelStatusRequest(model_spec=self._spec())
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A request, the indices of its texts in the call, and whether these are all."""
+
+    request: PredictRequest
+    rows: list[int]
+    whole: bool
+
+
+class _Call:
+    """One call of `predict`: its requests, the time it has left, and the answers it has so far."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        texts: Iterable[str],
+        pairs: Iterable[str] | None,
+        batch_size: int,
+        timeout: float | None,
+    ):
+        self._spec = spec
+        self._inputs = {"text": messages.encoded("texts", texts)}
+        self._rows = len(self._inputs["text"])
+        if pairs is not None:
+            self._inputs["text_pair"] = messages.encoded("pairs", pairs)
+            if len(self._inputs["text_pair"]) != self._rows:
+                raise ValueError(
+                    f"{self._rows} texts and {len(self._inputs['text_pair'])} pairs: there must be one pair for each"
+                )
+        self._batch_size = batch_size
+        self._answers: dict[int, Prediction] = {}
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self.seconds = REQUEST_SECONDS if timeout is None else timeout
+        self.requests = -(-self._rows // batch_size)
+
+    def parts(self) -> Iterator[_Part]:
+        """Requests of texts of like length, the longest first: what asks too much fails before the rest has run."""
+        order = sorted(range(self._rows), key=lambda row: -sum(len(texts[row]) for texts in self._inputs.values()))
+        for start in range(0, self._rows, self._batch_size):
+            rows = order[start : start + self._batch_size]
+            request = PredictRequest(model_spec=self._spec)
+            for name, texts in self._inputs.items():
+                messages.set_strings(request.inputs[name], [texts[row] for row in rows])
+            yield _Part(request, rows, whole=self.requests == 1)
+
+    def seconds_left(self) -> float:
+        """What the next request may take."""
+        return self.seconds if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
+
+    def add(self, part: _Part, response: PredictResponse) -> None:
+        """Takes the answer to a part."""
+        try:
+            predictions = messages.predictions(response, len(part.rows))
+        except ValueError as error:
+            message = f"signature {self._spec.signature_name} of {self._spec.name} does not classify texts: {error}"
+            raise ServingError(grpc.StatusCode.INTERNAL, message, part.rows, part.whole) from error
+        self._answers.update(zip(part.rows, predictions, strict=True))
+
+    def predictions(self) -> list[Prediction]:
+        """All answers, in the order of the texts."""
+        return [self._answers[row] for row in range(self._rows)]
+
+
+class _Readiness:
+    """What a client that waits for a version has seen, and for how long it goes on."""
+
+    def __init__(self, model_name: str, timeout: float):
+        self._model_name = model_name
+        self._deadline = time.monotonic() + timeout
+        self._failure: ServingError | None = None
+
+    def seconds_left(self) -> float:
+        """How long the next look may take."""
+        return max(self._deadline - time.monotonic(), POLL_SECONDS)
+
+    def version(self, statuses: list[VersionStatus]) -> int | None:
+        """The newest available version, if any."""
+        available = [status.version for status in statuses if status.state == "AVAILABLE"]
+        if available:
+            return max(available)
+        state = statuses[-1] if statuses else "it has no version"
+        self.failed(ServingError(grpc.StatusCode.UNAVAILABLE, f"{self._model_name} is not ready: {state}"))
+        return None
+
+    def failed(self, error: ServingError) -> None:
+        """Notes an error, or raises it: when time is up, or waiting does not mend it."""
+        if error.code not in PASSING:
+            raise error
+        if self._failure is None or error.code != grpc.StatusCode.DEADLINE_EXCEEDED:
+            self._failure = error  # the last look is cut short, so the one before knows more
+        if self._deadline - time.monotonic() <= POLL_SECONDS:
+            raise self._failure
+
+
+# === The clients ===
+
+
+class Client(_Core):
     """Talks to one model on one server. Usable from many threads; close it, or use it as a context manager.
 
     Args:
         address: HOST:PORT, or unix:PATH.
         model_name: the name the server serves the model by.
-        timeout: seconds that one request may take, retries included.
+        version: the version to ask; default: the one the server chooses, its newest.
+        version_label: the label of the version to ask ("stable", say), in place of its number.
+        signature: the signature to ask; its input is `text` (and `text_pair`), strings of shape [batch].
+        timeout: seconds that one call may take, all its requests and their retries together. None, the default, sets
+            no bound to a call, however many texts it has, and REQUEST_SECONDS to each request.
         batch_size: most texts sent in one request.
+        concurrency: most requests of one call under way at once.
+        tls: True for a server whose certificate a public authority signed, or the certificates (PEM: a file's path, or
+            the bytes) of the authority that did.
+        client_certificate: for mutual TLS, the client's certificate chain, PEM as above.
+        client_key: its private key.
+        server_name: the name in the server's certificate, where it is not the address's.
+        api_key: sent with each request as `authorization: Bearer KEY`.
+        allow_insecure_key: send the key without TLS to an address that is not on this machine.
+
+    Raises:
+        ValueError: settings that contradict each other, or a key that would travel unencrypted.
+        OSError: a certificate or key file cannot be read.
     """
 
-    def __init__(
-        self, address: str, model_name: str, *, timeout: float = TIMEOUT_SECONDS, batch_size: int = BATCH_SIZE
-    ):
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        self.address = address
-        self.model_name = model_name
-        self.timeout = timeout
-        self.batch_size = batch_size
-        options = [
-            ("grpc.enable_retries", 1),
-            ("grpc.service_config", _SERVICE_CONFIG),
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.initial_reconnect_backoff_ms", 200),  # grpc's own second makes a fresh server look slow
-            ("grpc.max_reconnect_backoff_ms", 1000),
-            ("grpc.enable_http_proxy", 0),  # a proxy for the web does not lead to a model server
-        ]
-        self._channel = grpc.insecure_channel(address, options)
-        self._prediction = PredictionServiceStub(self._channel)
-        self._model = ModelServiceStub(self._channel)
+    _transport = grpc
 
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
+    def predict(
+        self,
+        texts: Iterable[str],
+        pairs: Iterable[str] | None = None,
+        *,
+        timeout: float | None = None,
+        version: int | None = None,
+        version_label: str | None = None,
+        signature: str | None = None,
+    ) -> list[Prediction]:
         """Labels of texts, in their order.
 
         Args:
-            texts: any number of texts; sent `batch_size` at a time.
+            texts: any number of texts.
             pairs: the second texts, as many, for a model of text pairs.
+            timeout: seconds for this call, in place of the client's.
+            version: for this call, in place of the client's version or label; as is `version_label`.
+            version_label: see `version`.
+            signature: for this call, in place of the client's.
 
         Raises:
-            ValueError: `texts` is a single string, or `pairs` has another length.
-            ServingError: the server does not answer in time, or refuses.
+            ValueError: `texts` is a single string or holds something else than strings, or `pairs` has another length.
+            ServingError: the server does not answer in time, or refuses; no answers are returned then.
         """
-        if isinstance(texts, str):
-            raise ValueError("texts must be a list of strings, not one string")
-        if pairs is not None and len(pairs) != len(texts):
-            raise ValueError(f"{len(texts)} texts and {len(pairs)} pairs: there must be one pair for each text")
-        predictions = []
-        for start in range(0, len(texts), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            request = PredictRequest()
-            request.model_spec.name = self.model_name
-            request.model_spec.signature_name = SIGNATURE
-            _set_strings(request.inputs["text"], texts[part])
-            if pairs is not None:
-                _set_strings(request.inputs["text_pair"], pairs[part])
-            predictions += _predictions(self._call(self._prediction.Predict, request))
-        return predictions
+        spec = self._spec(signature or self.signature, version, version_label)
+        call = _Call(spec, texts, pairs, self.batch_size, self._limit(timeout))
+        if call.requests == 1:  # sent without a future: it takes a quarter of a millisecond less
+            (part,) = call.parts()
+            call.add(part, self._ask(self._prediction.Predict, part.request, call.seconds, part))
+        else:
+            self._pipeline(call)
+        return call.predictions()
 
-    def metadata(self) -> tuple[int, dict[str, Signature]]:
+    def metadata(self, *, timeout: float | None = None) -> tuple[int, dict[str, Signature]]:
         """The served version, and its signatures by name.
 
         Raises:
             ServingError: as `predict`.
         """
-        request = GetModelMetadataRequest(metadata_field=["signature_def"])
-        request.model_spec.name = self.model_name
-        response = self._call(self._prediction.GetModelMetadata, request)
-        definitions = SignatureDefMap()
-        response.metadata["signature_def"].Unpack(definitions)
-        signatures = {
-            name: Signature(_tensor_infos(definition.inputs), _tensor_infos(definition.outputs))
-            for name, definition in definitions.signature_def.items()
-            if not name.startswith("__")  # TensorFlow's own initialisation
-        }
-        return response.model_spec.version.value, signatures
+        answer = self._ask(self._prediction.GetModelMetadata, self._metadata_request(), self._seconds(timeout))
+        return messages.metadata(answer)
 
-    def status(self) -> list[VersionStatus]:
-        """The state of every version that the server knows of, ascending.
+    def status(self, *, timeout: float | None = None) -> list[VersionStatus]:
+        """The state of every version that the server knows of, ascending, or of the client's `version` alone.
 
         Raises:
-            ServingError: as `predict`; NOT_FOUND while it knows of none.
+            ServingError: as `predict`; NOT_FOUND while it knows of none. UNAVAILABLE is not tried again.
         """
-        return self._status(self.timeout)
+        return messages.statuses(self._ask(self._model.GetModelStatus, self._status_request(), self._seconds(timeout)))
 
     def wait_until_ready(self, timeout: float) -> int:
         """Waits until a version is available, at most `timeout` seconds; returns the version.
 
         Raises:
-            ServingError: none was, with the last answer's code and reason.
+            ServingError: none was, with the last answer's code and reason; at once where waiting does not help.
         """
-        deadline = time.monotonic() + timeout
-        failure = None
+        readiness = _Readiness(self.model_name, timeout)
         while True:
-            remaining = max(deadline - time.monotonic(), 0.0)
             try:
-                statuses = self._status(max(remaining, POLL_SECONDS))
+                statuses = self.status(timeout=readiness.seconds_left())
             except ServingError as error:
-                if failure is None or error.code != grpc.StatusCode.DEADLINE_EXCEEDED:
-                    failure = error  # the last try is cut short, so the one before knows more
+                readiness.failed(error)
             else:
-                available = [status.version for status in statuses if status.state == "AVAILABLE"]
-                if available:
-                    return max(available)
-                failure = ServingError(grpc.StatusCode.UNAVAILABLE, f"{self.model_name} is not ready: {statuses[-1]}")
-            if remaining <= POLL_SECONDS:
-                raise failure
+                if (version := readiness.version(statuses)) is not None:
+                    return version
             time.sleep(POLL_SECONDS)
 
     def close(self) -> None:
@@ -215,67 +385,109 @@ class Client:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _status(self, timeout: float) -> list[VersionStatus]:
-        request = GetModelStatusRequest()
-        request.model_spec.name = self.model_name
-        response = self._call(self._model.GetModelStatus, request, timeout)
-        statuses = [
-            VersionStatus(each.version, ModelVersionStatus.State.Name(each.state), each.status.error_message)
-            for each in response.model_version_status
-        ]
-        return sorted(statuses, key=lambda status: status.version)
-
-    def _call(self, method: Callable[..., Answer], request: object, timeout: float | None = None) -> Answer:
-        seconds = self.timeout if timeout is None else timeout
+    def _pipeline(self, call: _Call) -> None:
+        parts = call.parts()
+        under_way: dict[grpc.Future, _Part] = {}
+        done: SimpleQueue[grpc.Future] = SimpleQueue()
         try:
-            return method(request, timeout=seconds)
+            while True:
+                for part in islice(parts, self.concurrency - len(under_way)):
+                    future = self._prediction.Predict.future(part.request, **self._options(call.seconds_left()))
+                    under_way[future] = part
+                    future.add_done_callback(done.put)
+                if not under_way:
+                    return
+                future = done.get()
+                part = under_way.pop(future)
+                try:
+                    call.add(part, future.result())
+                except grpc.RpcError as error:
+                    raise self._error(error, call.seconds, part) from error
+        finally:
+            for future in under_way:
+                future.cancel()
+
+    def _ask(self, method: Callable[..., Answer], request: object, seconds: float, part: _Part | None = None) -> Answer:
+        try:
+            return method(request, **self._options(seconds))
         except grpc.RpcError as error:
-            raise ServingError(error.code(), self._explain(error.code(), error.details(), seconds)) from error
-
-    def _explain(self, code: grpc.StatusCode, details: str, seconds: float) -> str:
-        if code == grpc.StatusCode.UNAVAILABLE:
-            return f"no model server answers at {self.address}: start it with `bertline serve` ({details})"
-        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-            return (
-                f"{self.address} gave no answer within {seconds:g} s: send fewer or shorter texts, or allow more time"
-            )
-        return f"{self.address} answered {code.name}: {details}"
+            raise self._error(error, seconds, part) from error
 
 
-def _set_strings(proto: TensorProto, values: Sequence[str]) -> None:
-    """Fills a string tensor of shape [len(values)]."""
-    proto.dtype = DataType.Value("DT_STRING")
-    proto.tensor_shape.dim.add(size=len(values))
-    proto.string_val.extend(value.encode() for value in values)
+class AsyncClient(_Core):
+    """`Client` for asyncio: the same arguments, methods and errors, with `await`.
 
+    One client serves any number of tasks of one event loop. A call that is cancelled cancels its requests.
+    """
 
-def _predictions(response: PredictResponse) -> list[Prediction]:
-    labels = [label.decode() for label in response.outputs["label"].string_val]
-    names = [name.decode() for name in response.outputs["classes"].string_val]
-    values = _floats(response.outputs["probabilities"])
-    predictions = []
-    for row, label in enumerate(labels):
-        part = slice(row * len(names) // len(labels), (row + 1) * len(names) // len(labels))
-        probabilities = dict(zip(names[part], values[part], strict=True))
-        predictions.append(Prediction(label, probabilities[label], probabilities))
-    return predictions
+    _transport = grpc.aio
 
+    async def predict(
+        self,
+        texts: Iterable[str],
+        pairs: Iterable[str] | None = None,
+        *,
+        timeout: float | None = None,
+        version: int | None = None,
+        version_label: str | None = None,
+        signature: str | None = None,
+    ) -> list[Prediction]:
+        """Labels of texts, in their order; as `Client.predict`."""
+        spec = self._spec(signature or self.signature, version, version_label)
+        call = _Call(spec, texts, pairs, self.batch_size, self._limit(timeout))
+        parts = call.parts()
 
-def _floats(proto: TensorProto) -> list[float]:
-    """Values of a float32 tensor in either of the encodings that servers use."""
-    if not proto.tensor_content:
-        return list(proto.float_val)
-    values = array("f", proto.tensor_content)
-    if sys.byteorder == "big":  # tensor_content is little-endian
-        values.byteswap()
-    return list(values)
+        async def work() -> None:
+            for part in parts:
+                try:
+                    response = await self._prediction.Predict(part.request, **self._options(call.seconds_left()))
+                except grpc.RpcError as error:
+                    raise self._error(error, call.seconds, part) from error
+                call.add(part, response)
 
+        workers = [asyncio.create_task(work()) for _ in range(min(self.concurrency, call.requests))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+        return call.predictions()
 
-def _tensor_infos(infos) -> dict[str, TensorInfo]:
-    return {
-        alias: TensorInfo(
-            DataType.Name(info.dtype),
-            None if info.tensor_shape.unknown_rank else tuple(dimension.size for dimension in info.tensor_shape.dim),
-        )
-        for alias, info in infos.items()
-    }
+    async def metadata(self, *, timeout: float | None = None) -> tuple[int, dict[str, Signature]]:
+        """The served version, and its signatures by name; as `Client.metadata`."""
+        answer = await self._ask(self._prediction.GetModelMetadata, self._metadata_request(), self._seconds(timeout))
+        return messages.metadata(answer)
+
+    async def status(self, *, timeout: float | None = None) -> list[VersionStatus]:
+        """The state of the versions that the server knows of; as `Client.status`."""
+        answer = await self._ask(self._model.GetModelStatus, self._status_request(), self._seconds(timeout))
+        return messages.statuses(answer)
+
+    async def wait_until_ready(self, timeout: float) -> int:
+        """Waits until a version is available and returns it; as `Client.wait_until_ready`."""
+        readiness = _Readiness(self.model_name, timeout)
+        while True:
+            try:
+                statuses = await self.status(timeout=readiness.seconds_left())
+            except ServingError as error:
+                readiness.failed(error)
+            else:
+                if (version := readiness.version(statuses)) is not None:
+                    return version
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        await self.close()
+
+    async def _ask(self, method: Callable[..., Any], request: object, seconds: float) -> Any:
+        try:
+            return await method(request, **self._options(seconds))
+        except grpc.RpcError as error:
+            raise self._error(error, seconds) from error

@@ -1,0 +1,195 @@
+"""A client's texts as TF Serving's messages, and a server's messages as results, without numpy or TensorFlow."""
+
+from __future__ import annotations
+
+import math
+import sys
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from serving.protos import (
+    DataType,
+    GetModelMetadataResponse,
+    GetModelStatusResponse,
+    ModelVersionStatus,
+    PredictResponse,
+    SignatureDefMap,
+    TensorProto,
+)
+
+# === Results ===
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says of one text.
+
+    Attributes:
+        label: the most probable label.
+        probability: that label's, 0 to 1.
+        probabilities: the probability of each label.
+        version: the model's version that answered, where the server tells it; while a new one takes over, the texts of
+            one call may be answered by either.
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    version: int | None = None
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """State of a version as the server tells it: START, LOADING, AVAILABLE, UNLOADING or END; an error or ""."""
+
+    version: int
+    state: str
+    error: str
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output of a signature: its dtype (as "DT_STRING") and shape, -1 where it is free."""
+
+    dtype: str
+    shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs of a signature by name."""
+
+    inputs: dict[str, TensorInfo]
+    outputs: dict[str, TensorInfo]
+
+
+# === Requests and answers ===
+
+
+def encoded(name: str, texts: Iterable[str]) -> list[bytes]:
+    """The texts as UTF-8.
+
+    Raises:
+        ValueError: one string in place of many, something else than a string, or a lone surrogate; by name and row.
+    """
+    if isinstance(texts, str):
+        raise ValueError(f"{name} must be a list of strings, not one string")
+    encoded = []
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"{name}[{row}] is {text!r}, not a string")
+        try:
+            encoded.append(text.encode())
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{name}[{row}] is not valid Unicode: {error}") from error
+    return encoded
+
+
+def set_strings(proto: TensorProto, values: list[bytes]) -> None:
+    """Fills a string tensor of shape [len(values)]."""
+    proto.dtype = DataType.Value("DT_STRING")
+    proto.tensor_shape.dim.add(size=len(values))
+    proto.string_val.extend(values)
+
+
+def predictions(response: PredictResponse, rows: int) -> list[Prediction]:
+    """The answer to a request of `rows` texts: `label` [rows], `classes` and `probabilities` [rows, classes].
+
+    Raises:
+        ValueError: an output is missing, or has another number of values.
+    """
+    missing = {"label", "classes", "probabilities"} - set(response.outputs)
+    if missing:
+        raise ValueError(f"no {', '.join(sorted(missing))} among its outputs {', '.join(sorted(response.outputs))}")
+    labels = _strings(response.outputs["label"])
+    names = _strings(response.outputs["classes"])
+    values = _floats(response.outputs["probabilities"])
+    if len(labels) != rows or len(names) != len(values) or not names or len(names) % rows:
+        raise ValueError(f"{len(labels)} labels, {len(names)} classes and {len(values)} probabilities for {rows} texts")
+    version = response.model_spec.version.value if response.model_spec.HasField("version") else None
+    width = len(names) // rows
+    answers = []
+    for start, label in zip(range(0, len(names), width), labels, strict=True):
+        part = slice(start, start + width)
+        probabilities = dict(zip(names[part], values[part], strict=True))
+        if label not in probabilities:
+            raise ValueError(f"the label {label!r} is none of the classes {', '.join(names[part])}")
+        answers.append(Prediction(label, probabilities[label], probabilities, version))
+    return answers
+
+
+def _strings(proto: TensorProto) -> list[str]:
+    """Values of a string tensor in either of the encodings that servers use.
+
+    tensor_content holds the length of every string, each a varint, and then all their bytes (EncodeStringList in
+    TensorFlow's core/platform/tensor_coding.h); tensorflow_model_server --enable_serialization_as_tensor_content.
+    """
+    if not proto.tensor_content:
+        return [value.decode() for value in proto.string_val]
+    content = proto.tensor_content
+    lengths, position = [], 0
+    for _ in range(math.prod(dimension.size for dimension in proto.tensor_shape.dim)):
+        length, position = _varint(content, position)
+        lengths.append(length)
+    values = []
+    for length in lengths:
+        values.append(content[position : position + length].decode())
+        position += length
+    if position != len(content):
+        raise ValueError(f"a string tensor of {len(content)} bytes should have {position}")
+    return values
+
+
+def _varint(content: bytes, position: int) -> tuple[int, int]:
+    """A number in protobuf's base 128, and the position after it."""
+    value = shift = 0
+    while position < len(content):
+        byte = content[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+    raise ValueError("a string tensor ends within its lengths")
+
+
+def _floats(proto: TensorProto) -> list[float]:
+    """Values of a float32 tensor in either of the encodings that servers use."""
+    if not proto.tensor_content:
+        return list(proto.float_val)
+    values = array("f", proto.tensor_content)
+    if sys.byteorder == "big":  # tensor_content is little-endian
+        values.byteswap()
+    return list(values)
+
+
+def metadata(response: GetModelMetadataResponse) -> tuple[int, dict[str, Signature]]:
+    """The version that answered, and its signatures by name."""
+    definitions = SignatureDefMap()
+    response.metadata["signature_def"].Unpack(definitions)
+    signatures = {
+        name: Signature(_tensor_infos(definition.inputs), _tensor_infos(definition.outputs))
+        for name, definition in definitions.signature_def.items()
+        if not name.startswith("__")  # TensorFlow's own initialisation
+    }
+    return response.model_spec.version.value, signatures
+
+
+def _tensor_infos(infos) -> dict[str, TensorInfo]:
+    return {
+        alias: TensorInfo(
+            DataType.Name(info.dtype),
+            None if info.tensor_shape.unknown_rank else tuple(dimension.size for dimension in info.tensor_shape.dim),
+        )
+        for alias, info in infos.items()
+    }
+
+
+def statuses(response: GetModelStatusResponse) -> list[VersionStatus]:
+    """The versions' states, ascending."""
+    found = [
+        VersionStatus(each.version, ModelVersionStatus.State.Name(each.state), each.status.error_message)
+        for each in response.model_version_status
+    ]
+    return sorted(found, key=lambda status: status.version)
