@@ -42,6 +42,50 @@ def save_mood_model(folder, positive_word: str = "good"):
     return folder
 
 
+def save_half_plus_model(folder, addend: float = 2.0):
+    """Saves a SavedModel as TensorFlow 1 made them: y = x / 2 + addend, with variables and four signatures.
+
+    Signatures: `serving_default` (float32 [batch, columns] `x` -> `y`), and over the float32 feature `x` of tf.Examples
+    in `inputs`: `regress` (-> `outputs` [batch, 1]), `classify` (-> `classes` "half-plus" and `scores` [batch, 1]) and
+    `scores_only`. A fifth, `total`, answers the sum over all rows: it has no batch dimension.
+    """
+    import tensorflow as tf
+
+    tf1 = tf.compat.v1
+    with tf.Graph().as_default(), tf1.Session() as session:
+        half, more = tf1.Variable(0.5, use_resource=False), tf1.Variable(addend, use_resource=False)
+        x = tf1.placeholder(tf.float32, [None, None], "x")
+        y = tf.add(x * half, more, "y")
+        examples = tf1.placeholder(tf.string, [None], "examples")
+        parsed = tf.io.parse_example(examples, {"x": tf.io.FixedLenFeature([1], tf.float32)})["x"]
+        outputs = tf.add(parsed * half, more, "outputs")
+        classes = tf.fill(tf.shape(outputs), "half-plus")
+
+        def signature(inputs, outputs, method):
+            info = tf1.saved_model.build_tensor_info
+            return tf1.saved_model.build_signature_def(
+                {name: info(tensor) for name, tensor in inputs.items()},
+                {name: info(tensor) for name, tensor in outputs.items()},
+                f"tensorflow/serving/{method}",
+            )
+
+        session.run(tf1.global_variables_initializer())
+        builder = tf1.saved_model.Builder(str(folder))
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            signature_def_map={
+                "serving_default": signature({"x": x}, {"y": y}, "predict"),
+                "total": signature({"x": x}, {"total": tf.reduce_sum(y)}, "predict"),
+                "regress": signature({"inputs": examples}, {"outputs": outputs}, "regress"),
+                "classify": signature({"inputs": examples}, {"classes": classes, "scores": outputs}, "classify"),
+                "scores_only": signature({"inputs": examples}, {"scores": outputs}, "classify"),
+            },
+        )
+        builder.save()
+    return folder
+
+
 # === A task of its own: file, vocabulary, config ===
 
 MOODS = {
