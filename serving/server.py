@@ -25,9 +25,8 @@ import grpc
 import uvicorn
 from grpc_health.v1 import health, health_pb2
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
-from grpc_reflection.v1alpha import reflection
 
-from serving import configuration, tls
+from serving import configuration, reflection, tls
 from serving.access import Access, AccessInterceptor
 from serving.batching import BatchingOptions
 from serving.errors import RequestError
@@ -234,11 +233,11 @@ class Server:
             may_reload=not open_to_strangers,
         )
         grpc_service.add_services(self._grpc, self._service, self.metrics)
-        names = [*grpc_service.NAMES, reflection.SERVICE_NAME]
+        names = list(grpc_service.NAMES)
         if options.health:
             add_HealthServicer_to_server(self._health, self._grpc)
             names.append(health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-        reflection.enable_server_reflection(names, self._grpc)
+        reflection.enable(self._grpc, names)
         await self._grpc.start()
         if self.rest_port is not None:
             self._start_rest()
