@@ -153,8 +153,10 @@ def _parse_lenient(body: bytes, strict: orjson.JSONDecodeError) -> Any:
         raise _parse_error(error) from None
     except RecursionError:
         raise invalid("JSON Parse error: nested too deep") from None
-    except (TypeError, ValueError) as error:
+    except orjson.JSONEncodeError as error:
         raise invalid(f"JSON Parse error: {error}") from None
+    except ValueError:  # Python reads no number of more than 4,300 digits
+        raise invalid("JSON Parse error: a number has too many digits") from None
     return document
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import Metric
 
 # 10 us to about 20 minutes: TF Serving's own limits, so that quantiles of both come from the same buckets.
@@ -21,7 +21,6 @@ _QUEUING_MICROSECONDS = [100 * 1.2**step for step in range(52)]
 _ROWS = [2**step for step in range(14)]
 # A model of a few MB loads in tenths of a second; one of gigabytes, from a network disk, in minutes.
 _LOAD_SECONDS = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500]
-_OPENMETRICS = "application/openmetrics-text"
 
 
 class Metrics:
@@ -154,24 +153,21 @@ class Metrics:
         if loaded:
             self._loaded_version.labels(model).set(version)
 
-    def render(self, accept: str | None) -> tuple[bytes, str]:
-        """All metrics, as a scraper asked for them.
+    def render(self) -> tuple[bytes, str]:
+        """All metrics, in Prometheus' text format.
 
-        Args:
-            accept: the Accept header: OpenMetrics where it names that, Prometheus' text format otherwise.
+        That is TF Serving's one format; prometheus_client's OpenMetrics would write `_` for each `:` in the names.
 
         Returns:
             The body and its content type.
         """
-        # Its parameters are not passed on: choose_encoder fails on a version that is no number.
-        encode, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS in (accept or "") else "")
-        return encode(self.registry), content_type
+        return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
 
 
 class _BareCounter:
     """A counter under its bare name: prometheus_client adds `_total` to every counter, which TF Serving's lack.
 
-    Neither text format lets a counter do without the suffix here, so its type is "untyped"; `rate()` does not mind.
+    Its type is "untyped" then; `rate()` does not mind.
     """
 
     def __init__(self, counter: Counter):
