@@ -1,4 +1,4 @@
-"""The command line: init, config, run, runs, serve, predict, demo, doctor."""
+"""The command line: init, config, run, runs, releases, rollback, serve, predict, demo, doctor."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from components.errors import LineError
@@ -115,6 +116,52 @@ def runs(config: ConfigArgument, as_json: Annotated[bool, typer.Option("--json")
             figures,
         )
     _console().print(table)
+
+
+@app.command("releases")
+def list_releases(
+    config: ConfigArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
+) -> None:
+    """List the versions in the serving folder: what is served, what is kept, what was rolled back."""
+    from serving import releases
+
+    task = configs.load(config)
+    with _in_words():
+        found = releases.overview(task.serving_folder)
+    if not found:
+        raise LineError(f"{task.serving_folder} holds no pushed version; `bertline run {config}` makes one.")
+    if as_json:
+        for release in found:
+            print(json.dumps(release))
+        return
+    _console().print(_releases_table(found))
+
+
+@app.command()
+def rollback(
+    config: ConfigArgument,
+    to: Annotated[int | None, typer.Option(metavar="VERSION", help="Default: the one before the newest.")] = None,
+    reason: Annotated[str, typer.Option(help="For the release's record.")] = "",
+    undo: Annotated[bool, typer.Option("--undo", help="Put back what the last rollback took out.")] = False,
+) -> None:
+    """Take newer versions out of service, so that servers go back to an older one."""
+    from serving import releases
+    from serving import rollback as withdrawals
+
+    if undo and (to or reason):
+        raise LineError("--undo puts back what the last rollback took out: --to and --reason have no place beside it.")
+    task = configs.load(config)
+    folder = task.serving_folder
+    with _in_words():
+        moved = withdrawals.undo(folder) if undo else withdrawals.roll_back(folder, to, reason)
+        served = max(releases.versions(folder))
+    versions = ", ".join(str(release.version) for release in moved)
+    console = _console()
+    console.print(f"{'in service again' if undo else 'withdrawn'}: {versions}; served: {served}", markup=False)
+    console.print("running servers follow when they next look at the folder, which takes a second or two", style="dim")
+    if not undo:
+        console.print(f"the way back: bertline rollback {config} --undo", markup=False, style="dim")
 
 
 @app.command()
@@ -222,6 +269,29 @@ def _run(path: Path):
         console.print(result.blocked, markup=False)
         console.print(f"the serving folder is unchanged: {local_runner.display(task.serving_folder)}", markup=False)
     return result
+
+
+def _releases_table(found: list[dict]) -> Table:
+    from rich import filesize
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("version", "state", "pushed", "parent", "size", "figures"):
+        table.add_column(column, overflow="fold")
+    styles = {"served": "green", "kept": "dim", "withdrawn": "yellow"}
+    for release in found:
+        shown = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+        figures = [f"{shown[name]} {value:.3f}" for name, value in release["metrics"].items() if name in shown]
+        if release["withdrawal"]:
+            figures.append("rolled back {at} {reason}".format(**release["withdrawal"]).rstrip())
+        table.add_row(
+            str(release["version"]),
+            f"[{styles[release['state']]}]{release['state']}[/]",
+            release["pushed_at"] or "by other hands",
+            str(release["parent"] or "-"),
+            filesize.decimal(release["bytes"]),
+            escape("  ".join(figures)),
+        )
+    return table
 
 
 def _require_release(task: Config, path: Path) -> None:

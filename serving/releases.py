@@ -84,6 +84,35 @@ def withdrawn_versions(folder: str | Path) -> list[int]:
     return sorted(int(name) for name in names if VERSION_NAME.fullmatch(name))
 
 
+def overview(folder: str | Path) -> list[dict[str, Any]]:
+    """All whole versions of a serving folder, ascending: in service, withdrawn, and those of other hands.
+
+    Returns:
+        For each `version`, `state` ("served": the newest, which servers answer with; "kept"; "withdrawn"), `pushed_at`,
+        `parent`, `metrics`, `bytes`, and `withdrawal` (`at`, `reason`, `to`) or None.
+
+    Raises:
+        ValueError: as `read`.
+    """
+    known = {release.version: release for release in read(folder)}
+    paths = {version: _join(folder, str(version)) for version in versions(folder)}
+    whole = [version for version, path in paths.items() if _exists(_join(path, SAVED_MODEL_FILE))]
+    in_service = [known.get(version) or Release(version, paths[version]) for version in whole]
+    found = sorted(in_service + read_withdrawn(folder), key=lambda release: release.version)
+    return [
+        {
+            "version": release.version,
+            "state": "withdrawn" if release.withdrawal else "served" if release.version == whole[-1] else "kept",
+            "pushed_at": release.record.get("pushed_at"),
+            "parent": release.parent,
+            "metrics": release.metrics,
+            "bytes": size(release.path),
+            "withdrawal": vars(release.withdrawal) if release.withdrawal else None,
+        }
+        for release in found
+    ]
+
+
 def size(path: str | Path) -> int:
     """Bytes of all files of a version."""
     length = _length if is_remote(path) else os.path.getsize

@@ -142,6 +142,30 @@ def test_folder_that_cannot_be_written_is_named(saved_model, tmp_path):
         publish(saved_model, tmp_path / "serving")
 
 
+def test_extra_files_appear_with_the_version_and_leave_the_model_and_its_digest_alone(saved_model, tmp_path):
+    (tmp_path / "requests").write_bytes(b"rows")
+    extra = {releases.WARMUP_FILE: str(tmp_path / "requests")}
+    release, _ = publish(saved_model, tmp_path / "serving", extra=extra, now=lambda: 1)
+    assert (tmp_path / "serving" / "1" / "assets.extra" / "tf_serving_warmup_requests").read_bytes() == b"rows"
+    assert not (saved_model / "assets.extra").exists()
+    assert release.digest == push.digest_of(saved_model)
+    assert not publish(saved_model, tmp_path / "serving", now=lambda: 2)[1], "without them it is the same model"
+
+
+def test_extra_files_go_into_a_remote_folder_before_the_version_counts(saved_model, tmp_path):
+    (tmp_path / "requests").write_bytes(b"rows")
+    copied = []
+
+    def copy(source, destination):
+        copied.append(destination)
+        releases.copy_file(source, destination)
+
+    extra = {releases.WARMUP_FILE: str(tmp_path / "requests")}
+    publish(saved_model, "ram://bucket/extra", extra=extra, copy_file=copy, now=lambda: 1)
+    assert "ram://bucket/extra/1/assets.extra/tf_serving_warmup_requests" in copied
+    assert copied[-1] == "ram://bucket/extra/1/saved_model.pb"
+
+
 def test_remote_folder(saved_model):
     release, new = publish(saved_model, "ram://bucket/serving", now=lambda: 100)
     assert new and release.version == 100

@@ -59,3 +59,44 @@ def test_broken_record_is_named(tmp_path, text):
     (release(tmp_path, 100) / "release.json").write_text(text)
     with pytest.raises(ValueError, match=r"100/release.json: not a release record"):
         releases.read(tmp_path)
+
+
+def test_overview_tells_served_kept_withdrawn_and_other_hands_versions(tmp_path):
+    release(tmp_path, 100, inputs="a", pushed_at="2026-11-21T23:52:21+00:00")
+    release(tmp_path, 200, inputs="b", parent=100, metrics={"accuracy": 0.8})
+    withdrawal = {"at": "2026-11-22T01:00:00.000+00:00", "reason": "angry customers", "to": 200}
+    withdrawn = release(tmp_path, "withdrawn-300", inputs="c", withdrawals=[{"at": "before"}, withdrawal])
+    (tmp_path / "150").mkdir()
+    (tmp_path / "150" / "saved_model.pb").write_bytes(b"12345")
+    (tmp_path / "400").mkdir()  # no saved_model.pb: not whole
+    found = releases.overview(tmp_path)
+    assert [(each["version"], each["state"]) for each in found] == [
+        (100, "kept"),
+        (150, "kept"),
+        (200, "served"),
+        (300, "withdrawn"),
+    ]
+    assert [each["pushed_at"] for each in found] == ["2026-11-21T23:52:21+00:00", None, None, None]
+    assert found[1]["bytes"] == 5
+    assert (found[2]["parent"], found[2]["metrics"], found[2]["withdrawal"]) == (100, {"accuracy": 0.8}, None)
+    assert found[3]["withdrawal"] == withdrawal
+    assert found[3]["bytes"] == (withdrawn / "release.json").stat().st_size
+    assert releases.overview(tmp_path / "absent") == []
+
+
+def test_release_that_a_person_moved_aside_is_withdrawn_too(tmp_path):
+    release(tmp_path, 100)
+    release(tmp_path, 200).rename(tmp_path / "withdrawn-200")
+    (tmp_path / "withdrawn-notes").mkdir()
+    (withdrawn,) = releases.read_withdrawn(tmp_path)
+    assert (withdrawn.version, withdrawn.withdrawal.at) == (200, "")
+    assert [each.version for each in releases.read(tmp_path)] == [100]
+
+
+def test_overview_of_a_remote_folder():
+    folder = "ram://bucket/overview"
+    for name, text in (("saved_model.pb", "12345"), ("release.json", "{}")):
+        with releases.open_file(f"{folder}/7/{name}", "w") as file:
+            file.write(text)
+    (found,) = releases.overview(folder)
+    assert (found["version"], found["state"], found["bytes"]) == (7, "served", 7)
