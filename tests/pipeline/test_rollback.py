@@ -1,0 +1,98 @@
+import json
+from types import SimpleNamespace
+
+import factories
+import pytest
+from typer.testing import CliRunner
+
+from components.errors import LineError
+from pipeline import cli, local_runner
+from pipeline import config as configs
+from serving import push
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A task whose serving folder holds the releases 100 and 200."""
+    path = factories.write_task(tmp_path, factories.reviews(3))
+    task = configs.load(path)
+    model = tmp_path / "model"
+    model.mkdir()
+    for version, inputs in ((100, "a"), (200, "b")):
+        (model / "saved_model.pb").write_text(inputs)
+        record = {"inputs": inputs, "metrics": {"accuracy": 0.875}}
+        push.publish(model, task.serving_folder, record, now=lambda version=version: version)
+    return path
+
+
+def bertline(*arguments):
+    ran = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    if ran.exception and not isinstance(ran.exception, SystemExit):
+        raise ran.exception
+    return " ".join(ran.stdout.split())
+
+
+def listed(config):
+    ran = CliRunner().invoke(cli.app, ["releases", str(config), "--json"])
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+def facts(config, pushed=("100", "200")):
+    """What a run would find out, with these pushes on record."""
+    artifacts = [
+        SimpleNamespace(custom_properties={"pushed_version": SimpleNamespace(string_value=version)})
+        for version in pushed
+    ]
+    store = SimpleNamespace(artifacts=lambda kind: artifacts)
+    return local_runner.gather_facts(configs.load(config), store, "data")
+
+
+def test_there_and_back_in_words(config):
+    shown = bertline("rollback", config, "--reason", "angry customers")
+    assert "withdrawn: 200; served: 100" in shown
+    assert f"the way back: bertline rollback {config} --undo" in shown.replace("\n", "")
+    assert [(each["version"], each["state"]) for each in listed(config)] == [(100, "served"), (200, "withdrawn")]
+    assert listed(config)[1]["withdrawal"]["reason"] == "angry customers"
+    assert "angry customers" in bertline("releases", config)
+    assert "in service again: 200; served: 200" in bertline("rollback", config, "--undo")
+    assert [(each["version"], each["state"]) for each in listed(config)] == [(100, "kept"), (200, "served")]
+
+
+def test_to_names_the_version(config):
+    assert "withdrawn: 200; served: 100" in bertline("rollback", config, "--to", "100")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--to", "200"), "200 is the version that is served"),
+        (("--to", "7"), "there is no release 7"),
+        (("--undo",), "nothing to undo"),
+        (("--undo", "--to", "100"), "--to and --reason have no place beside it"),
+    ],
+)
+def test_what_cannot_be_is_a_persons_error(config, arguments, words):
+    with pytest.raises(LineError, match=words):
+        bertline("rollback", config, *arguments)
+    assert [each["state"] for each in listed(config)] == ["kept", "served"]
+
+
+def test_empty_folder_says_how_to_fill_it(tmp_path):
+    config = factories.write_task(tmp_path, factories.reviews(3))
+    with pytest.raises(LineError, match="holds no pushed version; `bertline run"):
+        bertline("releases", config)
+
+
+def test_rollback_asks_the_push_stage_again_and_counts_nothing_as_lost(config):
+    before = facts(config)
+    bertline("rollback", config)
+    after = facts(config)
+    assert (before.vanished, before.withdrawn, before.baseline) == (0, "", "200")
+    assert (after.vanished, after.withdrawn, after.baseline) == (0, "200", "100")
+    assert json.loads(after.release)["parent"] == 100
+    bertline("rollback", config, "--undo")
+    assert facts(config) == before, "the cached push counts again"
+
+
+def test_lost_version_still_counts(config):
+    assert facts(config, pushed=("50", "100", "200")).vanished == 1
