@@ -90,17 +90,22 @@ class Connection:
     def explain(self, code: grpc.StatusCode, details: str, seconds: float) -> str:
         """What a failed request means and what to do, from its status; `seconds` is the time it had."""
         address = self.address
-        if code == grpc.StatusCode.UNAVAILABLE and "handshake" in details:
+        if code == grpc.StatusCode.UNAVAILABLE and re.search("handshake|verification", details, re.IGNORECASE):
             return (
                 f"no TLS connection to {address}: the files must be PEM, `tls` must hold the authority of the server's "
                 f"certificate, `server_name` a name in it, and the client's key belong to its certificate ({details})"
+            )
+        if code == grpc.StatusCode.UNAVAILABLE and details.startswith(UNREACHED) and "Socket closed" in details:
+            return (
+                f"{address} hangs up before the first request: it may speak TLS (`tls`) or ask for the client's "
+                f"certificate (`client_certificate`), or be no gRPC server ({details})"
             )
         if code == grpc.StatusCode.UNAVAILABLE and details.startswith(UNREACHED):
             return f"no model server answers at {address}: start it with `bertline serve` ({details})"
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"{address} gave no answer within {seconds:g} s: send fewer or shorter texts, or allow more time"
         if code == grpc.StatusCode.UNAUTHENTICATED:
-            return f"{address} answered {code.name}: {details}; give a key that it knows as api_key"
+            return f"{address} answered {code.name}: {details}; give a key that it knows: api_key, or BERTLINE_API_KEY"
         return f"{address} answered {code.name}: {details}"
 
 
@@ -110,7 +115,7 @@ def _pem(source: Pem | None) -> bytes | None:
 
 def is_local(address: str) -> bool:
     """Whether a gRPC target can only be this machine: a Unix socket, "localhost", or loopback addresses."""
-    if address.startswith("unix"):
+    if re.match(r"unix(-abstract)?:", address):
         return True
     hosts = re.sub(r"^(dns:|ipv4:|ipv6:)?/*", "", address).split(",")
     return all(_is_loopback(re.sub(r":\d+$", "", host).strip("[]")) for host in hosts)
