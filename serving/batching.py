@@ -99,7 +99,7 @@ class BatchingOptions:
 
     def filled(self, rows: int) -> int:
         """Rows that a batch of so many is filled up to."""
-        return next((size for size in self.allowed_batch_sizes if size >= rows), rows)
+        return next((size for size in self.allowed_batch_sizes if size >= rows > 0), rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,8 +296,9 @@ def _run_together(servable: Servable, calls: list[Call], options: BatchingOption
         parts = [call.feeds[name] for call in calls]
         if options.pad_variable_length_inputs:
             parts = _padded(parts)
-        if fill and rows:
-            parts.append(np.repeat(parts[0][:1] if sizes[0] else parts[-1][:1], fill, axis=0))
+        if fill:
+            first = next(part[:1] for part in parts if len(part))
+            parts.append(np.repeat(first, fill, axis=0))
         feeds[name] = np.concatenate(parts) if len(parts) > 1 else parts[0]
     outputs = servable.run(Call(feeds, calls[0].fetches))
     for name, value in outputs.items():

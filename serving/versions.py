@@ -135,8 +135,8 @@ class Versions:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        for version in list(self._slots):
-            self._retire(self._slots[version])
+        for slot in self._withdraw(set()):
+            self._unload(slot)
 
     def states(self) -> dict[int, VersionState]:
         """Version -> state, of every version seen."""
@@ -173,10 +173,8 @@ class Versions:
             serving = self._take_up(on_disk)
             if not serving:
                 return  # rather the old ones than none
-            for version in self.loaded():
-                if version not in serving:  # beside the watch: one slow request must not hold up the next version
-                    slot = self._slots[version]
-                    threading.Thread(target=self._retire, args=(slot,), name="version-unloader", daemon=True).start()
+            for slot in self._withdraw(serving):  # beside the watch: a slow request must not hold up the next version
+                threading.Thread(target=self._unload, args=(slot,), name="version-unloader", daemon=True).start()
 
     def _take_up(self, on_disk: Sequence[int]) -> set[int]:
         """The versions to serve, loaded."""
@@ -230,17 +228,20 @@ class Versions:
         log.info("serving version %d", version)
         return True
 
-    def _retire(self, slot: _Slot) -> None:
-        """Waits for the requests that a version no longer wanted is still answering, then frees it."""
-        version = slot.servable.version
+    def _withdraw(self, serving: set[int]) -> list[_Slot]:
+        """Takes all versions but these from new requests."""
         with self._lock:
-            if self._slots.get(version) is not slot:
-                return  # it is being retired already
-            del self._slots[version]
-            self._states[version] = VersionState(UNLOADING)
-            slot.retired = True
-            if not slot.requests:
-                slot.idle.set()
+            withdrawn = [self._slots.pop(version) for version in list(self._slots) if version not in serving]
+            for slot in withdrawn:
+                self._states[slot.servable.version] = VersionState(UNLOADING)
+                slot.retired = True
+                if not slot.requests:
+                    slot.idle.set()
+        return withdrawn
+
+    def _unload(self, slot: _Slot) -> None:
+        """Waits for the requests that a withdrawn version is still answering, then frees it."""
+        version = slot.servable.version
         slot.idle.wait()
         slot.servable.close()
         del slot.servable

@@ -5,8 +5,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from google.protobuf import text_format
 
-from serving.versions import AVAILABLE, END, UNLOADING, Versions, complete_versions
+from serving.versions import AVAILABLE, END, UNLOADING, Polling, VersionPolicy, Versions, complete_versions
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,7 @@ def add(folder, version, content="graph"):
     (folder / str(version) / "saved_model.pb").write_text(content)
 
 
-def versions(folder):
+def versions(folder, policy="", **polling):
     """Loads a version by its number alone; one whose graph says "broken" does not load."""
     loads = []
 
@@ -27,9 +28,11 @@ def versions(folder):
         loads.append(version)
         if (path / "saved_model.pb").read_text() == "broken":
             raise ValueError(f"{path}: broken")
-        return SimpleNamespace(version=version)
+        return SimpleNamespace(version=version, close=lambda: closed.append(version))
 
-    made = Versions(folder, load, poll_seconds=60)
+    closed = []
+    made = Versions(folder, load, Polling(60, **polling), text_format.Parse(policy, VersionPolicy()))
+    made.closed = closed
     made.loads = loads
     return made
 
@@ -117,6 +120,84 @@ def test_slow_request_does_not_hold_up_the_next_version(tmp_path):
             done.start()
             done.join(timeout=5)
             assert serving(made) == version
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("", [3]),
+        ("latest { num_versions: 2 }", [2, 3]),
+        ("all {}", [1, 2, 3]),
+        ("specific { versions: [1, 3, 8] }", [1, 3]),
+    ],
+)
+def test_policy_chooses_the_versions(tmp_path, policy, expected):
+    for version in (1, 2, 3):
+        add(tmp_path, version)
+    made = versions(tmp_path, policy)
+    made.refresh()
+    assert made.loaded() == expected
+
+
+def test_a_new_policy_loads_before_it_unloads(tmp_path):
+    for version in (1, 2):
+        add(tmp_path, version)
+    made = versions(tmp_path)
+    made.refresh()
+    made.policy = text_format.Parse("specific { versions: 1 }", VersionPolicy())
+    made.refresh()
+    assert made.loaded() == [1]
+    wait_for(lambda: made.closed == [2])
+    made.policy = text_format.Parse("specific { versions: 7 }", VersionPolicy())
+    made.refresh()
+    assert made.loaded() == [1], "rather the old version than none"
+
+
+def test_two_newest_of_which_one_is_broken(tmp_path):
+    for version, content in ((1, "graph"), (2, "broken"), (3, "graph")):
+        add(tmp_path, version, content)
+    made = versions(tmp_path, "latest { num_versions: 2 }")
+    made.refresh()
+    assert made.loaded() == [1, 3]
+
+
+def test_failed_version_is_tried_again_so_many_times(tmp_path):
+    add(tmp_path, 1, "broken")
+    made = versions(tmp_path, max_load_retries=2, retry_seconds=0.0)
+    for _ in range(5):
+        made.refresh()
+    assert made.loads == [1, 1, 1]
+
+
+def test_version_that_vanishes_while_it_loads_leaves_the_old_one(tmp_path):
+    add(tmp_path, 1)
+    made = versions(tmp_path)
+    made.refresh()
+    load = made._load
+
+    def vanish(path, version):
+        shutil.rmtree(path)
+        return load(path, version)
+
+    made._load = vanish
+    add(tmp_path, 2)
+    made.refresh()
+    made.refresh()
+    assert made.loaded() == [1]
+    assert made.states()[2].state == END and "did not load" in made.states()[2].message
+
+
+def test_junk_and_symlink_loops_are_passed_over(tmp_path):
+    add(tmp_path, 1)
+    (tmp_path / "2").symlink_to(tmp_path / "2")
+    (tmp_path / "3").mkdir()
+    (tmp_path / "3" / "saved_model.pb").symlink_to(tmp_path / "3" / "saved_model.pb")
+    (tmp_path / "1" / "loop").symlink_to(tmp_path)
+    (tmp_path / "4").write_bytes(b"\0")
+    (tmp_path / "\udcff").mkdir()
+    made = versions(tmp_path)
+    made.refresh()
+    assert made.loaded() == [1]
 
 
 def wait_for(condition):
