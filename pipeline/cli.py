@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -20,10 +20,6 @@ from rich.table import Table
 from components.errors import LineError
 from pipeline import config as configs
 from pipeline import screen
-
-if TYPE_CHECKING:
-    from pipeline.config import Config
-    from serving.client import Prediction
 
 # Exit codes beside 0 and typer's own 2 for a wrong call.
 FAILED, BLOCKED = 1, 3
@@ -172,10 +168,11 @@ def serve(
     embedded: Annotated[bool, typer.Option(help="Use our server even where tensorflow_model_server is there.")] = False,
 ) -> None:
     """Serve the newest pushed version over TF Serving's gRPC, and each newer one as it appears."""
+    from pipeline.predict import require_release
     from serving import real, server
 
     task = configs.load(config)
-    _require_release(task, config)
+    require_release(task, config)
     address = host or task.serve.host, task.serve.port if port is None else port
     with _in_words():
         command = None if embedded else real.command(task.serving_folder, task.name, *address)
@@ -192,25 +189,45 @@ def serve(
 
 @app.command()
 def predict(
-    config: ConfigArgument,
+    config: Annotated[
+        str | None, typer.Argument(metavar="CONFIG", help="The task's YAML file; no CONFIG with --model.")
+    ] = None,
     texts: Annotated[list[str] | None, typer.Argument(help="Texts; without any, a text a line from stdin.")] = None,
     pair: Annotated[list[str] | None, typer.Option(help="The second text of each pair, in order.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
     address: Annotated[
         str | None, typer.Option(help="HOST:PORT of a server; default: the config's, if it answers.")
     ] = None,
+    model: Annotated[str | None, typer.Option(help="Name of a model at --address, in place of CONFIG.")] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="File with the API key; default: the variable BERTLINE_API_KEY.")
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option(help="Speak TLS; certificates (PEM) of the authority that signed the server's.")
+    ] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS; a public authority signed the server's.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for all the texts; default: 60 a request.")] = None,
 ) -> None:
     """Predict labels over gRPC: from a running server, or from one started for this call."""
-    task = configs.load(config)
-    asked, pairs = _texts(texts, pair, bool(task.data.text_pair))
-    if not asked:
-        raise LineError("no text to predict: give texts as arguments or a text a line on stdin.")
-    for text, prediction in zip(asked, _predict(task, config, asked, pairs, address), strict=True):
+    from pipeline import predict as prediction
+
+    if model and not address:
+        raise typer.BadParameter("--model is asked at --address: give both")
+    if not model and not config:
+        raise typer.BadParameter("give a CONFIG, or the --model to ask and its --address")
+    with _in_words():
+        connection = {"tls": ca or tls, "api_key": prediction.api_key(key_file), "timeout": timeout}
+        if model:
+            given = [config, *(texts or [])] if config else []  # the first word is a text then
+            answers = prediction.of_server(address, model, given, pair, **connection)
+        else:
+            answers = prediction.of_config(Path(config), texts or [], pair, address, **connection)
+    for text, each in answers:
         if as_json:
-            answer = {"text": text, "label": prediction.label, "probabilities": prediction.probabilities}
+            answer = {"text": text, "label": each.label, "probabilities": each.probabilities}
             print(json.dumps(answer, ensure_ascii=False))
         else:
-            print(f"{prediction.label}\t{prediction.probability:.3f}\t{text}")
+            print(f"{each.label}\t{each.probability:.3f}\t{text}")
 
 
 @app.command()
@@ -219,9 +236,12 @@ def demo() -> None:
     path = Path(DEMO_CONFIG)
     if not _run(path).version:
         sys.exit(BLOCKED)
+    from pipeline.predict import own_server
+    from serving.client import Client
+
     task = configs.load(path)
-    with _server(task) as address:
-        (prediction,) = _ask(task, address, [DEMO_TEXT], None)
+    with own_server(task) as address, Client(address, task.name) as client:
+        (prediction,) = client.predict([DEMO_TEXT])
     console = _console()
     answer = f"{prediction.label} {prediction.probability:.2f}"
     console.print(f'[bold]predict[/]  "{DEMO_TEXT}"  ->  [bold]{answer}[/]   (gRPC {address})')
@@ -292,69 +312,6 @@ def _releases_table(found: list[dict]) -> Table:
             escape("  ".join(figures)),
         )
     return table
-
-
-def _require_release(task: Config, path: Path) -> None:
-    from serving import releases
-
-    if not releases.read(task.serving_folder):
-        raise LineError(f"{task.serving_folder} holds no pushed version; `bertline run {path}` makes one.")
-
-
-def _texts(texts: list[str] | None, pair: list[str] | None, paired: bool) -> tuple[list[str], list[str] | None]:
-    """The texts to predict and, for a config of text pairs, the second texts."""
-    if texts:
-        if paired and len(pair or []) != len(texts):
-            raise LineError(f"this model reads text pairs: give one --pair for each of the {len(texts)} texts.")
-        if pair and not paired:
-            raise LineError("this model reads single texts: --pair has no place.")
-        return texts, pair
-    lines = [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
-    if not paired:
-        return lines, None
-    split = [line.split("\t") for line in lines]
-    for number, fields in enumerate(split, 1):
-        if len(fields) != 2:
-            raise LineError(f"stdin line {number}: this model reads text pairs, two texts with a tab between them.")
-    return [fields[0] for fields in split], [fields[1] for fields in split]
-
-
-def _predict(
-    task: Config, path: Path, texts: list[str], pairs: list[str] | None, address: str | None
-) -> list[Prediction]:
-    from serving.client import ServingError
-
-    given = address or f"{task.serve.host}:{task.serve.port}"
-    try:
-        return _ask(task, given, texts, pairs)
-    except ServingError as error:
-        if address or error.code.name != "UNAVAILABLE":
-            raise LineError(str(error)) from error
-    _require_release(task, path)
-    print(f"no server at {given}; starting one for this call", file=sys.stderr)
-    with _in_words(), _server(task) as started:
-        return _ask(task, started, texts, pairs)
-
-
-def _ask(task: Config, address: str, texts: list[str], pairs: list[str] | None) -> list[Prediction]:
-    from serving.client import Client
-
-    with Client(address, task.name) as client:
-        return client.predict(texts, pairs)
-
-
-@contextmanager
-def _server(task: Config) -> Iterator[str]:
-    """An embedded server on a free port for the length of a block; yields its address. Its log stays off the screen."""
-    from serving.server import Server
-
-    with screen.quiet(task.root_folder / "logs" / "serve.log"):
-        server = Server.of(task.serving_folder, task.name, host=task.serve.host, port=0)
-        server.start()
-    try:
-        yield server.address
-    finally:
-        server.stop()
 
 
 @contextmanager
