@@ -368,7 +368,7 @@ def _values(name: str, tensor: TensorProto) -> Any:
     shape = [dimension.size for dimension in tensor.tensor_shape.dim]
     if tensor.dtype == _STRING:
         texts = np.empty(len(tensor.string_val), object)
-        texts[:] = [_text(name, value) for value in tensor.string_val]
+        texts[:] = _texts(name, list(tensor.string_val))
         return texts.reshape(shape).tolist()
     dtype, field = _NUMBERS[tensor.dtype]
     array = (
@@ -379,11 +379,11 @@ def _values(name: str, tensor: TensorProto) -> Any:
     return array.reshape(shape)[()]  # a scalar rather than an array without dimensions
 
 
-def _text(name: str, value: bytes) -> Any:
+def _texts(name: str, values: list[bytes]) -> list:
     if name.endswith(_BYTES_SUFFIX):
-        return {"b64": base64.b64encode(value).decode()}
+        return [{"b64": base64.b64encode(value).decode()} for value in values]
     try:
-        return value.decode()
+        return [value.decode() for value in values]
     except UnicodeDecodeError as error:
         raise invalid(
             f"output {name} is not UTF-8 text, so JSON has no form for it: call over gRPC, or export the model with an "
