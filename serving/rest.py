@@ -13,8 +13,8 @@ import logging
 import re
 import time
 import zlib
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -54,6 +54,8 @@ Answer = TypeVar("Answer")
 MESSAGE_CHARACTERS = 1500  # as over gRPC: names out of a request, which errors quote, can be of any length
 # A body of texts is read in 1 ms, one of numbers in 5; what is larger goes to a thread, so that the loop stays free.
 LOOP_BYTES = 64 << 10
+# Bodies of the largest size that may be under way: 512 MiB by the limit's default, however many clients send slowly.
+BODIES = 32
 MAX_VERSION = 2**63 - 1
 SIGNATURE_DEF = "signature_def"
 
@@ -138,7 +140,7 @@ class _Rest:
         self._service = service
         self._metrics = metrics
         self._timeout = timeout
-        self._max_request_bytes = max_request_bytes
+        self._bodies = _Bodies(max_request_bytes)
         self._access = access
 
     async def scrape(self, request: Request) -> Response:
@@ -183,8 +185,8 @@ class _Rest:
             return self._metadata(call.spec)
         try:
             async with asyncio.timeout(self._timeout):
-                body = await _read(request, self._max_request_bytes)
-                return await _unless_gone(request, self._infer(call, body))
+                async with self._bodies.read(request) as body:
+                    return await _unless_gone(request, self._infer(call, body))
         except TimeoutError:
             message = f"no answer within {self._timeout:g} s (rest_api_timeout_in_ms); send fewer rows, or try later"
             raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, message) from None
@@ -251,27 +253,45 @@ def _unquoted(what: str, text: str) -> str:
         raise invalid(f"Failed to decode {what}: {text} is not UTF-8") from None
 
 
-async def _read(request: Request, most: int) -> bytes:
-    """The body, unpacked; of one that is too large no more is read than shows it."""
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", "gzip", "x-gzip"):
-        raise _Refused(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            grpc.StatusCode.INVALID_ARGUMENT,
-            f"Content-Encoding {encoding} is not supported; send gzip or none",
-        )
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:20]) > most:
-        raise _too_large(most)
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > most:
-                raise _too_large(most)
-    except ClientDisconnect:
-        raise _gone() from None
-    return bytes(body) if encoding == "identity" else _unzipped(bytes(body), most)
+class _Bodies:
+    """Reads bodies, each of them and all together up to a size."""
+
+    def __init__(self, most: int):
+        self._most = most
+        self._held = 0  # bytes of the bodies under way, however slowly they come
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """The body, unpacked; of one that is too large no more is read than shows it."""
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", "gzip", "x-gzip"):
+            raise _Refused(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"Content-Encoding {encoding} is not supported; send gzip or none",
+            )
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared[:20]) > self._most:
+            raise _too_large(self._most)
+        body = bytearray()
+        try:
+            await self._fill(body, request)
+            yield bytes(body) if encoding == "identity" else _unzipped(bytes(body), self._most)
+        finally:
+            self._held -= len(body)
+
+    async def _fill(self, body: bytearray, request: Request) -> None:
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                self._held += len(chunk)
+                if len(body) > self._most:
+                    raise _too_large(self._most)
+                if self._held > self._most * BODIES:
+                    message = f"the bodies of all requests under way have more than {self._most * BODIES} bytes"
+                    raise RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{message}; try again shortly")
+        except ClientDisconnect:
+            raise _gone() from None
 
 
 def _unzipped(body: bytes, most: int) -> bytes:

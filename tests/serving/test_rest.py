@@ -1,16 +1,18 @@
 import asyncio
 import gzip
 import json
+import select
 import socket
 import threading
 import time
+from contextlib import ExitStack, contextmanager
 from urllib.parse import quote
 
 import httpx
 import orjson
 import pytest
 import uvicorn
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
@@ -507,19 +509,27 @@ def test_no_metrics_page_unless_there_is_a_path(service):
 # === Real sockets ===
 
 
+@contextmanager
+def served(application):
+    """The application in uvicorn; (host, port)."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # uvicorn sends head and body apart
+    server = uvicorn.Server(uvicorn.Config(application, log_config=None, lifespan="off"))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
+    thread.start()
+    try:
+        yield listening.getsockname()
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
 @pytest.fixture(scope="module")
 def live(service):
     """(host, port) of the application in uvicorn, and its metrics."""
     metrics = Metrics()
-    listening = socket.create_server(("127.0.0.1", 0))
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # uvicorn sends head and body apart
-    config = uvicorn.Config(application(service, metrics, timeout=20), log_config=None, lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
-    thread.start()
-    yield listening.getsockname(), metrics
-    server.should_exit = True
-    thread.join()
+    with served(application(service, metrics, timeout=20)) as address:
+        yield address, metrics
 
 
 def head(length, path="/v1/models/toys:predict"):
@@ -561,6 +571,34 @@ def test_a_body_that_grows_too_large_is_refused_on_the_way(live):
             status = 413
     assert status == 413
     assert sent < 64 * MOST
+
+
+def test_slow_bodies_do_not_fill_the_memory(service):
+    """Clients that keep back the last byte of the largest body: one too many is refused."""
+    full = 10_000
+    with served(application(service, max_request_bytes=full)) as address, ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection(address, timeout=10)) for _ in range(rest.BODIES + 1)]
+        for connection in slow:
+            connection.sendall(head(full) + b" " * (full - 1))
+        ready, _, _ = select.select(slow, [], [], 10)
+        assert b"HTTP/1.1 429 " in ready[0].recv(65536)
+        assert len(ready) == 1
+        for connection in slow:
+            connection.close()
+        url = f"http://{address[0]}:{address[1]}/v1/models/toys:predict"
+        ends = time.monotonic() + 5
+        while httpx.post(url, content=b'{"inputs": [1]}'.ljust(full)).status_code != 200:
+            assert time.monotonic() < ends
+
+
+def test_a_body_that_does_not_come(service):
+    with (
+        served(application(service, timeout=0.2)) as address,
+        socket.create_connection(address, timeout=10) as connection,
+    ):
+        connection.sendall(head(100) + b'{"inst')
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))  # until the server closes
+    assert answer.startswith(b"HTTP/1.1 504 ")
 
 
 def test_a_packed_body_that_unfolds_too_large(client):
@@ -613,7 +651,7 @@ json_values = st.recursive(
 )
 names = st.sampled_from(["signature_name", "instances", "inputs", "examples", "context"])
 signatures = st.sampled_from(["serving_default", "pair", "scale", "echo", "shape", "large", "classify", "regress"])
-fuzz = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(deadline=None)  # examples: Hypothesis' default, or the profile's that the run asks for
 
 
 def check_answer(response):
