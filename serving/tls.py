@@ -59,8 +59,8 @@ def _check(config: SSLConfig) -> None:
     chain = _certificates("server_cert", config.server_cert)
     if chain[0].public_key() != key.public_key():
         raise ValueError(
-            f"server_key: not the key of server_cert, {chain[0].subject.rfc4514_string()}; in server_cert the server's own "
-            "certificate comes first, those that signed it after"
+            f"server_key: not the key of server_cert, {chain[0].subject.rfc4514_string()}; in server_cert the server's "
+            "own certificate comes first, those that signed it after"
         )
     for certificate in chain:
         if fault := _not_in_force(certificate):
