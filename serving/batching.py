@@ -42,13 +42,13 @@ class BatchingOptions:
     """TF Serving's batching parameters, with its defaults.
 
     Args:
-        max_batch_size: most rows in a batch.
+        max_batch_size: most rows in a request, and in a batch unless that is split.
         batch_timeout_micros: how long a request waits for others before a batch that is not full is run.
         max_enqueued_batches: of a queue; a request that finds so many full batches waiting is refused.
         num_batch_threads: batches run at the same time.
         allowed_batch_sizes: a batch is filled up to the next of these by repeating its first row; () for none.
         pad_variable_length_inputs: rows of different shapes share a batch, each padded with its first value.
-        enable_large_batch_splitting: a request larger than a batch is split; otherwise it is refused.
+        enable_large_batch_splitting: requests are split into runs of max_execution_batch_size rows.
         max_execution_batch_size: with splitting, the most rows in one run; None for max_batch_size.
 
     Raises:
@@ -178,13 +178,13 @@ class Batcher:
         if any(feed.shape[0] != rows for feed in call.feeds.values()):
             sizes = sorted({feed.shape[0] for feed in call.feeds.values()})
             raise invalid(f"Batching session Run() input tensors must have equal 0th-dimension size, and have {sizes}")
-        if rows > self.options.max_batch_size and not self.options.enable_large_batch_splitting:
+        if rows > self.options.max_batch_size:
             raise invalid(
                 f"Task size {rows} is larger than maximum input batch size {self.options.max_batch_size}; send the "
                 "rows in several requests"
             )
         queue = self._queue(servable, signature, call)
-        if queue.rows and queue.rows + rows > self.options.max_enqueued_batches * self.options.max_batch_size:
+        if queue.rows + rows > self.options.max_enqueued_batches * self.options.run_size:
             raise RequestError(
                 grpc.StatusCode.UNAVAILABLE,
                 "The batch scheduling queue to which this task was submitted is full; try again shortly "

@@ -150,7 +150,7 @@ def test_a_request_larger_than_a_batch(recorder):
     (error,) = answers(recorder, BatchingOptions(max_batch_size=2), call(0.0, 2.0, 4.0))
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
     assert "Task size 3 is larger than maximum input batch size 2" in str(error)
-    splitting = BatchingOptions(max_batch_size=4, max_execution_batch_size=2, enable_large_batch_splitting=True)
+    splitting = BatchingOptions(max_batch_size=5, max_execution_batch_size=2, enable_large_batch_splitting=True)
     assert answers(recorder, splitting, call(0.0, 2.0, 4.0, 6.0, 8.0)) == [[[2.0], [3.0], [4.0], [5.0], [6.0]]]
     assert sorted(recorder.runs) == [1, 2, 2]
 
