@@ -1,13 +1,18 @@
 import asyncio
+import re
 import threading
 import time
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf import json_format, message_factory
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from test_tls import CA, CLIENT, SERVER, STRANGER
 
 from serving.client import AsyncClient, Client, ServingError
@@ -550,6 +555,8 @@ def test_a_key_that_no_header_can_carry_is_refused(key):
 
 # === Against the embedded server ===
 
+README = Path(__file__).parents[2] / "README.md"
+
 
 @pytest.fixture(scope="module")
 def served(mood_models, tmp_path_factory):
@@ -588,3 +595,22 @@ def test_the_embedded_servers_refusals_pass_through(served, predict, model, call
         predict(served.address, ["a"], model=model, call=call)
     assert caught.value.code.name == code
     assert any(str(value) in str(caught.value) for value in (*call.values(), model))
+
+
+def test_the_readmes_grpcurl_lines_work(mood_models, tmp_path):
+    """As grpcurl does it: the types by reflection, the request from JSON."""
+    (tmp_path / "7").symlink_to(mood_models["good"])
+    calls = re.findall(r"grpcurl -plaintext -d '(.*?)' 127\.0\.0\.1:8500 ([\w.]+)/(\w+)", README.read_text(), re.DOTALL)
+    with Server.of(tmp_path, "reviews", port=0) as server, grpc.insecure_channel(server.address) as channel:
+        pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+        answers = [grpcurl(channel, pool, *call) for call in calls]
+    assert [name for _, _, name in calls] == ["Predict", "GetModelStatus"]
+    assert list(answers[0].outputs["label"].string_val) == [b"negative"]  # "arrived broken" has no "good"
+    assert [each.version for each in answers[1].model_version_status] == [7]
+
+
+def grpcurl(channel, pool, body, service, method):
+    found = pool.FindServiceByName(service).FindMethodByName(method)
+    asked, answered = (message_factory.GetMessageClass(each) for each in (found.input_type, found.output_type))
+    call = channel.unary_unary(f"/{service}/{method}", asked.SerializeToString, answered.FromString)
+    return call(json_format.Parse(body, asked()), timeout=10)
