@@ -14,7 +14,17 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROGRAM = "tensorflow_model_server"
 
 
-def command(folder: str | Path, model_name: str, host: str = "127.0.0.1", port: int = 8500) -> list[str] | None:
+def command(
+    folder: str | Path,
+    model_name: str,
+    host: str = "127.0.0.1",
+    port: int = 8500,
+    *,
+    rest_port: int | None = None,
+    batching_parameters_file: str | Path | None = None,
+    monitoring_config_file: str | Path | None = None,
+    ssl_config_file: str | Path | None = None,
+) -> list[str] | None:
     """The command that serves `folder` with the real server, or None where the PATH has none.
 
     Args:
@@ -23,25 +33,37 @@ def command(folder: str | Path, model_name: str, host: str = "127.0.0.1", port: 
         host: where the embedded server would listen. The real one listens on all of the machine's addresses and has
             no flag to change that, so a loopback host is answered with a warning in the log.
         port: TCP port for gRPC.
+        rest_port: TCP port for REST and metrics; None for neither.
+        batching_parameters_file: BatchingParameters in text form; None runs each request by itself.
+        monitoring_config_file: MonitoringConfig in text form; None for no metrics.
+        ssl_config_file: SSLConfig in text form; None speaks in the clear.
 
     Raises:
-        ValueError: `port` is 0, which the real server takes for "no gRPC".
+        ValueError: a port is 0, which the real server takes for none at all.
     """
     program = shutil.which(PROGRAM)
     if program is None:
         return None
-    if port == 0:
-        raise ValueError(f"port: {PROGRAM} takes no free port by itself; set the serve section's port, such as 8500")
+    for name, number, usual in (("port", port, 8500), ("rest_port", rest_port, 8501)):
+        if number == 0:
+            raise ValueError(f"{name}: {PROGRAM} takes no free port by itself; set serve.{name}, such as {usual}")
     if host in LOOPBACK:
-        log.warning("%s listens on all addresses, not on %s alone: let a firewall keep port %d", PROGRAM, host, port)
+        ports = f"ports {port} and {rest_port}" if rest_port else f"port {port}"
+        log.warning("%s listens on all addresses, not on %s alone: let a firewall keep %s", PROGRAM, host, ports)
     base = str(folder) if "://" in str(folder) else str(Path(folder).absolute())
-    return [
-        program,
-        f"--port={port}",
-        f"--model_name={model_name}",
-        f"--model_base_path={base}",
-        "--file_system_poll_wait_seconds=1",
-    ]
+    flags = {
+        "port": port,
+        "rest_api_port": rest_port,
+        "model_name": model_name,
+        "model_base_path": base,
+        "file_system_poll_wait_seconds": 1,
+        "enable_grpc_healthcheck_service": "true",  # the embedded server has it always
+        "enable_batching": "true" if batching_parameters_file else None,
+        "batching_parameters_file": batching_parameters_file,
+        "monitoring_config_file": monitoring_config_file,
+        "ssl_config_file": ssl_config_file,
+    }
+    return [program, *(f"--{name}={value}" for name, value in flags.items() if value is not None)]
 
 
 def hand_over(arguments: list[str]) -> NoReturn:

@@ -81,7 +81,7 @@ def pod(overlay):
 def test_batching_config_is_what_both_servers_read():
     options = BatchingOptions.of(read_text_proto(CONFIG / "batching.config", BatchingParameters))
     assert options == BatchingOptions(
-        max_batch_size=32,
+        max_batch_size=256,
         batch_timeout_micros=0,
         num_batch_threads=2,
         max_enqueued_batches=32,
@@ -136,7 +136,7 @@ def arguments_of(args):
 )
 def test_flags_are_ones_that_the_embedded_server_takes_too(args):
     options, _ = flags.parse(arguments_of(args))
-    assert options.batching.max_batch_size == 32
+    assert options.batching.run_size == 32
     assert options.metrics_path == "/monitoring/prometheus/metrics"
     assert options.health
 

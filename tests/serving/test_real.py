@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import real
+from serving import flags, real
 
 
 @pytest.fixture
@@ -29,7 +29,21 @@ def test_hands_over_with_its_flags_and_exit_status(model_server, tmp_path):
         "--model_name=mood",
         f"--model_base_path={tmp_path}/serving",
         "--file_system_poll_wait_seconds=1",
+        "--enable_grpc_healthcheck_service=true",
     ]
+
+
+def test_each_file_has_its_flag_and_the_embedded_server_takes_the_same(model_server, tmp_path):
+    files = {}
+    for name in ("batching_parameters_file", "monitoring_config_file", "ssl_config_file"):
+        files[name] = tmp_path / name
+        files[name].touch()
+    command = real.command(tmp_path, "mood", "0.0.0.0", 8500, rest_port=8501, **files)
+    assert [flag for flag in command if "file=" in flag] == [f"--{name}={file}" for name, file in files.items()]
+    assert {"--rest_api_port=8501", "--enable_batching=true"} < set(command)
+    options, _ = flags.parse(command[1:])
+    assert (options.port, options.rest_port) == (8500, 8501)
+    assert options.batching is not None and options.tls is not None
 
 
 def test_relative_folder_becomes_absolute_and_remote_stays(model_server):
@@ -44,8 +58,10 @@ def test_loopback_is_warned_of(model_server, caplog):
 
 
 def test_port_zero_is_refused(model_server):
-    with pytest.raises(ValueError, match="port"):
+    with pytest.raises(ValueError, match=r"^port: .* set serve\.port, such as 8500"):
         real.command("runs/x", "mood", port=0)
+    with pytest.raises(ValueError, match=r"^rest_port: .* set serve\.rest_port, such as 8501"):
+        real.command("runs/x", "mood", rest_port=0)
 
 
 def test_none_where_there_is_none(tmp_path, monkeypatch):
