@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import grpc
 
 
@@ -11,6 +13,11 @@ class RequestError(Exception):
     def __init__(self, code: grpc.StatusCode, message: str):
         super().__init__(message)
         self.code = code
+
+
+def frames(error: BaseException) -> str:
+    """Where an unexpected error was raised and its type, for a log: its words could quote a request."""
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
 
 
 def invalid(message: str) -> RequestError:

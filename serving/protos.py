@@ -82,7 +82,23 @@ with _bare_tensorflow():
     from tensorflow_serving.config.logging_config_pb2 import LoggingConfig
     from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
+# service -> method -> (request, response), after prediction_service.proto and model_service.proto.
+SERVICES = {
+    "PredictionService": {
+        "Classify": (ClassificationRequest, ClassificationResponse),
+        "Regress": (RegressionRequest, RegressionResponse),
+        "Predict": (PredictRequest, PredictResponse),
+        "MultiInference": (MultiInferenceRequest, MultiInferenceResponse),
+        "GetModelMetadata": (GetModelMetadataRequest, GetModelMetadataResponse),
+    },
+    "ModelService": {
+        "GetModelStatus": (GetModelStatusRequest, GetModelStatusResponse),
+        "HandleReloadConfigRequest": (ReloadConfigRequest, ReloadConfigResponse),
+    },
+}
+
 __all__ = [
+    "SERVICES",
     "ClassificationRequest",
     "ClassificationResponse",
     "ClassificationResult",

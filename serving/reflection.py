@@ -11,45 +11,21 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection
 
-from serving import protos
+from serving.protos import SERVICES
 
 _PACKAGE = "tensorflow.serving"
-
-# file -> service -> method -> (request, response)
-_SERVICES: dict[str, tuple[str, dict[str, tuple[type[Message], type[Message]]]]] = {
-    "prediction_service": (
-        "PredictionService",
-        {
-            "Classify": (protos.ClassificationRequest, protos.ClassificationResponse),
-            "Regress": (protos.RegressionRequest, protos.RegressionResponse),
-            "Predict": (protos.PredictRequest, protos.PredictResponse),
-            "MultiInference": (protos.MultiInferenceRequest, protos.MultiInferenceResponse),
-            "GetModelMetadata": (protos.GetModelMetadataRequest, protos.GetModelMetadataResponse),
-        },
-    ),
-    "model_service": (
-        "ModelService",
-        {
-            "GetModelStatus": (protos.GetModelStatusRequest, protos.GetModelStatusResponse),
-            "HandleReloadConfigRequest": (protos.ReloadConfigRequest, protos.ReloadConfigResponse),
-        },
-    ),
-}
 
 
 def enable(server: grpc.aio.Server, names: list[str]) -> None:
     """Lets clients ask `server` what the services of these full names look like."""
-    for file, (service, methods) in _SERVICES.items():
-        descriptor_pool.Default().AddSerializedFile(_file(file, service, methods).SerializeToString())
+    for service, methods in SERVICES.items():
+        descriptor_pool.Default().AddSerializedFile(_file(service, methods).SerializeToString())
     reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
 
 
-def _file(
-    name: str, service: str, methods: dict[str, tuple[type[Message], type[Message]]]
-) -> descriptor_pb2.FileDescriptorProto:
-    file = descriptor_pb2.FileDescriptorProto(
-        name=f"tensorflow_serving/apis/{name}.proto", package=_PACKAGE, syntax="proto3"
-    )
+def _file(service: str, methods: dict[str, tuple[type[Message], type[Message]]]) -> descriptor_pb2.FileDescriptorProto:
+    name = f"bertline/{service}.proto"  # not the package's own names, which a process may have tried to import
+    file = descriptor_pb2.FileDescriptorProto(name=name, package=_PACKAGE, syntax="proto3")
     declared = file.service.add(name=service)
     for method, (request, response) in methods.items():
         declared.method.add(

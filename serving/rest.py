@@ -31,7 +31,7 @@ from starlette.routing import Route
 
 from serving import json_tensor
 from serving.access import Access, key_of
-from serving.errors import RequestError, invalid
+from serving.errors import RequestError, frames, invalid
 from serving.metrics import Metrics
 from serving.protos import (
     ClassificationRequest,
@@ -167,7 +167,7 @@ class _Rest:
             raise
         except Exception as error:
             code = grpc.StatusCode.INTERNAL
-            log.exception("%s of model %s failed", call.method, call.spec.name)
+            log.error("%s failed: %s", call.method, frames(error))
             words = f"an error of the server's own, {type(error).__name__}; its log says more"
             return _error(RequestError(code, words))
         finally:

@@ -160,6 +160,7 @@ class Server:
 
     def start(self) -> None:
         """Takes the ports, loads the models, and begins to answer."""
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # below it, TensorFlow logs the texts it cannot parse
         self._thread.start()
         self._run(self._listen()).result()  # a taken port is told before TensorFlow's seconds of import
         self._models.reload(self._configured())
@@ -246,7 +247,7 @@ class Server:
             self._watchers.append(self._loop.create_task(self._watch_models_file()))
 
     def _start_rest(self) -> None:
-        from serving import rest
+        from serving import http, rest
 
         options = self.options
         application = rest.application(
@@ -265,10 +266,9 @@ class Server:
             lifespan="off",
             server_header=False,
             timeout_graceful_shutdown=int(DRAIN_SECONDS),
+            http=http.Protocol,
+            ssl_context_factory=(lambda *_: tls.ssl_context(options.tls)) if options.tls else None,
         )
-        config.load()
-        if options.tls:
-            config.ssl = tls.ssl_context(options.tls)
         self._rest = uvicorn.Server(config)
         self._rest_task = self._loop.create_task(self._rest.serve(sockets=[self._rest_socket]))
 
@@ -404,7 +404,10 @@ def _socket(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        opened = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        # uvicorn writes head and body apart, and the second waited 40 ms for the first's acknowledgement.
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return opened
     except (OSError, OverflowError) as error:
         message = f"cannot listen on {_address(host, port)}: {error}; choose another port, or a free one with"
         raise OSError(f"{message} --port=-1 or --rest_api_port=-1") from error

@@ -10,6 +10,7 @@ from serving.errors import invalid
 from serving.protos import DataType, TensorProto, TensorShapeProto
 from serving.runtime import tf
 
+MAX_DIMENSIONS = 64  # numpy's; TensorFlow's are 254
 _STRING = DataType.Value("DT_STRING")
 # The lists of values that hold a dtype as it is; the others (half, bfloat16, complex) pack it, as TensorFlow knows.
 _FIELDS = {
@@ -44,6 +45,8 @@ def decode(alias: str, info, proto: TensorProto) -> np.ndarray:
     sent = None if proto.tensor_shape.unknown_rank else [dimension.size for dimension in proto.tensor_shape.dim]
     if sent is None or not _fits(sent, info.tensor_shape):
         raise invalid(f"input {alias}: expected shape {_shape(info.tensor_shape)}, got {_shape(proto.tensor_shape)}")
+    if len(sent) > MAX_DIMENSIONS:
+        raise invalid(f"input {alias}: {len(sent)} dimensions; there can be {MAX_DIMENSIONS}")
     if any(size < 0 for size in sent):
         raise invalid(f"input {alias}: shape {sent} has a negative size")
     elements = math.prod(sent)

@@ -48,7 +48,6 @@ def predict(stub, signature: str, **inputs) -> str:
     return ""
 
 
-@pytest.mark.xfail(strict=True, reason="TensorFlow's C++ log quotes an example that it cannot parse, at WARNING")
 def test_no_text_of_a_request_is_logged(mood_models, tmp_path):
     folder, log = tmp_path / "mood", tmp_path / "server.log"
     folder.mkdir()
