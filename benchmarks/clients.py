@@ -1,0 +1,119 @@
+"""Load on a server, from a process of its own, for benchmarks/serving.py: prints one JSON line.
+
+Closed: so many clients, each with a connection of its own, one text a request, the next when the last is answered.
+Open: requests at a fixed rate, whatever becomes of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+
+import grpc
+import numpy as np
+
+from serving.protos import PredictionServiceStub, PredictRequest
+
+
+def requests(file: Path, model: str) -> Iterator[PredictRequest]:
+    """A request a text, again and again."""
+    built = []
+    for text in json.loads(file.read_text()):
+        request = PredictRequest()
+        request.model_spec.name, request.model_spec.signature_name = model, "text"
+        tensor = request.inputs["text"]
+        tensor.dtype = 7
+        tensor.tensor_shape.dim.add(size=1)
+        tensor.string_val.append(text.encode())
+        built.append(request)
+    return cycle(built)
+
+
+class Tally:
+    """What became of the requests: (when sent, seconds, status) of each."""
+
+    def __init__(self):
+        self.calls: list[tuple[float, float, str]] = []
+
+    async def call(self, stub: PredictionServiceStub, request: PredictRequest, deadline: float | None) -> None:
+        """Sends one and notes its fate."""
+        began = time.time()
+        try:
+            await stub.Predict(request, timeout=deadline)
+            status = "OK"
+        except grpc.aio.AioRpcError as error:
+            status = error.code().name
+        self.calls.append((began, time.time() - began, status))
+
+    def figures(self, seconds: float) -> dict:
+        """Counts by status, answers a second, and latency of the answered in milliseconds."""
+        answered = [1000 * took for _, took, status in self.calls if status == "OK"] or [float("nan")]
+        p50, p99 = np.percentile(answered, [50, 99])
+        statuses = Counter(status for *_, status in self.calls)
+        return {
+            "per_second": statuses["OK"] / seconds,
+            "p50_ms": p50,
+            "p99_ms": p99,
+            "max_ms": max(answered),
+            "statuses": dict(statuses),
+        }
+
+
+async def closed(arguments: argparse.Namespace, tally: Tally) -> float:
+    """Runs so many clients for so many seconds, or so many requests; returns the seconds it took."""
+    source = requests(arguments.texts, arguments.model)
+    began = time.time()
+
+    async def client() -> None:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(arguments.address, options) as channel:
+            stub = PredictionServiceStub(channel)
+            while time.time() - began < arguments.seconds and len(tally.calls) < arguments.requests:
+                await tally.call(stub, next(source), arguments.deadline)
+
+    await asyncio.gather(*(client() for _ in range(arguments.clients)))
+    return time.time() - began
+
+
+async def opened(arguments: argparse.Namespace, tally: Tally) -> float:
+    """Sends at a rate for so many seconds; returns the seconds until the last was answered."""
+    source = requests(arguments.texts, arguments.model)
+    began = time.time()
+    async with grpc.aio.insecure_channel(arguments.address) as channel:
+        stub = PredictionServiceStub(channel)
+        tasks = []
+        for number in range(int(arguments.rate * arguments.seconds)):
+            await asyncio.sleep(max(began + number / arguments.rate - time.time(), 0))
+            tasks.append(asyncio.create_task(tally.call(stub, next(source), arguments.deadline)))
+        await asyncio.gather(*tasks)
+    return time.time() - began
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("address")
+    parser.add_argument("model")
+    parser.add_argument("texts", type=Path)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--rate", type=float, help="requests a second, instead of clients")
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--requests", type=float, default=float("inf"))
+    parser.add_argument("--deadline", type=float, help="seconds a request may take")
+    parser.add_argument("--calls", type=Path, help="file for every call: when, seconds, status")
+    arguments = parser.parse_args()
+    tally = Tally()
+    seconds = asyncio.run((opened if arguments.rate else closed)(arguments, tally))
+    if arguments.calls:
+        arguments.calls.write_text(json.dumps(tally.calls))
+    print(json.dumps(tally.figures(seconds)))
+
+
+if __name__ == "__main__":
+    main()

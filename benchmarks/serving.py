@@ -1,0 +1,286 @@
+"""The embedded server against the same SavedModel called in process: `python -m benchmarks.serving CONFIG`.
+
+Takes the newest pushed version of a finished run and its test rows' texts, and serves it as `bertline serve` does.
+Server, clients and the model in process are processes of their own; what is compared runs in turn, round by round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+from benchmarks import finished
+from benchmarks.peer import BENCHMARKS, RESULTS, write_result
+from components.errors import LineError
+from pipeline import config as configs
+from serving import releases
+
+MODEL = "model"
+BATCH = 32
+CLIENTS = 64
+SINGLES = 200  # texts one by one, a round
+SWAP_CLIENTS = 8
+OVERLOAD_DEADLINE = 5.0
+CLOCK = 1.05  # gRPC keeps the deadline; the clients' own clock runs until their turn comes
+ALLOWED = {"OK", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"}
+
+# The bars: what the serving part of bertline has to hold.
+THROUGHPUT = 0.85  # of the examples a second in process, sorted, in batches of 32
+LATENCY_MS = 1.5  # over the in-process call, p50
+TAIL = 3.0  # p99 over p50
+MEMORY = 1.05  # of the server after the overload over what it was 10 s into it
+
+
+class InProcess:
+    """The model in a process of its own."""
+
+    def __init__(self, version: Path, texts: Path):
+        command = [sys.executable, "-m", "benchmarks.in_process", str(version), str(texts)]
+        self._process = subprocess.Popen(
+            command, cwd=BENCHMARKS.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True,
+        )  # fmt: skip
+        self._process.stdout.readline()
+
+    def measure(self, texts: int, batch: int) -> dict[str, float]:
+        """Examples a second and milliseconds a call, over so many texts in batches of so many."""
+        self._process.stdin.write(json.dumps({"texts": texts, "batch": batch}) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.wait()
+
+
+class Served:
+    """The server in a process of its own, on a folder that versions can be pushed to."""
+
+    def __init__(self, version: Path, texts: Path, log: Path):
+        self._version, self._texts = version, texts
+        self._scratch = Path(tempfile.mkdtemp(prefix="bertline-bench-"))
+        self.push(1)
+        parameters = Path("/tmp/exp/batching.config")
+        command = [sys.executable, "-m", "serving.server", "--port=-1", f"--model_name={MODEL}"]
+        command += [f"--model_base_path={self._scratch / 'serving'}", "--file_system_poll_wait_seconds=0.2"]
+        command += ["--enable_batching", f"--batching_parameters_file={parameters}"]
+        with log.open("wb") as errors:
+            self._process = subprocess.Popen(
+                command, cwd=BENCHMARKS.parent, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+        *_, self.address = self._process.stdout.readline().split()
+
+    def push(self, version: int) -> None:
+        """Adds a version to the folder, whole at once."""
+        hidden = self._scratch / "serving" / f".unfinished-{version}"
+        shutil.copytree(self._version, hidden)
+        hidden.rename(self._scratch / "serving" / str(version))
+
+    def load(self, *flags: str) -> dict[str, Any]:
+        """What benchmarks/clients.py saw."""
+        command = [sys.executable, "-m", "benchmarks.clients", self.address, MODEL, str(self._texts), *flags]
+        ran = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True)
+        return json.loads(ran.stdout)
+
+    def memory(self) -> int:
+        """Resident bytes of the server."""
+        return psutil.Process(self._process.pid).memory_info().rss
+
+    def alive(self) -> bool:
+        """Whether the server runs."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """Ends the server."""
+        self._process.terminate()
+        self._process.wait()
+        shutil.rmtree(self._scratch)
+
+
+def throughput(model: InProcess, server: Served, rounds: int, seconds: float, texts: int) -> dict[str, Any]:
+    """Examples a second of 64 clients with a text each, over sorted batches of 32 in process."""
+    server.load("--seconds=3")
+    model.measure(BATCH * 10, BATCH)
+    measured = []
+    for number in range(1, rounds + 1):
+        inside = model.measure(texts, BATCH)["per_second"]
+        served = server.load(f"--clients={CLIENTS}", f"--seconds={seconds}")
+        measured.append({"in_process": inside, "served": served["per_second"], "ratio": served["per_second"] / inside})
+        print(
+            f"  round {number}: in process {inside:.0f}, {CLIENTS} clients {served['per_second']:.0f} examples/s, "
+            f"ratio {measured[-1]['ratio']:.2f} (p50 {served['p50_ms']:.0f} ms, p99 {served['p99_ms']:.0f} ms)",
+            flush=True,
+        )
+    return {"rounds": measured, "ratio": median(each["ratio"] for each in measured)}
+
+
+def latency(model: InProcess, server: Served, rounds: int) -> dict[str, Any]:
+    """Milliseconds of one text from one client, over the in-process call."""
+    measured = []
+    for number in range(1, rounds + 1):
+        inside = model.measure(SINGLES, 1)
+        served = server.load("--clients=1", f"--requests={SINGLES}", "--seconds=120")
+        extra = served["p50_ms"] - inside["p50_ms"]
+        measured.append({"in_process": inside, "served": served, "extra_ms": extra})
+        print(
+            f"  round {number}: in process p50 {inside['p50_ms']:.1f} p99 {inside['p99_ms']:.1f} ms, "
+            f"served p50 {served['p50_ms']:.1f} p99 {served['p99_ms']:.1f} ms: {extra:+.2f} ms",
+            flush=True,
+        )
+    tails = [each["served"]["p99_ms"] / each["served"]["p50_ms"] for each in measured]
+    return {"rounds": measured, "extra_ms": median(each["extra_ms"] for each in measured), "tail": median(tails)}
+
+
+def overload(server: Served, sustainable: float, seconds: float) -> dict[str, Any]:
+    """Twice the sustainable load; every request must be answered, and memory stay flat."""
+    memories, done = [], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(1):
+            memories.append(server.memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    figures = server.load(f"--rate={2 * sustainable}", f"--seconds={seconds}", f"--deadline={OVERLOAD_DEADLINE}")
+    done.set()
+    watcher.join()
+    growth = max(memories[10:], default=memories[-1]) / memories[min(10, len(memories) - 1)]
+    figures |= {"rate": 2 * sustainable, "memory_growth": growth, "alive": server.alive()}
+    print(
+        f"  {2 * sustainable:.0f} requests/s for {seconds:.0f} s: {figures['statuses']}, answered in p50 "
+        f"{figures['p50_ms']:.0f} ms, at most {figures['max_ms']:.0f} ms; memory x{growth:.3f}",
+        flush=True,
+    )
+    return figures
+
+
+def swap(server: Served) -> dict[str, Any]:
+    """A new version appears under load: how many requests fail, and the p99 while it loads and takes over."""
+    calls = server._scratch / "calls.json"
+    pushed: dict[str, float] = {}
+
+    def push() -> None:
+        time.sleep(6)
+        pushed["at"] = time.time()
+        server.push(2)
+
+    pusher = threading.Thread(target=push)
+    pusher.start()
+    figures = server.load(f"--clients={SWAP_CLIENTS}", "--seconds=16", f"--calls={calls}")
+    pusher.join()
+    taken = [(sent, 1000 * took) for sent, took, status in json.loads(calls.read_text()) if status == "OK"]
+    before = sorted(took for sent, took in taken if sent < pushed["at"])
+    during = sorted(took for sent, took in taken if pushed["at"] <= sent < pushed["at"] + 6)
+    failed = sum(count for status, count in figures["statuses"].items() if status != "OK")
+    result = {
+        "failed": failed,
+        "before_p99_ms": before[int(len(before) * 0.99)],
+        "during_p99_ms": during[int(len(during) * 0.99)],
+    }
+    print(
+        f"  {SWAP_CLIENTS} clients: {failed} failed of {len(taken) + failed}; p99 {result['before_p99_ms']:.0f} ms "
+        f"before, {result['during_p99_ms']:.0f} ms while the new version loads and takes over",
+        flush=True,
+    )
+    return result
+
+
+def verdicts(result: dict[str, Any]) -> list[tuple[str, bool]]:
+    """Each bar, and whether it holds."""
+    found = []
+    if "throughput" in result:
+        ratio = result["throughput"]["ratio"]
+        found.append((f"throughput over in process {ratio:.2f}, at least {THROUGHPUT}", ratio >= THROUGHPUT))
+    if "latency" in result:
+        extra, tail = result["latency"]["extra_ms"], result["latency"]["tail"]
+        found.append((f"p50 over in process {extra:+.2f} ms, at most {LATENCY_MS:+}", extra <= LATENCY_MS))
+        found.append((f"p99 over p50 {tail:.1f}, at most {TAIL}", tail <= TAIL))
+    if "overload" in result:
+        over = result["overload"]
+        statuses, growth, slowest = set(over["statuses"]), over["memory_growth"], over["max_ms"]
+        found.append((f"overload: alive, answers {sorted(statuses)}", over["alive"] and statuses <= ALLOWED))
+        found.append((f"overload: memory x{growth:.3f}, at most {MEMORY}", growth <= MEMORY))
+        within = slowest <= 1000 * OVERLOAD_DEADLINE * CLOCK
+        found.append((f"overload: answered within the deadline of {OVERLOAD_DEADLINE:g} s", within))
+    if "swap" in result:
+        found.append((f"swap: {result['swap']['failed']} requests failed, none may", not result["swap"]["failed"]))
+    return found
+
+
+@contextmanager
+def _both(config: configs.Config) -> Iterator[tuple[InProcess, Served, int]]:
+    """The model in process, the server, and the number of texts.
+
+    Raises:
+      LineError: the config has no finished run, or none that was pushed.
+    """
+    import pyarrow.parquet as pq
+
+    evaluation = finished.newest_evaluation(config.root_folder)
+    found = releases.read(config.serving_folder)
+    if not found:
+        raise LineError(f"{config.serving_folder} holds no pushed version; start a run of the config.")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    texts = RESULTS / f"texts-{config.name}.json"
+    chosen = pq.read_table(evaluation / "predictions-test.parquet", columns=["text"]).column("text").to_pylist()
+    texts.write_text(json.dumps(chosen))
+    model = InProcess(Path(found[-1].path), texts)
+    server = Served(Path(found[-1].path), texts, RESULTS / "server.log")
+    try:
+        yield model, server, len(chosen)
+    finally:
+        model.close()
+        server.close()
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10, help="of each round of 64 clients")
+    parser.add_argument("--overload-seconds", type=float, default=60)
+    parser.add_argument("--only", choices=["throughput", "latency", "overload", "swap"], action="append")
+    arguments = parser.parse_args()
+    wanted = set(arguments.only or ["throughput", "latency", "overload", "swap"])
+    result: dict[str, Any] = {}
+    try:
+        with _both(configs.load(arguments.config)) as (model, server, texts):
+            if wanted & {"throughput", "overload"}:
+                print(f"throughput: {CLIENTS} clients, a text each, against sorted batches of {BATCH} in process")
+                result["throughput"] = throughput(model, server, arguments.rounds, arguments.seconds, texts)
+            if "latency" in wanted:
+                print("latency: one client, one text")
+                result["latency"] = latency(model, server, arguments.rounds)
+            if "overload" in wanted:
+                print("overload: twice the sustainable load")
+                sustainable = median(each["served"] for each in result["throughput"]["rounds"])
+                result["overload"] = overload(server, sustainable, arguments.overload_seconds)
+            if "swap" in wanted:
+                print("swap: a new version under load")
+                result["swap"] = swap(server)
+    except LineError as error:
+        print(f"serving: {error}", file=sys.stderr)
+        return 2
+    print("figures:", write_result(f"serving-{arguments.config.stem}", result))
+    for words, holds in verdicts(result):
+        print(f"{'holds' if holds else 'FAILS'}  {words}")
+    return 0 if all(holds for _, holds in verdicts(result)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
