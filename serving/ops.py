@@ -24,7 +24,7 @@ SHOWN = 3  # ops in a message; they mostly share a cause
 
 # The kernels of these are part of the Python package: they call back into the process that made the graph.
 PYTHON_ONLY = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
-# Registered by TensorFlow 2.21's wheel and not by 2.19.1's, beside TPU ops, which no wheel for a CPU has kernels of.
+# What TensorFlow 2.21's wheel has kernels of and 2.19.1's has not, as their registries list them.
 NEWER_OPS = frozenset({"DecodeJxl", "DecodeWebP"})
 # An attribute that the server's op does not know is an error there, unless the export left its default out.
 NEWER_ATTRIBUTES = {"TensorListGetItem": {"Tshape"}, "XlaCallModule": {"use_shardy_partitioner"}}
@@ -87,7 +87,7 @@ def _fault(node: Node) -> str:
     if op_def_registry.get(node.op) is None:
         return "neither TensorFlow nor TF Text has it, and TF Serving links no other library; use their ops"
     if node.op not in _kernels() and node.op not in REWRITTEN:
-        return "it has no kernel for a CPU (TPU ops, for one); export the model for CPU or GPU"
+        return "it has no kernel for a CPU: a TPU's, or one that TensorFlow has dropped; export the model without it"
     newer = NEWER_ATTRIBUTES.get(node.op, set()) & node.attributes
     if newer:
         return f"its attribute {', '.join(sorted(newer))} is newer than {SERVER}; export without it"

@@ -64,6 +64,20 @@ def test_a_changed_row_is_noticed_and_the_models_are_compared(line):
     assert record["data"] != line.runs()[0]["data"]
 
 
+def test_a_rolled_back_model_stays_out_until_that_is_undone(line):
+    before = line.versions()
+    assert line.bertline("rollback", line.config, "--reason", "angry customers").returncode == 0
+    unchanged = line.run()
+    assert unchanged.returncode == 3, unchanged.stdout
+    assert f"(angry customers): it is version {before[-1]}" in " ".join(unchanged.stdout.split())
+    assert line.versions() == before[:-1]
+    assert line.bertline("rollback", line.config, "--undo").returncode == 0
+    again = line.run()
+    assert again.returncode == 0, again.stdout
+    assert "every stage cached" in again.stdout
+    assert line.versions() == before
+
+
 def test_a_model_of_shuffled_labels_is_blocked_and_the_served_version_stays(line):
     before = line.versions()
     rows = factories.reviews(900)
@@ -116,7 +130,6 @@ def test_serving_picks_up_a_new_version_without_dropping_a_request(line):
     from serving.client import Client
     from serving.server import Server
     from serving.versions import Polling
-from serving.versions import Polling
 
     old = line.versions()[-1]
     with (
