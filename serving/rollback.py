@@ -29,7 +29,8 @@ def roll_back(folder: str | Path, to: int | None = None, reason: str = "") -> li
         The releases that were withdrawn, ascending by version.
 
     Raises:
-        ValueError: the folder is remote, there is no such release, nothing newer is served, or nothing would be left.
+        ValueError: the folder is absent or remote, there is no such release, nothing newer is served, or nothing would
+            be left.
     """
     folder = _local(folder)
     with releases.locked(folder):
@@ -61,7 +62,7 @@ def undo(folder: str | Path) -> list[Release]:
         The releases that are in service again, ascending by version.
 
     Raises:
-        ValueError: the folder is remote, or nothing in it is withdrawn.
+        ValueError: the folder is absent or remote, or nothing in it is withdrawn.
     """
     folder = _local(folder)
     with releases.locked(folder):
@@ -86,6 +87,8 @@ def _local(folder: str | Path) -> str:
             f"{folder}: object stores rename no folders, so a rollback there could be seen half done; pin the version "
             "in the servers' model config file instead: model_version_policy { specific { versions: VERSION } }"
         )
+    if not Path(folder).is_dir():  # taking the lock would make it
+        raise ValueError(f"{folder}: there is no such folder; the first push makes it")
     return str(folder).rstrip("/")
 
 

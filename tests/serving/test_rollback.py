@@ -115,7 +115,10 @@ def test_last_release_stays(serving):
     assert releases.versions(serving) == [100]
 
 
-def test_empty_and_remote_folders_are_refused(tmp_path):
+def test_absent_empty_and_remote_folders_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="absent: there is no such folder"):
+        rollback.undo(tmp_path / "absent")
+    assert not (tmp_path / "absent").exists()
     with pytest.raises(ValueError, match="no release is in service"):
         rollback.roll_back(tmp_path)
     with pytest.raises(ValueError, match=r"gs://bucket/x: object stores rename no folders"):
