@@ -44,6 +44,7 @@ log = logging.getLogger("bertline.serving")
 
 DRAIN_SECONDS = 30.0  # Kubernetes kills a pod 30 s after SIGTERM
 PARENT_CHECK_SECONDS = 1.0
+PENDING = 100_000
 BACKLOG = 512  # connections that wait to be accepted
 HEALTH_SECONDS = 0.5  # between two looks at whether every model answers
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -205,6 +206,10 @@ class Server:
             ("grpc.so_reuseport", 0),  # two servers on one port are a mistake, not a pair
             ("grpc.max_receive_message_length", options.limits.max_request_bytes),
             ("grpc.max_send_message_length", -1),
+            # From some 1,000 requests that wait to be read, grpc drops them at random, and the caller sees CANCELLED.
+            # These are read and refused in words.
+            ("grpc.server.max_pending_requests", PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", PENDING),
             *options.grpc_arguments,
         ]
         interceptors = [AccessInterceptor(self._access)] if self._access else []

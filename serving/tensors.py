@@ -61,14 +61,16 @@ def encode(value: np.ndarray, as_content: bool = False) -> TensorProto:
 
     Args:
         value: numbers, or bytes objects.
-        as_content: numbers as raw bytes (tensor_content) rather than as a list of values.
+        as_content: packed as bytes (tensor_content) rather than as a list of values.
     """
+    if as_content:  # TensorFlow's own encoder: it packs strings too
+        return TensorProto.FromString(tf.io.serialize_tensor(value).numpy())
     if value.dtype == object:
         proto = TensorProto(dtype=_STRING)
         proto.string_val.extend(value.ravel().tolist())
     else:
         field = _FIELDS.get(value.dtype.name)
-        if field is None or as_content:
+        if field is None:
             proto = TensorProto(
                 dtype=tf.dtypes.as_dtype(value.dtype).as_datatype_enum,
                 tensor_content=np.ascontiguousarray(value).tobytes(),

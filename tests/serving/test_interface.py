@@ -142,6 +142,19 @@ def test_nan_and_infinity_pass_through(stub):
     assert response.outputs["y"].float_val[1:] == [float("inf"), -float("inf")]
 
 
+def test_answers_as_tensor_content(models):
+    with Server(ServerOptions(models=config(models), port=0, as_content=True)) as server:
+        with grpc.insecure_channel(server.address) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            number = stub.Predict(predict([[1.0], [3.0]])).outputs["y"]
+            message = predict_pb2.PredictRequest()
+            name(message.model_spec, "mood", "text")
+            message.inputs["text"].CopyFrom(tf.make_tensor_proto(["a great day"]))
+            label = stub.Predict(message).outputs["label"]
+    assert not number.float_val and tf.make_ndarray(number).tolist() == [[3.5], [4.5]]
+    assert not label.string_val and label.tensor_content == b"\x08positive"  # its length before it
+
+
 # === Classify, Regress, MultiInference ===
 
 
