@@ -63,14 +63,16 @@ def encode(value: np.ndarray, as_content: bool = False) -> TensorProto:
         value: numbers, or bytes objects.
         as_content: packed as bytes (tensor_content) rather than as a list of values.
     """
-    if as_content:  # TensorFlow's own encoder: it packs strings too
-        return TensorProto.FromString(tf.io.serialize_tensor(value).numpy())
     if value.dtype == object:
         proto = TensorProto(dtype=_STRING)
-        proto.string_val.extend(value.ravel().tolist())
+        strings = value.ravel().tolist()
+        if as_content:
+            proto.tensor_content = b"".join([*(_varint(len(string)) for string in strings), *strings])
+        else:
+            proto.string_val.extend(strings)
     else:
         field = _FIELDS.get(value.dtype.name)
-        if field is None:
+        if field is None or as_content:
             proto = TensorProto(
                 dtype=tf.dtypes.as_dtype(value.dtype).as_datatype_enum,
                 tensor_content=np.ascontiguousarray(value).tobytes(),
@@ -87,6 +89,12 @@ def encode(value: np.ndarray, as_content: bool = False) -> TensorProto:
 def dtype_name(number: int) -> str:
     """DT_FLOAT and the like, or the number where there is no such dtype."""
     return DataType.Name(number) if number in DataType.values() else f"data type {number}"
+
+
+def _varint(number: int) -> bytes:
+    """Protobuf's encoding of a number; lengths stand so before the strings of a packed tensor."""
+    low, rest = number & 0x7F, number >> 7
+    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])
 
 
 def _strings(alias: str, proto: TensorProto, shape: list[int], elements: int) -> np.ndarray:

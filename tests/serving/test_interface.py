@@ -143,14 +143,14 @@ def test_nan_and_infinity_pass_through(stub):
 
 
 def test_answers_as_tensor_content(models):
-    with Server(ServerOptions(models=config(models), port=0, as_content=True)) as server:
-        with grpc.insecure_channel(server.address) as channel:
-            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-            number = stub.Predict(predict([[1.0], [3.0]])).outputs["y"]
-            message = predict_pb2.PredictRequest()
-            name(message.model_spec, "mood", "text")
-            message.inputs["text"].CopyFrom(tf.make_tensor_proto(["a great day"]))
-            label = stub.Predict(message).outputs["label"]
+    options = ServerOptions(models=config(models), port=0, as_content=True)
+    with Server(options) as server, grpc.insecure_channel(server.address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        number = stub.Predict(predict([[1.0], [3.0]])).outputs["y"]
+        message = predict_pb2.PredictRequest()
+        name(message.model_spec, "mood", "text")
+        message.inputs["text"].CopyFrom(tf.make_tensor_proto(["a great day"]))
+        label = stub.Predict(message).outputs["label"]
     assert not number.float_val and tf.make_ndarray(number).tolist() == [[3.5], [4.5]]
     assert not label.string_val and label.tensor_content == b"\x08positive"  # its length before it
 
