@@ -112,8 +112,11 @@ class ServeOptions(Section):
     folder: str | None = None  # null: runs/NAME/serving
     host: str = "127.0.0.1"
     port: int = Field(default=8500, ge=0, le=65535)  # TF Serving's own; 0 takes a free one
+    # REST and Prometheus' metrics; TF Serving's documents use this port. null for neither, 0 takes a free one
+    rest_port: int | None = Field(default=8501, ge=0, le=65535)
+    batching_file: str | None = None  # BatchingParameters in text form; null: serving/deploy/config/batching.config
     keep_versions: NonNegativeInt = 0  # pushed versions kept in the folder; 0 keeps all
     # Rows of the test split that go into each pushed version as warm-up requests; sixteen lengths, alone and in
-    # batches, take a second. They are real texts: 0 keeps them out of the folder. TF Serving reads at most 1,000
+    # batches, take two seconds. They are real texts: 0 keeps them out of the folder. TF Serving reads at most 1,000
     # requests, which 256 rows stay below.
     warmup_rows: int = Field(default=16, ge=0, le=256)
