@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from rich.table import Table
 
 from components.errors import LineError
 from pipeline import config as configs
-from pipeline import screen
+from pipeline import keys, screen
 
 # Exit codes beside 0 and typer's own 2 for a wrong call.
 FAILED, BLOCKED = 1, 3
@@ -35,6 +34,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(keys.app, name="keys")
 ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="The task's YAML file.")]
 
 
@@ -160,31 +160,28 @@ def rollback(
         console.print(f"the way back: bertline rollback {config} --undo", markup=False, style="dim")
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(
+    context: typer.Context,
     config: ConfigArgument,
     host: Annotated[str | None, typer.Option(help="Default: the config's serve.host.")] = None,
-    port: Annotated[int | None, typer.Option(help="Default: the config's serve.port.")] = None,
+    port: Annotated[int | None, typer.Option(help="gRPC; default: the config's serve.port.")] = None,
+    rest_port: Annotated[int | None, typer.Option(help="REST and metrics; default: the config's.")] = None,
     embedded: Annotated[bool, typer.Option(help="Use our server even where tensorflow_model_server is there.")] = False,
 ) -> None:
-    """Serve the newest pushed version over TF Serving's gRPC, and each newer one as it appears."""
+    """Serve the newest pushed version over TF Serving's gRPC and REST, and each newer one as it appears.
+
+    Any other flag goes to the server, such as --api_keys_file=FILE or --ssl_config_file=FILE.
+    """
+    from pipeline import serve as serving_line
     from pipeline.predict import require_release
-    from serving import real, server
 
     task = configs.load(config)
     require_release(task, config)
-    address = host or task.serve.host, task.serve.port if port is None else port
+    changes = {"host": host, "port": port, "rest_port": rest_port}
+    chosen = task.serve.model_copy(update={name: value for name, value in changes.items() if value is not None})
     with _in_words():
-        command = None if embedded else real.command(task.serving_folder, task.name, *address)
-        if command:
-            print(f"handing over to {command[0]}, which listens on all addresses", flush=True)
-            real.hand_over(command)
-        with screen.quiet(task.root_folder / "logs" / "serve.log") as console:
-            # What the server says of its versions belongs on the screen; TensorFlow's chatter stays in the log.
-            shown = logging.StreamHandler(console.file)
-            shown.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-            logging.getLogger("bertline").addHandler(shown)
-            server.run(server.Server.of(task.serving_folder, task.name, host=address[0], port=address[1]))
+        serving_line.run(task.model_copy(update={"serve": chosen}), context.args, embedded=embedded)
 
 
 @app.command()

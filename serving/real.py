@@ -14,6 +14,42 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROGRAM = "tensorflow_model_server"
 
 
+def flags(
+    folder: str | Path,
+    model_name: str,
+    port: int = 8500,
+    *,
+    rest_port: int | None = None,
+    batching_parameters_file: str | Path | None = None,
+    monitoring_config_file: str | Path | None = None,
+    ssl_config_file: str | Path | None = None,
+) -> list[str]:
+    """The flags that serve `folder`, for the real server and the embedded one alike.
+
+    Args:
+        folder: the serving folder; the real server needs it absolute unless it is remote (gs://).
+        model_name: the name that requests call the model by.
+        port: TCP port for gRPC.
+        rest_port: TCP port for REST and metrics; None for neither.
+        batching_parameters_file: BatchingParameters in text form; None runs each request by itself.
+        monitoring_config_file: MonitoringConfig in text form; None for no metrics.
+        ssl_config_file: SSLConfig in text form; None speaks in the clear.
+    """
+    values = {
+        "port": port,
+        "rest_api_port": rest_port,
+        "model_name": model_name,
+        "model_base_path": str(folder) if "://" in str(folder) else str(Path(folder).absolute()),
+        "file_system_poll_wait_seconds": 1,
+        "enable_grpc_healthcheck_service": "true",  # the embedded server has it always
+        "enable_batching": "true" if batching_parameters_file else None,
+        "batching_parameters_file": batching_parameters_file,
+        "monitoring_config_file": monitoring_config_file,
+        "ssl_config_file": ssl_config_file,
+    }
+    return [f"--{name}={value}" for name, value in values.items() if value is not None]
+
+
 def command(
     folder: str | Path,
     model_name: str,
@@ -21,22 +57,14 @@ def command(
     port: int = 8500,
     *,
     rest_port: int | None = None,
-    batching_parameters_file: str | Path | None = None,
-    monitoring_config_file: str | Path | None = None,
-    ssl_config_file: str | Path | None = None,
+    **files: str | Path | None,
 ) -> list[str] | None:
     """The command that serves `folder` with the real server, or None where the PATH has none.
 
     Args:
-        folder: the serving folder; the server needs it absolute unless it is remote (gs://).
-        model_name: the name that requests call the model by.
+        folder, model_name, port, rest_port, files: as for `flags`.
         host: where the embedded server would listen. The real one listens on all of the machine's addresses and has
             no flag to change that, so a loopback host is answered with a warning in the log.
-        port: TCP port for gRPC.
-        rest_port: TCP port for REST and metrics; None for neither.
-        batching_parameters_file: BatchingParameters in text form; None runs each request by itself.
-        monitoring_config_file: MonitoringConfig in text form; None for no metrics.
-        ssl_config_file: SSLConfig in text form; None speaks in the clear.
 
     Raises:
         ValueError: a port is 0, which the real server takes for none at all.
@@ -50,20 +78,7 @@ def command(
     if host in LOOPBACK:
         ports = f"ports {port} and {rest_port}" if rest_port else f"port {port}"
         log.warning("%s listens on all addresses, not on %s alone: let a firewall keep %s", PROGRAM, host, ports)
-    base = str(folder) if "://" in str(folder) else str(Path(folder).absolute())
-    flags = {
-        "port": port,
-        "rest_api_port": rest_port,
-        "model_name": model_name,
-        "model_base_path": base,
-        "file_system_poll_wait_seconds": 1,
-        "enable_grpc_healthcheck_service": "true",  # the embedded server has it always
-        "enable_batching": "true" if batching_parameters_file else None,
-        "batching_parameters_file": batching_parameters_file,
-        "monitoring_config_file": monitoring_config_file,
-        "ssl_config_file": ssl_config_file,
-    }
-    return [program, *(f"--{name}={value}" for name, value in flags.items() if value is not None)]
+    return [program, *flags(folder, model_name, port, rest_port=rest_port, **files)]
 
 
 def hand_over(arguments: list[str]) -> NoReturn:

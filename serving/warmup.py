@@ -15,12 +15,12 @@ from serving import methods
 from serving.calls import Call
 from serving.errors import RequestError
 from serving.protos import PredictionLog, SignatureDef
+from serving.releases import WARMUP_FILE
 from serving.runtime import tf
 from serving.servable import DEFAULT_SIGNATURE, Servable
 
 log = logging.getLogger("bertline.serving")
 
-WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 MAX_RECORDS = 1000  # TF Serving's limit
 
 _METHODS = {
@@ -85,7 +85,9 @@ def _blank(alias: str, info) -> np.ndarray:
     if info.tensor_shape.unknown_rank:
         shape = [1]
     if dtype == tf.string:
-        return np.full(shape, _BLANK_EXAMPLE if alias in _EXAMPLE_INPUTS else b"", object)
+        blank = np.empty(shape, object)
+        blank.fill(_BLANK_EXAMPLE if alias in _EXAMPLE_INPUTS else b"")
+        return blank
     return np.zeros(shape, dtype.as_numpy_dtype)
 
 

@@ -24,9 +24,9 @@ from serving.protos import (
     PredictRequest,
     SignatureDefMap,
 )
+from serving.releases import WARMUP_FILE
 from serving.server import Server, main
 from serving.versions import Polling
-from serving.warmup import WARMUP_FILE
 
 TOP = Path(__file__).parents[2]
 

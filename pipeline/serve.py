@@ -1,0 +1,47 @@
+"""What `bertline serve` does: the real model server where there is one, else the embedded one, by the same flags."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import serving
+from pipeline import screen
+from pipeline.config import Config
+from serving import flags, real
+from serving.server import Server
+from serving.server import run as run_server
+
+SHIPPED = Path(serving.__file__).parent / "deploy" / "config"
+
+
+def run(task: Config, extra: list[str], *, embedded: bool) -> None:
+    """Serves the task's folder until it is told to stop.
+
+    Args:
+        task: whose `serve` section says where.
+        extra: more flags for the server.
+        embedded: not to look for the real one.
+
+    Raises:
+        OSError, ValueError: as the Server.
+    """
+    chosen, folder = task.serve, task.serving_folder
+    files = {
+        "batching_parameters_file": chosen.batching_file or SHIPPED / "batching.config",
+        "monitoring_config_file": SHIPPED / "monitoring.config" if chosen.rest_port is not None else None,
+    }
+    if not embedded:
+        command = real.command(folder, task.name, chosen.host, chosen.port, rest_port=chosen.rest_port, **files)
+        if command:
+            print(f"handing over to {command[0]}, which listens on all addresses", flush=True)
+            real.hand_over([*command, *extra])
+    rest_port = flags.FREE_PORT if chosen.rest_port == 0 else chosen.rest_port
+    words = real.flags(folder, task.name, chosen.port or flags.FREE_PORT, rest_port=rest_port, **files)
+    options, _ = flags.parse([*words, f"--host={chosen.host}", *extra])
+    with screen.quiet(task.root_folder / "logs" / "serve.log") as console:
+        # What the server says of its versions belongs on the screen; TensorFlow's chatter stays in the log.
+        shown = logging.StreamHandler(console.file)
+        shown.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logging.getLogger("bertline").addHandler(shown)
+        run_server(Server(options))

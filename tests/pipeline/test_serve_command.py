@@ -1,0 +1,83 @@
+import re
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from factories import reviews, save_mood_model, write_task
+from typer.testing import CliRunner
+
+from pipeline import cli
+from serving.access import add_key
+from serving.client import Client
+
+TOP = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A config whose serving folder holds one pushed version."""
+    save_mood_model(tmp_path / "serving" / "7")
+    (tmp_path / "serving" / "7" / "release.json").write_text("{}")
+    file = write_task(tmp_path, reviews(10))
+    settings = f"serve: {{folder: {tmp_path}/serving, port: 0, rest_port: 0}}"
+    file.write_text(file.read_text().replace("name: reviews", "name: mood").replace("serve: {port: 0}", settings))
+    return file
+
+
+@contextmanager
+def serving(config, *flags):
+    """`bertline serve` in a process: (gRPC address, REST address)."""
+    command = [
+        sys.executable,
+        "-c",
+        "from pipeline.cli import main; main()",
+        "serve",
+        str(config),
+        "--embedded",
+        *flags,
+    ]
+    process = subprocess.Popen(command, cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    watchdog = threading.Timer(60, process.kill)
+    watchdog.start()
+    try:
+        shown = ""
+        while not (found := re.search(r"answering on (\S+) and (\S+)", shown)):
+            line = process.stdout.readline()
+            assert line, shown
+            shown += line
+        yield found.groups()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.wait()
+
+
+def test_serves_grpc_rest_and_metrics(config):
+    with serving(config) as (address, rest), httpx.Client(base_url=rest, trust_env=False) as http:
+        with Client(address, "mood") as client:
+            assert client.predict(["a good day"])[0].label == "positive"
+        answer = http.post("/v1/models/mood:predict", json={"signature_name": "text", "instances": ["a good day"]})
+        assert answer.json()["predictions"][0]["label"] == "positive"
+        metrics = http.get("/monitoring/prometheus/metrics").text
+        assert ':tensorflow:serving:request_count{model_name="mood",status="OK"} 2.0' in metrics
+        assert 'bertline_batch_rows_count{model="mood",signature="text"} 2.0' in metrics, "requests are batched"
+
+
+def test_further_flags_reach_the_server(config, tmp_path):
+    key = add_key(tmp_path / "keys.yaml", "tester")
+    with serving(config, f"--api_keys_file={tmp_path}/keys.yaml") as (_, rest):
+        assert httpx.get(f"{rest}/v1/models/mood", trust_env=False).status_code == 401
+        answer = httpx.get(f"{rest}/v1/models/mood", headers={"x-api-key": key}, trust_env=False)
+        assert answer.json()["model_version_status"][0]["state"] == "AVAILABLE"
+
+
+def test_unknown_flag_is_told(config):
+    result = CliRunner().invoke(cli.app, ["serve", str(config), "--embedded", "--colour=blue"])
+    assert result.exit_code == 2
