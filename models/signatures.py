@@ -10,7 +10,7 @@ import keras_hub
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from models.encoder import Batch, Encoder, Layer, Weights, pack
+from models.encoder import Batch, Encoder, pack
 from models.features import (
     CLASSES,
     LABEL,
@@ -22,17 +22,18 @@ from models.features import (
     TEXT_PAIR,
     TOKEN_IDS,
 )
+from models.inference import FrozenClassifier
 
 
 class ServedModel(tf.Module):
-    """What is exported: Transform's graph, the packed weights and the label names.
+    """What is exported: Transform's graph, the frozen classifier and the label names.
 
     Args:
         model: the trained classifier.
         transform_output: folder of Transform's output.
         vocabulary: the vocab.txt of the token ids; it travels as an asset, for people and tools to read.
         labels: names in the order of the logits.
-        dtype: of the stored kernels and of the matrix products.
+        dtype: of the stored kernels and of the layers' products.
         pair: whether rows have two texts.
     """
 
@@ -51,8 +52,7 @@ class ServedModel(tf.Module):
         self._features = [TEXT, TEXT_PAIR] if pair else [TEXT]
         self._raw_spec = output.raw_feature_spec()
         self.transform = output.transform_features_layer()
-        self.encoder = Encoder.of(model)
-        self.weights = _frozen(pack(model, dtype), dtype)
+        self.classifier = FrozenClassifier(Encoder.of(model), pack(model, dtype), dtype)
         self.labels = tf.constant(list(labels))
         self.vocabulary = tf.saved_model.Asset(str(vocabulary))
 
@@ -83,10 +83,11 @@ class ServedModel(tf.Module):
 
     def _predict(self, raw: dict[str, tf.Tensor | tf.SparseTensor]) -> dict[str, tf.Tensor]:
         features = self.transform(raw)
-        token_ids = tf.RaggedTensor.from_sparse(features[TOKEN_IDS])
+        token_ids = tf.sparse.to_dense(features[TOKEN_IDS])
         segment_ids = tf.sparse.to_dense(features[SEGMENT_IDS]) if SEGMENT_IDS in features else None
-        batch = Batch(token_ids.to_tensor(), segment_ids, tf.cast(token_ids.row_lengths(), tf.int32))
-        probabilities = tf.nn.softmax(self.encoder.logits(self.weights, batch))
+        lengths = tf.RaggedTensor.from_sparse(features[TOKEN_IDS]).row_lengths()
+        batch = Batch(token_ids, segment_ids, tf.cast(lengths, tf.int32))
+        probabilities = tf.nn.softmax(self.classifier.logits(batch))
         return {
             PREDICTED_LABEL: tf.gather(self.labels, tf.argmax(probabilities, axis=-1)),
             PROBABILITIES: probabilities,
@@ -115,14 +116,3 @@ class ServedModel(tf.Module):
 def export(module: ServedModel, folder: Path) -> None:
     """Writes the SavedModel with its three signatures into the folder."""
     tf.saved_model.save(module, str(folder), signatures=module.signatures())
-
-
-def _frozen(weights: Weights, dtype: tf.DType) -> Weights:
-    """The weights as variables of their own; the word table too in the products' dtype: half the file in bf16."""
-
-    def variable(value: tf.Tensor) -> tf.Variable:
-        return tf.Variable(value, trainable=False)
-
-    layers = tuple(Layer(*(variable(value) for value in layer)) for layer in weights.layers)
-    rest = {name: variable(value) for name, value in weights._asdict().items() if name not in ("layers", "words")}
-    return Weights(words=variable(tf.cast(weights.words, dtype)), layers=layers, **rest)

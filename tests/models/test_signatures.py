@@ -69,7 +69,13 @@ def test_batches_do_not_change_the_answers(line, tmp_path):
     text = saved(line, tmp_path)["text"]
     together = text(text=tf.constant(TEXTS[:8]))["probabilities"].numpy()
     alone = [text(text=tf.constant([one]))["probabilities"].numpy()[0] for one in TEXTS[:8]]
-    np.testing.assert_allclose(together, alone, atol=1e-6)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_an_empty_batch_has_no_answers(line, tmp_path):
+    answers = saved(line, tmp_path)["text"](text=tf.constant([], tf.string))
+    assert answers["label"].shape == (0,)
+    assert answers["probabilities"].shape == answers["classes"].shape == (0, 3)
 
 
 def test_examples_and_texts_get_the_same_answer(line, tmp_path):

@@ -1,0 +1,191 @@
+"""The classifier's forward pass as it is exported: `Encoder`'s answers from fewer ops, its weights frozen.
+
+Three things make it fast on a CPU. Token-wise ops run on the real tokens alone, [tokens of all rows, hidden]; rows are
+padded for attention and nowhere else, so their lengths may differ within a batch. Past the keys and values of the last
+layer only [CLS], all that the head reads, is computed. And the ops stand in the patterns that TensorFlow's remapper
+(tensorflow/core/grappler/optimizers/remapper.cc) turns into oneDNN kernels: product + bias, product + bias + GELU,
+scores x scale + mask, LayerNorm. Where oneDNN is off they run one by one, to the same result.
+
+Residuals and LayerNorms are float32 whatever the products are: in bfloat16 they would save a tenth of the time and
+double the error.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from models.encoder import Batch, Encoder, Layer, Weights
+
+
+class _Affine(NamedTuple):
+    """Kernel and bias of a product, or gamma and beta of a LayerNorm."""
+
+    scale: tf.Tensor
+    offset: tf.Tensor
+
+
+class _Layer(NamedTuple):
+    """One transformer layer."""
+
+    projections: tuple[_Affine, ...]  # to query, key and value in one; the last layer's to the query, and to the others
+    output: _Affine
+    attention_norm: _Affine
+    up: _Affine
+    down: _Affine
+    feedforward_norm: _Affine
+
+
+class _Layout(NamedTuple):
+    """Where the real tokens of a batch stand when packed, one row after the other, and when padded."""
+
+    columns: tf.Tensor  # int64 [packed]: of each packed token in its row
+    places: tf.Tensor  # int64 [packed]: of each packed token in the padded rows laid end to end
+    slots: tf.Tensor  # int32 [batch, tokens]: of each padded token among the packed; of another token in the padding
+    bias: tf.Tensor  # [batch, 1, 1, tokens]: added to the scores; 0, or far below any score in the padding
+
+    @classmethod
+    def of(cls, batch: Batch, dtype: tf.DType) -> _Layout:
+        shape = tf.shape(batch.token_ids)
+        mask = tf.sequence_mask(batch.lengths, shape[1])
+        # The remapper must prove shapes equal: all that is packed has its length from this one op.
+        rows, columns = tf.unstack(tf.where(mask), axis=1)
+        slots = tf.cumsum(tf.cast(tf.reshape(mask, [-1]), tf.int32)) - 1
+        # Low enough that exp gives 0, and finite even in float16: a row of padding alone gets no NaN.
+        bias = tf.cast(tf.where(mask, 0.0, -1e4), dtype)
+        return cls(
+            columns=columns,
+            places=rows * tf.cast(shape[1], tf.int64) + columns,
+            slots=tf.reshape(tf.maximum(slots, 0), shape),
+            bias=bias[:, None, None, :],
+        )
+
+    def packed(self, padded: tf.Tensor) -> tf.Tensor:
+        """[batch, tokens, ...] to [packed, ...]."""
+        return tf.gather(tf.reshape(padded, [-1, *padded.shape[2:]]), self.places)
+
+
+class FrozenClassifier(tf.Module):
+    """Encoder and weights as a module to export; it holds no variable but the word table.
+
+    The weights are constants of the graph because oneDNN lays out a product's kernel to its liking, once if it is a
+    constant and in every call if it is a variable. That bounds the network: a graph holds 2 GiB, or a billion
+    parameters in bfloat16.
+
+    Args:
+        encoder: the architecture.
+        weights: packed weights; copied.
+        dtype: of the layers' products and of the attention.
+    """
+
+    def __init__(self, encoder: Encoder, weights: Weights, dtype: tf.DType):
+        super().__init__()
+        self._encoder = encoder
+        self._dtype = dtype
+        # Only gathered from, so nothing is gained from a constant; half the file in bfloat16.
+        self._words = tf.Variable(tf.cast(weights.words, dtype), trainable=False)
+        self._positions, self._segments = _constant(weights.positions), _constant(weights.segments)
+        self._embedding_norm = _affine(weights.gamma, weights.beta, tf.float32)
+        self._layers = [_frozen_layer(layer, dtype) for layer in weights.layers[:-1]]
+        self._last_layer = _frozen_layer(weights.layers[-1], dtype, last=True)
+        self._pooler = _affine(weights.pooler_kernel, weights.pooler_bias, tf.float32)
+        self._head = _affine(weights.head_kernel, weights.head_bias, tf.float32)
+
+    def logits(self, batch: Batch) -> tf.Tensor:
+        """The classifier's logits.
+
+        Args:
+            batch: padded rows, at least one of them with a token; what stands in the padding does not matter.
+
+        Returns:
+            float32 [batch, labels].
+        """
+        layout = _Layout.of(batch, self._dtype)
+        x = self._embed(batch, layout)  # [packed, hidden]
+        for layer in self._layers:
+            query_key_value = self._split_heads(_product(x, *layer.projections), layout, 3)
+            x = self._finish(layer, x, layout.packed(self._attend(*query_key_value, layout)))
+        pooled = tf.tanh(_product(self._first(self._last_layer, x, layout), self._pooler))
+        return _product(pooled, self._head)
+
+    def _embed(self, batch: Batch, layout: _Layout) -> tf.Tensor:
+        words = tf.gather(self._words, layout.packed(batch.token_ids))
+        if batch.segment_ids is None:
+            rest = tf.gather(self._positions + self._segments[0], layout.columns)
+        else:
+            rest = tf.gather(self._positions, layout.columns)
+            rest += tf.gather(self._segments, layout.packed(batch.segment_ids))
+        return _layer_norm(tf.cast(words, tf.float32) + rest, self._embedding_norm, self._encoder.epsilon)
+
+    def _first(self, layer: _Layer, x: tf.Tensor, layout: _Layout) -> tf.Tensor:
+        """[batch, hidden]: the layer's result for each row's first token, [CLS], alone."""
+        to_query, to_key_value = layer.projections
+        key, value = self._split_heads(_product(x, to_key_value), layout, 2)
+        first = tf.gather(x, tf.reshape(layout.slots[:, :1], [-1]))
+        query = tf.reshape(_product(first, to_query), [-1, self._encoder.heads, 1, key.shape[-1]])
+        attended = self._attend(query, key, value, layout)  # [batch, 1, hidden]
+        return self._finish(layer, first, tf.squeeze(attended, 1))
+
+    def _split_heads(self, x: tf.Tensor, layout: _Layout, parts: int) -> list[tf.Tensor]:
+        """So many tensors, [batch, heads, tokens, hidden / heads], from [packed, parts x hidden]."""
+        heads = self._encoder.heads
+        shape = tf.unstack(tf.shape(layout.slots))
+        padded = tf.reshape(tf.gather(x, layout.slots), [*shape, parts, heads, x.shape[-1] // (parts * heads)])
+        return tf.unstack(tf.transpose(padded, [2, 0, 3, 1, 4]))
+
+    def _attend(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, layout: _Layout) -> tf.Tensor:
+        """[batch, queries, hidden], from [batch, heads, queries or tokens, hidden / heads]."""
+        scores = tf.matmul(query, key, transpose_b=True) * tf.cast(self._encoder.scale, query.dtype) + layout.bias
+        context = tf.transpose(tf.matmul(tf.nn.softmax(scores), value), [0, 2, 1, 3])
+        heads, width = context.shape[2:]
+        return tf.reshape(context, [*tf.unstack(tf.shape(context)[:2]), heads * width])
+
+    def _finish(self, layer: _Layer, x: tf.Tensor, attended: tf.Tensor) -> tf.Tensor:
+        """A layer's rest, [rows, hidden]: projection, feed-forward network, residuals and LayerNorms."""
+        epsilon = self._encoder.epsilon
+        x = _layer_norm(tf.cast(_product(attended, layer.output), tf.float32) + x, layer.attention_norm, epsilon)
+        up = _gelu(_product(x, layer.up), approximate=self._encoder.approximate_gelu)
+        return _layer_norm(tf.cast(_product(up, layer.down), tf.float32) + x, layer.feedforward_norm, epsilon)
+
+
+def _frozen_layer(layer: Layer, dtype: tf.DType, *, last: bool = False) -> _Layer:
+    hidden = layer.output_kernel.shape[0]
+    kernel, bias = layer.qkv_kernel, layer.qkv_bias
+    parts = (slice(0, hidden), slice(hidden, None)) if last else (slice(None),)
+    return _Layer(
+        projections=tuple(_affine(kernel[:, part], bias[part], dtype) for part in parts),
+        output=_affine(layer.output_kernel, layer.output_bias, dtype),
+        attention_norm=_affine(layer.attention_gamma, layer.attention_beta, tf.float32),
+        up=_affine(layer.up_kernel, layer.up_bias, dtype),
+        down=_affine(layer.down_kernel, layer.down_bias, dtype),
+        feedforward_norm=_affine(layer.feedforward_gamma, layer.feedforward_beta, tf.float32),
+    )
+
+
+def _affine(scale: tf.Tensor, offset: tf.Tensor, dtype: tf.DType) -> _Affine:
+    return _Affine(_constant(scale, dtype), _constant(offset, dtype))
+
+
+def _constant(value: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
+    return tf.constant(tf.cast(value, dtype).numpy(), dtype)
+
+
+# The forms that the remapper knows: another order of the same ops would be as right, and several times slower.
+
+
+def _product(x: tf.Tensor, dense: _Affine) -> tf.Tensor:
+    return tf.nn.bias_add(tf.matmul(tf.cast(x, dense.scale.dtype), dense.scale), dense.offset)
+
+
+def _gelu(x: tf.Tensor, *, approximate: bool) -> tf.Tensor:
+    if approximate:
+        return tf.nn.gelu(x, approximate=True)
+    return 0.5 * x * (1.0 + tf.math.erf(x * tf.cast(0.5**0.5, x.dtype)))  # tf.nn.gelu's erfc is slower where not fused
+
+
+def _layer_norm(x: tf.Tensor, norm: _Affine, epsilon: float) -> tf.Tensor:
+    mean = tf.reduce_mean(x, [1], keepdims=True)
+    variance = tf.reduce_mean(tf.math.squared_difference(x, mean), [1], keepdims=True)
+    scale = tf.math.rsqrt(variance + epsilon) * norm.scale
+    return x * scale + (norm.offset - scale * mean)
