@@ -2,6 +2,13 @@ import os
 import sys
 from pathlib import Path
 
+from hypothesis import settings
+
+# `make test` tries some of the inputs that Hypothesis thinks of, always the same; `make fuzz` many, new ones each time.
+settings.register_profile("bounded", max_examples=60, derandomize=True, database=None)
+settings.register_profile("fuzz", max_examples=5000, print_blob=True)
+settings.load_profile("bounded")
+
 # Tests import the shared factories by name, and keep TensorFlow's start-up messages off the screen.
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
