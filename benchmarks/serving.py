@@ -26,6 +26,7 @@ from benchmarks import finished
 from benchmarks.peer import BENCHMARKS, RESULTS, write_result
 from components.errors import LineError
 from pipeline import config as configs
+from pipeline.serve import SHIPPED
 from serving import releases
 
 MODEL = "model"
@@ -74,7 +75,7 @@ class Served:
         self._version, self._texts = version, texts
         self._scratch = Path(tempfile.mkdtemp(prefix="bertline-bench-"))
         self.push(1)
-        parameters = Path("/tmp/exp/batching.config")
+        parameters = SHIPPED / "batching.config"
         command = [sys.executable, "-m", "serving.server", "--port=-1", f"--model_name={MODEL}"]
         command += [f"--model_base_path={self._scratch / 'serving'}", "--file_system_poll_wait_seconds=0.2"]
         command += ["--enable_batching", f"--batching_parameters_file={parameters}"]
