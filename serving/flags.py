@@ -12,8 +12,8 @@ from serving import configuration
 from serving.batching import BatchingOptions
 from serving.limits import Limits
 from serving.models import one_model
+from serving.options import ServerOptions
 from serving.protos import ConfigProto, ModelServerConfig
-from serving.server import ServerOptions
 from serving.versions import Polling
 
 METRICS_PATH = "/monitoring/prometheus/metrics"  # where TF Serving has them unless told otherwise

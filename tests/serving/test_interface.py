@@ -23,7 +23,8 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from serving.server import Server, ServerOptions
+from serving.options import ServerOptions
+from serving.server import Server
 from serving.versions import Polling
 
 

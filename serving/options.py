@@ -1,0 +1,70 @@
+"""What a server serves, where it listens and what it lets pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serving.batching import BatchingOptions
+from serving.limits import Limits
+from serving.protos import ConfigProto, ModelServerConfig
+from serving.versions import Polling
+
+if TYPE_CHECKING:
+    from serving.configuration import SSLConfig
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What a server serves, where it listens and what it lets pass.
+
+    Args:
+        models: the models; replaced by those of `models_file` where that is given.
+        models_file: a ModelServerConfig in text form.
+        models_file_poll_seconds: time between two looks at it; 0 looks once.
+        host: address to listen on; loopback unless the network is meant to reach it.
+        port: TCP port for gRPC; 0 takes a free one, None listens on none.
+        socket_path: path of a Unix socket for gRPC, beside the port.
+        rest_port: TCP port for REST and metrics; 0 takes a free one, None listens on none.
+        rest_timeout: seconds that a REST request may take.
+        cors: whether pages of other sites may call REST.
+        metrics_path: where REST answers Prometheus; None does not.
+        polling: when folders are looked at.
+        labels_in_advance: labels may be given to versions that are not loaded yet.
+        batching: how requests share runs; None runs each by itself.
+        tags: of the graph to load from a SavedModel.
+        session: TensorFlow's session: threads and the like.
+        warm_up: whether a version is warmed before it answers.
+        warm_up_rounds: how often each recorded request is replayed.
+        as_content: Predict answers numbers as raw bytes.
+        health: whether gRPC's health service is there.
+        tls: certificates; None speaks in the clear.
+        keys_file: API keys, without which no request is answered; None asks for none.
+        limits: of a request.
+        grpc_arguments: of the gRPC server, such as ("grpc.max_connection_age_ms", 2000).
+    """
+
+    models: ModelServerConfig = field(default_factory=ModelServerConfig)
+    models_file: Path | None = None
+    models_file_poll_seconds: float = 0.0
+    host: str = "127.0.0.1"
+    port: int | None = 8500
+    socket_path: str | None = None
+    rest_port: int | None = None
+    rest_timeout: float = 30.0  # TF Serving's
+    cors: bool = False
+    metrics_path: str | None = None
+    polling: Polling = field(default_factory=Polling)
+    labels_in_advance: bool = False
+    batching: BatchingOptions | None = None
+    tags: tuple[str, ...] = ("serve",)
+    session: ConfigProto | None = None
+    warm_up: bool = True
+    warm_up_rounds: int = 1
+    as_content: bool = False
+    health: bool = True
+    tls: SSLConfig | None = None
+    keys_file: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+    grpc_arguments: tuple[tuple[str, int | str], ...] = ()
