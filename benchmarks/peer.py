@@ -21,7 +21,7 @@ def run_peer(name: str, rows: Path, *options: str) -> dict[str, Any]:
     """Runs benchmarks/peers/NAME.py on exported rows.
 
     Args:
-      name: "huggingface" or "tfidf".
+      name: of the file.
       rows: folder with the splits as JSON Lines.
       options: further arguments of the peer.
 
@@ -43,8 +43,8 @@ def run_peer(name: str, rows: Path, *options: str) -> dict[str, Any]:
     return json.loads(ran.stdout.strip().splitlines()[-1])
 
 
-def same_recipe(model: ModelOptions, train: TrainOptions) -> list[str]:
-    """The Transformers peer's arguments for the same weights and the same recipe as ours.
+def weights_folder(model: ModelOptions) -> Path:
+    """The folder of the weights that the Transformers peer reads.
 
     Raises:
       LineError: the weights are not a local folder in the Hugging Face layout, which is all that the peer reads.
@@ -54,8 +54,17 @@ def same_recipe(model: ModelOptions, train: TrainOptions) -> list[str]:
     weights = packages.resolve(model.backbone) if model.backbone.startswith(packages.SCHEME) else Path(model.backbone)
     if not (weights / "config.json").is_file():
         raise LineError(f"model.backbone: the peer reads a folder in the Hugging Face layout, and {weights} is none.")
+    return weights
+
+
+def same_recipe(model: ModelOptions, train: TrainOptions) -> list[str]:
+    """The Transformers peer's arguments for the same weights and the same recipe as ours.
+
+    Raises:
+      LineError: as `weights_folder`.
+    """
     options = {
-        "weights": weights,
+        "weights": weights_folder(model),
         "max-length": model.max_length,
         "dropout": model.dropout,
         "epochs": train.epochs,

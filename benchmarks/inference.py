@@ -1,0 +1,150 @@
+"""The exported model against Transformers, in process: `python -m benchmarks.inference configs/sentiment.yaml`.
+
+Length-sorted batches of 32 test rows, text in and probabilities out, and single texts. The two run in turn, each alone
+in a process of its own, several rounds long: the machine's speed drifts, so only the ratios inside a round mean
+anything. Takes the test rows and the SavedModel of the newest finished run of the config.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+from benchmarks import finished
+from benchmarks.peer import BENCHMARKS, RESULTS, run_peer, weights_folder, write_result
+from benchmarks.speed import BUSY
+from components.errors import LineError
+from models import features
+from pipeline import config as configs
+
+BAR = 0.8  # of Transformers' examples a second with bf16 weights; 1.0 is the aim
+P50_BAR = 1.0  # a single text waits no longer than with Transformers
+BATCH = 32
+MEASURES = {
+    "sorted": "examples/s in batches sorted by length",
+    "unsorted": "examples/s in unsorted batches",
+    "p50": "p50 of single texts",
+}
+
+
+def sample_rows(config: configs.Config, count: int) -> Path:
+    """Writes so many test rows, drawn by the hash of the text, and returns their folder.
+
+    Raises:
+      LineError: no run of the config has finished.
+    """
+    answers = finished.read_answers(finished.newest_evaluation(config.root_folder))
+    folder = RESULTS / f"rows-inference-{config.name}"
+    rows = finished.export(finished.examples_of(config.root_folder, answers), folder)["test"]
+    chosen = sorted(rows, key=lambda row: row[features.ROW_ID])[:count]
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen), encoding="utf-8")
+    return folder
+
+
+def newest_export(root: Path) -> Path:
+    """The SavedModel that the newest run under a task's root exported.
+
+    Raises:
+      LineError: there is none.
+    """
+    found = sorted(root.glob("**/Format-Serving/saved_model.pb"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise LineError(f"no exported model under {root}; start a run with `bertline run` of the same config.")
+    return found[-1].parent
+
+
+def run_ours(rows: Path, saved_model: Path) -> dict[str, Any]:
+    """The figures that benchmarks/exported.py prints.
+
+    Raises:
+      LineError: it failed; the message ends with its last words.
+    """
+    command = [sys.executable, "-m", "benchmarks.exported", str(rows), str(saved_model), "--batch-size", str(BATCH)]
+    ran = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise LineError(f"our inference failed (exit {ran.returncode}):\n{ran.stderr.strip()[-2000:]}")
+    return json.loads(ran.stdout.strip().splitlines()[-1])
+
+
+def run_theirs(rows: Path, config: configs.Config) -> dict[str, Any]:
+    """What benchmarks/peers/inference.py printed, each figure from the way of using the cores that was best at it."""
+    options = {"weights": weights_folder(config.model), "max-length": config.model.max_length, "batch-size": BATCH}
+    printed = run_peer(
+        "inference", rows, *(part for name, value in options.items() for part in (f"--{name}", str(value)))
+    )
+    runs = printed.pop("runs")
+    best = {name: max(runs, key=lambda run: run[name]) for name in ("sorted", "unsorted")}
+    best["p50"] = min(runs, key=lambda run: run["p50"])
+    return printed | {name: run[name] for name, run in best.items()} | {"runs": runs}
+
+
+def compare(config: configs.Config, saved_model: Path, rounds: int, count: int) -> dict[str, Any]:
+    """Runs ours and the peer in turn.
+
+    Returns:
+      The figures of both, round by round; of the ratios of ours to the peer's the median, the least and the most (more
+      is better for examples a second, less for p50); and how busy others kept the processors before the busiest round,
+      in per cent.
+    """
+    rows = sample_rows(config, count)
+    measured, busy = [], 0.0
+    for number in range(1, rounds + 1):
+        busy = max(busy, psutil.cpu_percent(interval=2))
+        ours, theirs = run_ours(rows, saved_model), run_theirs(rows, config)
+        measured.append({"ours": ours, "huggingface": theirs})
+        print(f"round {number}: {_line('ours', ours)}; {_line('Transformers', theirs)}", flush=True)
+    ratios = {name: [each["ours"][name] / each["huggingface"][name] for each in measured] for name in MEASURES}
+    return {"config": config.name, "saved_model": str(saved_model), "busy_percent": busy, "rounds": measured} | {
+        name: {"median": median(of_rounds), "min": min(of_rounds), "max": max(of_rounds)}
+        for name, of_rounds in ratios.items()
+    }
+
+
+def _line(name: str, figures: dict[str, Any]) -> str:
+    """Such as "ours (bfloat16) 680 examples/s sorted, 650 unsorted, single p50 9.0 ms"."""
+    speeds = f"{figures['sorted']:.0f} examples/s sorted, {figures['unsorted']:.0f} unsorted"
+    return f"{name} ({figures['dtype']}) {speeds}, single p50 {figures['p50']:.1f} ms"
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--examples", type=int, default=1000, help="test rows a round")
+    parser.add_argument("--saved-model", type=Path, help="another SavedModel than that of the newest run")
+    arguments = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up is no news
+    try:
+        config = configs.load(arguments.config)
+        saved_model = arguments.saved_model or newest_export(config.root_folder)
+        result = compare(config, saved_model, arguments.rounds, arguments.examples)
+    except LineError as error:
+        print(f"inference: {error}", file=sys.stderr)
+        return 2
+    for name, meaning in MEASURES.items():
+        ratio = result[name]
+        print(
+            f"{meaning}, ours / Transformers: median {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
+        )
+    print("figures:", write_result(f"inference-{result['config']}", result))
+    if result["busy_percent"] > BUSY:
+        busy = f"{result['busy_percent']:.0f}%"
+        print(f"inference: no verdict: other programs used {busy} of the processors", file=sys.stderr)
+        return 2
+    fast, prompt = result["sorted"]["median"] >= BAR, result["p50"]["median"] <= P50_BAR
+    print(f"sorted batches at least {BAR:.1f} times: {'holds' if fast else 'fails'}")
+    print(f"p50 at most {P50_BAR:.1f} times: {'holds' if prompt else 'fails'}")
+    return 0 if fast and prompt else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
