@@ -14,6 +14,11 @@ class Call(NamedTuple):
     fetches: tuple[str, ...]
 
     @property
+    def has_rows(self) -> bool:
+        """Whether there are feeds, and each has a first dimension."""
+        return bool(self.feeds) and all(feed.ndim for feed in self.feeds.values())
+
+    @property
     def rows(self) -> int:
-        """The size of the feeds' first dimension, which is the batch; 0 where a feed has none."""
-        return min((feed.shape[0] if feed.ndim else 0 for feed in self.feeds.values()), default=0)
+        """The size of the feeds' first dimension, which is the batch; the smallest where they differ."""
+        return min(feed.shape[0] for feed in self.feeds.values())

@@ -369,7 +369,7 @@ def _values(name: str, tensor: TensorProto) -> Any:
     if tensor.dtype == _STRING:
         texts = np.empty(len(tensor.string_val), object)
         texts[:] = _texts(name, list(tensor.string_val))
-        return texts.reshape(shape).tolist()
+        return texts.reshape(shape).tolist()  # a scalar's is its text
     dtype, field = _NUMBERS[tensor.dtype]
     array = (
         np.frombuffer(tensor.tensor_content, dtype)
@@ -404,7 +404,7 @@ def _check_rows(response: PredictResponse) -> None:
 
 def _dumps(answer: Any, numbers: Iterable[Any]) -> bytes:
     """JSON, with the tokens NaN and Infinity where one of the numbers is not finite: orjson would write null."""
-    if all(isinstance(values, list) or np.isfinite(values).all() for values in numbers):
+    if all(isinstance(values, list | str | dict) or np.isfinite(values).all() for values in numbers):
         return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
     return (json.dumps(answer, ensure_ascii=False, default=_plain) + "\n").encode()
 

@@ -55,17 +55,21 @@ class Method(NamedTuple):
 
 def _prepare_predict(servable: Servable, request: PredictRequest) -> Call:
     _, signature = _predict_signature(servable, request.model_spec)
-    if set(request.inputs) != set(signature.inputs):
-        given, wanted = set(request.inputs), set(signature.inputs)
-        extra, missing = ",".join(sorted(given - wanted)), ",".join(sorted(wanted - given))
+    given, wanted = set(request.inputs), set(signature.inputs)
+    if not wanted - set(signature.defaults) <= given <= wanted:
+        extra = ",".join(sorted(given - wanted))
+        missing = ",".join(sorted(wanted - given - set(signature.defaults)))
         raise invalid(
             f"input size does not match signature: {len(given)}!={len(wanted)} len({{{','.join(sorted(given))}}}) != "
             f"len({{{','.join(sorted(wanted))}}}). Sent extra: {{{extra}}}. Missing but required: {{{missing}}}."
         )
-    wanted = _wanted_outputs(signature, request.output_filter)
-    infos = sorted(signature.inputs.items())
-    feeds = {info.name: tensors.decode(alias, info, request.inputs[alias]) for alias, info in infos}
-    return Call(feeds, tuple(signature.outputs[alias].name for alias in wanted))
+    sent = {**signature.defaults, **request.inputs}
+    feeds = {
+        _tensor_name("input", alias, info): tensors.decode(alias, info, sent[alias])
+        for alias, info in sorted(signature.inputs.items())
+    }
+    fetched = _wanted_outputs(signature, request.output_filter)
+    return Call(feeds, tuple(_tensor_name("output", alias, signature.outputs[alias]) for alias in fetched))
 
 
 def _answer_predict(
@@ -77,6 +81,15 @@ def _answer_predict(
     for alias in _wanted_outputs(signature, request.output_filter):
         response.outputs[alias].CopyFrom(tensors.encode(outputs[signature.outputs[alias].name], as_content))
     return response
+
+
+def _tensor_name(kind: str, alias: str, info) -> str:
+    if not info.name:
+        raise invalid(
+            f"{kind} {alias} is a sparse or ragged tensor, for which Predict has no form; export the model with its "
+            "parts, or leave an output out by output_filter"
+        )
+    return info.name
 
 
 def _predict_signature(servable: Servable, spec: ModelSpec) -> tuple[str, SignatureDef]:

@@ -89,7 +89,7 @@ class Servable:
             raise RequestError(_CODES[error.error_code], error.message) from error
         except UnicodeDecodeError as error:  # the graph's error quotes the request's bytes, and TensorFlow decodes it
             raise invalid(error.object.decode(errors="backslashreplace")) from error
-        return {name: np.asarray(value) for name, value in zip(call.fetches, values, strict=True)}
+        return {name: _array(value) for name, value in zip(call.fetches, values, strict=True)}
 
     def is_batchable(self, tensors: Iterable[str]) -> bool:
         """Whether each of these tensors has rows of any number in its first dimension, as far as the graph says."""
@@ -115,6 +115,11 @@ class Servable:
                 tensors, [self._graph.get_tensor_by_name(name) for name in feeds]
             )
         return self._callables[key]
+
+
+def _array(value: np.ndarray | np.generic | bytes) -> np.ndarray:
+    """A fetched value; a single string comes as bytes, of which numpy would make a string without its last zeros."""
+    return np.array(value, object) if isinstance(value, bytes) else np.asarray(value)
 
 
 def _signature_defs(path: Path, tags: Sequence[str]) -> dict[str, SignatureDef]:
