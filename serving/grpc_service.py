@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import grpc
@@ -25,9 +26,9 @@ MESSAGE_BYTES = 1500
 Request = TypeVar("Request", bound=Message)
 
 
-def add_services(server: grpc.aio.Server, service: Service, metrics: Metrics) -> None:
-    """Registers PredictionService and ModelService."""
-    calls = _Calls(service, metrics)
+def add_services(server: grpc.aio.Server, service: Service, metrics: Metrics, as_content: bool = False) -> None:
+    """Registers PredictionService and ModelService; Predict answers values as packed bytes with `as_content`."""
+    calls = _Calls(service, metrics, as_content)
     for name, methods in zip(NAMES, SERVICES.values(), strict=True):
         handlers = {
             method: grpc.unary_unary_rpc_method_handler(
@@ -41,11 +42,11 @@ def add_services(server: grpc.aio.Server, service: Service, metrics: Metrics) ->
 class _Calls:
     """Answers calls: their errors become gRPC's, and each is counted with the code it ended with."""
 
-    def __init__(self, service: Service, metrics: Metrics):
+    def __init__(self, service: Service, metrics: Metrics, as_content: bool):
         self._service = service
         self._metrics = metrics
         self._answers: dict[str, Callable[[Message], Awaitable[Message]]] = {
-            "Predict": service.predict,
+            "Predict": partial(service.predict, as_content=as_content),
             "Classify": service.classify,
             "Regress": service.regress,
             "MultiInference": service.multi_inference,

@@ -176,10 +176,9 @@ class Server:
             self.metrics,
             options.limits,
             options.batching,
-            as_content=options.as_content,
             may_reload=not open_to_strangers,
         )
-        grpc_service.add_services(self._grpc, self._service, self.metrics)
+        grpc_service.add_services(self._grpc, self._service, self.metrics, options.as_content)
         names = list(grpc_service.NAMES)
         if options.health:
             add_HealthServicer_to_server(self._health, self._grpc)

@@ -51,7 +51,6 @@ class Service:
         metrics: where batches are counted.
         limits: what a request may ask for.
         batching: how requests share runs; None runs each by itself.
-        as_content: Predict answers numbers as tensor_content rather than as lists of values.
         may_reload: whether HandleReloadConfigRequest may change what is served.
     """
 
@@ -62,7 +61,6 @@ class Service:
         limits: Limits,
         batching: BatchingOptions | None = None,
         *,
-        as_content: bool = False,
         may_reload: bool = True,
     ):
         self.models = models
@@ -70,7 +68,6 @@ class Service:
         self._batcher = Batcher(batching, metrics) if batching else None
         # TensorFlow spreads one run over all cores: more runs at a time would only wait for each other.
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="request")
-        self._as_content = as_content
         self._may_reload = may_reload
         self._running = 0
 
@@ -83,7 +80,12 @@ class Service:
         return self.models.acquire(spec)
 
     async def predict(
-        self, request: PredictRequest, *, timeout: float | None = None, servable: Servable | None = None
+        self,
+        request: PredictRequest,
+        *,
+        timeout: float | None = None,
+        servable: Servable | None = None,
+        as_content: bool = False,
     ) -> PredictResponse:
         """The outputs of a signature for the request's tensors.
 
@@ -91,13 +93,14 @@ class Service:
             request: model_spec, inputs as the signature has them, and an output_filter of output names (all if empty).
             timeout: seconds after which the answer is of no use; None waits.
             servable: acquired by the caller; None for the one that the model_spec names.
+            as_content: answer values as packed bytes (tensor_content) rather than as lists.
 
         Raises:
             RequestError: what is wrong with the request (NOT_FOUND for the model or version, FAILED_PRECONDITION for
                 the signature, INVALID_ARGUMENT for tensors), the graph's own error, RESOURCE_EXHAUSTED or UNAVAILABLE
                 under too much load, DEADLINE_EXCEEDED.
         """
-        response, used = await self._answer(methods.PREDICT, request, timeout, servable, as_content=self._as_content)
+        response, used = await self._answer(methods.PREDICT, request, timeout, servable, as_content=as_content)
         self._sample(used, lambda log: log.predict_log, request, response)
         return response
 
@@ -220,7 +223,7 @@ class Service:
             else:
                 self._limits.check_input(request.input)
             call = method.prepare(servable, request)
-            if self._batcher and servable.is_batchable([*call.feeds, *call.fetches]):
+            if self._batcher and call.has_rows and servable.is_batchable([*call.feeds, *call.fetches]):
                 outputs = await self._batcher.run(servable, spec.signature_name or DEFAULT_SIGNATURE, call)
             else:
                 outputs = await asyncio.get_running_loop().run_in_executor(self._threads, servable.run, call)

@@ -3,6 +3,7 @@
 import threading
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -144,7 +145,7 @@ def test_nan_and_infinity_pass_through(stub):
 
 
 def test_answers_as_tensor_content(models):
-    options = ServerOptions(models=config(models), port=0, as_content=True)
+    options = ServerOptions(models=config(models), port=0, rest_port=0, as_content=True)
     with Server(options) as server, grpc.insecure_channel(server.address) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         number = stub.Predict(predict([[1.0], [3.0]])).outputs["y"]
@@ -152,6 +153,9 @@ def test_answers_as_tensor_content(models):
         name(message.model_spec, "mood", "text")
         message.inputs["text"].CopyFrom(tf.make_tensor_proto(["a great day"]))
         label = stub.Predict(message).outputs["label"]
+        body = {"signature_name": "text", "instances": ["a great day"]}
+        answer = httpx.post(f"{server.rest_address}/v1/models/mood:predict", json=body).json()
+    assert answer["predictions"][0]["label"] == "positive"
     assert not number.float_val and tf.make_ndarray(number).tolist() == [[3.5], [4.5]]
     assert not label.string_val and label.tensor_content == b"\x08positive"  # its length before it
 
