@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,11 @@ class _Model:
     versions: Versions
     labels: dict[str, int] = field(default_factory=dict)
     sampler: Sampler | None = None
+
+    def close_sampler(self) -> None:
+        """Writes what waits to be sampled."""
+        if self.sampler:
+            self.sampler.close()
 
 
 class Models:
@@ -107,83 +112,73 @@ class Models:
     def reload(self, config: ModelServerConfig) -> None:
         """Serves exactly the models of `config`: loads the new, changes policies and labels, unloads the others.
 
-        Returns when every new model has a version that answers, or its folder is empty. A config that is refused
-        changes nothing but for models that it adds and that do load.
+        Returns when every new model has a version that answers, or its folder is empty. All changes are visible to
+        requests at once, when everything is loaded and before anything is unloaded, so a label may move to a version
+        that takes the place of the one it was on. A config that is refused changes nothing.
 
         Raises:
             RequestError: INVALID_ARGUMENT for a config that makes no sense, FAILED_PRECONDITION for a label on a
                 version that is not loaded, UNKNOWN for a model of which no version loads.
         """
         with self._reloading:
-            wanted = _checked(config)
-            for name, entry in wanted.items():
-                self._take_up(name, entry)
-            self._check_labels(wanted)
-            for name, entry in wanted.items():
-                model = self._models[name]
-                model.config, model.labels = entry, dict(entry.version_labels)
-                self._sample(name, model)
-            for name in [name for name in self._models if name not in wanted]:
-                self._remove(name)
+            before, after = self._models, {}
+            try:
+                for name, entry in _checked(config).items():
+                    self._stage(name, entry, after)
+            except BaseException:
+                self._leave(after, before)
+                raise
+            self._models = after  # readers hold no lock
+            self._leave(before, after)
 
     def stop(self) -> None:
         """Unloads everything once its requests are answered."""
         with self._reloading:
-            for name in list(self._models):
-                self._remove(name)
+            before, self._models = self._models, {}
+            for model in before.values():
+                model.versions.stop()
+                model.close_sampler()
 
-    def _take_up(self, name: str, entry: ModelConfig) -> None:
-        """Adds a model, or gives one its new policy; a new folder is loaded before the old one goes."""
-        old = self._models.get(name)
-        folder = Path(entry.base_path)
+    def _stage(self, name: str, entry: ModelConfig, staged: dict[str, _Model]) -> None:
+        """Adds a model as it will be, loaded: a known folder has the versions of both policies meanwhile."""
+        old, folder, policy = self._models.get(name), Path(entry.base_path), entry.model_version_policy
         if old and old.versions.folder == folder:
-            old.versions.policy = entry.model_version_policy
-            old.versions.refresh()
-            return
-        versions = Versions(
-            folder, lambda path, version: self._load(name, path, version), self._polling, entry.model_version_policy
-        )
-        try:
-            versions.start()
-        except ValueError as error:
-            versions.stop()
-            raise RequestError(grpc.StatusCode.UNKNOWN, f"model {name}: {error}") from error
-        if old:
-            old.versions, stale = versions, old.versions
-            threading.Thread(target=stale.stop, name="model-unloader", daemon=True).start()
+            model = staged[name] = _Model(entry, old.versions, dict(entry.version_labels))
+            available = model.versions.prepare(policy)
         else:
-            self._models = {**self._models, name: _Model(entry, versions)}  # readers hold no lock
-
-    def _check_labels(self, wanted: dict[str, ModelConfig]) -> None:
-        for name, entry in wanted.items():
-            model = self._models[name]
-            for label, version in entry.version_labels.items():
-                known = model.labels.get(label, version) == version
-                if version not in model.versions.loaded() and not (self._labels_in_advance and known):
-                    raise RequestError(
-                        grpc.StatusCode.FAILED_PRECONDITION,
-                        f"Request to assign label to version {version} of model {name}, which is not currently "
-                        f"available for inference; available: {model.versions.loaded()}",
-                    )
-
-    def _sample(self, name: str, model: _Model) -> None:
-        if model.sampler:
-            model.sampler.close()
-            model.sampler = None
-        if model.config.logging_config != LoggingConfig():
-            from serving.sampling import Sampler  # the masking library takes seconds to import
-
+            versions = Versions(folder, lambda path, version: self._load(name, path, version), self._polling, policy)
+            model = staged[name] = _Model(entry, versions, dict(entry.version_labels))
             try:
-                model.sampler = Sampler(model.config.logging_config, name)
+                versions.start()
             except ValueError as error:
-                raise invalid(f"model {name}: logging_config: {error}") from error
+                raise RequestError(grpc.StatusCode.UNKNOWN, f"model {name}: {error}") from error
+            available = versions.loaded()
+        self._check_labels(model, available, old.labels if old else {})
+        if old and old.config.logging_config == entry.logging_config:
+            model.sampler = old.sampler
+        else:
+            model.sampler = _sampler(entry)
 
-    def _remove(self, name: str) -> None:
-        model = self._models[name]
-        self._models = {other: kept for other, kept in self._models.items() if other != name}
-        model.versions.stop()
-        if model.sampler:
-            model.sampler.close()
+    def _leave(self, left: dict[str, _Model], kept: dict[str, _Model]) -> None:
+        """Lets go of what models have that others, kept, do not; versions are unloaded beside the caller."""
+        for name, model in left.items():
+            other = kept.get(name)
+            if other is None or other.versions is not model.versions:
+                threading.Thread(target=model.versions.stop, name="model-unloader", daemon=True).start()
+            else:
+                other.versions.adopt(other.config.model_version_policy)
+            if other is None or other.sampler is not model.sampler:
+                model.close_sampler()
+
+    def _check_labels(self, model: _Model, available: Sequence[int], before: dict[str, int]) -> None:
+        for label, version in model.labels.items():
+            in_advance = self._labels_in_advance and before.get(label, version) == version
+            if version not in available and not in_advance:
+                raise RequestError(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    f"Request to assign label {label} to version {version} of model {model.config.name}, which is not "
+                    f"currently available for inference; available: {available}",
+                )
 
     def _not_found(self, spec: ModelSpec) -> str:
         """tensorflow_model_server's words, and what there is instead."""
@@ -208,6 +203,17 @@ def one_model(name: str, folder: str | Path) -> ModelServerConfig:
     config = ModelServerConfig()
     config.model_config_list.config.add(name=name, base_path=str(folder), model_platform=PLATFORM)
     return config
+
+
+def _sampler(entry: ModelConfig) -> Sampler | None:
+    if entry.logging_config == LoggingConfig():
+        return None
+    from serving.sampling import Sampler  # the masking library takes seconds to import
+
+    try:
+        return Sampler(entry.logging_config, entry.name)
+    except ValueError as error:
+        raise invalid(f"model {entry.name}: logging_config: {error}") from error
 
 
 def _checked(config: ModelServerConfig) -> dict[str, ModelConfig]:

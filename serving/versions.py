@@ -105,7 +105,7 @@ class Versions:
         policy: VersionPolicy | None = None,
     ):
         self.folder = folder
-        self.policy = policy or VersionPolicy()
+        self._policies = [policy or VersionPolicy()]  # of two while one prepares to take the other's place
         self._load = load
         self._polling = polling
         self._lock = threading.Lock()
@@ -166,27 +166,43 @@ class Versions:
             if slot is not None:
                 self._release(slot)
 
+    def prepare(self, policy: VersionPolicy) -> list[int]:
+        """Loads what another policy wants, beside what is served, until `adopt` decides for one of them.
+
+        Returns:
+            The versions that answer once the policy is adopted, ascending.
+        """
+        with self._refreshing:
+            self._policies.append(policy)
+            chosen = self._take_up(complete_versions(self.folder), policy)
+        return sorted(chosen) or self.loaded()
+
+    def adopt(self, policy: VersionPolicy) -> None:
+        """Serves what this policy wants, and nothing else."""
+        self._policies = [policy]
+        self.refresh()
+
     def refresh(self) -> None:
         """Looks at the folder once: loads what the policy wants, then unloads what it no longer wants."""
         with self._refreshing:
             on_disk = complete_versions(self.folder)
-            serving = self._take_up(on_disk)
+            serving = set().union(*(self._take_up(on_disk, policy) for policy in self._policies))
             if not serving:
                 return  # rather the old ones than none
             for slot in self._withdraw(serving):  # beside the watch: a slow request must not hold up the next version
                 threading.Thread(target=self._unload, args=(slot,), name="version-unloader", daemon=True).start()
 
-    def _take_up(self, on_disk: Sequence[int]) -> set[int]:
-        """The versions to serve, loaded."""
-        if self.policy.WhichOneof("policy_choice") in ("all", "specific"):
-            chosen = [v for v in on_disk if self.policy.HasField("all") or v in self.policy.specific.versions]
+    def _take_up(self, on_disk: Sequence[int], policy: VersionPolicy) -> set[int]:
+        """The versions that a policy serves, loaded."""
+        if policy.WhichOneof("policy_choice") in ("all", "specific"):
+            chosen = [v for v in on_disk if policy.HasField("all") or v in policy.specific.versions]
             for version in chosen:
                 if version not in self._states:
                     self._set(version, START)
             return {version for version in chosen if self._is_loaded(version)}
         serving: set[int] = set()
         for version in reversed(on_disk):
-            if len(serving) == (self.policy.latest.num_versions or 1):
+            if len(serving) == (policy.latest.num_versions or 1):
                 break
             if self._is_loaded(version):
                 serving.add(version)

@@ -1,4 +1,4 @@
-"""Signatures that fit no batch: scalars, any rank, no input, defaults, ragged tensors; each with batching and without."""
+"""Signatures that fit no batch: scalars, any rank, no input, defaults, ragged tensors; batched server or not."""
 
 import grpc
 import httpx

@@ -144,13 +144,25 @@ def test_a_new_policy_loads_before_it_unloads(tmp_path):
         add(tmp_path, version)
     made = versions(tmp_path)
     made.refresh()
-    made.policy = text_format.Parse("specific { versions: 1 }", VersionPolicy())
-    made.refresh()
+    made.adopt(text_format.Parse("specific { versions: 1 }", VersionPolicy()))
     assert made.loaded() == [1]
     wait_for(lambda: made.closed == [2])
-    made.policy = text_format.Parse("specific { versions: 7 }", VersionPolicy())
-    made.refresh()
+    made.adopt(text_format.Parse("specific { versions: 7 }", VersionPolicy()))
     assert made.loaded() == [1], "rather the old version than none"
+
+
+def test_a_policy_being_prepared_keeps_what_the_present_one_serves(tmp_path):
+    for version in (1, 2):
+        add(tmp_path, version)
+    made = versions(tmp_path)
+    made.refresh()
+    first = text_format.Parse("specific { versions: 1 }", VersionPolicy())
+    assert made.prepare(first) == [1]
+    made.refresh()
+    assert made.loaded() == [1, 2]
+    made.adopt(first)
+    assert made.loaded() == [1]
+    assert made.loads == [2, 1]
 
 
 def test_two_newest_of_which_one_is_broken(tmp_path):
