@@ -5,6 +5,7 @@ from tfx.types.artifact import Artifact
 # In the Evaluator's ModelEvaluation
 METRICS_FILE = "metrics.json"  # the model's figures, see evaluator.summarise
 PREDICTIONS_FILE = "predictions-test.parquet"  # the model's answers, a row a test row
+BASELINE_FILE = "answers-test.parquet"  # in BaselineAnswers: the baseline's answers to the same rows
 
 
 class Quarantine(Artifact):
@@ -17,3 +18,9 @@ class DataReport(Artifact):
     """Statistics of the texts, a split at a time: text_statistics.json."""
 
     TYPE_NAME = "BertlineDataReport"
+
+
+class BaselineAnswers(Artifact):
+    """What TF-IDF with logistic regression answers to the test rows: BASELINE_FILE."""
+
+    TYPE_NAME = "BertlineBaselineAnswers"

@@ -77,7 +77,8 @@ def Canary(
     if faults:
         _conclude(canary, False, f"TF Serving cannot run this model: {ops.describe(faults)}")
         return
-    rows = _rows(f"{evaluation.uri}/{PREDICTIONS_FILE}", CanaryOptions.model_validate_json(options).rows)
+    chosen = CanaryOptions.model_validate_json(options)
+    rows = _rows(f"{evaluation.uri}/{PREDICTIONS_FILE}", chosen.rows)
     try:
         with fresh_server(saved_model, canary.uri) as address:
             comparison = compare(rows, address)
@@ -85,7 +86,8 @@ def Canary(
         _conclude(canary, False, str(error))
         return
     _write(f"{canary.uri}/{REPORT_FILE}", json.dumps(comparison.report(), indent=2, ensure_ascii=False) + "\n")
-    _conclude(canary, comparison.agrees, comparison.summary())
+    slow = too_slow(comparison, chosen)
+    _conclude(canary, comparison.agrees and not slow, f"{comparison.summary()}{slow}")
 
 
 class ServerFailed(Exception):
@@ -255,6 +257,17 @@ def compare(rows: list[dict[str, Any]], address: str) -> Comparison:
         for row, answer in zip(rows, answers, strict=True)
     )
     return Comparison(len(rows), differing, ties, latencies)
+
+
+def too_slow(comparison: Comparison, options: CanaryOptions) -> str:
+    """What the latency gates say against a model, "" if nothing."""
+    limits = ((50, options.max_p50_ms), (99, options.max_p99_ms))
+    over = [
+        f"; p{percent} {comparison.percentile(percent):.0f} ms is above canary.max_p{percent}_ms, {limit:g} ms"
+        for percent, limit in limits
+        if limit is not None and comparison.percentile(percent) > limit
+    ]
+    return "".join(over)
 
 
 def _differs(row: dict[str, Any], answer: Prediction) -> bool:

@@ -18,8 +18,8 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils
 
-from components import gates
-from components.artifacts import METRICS_FILE, PREDICTIONS_FILE
+from components import estimates, gates
+from components.artifacts import BASELINE_FILE, METRICS_FILE, PREDICTIONS_FILE, BaselineAnswers
 from components.errors import LineError
 from components.options import EvaluateOptions
 from models import features
@@ -37,6 +37,7 @@ def Evaluator(
     blessing: OutputArtifact[standard_artifacts.ModelBlessing],
     options: Parameter[str],
     keep: Parameter[str],
+    tfidf: InputArtifact[BaselineAnswers] = None,
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
     """Evaluates the exported model on the test rows and gates it.
@@ -49,6 +50,7 @@ def Evaluator(
       blessing: BLESSED or NOT_BLESSED; the property `verdicts` lists every gate as JSON.
       options: EvaluateOptions as JSON.
       keep: kept columns as a JSON list.
+      tfidf: the baseline's answers; None where the config leaves it out.
       beam_pipeline: given by TFX; TFMA counts in it.
     """
     evaluate_options = EvaluateOptions.model_validate_json(options)
@@ -57,18 +59,26 @@ def Evaluator(
     previous = None
     if baseline.get_int_custom_property("present"):
         previous = predict(path_utils.serving_model_path(baseline.uri), table, evaluate_options.batch_size)
-    write_predictions(os.path.join(evaluation.uri, PREDICTIONS_FILE), table, candidate)
+    others = {"previous": previous.labels} if previous else {}
+    if tfidf:
+        others["tfidf"] = read_baseline(f"{tfidf.uri}/{BASELINE_FILE}", table)
+    write_predictions(os.path.join(evaluation.uri, PREDICTIONS_FILE), table, candidate, others)
 
     results = run_tfma(beam_pipeline, table, candidate, previous, evaluate_options, evaluation.uri)
     metrics = summarise(table, candidate, results[CANDIDATE])
-    reference = None
+    metrics["model_bytes"] = folder_bytes(path_utils.serving_model_path(model.uri))
+    version = baseline.get_string_custom_property("version")
+    answers = answers_to_judge(table, candidate, others, version, evaluate_options)
+    certainty = evaluate_options.gates.certainty
     if previous:
-        reference = {**results[BASELINE]["overall"], "version": baseline.get_string_custom_property("version")}
-        metrics["baseline"] = reference
+        compared = gates.compare(answers, answers.previous, certainty)
+        metrics["baseline"] = {**results[BASELINE]["overall"], "version": version, "comparison": compared}
+    if tfidf:
+        metrics["tfidf"] = gates.compare(answers, answers.tfidf, certainty)
     with open(os.path.join(evaluation.uri, METRICS_FILE), "w", encoding="utf-8") as file:
         json.dump(metrics, file, indent=2)
 
-    verdicts = gates.judge(metrics, reference, evaluate_options.gates)
+    verdicts = gates.judge(metrics, answers, evaluate_options.gates)
     bless(blessing, verdicts)
     evaluation.set_string_custom_property("summary", describe(metrics))
 
@@ -129,9 +139,32 @@ def predict(saved_model: str, table: dict[str, list[Any]], batch_size: int) -> P
     return Predictions(classes, labels, probabilities, time.monotonic() - began)
 
 
-def write_predictions(path: str, table: dict[str, list[Any]], predictions: Predictions) -> None:
-    """Writes what the model answered, a row a test row, as Parquet."""
-    columns = {name: values for name, values in table.items() if name != "examples"}
+def read_baseline(path: str, table: dict[str, list[Any]]) -> list[str]:
+    """The baseline's answers, label names [rows], in the order of the table."""
+    answers = pq.read_table(path).to_pydict()
+    by_row = dict(zip(answers[features.ROW_ID], answers["predicted"], strict=True))
+    return [by_row[row_id] for row_id in table[features.ROW_ID]]
+
+
+def folder_bytes(folder: str) -> int:
+    """Bytes of all files below a folder, local or remote."""
+    return sum(
+        tf.io.gfile.stat(f"{parent}/{name}").length for parent, _, names in tf.io.gfile.walk(folder) for name in names
+    )
+
+
+def write_predictions(
+    path: str, table: dict[str, list[Any]], predictions: Predictions, others: dict[str, list[str]]
+) -> None:
+    """Writes what the model answered, a row a test row, as Parquet.
+
+    Args:
+      path: of the file.
+      table: the rows.
+      predictions: the model's answers: columns `predicted`, `probability` and `probabilities`.
+      others: label names [rows] that others answered: the last blessed model's `previous`, the baseline's `tfidf`.
+    """
+    columns = {name: values for name, values in table.items() if name != "examples"} | others
     columns["predicted"] = predictions.labels
     columns["probability"] = predictions.probabilities.max(-1)
     columns["probabilities"] = list(predictions.probabilities)
@@ -155,8 +188,9 @@ def run_tfma(
       For each model ("candidate", "baseline"): `overall`, `per_class` and `slices`, numbers by metric name.
     """
     models = {CANDIDATE: candidate, **({BASELINE: baseline} if baseline else {})}
-    eval_config = _eval_config(list(models), len(candidate.classes), _slice_keys(options))
-    batch = _record_batch(table, models, candidate.classes, options)
+    slices = slice_columns(table, options)
+    eval_config = _eval_config(list(models), len(candidate.classes), list(slices))
+    batch = _record_batch(table, models, candidate.classes, slices)
     # Validations are our gates' business: only metrics and plots are written.
     paths = {kind: os.path.join(folder, kind) for kind in (tfma.METRICS_KEY, tfma.PLOTS_KEY)}
     with beam_pipeline as pipeline:
@@ -176,8 +210,12 @@ def run_tfma(
     return {name: _read_results(folder, name, candidate.classes, len(models) > 1) for name in models}
 
 
-def _slice_keys(options: EvaluateOptions) -> list[str]:
-    return [*options.slices, *([LENGTH_BUCKET] if options.length_buckets else [])]
+def slice_columns(table: dict[str, list[Any]], options: EvaluateOptions) -> dict[str, list[str]]:
+    """The columns that slice the rows: the config's, and the bucket of each text's length. Each [rows]."""
+    columns = {name: table[name] for name in options.slices}
+    if options.length_buckets:
+        columns[LENGTH_BUCKET] = [length_bucket(len(text), options.length_buckets) for text in table[features.TEXT]]
+    return columns
 
 
 def length_bucket(characters: int, bounds: list[int]) -> str:
@@ -191,7 +229,7 @@ def length_bucket(characters: int, bounds: list[int]) -> str:
 
 
 def _record_batch(
-    table: dict[str, list[Any]], models: dict[str, Predictions], classes: list[str], options: EvaluateOptions
+    table: dict[str, list[Any]], models: dict[str, Predictions], classes: list[str], slices: dict[str, list[str]]
 ) -> pa.RecordBatch:
     """One Arrow batch: label index, each model's probabilities and one-hot decision, and the slice columns."""
     index = {name: position for position, name in enumerate(classes)}
@@ -203,12 +241,8 @@ def _record_batch(
         probabilities, decisions = _aligned(predictions, classes)
         columns[f"{name}_probabilities"] = pa.array(list(probabilities), pa.list_(pa.float32()))
         columns[f"{name}_decision"] = pa.array(list(decisions), pa.list_(pa.float32()))
-    for name in options.slices:
-        columns[name] = pa.array([[value] for value in table[name]], pa.list_(pa.string()))
-    if options.length_buckets:
-        columns[LENGTH_BUCKET] = pa.array(
-            [[length_bucket(len(text), options.length_buckets)] for text in table[features.TEXT]], pa.list_(pa.string())
-        )
+    for name, values in slices.items():
+        columns[name] = pa.array([[value] for value in values], pa.list_(pa.string()))
     return pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
 
 
@@ -343,10 +377,13 @@ def summarise(table: dict[str, list[Any]], predictions: Predictions, results: di
     """What metrics.json holds: TFMA's numbers, their 95% intervals, and the share of the commonest label."""
     confusion = results["confusion"]
     rows_per_label = confusion.sum(-1)
+    right = np.array(predictions.labels) == np.array(table[features.LABEL])
+    error, error_interval = estimates.calibration_error(predictions.probabilities.max(-1), right)
     return {
         **results["overall"],
         "rows": len(table[features.LABEL]),
-        "intervals": gates.intervals(confusion),
+        "calibration_error": error,
+        "intervals": {**estimates.intervals(confusion), "calibration_error": error_interval},
         "majority_share": float(rows_per_label.max() / rows_per_label.sum()),
         "labels_present": int((rows_per_label > 0).sum()),
         "per_class": results["per_class"],
@@ -355,6 +392,35 @@ def summarise(table: dict[str, list[Any]], predictions: Predictions, results: di
         "confusion": confusion.tolist(),
         "inference_seconds": predictions.seconds,
     }
+
+
+def answers_to_judge(
+    table: dict[str, list[Any]],
+    candidate: Predictions,
+    others: dict[str, list[str]],
+    version: str,
+    options: EvaluateOptions,
+) -> gates.Answers:
+    """The rows as the gates see them. `others` as in write_predictions, `version` of the last blessed model."""
+    index = {name: position for position, name in enumerate(candidate.classes)}
+
+    def indices(labels: list[str]) -> np.ndarray:
+        return np.array([index.get(label, len(index)) for label in labels])
+
+    slices = {}
+    for name, values in slice_columns(table, options).items():
+        column = np.array(values)
+        slices |= {f"{name}={value}": column == value for value in np.unique(column)}
+    fairness = options.gates.fairness
+    return gates.Answers(
+        candidate.classes,
+        indices(table[features.LABEL]),
+        indices(candidate.labels),
+        version=version,
+        slices=slices,
+        groups=np.array(table[fairness.column]) if fairness else None,
+        **{name: indices(labels) for name, labels in others.items()},
+    )
 
 
 def bless(blessing: standard_artifacts.ModelBlessing, verdicts: list[gates.Verdict]) -> None:
@@ -367,9 +433,12 @@ def bless(blessing: standard_artifacts.ModelBlessing, verdicts: list[gates.Verdi
 
 
 def describe(metrics: dict[str, Any]) -> str:
-    """The screen's line: accuracy and macro F1 with their intervals."""
+    """The screen's line: accuracy and macro F1 with their intervals, and how far ahead of the baseline that is."""
     shown = []
     for key, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
         low, high = metrics["intervals"][key]
         shown.append(f"{name} {metrics[key]:.3f} ({low:.3f} to {high:.3f})")
+    if "tfidf" in metrics:
+        ahead = metrics["tfidf"]["differences"]["accuracy"]
+        shown.append(f"{ahead['value']:+.3f} ({ahead['low']:+.3f} to {ahead['high']:+.3f}) over TF-IDF")
     return "  ".join(shown)

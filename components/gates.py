@@ -1,124 +1,172 @@
-"""The verdicts between an evaluated model and its push: pure functions on metrics."""
+"""The verdicts between an evaluated model and its push: pure functions on metrics and answers.
+
+A bound on one figure of all rows (accuracy, macro-F1, calibration, size) holds for the figure itself. Whatever
+compares, two models or a part of the rows with the rest, blocks by a bound of the difference that holds with the
+config's `certainty`, so that luck seldom blocks a model; what must beat a baseline has to do so beyond doubt.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from components.options import GateOptions
+from components import estimates
+from components.errors import LineError
+from components.options import FairnessGates, GateOptions, SliceGates
 
-CONFIDENCE = 0.95
-RESAMPLES = 2000  # puts the bounds of a 95% interval within about 0.1 of its width
+NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+accuracy_interval = estimates.share_interval  # as the review page knows it
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One gate's finding: `value` is held against `bound`, `reason` says in words why it did not pass."""
+    """One gate's finding: `value` is held against `bound`, `reason` says in words why it did not pass.
+
+    Attributes:
+      gate: what was asked, in words.
+      value: what was found, as the screen shows it.
+      bound: what it was held against, as the screen shows it.
+      passed: whether the model may pass.
+      reason: why not, "" for one that passed.
+      kind: the gate's key in the config, such as "not_worse_by" or "slices.accuracy".
+      metric: the figure it is about, "" where it is none of the rows.
+      slice: the slice it is about, "" for all rows.
+      interval: bounds of the value; 95% of a plain figure, and each with the config's `certainty` in a comparison.
+      note: what else a person should know, such as a cross-check.
+      missing: by how much it was missed, in the value's unit; 0 for one that passed.
+    """
 
     gate: str
     value: str
     bound: str
     passed: bool
     reason: str = ""
+    kind: str = ""
+    metric: str = ""
+    slice: str = ""
+    interval: estimates.Interval | None = None
+    note: str = ""
+    missing: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """The verdict as JSON takes it."""
         return asdict(self)
 
 
-# === Intervals ===
+@dataclass(frozen=True)
+class Answers:
+    """The test rows as the gates see them.
 
-
-def accuracy_interval(correct: int, rows: int) -> tuple[float, float]:
-    """Wilson's score interval of an accuracy (Wilson 1927), by scipy."""
-    interval = stats.binomtest(correct, rows).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def f1_per_class(confusion: np.ndarray) -> np.ndarray:
-    """F1 of each class, NaN for a class without true or predicted rows.
-
-    Args:
-      confusion: float or int, [..., labels, labels], rows are true labels, columns predictions.
-
-    Returns:
-      float64, [..., labels].
+    Attributes:
+      classes: the label names.
+      labels: int [rows], index of the true label.
+      predicted: int [rows], index of the candidate's answer.
+      previous: int [rows], the last blessed model's; len(classes) where that is none of them. None without a model.
+      version: that model's.
+      tfidf: int [rows], the baseline's answers; None without one.
+      slices: slice name to bool [rows].
+      groups: str [rows], the fairness gates' column; None without.
     """
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    total = confusion.sum(-1) + confusion.sum(-2)
-    return np.divide(2.0 * hits, total, out=np.full(total.shape, np.nan), where=total > 0)
+
+    classes: list[str]
+    labels: np.ndarray
+    predicted: np.ndarray
+    previous: np.ndarray | None = None
+    version: str = ""
+    tfidf: np.ndarray | None = None
+    slices: dict[str, np.ndarray] = field(default_factory=dict)
+    groups: np.ndarray | None = None
+
+    @property
+    def right(self) -> np.ndarray:
+        """bool [rows], where the candidate's answer is the label."""
+        return self.predicted == self.labels
 
 
-def recall_per_class(confusion: np.ndarray) -> np.ndarray:
-    """Recall of each class, NaN where the class has no rows. Shapes as in f1_per_class."""
-    rows = confusion.sum(-1)
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    return np.divide(hits, rows, out=np.full(rows.shape, np.nan), where=rows > 0)
-
-
-def bootstrap(confusion: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Confusion matrices of resampled test sets.
-
-    Drawing rows with replacement draws the cells of the confusion matrix from a multinomial, so no row is needed
-    (Efron and Tibshirani 1993, the percentile bootstrap).
-
-    Args:
-      confusion: int, [labels, labels].
-      seed: of the generator.
-
-    Returns:
-      int64, [RESAMPLES, labels, labels].
-    """
-    rows = int(confusion.sum())
-    drawn = np.random.default_rng(seed).multinomial(rows, confusion.ravel() / rows, size=RESAMPLES)
-    return drawn.reshape(RESAMPLES, *confusion.shape)
-
-
-def percentile_interval(values: np.ndarray) -> tuple[float, float]:
-    """The central CONFIDENCE share of `values`, float [resamples]."""
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
-
-
-def intervals(confusion: np.ndarray) -> dict[str, tuple[float, float]]:
-    """95% intervals of accuracy, macro F1 and balanced accuracy, from a confusion matrix, int [labels, labels]."""
-    resampled = bootstrap(confusion)
-    present = confusion.sum(-1) > 0
-    return {
-        "accuracy": accuracy_interval(int(np.trace(confusion)), int(confusion.sum())),
-        "macro_f1": percentile_interval(np.nanmean(f1_per_class(resampled), axis=-1)),
-        "balanced_accuracy": percentile_interval(np.nanmean(recall_per_class(resampled)[..., present], axis=-1)),
-    }
-
-
-# === Gates ===
-
-
-def judge(metrics: dict[str, Any], baseline: dict[str, Any] | None, options: GateOptions) -> list[Verdict]:
+def judge(metrics: dict[str, Any], answers: Answers, options: GateOptions) -> list[Verdict]:
     """All configured gates' verdicts.
 
     Args:
-      metrics: `accuracy`, `macro_f1`, `majority_share` and `intervals` of the candidate (see evaluator.summarise).
-      baseline: `version`, `accuracy` and `macro_f1` of the last blessed model on the same rows; None without one.
+      metrics: `accuracy`, `macro_f1`, `majority_share`, `calibration_error`, `model_bytes` and `intervals` of the
+        candidate (see evaluator.summarise).
+      answers: of the candidate, and of what it is compared with.
       options: the config's gates.
+
+    Raises:
+      LineError: the fairness gates name a label that the model lacks.
     """
-    verdicts = []
-    for name, bound in (("accuracy", options.accuracy), ("macro_f1", options.macro_f1)):
-        if bound is not None:
-            verdicts.append(_floor(name, metrics[name], bound))
+    verdicts = list(_of_all_rows(metrics, options))
     if options.beats_majority:
         verdicts.append(_beats_majority(metrics))
-    if options.not_worse_by is not None and baseline is not None:
-        verdicts.append(_not_worse(metrics, baseline, options.not_worse_by))
+    if options.beats_baseline_by is not None and answers.tfidf is not None:
+        verdicts.append(_beats_baseline(answers, options.beats_baseline_by, options.certainty))
+    if options.not_worse_by is not None and answers.previous is not None:
+        verdicts.append(_not_worse(answers, options.not_worse_by, options.certainty))
+    verdicts += _of_slices(answers, options.slices, options.certainty)
+    if options.fairness:
+        verdicts += _of_groups(answers, options.fairness, options.slices.minimum_rows, options.certainty)
     return verdicts
 
 
-def _floor(name: str, value: float, bound: float) -> Verdict:
-    reason = "" if value >= bound else f"{name} {value:.3f} is below the config's floor of {bound:g}"
-    return Verdict(f"{name} >= {bound:g}", f"{value:.3f}", f"{bound:g}", value >= bound, reason)
+# === All rows ===
+
+
+def _of_all_rows(metrics: dict[str, Any], options: GateOptions) -> Iterator[Verdict]:
+    for kind, bound in (("accuracy", options.accuracy), ("macro_f1", options.macro_f1)):
+        if bound is not None:
+            yield _floor(kind, metrics[kind], bound, metrics["intervals"][kind])
+    if options.max_calibration_error is not None:
+        yield _calibrated(metrics, options.max_calibration_error)
+    if options.max_size is not None:
+        yield _small(metrics["model_bytes"], options.max_size)
+
+
+def _floor(kind: str, value: float, bound: float, interval: estimates.Interval) -> Verdict:
+    passed = value >= bound
+    return Verdict(
+        f"{kind} >= {bound:g}",
+        f"{value:.3f}",
+        f"{bound:g}",
+        passed,
+        "" if passed else f"{kind} {value:.3f} is below the config's floor of {bound:g}",
+        kind=kind,
+        metric=kind,
+        interval=interval,
+        missing=max(bound - value, 0.0),
+    )
+
+
+def _calibrated(metrics: dict[str, Any], bound: float) -> Verdict:
+    value = metrics["calibration_error"]
+    passed = value <= bound
+    return Verdict(
+        f"calibration error <= {bound:g}",
+        f"{value:.3f}",
+        f"{bound:g}",
+        passed,
+        "" if passed else f"the probabilities are off by {value:.3f} on average (ECE); {bound:g} is allowed",
+        kind="max_calibration_error",
+        metric="calibration_error",
+        interval=metrics["intervals"]["calibration_error"],
+        missing=max(value - bound, 0.0),
+    )
+
+
+def _small(size: int, bound: int) -> Verdict:
+    passed = size <= bound
+    shown, allowed = (f"{each / 1e6:,.1f} MB" for each in (size, bound))
+    return Verdict(
+        f"size <= {allowed}",
+        shown,
+        allowed,
+        passed,
+        "" if passed else f"the exported model has {shown}; {allowed} is allowed",
+        kind="max_size",
+        missing=max(size - bound, 0.0),
+    )
 
 
 def _beats_majority(metrics: dict[str, Any]) -> Verdict:
@@ -129,28 +177,263 @@ def _beats_majority(metrics: dict[str, Any]) -> Verdict:
     """
     share, chance = metrics["majority_share"], 1 / metrics["labels_present"]
     low = metrics["intervals"]["balanced_accuracy"][0]
-    reason = ""
+    reason, missing = "", 0.0
     if metrics["accuracy"] < share:
+        missing = share - metrics["accuracy"]
         reason = (
             f"accuracy {metrics['accuracy']:.3f} is below {share:.3f}, that of always answering the commonest label"
         )
     elif low <= chance:
+        missing = chance - low
         reason = (
             f"balanced accuracy may be as low as {low:.3f}: no better than {chance:.3f}, that of any one fixed answer"
         )
-    return Verdict("beats the commonest label", f"{metrics['accuracy']:.3f}", f"{share:.3f}", not reason, reason)
+    return Verdict(
+        "beats the commonest label",
+        f"{metrics['accuracy']:.3f}",
+        f"{share:.3f}",
+        not reason,
+        reason,
+        kind="beats_majority",
+        metric="accuracy",
+        interval=metrics["intervals"]["accuracy"],
+        missing=missing,
+    )
 
 
-def _not_worse(metrics: dict[str, Any], baseline: dict[str, Any], margin: float) -> Verdict:
-    differences = {name: metrics[name] - baseline[name] for name in ("accuracy", "macro_f1")}
-    worst = min(differences, key=differences.get)
-    passed = differences[worst] >= -margin
+# === Against another model, on the same rows ===
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of the candidate less the other model's: `low` and `high` each hold with the config's certainty."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+
+
+def compare(answers: Answers, theirs: np.ndarray, certainty: float) -> dict[str, Any]:
+    """What metrics.json says of another model on the same rows. theirs: int [rows].
+
+    Returns:
+      Their `accuracy` and `macro_f1`, `differences` (ours less theirs, and the bounds that hold with `certainty`), and
+      McNemar's exact test: `rows_won`, `rows_lost`, `mcnemar_p`.
+    """
+    won, lost, p = estimates.mcnemar(answers.right, theirs == answers.labels)
+    return {
+        **estimates.scores(answers.labels, theirs, len(answers.classes)),
+        "certainty": certainty,
+        "differences": {
+            each.metric: {"value": each.value, "low": each.low, "high": each.high}
+            for each in differences(answers, theirs, certainty)
+        },
+        "rows_won": won,
+        "rows_lost": lost,
+        "mcnemar_p": p,
+    }
+
+
+def differences(answers: Answers, theirs: np.ndarray, certainty: float) -> list[Difference]:
+    """Accuracy and macro-F1 less another model's, by a paired bootstrap of the rows. theirs: int [rows]."""
+    found = estimates.paired_differences(answers.labels, answers.predicted, theirs, len(answers.classes))
+    return [
+        Difference(name, value, *estimates.percentile_interval(drawn, certainty))
+        for name, (value, drawn) in found.items()
+    ]
+
+
+def _cross_check(answers: Answers, theirs: np.ndarray) -> str:
+    """McNemar's exact test of the accuracies, in words."""
+    won, lost, p = estimates.mcnemar(answers.right, theirs == answers.labels)
+    return f"{won:,} rows won, {lost:,} lost, McNemar p {p:.2g}"
+
+
+def _not_worse(answers: Answers, margin: float, certainty: float) -> Verdict:
+    """Blocks where accuracy or macro-F1 is, with certainty, lower by more than the margin."""
+    worst = min(differences(answers, answers.previous, certainty), key=lambda each: each.high)
+    passed = worst.high >= -margin
     reason = (
-        ""
-        if passed
-        else f"{worst} fell from {baseline[worst]:.3f} (version {baseline['version']}) to {metrics[worst]:.3f} on the "
-        f"same rows; a loss of {margin:g} is allowed"
+        f"{NAMES[worst.metric]} fell by {-worst.value:.3f} against version {answers.version} on the same rows, with "
+        f"{certainty:.0%} certainty by more than {-worst.high:.3f}; a loss of {margin:g} is allowed"
     )
     return Verdict(
-        f"not worse than {baseline['version']}", f"{differences[worst]:+.3f}", f"-{margin:g}", passed, reason
+        f"not worse than {answers.version}",
+        f"{worst.value:+.3f}",
+        f"-{margin:g}",
+        passed,
+        "" if passed else reason,
+        kind="not_worse_by",
+        metric=worst.metric,
+        interval=(worst.low, worst.high),
+        note=_cross_check(answers, answers.previous),
+        missing=max(-margin - worst.high, 0.0),
+    )
+
+
+def _beats_baseline(answers: Answers, margin: float, certainty: float) -> Verdict:
+    """Blocks unless accuracy and macro-F1 are, with certainty, higher by more than the margin."""
+    worst = min(differences(answers, answers.tfidf, certainty), key=lambda each: each.low)
+    passed = worst.low > margin
+    reason = (
+        f"{NAMES[worst.metric]} is {worst.value:+.3f} from that of TF-IDF with logistic regression on the same rows, "
+        f"with {certainty:.0%} certainty only above {worst.low:+.3f}; {margin:+g} is asked"
+    )
+    return Verdict(
+        f"beats TF-IDF by {margin:g}",
+        f"{worst.value:+.3f}",
+        f"{margin:+g}",
+        passed,
+        "" if passed else reason,
+        kind="beats_baseline_by",
+        metric=worst.metric,
+        interval=(worst.low, worst.high),
+        note=_cross_check(answers, answers.tfidf),
+        missing=max(margin - worst.low, 0.0),
+    )
+
+
+# === Slices ===
+
+
+def _of_slices(answers: Answers, options: SliceGates, certainty: float) -> Iterator[Verdict]:
+    """A verdict a gate: the slice nearest to its bound where all pass, else each that does not.
+
+    What is asked of many slices is missed by one through luck more often than of one, so each is held to a certainty
+    that leaves 1 - certainty for all of them together (Bonferroni's correction, Dunn 1961).
+    """
+    large = {name: inside for name, inside in answers.slices.items() if inside.sum() >= options.minimum_rows}
+    if not large:
+        return
+    each = 1 - (1 - certainty) / len(large)
+    gates = (
+        (_slice_floor, options.accuracy),
+        (_slice_gap, options.max_gap),
+        (_slice_not_worse, options.not_worse_by if answers.previous is not None else None),
+    )
+    for gate, bound in gates:
+        if bound is not None:
+            verdicts = [gate(answers, name, inside, bound, each) for name, inside in large.items()]
+            blocking = [verdict for verdict in verdicts if not verdict.passed]
+            yield from blocking or [min(verdicts, key=lambda verdict: verdict.interval[1])]
+
+
+def _slice_floor(answers: Answers, name: str, inside: np.ndarray, bound: float, certainty: float) -> Verdict:
+    rows, hits = int(inside.sum()), int(answers.right[inside].sum())
+    low, high = estimates.share_interval(hits, rows, certainty)
+    passed = high >= bound
+    reason = f"accuracy {hits / rows:.3f} on the {rows:,} rows of {name}, at most {high:.3f}; the floor is {bound:g}"
+    return Verdict(
+        f"{name}: accuracy >= {bound:g}",
+        f"{hits / rows:.3f}",
+        f"{bound:g}",
+        passed,
+        "" if passed else reason,
+        kind="slices.accuracy",
+        metric="accuracy",
+        slice=name,
+        interval=(low, high),
+        missing=max(bound - high, 0.0),
+    )
+
+
+def _slice_gap(answers: Answers, name: str, inside: np.ndarray, bound: float, certainty: float) -> Verdict:
+    gap, drawn = estimates.gap_to_the_whole(answers.right, inside)
+    low, high = (-each for each in estimates.percentile_interval(drawn, certainty)[::-1])
+    passed = high >= -bound
+    reason = (
+        f"accuracy on the {int(inside.sum()):,} rows of {name} is {gap:.3f} below that of all rows, surely more than "
+        f"{-high:.3f}; {bound:g} is allowed"
+    )
+    return Verdict(
+        f"{name}: near all rows",
+        f"{-gap:+.3f}",
+        f"{-bound:g}",
+        passed,
+        "" if passed else reason,
+        kind="slices.max_gap",
+        metric="accuracy",
+        slice=name,
+        interval=(low, high),
+        missing=max(-bound - high, 0.0),
+    )
+
+
+def _slice_not_worse(answers: Answers, name: str, inside: np.ndarray, bound: float, certainty: float) -> Verdict:
+    part = Answers(answers.classes, answers.labels[inside], answers.predicted[inside])
+    found = differences(part, answers.previous[inside], certainty)
+    worst = next(each for each in found if each.metric == "accuracy")
+    passed = worst.high >= -bound
+    reason = (
+        f"accuracy on the {int(inside.sum()):,} rows of {name} fell by {-worst.value:.3f} against version "
+        f"{answers.version}, surely by more than {-worst.high:.3f}; a loss of {bound:g} is allowed"
+    )
+    return Verdict(
+        f"{name}: not worse than {answers.version}",
+        f"{worst.value:+.3f}",
+        f"{-bound:g}",
+        passed,
+        "" if passed else reason,
+        kind="slices.not_worse_by",
+        metric="accuracy",
+        slice=name,
+        interval=(worst.low, worst.high),
+        note=_cross_check(part, answers.previous[inside]),
+        missing=max(-bound - worst.high, 0.0),
+    )
+
+
+# === Groups of people ===
+
+
+def _of_groups(answers: Answers, options: FairnessGates, minimum_rows: int, certainty: float) -> Iterator[Verdict]:
+    if options.label not in answers.classes:
+        raise LineError(
+            f"evaluate.gates.fairness.label: the model has no label {options.label!r}; "
+            f"its labels are {', '.join(answers.classes)}."
+        )
+    favourable = answers.classes.index(options.label)
+    positive = answers.labels == favourable
+    # Recall stands on the favoured rows alone, so they are what a group must have enough of.
+    for kind, bound, counted in (
+        ("equal_opportunity", options.equal_opportunity, positive),
+        ("demographic_parity", options.demographic_parity, np.ones_like(positive)),
+    ):
+        if bound is None:
+            continue
+        names, counts = np.unique(answers.groups[counted], return_counts=True)
+        inside = np.isin(answers.groups, names[counts >= minimum_rows])
+        gate = f"{options.column}: {kind.replace('_', ' ')} <= {bound:g}"
+        if (counts >= minimum_rows).sum() < 2:
+            note = f"fewer than two groups have {minimum_rows} rows that count: not judged"
+            yield Verdict(gate, "-", f"{bound:g}", True, kind=f"fairness.{kind}", slice=options.column, note=note)
+            continue
+        gaps = estimates.group_gaps(
+            positive[inside], (answers.predicted == favourable)[inside], answers.groups[inside], certainty
+        )
+        yield _fair(gate, kind, bound, gaps[kind], options, certainty)
+
+
+def _fair(
+    gate: str, kind: str, bound: float, gap: tuple[float, estimates.Interval], options: FairnessGates, certainty: float
+) -> Verdict:
+    value, (low, high) = gap
+    passed = low <= bound
+    what = "recall of" if kind == "equal_opportunity" else "share answered"
+    reason = (
+        f"the groups of {options.column} differ by {value:.3f} in the {what} {options.label}, with {certainty:.0%} "
+        f"certainty by more than {low:.3f}; {bound:g} is allowed"
+    )
+    return Verdict(
+        gate,
+        f"{value:.3f}",
+        f"{bound:g}",
+        passed,
+        "" if passed else reason,
+        kind=f"fairness.{kind}",
+        metric=kind,
+        slice=options.column,
+        interval=(low, high),
+        missing=max(low - bound, 0.0),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from models.features import RESERVED
 from models.recipe import Section
@@ -81,14 +81,50 @@ class ValidationOptions(Section):
     max_out_of_vocabulary: Share = 0.25
 
 
+class SliceGates(Section):
+    """What each slice must reach: the columns of `slices`, and the buckets of text length. null switches a gate off."""
+
+    minimum_rows: PositiveInt = 100  # fewer judge nobody: their accuracy is uncertain by ten points either way
+    accuracy: Share | None = None  # blocks where the slice's accuracy is lower with `certainty`
+    max_gap: Share | None = None  # of the slice's accuracy below that of all rows, with `certainty`
+    # Accuracy lost against the last blessed model, with `certainty` over all slices together. More than for all rows:
+    # a slice has fewer, and one that lost two points is seldom worth the wait for another model.
+    not_worse_by: Share | None = 0.02
+
+
+class FairnessGates(Section):
+    """How far the groups of people in a kept column may differ, by fairlearn's metrics."""
+
+    column: str  # in data.keep; groups of fewer rows than slices.minimum_rows are left out
+    label: str  # the answer that favours a person
+    equal_opportunity: Share | None = None  # largest difference in recall of that label
+    demographic_parity: Share | None = None  # largest difference in the share answered so
+
+    @model_validator(mode="after")
+    def _a_gap_is_bounded(self) -> FairnessGates:
+        if self.equal_opportunity is None and self.demographic_parity is None:
+            raise ValueError(
+                "set equal_opportunity, demographic_parity or both to the largest gap allowed, such as 0.1"
+            )
+        return self
+
+
 class GateOptions(Section):
     """What a model must reach before it is pushed. null switches a gate off."""
 
     accuracy: Share | None = None
     macro_f1: Share | None = None
-    # accuracy and macro-F1 may fall so far below the last blessed model's, on the same rows: within noise, not worse
-    not_worse_by: Share | None = 0.01
+    # Accuracy and macro-F1 that may be lost against the last blessed model on the same rows: luck is the business of
+    # `certainty`, this is what one does not mind.
+    not_worse_by: Share | None = 0.002
+    # That a comparison must have to decide: 0.95 blocks one model in twenty that is worse by just `not_worse_by`.
+    certainty: float = Field(default=0.95, ge=0.5, lt=1)
     beats_majority: bool = True  # better than always answering the commonest label
+    beats_baseline_by: Share | None = None  # accuracy and macro-F1 above TF-IDF with logistic regression
+    max_calibration_error: Share | None = None  # ECE; 2,000 rows alone make some 0.02 of it
+    max_size: ByteSize | None = None  # of the exported SavedModel, such as 200 MB
+    slices: SliceGates = SliceGates()
+    fairness: FairnessGates | None = None
 
 
 class EvaluateOptions(Section):
@@ -97,13 +133,24 @@ class EvaluateOptions(Section):
     batch_size: PositiveInt = 64  # BERT at 1,000 rows a batch runs out of memory
     slices: list[str] = Field(default_factory=list)  # kept columns
     length_buckets: list[PositiveInt] = Field(default_factory=lambda: [50, 100, 200])  # characters; [] for none
+    baseline: bool = True  # TF-IDF with logistic regression on the same rows, a few seconds: what BERT has to beat
     gates: GateOptions = GateOptions()
+
+    @model_validator(mode="after")
+    def _the_gates_baseline_is_there(self) -> EvaluateOptions:
+        if self.gates.beats_baseline_by is not None and not self.baseline:
+            raise ValueError("gates.beats_baseline_by needs the baseline: take out `baseline: false`")
+        return self
 
 
 class CanaryOptions(Section):
     """The fresh server's exam before the push."""
 
     rows: PositiveInt = 200
+    # Latency gates, in milliseconds of a request with one text, on this machine; null: only shown. The line itself
+    # keeps the machine busy, so leave room.
+    max_p50_ms: PositiveFloat | None = None
+    max_p99_ms: PositiveFloat | None = None
 
 
 class ServeOptions(Section):

@@ -40,7 +40,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> Config:
-        for check in (check_slices_are_kept, check_schema_file_exists):
+        for check in (check_slices_are_kept, check_fairness_names, check_schema_file_exists):
             check(self)
         return self
 
@@ -67,6 +67,16 @@ def check_slices_are_kept(config: Config) -> None:
     for name in config.evaluate.slices:
         if name not in config.data.keep:
             raise ValueError(f"evaluate.slices: {name!r} is not in data.keep ({config.data.keep}); add it there")
+
+
+def check_fairness_names(config: Config) -> None:
+    """Raises ValueError when the fairness gates name a column that is not kept, or a label that is not listed."""
+    fairness, data = config.evaluate.gates.fairness, config.data
+    if fairness and fairness.column not in data.keep:
+        key = "evaluate.gates.fairness.column"
+        raise ValueError(f"{key}: {fairness.column!r} is not in data.keep ({data.keep}); add it there")
+    if fairness and data.labels and fairness.label not in data.labels:
+        raise ValueError(f"evaluate.gates.fairness.label: {fairness.label!r} is not in data.labels ({data.labels})")
 
 
 def check_schema_file_exists(config: Config) -> None:

@@ -37,6 +37,7 @@ STAGES = (
     ("ingest", ("ExampleGen",)),
     ("validate", ("StatisticsGen", "SchemaGen", "ReviewedSchema", "ExampleValidator", "DataGate")),
     ("tokenise", ("Transform",)),
+    ("baseline", ("Baseline",)),
     ("train", ("Trainer",)),
     ("evaluate", ("LastBlessed", "Evaluator")),
     ("canary", ("Canary",)),
@@ -283,6 +284,8 @@ class _Launcher:
         nodes = {node.pipeline_node.node_info.id: node.pipeline_node for node in self.ir.nodes}
         by_name: dict[str, Stage] = {}
         for name, members in STAGES:
+            if not nodes.keys() & set(members):
+                continue  # left out by the config
             with screen.StageView(console, name) as view:
                 for node_id in (node_id for node_id in nodes if node_id in members):
                     self._launch_node(nodes[node_id], deployment, metadata.Metadata(connection))

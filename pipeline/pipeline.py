@@ -11,6 +11,7 @@ from tfx import components as tfx_components
 from tfx.orchestration.metadata import sqlite_metadata_connection_config
 from tfx.orchestration.pipeline import Pipeline
 
+from components.baseline import Baseline
 from components.canary import Canary
 from components.evaluator import Evaluator
 from components.example_gen import ExampleGen
@@ -88,6 +89,7 @@ def create_pipeline(
         checkpoint_dir=str(config.root_folder / "checkpoints"),
     )
 
+    baseline = Baseline(examples=examples) if config.evaluate.baseline else None
     last_blessed = LastBlessed(serving_folder=str(config.serving_folder), release=facts.baseline)
     evaluator = Evaluator(
         examples=examples,
@@ -95,6 +97,7 @@ def create_pipeline(
         baseline=last_blessed.outputs["model"],
         options=config.evaluate.model_dump_json(),
         keep=json.dumps(config.data.keep),
+        **({"tfidf": baseline.outputs["answers"]} if baseline else {}),
     )
     canary = Canary(
         model=trainer.outputs["model"],
@@ -124,6 +127,7 @@ def create_pipeline(
             anomalies,
             data_gate,
             tokens,
+            *([baseline] if baseline else []),
             trainer,
             last_blessed,
             evaluator,

@@ -145,6 +145,16 @@ def gates_table(verdicts: list[dict[str, Any]]) -> Table:
     table.add_column(ratio=1, overflow="fold")
     for position, verdict in enumerate(verdicts):
         outcome = Text("passed", style="green") if verdict["passed"] else Text(verdict["reason"], style="bold red")
+        if verdict["passed"]:
+            outcome.append(_aside(verdict), style="dim")
         name = Text("  gates" if position == 0 else "", style="bold")
         table.add_row(name, escape(verdict["gate"]), verdict["value"], outcome)
     return table
+
+
+def _aside(verdict: dict[str, Any]) -> str:
+    """What stands beside a gate that passed: the interval, and a cross-check."""
+    bounds = verdict["interval"]
+    sign = "+" if verdict["value"].startswith(("+", "-")) else ""  # a difference
+    interval = f"  {bounds[0]:{sign}.3f} to {bounds[1]:{sign}.3f}" if bounds else ""
+    return interval + (f"  {verdict['note']}" if verdict["note"] else "")

@@ -2,6 +2,8 @@ import json
 
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics as sklearn_metrics
 
@@ -88,6 +90,35 @@ def test_the_summary_is_json_with_intervals_and_the_commonest_labels_share(resul
     low, high = summary["intervals"]["accuracy"]
     assert low < 0.7 < high
     assert evaluator.describe(summary).startswith("accuracy 0.700 (0.")
+    # Every answer has 0.9: off by 0.9 - 14 / 20.
+    assert summary["calibration_error"] == pytest.approx(0.2)
+
+
+def test_the_gates_see_the_rows_by_slice_and_what_others_answered():
+    candidate = answered([predicted for _, predicted in PAIRS])
+    others = {"previous": ["other"] * 20, "tfidf": ["silent"] * 20}
+    rows = evaluator.answers_to_judge(TABLE, candidate, others, "17", OPTIONS)
+    assert rows.right.sum() == 14
+    assert set(rows.previous) == {4}  # a label that the candidate lacks
+    assert set(rows.tfidf) == {3}
+    assert {name: int(inside.sum()) for name, inside in rows.slices.items()} == {
+        "shop=north": 8,
+        "shop=south": 12,
+        "text_length=0-9": 10,
+        "text_length=10+": 10,
+    }
+
+
+def test_the_baselines_answers_are_put_in_the_order_of_the_rows(tmp_path):
+    pq.write_table(pa.table({"row_id": ["b", "a"], "predicted": ["good", "bad"]}), tmp_path / "answers.parquet")
+    assert evaluator.read_baseline(str(tmp_path / "answers.parquet"), {"row_id": ["a", "b"]}) == ["bad", "good"]
+
+
+def test_a_models_size_is_that_of_all_its_files(tmp_path):
+    (tmp_path / "variables").mkdir()
+    (tmp_path / "saved_model.pb").write_bytes(b"12345")
+    (tmp_path / "variables" / "data").write_bytes(b"123")
+    assert evaluator.folder_bytes(str(tmp_path)) == 8
 
 
 def test_test_rows_of_a_label_that_the_model_lacks_are_an_error(tmp_path):
