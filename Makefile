@@ -28,11 +28,13 @@ serve: setup      ## serve the demo's model until Ctrl-C
 bench: setup      ## speed, as ratios in one run
 	@$(PYTHON) -m benchmarks.train_speed
 	@$(PYTHON) -m benchmarks.line configs/sentiment.yaml
+	@$(PYTHON) -m benchmarks.serving configs/sentiment.yaml
 
 bench-peers: setup  ## accuracy and speed against Transformers and TF-IDF, after `bertline run configs/sentiment.yaml`
 	@benchmarks/peers/setup.sh
 	@$(PYTHON) -m benchmarks.quality configs/sentiment.yaml
 	@$(PYTHON) -m benchmarks.speed configs/sentiment.yaml
+	@$(PYTHON) -m benchmarks.inference configs/sentiment.yaml
 
 LOCK := .venv/bin/uv pip compile pyproject.toml --all-extras --generate-hashes --no-header --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_40

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.timing import Row, time_inference
+from benchmarks.peers.timing import Inference, Row, answer
 from models.features import TEXT, TEXT_PAIR
 from serving.runtime import tf
 
@@ -45,7 +45,7 @@ def weights_dtype(graph: v1.MetaGraphDef) -> str:
 
 
 def main() -> None:
-    """Times the SavedModel through a session, as a server runs it, and prints the figures as one JSON line."""
+    """Times the SavedModel through a session, as a server runs it, whenever asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", type=Path, help="folder with test.jsonl")
     parser.add_argument("saved_model", type=Path)
@@ -58,9 +58,9 @@ def main() -> None:
         graph = v1.saved_model.load(session, ["serve"], str(arguments.saved_model))
         rows = read_rows(arguments.rows / "test.jsonl")
         predict = predictor(session, graph)
-        figures = time_inference(predict, rows, size=arguments.batch_size, callers=arguments.cores)
-    ways = {"callers": arguments.cores, "threads": 1, "dtype": weights_dtype(graph), "tensorflow": tf.__version__}
-    print(json.dumps(ways | figures))
+        inference = Inference(predict, rows, size=arguments.batch_size)
+        way = {"dtype": weights_dtype(graph), "callers": arguments.cores, "threads": 1}
+        answer(lambda: [way | inference.figures(arguments.cores)])
 
 
 if __name__ == "__main__":

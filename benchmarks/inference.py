@@ -1,7 +1,7 @@
 """The exported model against Transformers, in process: `python -m benchmarks.inference configs/sentiment.yaml`.
 
-Length-sorted batches of 32 test rows, text in and probabilities out, and single texts. The two run in turn, each alone
-in a process of its own, several rounds long: the machine's speed drifts, so only the ratios inside a round mean
+Length-sorted batches of 32 test rows, text in and probabilities out, and single texts. The two run in turn, each
+in a process of its own, many short rounds long: the machine's speed drifts, so only the ratios inside a round mean
 anything. Takes the test rows and the SavedModel of the newest finished run of the config.
 """
 
@@ -19,10 +19,11 @@ from typing import Any
 import psutil
 
 from benchmarks import finished
-from benchmarks.peer import BENCHMARKS, RESULTS, run_peer, weights_folder, write_result
+from benchmarks.peer import BENCHMARKS, RESULTS, command_of, weights_folder, write_result
 from benchmarks.speed import BUSY
 from components.errors import LineError
 from models import features
+from models.recipe import ModelOptions
 from pipeline import config as configs
 
 BAR = 0.8  # of Transformers' examples a second with bf16 weights; 1.0 is the aim
@@ -61,29 +62,67 @@ def newest_export(root: Path) -> Path:
     return found[-1].parent
 
 
-def run_ours(rows: Path, saved_model: Path) -> dict[str, Any]:
-    """The figures that benchmarks/exported.py prints.
+class Contender:
+    """A process that times itself when asked, and else sleeps.
 
-    Raises:
-      LineError: it failed; the message ends with its last words.
+    Args:
+      name: for messages.
+      command: its command line.
+      environment: its environment variables; None: ours.
     """
+
+    def __init__(self, name: str, command: list[str], environment: dict[str, str] | None = None):
+        self._name = name
+        RESULTS.mkdir(exist_ok=True)
+        self._log = RESULTS / f"{name}.log"
+        pipe = subprocess.PIPE
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                command, cwd=BENCHMARKS.parent, env=environment, stdin=pipe, stdout=pipe, stderr=log, text=True
+            )
+        self._read()
+
+    def ask(self) -> dict[str, Any]:
+        """The figures of one pass, each from the way of using the cores that was best at it; and the ways.
+
+        Raises:
+          LineError: the process failed; the message ends with its last words.
+        """
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        ways = self._read()
+        best = {name: max(way[name] for way in ways) for name in ("sorted", "unsorted")}
+        return best | {"p50": min(way["p50"] for way in ways), "dtype": ways[0]["dtype"], "ways": ways}
+
+    def _read(self) -> Any:
+        line = self._process.stdout.readline()
+        if not line:
+            words = self._log.read_text().strip()[-2000:]
+            raise LineError(f"{self._name} failed (exit {self._process.wait()}):\n{words}")
+        return json.loads(line)
+
+    def __enter__(self) -> Contender:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Ends the process: it stops where its input does."""
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+
+def ours(rows: Path, saved_model: Path) -> Contender:
+    """Our exported model."""
     command = [sys.executable, "-m", "benchmarks.exported", str(rows), str(saved_model), "--batch-size", str(BATCH)]
-    ran = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=False)
-    if ran.returncode:
-        raise LineError(f"our inference failed (exit {ran.returncode}):\n{ran.stderr.strip()[-2000:]}")
-    return json.loads(ran.stdout.strip().splitlines()[-1])
+    return Contender("inference-ours", command)
 
 
-def run_theirs(rows: Path, config: configs.Config) -> dict[str, Any]:
-    """What benchmarks/peers/inference.py printed, each figure from the way of using the cores that was best at it."""
-    options = {"weights": weights_folder(config.model), "max-length": config.model.max_length, "batch-size": BATCH}
-    printed = run_peer(
-        "inference", rows, *(part for name, value in options.items() for part in (f"--{name}", str(value)))
-    )
-    runs = printed.pop("runs")
-    best = {name: max(runs, key=lambda run: run[name]) for name in ("sorted", "unsorted")}
-    best["p50"] = min(runs, key=lambda run: run["p50"])
-    return printed | {name: run[name] for name, run in best.items()} | {"runs": runs}
+def theirs(rows: Path, model: ModelOptions) -> Contender:
+    """Transformers with the weights that ours was trained from."""
+    options = {"weights": weights_folder(model), "max-length": model.max_length, "batch-size": BATCH}
+    parts = (part for name, value in options.items() for part in (f"--{name}", str(value)))
+    return Contender("inference-huggingface", *command_of("inference", rows, *parts))
 
 
 def compare(config: configs.Config, saved_model: Path, rounds: int, count: int) -> dict[str, Any]:
@@ -96,11 +135,13 @@ def compare(config: configs.Config, saved_model: Path, rounds: int, count: int) 
     """
     rows = sample_rows(config, count)
     measured, busy = [], 0.0
-    for number in range(1, rounds + 1):
-        busy = max(busy, psutil.cpu_percent(interval=2))
-        ours, theirs = run_ours(rows, saved_model), run_theirs(rows, config)
-        measured.append({"ours": ours, "huggingface": theirs})
-        print(f"round {number}: {_line('ours', ours)}; {_line('Transformers', theirs)}", flush=True)
+    with ours(rows, saved_model) as exported, theirs(rows, config.model) as transformers:
+        for number in range(1, rounds + 1):
+            busy = max(busy, psutil.cpu_percent(interval=2))
+            figures = {"ours": exported.ask(), "huggingface": transformers.ask()}
+            measured.append(figures)
+            lines = (_line(name, of_one) for name, of_one in figures.items())
+            print(f"round {number}: {'; '.join(lines)}", flush=True)
     ratios = {name: [each["ours"][name] / each["huggingface"][name] for each in measured] for name in MEASURES}
     return {"config": config.name, "saved_model": str(saved_model), "busy_percent": busy, "rounds": measured} | {
         name: {"median": median(of_rounds), "min": min(of_rounds), "max": max(of_rounds)}
@@ -118,8 +159,8 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--examples", type=int, default=1000, help="test rows a round")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--examples", type=int, default=512, help="test rows a round")
     parser.add_argument("--saved-model", type=Path, help="another SavedModel than that of the newest run")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up is no news

@@ -17,6 +17,20 @@ PEERS = BENCHMARKS / "peers"
 RESULTS = BENCHMARKS / "results"
 
 
+def command_of(name: str, rows: Path, *options: str) -> tuple[list[str], dict[str, str]]:
+    """The command line and the environment that run benchmarks/peers/NAME.py on exported rows.
+
+    Raises:
+      LineError: the peers' environment is not built.
+    """
+    python = PEERS / ".venv" / "bin" / "python"
+    if not python.exists():
+        raise LineError("the peers' environment is not built; run `make bench-peers`.")
+    # The peer reads local files alone; it must not ask a hub for newer ones.
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
+    return [str(python), str(PEERS / f"{name}.py"), str(rows), *options], environment
+
+
 def run_peer(name: str, rows: Path, *options: str) -> dict[str, Any]:
     """Runs benchmarks/peers/NAME.py on exported rows.
 
@@ -31,12 +45,7 @@ def run_peer(name: str, rows: Path, *options: str) -> dict[str, Any]:
     Raises:
       LineError: the peers' environment is not built, or the peer failed; the message ends with its own last words.
     """
-    python = PEERS / ".venv" / "bin" / "python"
-    if not python.exists():
-        raise LineError("the peers' environment is not built; run `make bench-peers`.")
-    # The peer reads local files alone; it must not ask a hub for newer ones.
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
-    command = [str(python), str(PEERS / f"{name}.py"), str(rows), *options]
+    command, environment = command_of(name, rows, *options)
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise LineError(f"the peer {name} failed (exit {ran.returncode}):\n{ran.stderr.strip()[-2000:]}")

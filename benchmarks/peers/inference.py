@@ -9,14 +9,14 @@ import argparse
 from pathlib import Path
 
 import torch
-from rows import read_rows, report
-from timing import Row, time_inference
+from rows import read_rows
+from timing import Inference, Row, answer
 from transformers import AutoTokenizer, BertForSequenceClassification
 from transformers.utils import logging
 
 
 def main() -> None:
-    """Times every way to use the processors and prints the figures of each, in one line."""
+    """Times every way to use the cores, whenever asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", type=Path, help="folder with the splits as JSON Lines")
     parser.add_argument("--weights", type=Path, required=True, help="folder in the Hugging Face layout")
@@ -39,13 +39,18 @@ def main() -> None:
     rows = [
         tuple(row[name] for name in ("text", "text_pair") if name in row) for row in read_rows(arguments.rows)["test"]
     ]
-    runs = []
-    # One batch at a time on all cores, as a script does it; or as many as there are cores, each on its own.
-    for callers, threads in dict.fromkeys(((1, arguments.cores), (arguments.cores, 1))):
-        torch.set_num_threads(threads)
-        figures = time_inference(predict, rows, size=arguments.batch_size, callers=callers)
-        runs.append({"callers": callers, "threads": threads, **figures})
-    report({"runs": runs, "dtype": str(model.dtype).removeprefix("torch."), "torch": torch.__version__})
+    inference = Inference(predict, rows, size=arguments.batch_size)
+    dtype, cores = str(model.dtype).removeprefix("torch."), arguments.cores
+
+    def figures() -> list[dict[str, float | int | str]]:
+        runs = []
+        # One batch at a time on all cores, as a script does it; or as many as there are cores, each on its own.
+        for callers, threads in dict.fromkeys([(1, cores), (cores, 1)]):
+            torch.set_num_threads(threads)
+            runs.append({"dtype": dtype, "callers": callers, "threads": threads, **inference.figures(callers)})
+        return runs
+
+    answer(figures)
 
 
 if __name__ == "__main__":

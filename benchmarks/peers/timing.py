@@ -1,7 +1,9 @@
-"""How a classifier's inference is timed, the same for the peer and for ours: `Figures`, from a function on texts."""
+"""How a classifier's inference is timed, the same for the peer and for ours."""
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,37 +19,49 @@ def batches(rows: Sequence[Row], size: int) -> list[list[Row]]:
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
-def time_inference(
-    predict: Callable[[list[Row]], Any], rows: list[Row], *, size: int, callers: int
-) -> dict[str, float]:
-    """Times a classifier.
+class Inference:
+    """A classifier to be timed; made with every batch predicted once, so that caches are warm.
 
     Args:
       predict: from a batch of rows to their probabilities.
       rows: what to predict, in an order that has nothing to do with length.
       size: rows of a batch.
-      callers: threads that predict at once.
-
-    Returns:
-      sorted and unsorted: examples a second where batches hold rows of like length, and where they do not; p50: of
-      the single rows, in milliseconds.
     """
-    orders = {"sorted": sorted(rows, key=lambda row: sum(map(len, row))), "unsorted": rows}
-    singles = batches(rows[:: max(1, len(rows) // SINGLES)], 1)
-    with ThreadPoolExecutor(callers) as pool:
-        list(pool.map(predict, batches(rows, size)))  # warm caches: every shape's kernels are made once
+
+    def __init__(self, predict: Callable[[list[Row]], Any], rows: list[Row], *, size: int):
+        self._predict, self._rows = predict, rows
+        by_length = sorted(rows, key=lambda row: sum(map(len, row)))
+        self._orders = {"sorted": batches(by_length, size), "unsorted": batches(rows, size)}
+        self._singles = batches(rows[:: max(1, len(rows) // SINGLES)], 1)
+        for batch in [*self._orders["sorted"], *self._orders["unsorted"], *self._singles]:
+            predict(batch)
+
+    def figures(self, callers: int) -> dict[str, float]:
+        """Times one pass.
+
+        Args:
+          callers: threads that predict batches at once.
+
+        Returns:
+          sorted and unsorted: examples a second where batches hold rows of like length, and where they do not; p50: of
+          single rows, one after the other, in milliseconds.
+        """
         figures = {}
-        for name, ordered in orders.items():
-            started = time.perf_counter()
-            list(pool.map(predict, batches(ordered, size)))
-            figures[name] = len(rows) / (time.perf_counter() - started)
-    for single in singles:
-        predict(single)
-    figures["p50"] = 1e3 * median(_seconds(predict, single) for single in singles)
-    return figures
+        with ThreadPoolExecutor(callers) as pool:
+            for name, ordered in self._orders.items():
+                started = time.perf_counter()
+                list(pool.map(self._predict, ordered))
+                figures[name] = len(self._rows) / (time.perf_counter() - started)
+        return figures | {"p50": 1e3 * median(self._seconds(single) for single in self._singles)}
+
+    def _seconds(self, batch: list[Row]) -> float:
+        started = time.perf_counter()
+        self._predict(batch)
+        return time.perf_counter() - started
 
 
-def _seconds(predict: Callable[[list[Row]], Any], batch: list[Row]) -> float:
-    started = time.perf_counter()
-    predict(batch)
-    return time.perf_counter() - started
+def answer(figures: Callable[[], Any]) -> None:
+    """Prints the figures as one JSON line for every line of standard input, after an empty object when ready."""
+    print(json.dumps({}), flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(figures()), flush=True)
