@@ -62,8 +62,8 @@ def parse(arguments: list[str] | None = None) -> tuple[ServerOptions, bool]:
     for name, reason in _ABSENT.items():
         if getattr(given, name) is not None:
             parser.error(f"--{name} is not supported: {reason}")
-    if not given.model_config_file and not (given.model_name and given.model_base_path):
-        parser.error("give --model_name and --model_base_path, or --model_config_file")
+    if not given.model_config_file and not given.model_base_path:
+        parser.error("give --model_base_path, or --model_config_file")
     if given.port == 0 and not given.grpc_socket_path:
         parser.error("--port=0 listens on no port, so --grpc_socket_path is needed")
     return _options(given), given.exit_with_parent
@@ -138,7 +138,7 @@ def _add_serving_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_loading_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what it serves")
-    group.add_argument("--model_name", help="the name that requests call the model by")
+    group.add_argument("--model_name", default="default", help="the name that requests call the model by")
     group.add_argument("--model_base_path", help="the serving folder, with a folder a version")
     group.add_argument("--model_config_file", help="a ModelServerConfig in text form, in place of the two above")
     group.add_argument("--model_config_file_poll_wait_seconds", type=float, default=0, help="0 reads it once")

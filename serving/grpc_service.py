@@ -26,9 +26,9 @@ MESSAGE_BYTES = 1500
 Request = TypeVar("Request", bound=Message)
 
 
-def add_services(server: grpc.aio.Server, service: Service, metrics: Metrics, as_content: bool = False) -> None:
+def add_services(server: grpc.aio.Server, service: Service, metrics: Metrics, as_content: bool = False) -> Calls:
     """Registers PredictionService and ModelService; Predict answers values as packed bytes with `as_content`."""
-    calls = _Calls(service, metrics, as_content)
+    calls = Calls(service, metrics, as_content)
     for name, methods in zip(NAMES, SERVICES.values(), strict=True):
         handlers = {
             method: grpc.unary_unary_rpc_method_handler(
@@ -37,14 +37,21 @@ def add_services(server: grpc.aio.Server, service: Service, metrics: Metrics, as
             for method, (request, response) in methods.items()
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+    return calls
 
 
-class _Calls:
-    """Answers calls: their errors become gRPC's, and each is counted with the code it ended with."""
+class Calls:
+    """Answers calls: their errors become gRPC's, and each is counted with the code it ended with.
+
+    A server that stops ends calls that it has received and not yet begun with CANCELLED, which no client tries again.
+    So it holds them first, until there are none left to receive, and refuses them when it is stopping: that is
+    UNAVAILABLE, and clients go elsewhere.
+    """
 
     def __init__(self, service: Service, metrics: Metrics, as_content: bool):
         self._service = service
         self._metrics = metrics
+        self._stopping: asyncio.Event | None = None  # while there is one, calls are held until it is set
         self._answers: dict[str, Callable[[Message], Awaitable[Message]]] = {
             "Predict": partial(service.predict, as_content=as_content),
             "Classify": service.classify,
@@ -55,6 +62,15 @@ class _Calls:
             "HandleReloadConfigRequest": service.reload_config,
         }
 
+    def hold(self) -> None:
+        """From now on calls wait. Those under way are answered."""
+        self._stopping = asyncio.Event()
+
+    def refuse_held(self) -> None:
+        """Ends the calls that wait with UNAVAILABLE."""
+        if self._stopping:
+            self._stopping.set()
+
     def answering(self, method: str) -> Callable[[Message | RequestError, grpc.aio.ServicerContext], Awaitable]:
         """The handler of a method."""
         answer = self._answers[method]
@@ -63,13 +79,16 @@ class _Calls:
             began = time.perf_counter()
             code, message = grpc.StatusCode.OK, ""
             try:
+                if self._stopping:
+                    await self._stopping.wait()
+                    raise RequestError(grpc.StatusCode.UNAVAILABLE, "the server is stopping; try another, or later")
                 if isinstance(request, RequestError):
                     raise request
                 return await answer(request)
             except RequestError as error:
                 code, message = error.code, str(error)
             except asyncio.CancelledError:
-                late = (context.time_remaining() or 1.0) <= 0
+                late = context.time_remaining() == 0  # None without a deadline
                 code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
                 raise
             except Exception as error:

@@ -113,7 +113,9 @@ def application(
         routes.insert(0, Route(metrics_path, rest.scrape, methods=["GET"]))
     allowed = {"allow_methods": ["GET", "POST"], "allow_headers": ["Content-Type", "Authorization", "X-API-Key"]}
     middleware = [Middleware(CORSMiddleware, allow_origins=["*"], **allowed)] if cors else []
-    return Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: _http_error})
+    starlette = Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: _http_error})
+    starlette.state.stopping = False
+    return starlette
 
 
 class _Call(NamedTuple):
@@ -153,7 +155,14 @@ class _Rest:
         return Response(body, headers={"content-type": content_type})
 
     async def answer(self, request: Request) -> Response:
-        """Any other path; counted with the code it ends with."""
+        """Any other path; the last of its connection when the server is about to stop (`app.state.stopping`)."""
+        response = await self._counted(request)
+        if request.app.state.stopping:
+            response.headers["connection"] = "close"  # or the next request would meet a connection that is being closed
+        return response
+
+    async def _counted(self, request: Request) -> Response:
+        """The answer, counted with the code it ends with."""
         began, code, call = time.perf_counter(), grpc.StatusCode.OK, _Call("", ModelSpec())
         try:
             self._check_key(request)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("bertline.serving")
 
 DRAIN_SECONDS = 30.0  # Kubernetes kills a pod 30 s after SIGTERM
+SETTLE_SECONDS = 0.2  # in which what clients have on its way arrives, and their connections end with an answer
 PARENT_CHECK_SECONDS = 1.0
 PENDING = 100_000
 BACKLOG = 512  # connections that wait to be accepted
@@ -70,7 +71,9 @@ class Server:
         self._stopped = threading.Event()
         self._grpc: grpc.aio.Server | None = None
         self._rest: uvicorn.Server | None = None
+        self._application = None
         self._service = None
+        self._calls = None
         self._health = health.aio.HealthServicer()
         self._rest_socket: socket.socket | None = None
         self._rest_task: asyncio.Task | None = None
@@ -178,7 +181,7 @@ class Server:
             options.batching,
             may_reload=not open_to_strangers,
         )
-        grpc_service.add_services(self._grpc, self._service, self.metrics, options.as_content)
+        self._calls = grpc_service.add_services(self._grpc, self._service, self.metrics, options.as_content)
         names = list(grpc_service.NAMES)
         if options.health:
             add_HealthServicer_to_server(self._health, self._grpc)
@@ -195,7 +198,7 @@ class Server:
         from serving import http, rest
 
         options = self.options
-        application = rest.application(
+        self._application = rest.application(
             self._service,
             self.metrics,
             timeout=options.rest_timeout,
@@ -205,7 +208,7 @@ class Server:
             access=self._access,
         )
         config = uvicorn.Config(
-            application,
+            self._application,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -221,11 +224,29 @@ class Server:
         for watcher in self._watchers:
             watcher.cancel()
         await self._health.enter_graceful_shutdown()
-        await asyncio.gather(self._grpc.stop(grace), self._stop_rest(grace))
+        if grace:
+            await self._settle(min(SETTLE_SECONDS, grace))
+        stopping = asyncio.gather(self._grpc.stop(grace), self._stop_rest(grace))
+        await asyncio.sleep(0)  # it has told the clients to go
+        if self._calls:
+            self._calls.refuse_held()
+        await stopping
+
+    async def _settle(self, seconds: float) -> None:
+        """Leaves nothing under way that stopping would cut off."""
+        if self._calls:
+            self._calls.hold()
+        if self._application:
+            self._application.state.stopping = True
+        if self._rest and self._rest.started:
+            for listener in self._rest.servers:  # now, while clients still have the connections they use
+                listener.close()
+        await asyncio.sleep(seconds)
 
     async def _stop_rest(self, grace: float) -> None:
         if self._rest_task:
             self._rest.should_exit = True
+            self._rest.force_exit = not grace
             await asyncio.wait([self._rest_task], timeout=grace or None)
         elif self._rest_socket:
             self._rest_socket.close()
@@ -238,18 +259,20 @@ class Server:
             await asyncio.sleep(HEALTH_SECONDS)
 
     async def _watch_models_file(self) -> None:
-        """Takes up what is changed in the file; a file that makes no sense changes nothing."""
-        served = self._models_text()
+        """Takes up what is changed in the file; what is refused changes nothing and is tried again each time."""
+        served, refusal = self._models_text(), ""
         while True:
             await asyncio.sleep(self.options.models_file_poll_seconds)
             try:
                 text = self._models_text()
                 if text != served:
-                    served = text
                     await asyncio.to_thread(self._models.reload, self._configured())
+                    served, refusal = text, ""
                     log.info("took up %s", self.options.models_file)
             except (OSError, ValueError, RequestError) as error:
-                log.error("%s: not taken up, what is served stays: %s", self.options.models_file, error)
+                if str(error) != refusal:  # once, not at each look
+                    refusal = str(error)
+                    log.error("%s: not taken up yet, what is served stays: %s", self.options.models_file, error)
 
     # === Anywhere ===
 

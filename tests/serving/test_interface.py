@@ -324,6 +324,27 @@ def test_a_server_for_strangers_does_not_reload(models):
         assert refused(service.HandleReloadConfigRequest, message)[0] == "PERMISSION_DENIED"
 
 
+def test_a_label_in_the_models_file_waits_for_its_version(models, tmp_path, caplog):
+    save_half_plus_model(tmp_path / "late" / "1", 2.0)
+
+    def write(more):
+        entry = f'name: "late" base_path: "{tmp_path}/late" model_version_policy {{ all {{}} }} {more}'
+        (tmp_path / "models.config").write_text(f"model_config_list {{ config {{ {entry} }} }}")
+
+    write("")
+    options = ServerOptions(
+        models_file=tmp_path / "models.config", models_file_poll_seconds=0.05, port=0, polling=Polling(0.05)
+    )
+    with Server(options) as server:
+        write("version_labels { key: 'new' value: 2 }")
+        wait_for(lambda: "label new to version 2" in caplog.text)
+        said = caplog.text.count("label new to version 2")
+        save_half_plus_model(tmp_path / "late" / ".2", 3.0)
+        (tmp_path / "late" / ".2").rename(tmp_path / "late" / "2")
+        wait_for(lambda: server._models._models["late"].labels == {"new": 2})
+        assert caplog.text.count("label new to version 2") == said == 1
+
+
 def test_models_file_is_followed_and_a_broken_edit_changes_nothing(models, tmp_path, caplog):
     file = tmp_path / "models.config"
     file.write_text(str(config(models, "model_version_policy { specific { versions: 1 } }")))

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -222,6 +224,56 @@ def test_a_request_under_way_when_the_server_stops_is_answered(mood_models, tmp_
         wait_for(lambda: server._service._running == 1)
         server.stop()
         assert tf.make_ndarray(answer.result().outputs["n"]) == 300_000
+
+
+def test_a_server_that_stops_under_load_fails_no_request_that_it_took(mood_models, tmp_path):
+    push(mood_models["good"], tmp_path, 1)
+    server = Server.of(tmp_path, "mood", port=0, rest_port=0)
+    server.start()
+    url = f"{server.rest_address}/v1/models/mood:predict"
+    body = {"signature_name": "text", "instances": ["a good film"]}
+
+    def ask_grpc(_):
+        codes = set()
+        with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            predict = PredictionServiceStub(channel).Predict
+            while True:
+                try:
+                    predict(request(), timeout=20)
+                    codes.add("OK")
+                except grpc.RpcError as error:
+                    return codes | {error.code().name}
+
+    def ask_rest(_):
+        codes = set()
+        with httpx.Client() as client:
+            while True:
+                try:
+                    codes.add(client.post(url, json=body).status_code)
+                except httpx.TransportError as error:
+                    return codes | {type(error).__name__}
+
+    with ThreadPoolExecutor(12) as clients:
+        grpc_codes, rest_codes = clients.map(ask_grpc, range(8)), clients.map(ask_rest, range(4))
+        time.sleep(1)
+        server.stop()
+        assert list(grpc_codes) == [{"OK", "UNAVAILABLE"}] * 8  # which clients try again; CANCELLED they do not
+        assert list(rest_codes) == [{200, "ConnectError"}] * 4
+
+
+@pytest.mark.parametrize(("end", "code"), [("deadline", "DEADLINE_EXCEEDED"), ("cancel", "CANCELLED")])
+def test_a_request_that_nobody_waits_for_is_counted_by_how_it_ended(served, stub, end, code):
+    labels = {"model": "mood", "method": "Predict", "entrypoint": "GRPC", "code": code}
+
+    def counted():
+        return served.metrics.registry.get_sample_value("bertline_requests_total", labels) or 0
+
+    before = counted()
+    answer = stub.Predict.future(request("count", n=np.int64(300_000)), timeout=0.3 if end == "deadline" else 20)
+    if end == "cancel":
+        wait_for(lambda: served._service._running)
+        answer.cancel()
+    wait_for(lambda: counted() == before + 1)
 
 
 # === Starting ===
