@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.peer import write_result
 from components import gates
+from components.answers import Answers
 from components.options import GateOptions
 
 DRAWS, ROWS = 200, 2000
@@ -55,7 +56,7 @@ SCENARIOS = (
 )
 
 
-def draw(scenario: Scenario, disagreement: float, generator: np.random.Generator) -> gates.Answers:
+def draw(scenario: Scenario, disagreement: float, generator: np.random.Generator) -> Answers:
     """A test set: the labels and slices of ROWS rows, and both models' answers to them."""
     labels = generator.choice(len(CLASSES), ROWS, p=SHARES)
     slices = generator.choice(list(SLICES), ROWS, p=list(SLICES.values()))
@@ -66,7 +67,7 @@ def draw(scenario: Scenario, disagreement: float, generator: np.random.Generator
     previous = lot < both + alone
     candidate = (lot < both - loss) | ((lot >= both + alone) & (lot < both + 2 * alone))
     wrong = (labels + generator.integers(1, len(CLASSES), ROWS)) % len(CLASSES)
-    return gates.Answers(
+    return Answers(
         CLASSES,
         labels,
         np.where(candidate, labels, wrong),

@@ -18,14 +18,13 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils
 
-from components import estimates, gates
+from components import answers, estimates, gates
 from components.artifacts import BASELINE_FILE, METRICS_FILE, PREDICTIONS_FILE, BaselineAnswers
 from components.errors import LineError
 from components.options import EvaluateOptions
 from models import features
 
 CANDIDATE, BASELINE = "candidate", "baseline"
-LENGTH_BUCKET = "text_length"
 
 
 @component(use_beam=True)
@@ -59,26 +58,26 @@ def Evaluator(
     previous = None
     if baseline.get_int_custom_property("present"):
         previous = predict(path_utils.serving_model_path(baseline.uri), table, evaluate_options.batch_size)
-    others = {"previous": previous.labels} if previous else {}
+    table |= answer_columns(candidate, previous)
     if tfidf:
-        others["tfidf"] = read_baseline(f"{tfidf.uri}/{BASELINE_FILE}", table)
-    write_predictions(os.path.join(evaluation.uri, PREDICTIONS_FILE), table, candidate, others)
+        table[answers.TFIDF] = read_baseline(f"{tfidf.uri}/{BASELINE_FILE}", table)
+    write_predictions(os.path.join(evaluation.uri, PREDICTIONS_FILE), table)
 
     results = run_tfma(beam_pipeline, table, candidate, previous, evaluate_options, evaluation.uri)
     metrics = summarise(table, candidate, results[CANDIDATE])
     metrics["model_bytes"] = folder_bytes(path_utils.serving_model_path(model.uri))
     version = baseline.get_string_custom_property("version")
-    answers = answers_to_judge(table, candidate, others, version, evaluate_options)
+    rows = answers.from_table(table, candidate.classes, version, evaluate_options)
     certainty = evaluate_options.gates.certainty
     if previous:
-        compared = gates.compare(answers, answers.previous, certainty)
+        compared = gates.compare(rows, rows.previous, certainty)
         metrics["baseline"] = {**results[BASELINE]["overall"], "version": version, "comparison": compared}
     if tfidf:
-        metrics["tfidf"] = gates.compare(answers, answers.tfidf, certainty)
+        metrics["tfidf"] = gates.compare(rows, rows.tfidf, certainty)
     with open(os.path.join(evaluation.uri, METRICS_FILE), "w", encoding="utf-8") as file:
         json.dump(metrics, file, indent=2)
 
-    verdicts = gates.judge(metrics, answers, evaluate_options.gates)
+    verdicts = gates.judge(metrics, rows, evaluate_options.gates)
     bless(blessing, verdicts)
     evaluation.set_string_custom_property("summary", describe(metrics))
 
@@ -153,22 +152,24 @@ def folder_bytes(folder: str) -> int:
     )
 
 
-def write_predictions(
-    path: str, table: dict[str, list[Any]], predictions: Predictions, others: dict[str, list[str]]
-) -> None:
-    """Writes what the model answered, a row a test row, as Parquet.
+def answer_columns(candidate: Predictions, previous: Predictions | None) -> dict[str, list[Any]]:
+    """The models' answers as columns of the test rows.
 
-    Args:
-      path: of the file.
-      table: the rows.
-      predictions: the model's answers: columns `predicted`, `probability` and `probabilities`.
-      others: label names [rows] that others answered: the last blessed model's `previous`, the baseline's `tfidf`.
+    Returns:
+      The candidate's `predicted`, its `probability` and the `probabilities` of all labels; the last blessed model's
+      `previous` where there is one.
     """
-    columns = {name: values for name, values in table.items() if name != "examples"} | others
-    columns["predicted"] = predictions.labels
-    columns["probability"] = predictions.probabilities.max(-1)
-    columns["probabilities"] = list(predictions.probabilities)
-    pq.write_table(pa.table(columns), path)
+    columns = {
+        "predicted": candidate.labels,
+        "probability": candidate.probabilities.max(-1),
+        "probabilities": list(candidate.probabilities),
+    }
+    return columns | ({answers.PREVIOUS: previous.labels} if previous else {})
+
+
+def write_predictions(path: str, table: dict[str, list[Any]]) -> None:
+    """Writes the test rows and what was answered to them as Parquet."""
+    pq.write_table(pa.table({name: values for name, values in table.items() if name != "examples"}), path)
 
 
 # === TFMA ===
@@ -188,7 +189,7 @@ def run_tfma(
       For each model ("candidate", "baseline"): `overall`, `per_class` and `slices`, numbers by metric name.
     """
     models = {CANDIDATE: candidate, **({BASELINE: baseline} if baseline else {})}
-    slices = slice_columns(table, options)
+    slices = answers.slice_columns(table, options)
     eval_config = _eval_config(list(models), len(candidate.classes), list(slices))
     batch = _record_batch(table, models, candidate.classes, slices)
     # Validations are our gates' business: only metrics and plots are written.
@@ -208,24 +209,6 @@ def run_tfma(
             )
         )
     return {name: _read_results(folder, name, candidate.classes, len(models) > 1) for name in models}
-
-
-def slice_columns(table: dict[str, list[Any]], options: EvaluateOptions) -> dict[str, list[str]]:
-    """The columns that slice the rows: the config's, and the bucket of each text's length. Each [rows]."""
-    columns = {name: table[name] for name in options.slices}
-    if options.length_buckets:
-        columns[LENGTH_BUCKET] = [length_bucket(len(text), options.length_buckets) for text in table[features.TEXT]]
-    return columns
-
-
-def length_bucket(characters: int, bounds: list[int]) -> str:
-    """The text-length slice of a text, such as "0-49", "50-99" or "100+" characters."""
-    lower = 0
-    for bound in sorted(bounds):
-        if characters < bound:
-            return f"{lower}-{bound - 1}"
-        lower = bound
-    return f"{lower}+"
 
 
 def _record_batch(
@@ -392,35 +375,6 @@ def summarise(table: dict[str, list[Any]], predictions: Predictions, results: di
         "confusion": confusion.tolist(),
         "inference_seconds": predictions.seconds,
     }
-
-
-def answers_to_judge(
-    table: dict[str, list[Any]],
-    candidate: Predictions,
-    others: dict[str, list[str]],
-    version: str,
-    options: EvaluateOptions,
-) -> gates.Answers:
-    """The rows as the gates see them. `others` as in write_predictions, `version` of the last blessed model."""
-    index = {name: position for position, name in enumerate(candidate.classes)}
-
-    def indices(labels: list[str]) -> np.ndarray:
-        return np.array([index.get(label, len(index)) for label in labels])
-
-    slices = {}
-    for name, values in slice_columns(table, options).items():
-        column = np.array(values)
-        slices |= {f"{name}={value}": column == value for value in np.unique(column)}
-    fairness = options.gates.fairness
-    return gates.Answers(
-        candidate.classes,
-        indices(table[features.LABEL]),
-        indices(candidate.labels),
-        version=version,
-        slices=slices,
-        groups=np.array(table[fairness.column]) if fairness else None,
-        **{name: indices(labels) for name, labels in others.items()},
-    )
 
 
 def bless(blessing: standard_artifacts.ModelBlessing, verdicts: list[gates.Verdict]) -> None:

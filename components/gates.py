@@ -8,12 +8,13 @@ config's `certainty`, so that luck seldom blocks a model; what must beat a basel
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from components import estimates
+from components.answers import Answers
 from components.errors import LineError
 from components.options import FairnessGates, GateOptions, SliceGates
 
@@ -54,36 +55,6 @@ class Verdict:
     def as_dict(self) -> dict[str, Any]:
         """The verdict as JSON takes it."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Answers:
-    """The test rows as the gates see them.
-
-    Attributes:
-      classes: the label names.
-      labels: int [rows], index of the true label.
-      predicted: int [rows], index of the candidate's answer.
-      previous: int [rows], the last blessed model's; len(classes) where that is none of them. None without a model.
-      version: that model's.
-      tfidf: int [rows], the baseline's answers; None without one.
-      slices: slice name to bool [rows].
-      groups: str [rows], the fairness gates' column; None without.
-    """
-
-    classes: list[str]
-    labels: np.ndarray
-    predicted: np.ndarray
-    previous: np.ndarray | None = None
-    version: str = ""
-    tfidf: np.ndarray | None = None
-    slices: dict[str, np.ndarray] = field(default_factory=dict)
-    groups: np.ndarray | None = None
-
-    @property
-    def right(self) -> np.ndarray:
-        """bool [rows], where the candidate's answer is the label."""
-        return self.predicted == self.labels
 
 
 def judge(metrics: dict[str, Any], answers: Answers, options: GateOptions) -> list[Verdict]:

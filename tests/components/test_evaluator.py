@@ -94,21 +94,6 @@ def test_the_summary_is_json_with_intervals_and_the_commonest_labels_share(resul
     assert summary["calibration_error"] == pytest.approx(0.2)
 
 
-def test_the_gates_see_the_rows_by_slice_and_what_others_answered():
-    candidate = answered([predicted for _, predicted in PAIRS])
-    others = {"previous": ["other"] * 20, "tfidf": ["silent"] * 20}
-    rows = evaluator.answers_to_judge(TABLE, candidate, others, "17", OPTIONS)
-    assert rows.right.sum() == 14
-    assert set(rows.previous) == {4}  # a label that the candidate lacks
-    assert set(rows.tfidf) == {3}
-    assert {name: int(inside.sum()) for name, inside in rows.slices.items()} == {
-        "shop=north": 8,
-        "shop=south": 12,
-        "text_length=0-9": 10,
-        "text_length=10+": 10,
-    }
-
-
 def test_the_baselines_answers_are_put_in_the_order_of_the_rows(tmp_path):
     pq.write_table(pa.table({"row_id": ["b", "a"], "predicted": ["good", "bad"]}), tmp_path / "answers.parquet")
     assert evaluator.read_baseline(str(tmp_path / "answers.parquet"), {"row_id": ["a", "b"]}) == ["bad", "good"]
@@ -126,8 +111,3 @@ def test_test_rows_of_a_label_that_the_model_lacks_are_an_error(tmp_path):
         evaluator.run_tfma(
             pipeline(), TABLE, answered(["negative"] * 20, ["negative", "neutral", "positive"]), None, OPTIONS, ""
         )
-
-
-@pytest.mark.parametrize(("characters", "bucket"), [(0, "0-9"), (9, "0-9"), (10, "10-49"), (50, "50+")])
-def test_length_buckets(characters, bucket):
-    assert evaluator.length_bucket(characters, [50, 10]) == bucket

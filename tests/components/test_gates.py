@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from components import estimates, gates
+from components.answers import Answers
 from components.errors import LineError
 from components.options import FairnessGates, GateOptions, SliceGates
 
@@ -30,7 +31,7 @@ def judged(confusion, parts=None, **changes):
         "labels_present": int((rows > 0).sum()),
     }
     labels, predicted = rows_of(confusion)
-    answers = gates.Answers(CLASSES, labels, predicted, slices=parts or {}, **changes)
+    answers = Answers(CLASSES, labels, predicted, slices=parts or {}, **changes)
     return gates.judge(metrics, answers, NONE.model_copy(update=options))
 
 
