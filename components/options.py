@@ -10,6 +10,8 @@ from models.features import RESERVED
 from models.recipe import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
+# What the Evaluator adds to the test rows
+ANSWER_COLUMNS = frozenset({"predicted", "probability", "probabilities", "previous", "tfidf"})
 Sources = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
@@ -63,7 +65,7 @@ class DataOptions(Section):
         if len(set(used)) < len(used):
             raise ValueError(f"text, text_pair and label must be different columns, not {', '.join(used)}")
         for name in self.keep:
-            if name in RESERVED and name not in used:
+            if (name in RESERVED and name not in used) or name in ANSWER_COLUMNS:
                 raise ValueError(f"keep: {name!r} is a name bertline uses itself; rename the column in the file")
         if self.labels is not None and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
             raise ValueError("labels: list at least two different labels, or leave it out to take those found")

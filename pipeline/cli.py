@@ -1,4 +1,4 @@
-"""The command line: init, config, run, runs, releases, rollback, serve, predict, demo, doctor."""
+"""The command line: init, config, run, runs, releases, rollback, explain-gate, serve, predict, demo, doctor."""
 
 from __future__ import annotations
 
@@ -112,6 +112,17 @@ def runs(config: ConfigArgument, as_json: Annotated[bool, typer.Option("--json")
             figures,
         )
     _console().print(table)
+
+
+@app.command("explain-gate")
+def explain_gate(
+    config: ConfigArgument,
+    run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Default: the newest evaluated run.")] = None,
+) -> None:
+    """Say why a run was blocked: by how much, how sure that is, and which rows would have to change."""
+    from pipeline import explain_gate as explanation
+
+    explanation.show(explanation.read(configs.load(config), run_id), _console())
 
 
 @app.command("releases")

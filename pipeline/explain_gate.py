@@ -1,0 +1,242 @@
+"""Why a run was blocked: what, by how much, how sure that is, and which rows would have to be answered otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from components import answers, estimates, gates
+from components.artifacts import METRICS_FILE, PREDICTIONS_FILE
+from components.errors import LineError
+from components.options import EvaluateOptions
+from models import features
+from pipeline import lineage
+from pipeline.config import Config
+
+SHOWN_ROWS = 10  # a person reads ten before looking for a pattern elsewhere
+TEXT_WIDTH = 70
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's gates saw and said.
+
+    Attributes:
+      run_id: when it started.
+      verdicts: as components.gates.Verdict.as_dict gives them.
+      canary: what the canary said, "" where it passed or was not asked.
+      metrics: metrics.json.
+      table: predictions-test.parquet, columns [rows].
+      options: the run's own, whatever the config says now.
+    """
+
+    run_id: str
+    verdicts: list[dict[str, Any]]
+    canary: str
+    metrics: dict[str, Any]
+    table: dict[str, list[Any]]
+    options: EvaluateOptions
+
+
+@dataclass(frozen=True)
+class Change:
+    """The rows that would let a model through a gate.
+
+    Attributes:
+      needed: how many rows, nearest to being right first, would have to be answered rightly; None if all that count
+        would not do.
+      rows: of those, int [any], positions in the table.
+    """
+
+    needed: int | None
+    rows: np.ndarray
+
+
+# === Reading a run ===
+
+
+def read(task: Config, run_id: str | None) -> Run:
+    """The run with this id, the newest evaluated one by default.
+
+    Raises:
+      LineError: there is none, it did not come so far, or its files are gone.
+    """
+    if not (task.root_folder / lineage.METADATA_FILE).exists():
+        raise LineError(f"no runs yet under {task.root_folder}.")
+    store = lineage.Store(task.root_folder)
+    known = store.run_ids()
+    if run_id and run_id not in known:
+        raise LineError(f"{run_id} is no run under {task.root_folder}; `bertline runs CONFIG` lists them.")
+    for candidate in [run_id] if run_id else reversed(known):
+        evaluator = store.stage(candidate, "Evaluator")
+        if evaluator and evaluator.outputs:
+            return _run(candidate, evaluator, store.stage(candidate, "Canary"))
+    raise LineError(f"{run_id or 'no run'} was evaluated{'' if run_id else ' yet'}: there is no gate to explain.")
+
+
+def _run(run_id: str, evaluator: lineage.Stage, canary: lineage.Stage | None) -> Run:
+    (evaluation,) = evaluator.outputs["evaluation"]
+    folder = Path(evaluation.uri)
+    try:
+        metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+        table = pq.read_table(folder / PREDICTIONS_FILE).to_pydict()
+    except FileNotFoundError as error:
+        raise LineError(f"run {run_id}: {error.filename} is gone; run again.") from error
+    verdicts = json.loads(evaluator.text("verdicts"))
+    if any("kind" not in verdict for verdict in verdicts):
+        raise LineError(f"run {run_id} is of an older bertline, whose gates left no figures to explain; run again.")
+    return Run(
+        run_id=run_id,
+        verdicts=verdicts,
+        canary=_refusal(canary) if all(verdict["passed"] for verdict in verdicts) else "",
+        metrics=metrics,
+        table=table,
+        options=EvaluateOptions.model_validate_json(evaluator.parameters["options"]),
+    )
+
+
+def _refusal(canary: lineage.Stage | None) -> str:
+    """What the canary said where it was asked and did not bless the model."""
+    artifacts = canary.outputs.get("canary", []) if canary else []
+    return canary.summary if any(not each.custom_properties["blessed"].int_value for each in artifacts) else ""
+
+
+# === Which rows ===
+
+
+def change(run: Run, verdict: dict[str, Any]) -> Change | None:
+    """What would have to change for a verdict that blocks; None where no row is at fault, as with a model's size.
+
+    The rows are tried nearest first: the gate is asked again with the first k answered rightly, and k is halved in on.
+    """
+    version = run.metrics.get("baseline", {}).get("version", "")
+    rows = answers.from_table(run.table, run.metrics["classes"], version, run.options)
+    counting = _that_count(rows, verdict, run.options)
+    if counting is None:
+        return None
+    nearest = np.flatnonzero(counting)[np.argsort(_distances(run)[counting], kind="stable")]
+    low, high = 1, len(nearest)
+    if not high or not _passes(run, rows, verdict, nearest):
+        return Change(None, nearest)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _passes(run, rows, verdict, nearest[:middle]) else (middle + 1, high)
+    return Change(low, nearest[:low])
+
+
+def _that_count(rows: answers.Answers, verdict: dict[str, Any], options: EvaluateOptions) -> np.ndarray | None:
+    """bool [rows], the wrong answers that a gate holds against the model; None if it holds none."""
+    kind = verdict["kind"]
+    if kind in ("max_calibration_error", "max_size"):
+        return None
+    wrong = ~rows.right
+    if kind.startswith("fairness."):
+        return wrong & _favoured_of_the_least(rows, kind, options)
+    if kind.endswith("not_worse_by"):
+        wrong &= rows.previous == rows.labels
+    return wrong & rows.slices[verdict["slice"]] if verdict["slice"] else wrong
+
+
+def _favoured_of_the_least(rows: answers.Answers, kind: str, options: EvaluateOptions) -> np.ndarray:
+    """bool [rows], the rows of the favourable label in the group that it is answered for least."""
+    favourable = rows.classes.index(options.gates.fairness.label)
+    favoured = rows.labels == favourable
+    counted = favoured if kind == "fairness.equal_opportunity" else np.ones_like(favoured)
+    names, sizes = np.unique(rows.groups[counted], return_counts=True)
+    judged = names[sizes >= options.gates.slices.minimum_rows]
+    least = min(judged, key=lambda name: np.mean((rows.predicted == favourable)[counted & (rows.groups == name)]))
+    return favoured & (rows.groups == least)
+
+
+def _distances(run: Run) -> np.ndarray:
+    """float [rows], how far the true label's probability is below the answer's."""
+    probabilities = np.array(run.table["probabilities"])
+    classes = run.metrics["classes"]
+    true = np.array([classes.index(label) for label in run.table[features.LABEL]])
+    return probabilities.max(-1) - probabilities[np.arange(len(true)), true]
+
+
+def _passes(run: Run, rows: answers.Answers, verdict: dict[str, Any], righted: np.ndarray) -> bool:
+    """Whether the verdict's gate passes once the rows `righted`, int [any], are answered rightly."""
+    predicted = rows.predicted.copy()
+    predicted[righted] = rows.labels[righted]
+    changed = dataclasses.replace(rows, predicted=predicted)
+    metrics = {
+        **run.metrics,
+        **estimates.scores(changed.labels, changed.predicted, len(changed.classes)),
+        "intervals": {**run.metrics["intervals"], **estimates.intervals(changed.confusion)},
+    }
+    same = (verdict["kind"], verdict["slice"])
+    return all(
+        found.passed for found in gates.judge(metrics, changed, run.options.gates) if (found.kind, found.slice) == same
+    )
+
+
+# === In words ===
+
+
+def show(run: Run, console: Console) -> None:
+    """Prints what blocked a run, and the rows."""
+    blocking = [verdict for verdict in run.verdicts if not verdict["passed"]]
+    console.print(f"run {run.run_id}: ", end="")
+    if run.canary:
+        console.print(f"the gates passed, the canary did not: {run.canary}", markup=False)
+    elif not blocking:
+        console.print(f"nothing blocked it; {len(run.verdicts)} gates passed")
+    else:
+        console.print(f"{len(blocking)} of {len(run.verdicts)} verdicts block it")
+    for verdict in blocking:
+        console.print(Group(*_explained(run, verdict)))
+
+
+def _explained(run: Run, verdict: dict[str, Any]) -> Iterator[Any]:
+    yield Text(f"\n{verdict['gate']}", style="bold red")
+    yield Text(f"  {verdict['reason']}")
+    if verdict["interval"]:
+        low, high = verdict["interval"]
+        yield Text(f"  found {verdict['value']}, between {low:.3f} and {high:.3f}; missed by {verdict['missing']:.3g}")
+    if verdict["note"]:
+        yield Text(f"  {verdict['note']}")
+    found = change(run, verdict)
+    if found is None:
+        yield Text("  no single row would change that")
+        return
+    if found.needed is None:
+        yield Text(
+            f"  all {len(found.rows):,} rows that count against it answered rightly would not do; the nearest to it:"
+        )
+    else:
+        yield Text(
+            f"  {found.needed:,} more rows answered rightly would have let it pass; these are the nearest to it:"
+        )
+    yield _rows_table(run, found.rows[:SHOWN_ROWS])
+
+
+def _rows_table(run: Run, positions: np.ndarray) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    for column in ("  row_id", "label", "answered", "short by", "text"):
+        table.add_column(column, no_wrap=True, overflow="ellipsis")
+    distances = _distances(run)
+    for row in positions:
+        cells = {name: run.table[name][row] for name in (features.ROW_ID, features.LABEL, "predicted", features.TEXT)}
+        # A text may hold what a terminal takes for a command.
+        text = " ".join("".join(each if each.isprintable() else " " for each in cells[features.TEXT]).split())
+        shortened = text if len(text) <= TEXT_WIDTH else text[: TEXT_WIDTH - 1] + "\N{HORIZONTAL ELLIPSIS}"
+        table.add_row(
+            Text(f"  {cells[features.ROW_ID][:12]}"),
+            Text(cells[features.LABEL]),
+            Text(cells["predicted"]),
+            f"{distances[row]:.3f}",
+            Text(shortened),
+        )
+    return table

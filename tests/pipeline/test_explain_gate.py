@@ -1,0 +1,136 @@
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from components import answers, estimates, gates
+from components.errors import LineError
+from components.options import EvaluateOptions
+from pipeline import config as configs
+from pipeline import explain_gate
+
+CLASSES = ["bad", "good"]
+# 60 rows answered rightly and 40 wrongly, each a little further from its label than the one before; shops in turn.
+PREDICTED = ["good"] * 100
+LABELS = ["good"] * 60 + ["bad"] * 40
+SHORT_BY = [0.8] * 60 + [0.01 * (row + 1) for row in range(40)]
+
+
+def run(**options) -> explain_gate.Run:
+    chosen = EvaluateOptions(
+        slices=["shop"], length_buckets=[], gates={"not_worse_by": None, "beats_majority": False, **options}
+    )
+    table = {
+        "row_id": [f"row-{row}" for row in range(100)],
+        "text": [f"text {row}" for row in range(100)],
+        "label": LABELS,
+        "predicted": PREDICTED,
+        "probabilities": [[0.5 - short / 2, 0.5 + short / 2] for short in SHORT_BY],
+        "previous": ["good"] * 60 + ["bad"] * 30 + ["good"] * 10,
+        "shop": ["north" if row % 2 else "south" for row in range(100)],
+    }
+    rows = answers.from_table(table, CLASSES, "17", chosen)
+    metrics = {
+        **estimates.scores(rows.labels, rows.predicted, 2),
+        "intervals": {**estimates.intervals(rows.confusion), "calibration_error": (0.1, 0.3)},
+        "calibration_error": 0.2,
+        "classes": CLASSES,
+        "majority_share": 0.6,
+        "labels_present": 2,
+        "baseline": {"version": "17"},
+    }
+    verdicts = [verdict.as_dict() for verdict in gates.judge(metrics, rows, chosen.gates)]
+    return explain_gate.Run("2026-11-22T00:00:00", verdicts, "", metrics, table, chosen)
+
+
+def blocking(explained: explain_gate.Run) -> dict:
+    (verdict,) = [each for each in explained.verdicts if not each["passed"]]
+    return verdict
+
+
+def shown(explained: explain_gate.Run) -> str:
+    console = Console(width=140, record=True, file=io.StringIO())
+    explain_gate.show(explained, console)
+    return console.export_text()
+
+
+def test_a_floor_is_reached_by_the_wrong_rows_nearest_to_being_right():
+    explained = run(accuracy=0.65)
+    change = explain_gate.change(explained, blocking(explained))
+    assert change.needed == 5  # 60 of 100 are right and 65 are asked
+    assert change.rows.tolist() == [60, 61, 62, 63, 64]
+    text = shown(explained)
+    assert "accuracy 0.600 is below the config's floor of 0.65" in text
+    assert "found 0.600, between 0.502 and 0.691; missed by 0.05" in text
+    assert "5 more rows answered rightly would have let it pass" in text
+    assert "row-60  bad    good      0.010     text 60" in text
+    assert "row-65" not in text
+
+
+def test_a_loss_against_the_last_model_is_made_good_by_rows_that_it_had_right():
+    explained = run(not_worse_by=0.05)
+    change = explain_gate.change(explained, blocking(explained))
+    assert set(change.rows) <= set(range(60, 90))
+    changed = dataclasses.replace(
+        answers.from_table(explained.table, CLASSES, "17", explained.options),
+        predicted=np.array([1] * 60 + [0] * change.needed + [1] * (40 - change.needed)),
+    )
+    (verdict,) = gates.judge(explained.metrics, changed, explained.options.gates)[:1]
+    assert verdict.passed  # and with a row less it does not
+    fewer = dataclasses.replace(changed, predicted=np.where(np.arange(100) == 59 + change.needed, 1, changed.predicted))
+    assert not gates.judge(explained.metrics, fewer, explained.options.gates)[0].passed
+
+
+def test_rows_of_the_slice_alone_help_a_slice():
+    explained = run(slices={"minimum_rows": 10, "accuracy": 0.78})
+    verdicts = [verdict for verdict in explained.verdicts if not verdict["passed"]]
+    assert {verdict["slice"] for verdict in verdicts} == {"shop=north", "shop=south"}
+    for verdict in verdicts:
+        shops = {explained.table["shop"][row] for row in explain_gate.change(explained, verdict).rows}
+        assert {f"shop={shop}" for shop in shops} == {verdict["slice"]}
+
+
+def test_groups_are_helped_by_the_group_that_is_favoured_least():
+    explained = run(fairness={"column": "shop", "label": "bad", "equal_opportunity": 0.1}, slices={"minimum_rows": 10})
+    # No bad row is found in either shop; give north all of its own.
+    table = {**explained.table, "predicted": list(PREDICTED)}
+    for row in range(61, 100, 2):
+        table["predicted"][row] = "bad"
+    explained = dataclasses.replace(explained, table=table)
+    rows = answers.from_table(table, CLASSES, "17", explained.options)
+    explained.verdicts[:] = [each.as_dict() for each in gates.judge(explained.metrics, rows, explained.options.gates)]
+    verdict = next(each for each in explained.verdicts if each["kind"] == "fairness.equal_opportunity")
+    change = explain_gate.change(explained, verdict)
+    assert {explained.table["shop"][row] for row in change.rows} == {"south"}
+    assert 10 <= change.needed <= 20
+
+
+def test_no_single_row_changes_the_calibration():
+    explained = run(max_calibration_error=0.1)
+    assert explain_gate.change(explained, blocking(explained)) is None
+    assert "no single row would change that" in shown(explained)
+
+
+def test_a_text_cannot_command_the_terminal():
+    explained = run(accuracy=0.65)
+    explained.table["text"][60] = "\x1b[2Jgone [bold]" + "x" * 100
+    text = shown(explained)
+    assert "\x1b" not in text
+    assert "[2Jgone [bold]xxx" in text
+    assert "\N{HORIZONTAL ELLIPSIS}" in text
+
+
+def test_nothing_blocked():
+    assert "nothing blocked it; 1 gates passed" in shown(run(accuracy=0.5))
+
+
+def test_what_the_canary_refused_is_said():
+    assert "the canary did not: p99 900 ms" in shown(dataclasses.replace(run(accuracy=0.5), canary="p99 900 ms"))
+
+
+def test_a_task_without_runs_says_so(tmp_path):
+    (tmp_path / "task.yaml").write_text(f"name: reviews\nroot: {tmp_path}/runs\ndata: {{source: reviews.csv}}\n")
+    with pytest.raises(LineError, match="no runs yet"):
+        explain_gate.read(configs.load(tmp_path / "task.yaml"), None)
