@@ -2,7 +2,7 @@
 
 It computes what keras-hub's own call computes (a test holds it to 1e-5 in float32), with fewer and larger ops: matrix
 products on [batch x tokens, hidden], query, key and value in one product, LayerNorm and softmax in float32 whatever the
-products' precision.
+products' precision. Training and validation run it; models/inference.py is the form that is exported.
 """
 
 from __future__ import annotations
