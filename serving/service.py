@@ -10,9 +10,11 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import grpc
+import numpy as np
 
 from serving import methods
 from serving.batching import Batcher, BatchingOptions
+from serving.calls import Call
 from serving.errors import RequestError, invalid
 from serving.limits import Limits
 from serving.metrics import Metrics
@@ -67,7 +69,10 @@ class Service:
         self._limits = limits
         self._batcher = Batcher(batching, metrics) if batching else None
         # TensorFlow spreads one run over all cores: more runs at a time would only wait for each other.
-        self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="request")
+        threads = os.cpu_count() or 1
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
+        # What waits in an executor's own queue stays there when its caller goes, so calls wait for a thread here.
+        self._free_threads = asyncio.Semaphore(threads)
         self._may_reload = may_reload
         self._running = 0
 
@@ -226,11 +231,19 @@ class Service:
             if self._batcher and call.has_rows and servable.is_batchable([*call.feeds, *call.fetches]):
                 outputs = await self._batcher.run(servable, spec.signature_name or DEFAULT_SIGNATURE, call)
             else:
-                outputs = await asyncio.get_running_loop().run_in_executor(self._threads, servable.run, call)
+                outputs = await self._run_alone(servable, call)
             return method.answer(servable, request, outputs, **options)
         except RequestError as error:
             signature = f", signature {spec.signature_name}" if spec.signature_name else ""
             raise RequestError(error.code, f"{error} [{servable.where}{signature}]") from error
+
+    async def _run_alone(self, servable: Servable, call: Call) -> dict[str, np.ndarray]:
+        """The outputs of a call that shares its run with no other."""
+        await self._free_threads.acquire()
+        loop = asyncio.get_running_loop()
+        work = self._threads.submit(servable.run, call)
+        work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free_threads.release))
+        return await asyncio.wrap_future(work)
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:

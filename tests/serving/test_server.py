@@ -261,6 +261,16 @@ def test_a_server_that_stops_under_load_fails_no_request_that_it_took(mood_model
         assert list(rest_codes) == [{200, "ConnectError"}] * 4
 
 
+def test_requests_whose_time_is_up_leave_nothing_behind(served, stub):
+    slow = [stub.Predict.future(request("count", n=np.int64(300_000))) for _ in range(os.cpu_count())]
+    wait_for(lambda: served._service._running == len(slow))
+    late = [stub.Predict.future(request(), timeout=0.05) for _ in range(50)]
+    assert {each.code().name for each in late} == {"DEADLINE_EXCEEDED"}
+    assert served._service._threads._work_queue.qsize() == 0
+    assert [tf.make_ndarray(each.result().outputs["n"]) for each in slow] == [300_000] * len(slow)
+    assert list(stub.Predict(request()).outputs["label"].string_val) == [b"positive"]
+
+
 @pytest.mark.parametrize(("end", "code"), [("deadline", "DEADLINE_EXCEEDED"), ("cancel", "CANCELLED")])
 def test_a_request_that_nobody_waits_for_is_counted_by_how_it_ended(served, stub, end, code):
     labels = {"model": "mood", "method": "Predict", "entrypoint": "GRPC", "code": code}
