@@ -22,28 +22,34 @@ def line(tmp_path_factory):
     rows = [(text, label) for text, label, _ in reviews(6)]
     splits = {"train": rows, "validation": rows, "test": rows}
     graph, _ = transformed(folder, options, *raw_examples(folder, splits, list(MOODS)))
+    return options, graph.uri, random_classifier(options)
+
+
+def random_classifier(options):
     model = classifier.build(backbone.load(options), 3, dropout=0.1, seed=1)
     draw = np.random.default_rng(5)
     for variable in model.trainable_variables:
         variable.assign(draw.normal(1.0 if variable.name == "gamma" else 0.0, 0.1, variable.shape))
     model.output_dense.kernel.assign(draw.normal(0, 1, model.output_dense.kernel.shape))
-    return options, graph.uri, model
+    return model
 
 
-def saved(line, folder, dtype=tf.float32):
+def saved(line, folder, dtype=tf.float32, pair=False):
     options, graph, model = line
-    served = ServedModel(model, graph, backbone.vocabulary(options).path, list(MOODS), dtype=dtype, pair=False)
+    served = ServedModel(model, graph, backbone.vocabulary(options).path, list(MOODS), dtype=dtype, pair=pair)
     export(served, folder)
     return tf.saved_model.load(str(folder)).signatures
 
 
-def keras_probabilities(line, texts):
+def keras_probabilities(line, texts, pairs=None):
     options, _, model = line
     words = backbone.vocabulary(options)
-    ids, _ = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)(tf.constant(texts))
+    tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
+    ids, segments = tokenizer(tf.constant(texts), None if pairs is None else tf.constant(pairs))
     dense = ids.to_tensor()
     mask = tf.sequence_mask(ids.row_lengths(), dense.shape[1])
-    inputs = {"token_ids": dense, "segment_ids": tf.zeros_like(dense), "padding_mask": mask}
+    segments = tf.zeros_like(dense) if segments is None else segments.to_tensor()
+    inputs = {"token_ids": dense, "segment_ids": segments, "padding_mask": mask}
     return tf.nn.softmax(model(inputs, training=False)).numpy()
 
 
@@ -63,6 +69,20 @@ def test_answers_are_the_keras_models(line, tmp_path, dtype, tolerance):
     labels = np.array(list(MOODS))[expected.argmax(axis=1)]
     assert [label.decode() for label in answers["label"].numpy()[sure]] == labels[sure].tolist()
     assert answers["classes"].numpy().tolist() == [[mood.encode() for mood in MOODS]] * len(TEXTS)
+
+
+def test_pairs_are_told_apart(tmp_path):
+    options = tiny_model_options(tmp_path)
+    rows = [("the item", "great", "positive"), ("it", "was late", "negative"), ("my item", "arrived", "neutral")]
+    splits = {"train": rows, "validation": rows, "test": rows}
+    graph, _ = transformed(tmp_path, options, *raw_examples(tmp_path, splits, list(MOODS)), pair=True)
+    line = options, graph.uri, random_classifier(options)
+    texts, pairs, _ = map(list, zip(*rows, strict=True))
+    text = saved(line, tmp_path / "model", pair=True)["text"]
+    answers = text(text=tf.constant(texts), text_pair=tf.constant(pairs))["probabilities"]
+    np.testing.assert_allclose(answers, keras_probabilities(line, texts, pairs), atol=1e-5)
+    swapped = text(text=tf.constant(pairs), text_pair=tf.constant(texts))["probabilities"]
+    assert np.abs(answers - swapped).max() > 1e-3
 
 
 def test_batches_do_not_change_the_answers(line, tmp_path):
