@@ -2,7 +2,7 @@
 
 Draws test sets of two models whose true accuracies are known, and counts how often the config's default gates block.
 Each row has a difficulty that both models share, so that they are wrong on the same rows for the most part, as two
-fits of one recipe are; `disagreement` says how often just one of them is right. Exits with 1 where a bar does not hold.
+fits of one recipe are; `disagreement` says on how many rows just one of them is right. Exits with 1 where a bar does not hold.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ CLASSES = ["negative", "neutral", "positive"]
 SHARES = (0.41, 0.40, 0.19)  # of the labels, as in the demo's tweets
 ACCURACY = 0.77  # of the last blessed model, the demo's
 SLICES = {"small": 0.1, "middle": 0.3, "large": 0.6}  # shares of the rows
-# Two fits of the demo's recipe disagree on some 12% of the rows; 20% is what two different backbones make.
+# Shares of rows that just one of two equally good models gets right: an assumption for two fits of one recipe, and one
+# for models that have less in common.
 DISAGREEMENTS = (0.12, 0.20)
 
 

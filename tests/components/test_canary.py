@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 
@@ -40,7 +41,7 @@ def artifact(kind, folder, **properties):
     return made
 
 
-def examine(tmp_path, model, rows=ROWS, blessed=1, number=200):
+def examine(tmp_path, model, rows=ROWS, blessed=1, number=200, **limits):
     ids, texts, labels = zip(*rows, strict=True)
     evaluation = artifact(standard_artifacts.ModelEvaluation, tmp_path / "evaluation")
     columns = {"row_id": ids, "text": texts, "text_pair": [""] * len(ids), "label": labels, "predicted": labels}
@@ -52,7 +53,7 @@ def examine(tmp_path, model, rows=ROWS, blessed=1, number=200):
         evaluation=evaluation,
         blessing=artifact(standard_artifacts.ModelBlessing, tmp_path / "blessing", blessed=blessed),
         canary=made,
-        options=CanaryOptions(rows=number).model_dump_json(),
+        options=CanaryOptions(rows=number, **limits).model_dump_json(),
     )
     return made.get_int_custom_property("blessed"), made.get_string_custom_property("summary")
 
@@ -66,6 +67,12 @@ def test_equal_answers_bless_the_model(tmp_path, model):
     assert (report["rows"], report["equal"], report["differing"]) == (3, 3, [])
     assert 0 < report["p50_ms"] <= report["p99_ms"]
     assert "serving version 1" in (tmp_path / "canary" / "server.log").read_text()
+
+
+def test_a_model_slower_than_the_config_allows_is_blocked(tmp_path, model):
+    blessed, summary = examine(tmp_path, model, number=3, max_p50_ms=0.001, max_p99_ms=60_000)
+    assert blessed == 0
+    assert re.search(r"answers equal, p50 .* ms; p50 \d+ ms is above canary\.max_p50_ms, 0\.001 ms$", summary)
 
 
 def test_one_other_answer_does_not(tmp_path, model):

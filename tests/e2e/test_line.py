@@ -13,7 +13,7 @@ import factories
 def test_a_first_run_ends_with_a_pushed_version(line):
     assert line.first.returncode == 0, line.first.stdout + line.first.stderr
     shown = line.first.stdout
-    for stage in ("ingest", "validate", "tokenise", "train", "evaluate", "gates", "canary", "push"):
+    for stage in ("ingest", "validate", "tokenise", "baseline", "train", "evaluate", "gates", "canary", "push"):
         assert f"\n  {stage} " in shown
     assert "900 rows of 900" in shown
     assert "20 of 20 answers equal" in shown
@@ -89,9 +89,15 @@ def test_a_model_of_shuffled_labels_is_blocked_and_the_served_version_stays(line
     blocked = line.run()
     assert blocked.returncode == 3, blocked.stdout
     assert "not pushed" in blocked.stdout
-    assert f"(version {before[-1]})" in blocked.stdout
+    assert f"against version {before[-1]}" in " ".join(blocked.stdout.split())
     assert line.versions() == before
     assert line.runs()[-1]["outcome"] == "blocked"
+    explained = line.bertline("explain-gate", line.config)
+    assert explained.returncode == 0, explained.stderr
+    assert f"not worse than {before[-1]}" in explained.stdout
+    assert "more rows answered rightly would have let it pass" in explained.stdout
+    passed = line.bertline("explain-gate", line.config, line.runs()[0]["run_id"])
+    assert "nothing blocked it" in passed.stdout, passed.stderr
 
 
 def test_a_second_run_at_once_is_told_so(line):

@@ -48,6 +48,25 @@ def test_the_printed_config_is_complete_and_reads_back_the_same(tmp_path):
         ("name: a\ndata: {source: a.csv, labels: [x]}\n", "labels: list at least two different labels"),
         ("name: a\ndata: {source: a.csv, text: t, label: t}\n", "must be different columns, not t, t"),
         (MINIMAL + "evaluate: {slices: [brand]}\n", "'brand' is not in data.keep"),
+        (MINIMAL + "evaluate: {gates: {not_worse: 0.1}}\n", "not_worse: unknown key. Did you mean 'not_worse_by'?"),
+        (MINIMAL + "evaluate: {gates: {certainty: 95}}\n", "gates.certainty: 95: Input should be less than 1"),
+        (MINIMAL + "evaluate: {gates: {max_size: big}}\n", "evaluate.gates.max_size: 'big': could not parse"),
+        (MINIMAL + "evaluate: {gates: {slices: {gap: 0.1}}}\n", "evaluate.gates.slices.gap: unknown key."),
+        (MINIMAL + "evaluate: {baseline: false, gates: {beats_baseline_by: 0}}\n", "needs the baseline"),
+        (
+            MINIMAL + "evaluate: {gates: {fairness: {column: dialect, label: a}}}\n",
+            "set equal_opportunity, demographic_parity or both",
+        ),
+        (
+            MINIMAL + "evaluate: {gates: {fairness: {column: dialect, label: a, demographic_parity: 0.1}}}\n",
+            "evaluate.gates.fairness.column: 'dialect' is not in data.keep",
+        ),
+        (
+            "name: a\ndata: {source: a.csv, keep: [sex], labels: [x, y]}\n"
+            "evaluate: {gates: {fairness: {column: sex, label: z, equal_opportunity: 0.1}}}\n",
+            "evaluate.gates.fairness.label: 'z' is not in data.labels",
+        ),
+        ("name: a\ndata: {source: a.csv, keep: [tfidf]}\n", "keep: 'tfidf' is a name bertline uses itself"),
         (MINIMAL + "model: {backbone: {layers: 2}}\n", "model.backbone.vocabulary: missing"),
         (MINIMAL + "validation: {schema_file: none.pbtxt}\n", "'none.pbtxt' does not exist"),
         (MINIMAL + "name: again\n", 'found duplicate key "name"'),
