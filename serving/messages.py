@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from array import array
@@ -120,25 +121,31 @@ def predictions(response: PredictResponse, rows: int) -> list[Prediction]:
 
 
 def _strings(proto: TensorProto) -> list[str]:
-    """Values of a string tensor in either of the encodings that servers use.
+    """Values of a string tensor in either of the encodings that servers use."""
+    values = proto.string_val
+    if proto.tensor_content:
+        count = math.prod(dimension.size for dimension in proto.tensor_shape.dim)
+        values = unpacked_strings(proto.tensor_content, count)
+    return [value.decode() for value in values]
 
-    tensor_content holds the length of every string, each a varint, and then all their bytes (EncodeStringList in
-    TensorFlow's core/platform/tensor_coding.h); tensorflow_model_server --enable_serialization_as_tensor_content.
+
+def unpacked_strings(content: bytes, count: int) -> list[bytes]:
+    """The strings in a tensor_content: the length of every one, each a varint, and then all their bytes.
+
+    EncodeStringList in TensorFlow's core/platform/tensor_coding.h; what tensorflow_model_server sends with
+    --enable_serialization_as_tensor_content.
+
+    Raises:
+        ValueError: the lengths do not add up to the content.
     """
-    if not proto.tensor_content:
-        return [value.decode() for value in proto.string_val]
-    content = proto.tensor_content
     lengths, position = [], 0
-    for _ in range(math.prod(dimension.size for dimension in proto.tensor_shape.dim)):
+    for _ in range(count):
         length, position = _varint(content, position)
         lengths.append(length)
-    values = []
-    for length in lengths:
-        values.append(content[position : position + length].decode())
-        position += length
-    if position != len(content):
-        raise ValueError(f"a string tensor of {len(content)} bytes should have {position}")
-    return values
+    if position + sum(lengths) != len(content):
+        raise ValueError(f"a string tensor of {len(content)} bytes should have {position + sum(lengths)}")
+    ends = itertools.accumulate(lengths, initial=position)
+    return [content[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def _varint(content: bytes, position: int) -> tuple[int, int]:

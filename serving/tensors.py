@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from serving import messages
 from serving.errors import invalid
 from serving.protos import DataType, TensorProto, TensorShapeProto
 from serving.runtime import tf
@@ -100,7 +101,10 @@ def _varint(number: int) -> bytes:
 def _strings(alias: str, proto: TensorProto, shape: list[int], elements: int) -> np.ndarray:
     values = list(proto.string_val)
     if proto.tensor_content:
-        raise invalid(f"input {alias}: tensor parsing error: strings go into string_val, not into tensor_content")
+        try:
+            values = messages.unpacked_strings(proto.tensor_content, elements)
+        except ValueError as error:
+            raise invalid(f"input {alias}: tensor parsing error: {error}") from error
     array = np.empty(elements, object)
     array[:] = _filled(alias, values, shape, elements)
     return array.reshape(shape)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
 from serving.batching import BatchingOptions
-from serving.protos import PredictionServiceStub
+from serving.protos import PredictionServiceStub, TensorProto
 from serving.server import Server
 
 
@@ -59,7 +59,8 @@ def predict(server):
             message = PredictRequest(output_filter=output_filter)
             message.model_spec.name, message.model_spec.signature_name = "odd", signature
             for name, value in inputs.items():
-                message.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+                proto = value if isinstance(value, TensorProto) else tf.make_tensor_proto(value)
+                message.inputs[name].CopyFrom(proto)
             return {name: tf.make_ndarray(tensor) for name, tensor in stub.Predict(message, timeout=20).outputs.items()}
 
         yield call
@@ -101,3 +102,14 @@ def test_a_ragged_output_is_refused_by_name_and_can_be_left_out(predict):
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "output words is a sparse or ragged tensor" in caught.value.details()
     assert predict("words", ["count"], text=[b"one two", b"three"])["count"].tolist() == [2, 1]
+
+
+def test_strings_in_tensor_content(predict):
+    packed = tf.make_tensor_proto([b"one two", b""])
+    packed.ClearField("string_val")
+    packed.tensor_content = b"\x07\x00one two"
+    assert predict("words", ["count"], text=packed)["count"].tolist() == [2, 0]
+    packed.tensor_content = b"\x08\x00one two"
+    with pytest.raises(grpc.RpcError) as caught:
+        predict("words", ["count"], text=packed)
+    assert "input text: tensor parsing error: a string tensor of 9 bytes should have 10" in caught.value.details()
