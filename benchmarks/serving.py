@@ -27,7 +27,8 @@ from benchmarks.peer import BENCHMARKS, RESULTS, write_result
 from components.errors import LineError
 from pipeline import config as configs
 from pipeline.serve import SHIPPED
-from serving import releases
+from serving import real, releases
+from serving.flags import FREE_PORT
 
 MODEL = "model"
 BATCH = 32
@@ -75,10 +76,9 @@ class Served:
         self._version, self._texts = version, texts
         self._scratch = Path(tempfile.mkdtemp(prefix="bertline-bench-"))
         self.push(1)
-        parameters = SHIPPED / "batching.config"
-        command = [sys.executable, "-m", "serving.server", "--port=-1", f"--model_name={MODEL}"]
-        command += [f"--model_base_path={self._scratch / 'serving'}", "--file_system_poll_wait_seconds=0.2"]
-        command += ["--enable_batching", f"--batching_parameters_file={parameters}"]
+        batching = SHIPPED / "batching.config"
+        flags = real.flags(self._scratch / "serving", MODEL, FREE_PORT, batching_parameters_file=batching)
+        command = [sys.executable, "-m", "serving.server", *flags]
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
                 command, cwd=BENCHMARKS.parent, stdout=subprocess.PIPE, stderr=errors, text=True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import serving
@@ -39,6 +41,9 @@ def run(task: Config, extra: list[str], *, embedded: bool) -> None:
     rest_port = flags.FREE_PORT if chosen.rest_port == 0 else chosen.rest_port
     words = real.flags(folder, task.name, chosen.port or flags.FREE_PORT, rest_port=rest_port, **files)
     options, _ = flags.parse([*words, f"--host={chosen.host}", *extra])
+    if options.batching and not chosen.batching_file:  # the shipped file has a pod's two cores in mind
+        batching = replace(options.batching, num_batch_threads=os.cpu_count() or 1)
+        options = replace(options, batching=batching)
     with screen.quiet(task.root_folder / "logs" / "serve.log") as console:
         # What the server says of its versions belongs on the screen; TensorFlow's chatter stays in the log.
         shown = logging.StreamHandler(console.file)

@@ -42,6 +42,8 @@ def flags(
         "model_base_path": str(folder) if "://" in str(folder) else str(Path(folder).absolute()),
         "file_system_poll_wait_seconds": 1,
         "enable_grpc_healthcheck_service": "true",  # the embedded server has it always
+        # A batch for each core does half as much again as one batch after the other over all cores (BERT, two cores).
+        "tensorflow_intra_op_parallelism": 1,
         "enable_batching": "true" if batching_parameters_file else None,
         "batching_parameters_file": batching_parameters_file,
         "monitoring_config_file": monitoring_config_file,

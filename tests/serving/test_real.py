@@ -30,6 +30,7 @@ def test_hands_over_with_its_flags_and_exit_status(model_server, tmp_path):
         f"--model_base_path={tmp_path}/serving",
         "--file_system_poll_wait_seconds=1",
         "--enable_grpc_healthcheck_service=true",
+        "--tensorflow_intra_op_parallelism=1",
     ]
 
 
