@@ -216,7 +216,7 @@ class Versions:
         try:
             stamp = self._stamp(version)
         except OSError as error:  # it vanished, or is being written
-            log.info("version %d cannot be looked at: %s", version, error)
+            log.info("%s cannot be looked at: %s", self.folder / str(version), error)
             return False
         failure = self._failures.get(version)
         if failure and failure.stamp == stamp:
@@ -235,13 +235,13 @@ class Versions:
             tries = before.tries + 1 if before and before.stamp == stamp else 1
             self._failures[version] = _Failure(stamp, tries, time.monotonic())
             self._set(version, END, grpc.StatusCode.UNKNOWN.value[0], f"version {version} did not load: {error}")
-            log.exception("version %d did not load", version)
+            log.exception("%s did not load", self.folder / str(version))
             return False
         self._failures.pop(version, None)
         with self._lock:
             self._slots[version] = _Slot(servable)
             self._states[version] = VersionState(AVAILABLE)
-        log.info("serving version %d", version)
+        log.info("serving %s", self.folder / str(version))
         return True
 
     def _withdraw(self, serving: set[int]) -> list[_Slot]:
@@ -265,7 +265,7 @@ class Versions:
         with self._lock:
             if version not in self._slots:  # it has not come back meanwhile
                 self._states[version] = VersionState(END)
-        log.info("version %d unloaded", version)
+        log.info("%s unloaded", self.folder / str(version))
 
     def _release(self, slot: _Slot) -> None:
         with self._lock:
