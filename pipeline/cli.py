@@ -1,4 +1,4 @@
-"""The command line: init, config, run, runs, releases, rollback, explain-gate, serve, predict, demo, doctor."""
+"""The command line of bertline: a function a command."""
 
 from __future__ import annotations
 
@@ -120,9 +120,29 @@ def explain_gate(
     run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Default: the newest evaluated run.")] = None,
 ) -> None:
     """Say why a run was blocked: by how much, how sure that is, and which rows would have to change."""
+    from pipeline import evaluated
     from pipeline import explain_gate as explanation
 
-    explanation.show(explanation.read(configs.load(config), run_id), _console())
+    explanation.show(evaluated.read(configs.load(config), run_id), _console())
+
+
+@app.command()
+def compare(
+    config: ConfigArgument,
+    first: Annotated[str, typer.Argument(metavar="RUN", help="The run to compare with; `bertline runs` lists them.")],
+    second: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Default: the newest evaluated run.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, all changed rows too, as JSON.")] = False,
+) -> None:
+    """Compare two runs on the rows that both were tested on: figures, slices, and the rows whose answer changed."""
+    from pipeline import compare as comparison
+    from pipeline import evaluated
+
+    task = configs.load(config)
+    found = comparison.compare(evaluated.read(task, first), evaluated.read(task, second))
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        comparison.show(found, _console())
 
 
 @app.command("releases")

@@ -3,49 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from components import answers, estimates, gates
-from components.artifacts import METRICS_FILE, PREDICTIONS_FILE
-from components.errors import LineError
 from components.options import EvaluateOptions
 from models import features
-from pipeline import lineage
-from pipeline.config import Config
+from pipeline import screen
+from pipeline.evaluated import Run
 
 SHOWN_ROWS = 10  # a person reads ten before looking for a pattern elsewhere
-TEXT_WIDTH = 70
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run's gates saw and said.
-
-    Attributes:
-      run_id: when it started.
-      verdicts: as components.gates.Verdict.as_dict gives them.
-      canary: what the canary said, "" where it passed or was not asked.
-      metrics: metrics.json.
-      table: predictions-test.parquet, columns [rows].
-      options: the run's own, whatever the config says now.
-    """
-
-    run_id: str
-    verdicts: list[dict[str, Any]]
-    canary: str
-    metrics: dict[str, Any]
-    table: dict[str, list[Any]]
-    options: EvaluateOptions
 
 
 @dataclass(frozen=True)
@@ -60,55 +33,6 @@ class Change:
 
     needed: int | None
     rows: np.ndarray
-
-
-# === Reading a run ===
-
-
-def read(task: Config, run_id: str | None) -> Run:
-    """The run with this id, the newest evaluated one by default.
-
-    Raises:
-      LineError: there is none, it did not come so far, or its files are gone.
-    """
-    if not (task.root_folder / lineage.METADATA_FILE).exists():
-        raise LineError(f"no runs yet under {task.root_folder}.")
-    store = lineage.Store(task.root_folder)
-    known = store.run_ids()
-    if run_id and run_id not in known:
-        raise LineError(f"{run_id} is no run under {task.root_folder}; `bertline runs CONFIG` lists them.")
-    for candidate in [run_id] if run_id else reversed(known):
-        evaluator = store.stage(candidate, "Evaluator")
-        if evaluator and evaluator.outputs:
-            return _run(candidate, evaluator, store.stage(candidate, "Canary"))
-    raise LineError(f"{run_id or 'no run'} was evaluated{'' if run_id else ' yet'}: there is no gate to explain.")
-
-
-def _run(run_id: str, evaluator: lineage.Stage, canary: lineage.Stage | None) -> Run:
-    (evaluation,) = evaluator.outputs["evaluation"]
-    folder = Path(evaluation.uri)
-    try:
-        metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
-        table = pq.read_table(folder / PREDICTIONS_FILE).to_pydict()
-    except FileNotFoundError as error:
-        raise LineError(f"run {run_id}: {error.filename} is gone; run again.") from error
-    verdicts = json.loads(evaluator.text("verdicts"))
-    if any("kind" not in verdict for verdict in verdicts):
-        raise LineError(f"run {run_id} is of an older bertline, whose gates left no figures to explain; run again.")
-    return Run(
-        run_id=run_id,
-        verdicts=verdicts,
-        canary=_refusal(canary) if all(verdict["passed"] for verdict in verdicts) else "",
-        metrics=metrics,
-        table=table,
-        options=EvaluateOptions.model_validate_json(evaluator.parameters["options"]),
-    )
-
-
-def _refusal(canary: lineage.Stage | None) -> str:
-    """What the canary said where it was asked and did not bless the model."""
-    artifacts = canary.outputs.get("canary", []) if canary else []
-    return canary.summary if any(not each.custom_properties["blessed"].int_value for each in artifacts) else ""
 
 
 # === Which rows ===
@@ -228,15 +152,7 @@ def _rows_table(run: Run, positions: np.ndarray) -> Table:
         table.add_column(column, no_wrap=True, overflow="ellipsis")
     distances = _distances(run)
     for row in positions:
-        cells = {name: run.table[name][row] for name in (features.ROW_ID, features.LABEL, "predicted", features.TEXT)}
-        # A text may hold what a terminal takes for a command.
-        text = " ".join("".join(each if each.isprintable() else " " for each in cells[features.TEXT]).split())
-        shortened = text if len(text) <= TEXT_WIDTH else text[: TEXT_WIDTH - 1] + "\N{HORIZONTAL ELLIPSIS}"
-        table.add_row(
-            Text(f"  {cells[features.ROW_ID][:12]}"),
-            Text(cells[features.LABEL]),
-            Text(cells["predicted"]),
-            f"{distances[row]:.3f}",
-            Text(shortened),
-        )
+        cells = [run.table[name][row] for name in (features.ROW_ID, features.LABEL, "predicted", features.TEXT)]
+        row_id, label, answered, text = map(screen.excerpt, cells)
+        table.add_row(Text(f"  {row_id[:12]}"), Text(label), Text(answered), f"{distances[row]:.3f}", Text(text))
     return table

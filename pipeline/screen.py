@@ -21,6 +21,7 @@ from rich.text import Text
 NAME_WIDTH = 12
 BAR_WIDTH = 18
 PLAIN_WIDTH = 120
+EXCERPT_WIDTH = 70
 # Off a terminal the bar would fill a log file: a line every so many seconds says that the run is alive.
 PLAIN_INTERVAL = 30.0
 
@@ -158,3 +159,10 @@ def _aside(verdict: dict[str, Any]) -> str:
     sign = "+" if verdict["value"].startswith(("+", "-")) else ""  # a difference
     interval = f"  {bounds[0]:{sign}.3f} to {bounds[1]:{sign}.3f}" if bounds else ""
     return interval + (f"  {verdict['note']}" if verdict["note"] else "")
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a user's text, on a line; what a terminal would take for a command is left out."""
+    printable = "".join(each if each.isprintable() else " " for each in text)
+    words = " ".join(printable.split())
+    return words if len(words) <= EXCERPT_WIDTH else words[: EXCERPT_WIDTH - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -98,6 +98,10 @@ def test_a_model_of_shuffled_labels_is_blocked_and_the_served_version_stays(line
     assert "more rows answered rightly would have let it pass" in explained.stdout
     passed = line.bertline("explain-gate", line.config, line.runs()[0]["run_id"])
     assert "nothing blocked it" in passed.stdout, passed.stderr
+    compared = line.bertline("compare", line.config, line.runs()[-2]["run_id"], "--json")
+    found = json.loads(compared.stdout)
+    assert found["rows"] > 0, compared.stderr
+    assert found["overall"]["differences"]["accuracy"]["high"] < 0
 
 
 def test_a_second_run_at_once_is_told_so(line):

@@ -9,7 +9,8 @@ from components import answers, estimates, gates
 from components.errors import LineError
 from components.options import EvaluateOptions
 from pipeline import config as configs
-from pipeline import explain_gate
+from pipeline import evaluated, explain_gate
+from pipeline.evaluated import Run
 
 CLASSES = ["bad", "good"]
 # 60 rows answered rightly and 40 wrongly, each a little further from its label than the one before; shops in turn.
@@ -18,7 +19,7 @@ LABELS = ["good"] * 60 + ["bad"] * 40
 SHORT_BY = [0.8] * 60 + [0.01 * (row + 1) for row in range(40)]
 
 
-def run(**options) -> explain_gate.Run:
+def run(**options) -> Run:
     chosen = EvaluateOptions(
         slices=["shop"], length_buckets=[], gates={"not_worse_by": None, "beats_majority": False, **options}
     )
@@ -42,15 +43,15 @@ def run(**options) -> explain_gate.Run:
         "baseline": {"version": "17"},
     }
     verdicts = [verdict.as_dict() for verdict in gates.judge(metrics, rows, chosen.gates)]
-    return explain_gate.Run("2026-11-22T00:00:00", verdicts, "", metrics, table, chosen)
+    return Run("2026-11-22T00:00:00", verdicts, "", metrics, table, chosen)
 
 
-def blocking(explained: explain_gate.Run) -> dict:
+def blocking(explained: Run) -> dict:
     (verdict,) = [each for each in explained.verdicts if not each["passed"]]
     return verdict
 
 
-def shown(explained: explain_gate.Run) -> str:
+def shown(explained: Run) -> str:
     console = Console(width=140, record=True, file=io.StringIO())
     explain_gate.show(explained, console)
     return console.export_text()
@@ -133,4 +134,4 @@ def test_what_the_canary_refused_is_said():
 def test_a_task_without_runs_says_so(tmp_path):
     (tmp_path / "task.yaml").write_text(f"name: reviews\nroot: {tmp_path}/runs\ndata: {{source: reviews.csv}}\n")
     with pytest.raises(LineError, match="no runs yet"):
-        explain_gate.read(configs.load(tmp_path / "task.yaml"), None)
+        evaluated.read(configs.load(tmp_path / "task.yaml"), None)

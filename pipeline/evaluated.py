@@ -1,0 +1,83 @@
+"""What the evaluation of a past run left: its figures, its verdicts, and the answers row by row."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from components.artifacts import METRICS_FILE, PREDICTIONS_FILE
+from components.errors import LineError
+from components.options import EvaluateOptions
+from pipeline import lineage
+from pipeline.config import Config
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's gates saw and said.
+
+    Attributes:
+      run_id: when it started.
+      verdicts: as components.gates.Verdict.as_dict gives them.
+      canary: what the canary said, "" where it passed or was not asked.
+      metrics: metrics.json.
+      table: predictions-test.parquet, columns [rows].
+      options: the run's own, whatever the config says now.
+    """
+
+    run_id: str
+    verdicts: list[dict[str, Any]]
+    canary: str
+    metrics: dict[str, Any]
+    table: dict[str, list[Any]]
+    options: EvaluateOptions
+
+
+def read(task: Config, run_id: str | None) -> Run:
+    """The run with this id, the newest evaluated one by default.
+
+    Raises:
+      LineError: there is none, it did not come so far, or its files are gone.
+    """
+    if not (task.root_folder / lineage.METADATA_FILE).exists():
+        raise LineError(f"no runs yet under {task.root_folder}.")
+    store = lineage.Store(task.root_folder)
+    known = store.run_ids()
+    if run_id and run_id not in known:
+        raise LineError(f"{run_id} is no run under {task.root_folder}; `bertline runs CONFIG` lists them.")
+    for candidate in [run_id] if run_id else reversed(known):
+        evaluator = store.stage(candidate, "Evaluator")
+        if evaluator and evaluator.outputs:
+            return _run(candidate, evaluator, store.stage(candidate, "Canary"))
+    raise LineError(f"{run_id or 'no run'} was evaluated{'' if run_id else ' yet'}: there are no figures of it.")
+
+
+def _run(run_id: str, evaluator: lineage.Stage, canary: lineage.Stage | None) -> Run:
+    (evaluation,) = evaluator.outputs["evaluation"]
+    folder = Path(evaluation.uri)
+    try:
+        metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+        table = pq.read_table(folder / PREDICTIONS_FILE).to_pydict()
+    except FileNotFoundError as error:
+        raise LineError(f"run {run_id}: {error.filename} is gone; run again.") from error
+    verdicts = json.loads(evaluator.text("verdicts"))
+    if any("kind" not in verdict for verdict in verdicts):
+        raise LineError(f"run {run_id} is of an older bertline, whose gates left no figures to explain; run again.")
+    return Run(
+        run_id=run_id,
+        verdicts=verdicts,
+        canary=_refusal(canary) if all(verdict["passed"] for verdict in verdicts) else "",
+        metrics=metrics,
+        table=table,
+        options=EvaluateOptions.model_validate_json(evaluator.parameters["options"]),
+    )
+
+
+def _refusal(canary: lineage.Stage | None) -> str:
+    """What the canary said where it was asked and did not bless the model."""
+    artifacts = canary.outputs.get("canary", []) if canary else []
+    return canary.summary if any(not each.custom_properties["blessed"].int_value for each in artifacts) else ""

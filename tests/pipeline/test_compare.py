@@ -1,0 +1,63 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from components.errors import LineError
+from components.options import EvaluateOptions
+from pipeline import compare
+from pipeline.evaluated import Run
+
+CLASSES = ["bad", "good", "none"]
+
+
+def run(run_id, answered, labels=None, rows=None):
+    """A run that gave these answers, by the first letter of the label."""
+    labels = labels or "bbbggg"
+    names = {name[0]: name for name in CLASSES}
+    rows = rows or [f"row-{row}" for row in range(len(answered))]
+    table = {
+        "row_id": rows,
+        "text": [f"text of {row}" for row in rows],
+        "label": [names[label] for label in labels],
+        "predicted": [names[label] for label in answered],
+        "probability": [0.5 + row / 100 for row in range(len(answered))],
+        "shop": ["north", "south"] * (len(answered) // 2),
+    }
+    return Run(run_id, [], "", {"classes": CLASSES}, table, EvaluateOptions(slices=["shop"], length_buckets=[]))
+
+
+FIRST, SECOND = run("one", "bbgggn"), run("two", "bnbggb")
+
+
+def test_won_lost_and_still_wrong_rows():
+    found = compare.compare(FIRST, SECOND)
+    changed = {kind: [row["row_id"] for row in found[kind]] for kind in ("won", "lost", "still_wrong")}
+    assert changed == {"won": ["row-2"], "lost": ["row-1"], "still_wrong": ["row-5"]}
+    assert (found["overall"]["rows_won"], found["overall"]["rows_lost"]) == (1, 1)
+
+
+def test_figures_of_both_and_of_each_slice():
+    found = compare.compare(FIRST, SECOND)
+    assert found["overall"]["first"]["accuracy"] == found["overall"]["second"]["accuracy"] == pytest.approx(4 / 6)
+    north = found["slices"]["shop=north"]  # rows 0, 2 and 4: the third one is won
+    assert (north["rows"], north["first"]["accuracy"], north["second"]["accuracy"]) == (3, pytest.approx(2 / 3), 1)
+    assert north["differences"]["accuracy"]["value"] == pytest.approx(1 / 3)
+
+
+def test_only_rows_of_both_runs_count():
+    other = run("three", "bg", labels="bg", rows=["row-0", "row-9"])
+    found = compare.compare(FIRST, other)
+    assert (found["rows"], found["rows_left_out"]) == (1, [5, 1])
+    with pytest.raises(LineError, match="one and four have no test row in common"):
+        compare.compare(FIRST, run("four", "bg", labels="bg", rows=["row-8", "row-9"]))
+
+
+def test_the_screen_shows_figures_and_rows():
+    console = Console(width=140, record=True, file=io.StringIO())
+    compare.show(compare.compare(FIRST, SECOND), console)
+    text = console.export_text()
+    assert "one -> two: 6 test rows of both" in text
+    assert "0.667 -> 1.000" in text
+    assert "won: 1 rows" in text
+    assert "row-2 bad good bad text of row-2" in " ".join(text.split())
