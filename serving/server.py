@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bertline.serving")
 
-DRAIN_SECONDS = 30.0  # Kubernetes kills a pod 30 s after SIGTERM
+DRAIN_SECONDS = 25.0  # Kubernetes kills a pod 30 s after SIGTERM; the models are then still to be let go of
 SETTLE_SECONDS = 0.2  # in which what clients have on its way arrives, and their connections end with an answer
 PARENT_CHECK_SECONDS = 1.0
 PENDING = 100_000
@@ -224,8 +224,10 @@ class Server:
         for watcher in self._watchers:
             watcher.cancel()
         await self._health.enter_graceful_shutdown()
-        if grace:
-            await self._settle(min(SETTLE_SECONDS, grace))
+        settling = min(SETTLE_SECONDS, grace)
+        if settling:
+            await self._settle(settling)
+        grace -= settling
         stopping = asyncio.gather(self._grpc.stop(grace), self._stop_rest(grace))
         await asyncio.sleep(0)  # it has told the clients to go
         if self._calls:
