@@ -393,6 +393,5 @@ def describe(metrics: dict[str, Any]) -> str:
         low, high = metrics["intervals"][key]
         shown.append(f"{name} {metrics[key]:.3f} ({low:.3f} to {high:.3f})")
     if "tfidf" in metrics:
-        ahead = metrics["tfidf"]["differences"]["accuracy"]
-        shown.append(f"{ahead['value']:+.3f} ({ahead['low']:+.3f} to {ahead['high']:+.3f}) over TF-IDF")
+        shown.append(f"{metrics['tfidf']['differences']['accuracy']['value']:+.3f} over TF-IDF")
     return "  ".join(shown)

@@ -311,7 +311,8 @@ def _slice_floor(answers: Answers, name: str, inside: np.ndarray, bound: float, 
 
 def _slice_gap(answers: Answers, name: str, inside: np.ndarray, bound: float, certainty: float) -> Verdict:
     gap, drawn = estimates.gap_to_the_whole(answers.right, inside)
-    low, high = (-each for each in estimates.percentile_interval(drawn, certainty)[::-1])
+    # Less than all rows' is negative, as a loss is; 0.0 - 0.0 has no sign to show.
+    low, high = (0.0 - each for each in estimates.percentile_interval(drawn, certainty)[::-1])
     passed = high >= -bound
     reason = (
         f"accuracy on the {int(inside.sum()):,} rows of {name} is {gap:.3f} below that of all rows, surely more than "
@@ -319,7 +320,7 @@ def _slice_gap(answers: Answers, name: str, inside: np.ndarray, bound: float, ce
     )
     return Verdict(
         f"{name}: near all rows",
-        f"{-gap:+.3f}",
+        f"{0.0 - gap:+.3f}",
         f"{-bound:g}",
         passed,
         "" if passed else reason,

@@ -120,10 +120,12 @@ def explain_gate(
     run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Default: the newest evaluated run.")] = None,
 ) -> None:
     """Say why a run was blocked: by how much, how sure that is, and which rows would have to change."""
-    from pipeline import evaluated
-    from pipeline import explain_gate as explanation
+    with screen.quiet(LIBRARY_LOG):
+        from pipeline import evaluated
+        from pipeline import explain_gate as explanation
 
-    explanation.show(evaluated.read(configs.load(config), run_id), _console())
+        found = evaluated.read(configs.load(config), run_id)
+    explanation.show(found, _console())
 
 
 @app.command()
@@ -134,11 +136,12 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Everything, all changed rows too, as JSON.")] = False,
 ) -> None:
     """Compare two runs on the rows that both were tested on: figures, slices, and the rows whose answer changed."""
-    from pipeline import compare as comparison
-    from pipeline import evaluated
+    with screen.quiet(LIBRARY_LOG):
+        from pipeline import compare as comparison
+        from pipeline import evaluated
 
-    task = configs.load(config)
-    found = comparison.compare(evaluated.read(task, first), evaluated.read(task, second))
+        task = configs.load(config)
+        found = comparison.compare(evaluated.read(task, first), evaluated.read(task, second))
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
     else:
