@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 
+from serving import releases
 from serving.calls import Call
 from serving.errors import RequestError, invalid
 from serving.protos import ConfigProto, SavedModel, SignatureDef
@@ -27,7 +28,7 @@ class Servable:
     Any SavedModel that TF Serving loads: TensorFlow 1 or 2, with TF Text's ops.
 
     Args:
-        path: folder with saved_model.pb, variables/ and assets/.
+        path: folder with saved_model.pb, variables/ and assets/, local or remote (gs://).
         model: the name requests call it by.
         version: its number, the folder's name.
         tags: of the meta graph to load.
@@ -39,7 +40,7 @@ class Servable:
 
     def __init__(
         self,
-        path: Path,
+        path: str | Path,
         model: str,
         version: int,
         *,
@@ -122,11 +123,12 @@ def _array(value: np.ndarray | np.generic | bytes) -> np.ndarray:
     return np.array(value, object) if isinstance(value, bytes) else np.asarray(value)
 
 
-def _signature_defs(path: Path, tags: Sequence[str]) -> dict[str, SignatureDef]:
+def _signature_defs(path: str | Path, tags: Sequence[str]) -> dict[str, SignatureDef]:
     """Signature name -> SignatureDef, of the meta graph with these tags."""
-    file = path / "saved_model.pb"
+    file = f"{path}/{releases.SAVED_MODEL_FILE}"
     try:
-        saved_model = SavedModel.FromString(file.read_bytes())
+        with releases.open_file(file, "rb") as opened:
+            saved_model = SavedModel.FromString(opened.read())
     except OSError as error:
         raise ValueError(f"{file}: cannot be read: {error.strerror}") from error
     except Exception as error:  # protobuf's DecodeError has a different base class in each of its implementations

@@ -53,10 +53,10 @@ def warm_up(servable: Servable, rounds: int = 1) -> None:
         ValueError: the record file cannot be read, or has more than 1,000 records.
     """
     warm: set[str] = set()
-    for recorded in _recorded(servable.path / WARMUP_FILE):
+    for recorded in _recorded(Path(servable.path) / WARMUP_FILE):
         kind = recorded.WhichOneof("log_type")
         if kind not in _METHODS:
-            raise ValueError(f"{servable.path / WARMUP_FILE}: a record of {kind or 'nothing'} cannot be replayed")
+            raise ValueError(f"{Path(servable.path) / WARMUP_FILE}: a record of {kind or 'nothing'} cannot be replayed")
         method, request = _METHODS[kind], getattr(recorded, kind).request
         for _ in range(rounds):
             method.answer(servable, request, servable.run(method.prepare(servable, request)))

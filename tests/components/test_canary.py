@@ -66,7 +66,7 @@ def test_equal_answers_bless_the_model(tmp_path, model):
     report = json.loads((tmp_path / "canary" / "report.json").read_text())
     assert (report["rows"], report["equal"], report["differing"]) == (3, 3, [])
     assert 0 < report["p50_ms"] <= report["p99_ms"]
-    assert "serving version 1" in (tmp_path / "canary" / "server.log").read_text()
+    assert "serving/1" in (tmp_path / "canary" / "server.log").read_text()
 
 
 def test_a_model_slower_than_the_config_allows_is_blocked(tmp_path, model):

@@ -26,16 +26,18 @@ def frozen(model, dtype=tf.float32, classifier=None):
     return logits
 
 
-def optimised_ops(folder):
-    """The ops that a session, such as a server's, runs for the SavedModel."""
+def in_a_session(model, dtype, folder):
+    """The logits that a session answers for the SavedModel, as a server's does, and the ops that it ran."""
+    module = FrozenClassifier(Encoder.of(model), pack(model, dtype), dtype)
+    tf.saved_model.save(module, str(folder), signatures=frozen(model, dtype, module))
     v1 = tf.compat.v1
     with v1.Session(graph=tf.Graph()) as session:
         signature = v1.saved_model.load(session, ["serve"], str(folder)).signature_def["serving_default"]
         feeds = {signature.inputs[name].name: value.numpy() for name, value in INPUTS.items()}
         options, ran = v1.RunOptions(output_partition_graphs=True), v1.RunMetadata()
         (output,) = signature.outputs.values()
-        session.run(output.name, feeds, options=options, run_metadata=ran)
-    return [node.op for graph in ran.partition_graphs for node in graph.node]
+        logits = session.run(output.name, feeds, options=options, run_metadata=ran)
+    return logits, Counter(node.op for graph in ran.partition_graphs for node in graph.node)
 
 
 @pytest.mark.parametrize("approximate", [False, True], ids=["erf", "tanh"])
@@ -44,16 +46,20 @@ def test_logits_are_keras_hubs(approximate):
     np.testing.assert_allclose(frozen(model)(TOKENS, SEGMENTS, LENGTHS), keras_logits(model), atol=1e-5)
 
 
+@pytest.mark.parametrize("approximate", [False, True], ids=["erf", "tanh"])
+def test_a_session_answers_as_keras_hub(approximate, tmp_path):
+    model = tiny_classifier(approximate)  # its embeddings' variance is below 0.001, so a wrong epsilon would show
+    logits, _ = in_a_session(model, tf.float32, tmp_path)
+    np.testing.assert_allclose(logits, keras_logits(model), atol=1e-5)
+
+
 @pytest.mark.skipif(not hardware.describe().bfloat16_flags, reason="oneDNN takes bfloat16 from AVX512 on")
 @pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16], ids=lambda dtype: dtype.name)
 @pytest.mark.parametrize("approximate", [False, True], ids=["erf", "tanh"])
 def test_the_remapper_knows_the_patterns(dtype, approximate, tmp_path):
-    model = tiny_classifier(approximate)
-    module = FrozenClassifier(Encoder.of(model), pack(model, dtype), dtype)
-    tf.saved_model.save(module, str(tmp_path), signatures=frozen(model, dtype, module))
-    kernels = Counter(optimised_ops(tmp_path))
-    assert kernels["_MklLayerNorm"] >= 4  # two a layer
+    _, kernels = in_a_session(tiny_classifier(approximate), dtype, tmp_path)
     assert kernels["Erf"] == kernels["Softmax"] == kernels["MatMul"] == kernels["_MklMatMul"] == 0
+    assert kernels["_MklLayerNorm"] == 0  # it has an epsilon of its own
     assert kernels["Tanh"] <= 1  # the pooler's
 
 
