@@ -1,6 +1,6 @@
 """Load on a server, from a process of its own, for benchmarks/serving.py: prints one JSON line.
 
-Closed: so many clients, each with a connection of its own, one text a request, the next when the last is answered.
+Closed: so many clients, each with a connection of its own, a request when the last one is answered.
 Open: requests at a fixed rate, whatever becomes of them.
 """
 
@@ -21,16 +21,16 @@ import numpy as np
 from serving.protos import PredictionServiceStub, PredictRequest
 
 
-def requests(file: Path, model: str) -> Iterator[PredictRequest]:
-    """A request a text, again and again."""
-    built = []
-    for text in json.loads(file.read_text()):
+def requests(file: Path, model: str, rows: int) -> Iterator[PredictRequest]:
+    """The texts, so many a request, again and again."""
+    texts, built = json.loads(file.read_text()), []
+    for start in range(0, len(texts) - rows + 1, rows):
         request = PredictRequest()
         request.model_spec.name, request.model_spec.signature_name = model, "text"
         tensor = request.inputs["text"]
         tensor.dtype = 7
-        tensor.tensor_shape.dim.add(size=1)
-        tensor.string_val.append(text.encode())
+        tensor.tensor_shape.dim.add(size=rows)
+        tensor.string_val.extend(text.encode() for text in texts[start : start + rows])
         built.append(request)
     return cycle(built)
 
@@ -51,13 +51,13 @@ class Tally:
             status = error.code().name
         self.calls.append((began, time.time() - began, status))
 
-    def figures(self, seconds: float) -> dict:
-        """Counts by status, answers a second, and latency of the answered in milliseconds."""
+    def figures(self, seconds: float, rows: int) -> dict:
+        """Counts by status, texts answered a second, and latency of the answered in milliseconds."""
         answered = [1000 * took for _, took, status in self.calls if status == "OK"] or [float("nan")]
         p50, p99 = np.percentile(answered, [50, 99])
         statuses = Counter(status for *_, status in self.calls)
         return {
-            "per_second": statuses["OK"] / seconds,
+            "per_second": statuses["OK"] * rows / seconds,
             "p50_ms": p50,
             "p99_ms": p99,
             "max_ms": max(answered),
@@ -67,7 +67,7 @@ class Tally:
 
 async def closed(arguments: argparse.Namespace, tally: Tally) -> float:
     """Runs so many clients for so many seconds, or so many requests; returns the seconds it took."""
-    source = requests(arguments.texts, arguments.model)
+    source = requests(arguments.texts, arguments.model, arguments.rows)
     began = time.time()
 
     async def client() -> None:
@@ -83,7 +83,7 @@ async def closed(arguments: argparse.Namespace, tally: Tally) -> float:
 
 async def opened(arguments: argparse.Namespace, tally: Tally) -> float:
     """Sends at a rate for so many seconds; returns the seconds until the last was answered."""
-    source = requests(arguments.texts, arguments.model)
+    source = requests(arguments.texts, arguments.model, arguments.rows)
     began = time.time()
     async with grpc.aio.insecure_channel(arguments.address) as channel:
         stub = PredictionServiceStub(channel)
@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("texts", type=Path)
     parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=1, help="texts a request")
     parser.add_argument("--rate", type=float, help="requests a second, instead of clients")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--requests", type=float, default=float("inf"))
@@ -112,7 +113,7 @@ def main() -> None:
     seconds = asyncio.run((opened if arguments.rate else closed)(arguments, tally))
     if arguments.calls:
         arguments.calls.write_text(json.dumps(tally.calls))
-    print(json.dumps(tally.figures(seconds)))
+    print(json.dumps(tally.figures(seconds, arguments.rows)))
 
 
 if __name__ == "__main__":
