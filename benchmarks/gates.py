@@ -2,8 +2,8 @@
 
 Draws test sets of two models whose true accuracies are known, and counts how often the config's default gates block.
 Each row has a difficulty that both models share, so that they are wrong on the same rows for the most part, as two
-fits of one recipe are; `disagreement` says on how many rows just one of them is right. Exits with 1 where a bar does not
-hold.
+fits of one recipe are; `disagreement` says on how many rows just one of them is right. Exits with 1 where a bar does
+not hold.
 """
 
 from __future__ import annotations
