@@ -6,6 +6,7 @@ from tfx.types.artifact import Artifact
 METRICS_FILE = "metrics.json"  # the model's figures, see evaluator.summarise
 PREDICTIONS_FILE = "predictions-test.parquet"  # the model's answers, a row a test row
 BASELINE_FILE = "answers-test.parquet"  # in BaselineAnswers: the baseline's answers to the same rows
+REVIEW_FILE = "review.html"  # in ReviewPage
 
 
 class Quarantine(Artifact):
@@ -24,3 +25,9 @@ class BaselineAnswers(Artifact):
     """What TF-IDF with logistic regression answers to the test rows: BASELINE_FILE."""
 
     TYPE_NAME = "BertlineBaselineAnswers"
+
+
+class ReviewPage(Artifact):
+    """What a person reads to judge a run: REVIEW_FILE, whole in itself."""
+
+    TYPE_NAME = "BertlineReviewPage"

@@ -114,6 +114,24 @@ def runs(config: ConfigArgument, as_json: Annotated[bool, typer.Option("--json")
     _console().print(table)
 
 
+@app.command()
+def review(
+    config: ConfigArgument,
+    run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Default: the newest run with a page.")] = None,
+    open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser.")] = True,
+) -> None:
+    """Print where a run's review page is, and open it: figures, slices, errors, verdicts, without a server."""
+    import webbrowser
+
+    from pipeline import local_runner
+    from pipeline import review as reviews
+
+    page = reviews.find(configs.load(config), run_id)
+    print(local_runner.display(page))
+    if open_it and not webbrowser.open(page.as_uri()):
+        raise LineError("no browser was found here; open the file in one, or call with --no-open.")
+
+
 @app.command("explain-gate")
 def explain_gate(
     config: ConfigArgument,

@@ -11,6 +11,7 @@ from ml_metadata.metadata_store import metadata_store
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 METADATA_FILE = "metadata.sqlite"
+HISTORY_RUNS = 30  # on the review page: more would not be told apart on a phone
 _DONE = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
 
 
@@ -157,3 +158,40 @@ def record(store: Store, run_id: str) -> RunRecord:
         parent=baseline.text("version") if baseline else "",
         reason=reason,
     )
+
+
+def past_figures(store: Store, inputs: str) -> list[dict[str, Any]]:
+    """Figures of the last HISTORY_RUNS evaluations of other inputs than `inputs`, the oldest first.
+
+    Runs of the same inputs are left out as they have the same figures; so a run that is repeated finds the same
+    history, and its review in the cache.
+
+    Args:
+      store: the task's.
+      inputs: hash of this run's config, data and code, as the push stage's `release` has it.
+
+    Returns:
+      Each `run`, `outcome`, `version`, `rows`, `accuracy`, `macro_f1` and `intervals`.
+    """
+    from components.artifacts import METRICS_FILE  # brings TFX, ten seconds that a list of runs does without
+
+    found: dict[str, dict[str, Any]] = {}
+    for run_id in store.run_ids():
+        stages = {stage.name: stage for stage in store.stages(run_id)}
+        evaluator, pusher = stages.get("Evaluator"), stages.get("Pusher")
+        if not (evaluator and evaluator.outputs and pusher and pusher.outputs):
+            continue
+        (evaluation,) = evaluator.outputs["evaluation"]
+        metrics_file = Path(evaluation.uri) / METRICS_FILE
+        if json.loads(pusher.parameters["release"])["inputs"] == inputs or not metrics_file.exists():
+            continue
+        metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
+        version = pusher.text("pushed_version")
+        # A repeated run stands where its evaluation first stood, with what became of it last.
+        found[evaluation.uri] = {
+            "run": found.get(evaluation.uri, {}).get("run", run_id),
+            "outcome": "pushed" if version else "blocked",
+            "version": version,
+            **{name: metrics[name] for name in ("rows", "accuracy", "macro_f1", "intervals")},
+        }
+    return list(found.values())[-HISTORY_RUNS:]

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ import filelock
 
 from components import sources
 from components.errors import LineError
-from pipeline import screen
+from pipeline import review, screen
 from pipeline.config import Config
 
 if TYPE_CHECKING:
@@ -42,8 +43,10 @@ STAGES = (
     ("evaluate", ("LastBlessed", "Evaluator")),
     ("canary", ("Canary",)),
     ("push", ("Pusher",)),
+    ("review", ("Review",)),
 )
 LIBRARIES = ("bertline", "tensorflow", "tensorflow-text", "keras", "keras-hub", "tfx", "apache-beam")
+CODE_SUFFIXES = {".py", ".j2", ".css", ".js"}  # the last three are the review page's
 BEAM_ARGS = (
     # Beam's default local runner fetches a binary at run time. This is the one in memory, which needs nothing; named by
     # its class, it is spared the look whether the default would do, which costs TFMA's graph two seconds.
@@ -68,12 +71,14 @@ class RunResult:
       version: the version that the push stage serves, "" where a gate or the canary blocked it.
       cached: whether every stage's result was found in the metadata store.
       blocked: what blocked the push, in words; "" if nothing did.
+      review: the review page.
     """
 
     run_id: str
     version: str
     cached: bool
     blocked: str
+    review: Path
 
 
 def run(config: Config, config_name: str) -> RunResult:
@@ -106,6 +111,7 @@ def run(config: Config, config_name: str) -> RunResult:
         total = time.monotonic() - started
         note = ", every stage cached" if result.cached else ""
         console.print(screen.line("total", f"log {display(log_file)}{note}", total, style="dim"))
+        console.print(screen.line("review", display(result.review)))
     return result
 
 
@@ -200,13 +206,15 @@ def code_fingerprint() -> str:
     digest = hashlib.sha256()
     top = Path(__file__).resolve().parent.parent
     for folder in ("components", "models", "serving"):
-        for path in sorted((top / folder).glob("*.py")):
-            digest.update(path.name.encode() + path.read_bytes())
+        for path in sorted((top / folder).rglob("*")):
+            if path.suffix in CODE_SUFFIXES:
+                digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def gather_facts(config: Config, store: Store, data_fingerprint: str) -> RunFacts:
     """Looks at data, code, serving folder and past pushes: everything that keys the cache beside the config."""
+    from pipeline import lineage
     from pipeline.pipeline import RunFacts
     from serving import releases
 
@@ -235,6 +243,7 @@ def gather_facts(config: Config, store: Store, data_fingerprint: str) -> RunFact
         release=json.dumps(release, sort_keys=True),
         vanished=len(vanished),
         withdrawn=", ".join(map(str, withdrawn)),
+        history=json.dumps(lineage.past_figures(store, inputs)),
         code=code,
     )
 
@@ -261,6 +270,7 @@ class _Launcher:
         from pipeline import lineage, pipeline
 
         self.run_id = run_id
+        self.config = config
         root = config.root_folder
         self.store = lineage.Store(root)
         facts = gather_facts(config, self.store, sources.fingerprint(files))
@@ -309,6 +319,8 @@ class _Launcher:
         log.info("stage %s took %.1f s", node.node_info.id, time.monotonic() - began)
 
     def _show(self, console: Console, name: str, stages: list[Stage], seconds: float) -> None:
+        if name == "review":
+            return  # where the page is stands at the end, where a person looks for it
         cached = " (cached)" if all(stage.state == "cached" for stage in stages) else ""
         summary = next((stage.summary for stage in reversed(stages) if stage.summary), "")
         console.print(screen.line(name, summary.replace(f"{Path.cwd()}/", "") + cached, seconds))
@@ -321,4 +333,15 @@ class _Launcher:
         reasons = [verdict["reason"] for verdict in verdicts if not verdict["passed"]]
         refused = stages["Pusher"].text("refused")
         blocked = "" if version else refused or "; ".join(reasons) or stages["Canary"].summary
-        return RunResult(self.run_id, version, all(stage.state == "cached" for stage in stages.values()), blocked)
+        cached = all(stage.state == "cached" for stage in stages.values())
+        return RunResult(self.run_id, version, cached, blocked, self._review(stages["Review"]))
+
+    def _review(self, stage: Stage) -> Path:
+        """Puts the page where a person finds it by the run's name; returns its path."""
+        from components.artifacts import REVIEW_FILE
+
+        (artifact,) = stage.outputs["review"]
+        target = review.page_file(self.config, self.run_id)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(Path(artifact.uri) / REVIEW_FILE, target)
+        return target

@@ -17,6 +17,7 @@ from components.evaluator import Evaluator
 from components.example_gen import ExampleGen
 from components.last_blessed import LastBlessed
 from components.pusher import Pusher
+from components.review import Review
 from components.trainer import Trainer
 from components.transform import transform
 from components.validation import DataGate, schema_gen, statistics_gen
@@ -33,6 +34,7 @@ class RunFacts:
       release: JSON for release.json: fingerprints, git commit, library versions, parent.
       vanished: how many pushed versions on record are gone from the serving folder; a new loss pushes again.
       withdrawn: the versions that were rolled back, with commas between them; a rollback asks the push stage again.
+      history: JSON list of the figures of runs with other inputs, for the review page (see lineage.past_figures).
       code: hash of the stages' code; a new version of bertline does not reuse an older one's results.
     """
 
@@ -41,6 +43,7 @@ class RunFacts:
     release: str
     vanished: int
     withdrawn: str
+    history: str
     code: str
 
 
@@ -117,6 +120,18 @@ def create_pipeline(
         keep_versions=config.serve.keep_versions,
         warmup_rows=config.serve.warmup_rows,
     )
+    review = Review(
+        evaluation=evaluator.outputs["evaluation"],
+        blessing=evaluator.outputs["blessing"],
+        canary=canary.outputs["canary"],
+        pushed_model=pusher.outputs["pushed_model"],
+        model_run=trainer.outputs["model_run"],
+        quarantine=ingest.outputs["quarantine"],
+        data_report=data_gate.outputs["report"],
+        anomalies=anomalies.outputs["anomalies"],
+        release=facts.release,
+        history=facts.history,
+    )
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=pipeline_root,
@@ -133,6 +148,7 @@ def create_pipeline(
             evaluator,
             canary,
             pusher,
+            review,
         ],
         enable_cache=True,
         metadata_connection_config=sqlite_metadata_connection_config(str(metadata)),

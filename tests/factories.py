@@ -249,3 +249,123 @@ def transformed(folder, model, examples, schema, pair=False):
         properties,
     )
     return graph, rows
+
+
+# === The review page ===
+
+
+def review_evidence(classes, rows, seed=0, texts=None, **changes):
+    """What a run of `rows` test rows would have left: half of the answers right or more, the rest at random.
+
+    Its metrics are scikit-learn's, in the shape of the Evaluator's metrics.json.
+    """
+    import numpy as np
+    from sklearn import metrics as sklearn_metrics
+
+    from components import estimates
+    from components.review_page import figures, page
+
+    chance = np.random.default_rng(seed)
+    truth = np.arange(rows) % len(classes)
+    probabilities = chance.dirichlet(np.full(len(classes), 0.5), rows)
+    probabilities[np.arange(rows), truth] += chance.uniform(0, 1, rows)
+    probabilities = (probabilities / probabilities.sum(-1, keepdims=True)).astype(np.float32)
+    predicted = probabilities.argmax(-1)
+    texts = texts or [f"text {row}" for row in range(rows)]
+    columns = {"text": texts, "text_pair": [""] * rows, "row_id": [str(row) for row in range(rows)]}
+    scored = figures.ScoredRows(list(classes), truth, predicted, probabilities, columns)
+
+    def counted(members):
+        true, given = truth[members], predicted[members]
+        scores = sklearn_metrics.precision_recall_fscore_support(
+            true, given, labels=range(len(classes)), zero_division=0
+        )
+        each = zip(*scores[:3], strict=True)
+        return {
+            "accuracy": sklearn_metrics.accuracy_score(true, given),
+            "macro_f1": sklearn_metrics.f1_score(true, given, average="macro", zero_division=0),
+            "rows": float(len(true)),
+            "per_class": {
+                name: dict(zip(("precision", "recall", "f1"), map(float, values), strict=True))
+                for name, values in zip(classes, each, strict=True)
+            },
+        }
+
+    confusion = sklearn_metrics.confusion_matrix(truth, predicted, labels=range(len(classes)))
+    error, interval = estimates.calibration_error(probabilities.max(-1), predicted == truth)
+    shops = np.arange(rows) % 5 < 2
+    metrics = {
+        **counted(np.full(rows, True)),
+        "weighted_f1": sklearn_metrics.f1_score(truth, predicted, average="weighted"),
+        "loss": sklearn_metrics.log_loss(truth, probabilities.astype(float), labels=range(len(classes))),
+        "calibration_error": error,
+        "intervals": {**estimates.intervals(confusion), "calibration_error": interval},
+        "majority_share": float(confusion.sum(-1).max() / rows),
+        "classes": list(classes),
+        "confusion": confusion.tolist(),
+        "slices": {"shop=north": counted(shops), "shop=south": counted(~shops)},
+    }
+    labels = {name: {"rows": 10, "share": 1 / len(classes)} for name in classes}
+    split = {"rows": 10 * len(classes), "labels": labels, "histogram": [{"from": 0, "rows": 9}, {"from": 8, "rows": 3}]}
+    epoch = {"epoch": 1, "train_loss": 0.8, "validation_loss": 0.6, "validation_accuracy": 0.7}
+    facts = {"git_commit": None, "config_hash": "c", "data_hash": "d", "code_hash": "e", "libraries": {"tfx": "1.21.0"}}
+    left = {
+        "metrics": metrics,
+        "scored": scored,
+        "verdicts": [verdict("accuracy >= 0.4", f"{metrics['accuracy']:.3f}")],
+        "training": {
+            "epochs": [epoch, {**epoch, "epoch": 2}], "best_epoch": 2, "step": 20, "examples_per_second": 90.0,
+            "precision": "float32", "wall_seconds": 90.0, "resumed_at": [],
+        },
+        "ingest": {"rows": 99, "distinct": 90, "duplicates": 4, "not_sampled": 0, "quarantined": {"no text": 5}},
+        "texts": {
+            "max_length": 8, "truncated": 0.01, "out_of_vocabulary": 0.0,
+            "splits": {"train": split, "validation": split, "test": split},
+        },
+        "anomalies": [],
+        "canary": {"blessed": 1, "summary": "20 of 20 answers equal"},
+        "push": {"version": "1795295123", "summary": "serving/1795295123"},
+        "release": {"name": "reviews", "parent": None, **facts},
+        "history": [],
+    }  # fmt: skip
+    return page.Evidence(**{**left, **changes})
+
+
+def verdict(gate, value, passed=True, reason=""):
+    """A gate's verdict as the blessing holds it."""
+    from components import gates
+
+    return gates.Verdict(gate, value, "0.4", passed, reason, interval=(0.4, 0.6)).as_dict()
+
+
+def page_tables(html):
+    """The tables of a page by their id: for each row of the body, the cells' figures, or their texts without one."""
+    from html.parser import HTMLParser
+
+    tables = {}
+
+    class Reader(HTMLParser):
+        rows = cell = None
+
+        def handle_starttag(self, tag, attributes):
+            attributes = dict(attributes)
+            if tag == "table":
+                self.rows = tables.setdefault(attributes.get("id"), [])
+            elif tag == "tr" and self.rows is not None:
+                self.rows.append([])
+            elif tag in ("td", "th") and self.rows is not None:
+                self.figure, self.cell = attributes.get("data-value"), ""
+
+        def handle_data(self, data):
+            if self.cell is not None:
+                self.cell += data
+
+        def handle_endtag(self, tag):
+            if tag in ("td", "th") and self.cell is not None:
+                self.rows[-1].append(float(self.figure) if self.figure else self.cell.strip())
+                self.cell = None
+            elif tag == "thead" and self.rows is not None:
+                self.rows.clear()
+
+    Reader().feed(html)
+    return tables

@@ -8,6 +8,10 @@ import subprocess
 import time
 
 import factories
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from sklearn import metrics
 
 
 def test_a_first_run_ends_with_a_pushed_version(line):
@@ -17,6 +21,7 @@ def test_a_first_run_ends_with_a_pushed_version(line):
         assert f"\n  {stage} " in shown
     assert "900 rows of 900" in shown
     assert "20 of 20 answers equal" in shown
+    assert shown.splitlines()[-1].strip().startswith("review ")
     assert "WARNING" not in shown + line.first.stderr
     assert len(line.versions()) == 1
 
@@ -27,6 +32,31 @@ def test_the_release_says_where_the_model_comes_from(line):
     assert release["parent"] is None
     assert release["libraries"]["tfx"] == "1.21.0"
     assert {"config_hash", "data_hash", "inputs", "git_commit"} <= set(release)
+
+
+def test_the_review_page_shows_scikit_learns_figures_of_the_predictions(line):
+    printed = line.bertline("review", line.config, "--no-open").stdout.strip()
+    tables = factories.page_tables((line.folder / printed).read_text(encoding="utf-8"))
+    (predictions,) = line.folder.glob("runs/artifacts/Evaluator/evaluation/*/predictions-test.parquet")
+    rows = pq.read_table(predictions).to_pydict()
+    shown = {row[0]: row[1] for row in tables["headline-table"]}
+    for name, average in (("Macro F1", "macro"), ("Weighted F1", "weighted")):
+        expected = metrics.f1_score(rows["label"], rows["predicted"], average=average)
+        assert shown[name] == pytest.approx(expected, abs=1e-6)
+    assert shown["Accuracy"] == pytest.approx(metrics.accuracy_score(rows["label"], rows["predicted"]), abs=1e-6)
+    probabilities = np.array(rows["probabilities"])
+    probabilities /= probabilities.sum(-1, keepdims=True)
+    assert shown["Log loss"] == pytest.approx(metrics.log_loss(rows["label"], probabilities), abs=1e-5)
+    for name, count, _, precision, _, recall, _, f1, *_ in tables["class-table"]:
+        true, given = (np.array(rows[column]) == name for column in ("label", "predicted"))
+        assert count == true.sum()
+        expected = [score(true, given) for score in (metrics.precision_score, metrics.recall_score, metrics.f1_score)]
+        assert [precision, recall, f1] == pytest.approx(expected, abs=1e-6)
+    for name, count, accuracy, *_ in tables["slice-table"]:
+        if name.startswith("shop="):
+            members = np.array(rows["shop"]) == name.removeprefix("shop=")
+            right = (np.array(rows["label"]) == np.array(rows["predicted"]))[members]
+            assert (count, accuracy) == (members.sum(), pytest.approx(right.mean(), abs=1e-6))
 
 
 def test_predict_answers_over_grpc_from_arguments_and_stdin(line):
@@ -92,6 +122,9 @@ def test_a_model_of_shuffled_labels_is_blocked_and_the_served_version_stays(line
     assert f"against version {before[-1]}" in " ".join(blocked.stdout.split())
     assert line.versions() == before
     assert line.runs()[-1]["outcome"] == "blocked"
+    page = (line.folder / line.bertline("review", line.config, "--no-open").stdout.strip()).read_text(encoding="utf-8")
+    assert "gates blocked it" in page
+    assert [row[2] for row in factories.page_tables(page)["run-table"]] == ["pushed", "pushed", "blocked"]
     explained = line.bertline("explain-gate", line.config)
     assert explained.returncode == 0, explained.stderr
     assert f"not worse than {before[-1]}" in explained.stdout

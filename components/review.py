@@ -1,0 +1,94 @@
+"""Review: one self-contained HTML page a run, from the files that the other stages left; the model is not run again."""
+
+import datetime
+import json
+from typing import Any
+
+from tensorflow_metadata.proto.v0 import anomalies_pb2
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils, standard_artifacts
+
+from components.artifacts import METRICS_FILE, PREDICTIONS_FILE, REVIEW_FILE, DataReport, Quarantine, ReviewPage
+from components.canary import REPORT_FILE as CANARY_FILE
+from components.example_gen import REPORT_FILE as INGEST_FILE
+from components.review_page import figures, page
+from components.trainer import HISTORY_FILE
+from components.validation import ANOMALIES_FILE, STATISTICS_FILE
+
+
+@component
+def Review(
+    evaluation: InputArtifact[standard_artifacts.ModelEvaluation],
+    blessing: InputArtifact[standard_artifacts.ModelBlessing],
+    canary: InputArtifact[standard_artifacts.InfraBlessing],
+    pushed_model: InputArtifact[standard_artifacts.PushedModel],
+    model_run: InputArtifact[standard_artifacts.ModelRun],
+    quarantine: InputArtifact[Quarantine],
+    data_report: InputArtifact[DataReport],
+    anomalies: InputArtifact[standard_artifacts.ExampleAnomalies],
+    review: OutputArtifact[ReviewPage],
+    release: Parameter[str],
+    history: Parameter[str],
+) -> None:
+    """Writes the review page, whether or not the gates let the model through.
+
+    Args:
+        evaluation: metrics.json and predictions-test.parquet.
+        blessing: the gates' verdicts.
+        canary: its verdict and figures.
+        pushed_model: the pushed version, or why there is none.
+        model_run: the training's history.
+        quarantine: ingestion's counts.
+        data_report: statistics of the texts.
+        anomalies: ExampleValidator's.
+        review: review.html.
+        release: JSON of the run's facts, as the Pusher gets them.
+        history: earlier runs as a JSON list, the oldest first (see page.Evidence).
+    """
+    metrics = _read(f"{evaluation.uri}/{METRICS_FILE}")
+    evidence = page.Evidence(
+        metrics=metrics,
+        scored=figures.read_rows(f"{evaluation.uri}/{PREDICTIONS_FILE}", metrics["classes"]),
+        verdicts=json.loads(blessing.get_string_custom_property("verdicts")),
+        training=_read(f"{model_run.uri}/{HISTORY_FILE}"),
+        ingest=_read(f"{quarantine.uri}/{INGEST_FILE}"),
+        texts=_read(f"{data_report.uri}/{STATISTICS_FILE}"),
+        anomalies=read_anomalies(anomalies),
+        canary={
+            **(_read(report) if fileio.exists(report := f"{canary.uri}/{CANARY_FILE}") else {}),
+            "blessed": canary.get_int_custom_property("blessed"),
+            "summary": canary.get_string_custom_property("summary"),
+        },
+        push={
+            "version": pushed_model.get_string_custom_property("pushed_version"),
+            "summary": pushed_model.get_string_custom_property("summary"),
+        },
+        release=json.loads(release),
+        history=json.loads(history),
+    )
+    made_at = datetime.datetime.now(datetime.UTC).isoformat(sep=" ", timespec="minutes")
+    with fileio.open(f"{review.uri}/{REVIEW_FILE}", "w") as file:
+        file.write(page.render(evidence, made_at))
+    review.set_string_custom_property("summary", f"{len(evidence.verdicts)} verdicts, {metrics['rows']:,} test rows")
+
+
+def read_anomalies(anomalies: standard_artifacts.ExampleAnomalies) -> list[dict[str, str]]:
+    """TFDV's anomalies of all splits, each `split`, `column`, `severity` and `description`."""
+    found = []
+    for split in artifact_utils.decode_split_names(anomalies.split_names):
+        message = anomalies_pb2.Anomalies()
+        with fileio.open(f"{anomalies.uri}/Split-{split}/{ANOMALIES_FILE}", "rb") as stream:
+            message.ParseFromString(stream.read())
+        for name, info in [*sorted(message.anomaly_info.items()), ("the whole split", message.dataset_anomaly_info)]:
+            if info.short_description or info.description:
+                severity = anomalies_pb2.AnomalyInfo.Severity.Name(info.severity).lower()
+                said = f"{info.short_description}: {info.description}"
+                found.append({"split": split, "column": name, "severity": severity, "description": said})
+    return found
+
+
+def _read(path: str) -> Any:
+    with fileio.open(path, "r") as file:
+        return json.loads(file.read())

@@ -1,0 +1,238 @@
+import re
+
+import factories
+import numpy as np
+import pytest
+from sklearn import calibration, metrics
+from tfx.types import standard_artifacts
+
+from components import review
+from components.review_page import figures, page
+
+MOODS = ["negative", "neutral", "positive"]
+INTENTS = [f"intent {number}" for number in range(77)]
+HOSTILE = """<script>document.title = "taken"</script><img src=x onerror="document.title='taken'"> & "quoted\""""
+
+
+@pytest.fixture(scope="module")
+def evidence():
+    return factories.review_evidence(MOODS, 300)
+
+
+@pytest.fixture(scope="module")
+def html(evidence):
+    return page.render(evidence, "today")
+
+
+@pytest.fixture(scope="module")
+def tables(html):
+    return factories.page_tables(html)
+
+
+def by_name(rows):
+    return {row[0]: row[1:] for row in rows}
+
+
+# === Figures are scikit-learn's, of the same predictions ===
+
+
+def test_overall_figures(evidence, tables):
+    scored, shown = evidence.scored, by_name(tables["headline-table"])
+    one_vs_rest = metrics.roc_auc_score(scored.truth, scored.probabilities, multi_class="ovr")
+    assert shown["Accuracy"][0] == pytest.approx(metrics.accuracy_score(scored.truth, scored.predicted), abs=1e-6)
+    expected = metrics.f1_score(scored.truth, scored.predicted, average="macro")
+    assert shown["Macro F1"][0] == pytest.approx(expected, abs=1e-6)
+    assert shown["Macro AUC, each class against the rest"][0] == pytest.approx(one_vs_rest, abs=1e-6)
+
+
+def test_figures_of_each_class(evidence, tables):
+    scored, shown = evidence.scored, by_name(tables["class-table"])
+    assert [row[7] for row in tables["class-table"]] == sorted(row[7] for row in tables["class-table"])
+    for position, name in enumerate(MOODS):
+        true, given = scored.truth == position, scored.predicted == position
+        rows, answers, precision, _, recall, _, f1, average_precision, auc = shown[name]
+        assert (rows, answers) == (100, given.sum())
+        assert precision == pytest.approx(metrics.precision_score(true, given), abs=1e-6)
+        assert recall == pytest.approx(metrics.recall_score(true, given), abs=1e-6)
+        assert f1 == pytest.approx(metrics.f1_score(true, given), abs=1e-6)
+        scores = scored.probabilities[:, position]
+        assert average_precision == pytest.approx(metrics.average_precision_score(true, scores), abs=1e-6)
+        assert auc == pytest.approx(metrics.roc_auc_score(true, scores), abs=1e-6)
+
+
+def test_the_areas_under_the_drawn_curves_are_those_of_the_table(evidence):
+    scored = evidence.scored
+    for each in figures.per_class(scored, evidence.metrics):
+        points = figures.roc(scored, each.name)
+        area = metrics.auc([p["false_positive_rate"] for p in points], [p["true_positive_rate"] for p in points])
+        assert area == pytest.approx(each.auc, abs=1e-6)
+        points = figures.precision_recall(scored, each.name)
+        steps = -np.diff([p["recall"] for p in points]) * [p["precision"] for p in points[:-1]]
+        # Points on a level of recall are left out of the drawing: as wide as a step is high, so the area may differ.
+        assert steps.sum() == pytest.approx(each.average_precision, abs=0.01)
+
+
+def test_the_confusion_matrix_and_its_largest_cells(evidence, tables):
+    expected = metrics.confusion_matrix(evidence.scored.truth, evidence.scored.predicted)
+    assert [row[1:] for row in tables["matrix"]] == expected.tolist()
+    confusions = [(MOODS.index(row[0]), MOODS.index(row[1]), row[2]) for row in tables["confusion-table"]]
+    assert all(expected[true, answered] == rows for true, answered, rows in confusions)
+    assert confusions[0][2] == (expected - np.diag(np.diag(expected))).max()
+
+
+def test_reliability_is_scikit_learns_calibration_curve(evidence, tables):
+    scored = evidence.scored
+    right, mean = calibration.calibration_curve(scored.correct, scored.confidence, n_bins=15)
+    shown = np.array([row[1:] for row in tables["calibration-table"]])
+    np.testing.assert_allclose(shown[:, 2], right, atol=1e-6)
+    np.testing.assert_allclose(shown[:, 1], mean, atol=1e-6)
+    error = (shown[:, 0] * np.abs(shown[:, 1] - shown[:, 2])).sum() / 300
+    assert by_name(tables["headline-table"])["Expected calibration error"][0] == pytest.approx(error, abs=1e-6)
+
+
+def test_thresholds(evidence, tables):
+    scored = evidence.scored
+    threshold, rows, coverage, accuracy, errors = tables["threshold-table"][60]
+    kept = scored.confidence >= 0.6
+    assert (threshold, rows, coverage) == (0.6, kept.sum(), pytest.approx(kept.mean()))
+    assert accuracy == pytest.approx(metrics.accuracy_score(scored.truth[kept], scored.predicted[kept]), abs=1e-6)
+    assert errors == pytest.approx(rows * (1 - accuracy))
+    assert tables["threshold-table"][0][1:3] == [300, 1]
+
+
+def test_a_slice_whose_interval_lies_below_the_whole_is_worse():
+    def figure(accuracy, rows):
+        return {"accuracy": accuracy, "rows": rows, "macro_f1": accuracy, "per_class": {}}
+
+    found = figures.slices({"accuracy": 0.8, "slices": {"a": figure(0.79, 100.0), "b": figure(0.6, 100.0)}})
+    assert [(each["name"], each["verdict"]) for each in found] == [("b", "worse"), ("a", "")]
+    low, high = found[0]["interval"]
+    # Wilson's interval of 60 in 100, as published tables have it
+    assert (low, high) == (pytest.approx(0.502, abs=1e-3), pytest.approx(0.691, abs=1e-3))
+
+
+def test_the_surest_errors_come_first(evidence, tables):
+    confidences = [row[3] for row in tables["wrong-table"]]
+    wrong = evidence.scored.confidence[~evidence.scored.correct]
+    np.testing.assert_allclose(confidences, np.sort(wrong)[::-1][:25])
+
+
+# === Verdicts ===
+
+
+def test_a_pushed_and_a_blocked_model_in_words(evidence, html):
+    assert "Pushed as version 1795295123" in html
+    reason = "accuracy 0.300 is below the config's floor of 0.4"
+    verdicts = [factories.verdict("accuracy >= 0.4", "0.300", passed=False, reason=reason)]
+    push = {"version": "", "summary": "not pushed: gates blocked"}
+    blocked = page.render(factories.review_evidence(MOODS, 60, verdicts=verdicts, push=push), "today")
+    assert "Not pushed: 1 of 1 gates blocked it" in blocked
+    assert "blocked: accuracy 0.300 is below the config&#39;s floor of 0.4" in blocked
+
+
+def test_a_canary_that_refused_is_quoted():
+    push = {"version": "", "summary": "not pushed: canary failed"}
+    canary = {"blessed": 0, "summary": "19 of 20 answers equal"}
+    refused = page.render(factories.review_evidence(MOODS, 60, canary=canary, push=push), "today")
+    assert "Not pushed: canary failed" in refused
+    assert "19 of 20 answers equal" in refused
+
+
+def test_other_models_on_the_same_rows_and_past_runs_are_shown(evidence):
+    def other(accuracy):
+        differences = {"accuracy": {"value": 0.1, "low": 0.05, "high": 0.15}}
+        found = {"accuracy": accuracy, "macro_f1": 0.5, "certainty": 0.95, "differences": differences}
+        return {**found, "rows_won": 7, "rows_lost": 3, "mcnemar_p": 0.34}
+
+    compared = {"tfidf": other(0.5), "baseline": {"version": "17", "comparison": other(0.6)}}
+    past = {"run": "2026-11-20T10:00:00", "outcome": "blocked", "version": ""}
+    past |= {key: evidence.metrics[key] for key in ("rows", "accuracy", "macro_f1", "intervals")}
+    changes = {"metrics": {**evidence.metrics, **compared}, "history": [past]}
+    tables = factories.page_tables(page.render(factories.review_evidence(MOODS, 300, **changes), "today"))
+    assert tables["comparison-table"] == [
+        ["last blessed, version 17", "accuracy", 0.6, 0.1, "+0.050 to +0.150"],
+        ["TF-IDF with logistic regression", "accuracy", 0.5, 0.1, "+0.050 to +0.150"],
+    ]
+    assert [row[1:4] for row in tables["run-table"]] == [
+        ["2026-11-20T10:00:00", "blocked", ""],
+        ["this run", "pushed", "1795295123"],
+    ]
+
+
+# === The page itself ===
+
+
+@pytest.mark.parametrize("classes", [["no", "yes"], INTENTS], ids=["2", "77"])
+def test_two_and_seventy_seven_classes(classes):
+    html = page.render(factories.review_evidence(classes, 20 * len(classes)), "today")
+    tables = factories.page_tables(html)
+    assert len(tables["class-table"]) == len(classes)
+    assert ('class="matrix"' in html) == (len(classes) == 2)
+    assert html.count("<title>ROC curve of ") == min(len(classes), page.CURVE_CLASSES)
+    worst = tables["class-table"][0][0]
+    assert f"<title>ROC curve of {worst}</title>" in html
+
+
+def test_a_class_without_test_rows_has_no_curve_and_no_ratio():
+    evidence = factories.review_evidence(MOODS, 60)
+    evidence.metrics["per_class"]["silent"] = {"precision": None, "recall": None, "f1": None}
+    scored = figures.ScoredRows(
+        [*MOODS, "silent"],
+        evidence.scored.truth,
+        evidence.scored.predicted,
+        np.pad(evidence.scored.probabilities, ((0, 0), (0, 1))),
+        evidence.scored.rows,
+    )
+    last = figures.per_class(scored, evidence.metrics)[-1]
+    assert (last.name, last.rows, last.recall, last.recall_interval, last.auc) == ("silent", 0, None, None, None)
+
+
+def test_hostile_texts_and_labels_stay_texts():
+    texts = [HOSTILE] * 60
+    labels = ["<b>bold</b>", "</script><script>alert(1)", HOSTILE]
+    html = page.render(factories.review_evidence(labels, 60, texts=texts), "today")
+    assert html.count("<script") == 1
+    assert "<img" not in html
+    assert "<b>" not in html
+    assert factories.page_tables(html)["wrong-table"][0][0] == HOSTILE
+
+
+def test_nothing_is_fetched(html):
+    assert not re.findall(r"https?:|//[a-z]|@import|url\(", html)
+    assert not re.findall(r"<(link|img|iframe|object|embed|base|form)\b", html)
+    assert not re.findall(r"<script [^>]*src|[\s]on[a-z]+=|[\s]style=", html)
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)
+    assert policy.startswith("default-src &#39;none&#39;;")
+    assert "unsafe" not in policy
+
+
+def test_every_header_has_a_scope_and_every_table_a_caption(html):
+    assert html.count("<table") == html.count("<caption>")
+    assert not re.findall(r"<th(?![^>]*scope=)[ >]", html)
+    assert html.count("<svg") == html.count('role="img"') == html.count("<desc>")
+    ids = re.findall(r' id="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="#|aria-labelledby="|for=")([^"]+)"', html)) <= set(ids)
+
+
+def test_anomalies_are_read_split_by_split(tmp_path):
+    from tensorflow_metadata.proto.v0 import anomalies_pb2
+
+    artifact = standard_artifacts.ExampleAnomalies()
+    artifact.uri, artifact.split_names = str(tmp_path), '["train", "test"]'
+    for split in ("train", "test"):
+        message = anomalies_pb2.Anomalies()
+        if split == "test":
+            message.anomaly_info["label"].severity = anomalies_pb2.AnomalyInfo.ERROR
+            message.anomaly_info["label"].short_description = "Unexpected string values"
+            message.anomaly_info["label"].description = "maybe (0.5%)"
+        (tmp_path / f"Split-{split}").mkdir()
+        (tmp_path / f"Split-{split}" / "SchemaDiff.pb").write_bytes(message.SerializeToString())
+    assert review.read_anomalies(artifact) == [
+        {
+            "split": "test",
+            "column": "label",
+            "severity": "error",
+            "description": "Unexpected string values: maybe (0.5%)",
+        }
+    ]
