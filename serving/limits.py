@@ -37,9 +37,9 @@ class Limits:
     # Just over the 1,000 rows that TF Serving's own batches hold by default. BERT-base's attention over this many texts
     # takes 0.2 GiB at 64 tokens but 12 GiB at 512: lower it for long texts.
     max_batch_rows: int = 1024
-    # 512 tokens, all that BERT reads, are some 4 KiB of English or 12 KiB of Chinese; tokenising the rest is wasted.
-    # What is left is room for serialized tf.Examples with other columns. A model of images needs more.
-    max_text_bytes: int = 64 * KIB
+    # BERT reads 512 tokens, some 12 KiB at most, but the line takes rows of 100,000 characters and cuts them off in the
+    # graph: what it was trained on it answers. Tokenising such a text takes milliseconds.
+    max_text_bytes: int = 512 * KIB
     # Four times the 64 clients that two cores are measured with, half a second of single texts; with the largest
     # request each, 4 GiB. What would wait longer had better be told at once to go elsewhere.
     max_concurrent_requests: int = 256
