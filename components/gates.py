@@ -19,7 +19,6 @@ from components.errors import LineError
 from components.options import FairnessGates, GateOptions, SliceGates
 
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
-accuracy_interval = estimates.share_interval  # as the review page knows it
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from components.review_page import page
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="Chromium is not installed: apt install chromium chromium-driver"
+    not (BROWSER and DRIVER),
+    reason="a browser is a system package, for root to install: apt install chromium chromium-driver",
 )
 HOSTILE = """<script>document.title = "taken"</script><img src=x onerror="document.title='taken'">"""
 FLAGS = (

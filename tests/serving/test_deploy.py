@@ -29,7 +29,9 @@ KUBERNETES = DEPLOY / "kubernetes"
 SCHEMAS = Path(__file__).parent / "schemas"  # of custom resources, which kubernetes-validate does not know
 OVERLAYS = ("pvc", "object-store", "queue-time", "kserve")
 KUBECTL = shutil.which("kubectl", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-BUILDS = pytest.mark.skipif(KUBECTL is None, reason="kubectl, which builds kustomizations, is not here")
+BUILDS = pytest.mark.skipif(
+    KUBECTL is None, reason="kubectl builds the kustomizations, and is no Python package to install: put it on the PATH"
+)
 
 
 def compose():
@@ -155,7 +157,6 @@ def test_version_is_one_throughout():
 # === Compose ===
 
 
-@pytest.mark.skipif(importlib.util.find_spec("check_jsonschema") is None, reason="check-jsonschema is not installed")
 def test_compose_file_follows_the_compose_specification():
     package = Path(importlib.util.find_spec("check_jsonschema").origin).parent
     schema = json.loads((package / "builtin_schemas/vendor/compose-spec.json").read_text())
