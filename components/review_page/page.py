@@ -14,6 +14,20 @@ from markupsafe import Markup
 from components.review_page import charts, figures
 
 FOLDER = Path(__file__).parent
+# The parts of the page, in the order of a person's questions: template of `sections/` and what the navigation calls it.
+SECTIONS = {
+    "verdict": "Verdict",
+    "figures": "Figures",
+    "slices": "Slices",
+    "classes": "Classes",
+    "confusions": "Confusions",
+    "confidence": "Confidence",
+    "errors": "Errors",
+    "training": "Training",
+    "data": "Data",
+    "history": "Past runs",
+    "lineage": "Lineage",
+}
 # More classes than this make a matrix that no window shows with names; it becomes a map beside a list of confusions.
 MATRIX_CLASSES = 12
 # Curves are drawn for so many classes, the worst first: three charts each, some 50 ms a chart.
@@ -80,6 +94,10 @@ def render(evidence: Evidence, made_at: str) -> str:
     return environment.get_template("page.html.j2").render(
         {
             "evidence": evidence,
+            "metrics": evidence.metrics,
+            "push": evidence.push,
+            "release": evidence.release,
+            "sections": SECTIONS,
             "made_at": made_at,
             "style": Markup(style),
             "script": Markup(script),
