@@ -3,10 +3,10 @@
 import hashlib
 import json
 import logging
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
@@ -44,7 +44,8 @@ def Trainer(
         model_run: training.json and TensorBoard's event files.
         model_options: a ModelOptions as JSON.
         train_options: a TrainOptions as JSON.
-        checkpoint_dir: folder that outlives an interrupted run; what is in it is removed once the model is exported.
+        checkpoint_dir: folder, local or remote, that outlives an interrupted run; it is removed once the model is
+            exported.
 
     Raises:
         LineError: a split is empty, or the loss is no longer a number.
@@ -58,7 +59,7 @@ def Trainer(
         train, validation = (
             read_rows(Path(transformed_examples.uri) / f"Split-{split}", pair=pair) for split in ("train", "validation")
         )
-        checkpoints = Path(checkpoint_dir) / _fingerprint(train, validation, labels, chosen, recipe)
+        checkpoints = f"{checkpoint_dir}/{_fingerprint(train, validation, labels, chosen, recipe)}"
         trained, history = training.fit(
             lambda: classifier.build(backbone.load(chosen), len(labels), dropout=chosen.dropout, seed=recipe.seed),
             train,
@@ -79,7 +80,8 @@ def Trainer(
     summary = _summary(history)
     model.set_string_custom_property("summary", summary)
     model_run.set_string_custom_property("summary", summary)
-    shutil.rmtree(checkpoint_dir, ignore_errors=True)
+    if tf.io.gfile.isdir(checkpoint_dir):
+        tf.io.gfile.rmtree(checkpoint_dir)
 
 
 def _fingerprint(train: Rows, validation: Rows, labels: list[str], *options: ModelOptions | TrainOptions) -> str:

@@ -90,7 +90,7 @@ def fit(
     validation: Rows,
     options: TrainOptions,
     *,
-    checkpoints: Path,
+    checkpoints: str | Path,
     logs: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> tuple[keras_hub.models.BertTextClassifier, History]:
@@ -103,7 +103,8 @@ def fit(
         train: rows to train on.
         validation: rows that choose the best epoch.
         options: the recipe.
-        checkpoints: folder for checkpoints of this very run; the caller removes it when the model is safe.
+        checkpoints: folder, local or remote (gs://), for checkpoints of this very run; the caller removes it when the
+            model is safe.
         logs: folder for TensorBoard's scalars; None writes none.
         on_progress: called about twice a second.
 
@@ -133,7 +134,7 @@ def fit(
 class Run:
     """The state of a run: model, optimizer, history, and the checkpoints they are kept in."""
 
-    def __init__(self, strategy, model, train: Rows, validation: Rows, options: TrainOptions, folder: Path):
+    def __init__(self, strategy, model, train: Rows, validation: Rows, options: TrainOptions, folder: str | Path):
         self.model = model
         self._strategy = strategy
         self._options = options
@@ -183,7 +184,7 @@ class Run:
             self._weights.read(self._best_path(self.history.best_epoch)).assert_existing_objects_matched()
 
     def _best_path(self, epoch: int) -> str:
-        return str(self._folder / f"best-{epoch}")
+        return f"{self._folder}/best-{epoch}"
 
     # === Epochs ===
 
@@ -242,8 +243,8 @@ class Run:
             self._weights.write(self._best_path(epoch.epoch))
         self.save(wall_seconds)
         if better and previous:
-            for path in self._folder.glob(f"best-{previous}.*"):
-                path.unlink()
+            for path in tf.io.gfile.glob(f"{self._best_path(previous)}.*"):
+                tf.io.gfile.remove(path)
 
     def _evaluate(self) -> tuple[float, float]:
         """Validation loss and accuracy."""

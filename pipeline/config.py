@@ -14,13 +14,16 @@ from ruamel.yaml import YAML, YAMLError
 from components.errors import LineError
 from components.options import CanaryOptions, DataOptions, EvaluateOptions, ServeOptions, ValidationOptions
 from models.recipe import ModelOptions, Section, TrainOptions
+from serving.releases import is_remote
 
 
 class Config(Section):
     """A task: its data, model, recipe, gates and serving folder."""
 
     name: str
-    root: str | None = None  # where runs, metadata and the serving folder live; null: runs/NAME in the current folder
+    # where runs, metadata and the serving folder live; null: runs/NAME in the current folder. Runs on this machine need
+    # a local one, for their metadata store is an SQLite file
+    root: str | None = None
     data: DataOptions
     validation: ValidationOptions = ValidationOptions()
     model: ModelOptions = ModelOptions()
@@ -46,17 +49,35 @@ class Config(Section):
 
     @property
     def root_folder(self) -> Path:
-        """Absolute folder of the task's runs."""
-        return Path(self.root or f"runs/{self.name}").expanduser().absolute()
+        """Absolute local folder of the task's runs.
+
+        Raises:
+          LineError: `root` is remote, where no run of this machine can keep its metadata.
+        """
+        if self.root and is_remote(self.root):
+            raise LineError(
+                f"root: {self.root}: on this machine it must be a local folder, since it holds the metadata store "
+                "(SQLite), logs and review pages. Only serve.folder may be remote here; leave root out."
+            )
+        return Path(self.below_root())
+
+    def below_root(self, *names: str) -> str:
+        """Absolute path, or address (gs://), of what lies below the root of the task's runs."""
+        return "/".join([_absolute(self.root or f"runs/{self.name}"), *names])
 
     @property
-    def serving_folder(self) -> Path:
-        """Absolute folder that holds one folder a pushed version."""
-        return Path(self.serve.folder).expanduser().absolute() if self.serve.folder else self.root_folder / "serving"
+    def serving_folder(self) -> str:
+        """Absolute path, or address (gs://), of the folder that holds one folder a pushed version."""
+        return _absolute(self.serve.folder) if self.serve.folder else self.below_root("serving")
 
     def digest(self) -> str:
         """SHA-256 of everything in the config that can change a model or its push, in hex."""
         return hashlib.sha256(self.model_dump_json(exclude={"root", "serve"}).encode()).hexdigest()
+
+
+def _absolute(folder: str) -> str:
+    """The folder without a slash at its end; addresses stay as they are, where a Path would join their slashes."""
+    return folder.rstrip("/") if is_remote(folder) else str(Path(folder).expanduser().absolute())
 
 
 # === Rules that span sections ===

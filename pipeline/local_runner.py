@@ -122,9 +122,8 @@ def source_patterns(config: Config) -> list[str]:
 
 
 def display(path: Path | str) -> str:
-    """A path as a person reads it: relative where it lies below the current folder."""
-    path = Path(path)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    """A path as a person reads it: relative where it lies below the current folder. An address (gs://) as it is."""
+    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else str(path)
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def create_pipeline(
         base_folder=config.folder,
         # New code must not find old results: it reads the data anew, and all that follows is keyed by what it reads.
         fingerprint=f"{facts.data_fingerprint}-{facts.code}",
-        quarantine_folder=str(config.root_folder / "quarantine"),
+        quarantine_folder=config.below_root("quarantine"),
     )
     examples = ingest.outputs["examples"]
 
@@ -89,11 +89,11 @@ def create_pipeline(
         transformed_examples=tokens.outputs["transformed_examples"],
         model_options=config.model.model_dump_json(),
         train_options=config.train.model_dump_json(),
-        checkpoint_dir=str(config.root_folder / "checkpoints"),
+        checkpoint_dir=config.below_root("checkpoints"),
     )
 
     baseline = Baseline(examples=examples) if config.evaluate.baseline else None
-    last_blessed = LastBlessed(serving_folder=str(config.serving_folder), release=facts.baseline)
+    last_blessed = LastBlessed(serving_folder=config.serving_folder, release=facts.baseline)
     evaluator = Evaluator(
         examples=examples,
         model=trainer.outputs["model"],
@@ -113,7 +113,7 @@ def create_pipeline(
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=canary.outputs["canary"],
         evaluation=evaluator.outputs["evaluation"],
-        serving_folder=str(config.serving_folder),
+        serving_folder=config.serving_folder,
         release=facts.release,
         vanished=facts.vanished,
         withdrawn=facts.withdrawn,

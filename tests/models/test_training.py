@@ -26,8 +26,7 @@ def train(folder, rows=96, options=RECIPE, validation=None, train_rows=None, dro
         train_rows or tokenised_reviews(model, rows),
         validation or tokenised_reviews(model, 30, seed=1),
         options,
-        checkpoints=folder / "checkpoints",
-        **more,
+        **{"checkpoints": folder / "checkpoints", **more},
     )
 
 
@@ -83,12 +82,15 @@ test_training.train(pathlib.Path({str(cut)!r}), on_progress=killed)
     np.testing.assert_array_equal(weights(resumed), weights(model))
 
 
-def test_stops_early_and_restores_the_best_epoch(tmp_path):
+def test_stops_early_and_restores_the_best_epoch_from_a_remote_folder(tmp_path):
     model = tiny_model_options(tmp_path)
     validation = tokenised_reviews(model, 30, seed=1)
     shifted = Rows(validation.token_ids, None, (validation.labels + 1) % 3)  # the better it learns, the worse this gets
     options = RECIPE.model_copy(update={"epochs": 9, "patience": 2, "learning_rate": 0.01})
-    trained, history = train(tmp_path, rows=96, options=options, validation=shifted)
+    remote = "ram://bucket/checkpoints"
+    trained, history = train(tmp_path, rows=96, options=options, validation=shifted, checkpoints=remote)
+    kept = {name.partition(".")[0] for name in tf.io.gfile.listdir(remote) if name.startswith("best-")}
+    assert kept == {f"best-{history.best_epoch}"}
     assert len(history.epochs) == history.best_epoch + 2 < 9
     ids = shifted.token_ids.to_tensor()
     lengths = tf.cast(shifted.token_ids.row_lengths(), tf.int32)

@@ -4,6 +4,7 @@ import pytest
 
 from components.errors import LineError
 from pipeline import config as configs
+from pipeline import local_runner
 
 MINIMAL = "name: reviews\ndata: {source: reviews.csv}\n"
 
@@ -25,7 +26,7 @@ def test_a_minimal_config_gets_the_defaults(tmp_path):
     assert config.data.source == ["reviews.csv"]
     assert config.train.batch_size == 32
     assert config.folder == str(tmp_path)
-    assert config.serving_folder == config.root_folder / "serving"
+    assert config.serving_folder == str(config.root_folder / "serving")
 
 
 def test_the_printed_config_is_complete_and_reads_back_the_same(tmp_path):
@@ -100,6 +101,21 @@ def test_the_digest_changes_with_the_recipe_but_not_with_the_place(tmp_path):
     base = configs.load(write(tmp_path, MINIMAL))
     assert configs.load(write(tmp_path, MINIMAL + "train: {seed: 1}\n")).digest() != base.digest()
     assert configs.load(write(tmp_path, MINIMAL + f"root: {tmp_path}\nserve: {{port: 0}}\n")).digest() == base.digest()
+
+
+def test_remote_folders_keep_their_addresses(tmp_path):
+    config = configs.load(write(tmp_path, MINIMAL + "serve: {folder: gs://bucket/models/}\n"))
+    assert config.serving_folder == "gs://bucket/models"
+    assert config.root_folder == Path.cwd() / "runs/reviews"
+    remote = configs.load(write(tmp_path, MINIMAL + "root: s3://bucket/runs\n"))
+    assert remote.serving_folder == "s3://bucket/runs/serving"
+    assert remote.below_root("checkpoints") == "s3://bucket/runs/checkpoints"
+
+
+def test_a_run_on_this_machine_refuses_a_remote_root(tmp_path):
+    config = configs.load(write(tmp_path, MINIMAL + "root: gs://bucket/runs\n"))
+    with pytest.raises(LineError, match=r"root: gs://bucket/runs: .* must be a local folder, .* metadata store"):
+        local_runner.run(config, "task.yaml")
 
 
 def test_every_config_of_the_project_is_valid():
