@@ -208,7 +208,8 @@ class Batcher:
             return await asyncio.gather(*(task.result for task in tasks))
         finally:
             for task in tasks:
-                queue.discard(task)
+                if task.result.cancelled() or not task.result.done():
+                    queue.discard(task)
 
     def _queue(self, servable: Servable, signature: str, call: Call) -> _Queue:
         pad = self.options.pad_variable_length_inputs
@@ -220,6 +221,8 @@ class Batcher:
 
     def _dispatch(self) -> None:
         """Starts batches while there are threads for them; sets a clock for the next that will be due."""
+        if self._running == self.options.num_batch_threads:
+            return  # the thread that is free next looks again
         now = asyncio.get_running_loop().time()
         while self._running < self.options.num_batch_threads:
             ready = [queue for queue in self._queues.values() if queue.tasks and self._due(queue) <= now]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 
-class Call(NamedTuple):
+@dataclass(frozen=True)
+class Call:
     """One run of the graph: what to feed and what to fetch, by the graph's tensor names."""
 
     feeds: dict[str, np.ndarray]
@@ -18,7 +20,7 @@ class Call(NamedTuple):
         """Whether there are feeds, and each has a first dimension."""
         return bool(self.feeds) and all(feed.ndim for feed in self.feeds.values())
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """The size of the feeds' first dimension, which is the batch; the smallest where they differ."""
         return min(feed.shape[0] for feed in self.feeds.values())

@@ -79,7 +79,7 @@ def _answer_predict(
     response = PredictResponse()
     _name(response.model_spec, servable, name)
     for alias in _wanted_outputs(signature, request.output_filter):
-        response.outputs[alias].CopyFrom(tensors.encode(outputs[signature.outputs[alias].name], as_content))
+        tensors.encode(outputs[signature.outputs[alias].name], response.outputs[alias], as_content)
     return response
 
 

@@ -7,6 +7,7 @@ Prometheus' own manner: seconds, and counters that end in `_total`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 
 import grpc
@@ -37,6 +38,7 @@ class Metrics:
         self._count_requests(registry)
         self._count_batches(registry)
         self._count_loads(registry)
+        self._series = functools.cache(self._series_of)  # finding them by their labels costs more than counting
 
     def _count_requests(self, registry: CollectorRegistry) -> None:
         self._request_count = Counter(
@@ -110,10 +112,22 @@ class Metrics:
             code: the status it was answered with.
             seconds: from arrival to answer; recorded for OK alone, as in TF Serving.
         """
-        self._request_count.labels(model, code.name).inc()
-        self._requests.labels(model, method, entrypoint, code.name).inc()
-        if code is grpc.StatusCode.OK:
-            self._request_latency.labels(model, method, entrypoint).observe(seconds * 1e6)
+        count, requests, latency = self._series(model, method, entrypoint, code)
+        count.inc()
+        requests.inc()
+        if latency:
+            latency.observe(seconds * 1e6)
+
+    def _series_of(
+        self, model: str, method: str, entrypoint: str, code: grpc.StatusCode
+    ) -> tuple[Counter, Counter, Histogram | None]:
+        """What counts such an answer twice, and what times it if it is OK."""
+        latency = self._request_latency.labels(model, method, entrypoint) if code is grpc.StatusCode.OK else None
+        return (
+            self._request_count.labels(model, code.name),
+            self._requests.labels(model, method, entrypoint, code.name),
+            latency,
+        )
 
     def observe_batch(self, model: str, signature: str, rows: int, padding_rows: int, queued_seconds: float) -> None:
         """A batch ran.

@@ -15,18 +15,22 @@ MAX_DIMENSIONS = 64  # numpy's; TensorFlow's are 254
 _STRING = DataType.Value("DT_STRING")
 # The lists of values that hold a dtype as it is; the others (half, bfloat16, complex) pack it, as TensorFlow knows.
 _FIELDS = {
-    "float32": "float_val",
-    "float64": "double_val",
-    "int64": "int64_val",
-    "int32": "int_val",
-    "int16": "int_val",
-    "int8": "int_val",
-    "uint8": "int_val",
-    "uint16": "int_val",
-    "uint32": "uint32_val",
-    "uint64": "uint64_val",
-    "bool": "bool_val",
+    np.dtype(name): field
+    for name, field in {
+        "float32": "float_val",
+        "float64": "double_val",
+        "int64": "int64_val",
+        "int32": "int_val",
+        "int16": "int_val",
+        "int8": "int_val",
+        "uint8": "int_val",
+        "uint16": "int_val",
+        "uint32": "uint32_val",
+        "uint64": "uint64_val",
+        "bool": "bool_val",
+    }.items()
 }
+_DATA_TYPES = {dtype: tf.dtypes.as_dtype(dtype).as_datatype_enum for dtype in _FIELDS}
 
 
 def decode(alias: str, info, proto: TensorProto) -> np.ndarray:
@@ -57,34 +61,32 @@ def decode(alias: str, info, proto: TensorProto) -> np.ndarray:
     return _numbers(alias, proto, sent, elements, dtype)
 
 
-def encode(value: np.ndarray, as_content: bool = False) -> TensorProto:
-    """A response's tensor.
+def encode(value: np.ndarray, proto: TensorProto, as_content: bool = False) -> None:
+    """Writes a response's tensor.
 
     Args:
         value: numbers, or bytes objects.
+        proto: empty; what is written.
         as_content: packed as bytes (tensor_content) rather than as a list of values.
     """
     if value.dtype == object:
-        proto = TensorProto(dtype=_STRING)
+        proto.dtype = _STRING
         strings = value.ravel().tolist()
         if as_content:
             proto.tensor_content = b"".join([*(_varint(len(string)) for string in strings), *strings])
         else:
             proto.string_val.extend(strings)
     else:
-        field = _FIELDS.get(value.dtype.name)
+        field = _FIELDS.get(value.dtype)
         if field is None or as_content:
-            proto = TensorProto(
-                dtype=tf.dtypes.as_dtype(value.dtype).as_datatype_enum,
-                tensor_content=np.ascontiguousarray(value).tobytes(),
-            )
+            proto.dtype = tf.dtypes.as_dtype(value.dtype).as_datatype_enum
+            proto.tensor_content = np.ascontiguousarray(value).tobytes()
         else:
-            proto = TensorProto(dtype=tf.dtypes.as_dtype(value.dtype).as_datatype_enum)
+            proto.dtype = _DATA_TYPES[value.dtype]
             getattr(proto, field).extend(value.ravel().tolist())
     proto.tensor_shape.SetInParent()  # a scalar's shape is known, and empty
     for size in value.shape:
         proto.tensor_shape.dim.add(size=size)
-    return proto
 
 
 def dtype_name(number: int) -> str:
@@ -119,7 +121,7 @@ def _numbers(alias: str, proto: TensorProto, shape: list[int], elements: int, dt
                 f"{elements * dtype.size} bytes, and tensor_content has {len(proto.tensor_content)}"
             )
         return np.frombuffer(proto.tensor_content, numpy_dtype).reshape(shape)
-    field = _FIELDS.get(np.dtype(numpy_dtype).name)
+    field = _FIELDS.get(np.dtype(numpy_dtype))
     if field is None:
         return _packed_numbers(alias, proto, shape)
     values = _filled(alias, list(getattr(proto, field)), shape, elements)
