@@ -86,9 +86,9 @@ def test_batching_config_is_what_both_servers_read():
         max_batch_size=256,
         batch_timeout_micros=0,
         num_batch_threads=2,
-        max_enqueued_batches=32,
+        max_enqueued_batches=64,
         enable_large_batch_splitting=True,
-        max_execution_batch_size=32,
+        max_execution_batch_size=16,
     )
 
 
@@ -138,7 +138,7 @@ def arguments_of(args):
 )
 def test_flags_are_ones_that_the_embedded_server_takes_too(args):
     options, _ = flags.parse(arguments_of(args))
-    assert options.batching.run_size == 32
+    assert options.batching.run_size == 16
     assert options.metrics_path == "/monitoring/prometheus/metrics"
     assert options.health
 
