@@ -71,7 +71,7 @@ def main() -> None:
     )
     clock = Clock(arguments.skip_steps, recipe.batch_size)
     with tempfile.TemporaryDirectory() as checkpoints:
-        _, history = training.fit(
+        _, history, _ = training.fit(
             lambda: classifier.build(backbone.load(chosen), len(labels), dropout=chosen.dropout, seed=recipe.seed),
             train,
             validation,

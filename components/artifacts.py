@@ -5,6 +5,7 @@ from tfx.types.artifact import Artifact
 # In the Evaluator's ModelEvaluation
 METRICS_FILE = "metrics.json"  # the model's figures, see evaluator.summarise
 PREDICTIONS_FILE = "predictions-test.parquet"  # the model's answers, a row a test row
+VALIDATION_FILE = "answers-validation.parquet"  # in the Trainer's ModelRun: see trainer.write_validation
 BASELINE_FILE = "answers-test.parquet"  # in BaselineAnswers: the baseline's answers to the same rows
 REVIEW_FILE = "review.html"  # in ReviewPage
 

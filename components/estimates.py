@@ -114,6 +114,24 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> tuple[float,
     return float(error(counts)), percentile_interval(error(bootstrap(counts)))
 
 
+def calibration(labels: np.ndarray, answers: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """How far probabilities can be trusted: `calibration_error` as above, and `log_loss`, scikit-learn's.
+
+    Args:
+      labels: int [rows], the true classes.
+      answers: int [rows], the classes answered.
+      probabilities: float [rows, labels].
+    """
+    from sklearn import metrics
+
+    exact = probabilities.astype(np.float64)
+    loss = metrics.log_loss(labels, exact / exact.sum(-1, keepdims=True), labels=np.arange(exact.shape[1]))
+    return {
+        "calibration_error": calibration_error(probabilities.max(-1), answers == labels)[0],
+        "log_loss": float(loss),
+    }
+
+
 # === Two models on the same rows ===
 
 

@@ -21,7 +21,7 @@ from components import answers, estimates, gates
 from components.artifacts import BASELINE_FILE, METRICS_FILE, PREDICTIONS_FILE, BaselineAnswers
 from components.errors import LineError
 from components.options import EvaluateOptions
-from models import features
+from models import calibration, features
 from serving.calls import Call
 from serving.servable import Servable
 
@@ -46,7 +46,7 @@ def Evaluator(
 
     Args:
       examples: raw Examples of ingestion; the split "test" is read.
-      model: the Trainer's; its SavedModel's serving_default signature answers.
+      model: the Trainer's; its SavedModel's serving_default signature answers, at the temperature of its property.
       baseline: the last blessed model (LastBlessed's output), or an artifact whose property `present` is 0.
       evaluation: TFMA's results, metrics.json and predictions-test.parquet.
       blessing: BLESSED or NOT_BLESSED; the property `verdicts` lists every gate as JSON.
@@ -68,6 +68,9 @@ def Evaluator(
 
     results = run_tfma(beam_pipeline, table, candidate, previous, evaluate_options, evaluation.uri)
     metrics = summarise(table, candidate, results[CANDIDATE])
+    metrics["calibration"] = calibrated(table, candidate, model.get_float_custom_property("temperature"))
+    if candidate.abstained is not None:
+        metrics["abstain"] = abstention(table, candidate, model.get_float_custom_property("abstain"))
     metrics["model_bytes"] = folder_bytes(path_utils.serving_model_path(model.uri))
     version = baseline.get_string_custom_property("version")
     rows = answers.from_table(table, candidate.classes, version, evaluate_options)
@@ -96,10 +99,19 @@ class Predictions:
       classes: the label names, in the order of the columns of `probabilities`.
       labels: predicted label names, [rows].
       probabilities: float32, [rows, labels].
+      abstained: bool, [rows], of a model that abstains; else None.
     """
 
-    def __init__(self, classes: list[str], labels: list[str], probabilities: np.ndarray, seconds: float = 0.0):
+    def __init__(
+        self,
+        classes: list[str],
+        labels: list[str],
+        probabilities: np.ndarray,
+        seconds: float = 0.0,
+        abstained: np.ndarray | None = None,
+    ):
         self.classes, self.labels, self.probabilities, self.seconds = classes, labels, probabilities, seconds
+        self.abstained = abstained
 
 
 def read_rows(folder: str, keep: list[str]) -> dict[str, list[Any]]:
@@ -128,11 +140,13 @@ def predict(saved_model: str, table: dict[str, list[Any]], batch_size: int) -> P
     """
     servable = Servable(saved_model, "candidate", 0)
     signature = servable.signatures["serving_default"]
-    outputs = {name: signature.outputs[name].name for name in ANSWERS}
+    asked = [*ANSWERS, *([features.ABSTAINED] if features.ABSTAINED in signature.outputs else [])]
+    outputs = {name: signature.outputs[name].name for name in asked}
     records = table["examples"]
     order = sorted(range(len(records)), key=lambda row: len(table[features.TEXT][row]))
     probabilities: np.ndarray | None = None
     labels = [""] * len(records)
+    abstained = np.zeros(len(records), bool) if features.ABSTAINED in outputs else None
     classes: list[str] = []
     began = time.monotonic()
     for start in range(0, len(order), batch_size):
@@ -143,10 +157,12 @@ def predict(saved_model: str, table: dict[str, list[Any]], batch_size: int) -> P
             classes = [name.decode() for name in answer[outputs[features.CLASSES]][0]]
             probabilities = np.zeros((len(records), len(classes)), np.float32)
         probabilities[rows] = answer[outputs[features.PROBABILITIES]]
+        if abstained is not None:
+            abstained[rows] = answer[outputs[features.ABSTAINED]]
         for row, label in zip(rows, answer[outputs[features.PREDICTED_LABEL]], strict=True):
             labels[row] = label.decode()
     servable.close()
-    return Predictions(classes, labels, probabilities, time.monotonic() - began)
+    return Predictions(classes, labels, probabilities, time.monotonic() - began, abstained)
 
 
 def read_baseline(path: str, table: dict[str, list[Any]]) -> list[str]:
@@ -167,14 +183,16 @@ def answer_columns(candidate: Predictions, previous: Predictions | None) -> dict
     """The models' answers as columns of the test rows.
 
     Returns:
-      The candidate's `predicted`, its `probability` and the `probabilities` of all labels; the last blessed model's
-      `previous` where there is one.
+      The candidate's `predicted`, its `probability` and the `probabilities` of all labels, `abstained` where it may;
+      the last blessed model's `previous` where there is one.
     """
     columns = {
         "predicted": candidate.labels,
         "probability": candidate.probabilities.max(-1),
         "probabilities": list(candidate.probabilities),
     }
+    if candidate.abstained is not None:
+        columns[features.ABSTAINED] = candidate.abstained
     return columns | ({answers.PREVIOUS: previous.labels} if previous else {})
 
 
@@ -388,6 +406,34 @@ def summarise(table: dict[str, list[Any]], predictions: Predictions, results: di
     }
 
 
+def calibrated(table: dict[str, list[Any]], predictions: Predictions, temperature: float) -> dict[str, Any]:
+    """The test rows' log loss and calibration error `before` (from p and T, exactly) and `after` the `temperature`."""
+    index = {name: position for position, name in enumerate(predictions.classes)}
+    labels, given = (np.array([index[name] for name in names]) for names in (table[features.LABEL], predictions.labels))
+    raw = calibration.unscaled(predictions.probabilities, temperature)
+    return {
+        "temperature": temperature,
+        "before": estimates.calibration(labels, given, raw),
+        "after": estimates.calibration(labels, given, predictions.probabilities),
+    }
+
+
+def abstention(table: dict[str, list[Any]], predictions: Predictions, threshold: float) -> dict[str, Any]:
+    """What abstaining below the `threshold` leaves.
+
+    Returns:
+      `rows` answered, their share of all as `coverage`, and their `accuracy`, None where none is answered.
+    """
+    answered = ~predictions.abstained
+    right = np.array(predictions.labels) == np.array(table[features.LABEL])
+    return {
+        "threshold": threshold,
+        "rows": int(answered.sum()),
+        "coverage": float(answered.mean()),
+        "accuracy": float(right[answered].mean()) if answered.any() else None,
+    }
+
+
 def bless(blessing: standard_artifacts.ModelBlessing, verdicts: list[gates.Verdict]) -> None:
     """Writes the blessing as TFX does, with the verdicts beside it."""
     blessed = all(verdict.passed for verdict in verdicts)
@@ -405,4 +451,8 @@ def describe(metrics: dict[str, Any]) -> str:
         shown.append(f"{name} {metrics[key]:.3f} ({low:.3f} to {high:.3f})")
     if "tfidf" in metrics:
         shown.append(f"{metrics['tfidf']['differences']['accuracy']['value']:+.3f} over TF-IDF")
+    if "abstain" in metrics:
+        answered = metrics["abstain"]
+        accuracy = "" if answered["accuracy"] is None else f", {answered['accuracy']:.3f} of these right"
+        shown.append(f"at {answered['threshold']:g} answers {answered['coverage']:.1%}{accuracy}")
     return "  ".join(shown)

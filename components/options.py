@@ -11,7 +11,7 @@ from models.recipe import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
 # What the Evaluator adds to the test rows
-ANSWER_COLUMNS = frozenset({"predicted", "probability", "probabilities", "previous", "tfidf"})
+ANSWER_COLUMNS = frozenset({"predicted", "probability", "probabilities", "abstained", "previous", "tfidf"})
 Sources = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 

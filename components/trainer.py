@@ -5,7 +5,11 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
@@ -13,11 +17,13 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
+from components import estimates
+from components.artifacts import VALIDATION_FILE
 from components.errors import LineError
 from components.transform import read_labels
-from models import backbone, classifier, hardware, signatures, training
+from models import backbone, calibration, classifier, hardware, signatures, training
 from models.dataset import Rows, read_rows
-from models.features import SEGMENT_IDS
+from models.features import LABEL, PROBABILITIES, SEGMENT_IDS
 from models.recipe import ModelOptions, TrainOptions
 
 KERAS_FOLDER = "Keras"  # beside Format-Serving in the Model artifact: what models.classifier.load reads
@@ -37,30 +43,35 @@ def Trainer(
 ):
     """Writes the SavedModel and the Keras weights to `model`, the history and TensorBoard's logs to `model_run`.
 
+    The validation rows serve twice: early stopping chose the epoch on them, and the temperature is fitted on them. Each
+    takes little from them, a choice among a few epochs and one number; the test rows say whether it held.
+
     Args:
         transform_graph: Transform's graph.
         transformed_examples: token ids and label ids, splits train and validation.
-        model: the exported model.
-        model_run: training.json and TensorBoard's event files.
+        model: the exported model. Properties: `temperature`, what its logits are divided by, and where it is set
+            `abstain`, the probability below which it abstains.
+        model_run: training.json, the answers to the validation rows in VALIDATION_FILE, and TensorBoard's event files.
         model_options: a ModelOptions as JSON.
         train_options: a TrainOptions as JSON.
         checkpoint_dir: folder, local or remote, that outlives an interrupted run; it is removed once the model is
             exported.
 
     Raises:
-        LineError: a split is empty, or the loss is no longer a number.
+        LineError: a split is empty, the loss is no longer a number, or no answer could be below the threshold.
     """
     chosen = ModelOptions.model_validate_json(model_options)
     recipe = TrainOptions.model_validate_json(train_options)
     graph = tft.TFTransformOutput(transform_graph.uri)
     labels = read_labels(transform_graph.uri)
+    check_abstention(chosen.abstain, labels)
     pair = SEGMENT_IDS in graph.transformed_feature_spec()
     try:
         train, validation = (
             read_rows(Path(transformed_examples.uri) / f"Split-{split}", pair=pair) for split in ("train", "validation")
         )
         checkpoints = f"{checkpoint_dir}/{_fingerprint(train, validation, labels, chosen, recipe)}"
-        trained, history = training.fit(
+        trained, history, logits = training.fit(
             lambda: classifier.build(backbone.load(chosen), len(labels), dropout=chosen.dropout, seed=recipe.seed),
             train,
             validation,
@@ -71,13 +82,25 @@ def Trainer(
         )
     except ValueError as error:
         raise LineError(str(error)) from error
-    dtype = hardware.compute_dtype(recipe.precision)
-    words = backbone.vocabulary(chosen).path
-    served = signatures.ServedModel(trained, Path(transform_graph.uri), words, labels, dtype=dtype, pair=pair)
+    temperature = fit_temperature(logits, validation.labels, recipe)
+    served = signatures.ServedModel(
+        trained,
+        Path(transform_graph.uri),
+        backbone.vocabulary(chosen).path,
+        labels,
+        dtype=hardware.compute_dtype(recipe.precision),
+        pair=pair,
+        temperature=temperature.value,
+        abstain=chosen.abstain,
+    )
     signatures.export(served, Path(path_utils.serving_model_dir(model.uri)))
-    classifier.save(trained, Path(model.uri) / KERAS_FOLDER)
-    _write_history(history, Path(model_run.uri))
-    summary = _summary(history)
+    classifier.save(trained, Path(model.uri) / KERAS_FOLDER, temperature=temperature.value)
+    _write_history(history, calibrated(logits, validation.labels, temperature), Path(model_run.uri))
+    write_validation(logits, validation.labels, temperature.value, labels, Path(model_run.uri) / VALIDATION_FILE)
+    summary = _summary(history, temperature.value)
+    model.set_float_custom_property("temperature", temperature.value)
+    if chosen.abstain is not None:
+        model.set_float_custom_property("abstain", chosen.abstain)
     model.set_string_custom_property("summary", summary)
     model_run.set_string_custom_property("summary", summary)
     if tf.io.gfile.isdir(checkpoint_dir):
@@ -100,17 +123,72 @@ def _log_progress(progress: training.Progress) -> None:
     _progress.info(text, *asdict(progress).values(), extra={"progress": asdict(progress)})
 
 
-def _write_history(history: training.History, folder: Path) -> None:
+# === Calibration and abstention ===
+
+
+def check_abstention(threshold: float | None, labels: list[str]) -> None:
+    """Raises LineError where a threshold is so low that no answer can be below it."""
+    if threshold is not None and threshold <= 1 / len(labels):
+        raise LineError(
+            f"model.abstain: {threshold:g} is never reached from below: with {len(labels)} labels the largest "
+            f"probability is at least {1 / len(labels):.3g}; set it higher, or leave it out."
+        )
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray, recipe: TrainOptions) -> calibration.Temperature:
+    """The temperature that the recipe asks for, by the validation rows' logits [rows, labels] and labels [rows]."""
+    if recipe.calibrate == "none":
+        return calibration.Temperature(note="train.calibrate is none")
+    return calibration.fit_temperature(logits, labels)
+
+
+def calibrated(logits: np.ndarray, labels: np.ndarray, temperature: calibration.Temperature) -> dict[str, Any]:
+    """What training.json says of the calibration: the temperature, and the validation rows' figures before and after.
+
+    Args:
+        logits: float [rows, labels], of the validation rows.
+        labels: int [rows].
+        temperature: the one that was chosen.
+    """
+    before, after = (calibration.probabilities(logits, value) for value in (1.0, temperature.value))
+    return {
+        "temperature": temperature.value,
+        "note": temperature.note,
+        "rows": len(labels),
+        "before": estimates.calibration(labels, logits.argmax(-1), before),
+        "after": estimates.calibration(labels, logits.argmax(-1), after),
+    }
+
+
+def write_validation(logits: np.ndarray, labels: np.ndarray, temperature: float, names: list[str], path: Path) -> None:
+    """Writes what the model answers to the validation rows: `label` (the true one's name) and `probabilities`, float32.
+
+    Args:
+        logits: float [rows, labels], in the order of the split.
+        labels: int [rows].
+        temperature: the model's.
+        names: of the labels.
+        path: of the Parquet file.
+    """
+    answers = calibration.probabilities(logits, temperature).astype(np.float32)
+    pq.write_table(pa.table({LABEL: [names[label] for label in labels], PROBABILITIES: list(answers)}), path)
+
+
+# === What training leaves ===
+
+
+def _write_history(history: training.History, calibration: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {**asdict(history), "examples_per_second": history.examples_per_second}
+    figures = {**asdict(history), "examples_per_second": history.examples_per_second, "calibration": calibration}
     (folder / HISTORY_FILE).write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def _summary(history: training.History) -> str:
-    """Such as "best epoch 2 of 2, validation loss 0.58, accuracy 0.76, 95 examples/s"."""
+def _summary(history: training.History, temperature: float) -> str:
+    """Such as "best epoch 2 of 2, validation loss 0.58, accuracy 0.76, temperature 1.21, 95 examples/s"."""
     best = history.best
     resumed = f"resumed at step {history.resumed_at[-1]}, " if history.resumed_at else ""
+    scaled = f"temperature {temperature:.2f}, " if temperature != 1 else ""
     return (
         f"{resumed}best epoch {best.epoch} of {len(history.epochs)}, validation loss {best.validation_loss:.2f}, "
-        f"accuracy {best.validation_accuracy:.3f}, {history.examples_per_second:.0f} examples/s"
+        f"accuracy {best.validation_accuracy:.3f}, {scaled}{history.examples_per_second:.0f} examples/s"
     )

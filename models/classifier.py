@@ -33,12 +33,13 @@ def build(
     return model
 
 
-def save(model: keras_hub.models.BertTextClassifier, folder: Path) -> None:
-    """Writes what `load` needs into the folder."""
+def save(model: keras_hub.models.BertTextClassifier, folder: Path, *, temperature: float = 1.0) -> None:
+    """Writes what `load` needs into the folder: the weights as trained, and what their logits are to be divided by."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "labels": model.num_classes,
         "dropout": model.dropout,
+        "temperature": temperature,
         "approximate_gelu": approximate_gelu(model.backbone),
         "backbone": {
             key: getattr(model.backbone, key)
@@ -59,7 +60,7 @@ def save(model: keras_hub.models.BertTextClassifier, folder: Path) -> None:
 
 
 def load(folder: Path) -> keras_hub.models.BertTextClassifier:
-    """The classifier that `save` wrote.
+    """The classifier that `save` wrote, its logits divided by the temperature: their softmax is what the model serves.
 
     Raises:
         ValueError: the folder holds no saved classifier.
@@ -71,4 +72,6 @@ def load(folder: Path) -> keras_hub.models.BertTextClassifier:
     set_gelu(backbone, approximate=config["approximate_gelu"])
     model = keras_hub.models.BertTextClassifier(backbone, config["labels"], dropout=config["dropout"], dtype="float32")
     model.load_weights(folder / _WEIGHTS)
+    for variable in (model.output_dense.kernel, model.output_dense.bias):
+        variable.assign(variable / config["temperature"])
     return model

@@ -104,6 +104,13 @@ class Batches:
     batch_size: int
     label_weights: np.ndarray | None = None
 
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """How much each row counts, float32 [rows]."""
+        if self.label_weights is None:
+            return np.ones(len(self.rows), np.float32)
+        return self.label_weights.astype(np.float32)[self.rows.labels]
+
     @property
     def steps(self) -> int:
         """Batches in an epoch."""
@@ -124,7 +131,8 @@ class Batches:
         """All batches, sorted by length.
 
         Elements are dicts: token_ids and segment_ids (pairs only), int32 [batch, tokens]; lengths and labels, int32
-        [batch]; weights, float32 [batch], by label; shares, float32 [batch], the weights over their sum in the batch.
+        [batch]; rows, int64 [batch], their places in the split; weights, float32 [batch], by label; shares, float32
+        [batch], the weights over their sum in the batch.
         """
         order = np.argsort(self.rows.lengths, kind="stable")
         return self._dataset(self._cut(order))
@@ -135,10 +143,7 @@ class Batches:
     def _dataset(self, batches: Sequence[np.ndarray]) -> tf.data.Dataset:
         rows = self.rows
         labels = tf.constant(rows.labels)
-        weights = np.ones(len(rows), np.float32)
-        if self.label_weights is not None:
-            weights = self.label_weights.astype(np.float32)[rows.labels]
-        weights = tf.constant(weights)
+        weights = tf.constant(self.weights)
 
         def assemble(chosen: tf.RaggedTensor, tokens: tf.Tensor) -> dict[str, tf.Tensor]:
             shape = tf.stack([-1, tokens])
@@ -147,6 +152,7 @@ class Batches:
                 "token_ids": ids.to_tensor(shape=shape),
                 "lengths": tf.cast(ids.row_lengths(), tf.int32),
                 "labels": tf.gather(labels, chosen),
+                "rows": chosen,
                 "weights": weight,
                 "shares": weight / tf.reduce_sum(weight),
             }

@@ -43,6 +43,9 @@ class ModelOptions(Section):
     sha256: dict[str, str] = Field(default_factory=dict)
     # Tweets take some 30 wordpieces; `bertline init` sets it from the user's own texts.
     max_length: int = Field(default=128, ge=3, le=4096)
+    # A largest probability below it marks the prediction as an abstention, inside the exported model; null marks none.
+    # What each threshold costs in answers and gains in accuracy stands on the review page.
+    abstain: float | None = Field(default=None, gt=0, lt=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)  # as in the BERT paper, on the head and inside the encoder
 
 
@@ -58,6 +61,9 @@ class TrainOptions(Section):
     class_weights: Literal["none", "balanced"] = "none"  # balanced: rows / (labels x rows of the label)
     patience: PositiveInt = 2  # epochs without a better validation loss before training stops
     seed: int = 17
+    # How sure an answer is, set on the validation rows after training (see models/calibration.py): fine-tuned BERTs are
+    # too sure, and one number mends most of that. "none" leaves the probabilities as training made them.
+    calibrate: Literal["temperature", "none"] = "temperature"
     precision: Precision = "auto"  # see models/hardware.py
     distribution: Distribution = "auto"
     checkpoint_steps: PositiveInt = 200  # an interrupted run loses at most so many steps

@@ -12,6 +12,7 @@ import tensorflow_transform as tft
 
 from models.encoder import Batch, Encoder, pack
 from models.features import (
+    ABSTAINED,
     CLASSES,
     LABEL,
     LABEL_ID,
@@ -35,6 +36,8 @@ class ServedModel(tf.Module):
         labels: names in the order of the logits.
         dtype: of the stored kernels and of the layers' products.
         pair: whether rows have two texts.
+        temperature: what the logits are divided by before they become probabilities.
+        abstain: predictions whose largest probability is below it are marked; None marks none, and has no such output.
     """
 
     def __init__(
@@ -46,6 +49,8 @@ class ServedModel(tf.Module):
         *,
         dtype: tf.DType,
         pair: bool,
+        temperature: float = 1.0,
+        abstain: float | None = None,
     ):
         super().__init__()
         output = tft.TFTransformOutput(str(transform_output))
@@ -54,6 +59,7 @@ class ServedModel(tf.Module):
         self.transform = output.transform_features_layer()
         self.classifier = FrozenClassifier(Encoder.of(model), pack(model, dtype), dtype)
         self.labels = tf.constant(list(labels))
+        self._temperature, self._abstain = temperature, abstain
         self.vocabulary = tf.saved_model.Asset(str(vocabulary))
 
     def signatures(self) -> dict[str, tf.types.experimental.GenericFunction]:
@@ -76,7 +82,8 @@ class ServedModel(tf.Module):
         """Predicts texts, string [batch].
 
         Returns:
-            label string [batch], probabilities float32 [batch, labels], classes string [batch, labels].
+            label string [batch], probabilities float32 [batch, labels], classes string [batch, labels]; with a
+            threshold, abstained bool [batch].
         """
         given = zip(self._features, (text, text_pair), strict=False)
         return self._predict({name: self._as_raw(name, value) for name, value in given})
@@ -87,12 +94,17 @@ class ServedModel(tf.Module):
         segment_ids = tf.sparse.to_dense(features[SEGMENT_IDS]) if SEGMENT_IDS in features else None
         lengths = tf.RaggedTensor.from_sparse(features[TOKEN_IDS]).row_lengths()
         batch = Batch(token_ids, segment_ids, tf.cast(lengths, tf.int32))
-        probabilities = tf.nn.softmax(self.classifier.logits(batch))
-        return {
-            PREDICTED_LABEL: tf.gather(self.labels, tf.argmax(probabilities, axis=-1)),
+        logits = self.classifier.logits(batch)
+        probabilities = tf.nn.softmax(logits / self._temperature)
+        answer = {
+            # Of the logits as they are: rounding after the division cannot change an answer.
+            PREDICTED_LABEL: tf.gather(self.labels, tf.argmax(logits, axis=-1)),
             PROBABILITIES: probabilities,
             CLASSES: tf.tile(self.labels[None], [tf.shape(probabilities)[0], 1]),
         }
+        if self._abstain is not None:
+            answer[ABSTAINED] = tf.reduce_max(probabilities, axis=-1) < self._abstain
+        return answer
 
     def transform_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Serialized tf.Examples, string [batch], to int64 token_ids (0 in the padding) and label_id (-1: no label)."""

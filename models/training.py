@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import keras_hub
 import numpy as np
 import tensorflow as tf
+from scipy import special
 
 from models import hardware
 from models.dataset import Batches, Rows, balanced_weights
@@ -84,6 +86,14 @@ class History:
         return cls(**{**fields, "epochs": [Epoch(**epoch) for epoch in fields["epochs"]]})
 
 
+class Trained(NamedTuple):
+    """What training leaves."""
+
+    model: keras_hub.models.BertTextClassifier  # with the weights of its best epoch
+    history: History
+    validation_logits: np.ndarray  # that epoch's, float32 [rows, labels], in the order of the split
+
+
 def fit(
     build: Callable[[], keras_hub.models.BertTextClassifier],
     train: Rows,
@@ -93,7 +103,7 @@ def fit(
     checkpoints: str | Path,
     logs: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> tuple[keras_hub.models.BertTextClassifier, History]:
+) -> Trained:
     """Fine-tunes a classifier and leaves it with the weights of its best epoch, the one of least validation loss.
 
     A run that was killed goes on from the last checkpoint in `checkpoints` and ends as if it had never stopped.
@@ -128,7 +138,7 @@ def fit(
         _write_scalars(writer, run.history)
     run.restore_best()
     run.history.wall_seconds = earlier + time.perf_counter() - started
-    return run.model, run.history
+    return Trained(run.model, run.history, run.best_logits.numpy())
 
 
 class Run:
@@ -155,12 +165,16 @@ class Run:
         self.history = History(precision=self._dtype.name)
         self._folder = folder
         self._state = tf.Variable("", dtype=tf.string, trainable=False)
+        # They travel in the checkpoints, so that no epoch's validation is ever computed twice.
+        self.best_logits = tf.Variable(tf.zeros([len(validation), model.num_classes]), trainable=False)
         self._weights = tf.train.Checkpoint(variables=self._variables)
-        checkpoint = tf.train.Checkpoint(weights=self._weights, optimizer=self._optimizer, state=self._state)
+        checkpoint = tf.train.Checkpoint(
+            weights=self._weights, optimizer=self._optimizer, state=self._state, best_logits=self.best_logits
+        )
         self._manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=1)
         seed = tf.TensorSpec([2], tf.int64)
-        self._train_function = self._compiled(self._train_step, self.batches, seed)
-        self._evaluate_function = self._compiled(self._evaluate_step, self._validation)
+        self._train_function = self._compiled(self._train_step, self._summed, self.batches, seed)
+        self._evaluate_function = self._compiled(self._evaluate_step, self._gathered, self._validation)
 
     # === Checkpoints ===
 
@@ -231,12 +245,15 @@ class Run:
     def end_epoch(self, wall_seconds: float) -> None:
         """Validates, notes the epoch, keeps its weights if they are the best."""
         history = self.history
-        loss, accuracy = self._evaluate()
+        logits = self._evaluate()
+        loss, accuracy = self._figures(logits)
         epoch = Epoch(len(history.epochs) + 1, history.loss_sum / history.rows, loss, accuracy)
         better = not history.epochs or loss < history.best.validation_loss
         history.epochs.append(epoch)
         history.loss_sum, history.rows = 0.0, 0
         previous, history.best_epoch = history.best_epoch, epoch.epoch if better else history.best_epoch
+        if better:
+            self.best_logits.assign(logits)
         if self.finished:
             return  # what would be saved now is exported next
         if better:
@@ -246,13 +263,20 @@ class Run:
             for path in tf.io.gfile.glob(f"{self._best_path(previous)}.*"):
                 tf.io.gfile.remove(path)
 
-    def _evaluate(self) -> tuple[float, float]:
-        """Validation loss and accuracy."""
-        sums = np.zeros(4)
+    def _evaluate(self) -> np.ndarray:
+        """Logits of the validation rows, float32 [rows, labels], in the order of the split."""
+        found = np.empty(self.best_logits.shape, np.float32)
         for batch in self._strategy.experimental_distribute_dataset(self._validation.ordered()):
-            sums += self._evaluate_function(batch).numpy()
-        loss, weight, right, rows = sums
-        return float(loss / weight), float(right / rows)
+            rows, logits = self._evaluate_function(batch)
+            found[rows.numpy()] = logits.numpy()
+        return found
+
+    def _figures(self, logits: np.ndarray) -> tuple[float, float]:
+        """Validation loss, weighted as in training, and accuracy."""
+        labels = self._validation.rows.labels
+        losses = -special.log_softmax(logits, axis=-1)[np.arange(len(labels)), labels]
+        loss = np.average(losses, weights=self._validation.weights)
+        return float(loss), float(np.mean(logits.argmax(-1) == labels))
 
     def _progress(self) -> Progress:
         history = self.history
@@ -270,15 +294,22 @@ class Run:
 
     # === Steps ===
 
-    def _compiled(self, step: Callable, batches: Batches, *more: tf.TensorSpec):
+    def _compiled(self, step: Callable, combine: Callable, batches: Batches, *more: tf.TensorSpec):
         """One graph for all shapes of a batch: a trace takes longer than hundreds of steps."""
         spec = self._strategy.experimental_distribute_dataset(batches.ordered()).element_spec
 
         def distributed(batch, *rest):
-            results = self._strategy.run(step, args=(batch, *rest))
-            return self._strategy.reduce(tf.distribute.ReduceOp.SUM, results, axis=None)
+            return combine(self._strategy.run(step, args=(batch, *rest)))
 
         return tf.function(distributed, input_signature=[spec, *more], autograph=False)
+
+    def _summed(self, results: tf.Tensor) -> tf.Tensor:
+        """The replicas' results added up."""
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, results, axis=None)
+
+    def _gathered(self, results: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+        """The replicas' rows one after the other."""
+        return tuple(self._strategy.gather(each, axis=0) for each in results)
 
     def _train_step(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tf.Tensor:
         """One replica's step: [loss x its share, rows], float32 [2]."""
@@ -286,7 +317,8 @@ class Run:
         seed += tf.stack([tf.cast(replica, tf.int64), 0])
         scale = _FLOAT16_LOSS_SCALE if self._dtype == tf.float16 else 1.0
         with tf.GradientTape() as tape:
-            losses = self._losses(batch, seed)[0]
+            logits = self._logits(batch, seed)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=batch["labels"], logits=logits)
             loss = tf.reduce_sum(losses * batch["shares"])
             scaled = loss * scale
         gradients = tape.gradient(scaled, self._variables)
@@ -295,23 +327,13 @@ class Run:
         self._optimizer.apply(gradients)
         return tf.stack([loss, tf.cast(tf.size(losses), tf.float32)])
 
-    def _evaluate_step(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Sums over one replica's rows: weighted loss, weight, right answers, rows; float32 [4]."""
-        losses, logits = self._losses(batch, None)
-        right = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), batch["labels"])
-        return tf.stack(
-            [
-                tf.reduce_sum(losses * batch["weights"]),
-                tf.reduce_sum(batch["weights"]),
-                tf.reduce_sum(tf.cast(right, tf.float32)),
-                tf.cast(tf.size(losses), tf.float32),
-            ]
-        )
+    def _evaluate_step(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """One replica's rows: their places in the split, int64 [batch], and logits, float32 [batch, labels]."""
+        return batch["rows"], self._logits(batch, None)
 
-    def _losses(self, batch: dict[str, tf.Tensor], seed: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+    def _logits(self, batch: dict[str, tf.Tensor], seed: tf.Tensor | None) -> tf.Tensor:
         rows = Batch(batch["token_ids"], batch.get("segment_ids"), batch["lengths"])
-        logits = self._encoder.logits(pack(self.model, self._dtype), rows, seed)
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=batch["labels"], logits=logits), logits
+        return self._encoder.logits(pack(self.model, self._dtype), rows, seed)
 
     def _seed(self, step: int) -> tf.Tensor:
         """Dropout's seed, from the run's seed and the step alone, so that a resumed run draws what it would have."""

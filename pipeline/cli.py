@@ -274,9 +274,11 @@ def predict(
     for text, each in answers:
         if as_json:
             answer = {"text": text, "label": each.label, "probabilities": each.probabilities}
-            print(json.dumps(answer, ensure_ascii=False))
+            abstained = {} if each.abstained is None else {"abstained": each.abstained}
+            print(json.dumps(answer | abstained, ensure_ascii=False))
         else:
-            print(f"{each.label}\t{each.probability:.3f}\t{text}")
+            label = f"abstains ({each.label})" if each.abstained else each.label
+            print(f"{label}\t{each.probability:.3f}\t{text}")
 
 
 @app.command()

@@ -32,12 +32,14 @@ class Prediction:
         probabilities: the probability of each label.
         version: the model's version that answered, where the server tells it; while a new one takes over, the texts of
             one call may be answered by either.
+        abstained: whether the model is less sure than the threshold it was exported with; None where it has none.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
     version: int | None = None
+    abstained: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ def set_strings(proto: TensorProto, values: list[bytes]) -> None:
 def predictions(response: PredictResponse, rows: int) -> list[Prediction]:
     """The answer to a request of `rows` texts: `label` [rows], `classes` and `probabilities` [rows, classes].
 
+    Of a model that abstains also `abstained` [rows].
+
     Raises:
         ValueError: an output is missing, or has another number of values.
     """
@@ -106,17 +110,20 @@ def predictions(response: PredictResponse, rows: int) -> list[Prediction]:
     labels = _strings(response.outputs["label"])
     names = _strings(response.outputs["classes"])
     values = _floats(response.outputs["probabilities"])
+    abstained = _bools(response.outputs["abstained"]) if "abstained" in response.outputs else [None] * rows
+    if len(abstained) != rows:
+        raise ValueError(f"{len(abstained)} values of abstained for {rows} texts")
     if len(labels) != rows or len(names) != len(values) or not names or len(names) % rows:
         raise ValueError(f"{len(labels)} labels, {len(names)} classes and {len(values)} probabilities for {rows} texts")
     version = response.model_spec.version.value if response.model_spec.HasField("version") else None
     width = len(names) // rows
     answers = []
-    for start, label in zip(range(0, len(names), width), labels, strict=True):
+    for start, label, abstains in zip(range(0, len(names), width), labels, abstained, strict=True):
         part = slice(start, start + width)
         probabilities = dict(zip(names[part], values[part], strict=True))
         if label not in probabilities:
             raise ValueError(f"the label {label!r} is none of the classes {', '.join(names[part])}")
-        answers.append(Prediction(label, probabilities[label], probabilities, version))
+        answers.append(Prediction(label, probabilities[label], probabilities, version, abstains))
     return answers
 
 
@@ -159,6 +166,11 @@ def _varint(content: bytes, position: int) -> tuple[int, int]:
             return value, position
         shift += 7
     raise ValueError("a string tensor ends within its lengths")
+
+
+def _bools(proto: TensorProto) -> list[bool]:
+    """Values of a bool tensor in either of the encodings that servers use."""
+    return [bool(byte) for byte in proto.tensor_content] if proto.tensor_content else list(proto.bool_val)
 
 
 def _floats(proto: TensorProto) -> list[float]:

@@ -4,12 +4,12 @@
 # === Serving ===
 
 
-def save_mood_model(folder, positive_word: str = "good"):
+def save_mood_model(folder, positive_word: str = "good", abstains: bool = False):
     """Saves a SavedModel of the line's signatures that calls a text positive (0.75) when it holds `positive_word`.
 
-    Any other text is negative (0.75). Signatures: `text`, `serving_default` (serialized tf.Example), `add`, which
-    adds the float32 [batch, 2] `x` and the int64 scalar `n`, and `count`, which counts to the int64 scalar `n` (some
-    microseconds each).
+    Any other text is negative (0.75), and abstained from where the model `abstains`. Signatures: `text`,
+    `serving_default` (serialized tf.Example), `add`, which adds the float32 [batch, 2] `x` and the int64 scalar `n`,
+    and `count`, which counts to the int64 scalar `n` (some microseconds each).
     """
     import tensorflow as tf
 
@@ -18,7 +18,8 @@ def save_mood_model(folder, positive_word: str = "good"):
         probabilities = tf.where(positive[:, tf.newaxis], [[0.25, 0.75]], [[0.75, 0.25]])
         classes = tf.tile([["negative", "positive"]], [tf.size(texts), 1])
         label = tf.where(positive, "positive", "negative")
-        return {"label": label, "probabilities": probabilities, "classes": classes}
+        answer = {"label": label, "probabilities": probabilities, "classes": classes}
+        return answer | ({"abstained": ~positive} if abstains else {})
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
     def text(text):

@@ -94,6 +94,29 @@ def test_the_summary_is_json_with_intervals_and_the_commonest_labels_share(resul
     assert summary["calibration_error"] == pytest.approx(0.2)
 
 
+def test_the_figures_before_the_temperature_follow_from_the_probabilities_and_it():
+    after = answered([predicted for _, predicted in PAIRS])
+    found = evaluator.calibrated(TABLE, after, 2.0)
+    # Each answer has 0.9 and three labels share 0.1, before: the squares of these, as shares.
+    sure = 0.9**2 / (0.9**2 + 3 * (0.1 / 3) ** 2)
+    assert found["before"]["calibration_error"] == pytest.approx(sure - 14 / 20, abs=1e-6)
+    assert found["before"]["log_loss"] == pytest.approx(
+        -(14 * np.log(sure) + 6 * np.log((1 - sure) / 3)) / 20, abs=1e-6
+    )
+    assert found["after"]["calibration_error"] == pytest.approx(0.9 - 14 / 20, abs=1e-6)
+    assert found["after"]["log_loss"] == pytest.approx(-(14 * np.log(0.9) + 6 * np.log(0.1 / 3)) / 20, abs=1e-6)
+
+
+def test_what_abstaining_leaves_is_stated():
+    predictions = answered([predicted for _, predicted in PAIRS])
+    predictions.abstained = np.array([True] * 8 + [False] * 12)  # the rows of "negative", 6 of 8 right
+    found = evaluator.abstention(TABLE, predictions, 0.6)
+    assert found == {"threshold": 0.6, "rows": 12, "coverage": 0.6, "accuracy": pytest.approx(8 / 12)}
+    assert evaluator.answer_columns(predictions, None)["abstained"].sum() == 8
+    predictions.abstained[:] = True
+    assert evaluator.abstention(TABLE, predictions, 0.99)["accuracy"] is None
+
+
 def test_the_baselines_answers_are_put_in_the_order_of_the_rows(tmp_path):
     pq.write_table(pa.table({"row_id": ["b", "a"], "predicted": ["good", "bad"]}), tmp_path / "answers.parquet")
     assert evaluator.read_baseline(str(tmp_path / "answers.parquet"), {"row_id": ["a", "b"]}) == ["bad", "good"]

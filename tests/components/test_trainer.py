@@ -3,14 +3,17 @@ import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from factories import MOODS, raw_examples, reviews, tiny_model_options, transformed
 from tfx.types import standard_artifacts
 
+from components import trainer
 from components.errors import LineError
 from components.trainer import Trainer
-from models import classifier
+from models import calibration, classifier
 from models.recipe import TrainOptions
 
 RECIPE = TrainOptions(epochs=6, batch_size=8, learning_rate=0.003, precision="float32")
@@ -60,6 +63,19 @@ def test_trains_and_exports(data, tmp_path, caplog):
     assert len(history["epochs"]) >= 1
     assert list(Path(run.uri).glob("events.out.tfevents.*"))
     assert not (tmp_path / "checkpoints").exists()
+    # 30 validation rows are too few for a temperature.
+    assert (history["calibration"]["temperature"], history["calibration"]["rows"]) == (1.0, 30)
+    assert history["calibration"]["note"].startswith("30 validation rows are too few")
+    assert history["calibration"]["before"] == history["calibration"]["after"]
+    assert history["calibration"]["after"]["log_loss"] == pytest.approx(
+        history["epochs"][history["best_epoch"] - 1]["validation_loss"], abs=1e-5
+    )
+    assert model.get_float_custom_property("temperature") == 1.0
+    rows = reviews(360)[300:330]
+    answers = pq.read_table(tmp_path / "run/answers-validation.parquet").to_pydict()
+    assert answers["label"] == [label for _, label, _ in rows]
+    served = text(text=tf.constant([row[0] for row in rows]))["probabilities"]
+    np.testing.assert_allclose(answers["probabilities"], served, atol=1e-4)
     summary = model.get_string_custom_property("summary")
     assert summary.startswith(f"best epoch {history['best_epoch']} of {len(history['epochs'])}, validation loss 0.")
     progress = [record.progress for record in caplog.records if record.name == "bertline.progress"]
@@ -99,3 +115,24 @@ def test_an_empty_split_is_named(data, tmp_path):
     empty.uri = str(tmp_path / "empty")
     with pytest.raises(LineError, match=r"Split-train: the split holds no rows"):
         train((options, graph, empty), tmp_path)
+
+
+def test_a_temperature_is_fitted_where_the_recipe_asks_for_one_and_its_figures_are_noted():
+    # Sure of itself with 98% in 300 rows, and right in 240 of them: 80% is what it should say.
+    logits = np.tile([4.0, 0.0], (300, 1)).astype(np.float32)
+    labels = np.repeat([0, 1], [240, 60])
+    found = trainer.calibrated(logits, labels, trainer.fit_temperature(logits, labels, RECIPE))
+    assert found["temperature"] == pytest.approx(4 / np.log(4), rel=1e-3)
+    assert found["before"]["calibration_error"] == pytest.approx(1 / (1 + np.exp(-4)) - 0.8, abs=1e-6)
+    assert found["after"]["calibration_error"] == pytest.approx(0, abs=1e-3)
+    assert found["before"]["log_loss"] == pytest.approx(np.log1p(np.exp(-4)) + 0.2 * 4, abs=1e-6)
+    assert found["after"]["log_loss"] == pytest.approx(-0.8 * np.log(0.8) - 0.2 * np.log(0.2), abs=1e-6)
+    off = RECIPE.model_copy(update={"calibrate": "none"})
+    assert trainer.fit_temperature(logits, labels, off) == calibration.Temperature(1.0, "train.calibrate is none")
+
+
+def test_a_threshold_that_no_answer_is_below_is_refused():
+    trainer.check_abstention(None, ["no", "yes"])
+    trainer.check_abstention(0.34, ["a", "b", "c"])
+    with pytest.raises(LineError, match=r"model.abstain: 0.5 is never .* with 2 labels .* at least 0.5"):
+        trainer.check_abstention(0.5, ["no", "yes"])

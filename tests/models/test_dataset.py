@@ -46,10 +46,11 @@ def test_ordered_by_length():
             "token_ids": [[1, 1, 0, 0, 0, 0, 0, 0], [2, 2, 2, 2, 2, 0, 0, 0]],
             "lengths": [2, 5],
             "labels": [1, 0],
+            "rows": [1, 2],
             "weights": [1.0, 1.0],
             "shares": [0.5, 0.5],
         },
-        {"token_ids": [[0] * 16], "lengths": [9], "labels": [0], "weights": [1.0], "shares": [1.0]},
+        {"token_ids": [[0] * 16], "lengths": [9], "labels": [0], "rows": [0], "weights": [1.0], "shares": [1.0]},
     ]
 
 

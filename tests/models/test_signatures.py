@@ -34,9 +34,9 @@ def random_classifier(options):
     return model
 
 
-def saved(line, folder, dtype=tf.float32, pair=False):
+def saved(line, folder, dtype=tf.float32, pair=False, **more):
     options, graph, model = line
-    served = ServedModel(model, graph, backbone.vocabulary(options).path, list(MOODS), dtype=dtype, pair=pair)
+    served = ServedModel(model, graph, backbone.vocabulary(options).path, list(MOODS), dtype=dtype, pair=pair, **more)
     export(served, folder)
     return tf.saved_model.load(str(folder)).signatures
 
@@ -69,6 +69,29 @@ def test_answers_are_the_keras_models(line, tmp_path, dtype, tolerance):
     labels = np.array(list(MOODS))[expected.argmax(axis=1)]
     assert [label.decode() for label in answers["label"].numpy()[sure]] == labels[sure].tolist()
     assert answers["classes"].numpy().tolist() == [[mood.encode() for mood in MOODS]] * len(TEXTS)
+
+
+def test_a_temperature_moves_the_probabilities_and_no_label_and_keras_answers_alike(line, tmp_path):
+    plain = saved(line, tmp_path / "plain")["text"](text=tf.constant(TEXTS))
+    warm = saved(line, tmp_path / "warm", temperature=2.0)["text"](text=tf.constant(TEXTS))
+    assert warm["label"].numpy().tolist() == plain["label"].numpy().tolist()
+    expected = np.sqrt(plain["probabilities"])
+    expected /= expected.sum(-1, keepdims=True)
+    np.testing.assert_allclose(warm["probabilities"], expected, atol=1e-6)
+    classifier.save(line[2], tmp_path / "keras", temperature=2.0)
+    loaded = line[0], line[1], classifier.load(tmp_path / "keras")
+    np.testing.assert_allclose(keras_probabilities(loaded, TEXTS), warm["probabilities"], atol=1e-5)
+
+
+def test_a_model_that_abstains_marks_what_it_is_less_sure_of(line, tmp_path):
+    plain = saved(line, tmp_path / "plain")["text"](text=tf.constant(TEXTS))
+    assert set(plain) == {"label", "probabilities", "classes"}
+    surest = np.max(plain["probabilities"], axis=-1)
+    threshold = float(np.median(surest)) + 1e-4
+    answers = saved(line, tmp_path / "abstains", abstain=threshold)["text"](text=tf.constant(TEXTS))
+    assert answers["abstained"].numpy().tolist() == (surest < threshold).tolist()
+    assert 0 < answers["abstained"].numpy().sum() < len(TEXTS)
+    assert answers["label"].numpy().tolist() == plain["label"].numpy().tolist()
 
 
 def test_pairs_are_told_apart(tmp_path):

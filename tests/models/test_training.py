@@ -41,7 +41,7 @@ def weights(model):
 
 def test_learns(tmp_path):
     seen = []
-    _, history = train(tmp_path, rows=300, options=RECIPE.model_copy(update={"epochs": 5}), on_progress=seen.append)
+    _, history, _ = train(tmp_path, rows=300, options=RECIPE.model_copy(update={"epochs": 5}), on_progress=seen.append)
     assert history.best.validation_accuracy > 0.9
     assert history.best.validation_loss == min(epoch.validation_loss for epoch in history.epochs)
     last = seen[-1]
@@ -63,7 +63,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
     cut.mkdir()
-    model, history = train(whole)
+    model, history, logits = train(whole)
     script = f"""
 import os, signal, sys
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]!r}
@@ -76,10 +76,11 @@ test_training.train(pathlib.Path({str(cut)!r}), on_progress=killed)
 """
     code = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, env=os.environ).returncode
     assert code == -signal.SIGKILL
-    resumed, resumed_history = train(cut)
+    resumed, resumed_history, resumed_logits = train(cut)
     assert resumed_history.resumed_at == [16]
     assert resumed_history.epochs == history.epochs
     np.testing.assert_array_equal(weights(resumed), weights(model))
+    np.testing.assert_array_equal(resumed_logits, logits)
 
 
 def test_stops_early_and_restores_the_best_epoch_from_a_remote_folder(tmp_path):
@@ -88,13 +89,14 @@ def test_stops_early_and_restores_the_best_epoch_from_a_remote_folder(tmp_path):
     shifted = Rows(validation.token_ids, None, (validation.labels + 1) % 3)  # the better it learns, the worse this gets
     options = RECIPE.model_copy(update={"epochs": 9, "patience": 2, "learning_rate": 0.01})
     remote = "ram://bucket/checkpoints"
-    trained, history = train(tmp_path, rows=96, options=options, validation=shifted, checkpoints=remote)
+    trained, history, best_logits = train(tmp_path, rows=96, options=options, validation=shifted, checkpoints=remote)
     kept = {name.partition(".")[0] for name in tf.io.gfile.listdir(remote) if name.startswith("best-")}
     assert kept == {f"best-{history.best_epoch}"}
     assert len(history.epochs) == history.best_epoch + 2 < 9
     ids = shifted.token_ids.to_tensor()
     lengths = tf.cast(shifted.token_ids.row_lengths(), tf.int32)
     logits = Encoder.of(trained).logits(pack(trained, tf.float32), Batch(ids, None, lengths))
+    np.testing.assert_allclose(best_logits, logits, atol=1e-5)  # the best epoch's, in the order of the split
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(shifted.labels, logits)
     assert float(tf.reduce_mean(losses)) == pytest.approx(history.best.validation_loss, rel=1e-4)
 
@@ -138,7 +140,7 @@ for name in ("one_device", "mirrored"):
     folder = pathlib.Path({str(tmp_path)!r}) / name
     folder.mkdir()
     options = test_training.RECIPE.model_copy(update={{"distribution": name, "epochs": 2}})
-    _, history = test_training.train(folder, options=options, dropout=0.0, rows=90)  # a last batch of two rows
+    _, history, _ = test_training.train(folder, options=options, dropout=0.0, rows=90)  # a last batch of two rows
     print("LOSSES", *(f"{{e.train_loss:.4f}} {{e.validation_loss:.4f}}" for e in history.epochs))
 """
     run = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)

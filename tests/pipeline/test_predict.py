@@ -84,6 +84,15 @@ def test_a_text_a_line_from_stdin(mood):
         predict("--address", mood, "--model", "mood", stdin="\n")
 
 
+def test_an_abstention_is_said_plainly(tmp_path):
+    save_mood_model(tmp_path / "1", abstains=True)
+    with Server.of(tmp_path, "mood", port=0) as server:
+        asked = ["--address", server.address, "--model", "mood"]
+        assert predict(*asked, "good", "so-so").stdout == "positive\t0.750\tgood\nabstains (negative)\t0.750\tso-so\n"
+        answers = [json.loads(line) for line in predict(*asked, "--json", "good", "so-so").stdout.splitlines()]
+    assert [(answer["label"], answer["abstained"]) for answer in answers] == [("positive", False), ("negative", True)]
+
+
 def test_pairs_are_known_from_the_served_model(mood, pairs):
     asked = ["--address", pairs, "--model", "pairs"]
     assert predict(*asked, "a", "b", "--pair", "a", "--pair", "c").stdout == "same\t0.750\ta\nother\t0.750\tb\n"

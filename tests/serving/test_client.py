@@ -235,6 +235,29 @@ def test_reads_tensor_content_too(recorder, predict):
     assert predictions[2].probabilities == {"ç": 0.75, "other": 0.25}
 
 
+def test_says_what_a_model_abstains_from(recorder, predict):
+    assert predict(recorder.address, ["a"])[0].abstained is None  # it always answers
+    answer = recorder.answer
+
+    def abstaining(texts):
+        response = answer(texts)
+        marks = [text == b"a" for text in texts]
+        proto = response.outputs["abstained"]
+        if recorder.as_content:
+            proto.tensor_content = bytes(marks)
+        else:
+            proto.bool_val.extend(marks)
+        return response
+
+    recorder.answer = abstaining
+    for recorder.as_content in (False, True):
+        assert [prediction.abstained for prediction in predict(recorder.address, ["a", "bb"])] == [True, False]
+
+
+def few_marks(response):
+    response.outputs["abstained"].bool_val.extend([True, False])
+
+
 def long_content(response):
     response.outputs["label"].ClearField("string_val")
     # The varint of 300 = 0x2c + 2 * 128: 0x80 says that more of it follows.
@@ -271,6 +294,7 @@ def cut(response):
         (drop, "signature text of mood does not classify texts: no classes among its outputs label, probabilities"),
         (repeat, "2 labels, 2 classes and 2 probabilities for 1 texts"),
         (misname, "the label 'b' is none of the classes a, other"),
+        (few_marks, "2 values of abstained for 1 texts"),
         (cut, "a string tensor of 2 bytes should have 3"),
     ],
 )
