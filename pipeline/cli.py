@@ -86,12 +86,12 @@ def run(config: ConfigArgument) -> None:
 @app.command()
 def runs(config: ConfigArgument, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """List past runs: verdicts, figures, and where each model came from."""
-    from pipeline import lineage
+    from pipeline import lineage, metadata_store
 
     task = configs.load(config)
-    if not (task.root_folder / lineage.METADATA_FILE).exists():
+    if not metadata_store.exists(task):
         raise LineError(f"no runs yet under {task.root_folder}; start one with `bertline run {config}`.")
-    store = lineage.Store(task.root_folder)
+    store = lineage.Store(task)
     records = [lineage.record(store, run_id) for run_id in store.run_ids()]
     if as_json:
         for record in records:

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML, YAMLError
 from components.errors import LineError
 from components.options import CanaryOptions, DataOptions, EvaluateOptions, ServeOptions, ValidationOptions
 from models.recipe import ModelOptions, Section, TrainOptions
+from pipeline import metadata_store
 from serving.releases import is_remote
 
 
@@ -22,8 +23,11 @@ class Config(Section):
 
     name: str
     # where runs, metadata and the serving folder live; null: runs/NAME in the current folder. Runs on this machine need
-    # a local one, for their metadata store is an SQLite file
+    # a local one: logs and review pages are plain files
     root: str | None = None
+    # Lineage, for a team to share: postgresql://USER@HOST:PORT/DATABASE or mysql://..., a database a task; the password
+    # comes from the environment, BERTLINE_METADATA_PASSWORD. null: an SQLite file below root
+    metadata: str | None = None
     data: DataOptions
     validation: ValidationOptions = ValidationOptions()
     model: ModelOptions = ModelOptions()
@@ -41,6 +45,13 @@ class Config(Section):
             raise ValueError("use letters, digits, dots, dashes and underscores: it names the model and its folder")
         return name
 
+    @field_validator("metadata")
+    @classmethod
+    def _metadata_is_a_database(cls, url: str | None) -> str | None:
+        if url is not None:
+            metadata_store.check_address(url)
+        return url
+
     @model_validator(mode="after")
     def _check_across_sections(self) -> Config:
         for check in (check_slices_are_kept, check_fairness_names, check_schema_file_exists):
@@ -56,8 +67,8 @@ class Config(Section):
         """
         if self.root and is_remote(self.root):
             raise LineError(
-                f"root: {self.root}: on this machine it must be a local folder, since it holds the metadata store "
-                "(SQLite), logs and review pages. Only serve.folder may be remote here; leave root out."
+                f"root: {self.root}: on this machine it must be a local folder, since it holds logs, review "
+                "pages and artifacts. Only serve.folder may be remote here; leave root out."
             )
         return Path(self.below_root())
 
@@ -72,7 +83,7 @@ class Config(Section):
 
     def digest(self) -> str:
         """SHA-256 of everything in the config that can change a model or its push, in hex."""
-        return hashlib.sha256(self.model_dump_json(exclude={"root", "serve"}).encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json(exclude={"root", "metadata", "serve"}).encode()).hexdigest()
 
 
 def _absolute(folder: str) -> str:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from components.artifacts import METRICS_FILE, PREDICTIONS_FILE
 from components.errors import LineError
 from components.options import EvaluateOptions
-from pipeline import lineage
+from pipeline import lineage, metadata_store
 from pipeline.config import Config
 
 
@@ -43,9 +43,9 @@ def read(task: Config, run_id: str | None) -> Run:
     Raises:
       LineError: there is none, it did not come so far, or its files are gone.
     """
-    if not (task.root_folder / lineage.METADATA_FILE).exists():
+    if not metadata_store.exists(task):
         raise LineError(f"no runs yet under {task.root_folder}.")
-    store = lineage.Store(task.root_folder)
+    store = lineage.Store(task)
     known = store.run_ids()
     if run_id and run_id not in known:
         raise LineError(f"{run_id} is no run under {task.root_folder}; `bertline runs CONFIG` lists them.")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ml_metadata.metadata_store import metadata_store
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-METADATA_FILE = "metadata.sqlite"
+from pipeline import metadata_store
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
 HISTORY_RUNS = 30  # on the review page: more would not be told apart on a phone
 _DONE = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
 
@@ -46,16 +49,17 @@ class Stage:
 
 
 class Store:
-    """The metadata store of one root folder.
+    """The metadata store of one task.
 
     Args:
-      root: the folder that holds metadata.sqlite.
+      config: the task.
+
+    Raises:
+      LineError: its database cannot be used.
     """
 
-    def __init__(self, root: Path):
-        config = mlmd.ConnectionConfig()
-        config.sqlite.filename_uri = str(root / METADATA_FILE)
-        self._store = metadata_store.MetadataStore(config)
+    def __init__(self, config: Config):
+        self._store = metadata_store.connect(config)
 
     def run_ids(self) -> list[str]:
         """Ids of all runs, oldest first."""

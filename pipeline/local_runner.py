@@ -1,4 +1,4 @@
-"""Runs the line on this machine: TFX's launcher stage by stage, metadata in SQLite, one run at a time on a root."""
+"""Runs the line on this machine: TFX's launcher stage by stage, one run at a time on a root."""
 
 from __future__ import annotations
 
@@ -266,16 +266,19 @@ class _Launcher:
     def __init__(self, config: Config, run_id: str, files: list[sources.SourceFile]):
         from tfx.dsl.compiler import compiler
 
-        from pipeline import lineage, pipeline
+        from pipeline import lineage, metadata_store, pipeline
 
         self.run_id = run_id
         self.config = config
-        root = config.root_folder
-        self.store = lineage.Store(root)
+        self.store = lineage.Store(config)
         facts = gather_facts(config, self.store, sources.fingerprint(files))
         log.info("facts of run %s: %s", run_id, facts)
         line = pipeline.create_pipeline(
-            config, facts, pipeline_root=str(root / "artifacts"), metadata=root / lineage.METADATA_FILE, beam=BEAM_ARGS
+            config,
+            facts,
+            pipeline_root=str(config.root_folder / "artifacts"),
+            metadata=metadata_store.connection(config),
+            beam=BEAM_ARGS,
         )
         self.ir = compiler.Compiler().compile(line)
 

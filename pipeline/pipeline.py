@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from ml_metadata.proto import metadata_store_pb2 as mlmd
 from tfx import components as tfx_components
-from tfx.orchestration.metadata import sqlite_metadata_connection_config
 from tfx.orchestration.pipeline import Pipeline
 
 from components.baseline import Baseline
@@ -48,7 +47,7 @@ class RunFacts:
 
 
 def create_pipeline(
-    config: Config, facts: RunFacts, *, pipeline_root: str, metadata: Path, beam: Sequence[str]
+    config: Config, facts: RunFacts, *, pipeline_root: str, metadata: mlmd.ConnectionConfig, beam: Sequence[str]
 ) -> Pipeline:
     """Wires the stages.
 
@@ -56,7 +55,7 @@ def create_pipeline(
       config: the task.
       facts: what the runner found out.
       pipeline_root: folder of the artifacts.
-      metadata: file of the SQLite metadata store.
+      metadata: how the metadata store is reached.
       beam: arguments of every Beam pipeline.
     """
     ingest = ExampleGen(
@@ -151,6 +150,6 @@ def create_pipeline(
             review,
         ],
         enable_cache=True,
-        metadata_connection_config=sqlite_metadata_connection_config(str(metadata)),
+        metadata_connection_config=metadata,
         beam_pipeline_args=list(beam),
     )

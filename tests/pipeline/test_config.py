@@ -114,7 +114,7 @@ def test_remote_folders_keep_their_addresses(tmp_path):
 
 def test_a_run_on_this_machine_refuses_a_remote_root(tmp_path):
     config = configs.load(write(tmp_path, MINIMAL + "root: gs://bucket/runs\n"))
-    with pytest.raises(LineError, match=r"root: gs://bucket/runs: .* must be a local folder, .* metadata store"):
+    with pytest.raises(LineError, match=r"root: gs://bucket/runs: .* must be a local folder, since it holds logs"):
         local_runner.run(config, "task.yaml")
 
 

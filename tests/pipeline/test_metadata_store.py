@@ -1,0 +1,139 @@
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import factories
+import pytest
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+from components.errors import LineError
+from pipeline import config as configs
+from pipeline import lineage, metadata_store
+
+BERTLINE = Path(sys.executable).with_name("bertline")
+PASSWORD = "kept-to-ourselves"
+
+
+def task(url, name="reviews"):
+    return configs.Config(name=name, data={"source": "a.csv"}, metadata=url)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("sqlite:///runs.db", "not a database's address; expected postgresql://USER@HOST:PORT/DATABASE or mysql://"),
+        ("postgresql://db.example.com/reviews", "not a database's address"),
+        ("postgresql://keeper@db.example.com:5432", "names no database"),
+        ("postgresql://keeper@db.example.com:99999/reviews", "Port out of range"),
+        ("mysql://keeper:secret@db.example.com/reviews", "take that out and set BERTLINE_METADATA_PASSWORD"),
+        (
+            "mysql://keeper@db.example.com/reviews?sslmode=require",
+            r"?sslmode: unknown; known for mysql are key, cert, ca",
+        ),
+    ],
+)
+def test_an_address_that_cannot_be_meant_is_told_when_the_config_is_read(tmp_path, url, expected):
+    (tmp_path / "task.yaml").write_text(f"name: reviews\ndata: {{source: a.csv}}\nmetadata: {url}\n")
+    with pytest.raises(LineError) as caught:
+        configs.load(tmp_path / "task.yaml")
+    assert "task.yaml: metadata: " in str(caught.value) and expected in str(caught.value)
+
+
+def test_an_address_becomes_what_ml_metadata_connects_with(monkeypatch):
+    monkeypatch.setenv(metadata_store.PASSWORD, "secret")
+    postgresql = metadata_store.connection(task("postgresql://keeper@db:6000/x?sslmode=require")).postgresql
+    assert (postgresql.host, postgresql.port, postgresql.user) == ("db", "6000", "keeper")
+    assert (postgresql.password, postgresql.dbname) == ("secret", "x")
+    assert postgresql.ssloption.sslmode == "require"
+    mysql = metadata_store.connection(task("mysql://keeper@db/reviews?ca=ca.pem&verify_server_cert=true")).mysql
+    assert (mysql.host, mysql.port, mysql.database) == ("db", 3306, "reviews")
+    assert (mysql.ssl_options.ca, mysql.ssl_options.verify_server_cert) == ("ca.pem", True)
+
+
+def test_the_database_does_not_key_a_model():
+    assert task("mysql://keeper@db/reviews").digest() == task(None).digest()
+
+
+def test_a_server_that_is_not_there_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    with pytest.raises(LineError, match=f"127.0.0.1:{port} cannot be reached: Connection refused. Start the database"):
+        metadata_store.connect(task(f"postgresql://keeper@127.0.0.1:{port}/reviews"))
+
+
+# === A real PostgreSQL ===
+
+
+def _program(name):
+    found = [shutil.which(name), *map(str, sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}")))]
+    return next((path for path in found if path), None)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """HOST:PORT of a server whose user `keeper` has the password PASSWORD."""
+    if not _program("initdb"):
+        pytest.skip("needs PostgreSQL's server: apt install postgresql")
+    folder = tmp_path_factory.mktemp("postgresql")
+    for path in (folder, *list(folder.parents)[:3]):  # pytest keeps its folders to one user, and root starts no server
+        path.chmod(0o755)
+    (folder / "password").write_text(PASSWORD)
+    as_user = []
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data, log = folder / "data", folder / "log"
+    made = ["-D", data, "-U", "keeper", f"--pwfile={folder / 'password'}", "-A", "scram-sha-256", "--no-sync"]
+    subprocess.run([*as_user, _program("initdb"), *made], check=True, capture_output=True)
+    control = [*as_user, _program("pg_ctl"), "-D", data, "-w"]
+    subprocess.run([*control, "-l", log, "-o", f"-p {port} -k {folder} -h 127.0.0.1", "start"], check=True)
+    yield f"127.0.0.1:{port}"
+    subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)
+
+
+def test_a_wrong_password_is_told_without_showing_it(database, monkeypatch):
+    monkeypatch.setenv(metadata_store.PASSWORD, "guess")
+    with pytest.raises(LineError) as caught:
+        metadata_store.connect(task(f"postgresql://keeper@{database}/reviews"))
+    assert "refuses user keeper or database reviews (the password, BERTLINE_METADATA_PASSWORD, is given)" in str(
+        caught.value
+    )
+    assert "guess" not in str(caught.value)
+
+
+def test_a_database_that_holds_another_tasks_runs_is_refused(database, monkeypatch):
+    monkeypatch.setenv(metadata_store.PASSWORD, PASSWORD)
+    store = metadata_store.connect(task(f"postgresql://keeper@{database}/news", "news"))
+    kind = store.put_context_type(mlmd.ContextType(name="pipeline"))
+    store.put_contexts([mlmd.Context(type_id=kind, name="news")])
+    assert lineage.Store(task(f"postgresql://keeper@{database}/news", "news")).run_ids() == []
+    with pytest.raises(LineError, match="holds the runs of news; give task reviews a database of its own"):
+        metadata_store.connect(task(f"postgresql://keeper@{database}/news"))
+
+
+def test_runs_are_kept_and_listed_and_the_password_is_nowhere(database, tmp_path):
+    """A run that ends at the data gate, which is soon."""
+    config = factories.write_task(tmp_path, factories.reviews(60))
+    text = config.read_text(encoding="utf-8").replace("max_length: 16", "max_length: 4")  # cuts most texts short
+    config.write_text(f"{text}metadata: postgresql://keeper@{database}/gate\n", encoding="utf-8")
+
+    def bertline(command):
+        environment = {**os.environ, metadata_store.PASSWORD: PASSWORD}
+        arguments = [BERTLINE, command, config]
+        return subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+
+    run = bertline("run")
+    assert run.returncode == 1, run.stdout + run.stderr
+    listed = bertline("runs")
+    assert "failed" in listed.stdout and "DataGate" in listed.stdout, listed.stdout + listed.stderr
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in written if path.suffix == ".sqlite"]
+    assert not [path for path in written if PASSWORD.encode() in path.read_bytes()]
+    assert any(path.suffix == ".log" for path in written)
