@@ -22,7 +22,7 @@ from tfx.dsl.io import fileio
 from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, standard_artifacts
 
-from components import sources, splitting
+from components import sources, spans, splitting
 from components.artifacts import Quarantine
 from components.errors import LineError
 from components.options import DataOptions
@@ -76,7 +76,8 @@ def ExampleGen(
     if stop:
         raise LineError(stop)
     _describe(examples, report, fingerprint)
-    quarantine.set_string_custom_property("summary", summary(report))
+    taken = spans.window(options.source, base_folder, options.newest_spans)
+    quarantine.set_string_custom_property("summary", summary(report) + described(taken))
 
 
 def _files(options: DataOptions, base_folder: str) -> tuple[list[sources.SourceFile], list[int]]:
@@ -84,7 +85,7 @@ def _files(options: DataOptions, base_folder: str) -> tuple[list[sources.SourceF
     files, roles = [], []
     given = ((options.source, splitting.TRAIN), (options.validation_source, splitting.VALIDATION))
     for patterns, role in (*given, (options.test_source, splitting.TEST)):
-        for file in sources.expand(patterns or [], base_folder, options.format):
+        for file in sources.expand(patterns or [], base_folder, options.format, options.newest_spans):
             sources.check(file, options)
             files.append(file)
             roles.append(role)
@@ -439,6 +440,13 @@ def summary(report: dict[str, Any]) -> str:
             shown = ", ".join(absent[:SHOWN_EXAMPLES]) + (", ..." if len(absent) > SHOWN_EXAMPLES else "")
             notes.append(f"no {split} row of {len(absent)} labels ({shown})")
     return f"{report['distinct']:,} rows of {report['rows']:,}: {', '.join(notes)}"
+
+
+def described(taken: list[int]) -> str:
+    """The window of spans, as the end of the stage's line."""
+    if not taken:
+        return ""
+    return f", span {taken[0]}" if len(taken) == 1 else f", {len(taken)} spans from {taken[0]} to {taken[-1]}"
 
 
 def _describe(examples: standard_artifacts.Examples, report: dict[str, Any], fingerprint: str) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ByteSize, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from components import spans
 from models.features import RESERVED
 from models.recipe import Section
 
@@ -43,6 +44,9 @@ class DataOptions(Section):
 
     # paths, globs, folders with a folder a class, or package://NAME/PATH; relative to the config file's folder
     source: Sources = Field(min_length=1)
+    # {SPAN} in a source stands for a number, one a portion of the data: data-{SPAN}/ or reviews-{SPAN}.csv.gz. This is
+    # a window of so many of the newest, that rolls on as spans arrive; null takes all
+    newest_spans: PositiveInt | None = None
     # given files for the other splits; `source` is then split without them (or all training rows when both are given)
     validation_source: Sources | None = None
     test_source: Sources | None = None
@@ -58,6 +62,14 @@ class DataOptions(Section):
     split: SplitShares = SplitShares()
     limits: RowLimits = RowLimits()
     max_quarantined: Share = 0.05  # a larger share of rows in quarantine points at a wrong config and stops the run
+
+    @model_validator(mode="after")
+    def _spans_can_be_matched(self) -> DataOptions:
+        for source in [*self.source, *(self.validation_source or []), *(self.test_source or [])]:
+            spans.check(source)
+        if self.newest_spans and not any(spans.PLACEHOLDER in source for source in self.source):
+            raise ValueError("newest_spans needs a source with {SPAN} in it, such as data-{SPAN}/ or data-{SPAN}.csv")
+        return self
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> DataOptions:

@@ -21,6 +21,7 @@ import pyarrow
 import pyarrow.parquet
 import xxhash
 
+from components import spans
 from components.errors import LineError
 from components.options import DataOptions
 from models import packages
@@ -82,19 +83,22 @@ FORMATS = {
 }
 
 
-def expand(sources: Sequence[str], base_folder: str, format: str = "auto") -> list[SourceFile]:
+def expand(
+    sources: Sequence[str], base_folder: str, format: str = "auto", newest_spans: int | None = None
+) -> list[SourceFile]:
     """The files that the sources name, in a stable order, each once.
 
     Args:
         sources: paths, globs, folders of data files, folders with a folder a class, or package://NAME/PATH.
         base_folder: where relative paths start.
         format: a format of DataOptions, or "auto" to go by the file's name.
+        newest_spans: where a source has {SPAN}, how many spans to take; None for all.
 
     Raises:
         LineError: nothing is there, or a file's format is not known.
     """
     files: dict[str, SourceFile] = {}
-    for source in sources:
+    for source in spans.resolve(sources, base_folder, newest_spans):
         for path in _matches(source, Path(base_folder)):
             found = _in_folder(path, source, format) if path.is_dir() else [(path, _format_of(path, format))]
             for file, file_format in found:

@@ -84,6 +84,18 @@ def run(config: ConfigArgument) -> None:
 
 
 @app.command()
+def watch(
+    config: ConfigArgument,
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 60,
+) -> None:
+    """Run the line now and whenever its data or config change, such as when a span arrives, until Ctrl-C."""
+    from pipeline import watch as watching
+
+    configs.load(config)
+    watching.forever(config, every, _console())
+
+
+@app.command()
 def runs(config: ConfigArgument, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """List past runs: verdicts, figures, and where each model came from."""
     from pipeline import lineage, metadata_store
@@ -372,3 +384,7 @@ def _in_words() -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError) as error:
         raise LineError(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -95,7 +95,7 @@ def run(config: Config, config_name: str) -> RunResult:
     started = time.monotonic()
     run_id = datetime.datetime.now().isoformat(timespec="seconds")
     root = config.root_folder
-    files = sources.expand(source_patterns(config), config.folder, config.data.format)
+    files = source_files(config)
     log_file = root / "logs" / f"{run_id.replace(':', '')}.log"
     with exclusive(root), screen.quiet(log_file) as console, _bare_arguments():
         try:
@@ -115,10 +115,17 @@ def run(config: Config, config_name: str) -> RunResult:
     return result
 
 
-def source_patterns(config: Config) -> list[str]:
-    """All of the config's data sources: the given splits' too."""
+def source_files(config: Config) -> list[sources.SourceFile]:
+    """All files of the config's data, the given splits' too.
+
+    Raises:
+      LineError: they cannot be found.
+    """
     data = config.data
-    return [*data.source, *(data.validation_source or []), *(data.test_source or [])]
+    given = [data.source, data.validation_source or [], data.test_source or []]
+    return [
+        file for patterns in given for file in sources.expand(patterns, config.folder, data.format, data.newest_spans)
+    ]
 
 
 def display(path: Path | str) -> str:

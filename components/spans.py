@@ -1,0 +1,82 @@
+"""Spans: data that arrive in numbered portions, `data-{SPAN}/` or `reviews-{SPAN}.csv`, and the window of the newest.
+
+The term is TFX's. A span is a number, such as a day's 20261122; a row keeps its split from span to span, since splits
+go by the hash of the text.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.errors import LineError
+
+PLACEHOLDER = "{SPAN}"
+
+
+def window(sources: Sequence[str], base_folder: str, newest: int | None) -> list[int]:
+    """The spans to take, ascending: the newest so many of those that are there, or all; [] without {SPAN} in a source.
+
+    Args:
+        sources: as in DataOptions.
+        base_folder: where relative paths start.
+        newest: how many; None for all.
+
+    Raises:
+        LineError: no span is there, or two names stand for the same one.
+    """
+    found = sorted({span for source in sources for span in _named(source, base_folder)})
+    return found[-newest:] if newest else found
+
+
+def resolve(sources: Sequence[str], base_folder: str, newest: int | None) -> list[str]:
+    """The sources with {SPAN} filled in for each span of the window; arguments and errors as `window`."""
+    wanted = window(sources, base_folder, newest)
+    resolved = []
+    for source in sources:
+        named = _named(source, base_folder)
+        resolved += [named[span] for span in wanted if span in named] if PLACEHOLDER in source else [source]
+    return resolved
+
+
+def check(source: str) -> None:
+    """Raises ValueError for a {SPAN} that cannot be matched."""
+    if PLACEHOLDER not in source:
+        return
+    if source.count(PLACEHOLDER) > 1:
+        raise ValueError(f"{source!r} has {PLACEHOLDER} more than once")
+    head, name, _ = _parts(source)
+    if glob.has_magic(head + name.replace(PLACEHOLDER, "")):
+        raise ValueError(f"{source!r}: wildcards may stand after the name that has {PLACEHOLDER}, not in or before it")
+
+
+def _named(source: str, base_folder: str) -> dict[int, str]:
+    """Span -> the source with it filled in as the file system has it, leading zeros and all."""
+    if PLACEHOLDER not in source:
+        return {}
+    head, name, rest = _parts(source)
+    folder = Path(base_folder) / Path(head).expanduser()
+    pattern = re.compile(r"(\d+)".join(map(re.escape, name.split(PLACEHOLDER))))
+    found: dict[int, str] = {}
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if match := pattern.fullmatch(entry.name):
+            span = int(match[1])
+            if span in found:
+                raise LineError(f"data source {source!r}: {found[span]} and {head}{entry.name} are both span {span}.")
+            found[span] = f"{head}{entry.name}{rest}"
+    if not found:
+        raise LineError(
+            f"data source {source!r}: no span is there yet (looked in {folder} for {name.replace(PLACEHOLDER, '1')}, "
+            "with any number). Correct the pattern in the config."
+        )
+    return found
+
+
+def _parts(source: str) -> tuple[str, str, str]:
+    """What is before the file name that has {SPAN}, that name, and what is after it."""
+    before, after = source.split(PLACEHOLDER, 1)
+    head, slash, prefix = before.rpartition("/")
+    suffix, further, rest = after.partition("/")
+    return head + slash, prefix + PLACEHOLDER + suffix, further + rest
