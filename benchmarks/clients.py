@@ -18,11 +18,13 @@ from pathlib import Path
 import grpc
 import numpy as np
 
-from serving.protos import PredictionServiceStub, PredictRequest
+from serving.protos import PredictRequest
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
-def requests(file: Path, model: str, rows: int) -> Iterator[PredictRequest]:
-    """The texts, so many a request, again and again."""
+def requests(file: Path, model: str, rows: int) -> Iterator[bytes]:
+    """Requests with so many texts each, again and again; made beforehand, since the clients share the server's cores."""
     texts, built = json.loads(file.read_text()), []
     for start in range(0, len(texts) - rows + 1, rows):
         request = PredictRequest()
@@ -31,7 +33,7 @@ def requests(file: Path, model: str, rows: int) -> Iterator[PredictRequest]:
         tensor.dtype = 7
         tensor.tensor_shape.dim.add(size=rows)
         tensor.string_val.extend(text.encode() for text in texts[start : start + rows])
-        built.append(request)
+        built.append(request.SerializeToString())
     return cycle(built)
 
 
@@ -41,11 +43,11 @@ class Tally:
     def __init__(self):
         self.calls: list[tuple[float, float, str]] = []
 
-    async def call(self, stub: PredictionServiceStub, request: PredictRequest, deadline: float | None) -> None:
+    async def call(self, predict: grpc.aio.UnaryUnaryMultiCallable, request: bytes, deadline: float | None) -> None:
         """Sends one and notes its fate."""
         began = time.time()
         try:
-            await stub.Predict(request, timeout=deadline)
+            await predict(request, timeout=deadline)
             status = "OK"
         except grpc.aio.AioRpcError as error:
             status = error.code().name
@@ -73,9 +75,9 @@ async def closed(arguments: argparse.Namespace, tally: Tally) -> float:
     async def client() -> None:
         options = [("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.insecure_channel(arguments.address, options) as channel:
-            stub = PredictionServiceStub(channel)
+            predict = channel.unary_unary(PREDICT)
             while time.time() - began < arguments.seconds and len(tally.calls) < arguments.requests:
-                await tally.call(stub, next(source), arguments.deadline)
+                await tally.call(predict, next(source), arguments.deadline)
 
     await asyncio.gather(*(client() for _ in range(arguments.clients)))
     return time.time() - began
@@ -86,11 +88,11 @@ async def opened(arguments: argparse.Namespace, tally: Tally) -> float:
     source = requests(arguments.texts, arguments.model, arguments.rows)
     began = time.time()
     async with grpc.aio.insecure_channel(arguments.address) as channel:
-        stub = PredictionServiceStub(channel)
+        predict = channel.unary_unary(PREDICT)
         tasks = []
         for number in range(int(arguments.rate * arguments.seconds)):
             await asyncio.sleep(max(began + number / arguments.rate - time.time(), 0))
-            tasks.append(asyncio.create_task(tally.call(stub, next(source), arguments.deadline)))
+            tasks.append(asyncio.create_task(tally.call(predict, next(source), arguments.deadline)))
         await asyncio.gather(*tasks)
     return time.time() - began
 
