@@ -24,7 +24,7 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
 def requests(file: Path, model: str, rows: int) -> Iterator[bytes]:
-    """Requests with so many texts each, again and again; made beforehand, since the clients share the server's cores."""
+    """Requests with so many texts each, again and again, made beforehand: the server needs the cores."""
     texts, built = json.loads(file.read_text()), []
     for start in range(0, len(texts) - rows + 1, rows):
         request = PredictRequest()
