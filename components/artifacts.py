@@ -1,4 +1,7 @@
-"""Artifact types of our own, for what TFX has no type for, and the files that one stage writes and others read."""
+"""Artifact types of our own, for what TFX has no type for, and the files that one stage writes and others read.
+
+Each type is named `bertline.` and its class: the form that Kubeflow's pipeline spec takes; containers find it by that.
+"""
 
 from tfx.types.artifact import Artifact
 
@@ -13,22 +16,22 @@ REVIEW_FILE = "review.html"  # in ReviewPage
 class Quarantine(Artifact):
     """Rows that ingestion could not use: quarantine.csv, and the counts of all rows in ingest.json."""
 
-    TYPE_NAME = "BertlineQuarantine"
+    TYPE_NAME = "bertline.Quarantine"
 
 
 class DataReport(Artifact):
     """Statistics of the texts, a split at a time: text_statistics.json."""
 
-    TYPE_NAME = "BertlineDataReport"
+    TYPE_NAME = "bertline.DataReport"
 
 
 class BaselineAnswers(Artifact):
     """What TF-IDF with logistic regression answers to the test rows: BASELINE_FILE."""
 
-    TYPE_NAME = "BertlineBaselineAnswers"
+    TYPE_NAME = "bertline.BaselineAnswers"
 
 
 class ReviewPage(Artifact):
     """What a person reads to judge a run: REVIEW_FILE, whole in itself."""
 
-    TYPE_NAME = "BertlineReviewPage"
+    TYPE_NAME = "bertline.ReviewPage"

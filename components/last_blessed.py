@@ -11,15 +11,12 @@ from tfx.utils import path_utils
 from components.errors import LineError
 from serving import releases
 
-AUTO = "auto"
-
 
 @component
 def LastBlessed(
     model: OutputArtifact[standard_artifacts.Model],
     serving_folder: Parameter[str],
     release: Parameter[str],
-    inputs: Parameter[str] = "",
 ) -> None:
     """Copies a release's SavedModel into a Model artifact, where the Evaluator finds it.
 
@@ -29,29 +26,21 @@ def LastBlessed(
     Args:
         model: the artifact to fill.
         serving_folder: where models are pushed.
-        release: the version that `releases.find_baseline` gave when the run started, which keys the cache; "" for
-            none; "auto" to look here (where no local runner does, as under Kubeflow).
-        inputs: with "auto", the current run's fingerprint, whose own releases are passed over.
+        release: the version that `releases.find_baseline` gave when the run started, which keys the cache; "" for none.
 
     Raises:
         LineError: the release is no longer there.
     """
-    version = _latest(serving_folder, inputs) if release == AUTO else release
-    model.set_int_custom_property("present", int(bool(version)))
-    model.set_string_custom_property("version", version)
-    if not version:
+    model.set_int_custom_property("present", int(bool(release)))
+    model.set_string_custom_property("version", release)
+    if not release:
         model.set_string_custom_property("summary", "no model pushed yet")
         return
-    source = f"{serving_folder.rstrip('/')}/{version}"
-    if int(version) not in {each.version for each in releases.read(serving_folder)}:
+    source = f"{serving_folder.rstrip('/')}/{release}"
+    if int(release) not in {each.version for each in releases.read(serving_folder)}:
         raise LineError(f"{source}: this release is gone since the run started; run again to compare with the next one")
     copy_saved_model(source, path_utils.serving_model_dir(model.uri))
-    model.set_string_custom_property("summary", f"compared with {version}")
-
-
-def _latest(serving_folder: str, inputs: str) -> str:
-    baseline = releases.find_baseline(serving_folder, inputs)
-    return str(baseline.version) if baseline else ""
+    model.set_string_custom_property("summary", f"compared with {release}")
 
 
 def copy_saved_model(source: str, destination: str) -> None:

@@ -107,6 +107,16 @@ def expand(
     return list(files.values())
 
 
+def of_options(options: DataOptions, base_folder: str) -> list[SourceFile]:
+    """All files that a task reads: the given splits' too.
+
+    Raises:
+        LineError: as `expand`.
+    """
+    given = [options.source, options.validation_source or [], options.test_source or []]
+    return [file for patterns in given for file in expand(patterns, base_folder, options.format, options.newest_spans)]
+
+
 def _matches(source: str, base: Path) -> list[Path]:
     if source.startswith(packages.SCHEME):
         try:

@@ -293,6 +293,71 @@ def predict(
             print(f"{label}\t{each.probability:.3f}\t{text}")
 
 
+@app.command("compile")
+def compile_line(
+    config: ConfigArgument,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: NAME.yaml.")] = None,
+    image: Annotated[str | None, typer.Option(help="The container image; default: the config's.")] = None,
+) -> None:
+    """Compile the line for Kubeflow Pipelines 2."""
+    from pipeline import facts, kubeflow
+
+    task = configs.load(config)
+    target = output or Path(f"{kubeflow.pipeline_name(task)}.yaml")
+    with screen.quiet(LIBRARY_LOG):
+        compiled = kubeflow.compile_line(task, image, facts.git_commit())
+        kubeflow.write(compiled, target)
+    _console().print(f"wrote {target}: {len(compiled.stages)} stages; next: bertline submit {config}", markup=False)
+
+
+@app.command()
+def submit(
+    config: ConfigArgument,
+    host: Annotated[
+        str | None, typer.Option(help="URL of the API; default: from inside the cluster, or kubectl's.")
+    ] = None,
+    image: Annotated[str | None, typer.Option(help="The container image; default: the config's.")] = None,
+    name: Annotated[str | None, typer.Option(help="The run's name; default: the task's and the time.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="What to list it under; default: the task's name.")] = None,
+    cron: Annotated[str | None, typer.Option(help="Run at these times, such as '0 3 * * *'.")] = None,
+    caching: Annotated[bool, typer.Option(help="Take over what has been computed from the same inputs.")] = True,
+    wait: Annotated[bool, typer.Option("--wait", help="Until the run has ended; exit 1 if it failed.")] = False,
+    namespace: Annotated[str | None, typer.Option(help="Of an installation with several users.")] = None,
+    service_account: Annotated[str | None, typer.Option(help="Kubernetes' account of the pods.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="A bearer token; default: the variable KUBEFLOW_TOKEN.")
+    ] = None,
+    ca: Annotated[Path | None, typer.Option(help="Certificates (PEM) of the API's authority.")] = None,
+) -> None:
+    """Compile the line and run it on Kubeflow Pipelines 2, once or on a schedule."""
+    from pipeline import facts, kubeflow
+    from pipeline import submit as submissions
+
+    task = configs.load(config)
+    if cron and wait:
+        raise typer.BadParameter("a schedule has no end to --wait for")
+    api = submissions.Api(host, namespace, token_file, ca)
+    with screen.quiet(LIBRARY_LOG) as console:
+        submission = submissions.Submission(
+            kubeflow.compile_line(task, image, facts.git_commit()),
+            name or submissions.run_name(task.name),
+            experiment or task.name,
+            caching,
+            service_account,
+        )
+        if cron:
+            console.print(f"scheduled {submission.name}: {submissions.schedule(submission, api, cron)}", markup=False)
+            return
+        run_id = submissions.start(submission, api)
+        link = f"  {host.rstrip('/')}/#/runs/details/{run_id}" if host else ""
+        console.print(f"started {submission.name}: {run_id}{link}", markup=False)
+        state = submissions.wait(run_id, api) if wait else ""
+        if state:
+            console.print(f"ended: {state.lower()}", markup=False)
+    if state not in ("", "SUCCEEDED"):
+        sys.exit(FAILED)
+
+
 @app.command()
 def demo() -> None:
     """The whole line on real tweets, ending with a prediction over gRPC."""

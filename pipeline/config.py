@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from components.errors import LineError
 from components.options import CanaryOptions, DataOptions, EvaluateOptions, ServeOptions, ValidationOptions
 from models.recipe import ModelOptions, Section, TrainOptions
 from pipeline import metadata_store
+from pipeline.kubeflow_options import KubeflowOptions
 from serving.releases import is_remote
+
+WHERE_IT_RUNS = frozenset({"root", "metadata", "serve", "kubeflow"})  # the same model comes out wherever that is
 
 
 class Config(Section):
@@ -35,6 +39,7 @@ class Config(Section):
     evaluate: EvaluateOptions = EvaluateOptions()
     canary: CanaryOptions = CanaryOptions()
     serve: ServeOptions = ServeOptions()
+    kubeflow: KubeflowOptions = KubeflowOptions()
     # Set by load(), not by the file: relative data paths start at the config's folder.
     folder: str = Field(default=".", exclude=True)
 
@@ -82,8 +87,14 @@ class Config(Section):
         return _absolute(self.serve.folder) if self.serve.folder else self.below_root("serving")
 
     def digest(self) -> str:
-        """SHA-256 of everything in the config that can change a model or its push, in hex."""
-        return hashlib.sha256(self.model_dump_json(exclude={"root", "metadata", "serve"}).encode()).hexdigest()
+        """See `digest_of`."""
+        return digest_of(self.model_dump(mode="json"))
+
+
+def digest_of(values: dict[str, Any]) -> str:
+    """SHA-256 of everything in a config's JSON values that can change a model or its push, in hex."""
+    changing = {name: value for name, value in values.items() if name not in WHERE_IT_RUNS}
+    return hashlib.sha256(json.dumps(changing, sort_keys=True).encode()).hexdigest()
 
 
 def _absolute(folder: str) -> str:
@@ -187,6 +198,8 @@ def _is_key(part: Any, values: Any) -> bool:
 def _section_at(location: list[Any]) -> type[BaseModel]:
     section: type[BaseModel] = Config
     for part in location:
+        if part not in section.model_fields:  # an item of a list, or a name in a mapping
+            continue
         annotation = section.model_fields[part].annotation
         members = [annotation, *getattr(annotation, "__args__", ())]
         section = next(member for member in members if isinstance(member, type) and issubclass(member, BaseModel))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +19,16 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from components import sources
-from components.errors import LineError
-from pipeline import review, screen
+from components.errors import LineError, root_cause
+from pipeline import facts, review, screen
 from pipeline.config import Config
+from serving import releases
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pipeline.facts import RunFacts
     from pipeline.lineage import Stage, Store
-    from pipeline.pipeline import RunFacts
 
 log = logging.getLogger("bertline.runner")
 
@@ -45,8 +44,6 @@ STAGES = (
     ("push", ("Pusher",)),
     ("review", ("Review",)),
 )
-LIBRARIES = ("bertline", "tensorflow", "tensorflow-text", "keras", "keras-hub", "tfx", "apache-beam")
-CODE_SUFFIXES = {".py", ".j2", ".css", ".js"}  # the last three are the review page's
 BEAM_ARGS = (
     # Beam's default local runner fetches a binary at run time. This is the one in memory, which needs nothing; named by
     # its class, it is spared the look whether the default would do, which costs TFMA's graph two seconds.
@@ -95,7 +92,7 @@ def run(config: Config, config_name: str) -> RunResult:
     started = time.monotonic()
     run_id = datetime.datetime.now().isoformat(timespec="seconds")
     root = config.root_folder
-    files = source_files(config)
+    files = sources.of_options(config.data, config.folder)
     log_file = root / "logs" / f"{run_id.replace(':', '')}.log"
     with exclusive(root), screen.quiet(log_file) as console, _bare_arguments():
         try:
@@ -113,19 +110,6 @@ def run(config: Config, config_name: str) -> RunResult:
         console.print(screen.line("total", f"log {display(log_file)}{note}", total, style="dim"))
         console.print(screen.line("review", display(result.review)))
     return result
-
-
-def source_files(config: Config) -> list[sources.SourceFile]:
-    """All files of the config's data, the given splits' too.
-
-    Raises:
-      LineError: they cannot be found.
-    """
-    data = config.data
-    given = [data.source, data.validation_source or [], data.test_source or []]
-    return [
-        file for patterns in given for file in sources.expand(patterns, config.folder, data.format, data.newest_spans)
-    ]
 
 
 def display(path: Path | str) -> str:
@@ -179,22 +163,10 @@ def _report(console: Console, error: BaseException, log_file: Path) -> None:
             "\n[bold red]interrupted[/]  the same command goes on: finished stages are cached, training resumes"
         )
         return
-    cause = _root_cause(error)
+    cause = root_cause(error)
     console.print("[bold red]failed[/]  ", end="")
     console.print(str(cause) if isinstance(cause, LineError) else f"{type(cause).__name__}: {cause}", markup=False)
     console.print(f"[dim]the whole log: {display(log_file)}[/]")
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    """The error a stage raised, from under what Beam and TFX wrapped around it."""
-    seen: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in seen:
-        seen.append(current)
-        if isinstance(current, LineError):
-            return current
-        current = current.__cause__ or current.__context__
-    return error
 
 
 def hardware() -> str:
@@ -207,61 +179,22 @@ def hardware() -> str:
 # === What is known before the run ===
 
 
-def code_fingerprint() -> str:
-    """Hash of the stages' source code, so that an upgrade does not reuse results of older code."""
-    digest = hashlib.sha256()
-    top = Path(__file__).resolve().parent.parent
-    for folder in ("components", "models", "serving"):
-        for path in sorted((top / folder).rglob("*")):
-            if path.suffix in CODE_SUFFIXES:
-                digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def gather_facts(config: Config, store: Store, data_fingerprint: str) -> RunFacts:
     """Looks at data, code, serving folder and past pushes: everything that keys the cache beside the config."""
     from pipeline import lineage
-    from pipeline.pipeline import RunFacts
-    from serving import releases
 
-    code = code_fingerprint()
-    inputs = hashlib.sha256(f"{config.digest()} {data_fingerprint} {code}".encode()).hexdigest()[:32]
-    baseline = releases.find_baseline(config.serving_folder, inputs)
+    found = facts.look(config.model_dump(mode="json"), data_fingerprint, config.serving_folder, facts.git_commit())
     pushed = [artifact.custom_properties["pushed_version"].string_value for artifact in store.artifacts("PushedModel")]
     # What pruning leaves in place has to be there; what it removes is not missed.
     expected = sorted({version for version in pushed if version})[-config.serve.keep_versions :]
     withdrawn = releases.withdrawn_versions(config.serving_folder)
     present = {*releases.versions(config.serving_folder), *withdrawn}
-    vanished = [version for version in expected if int(version) not in present]
-    release = {
-        "name": config.name,
-        "inputs": inputs,
-        "config_hash": config.digest(),
-        "data_hash": data_fingerprint,
-        "code_hash": code,
-        "parent": baseline.version if baseline else None,
-        "git_commit": git_commit(),
-        "libraries": {name: installed.version(name) for name in LIBRARIES},
-    }
-    return RunFacts(
-        data_fingerprint=data_fingerprint,
-        baseline=str(baseline.version) if baseline else "",
-        release=json.dumps(release, sort_keys=True),
-        vanished=len(vanished),
+    return replace(
+        found,
+        vanished=len([version for version in expected if int(version) not in present]),
         withdrawn=", ".join(map(str, withdrawn)),
-        history=json.dumps(lineage.past_figures(store, inputs)),
-        code=code,
+        history=json.dumps(lineage.past_figures(store, json.loads(found.release)["inputs"])),
     )
-
-
-def git_commit() -> str | None:
-    """The commit of the folder the run was started in, "+changes" where it differs; None outside git."""
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changes = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return None
-    return commit + ("+changes" if changes else "")
 
 
 # === Running the stages ===
@@ -278,11 +211,12 @@ class _Launcher:
         self.run_id = run_id
         self.config = config
         self.store = lineage.Store(config)
-        facts = gather_facts(config, self.store, sources.fingerprint(files))
-        log.info("facts of run %s: %s", run_id, facts)
+        found = gather_facts(config, self.store, sources.fingerprint(files))
+        log.info("facts of run %s: %s", run_id, found)
         line = pipeline.create_pipeline(
             config,
-            facts,
+            found,
+            pipeline.Settings.local(config),
             pipeline_root=str(config.root_folder / "artifacts"),
             metadata=metadata_store.connection(config),
             beam=BEAM_ARGS,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from tfx import components as tfx_components
+from tfx.dsl.components.base.base_node import BaseNode
+from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.pipeline import Pipeline
 
 from components.baseline import Baseline
@@ -21,49 +23,76 @@ from components.trainer import Trainer
 from components.transform import transform
 from components.validation import DataGate, schema_gen, statistics_gen
 from pipeline.config import Config
+from pipeline.facts import RunFacts
+
+SECTIONS = ("data", "validation", "train", "evaluate", "canary")  # of the config, which stages read when they run
 
 
 @dataclass(frozen=True)
-class RunFacts:
-    """What a runner finds out before a run, and what keys the cache beside the config.
+class Settings:
+    """What stages are told when they run: values in a local run; on a cluster mostly the pipeline's parameters.
 
     Attributes:
-      data_fingerprint: hash of the contents of all source files.
-      baseline: version of the release to compare with, "" for none, "auto" to look when the stage runs.
-      release: JSON for release.json: fingerprints, git commit, library versions, parent.
-      vanished: how many pushed versions on record are gone from the serving folder; a new loss pushes again.
-      withdrawn: the versions that were rolled back, with commas between them; a rollback asks the push stage again.
-      history: JSON list of the figures of runs with other inputs, for the review page (see lineage.past_figures).
-      code: hash of the stages' code; a new version of bertline does not reuse an older one's results.
+      data: DataOptions as JSON; so are the next four, each of its section.
+      validation: ValidationOptions.
+      train: TrainOptions.
+      evaluate: EvaluateOptions.
+      canary: CanaryOptions.
+      data_folder: where relative sources start.
+      serving_folder: where models are pushed.
+      quarantine_folder: where quarantine.csv is copied to, "" for nowhere.
+      checkpoint_folder: outlives an interrupted training.
     """
 
-    data_fingerprint: str
-    baseline: str
-    release: str
-    vanished: int
-    withdrawn: str
-    history: str
-    code: str
+    data: str | RuntimeParameter
+    validation: str | RuntimeParameter
+    train: str | RuntimeParameter
+    evaluate: str | RuntimeParameter
+    canary: str | RuntimeParameter
+    data_folder: str | RuntimeParameter
+    serving_folder: str | RuntimeParameter
+    quarantine_folder: str
+    checkpoint_folder: str
+
+    @classmethod
+    def local(cls, config: Config) -> Settings:
+        """The config's own values."""
+        return cls(
+            **{name: getattr(config, name).model_dump_json() for name in SECTIONS},
+            data_folder=config.folder,
+            serving_folder=config.serving_folder,
+            quarantine_folder=config.below_root("quarantine"),
+            checkpoint_folder=config.below_root("checkpoints"),
+        )
 
 
 def create_pipeline(
-    config: Config, facts: RunFacts, *, pipeline_root: str, metadata: mlmd.ConnectionConfig, beam: Sequence[str]
+    config: Config,
+    facts: RunFacts,
+    settings: Settings,
+    *,
+    pipeline_root: str,
+    metadata: mlmd.ConnectionConfig | None = None,
+    beam: Sequence[str],
+    before: Sequence[BaseNode] = (),
 ) -> Pipeline:
     """Wires the stages.
 
     Args:
-      config: the task.
+      config: the task; what stages there are, and what their graphs hold.
       facts: what the runner found out.
+      settings: what the stages are told when they run.
       pipeline_root: folder of the artifacts.
-      metadata: how the metadata store is reached.
+      metadata: how the metadata store is reached; None where the cluster keeps one.
       beam: arguments of every Beam pipeline.
+      before: stages of the runner's own, which come first.
     """
     ingest = ExampleGen(
-        data=config.data.model_dump_json(),
-        base_folder=config.folder,
+        data=settings.data,
+        base_folder=settings.data_folder,
         # New code must not find old results: it reads the data anew, and all that follows is keyed by what it reads.
-        fingerprint=f"{facts.data_fingerprint}-{facts.code}",
-        quarantine_folder=config.below_root("quarantine"),
+        fingerprint=facts.fingerprint,
+        quarantine_folder=settings.quarantine_folder,
     )
     examples = ingest.outputs["examples"]
 
@@ -76,8 +105,8 @@ def create_pipeline(
         examples=examples,
         schema=schema.outputs["schema"],
         anomalies=anomalies.outputs["anomalies"],
-        data=config.data.model_dump_json(),
-        validation=config.validation.model_dump_json(),
+        data=settings.data,
+        validation=settings.validation,
         model=config.model.model_dump_json(),
     )
 
@@ -87,17 +116,17 @@ def create_pipeline(
         transform_graph=tokens.outputs["transform_graph"],
         transformed_examples=tokens.outputs["transformed_examples"],
         model_options=config.model.model_dump_json(),
-        train_options=config.train.model_dump_json(),
-        checkpoint_dir=config.below_root("checkpoints"),
+        train_options=settings.train,
+        checkpoint_dir=settings.checkpoint_folder,
     )
 
     baseline = Baseline(examples=examples) if config.evaluate.baseline else None
-    last_blessed = LastBlessed(serving_folder=config.serving_folder, release=facts.baseline)
+    last_blessed = LastBlessed(serving_folder=settings.serving_folder, release=facts.baseline)
     evaluator = Evaluator(
         examples=examples,
         model=trainer.outputs["model"],
         baseline=last_blessed.outputs["model"],
-        options=config.evaluate.model_dump_json(),
+        options=settings.evaluate,
         keep=json.dumps(config.data.keep),
         **({"tfidf": baseline.outputs["answers"]} if baseline else {}),
     )
@@ -105,14 +134,14 @@ def create_pipeline(
         model=trainer.outputs["model"],
         evaluation=evaluator.outputs["evaluation"],
         blessing=evaluator.outputs["blessing"],
-        options=config.canary.model_dump_json(),
+        options=settings.canary,
     )
     pusher = Pusher(
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=canary.outputs["canary"],
         evaluation=evaluator.outputs["evaluation"],
-        serving_folder=config.serving_folder,
+        serving_folder=settings.serving_folder,
         release=facts.release,
         vanished=facts.vanished,
         withdrawn=facts.withdrawn,
@@ -135,6 +164,7 @@ def create_pipeline(
         pipeline_name=config.name,
         pipeline_root=pipeline_root,
         components=[
+            *before,
             ingest,
             statistics,
             schema,

@@ -11,9 +11,9 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from components import sources
 from components.errors import LineError
 from pipeline import config as configs
-from pipeline import local_runner
 
 SETTLED = 1.0  # seconds that files must stand still before the first run; later ones wait for two looks
 
@@ -51,7 +51,8 @@ class Watch:
     def _state(self) -> object:
         """Names, sizes and times of all files; the words of what is wrong where they cannot be listed."""
         try:
-            files = local_runner.source_files(configs.load(self._config))
+            task = configs.load(self._config)
+            files = sources.of_options(task.data, task.folder)
             return [_stamp(self._config), *(_stamp(Path(file.path)) for file in files)]
         except LineError as error:
             return str(error)

@@ -18,13 +18,11 @@ def serving(tmp_path):
     return tmp_path / "serving"
 
 
-def find(tmp_path, serving, release, inputs=""):
+def find(tmp_path, serving, release):
     (tmp_path / "artifact").mkdir()  # TFX makes it
     model = standard_artifacts.Model()
     model.uri = str(tmp_path / "artifact")
-    LastBlessed.EXECUTOR_SPEC.executor_class._FUNCTION(
-        model=model, serving_folder=str(serving), release=release, inputs=inputs
-    )
+    LastBlessed.EXECUTOR_SPEC.executor_class._FUNCTION(model=model, serving_folder=str(serving), release=release)
     return model
 
 
@@ -48,11 +46,6 @@ def test_none_leaves_an_empty_folder(tmp_path, serving):
     model = find(tmp_path, serving, "")
     assert model.get_int_custom_property("present") == 0
     assert list((tmp_path / "artifact").iterdir()) == []
-
-
-@pytest.mark.parametrize(("inputs", "version"), [("new", "200"), ("b", "100")])
-def test_auto_looks_when_it_runs(tmp_path, serving, inputs, version):
-    assert find(tmp_path, serving, "auto", inputs).get_string_custom_property("version") == version
 
 
 def test_release_gone_since_the_start_is_named(tmp_path, serving):

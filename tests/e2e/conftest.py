@@ -58,7 +58,16 @@ class Line:
 def line(tmp_path_factory):
     """A task whose line has been run once, to a pushed version. Tests of one file use it in order."""
     folder = tmp_path_factory.mktemp("line")
-    factories.write_task(folder, factories.reviews(900))
+    config = factories.write_task(folder, factories.reviews(900))
     made = Line(folder)
+    made.first_config = config.read_text(encoding="utf-8")
     made.first = made.run()
+    made.first_metrics, made.first_release = first_evaluation(folder)
     return made
+
+
+def first_evaluation(folder):
+    """The metrics.json of the one run so far, and the release.json of what it pushed."""
+    (metrics,) = folder.glob("runs/artifacts/Evaluator/evaluation/*/metrics.json")
+    (release,) = folder.glob("runs/serving/*/release.json")
+    return json.loads(metrics.read_text(encoding="utf-8")), json.loads(release.read_text(encoding="utf-8"))

@@ -1,0 +1,62 @@
+"""Facts: the first stage on a cluster, which finds out there what a local run knows before it starts."""
+
+import json
+from dataclasses import asdict
+from typing import TypedDict
+
+from tfx.dsl.component.experimental.annotations import Parameter
+from tfx.dsl.component.experimental.decorators import component
+
+from components import sources
+from components.errors import LineError
+from components.options import DataOptions
+from pipeline import facts
+
+
+class Found(TypedDict):
+    """See pipeline.facts.RunFacts."""
+
+    fingerprint: str
+    baseline: str
+    release: str
+
+
+@component
+def Facts(
+    config: Parameter[str],
+    data: Parameter[str],
+    validation: Parameter[str],
+    train: Parameter[str],
+    evaluate: Parameter[str],
+    canary: Parameter[str],
+    data_folder: Parameter[str],
+    serving_folder: Parameter[str],
+    commit: Parameter[str],
+) -> Found:
+    """Looks at the data, the image's code and the serving folder. It runs each time: its answers key the cache.
+
+    Args:
+        config: the whole config as JSON; the next five take the place of its sections.
+        data: DataOptions as JSON.
+        validation: ValidationOptions as JSON.
+        train: TrainOptions as JSON.
+        evaluate: EvaluateOptions as JSON.
+        canary: CanaryOptions as JSON.
+        data_folder: where relative sources start.
+        serving_folder: where models are pushed.
+        commit: what git said of the code when the pipeline was compiled, "" for nothing.
+
+    Returns:
+        `fingerprint`, `baseline` and `release` of RunFacts.
+
+    Raises:
+        LineError: the data cannot be found, or a release.json cannot be read.
+    """
+    sections = {"data": data, "validation": validation, "train": train, "evaluate": evaluate, "canary": canary}
+    values = json.loads(config) | {name: json.loads(section) for name, section in sections.items()}
+    files = sources.of_options(DataOptions.model_validate_json(data), data_folder)
+    try:
+        found = asdict(facts.look(values, sources.fingerprint(files), serving_folder, commit or None))
+    except ValueError as error:
+        raise LineError(str(error)) from error
+    return {name: found[name] for name in Found.__annotations__}

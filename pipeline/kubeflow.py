@@ -1,0 +1,275 @@
+"""Compiles the line for Kubeflow Pipelines 2: pipeline spec 2.1, and the Kubernetes platform spec beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.errors import LineError
+from models.packages import SCHEME
+from pipeline.config import Config
+from pipeline.kubeflow_options import KubeflowOptions, StageOptions
+
+# Each run asks these anew: the first because its answers key the cache, the other because the serving folder is the
+# world's and not the cache's; a push of what is there already changes nothing.
+ALWAYS_RUN = frozenset({"Facts", "Pusher"})
+COMMAND = ["python", "-m", "pipeline.stage"]
+POD_FOLDER = "/tmp/bertline"  # is gone with the pod
+PARAMETERS = {
+    "data": "DataOptions as JSON: sources, limits, shares. The columns are compiled in.",
+    "validation": "ValidationOptions as JSON. A reviewed schema is compiled in.",
+    "train": "TrainOptions as JSON: epochs, learning rate, batch size ...",
+    "evaluate": "EvaluateOptions as JSON: the gates' bounds, slices.",
+    "canary": "CanaryOptions as JSON.",
+    "data_folder": "Where relative data sources start.",
+    "serving_folder": "Where models are pushed, and the model in service is found.",
+}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled pipeline.
+
+    Attributes:
+      spec: PipelineSpec as JSON values.
+      platform: PlatformSpec as JSON values, {} where no stage needs one.
+    """
+
+    spec: dict[str, Any]
+    platform: dict[str, Any]
+
+    @property
+    def stages(self) -> dict[str, Any]:
+        """The tasks by name."""
+        return self.spec["root"]["dag"]["tasks"]
+
+    def dump(self) -> str:
+        """The YAML that Kubeflow reads: one document, or two with the platform's."""
+        documents = [self.spec, *([self.platform] if self.platform else [])]
+        return yaml.safe_dump_all(documents, sort_keys=True, width=120, allow_unicode=True)
+
+
+def require_kfp() -> None:
+    """Raises LineError where the extra `kubeflow` is not installed."""
+    if find_spec("kfp") is None:
+        raise LineError(
+            "Kubeflow's packages are not installed: `pip install 'bertline[kubeflow]'` brings them. "
+            "(`make setup` installs them with the rest.)"
+        )
+
+
+def compile_line(config: Config, image: str | None = None, commit: str | None = None) -> Compiled:
+    """Compiles the task's line.
+
+    Args:
+      config: the task; its `kubeflow` section says what the cluster gives.
+      image: the container image; None takes the config's.
+      commit: what git says of the code, for release.json.
+
+    Raises:
+      LineError: no image is named, a folder that a cluster cannot see, a stage that is none, or kfp is missing.
+    """
+    require_kfp()
+    from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as tfx_runner
+
+    image = image or config.kubeflow.image
+    if not image:
+        raise LineError("kubeflow.image: name the container image in the config, or with --image.")
+    settings = parameter_values(config)
+    runner = tfx_runner.KubeflowV2DagRunner(
+        tfx_runner.KubeflowV2DagRunnerConfig(
+            default_image=image, default_commands=list(COMMAND), use_pipeline_spec_2_1=True
+        )
+    )
+    spec = runner.run(_pipeline(config, settings, commit), write_out=False)["pipelineSpec"]
+    stages = spec["root"]["dag"]["tasks"]
+    _check_stages(config.kubeflow, sorted(stages))
+    for name, value in settings.items():
+        parameter = spec["root"]["inputDefinitions"]["parameters"][name]
+        parameter.update(defaultValue=value, description=PARAMETERS[name])
+    for name, task in stages.items():
+        container = spec["deploymentSpec"]["executors"][spec["components"][name]["executorLabel"]]["container"]
+        _set_up(task, container, config.kubeflow.of_stage(name))
+    if config.kubeflow.pipeline_root:
+        spec["defaultPipelineRoot"] = config.kubeflow.pipeline_root
+    return Compiled(spec, _platform(spec, config.kubeflow))
+
+
+def pipeline_name(config: Config) -> str:
+    """The task's name as Kubeflow takes it: small letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9-]", "-", config.name.lower())
+
+
+def parameter_values(config: Config) -> dict[str, str]:
+    """The pipeline's parameters by name, with the config's values.
+
+    Raises:
+      LineError: data or serving folder are on this machine.
+    """
+    from pipeline.pipeline import SECTIONS
+
+    return {
+        **{name: getattr(config, name).model_dump_json() for name in SECTIONS},
+        "data_folder": _data_folder(config),
+        "serving_folder": _serving_folder(config),
+    }
+
+
+# === Folders that a cluster sees ===
+
+
+def _data_folder(config: Config) -> str:
+    if config.kubeflow.data_folder:
+        return config.kubeflow.data_folder
+    data = config.data
+    for key, sources in (("source", data.source), ("validation_source", data.validation_source or []),
+                         ("test_source", data.test_source or [])):  # fmt: skip
+        for source in sources:
+            if not source.startswith((SCHEME, "/")) and "://" not in source:
+                raise LineError(
+                    f"data.{key}: {source!r} is relative, and a cluster does not see {config.folder}. Put the data "
+                    "where it does, and name the folder in kubeflow.data_folder."
+                )
+    return "/"
+
+
+def _serving_folder(config: Config) -> str:
+    folder = config.serve.folder
+    if folder and ("://" in folder or folder.startswith("/")):
+        return folder
+    if _root(config):
+        return f"{_root(config)}/{folder or 'serving'}"
+    raise LineError(
+        "kubeflow.root: a cluster needs a folder that outlives its pods to push models to. Name a path in one of "
+        "kubeflow.volumes, or gs://."
+    )
+
+
+def _root(config: Config) -> str:
+    """The config's root on the cluster, "" where none is named that a cluster could see."""
+    root = config.kubeflow.root or config.root or ""
+    return root.rstrip("/") if "://" in root or root.startswith("/") else ""
+
+
+def _checkpoints(config: Config) -> str:
+    root = _root(config)
+    return f"{root}/checkpoints" if root.startswith("/") else f"{POD_FOLDER}/checkpoints"
+
+
+# === From the pipeline object to the spec ===
+
+
+def _pipeline(config: Config, values: dict[str, str], commit: str | None) -> Any:
+    from tfx.orchestration.data_types import RuntimeParameter
+
+    from pipeline.facts import RunFacts
+    from pipeline.facts_stage import Facts
+    from pipeline.local_runner import BEAM_ARGS
+    from pipeline.pipeline import Settings, create_pipeline
+
+    given = {name: RuntimeParameter(name, ptype=str, default=value) for name, value in values.items()}
+    own = config.model_dump(mode="json", exclude={*values, "root", "serve", "kubeflow"})
+    first = Facts(config=json.dumps(own), commit=commit or "", **given)
+    line = create_pipeline(
+        config,
+        RunFacts(**{name: channel.future()[0].value for name, channel in first.outputs.items()}),
+        Settings(
+            **given,
+            quarantine_folder=f"{_root(config)}/quarantine" if _root(config) else "",
+            checkpoint_folder=_checkpoints(config),
+        ),
+        pipeline_root=config.kubeflow.pipeline_root or "",
+        beam=BEAM_ARGS,
+        before=[first],
+    )
+    line.pipeline_info.pipeline_name = pipeline_name(config)
+    return line
+
+
+def _check_stages(options: KubeflowOptions, known: list[str]) -> None:
+    for name in options.stages:
+        if name not in known:
+            raise LineError(f"kubeflow.stages.{name}: no such stage. This line has {', '.join(known)}.")
+
+
+def _set_up(task: dict[str, Any], container: dict[str, Any], options: StageOptions) -> None:
+    """Puts into a task what TFX does not: caching, retries, resources; and the names of the tasks it waits for."""
+    name = task["taskInfo"]["name"]
+    for given in task.get("inputs", {}).get("parameters", {}).values():
+        if "taskOutputParameter" in given:  # TFX adds "_task" here, and nowhere else
+            producer = given["taskOutputParameter"]["producerTask"]
+            given["taskOutputParameter"]["producerTask"] = producer.removesuffix("_task")
+    task["cachingOptions"] = {} if name in ALWAYS_RUN else {"enableCache": True}
+    if options.retries:
+        wait = f"{options.retry_wait_seconds}s"
+        task["retryPolicy"] = {"maxRetryCount": options.retries, "backoffDuration": wait, "backoffFactor": 2.0}
+    resources: dict[str, Any] = {}
+    if options.cpu:
+        resources |= {"resourceCpuLimit": options.cpu, "resourceCpuRequest": options.cpu}
+    if options.memory:
+        resources |= {"resourceMemoryLimit": options.memory, "resourceMemoryRequest": options.memory}
+    if options.accelerator:
+        resources["accelerator"] = {
+            "resourceType": options.accelerator,
+            "resourceCount": str(options.accelerators),
+        }
+    if resources:
+        container["resources"] = resources
+
+
+def _platform(spec: dict[str, Any], options: KubeflowOptions) -> dict[str, Any]:
+    """What the pipeline spec has no words for, in Kubernetes' own: a KubernetesExecutorConfig a stage."""
+    executors = {
+        spec["components"][name]["executorLabel"]: config
+        for name in spec["root"]["dag"]["tasks"]
+        if (config := _executor_config(options, options.of_stage(name)))
+    }
+    if not executors:
+        return {}
+    return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}
+
+
+def _executor_config(options: KubeflowOptions, stage: StageOptions) -> dict[str, Any]:
+    selected = dict(stage.node_selector)
+    if stage.tpu_type:
+        selected["cloud.google.com/gke-tpu-accelerator"] = stage.tpu_type
+    if stage.tpu_topology:
+        selected["cloud.google.com/gke-tpu-topology"] = stage.tpu_topology
+    found = {
+        "secretAsEnv": [
+            {
+                "secretName": secret.name,
+                "keyToEnv": [{"secretKey": key, "envVar": variable} for variable, key in sorted(secret.env.items())],
+            }
+            for secret in options.secrets
+        ],
+        "podMetadata": {"labels": options.labels} if options.labels else {},
+        "pvcMount": [{"constant": volume.claim, "mountPath": volume.path} for volume in options.volumes],
+        "nodeSelector": {"labels": selected} if selected else {},
+        "tolerations": [toleration.model_dump(exclude_defaults=True) | {"operator": toleration.operator}
+                        for toleration in stage.tolerations],
+        "activeDeadlineSeconds": str(stage.timeout_seconds) if stage.timeout_seconds else "",
+    }  # fmt: skip
+    return {name: value for name, value in found.items() if value}
+
+
+def write(compiled: Compiled, path: Path) -> None:
+    """Writes the YAML, and has kfp's own loader read it.
+
+    Raises:
+      LineError: the file cannot be written.
+    """
+    from kfp import components
+
+    text = compiled.dump()
+    components.load_component_from_text(text)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise LineError(f"{path} cannot be written: {error.strerror}") from error

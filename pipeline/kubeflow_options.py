@@ -1,0 +1,103 @@
+"""The `kubeflow:` section of a config: where the same line runs on a cluster, and what each stage gets there."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+
+from models.recipe import Section
+
+QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
+REMOTE = ("gs://", "s3://", "minio://")  # what Kubeflow's launcher copies to and from
+
+
+def _quantity(text: str) -> str:
+    if not QUANTITY.fullmatch(text):
+        raise ValueError("write it as Kubernetes does: 500m or 2 for CPUs, 8Gi for memory")
+    return text
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError("give an absolute path: it is where the containers see it")
+    return path
+
+
+Quantity = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_quantity)]
+ContainerPath = Annotated[str, AfterValidator(_absolute)]
+
+
+class Toleration(Section):
+    """A taint of nodes that a stage may run on, in Kubernetes' words."""
+
+    key: str = ""  # with Exists, no key tolerates everything
+    operator: Literal["Exists", "Equal"] = "Exists"
+    value: str = ""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None  # null: all effects
+
+
+class StageOptions(Section):
+    """What a stage's pod asks for. null leaves it to the cluster."""
+
+    cpu: Quantity | None = None  # requested, and the limit
+    memory: Quantity | None = None  # requested, and the limit: a pod that is over it is killed
+    accelerator: str | None = None  # the resource's name: nvidia.com/gpu, amd.com/gpu, google.com/tpu
+    accelerators: PositiveInt = 1
+    tpu_type: str | None = None  # GKE's gke-tpu-accelerator, such as tpu-v5-lite-podslice
+    tpu_topology: str | None = None  # GKE's gke-tpu-topology, such as 2x2
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: list[Toleration] = Field(default_factory=list)
+    # A stage that stops over the data or the gates' options would only stop again; raise it for spot nodes.
+    retries: NonNegativeInt = 0
+    retry_wait_seconds: PositiveInt = 60  # doubled each time
+    timeout_seconds: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _tpu_is_asked_for(self) -> StageOptions:
+        if (self.tpu_type or self.tpu_topology) and self.accelerator != "google.com/tpu":
+            raise ValueError("tpu_type and tpu_topology need accelerator: google.com/tpu")
+        return self
+
+
+class Secret(Section):
+    """A Kubernetes secret whose keys a stage sees as environment variables: named here, its values never."""
+
+    name: str
+    env: dict[str, str] = Field(min_length=1)  # variable -> key in the secret
+
+
+class Volume(Section):
+    """A persistent volume claim, mounted in every stage."""
+
+    claim: str
+    path: ContainerPath
+
+
+class KubeflowOptions(Section):
+    """A cluster with Kubeflow Pipelines 2."""
+
+    image: str | None = None  # holds bertline and the weights; null: said with --image
+    pipeline_root: str | None = None  # gs://, s3:// or minio://: where artifacts go; null: the installation's own
+    # In place of the config's `root` there: a path in one of the volumes, or gs://. It holds the serving folder, the
+    # quarantine and, in a volume, the checkpoints.
+    root: str | None = None
+    data_folder: str | None = None  # where relative data sources start there; null: they must be absolute or package://
+    secrets: list[Secret] = Field(default_factory=list)
+    volumes: list[Volume] = Field(default_factory=list)
+    labels: dict[str, str] = Field(default_factory=dict)  # of every pod, for quotas and bills
+    default: StageOptions = StageOptions()  # for every stage
+    stages: dict[str, StageOptions] = Field(default_factory=dict)  # by the stage's name; what is set replaces `default`
+
+    @field_validator("pipeline_root")
+    @classmethod
+    def _launcher_reaches_it(cls, root: str | None) -> str | None:
+        if root is not None and not root.startswith(REMOTE):
+            raise ValueError(f"must start with {', '.join(REMOTE)}")
+        return root
+
+    def of_stage(self, name: str) -> StageOptions:
+        """What a stage gets: the default, with what its own entry sets."""
+        own = self.stages.get(name, StageOptions())
+        return StageOptions(**{**self.default.model_dump(exclude_unset=True), **own.model_dump(exclude_unset=True)})

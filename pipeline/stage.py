@@ -1,0 +1,127 @@
+"""What a container of the compiled pipeline runs: one stage, on files that the cluster's launcher has brought.
+
+    python -m pipeline.stage --executor_class_path CLASS --json_serialized_invocation_args '{{$}}'
+        --json_serialized_inputs_spec_args SPEC [Beam's arguments]
+
+These are the arguments that TFX compiles, and TFX's own entry point does the work. Three things stand between it and
+the open source backend:
+
+- The launcher copies an artifact of gs://, s3:// or minio:// to a folder before a stage and back after it, so that
+  stages need none of those. TFX would take the addresses for paths.
+- The backend does not tell what type an input artifact has. The component's declaration does.
+- The launcher makes the folder around an artifact, and TFX expects the artifact's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.errors import LineError, root_cause
+
+# Where the launcher puts what it copies, as Kubeflow Pipelines' launcher_v2 has it; Vertex AI mounts /gcs.
+FOLDERS = {"gs://": "gcs", "s3://": "s3", "minio://": "minio"}
+ROOT_VARIABLE = "BERTLINE_LAUNCHER_ROOT"  # above those folders; the system's root unless a launcher cannot write there
+OUR_TYPES = "bertline."
+FILE_TYPES = {"tfx.String", "tfx.Integer", "tfx.Float", "tfx.Boolean", "tfx.JsonValue"}  # the artifact is one file
+
+
+def main() -> None:
+    """Runs the stage that the arguments name; exits with 1 where it stops, the reason on the last line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--executor_class_path", required=True)
+    parser.add_argument("--json_serialized_invocation_args", required=True, type=json.loads)
+    parser.add_argument("--json_serialized_inputs_spec_args", required=True, type=json.loads)
+    given, beam = parser.parse_known_args()
+    sys.argv = sys.argv[:1]  # Beam would take what is left for its own
+    logging.basicConfig(level=logging.INFO)
+    root = Path(os.environ.get(ROOT_VARIABLE, "/"))
+    execution = localised(given.json_serialized_invocation_args, given.json_serialized_inputs_spec_args, root)
+    try:
+        _execute(given.executor_class_path, execution, given.json_serialized_inputs_spec_args, beam)
+    except Exception as error:
+        logging.exception("the stage ended")
+        cause = root_cause(error)
+        said = str(cause) if isinstance(cause, LineError) else f"{type(cause).__name__}: {cause}"
+        sys.exit(f"bertline: {said}")
+    _report(Path(execution["outputs"]["outputFile"]), given.json_serialized_invocation_args)
+
+
+def _execute(executor: str, execution: dict[str, Any], inputs: dict[str, Any], beam: list[str]) -> None:
+    from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
+
+    arguments = argparse.Namespace(
+        executor_class_path=executor,
+        json_serialized_invocation_args=json.dumps(execution),
+        json_serialized_inputs_spec_args=json.dumps(inputs),
+    )
+    kubeflow_v2_run_executor.main((arguments, beam))
+
+
+def localised(execution: dict[str, Any], declared: dict[str, Any], root: Path) -> dict[str, Any]:
+    """The executor input with local paths for addresses, types that TFX finds, and the outputs' folders made.
+
+    Args:
+      execution: ExecutorInput as JSON values.
+      declared: the component's ComponentInputsSpec as JSON values.
+      root: above the launcher's folders.
+    """
+    changed = json.loads(json.dumps(execution))
+    for name, artifact in _artifacts(changed, "inputs"):
+        artifact["type"] = _type(declared["artifacts"][name]["artifactType"])
+        artifact["uri"] = local_path(artifact["uri"], root)
+    for _, artifact in _artifacts(changed, "outputs"):
+        title = _title(artifact["type"])
+        artifact["type"] = _type(artifact["type"])
+        artifact["uri"] = local_path(artifact["uri"], root)
+        folder = Path(artifact["uri"])
+        (folder.parent if title in FILE_TYPES else folder).mkdir(parents=True, exist_ok=True)
+    return changed
+
+
+def local_path(uri: str, root: Path) -> str:
+    """Where the launcher puts what is at an address; a path stays as it is."""
+    for scheme, folder in FOLDERS.items():
+        if uri.startswith(scheme):
+            return str(root / folder / uri.removeprefix(scheme))
+    return uri
+
+
+def _artifacts(execution: dict[str, Any], side: str) -> list[tuple[str, dict[str, Any]]]:
+    lists = execution.get(side, {}).get("artifacts", {})
+    return [(name, artifact) for name, each in lists.items() for artifact in each["artifacts"]]
+
+
+def _title(kind: dict[str, str]) -> str:
+    return kind.get("schemaTitle") or yaml.safe_load(kind["instanceSchema"])["title"]
+
+
+def _type(kind: dict[str, str]) -> dict[str, str]:
+    """TFX knows its own types by their title, and takes any other title for the path of a class."""
+    title = _title(kind)
+    if title.startswith(OUR_TYPES):
+        title = f"components.artifacts.{title.removeprefix(OUR_TYPES)}"
+    return {"schemaTitle": title}
+
+
+def _report(file: Path, execution: dict[str, Any]) -> None:
+    """Gives the artifacts in executor_output.json their addresses again, and leaves out what the backend refuses."""
+    output = json.loads(file.read_text(encoding="utf-8"))
+    addresses = {name: artifact["uri"] for name, artifact in _artifacts(execution, "outputs")}
+    for name, each in output.get("artifacts", {}).items():
+        for artifact in each["artifacts"]:
+            artifact["uri"] = addresses[name]
+            metadata = artifact.get("metadata", {})
+            artifact["metadata"] = {key: value for key, value in metadata.items() if value is not None}
+    file.write_text(json.dumps(output), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Submits a compiled line to Kubeflow Pipelines 2: one run, or one at each time of a schedule."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.errors import LineError
+from pipeline.kubeflow import Compiled
+
+if TYPE_CHECKING:
+    from kfp import Client
+
+TOKEN_VARIABLE = "KUBEFLOW_TOKEN"
+COOKIE_VARIABLE = "KUBEFLOW_COOKIE"  # of a session behind Dex and the like, such as authservice_session=...
+# Where Kubernetes projects a service account's token for Kubeflow, if the pod asks for one; kfp's own variable.
+ACCOUNT_TOKEN_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"
+ACCOUNT_TOKEN_FILE = "/var/run/secrets/kubeflow/pipelines/token"
+WAIT_SECONDS = 7 * 24 * 3600  # Kubeflow's own timeouts end a run sooner
+
+
+@dataclass(frozen=True)
+class Api:
+    """Where the API is and who asks.
+
+    Attributes:
+      host: URL; None finds it from inside the cluster, or through kubectl's config.
+      namespace: of a multi-user installation; None for the only one.
+      token_file: holds a bearer token; None takes KUBEFLOW_TOKEN, KUBEFLOW_COOKIE, else the pod's service account.
+      ca_file: certificates (PEM) of the authority that signed the server's; None for a public one.
+    """
+
+    host: str | None
+    namespace: str | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What to submit, and how it is called there.
+
+    Attributes:
+      compiled: the pipeline; its parameters keep the config's values.
+      name: of the run.
+      experiment: what the run is listed under; made if missing.
+      caching: False runs every stage.
+      service_account: Kubernetes' account of the pods; None for the installation's.
+    """
+
+    compiled: Compiled
+    name: str
+    experiment: str
+    caching: bool = True
+    service_account: str | None = None
+
+
+def run_name(pipeline: str) -> str:
+    """Such as "sentiment 2026-11-22T06:10:00"."""
+    return f"{pipeline} {datetime.datetime.now().isoformat(timespec='seconds')}"
+
+
+def start(submission: Submission, api: Api) -> str:
+    """Starts a run; returns its id.
+
+    Raises:
+      LineError: the API cannot be reached, or refuses.
+    """
+    with _client(api) as client, _package(submission) as package:
+        started = client.create_run_from_pipeline_package(
+            package,
+            run_name=submission.name,
+            experiment_name=submission.experiment,
+            namespace=api.namespace,
+            service_account=submission.service_account,
+            **_caching(submission),
+        )
+    return started.run_id
+
+
+def schedule(submission: Submission, api: Api, cron: str) -> str:
+    """Starts a run at each time of a cron expression, one at a time; returns the schedule's id.
+
+    Args:
+      submission: what to run.
+      api: where.
+      cron: minute, hour, day, month, weekday as in crontab; with six fields the first is the second.
+
+    Raises:
+      LineError: as `start`, or the expression has another number of fields.
+    """
+    with _client(api) as client, _package(submission) as package:
+        experiment = client.create_experiment(submission.experiment, namespace=api.namespace)
+        scheduled = client.create_recurring_run(
+            experiment.experiment_id,
+            submission.name,
+            cron_expression=six_fields(cron),
+            pipeline_package_path=package,
+            # An object store has no lock that two pushes at once would respect.
+            max_concurrency=1,
+            no_catchup=True,
+            service_account=submission.service_account,
+            **_caching(submission),
+        )
+    return scheduled.recurring_run_id
+
+
+def wait(run_id: str, api: Api) -> str:
+    """Waits for a run to end; returns its state: SUCCEEDED, FAILED, SKIPPED or CANCELED.
+
+    Raises:
+      LineError: as `start`.
+    """
+    with _client(api) as client:
+        return client.wait_for_run_completion(run_id, timeout=WAIT_SECONDS).state
+
+
+def six_fields(cron: str) -> str:
+    """The expression as Kubeflow takes it, the second first.
+
+    Raises:
+      LineError: it has neither five fields nor six.
+    """
+    count = len(cron.split())
+    if count not in (5, 6):
+        raise LineError(f"--cron {cron!r}: expected minute, hour, day, month and weekday, as '0 3 * * *' for 3 a.m.")
+    return f"0 {cron}" if count == 5 else cron
+
+
+@contextmanager
+def _package(submission: Submission) -> Iterator[str]:
+    """The pipeline in a file, which is all that kfp's client takes."""
+    with tempfile.TemporaryDirectory(prefix="bertline-submit-") as folder:
+        package = Path(folder) / "pipeline.yaml"
+        package.write_text(submission.compiled.dump(), encoding="utf-8")
+        yield str(package)
+
+
+def _caching(submission: Submission) -> dict[str, bool]:
+    # True would cache the stages as well that have to run each time.
+    return {} if submission.caching else {"enable_caching": False}
+
+
+@contextmanager
+def _client(api: Api) -> Iterator[Client]:
+    """kfp's client; what goes wrong with it comes out in words."""
+    import kfp
+    import kfp_server_api
+    from urllib3.exceptions import HTTPError
+
+    class AskedOnce(kfp.Client):
+        def get_kfp_healthz(self, sleep_duration: int = 0) -> kfp_server_api.V2beta1GetHealthzResponse:
+            return self._healthz_api.healthz_service_get_healthz()  # kfp asks five times, also where a token is wrong
+
+    where = api.host or "the cluster's API"
+    try:
+        yield AskedOnce(
+            host=api.host,
+            namespace=api.namespace or "kubeflow",
+            existing_token=_token(api),
+            cookies=os.environ.get(COOKIE_VARIABLE),
+            credentials=_account(),
+            ssl_ca_cert=str(api.ca_file) if api.ca_file else None,
+        )
+    except kfp_server_api.ApiException as error:
+        way_out = f" Give a token in --token-file or {TOKEN_VARIABLE}." if error.status in (401, 403) else ""
+        raise LineError(f"{where} answered {error.status} {error.reason}: {_said(error)}{way_out}") from error
+    except HTTPError as error:
+        raise LineError(f"{where} cannot be reached: {error}") from error
+
+
+def _said(error: object) -> str:
+    body = getattr(error, "body", None) or b""
+    text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
+    return " ".join(text.split())[:300]
+
+
+def _token(api: Api) -> str | None:
+    if api.token_file:
+        try:
+            return api.token_file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise LineError(f"--token-file {api.token_file} cannot be read: {error.strerror}") from error
+    return os.environ.get(TOKEN_VARIABLE)
+
+
+def _account() -> object | None:
+    from kfp.client import ServiceAccountTokenVolumeCredentials
+
+    path = os.environ.get(ACCOUNT_TOKEN_VARIABLE, ACCOUNT_TOKEN_FILE)
+    return ServiceAccountTokenVolumeCredentials(path=path) if Path(path).exists() else None

@@ -1,0 +1,135 @@
+"""The compiled pipeline, executed as Kubeflow does it: the same outcome as the local line, the cache, the gates."""
+
+import json
+import shutil
+
+import backend
+import factories
+import pytest
+
+from pipeline import config as configs
+from pipeline import kubeflow
+
+
+class Cluster:
+    """The local line's task, and a cluster to run it on; its serving folder and checkpoints lie in a volume."""
+
+    def __init__(self, line, folder, warm):
+        self.folder, self.backend = folder, backend.Backend(folder / "kubeflow", warm)
+        self.backend.folder.mkdir(parents=True)
+        factories.write_csv(folder / "reviews.csv", factories.reviews(900))
+        volume = folder / "volume"
+        config = folder / "task.yaml"
+        config.write_text(
+            f"{line.first_config}kubeflow:\n"
+            "  image: registry.example.com/bertline:1\n  pipeline_root: minio://mlpipeline/v2\n"
+            f"  data_folder: {folder}\n  root: {volume}\n  volumes: [{{claim: models, path: {volume}}}]\n",
+            encoding="utf-8",
+        )
+        self.serving = volume / "serving"
+        self.config = configs.load(config)
+        self.compiled = kubeflow.compile_line(self.config).dump()
+
+    def run(self, **parameters):
+        return self.backend.run(self.compiled, parameters)
+
+    def gated(self, **gates):
+        """The pipeline's parameter `evaluate` with these gates alone."""
+        return json.dumps({**self.config.evaluate.model_dump(mode="json"), "gates": gates})
+
+    def versions(self):
+        return sorted(path.name for path in self.serving.iterdir() if path.name.isdigit())
+
+    def metrics(self, run):
+        uri = run.tasks["Evaluator"].artifacts["evaluation"]["uri"]
+        return json.loads((self.backend.path(uri) / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def cluster(line, tmp_path_factory):
+    """A cluster on which the line has been run once. The tests use it in order."""
+    warm = backend.Warm()
+    # In a folder of the same name, as the data's fingerprint takes in the folder's: it can be a label.
+    made = Cluster(line, tmp_path_factory.mktemp("cluster") / line.folder.name, warm)
+    made.first = made.run()
+    yield made
+    warm.close()
+
+
+def test_a_run_ends_with_the_release_that_the_local_line_pushes(cluster, line):
+    assert cluster.first.states("succeeded") == set(cluster.first.tasks), cluster.first
+    (version,) = cluster.versions()
+    assert cluster.first.metadata("Pusher", "pushed_model")["pushed_version"] == version
+    release = json.loads((cluster.serving / version / "release.json").read_text())
+    local = line.first_release
+    for name in ("accuracy", "macro_f1", "loss", "calibration_error"):
+        assert release["metrics"][name] == pytest.approx(local["metrics"][name], abs=1e-4), name
+    same = ("inputs", "config_hash", "data_hash", "code_hash", "libraries", "parent", "name")
+    assert {name: release[name] for name in same} == {name: local[name] for name in same}
+    metrics = cluster.metrics(cluster.first)
+    assert metrics["classes"] == line.first_metrics["classes"]
+    assert metrics["confusion"] == line.first_metrics["confusion"]
+    verdicts = json.loads(cluster.first.metadata("Evaluator", "blessing")["verdicts"])
+    assert all(verdict["passed"] for verdict in verdicts)
+
+
+def test_the_pushed_model_answers(cluster):
+    from serving.client import Client
+    from serving.server import Server
+
+    with Server.of(cluster.serving, "reviews", port=0) as server, Client(server.address, "reviews") as client:
+        answers = client.predict(["my item was great and perfect", "broken and late"])
+    assert [answer.label for answer in answers] == ["positive", "negative"]
+
+
+def test_the_review_page_is_an_artifact(cluster):
+    uri = cluster.first.tasks["Review"].artifacts["review"]["uri"]
+    assert "Macro F1" in (cluster.backend.path(uri) / "review.html").read_text(encoding="utf-8")
+
+
+def test_the_same_again_is_cached_and_pushes_nothing(cluster):
+    before = cluster.versions()
+    again = cluster.run()
+    assert again.states("cached") == set(again.tasks) - {"Facts", "Pusher", "Review"}
+    assert again.metadata("Pusher", "pushed_model")["summary"] == f"already serving {before[0]}"
+    assert cluster.versions() == before
+
+
+def test_a_lost_version_is_pushed_again(cluster):
+    shutil.rmtree(cluster.serving / cluster.versions()[0])
+    again = cluster.run()
+    assert "Trainer" in again.states("cached")
+    assert len(cluster.versions()) == 1
+
+
+def test_a_gate_raised_for_one_run_blocks_that_run(cluster):
+    before = cluster.versions()
+    run = cluster.run(evaluate=cluster.gated(max_calibration_error=0.0))
+    assert run.states("cached") >= {"ExampleGen", "Transform", "Trainer", "Baseline"}
+    assert run.metadata("Pusher", "pushed_model")["summary"] == "not pushed: gates blocked"
+    assert run.metadata("Canary", "canary")["blessed"] == 0
+    assert cluster.versions() == before
+
+
+def test_shuffled_labels_run_all_that_depends_on_the_rows_and_are_blocked_by_the_model_in_service(cluster):
+    (before,) = cluster.versions()
+    rows = factories.reviews(900)
+    labels = [label for _, label, _ in rows]
+    shuffled = [(text, labels[(row * 7 + row // 3) % 900], shop) for row, (text, _, shop) in enumerate(rows)]
+    factories.write_csv(cluster.folder / "reviews.csv", shuffled)
+    once = {**cluster.config.train.model_dump(mode="json"), "epochs": 1}
+    run = cluster.run(evaluate=cluster.gated(), train=json.dumps(once))
+    assert run.states("cached") == {"LastBlessed"}  # the run before was compared with the same one
+    assert run.metadata("LastBlessed", "model")["version"] == before
+    verdicts = json.loads(run.metadata("Evaluator", "blessing")["verdicts"])
+    assert f"not worse than {before}" in [verdict["gate"] for verdict in verdicts if not verdict["passed"]]
+    assert cluster.versions() == [before]
+
+
+def test_data_that_stop_the_line_stop_it_there_too(cluster):
+    (cluster.folder / "reviews.csv").write_text("text,lable,shop\ngreat,positive,north\n")
+    run = cluster.run()
+    assert run.tasks["ExampleGen"].state == "failed"
+    assert "'lable'" in run.tasks["ExampleGen"].log.splitlines()[-1]
+    assert run.states("not run") >= {"Trainer", "Evaluator", "Pusher"}
+    assert len(cluster.versions()) == 1
