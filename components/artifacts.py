@@ -10,6 +10,9 @@ METRICS_FILE = "metrics.json"  # the model's figures, see evaluator.summarise
 PREDICTIONS_FILE = "predictions-test.parquet"  # the model's answers, a row a test row
 VALIDATION_FILE = "answers-validation.parquet"  # in the Trainer's ModelRun: see trainer.write_validation
 BASELINE_FILE = "answers-test.parquet"  # in BaselineAnswers: the baseline's answers to the same rows
+ISSUES_FILE = "label_issues.csv"  # in LabelReport: rows whose label is probably wrong, the surest first
+NEAR_DUPLICATES_FILE = "near_duplicates.csv"  # texts that stand almost alike in two splits
+LABEL_SUMMARY_FILE = "label_quality.json"  # the counts of both, see label_quality.summarise
 REVIEW_FILE = "review.html"  # in ReviewPage
 
 
@@ -29,6 +32,12 @@ class BaselineAnswers(Artifact):
     """What TF-IDF with logistic regression answers to the test rows: BASELINE_FILE."""
 
     TYPE_NAME = "bertline.BaselineAnswers"
+
+
+class LabelReport(Artifact):
+    """What is probably wrong with the labels and the splits: ISSUES_FILE, NEAR_DUPLICATES_FILE, LABEL_SUMMARY_FILE."""
+
+    TYPE_NAME = "BertlineLabelReport"
 
 
 class ReviewPage(Artifact):

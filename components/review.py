@@ -10,7 +10,19 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_artifacts
 
-from components.artifacts import METRICS_FILE, PREDICTIONS_FILE, REVIEW_FILE, DataReport, Quarantine, ReviewPage
+from components import spreadsheet
+from components.artifacts import (
+    ISSUES_FILE,
+    LABEL_SUMMARY_FILE,
+    METRICS_FILE,
+    NEAR_DUPLICATES_FILE,
+    PREDICTIONS_FILE,
+    REVIEW_FILE,
+    DataReport,
+    LabelReport,
+    Quarantine,
+    ReviewPage,
+)
 from components.canary import REPORT_FILE as CANARY_FILE
 from components.example_gen import REPORT_FILE as INGEST_FILE
 from components.review_page import figures, page
@@ -25,6 +37,7 @@ def Review(
     canary: InputArtifact[standard_artifacts.InfraBlessing],
     pushed_model: InputArtifact[standard_artifacts.PushedModel],
     model_run: InputArtifact[standard_artifacts.ModelRun],
+    label_report: InputArtifact[LabelReport],
     quarantine: InputArtifact[Quarantine],
     data_report: InputArtifact[DataReport],
     anomalies: InputArtifact[standard_artifacts.ExampleAnomalies],
@@ -40,6 +53,7 @@ def Review(
         canary: its verdict and figures.
         pushed_model: the pushed version, or why there is none.
         model_run: the training's history.
+        label_report: probable label errors and near-duplicates.
         quarantine: ingestion's counts.
         data_report: statistics of the texts.
         anomalies: ExampleValidator's.
@@ -67,6 +81,11 @@ def Review(
         },
         release=json.loads(release),
         history=json.loads(history),
+        labels={
+            **_read(f"{label_report.uri}/{LABEL_SUMMARY_FILE}"),
+            "issue_rows": spreadsheet.read(f"{label_report.uri}/{ISSUES_FILE}"),
+            "pair_rows": spreadsheet.read(f"{label_report.uri}/{NEAR_DUPLICATES_FILE}"),
+        },
     )
     made_at = datetime.datetime.now(datetime.UTC).isoformat(sep=" ", timespec="minutes")
     with fileio.open(f"{review.uri}/{REVIEW_FILE}", "w") as file:

@@ -158,6 +158,32 @@ def explain_gate(
     explanation.show(found, _console())
 
 
+@app.command("label-issues")
+def label_issues(
+    config: ConfigArgument,
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="Default: the newest run that has them.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; default: on the screen.")] = None,
+) -> None:
+    """Write the rows whose label is probably wrong as CSV, the surest first.
+
+    A text that a spreadsheet would run as a formula, or that begins with an apostrophe, has an apostrophe before it.
+    """
+    with screen.quiet(LIBRARY_LOG):
+        from pipeline import label_issues as issues
+
+        found = issues.find(configs.load(config), run_id).read_bytes()
+    if output is None:
+        sys.stdout.buffer.write(found)
+        return
+    try:
+        output.write_bytes(found)
+    except OSError as error:
+        raise LineError(f"{output} cannot be written: {error.strerror}.") from error
+    print(f"wrote {output}")
+
+
 @app.command()
 def compare(
     config: ConfigArgument,

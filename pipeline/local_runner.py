@@ -42,6 +42,7 @@ STAGES = (
     ("evaluate", ("LastBlessed", "Evaluator")),
     ("canary", ("Canary",)),
     ("push", ("Pusher",)),
+    ("labels", ("LabelQuality",)),
     ("review", ("Review",)),
 )
 BEAM_ARGS = (

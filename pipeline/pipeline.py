@@ -16,6 +16,7 @@ from components.baseline import Baseline
 from components.canary import Canary
 from components.evaluator import Evaluator
 from components.example_gen import ExampleGen
+from components.label_quality import LabelQuality
 from components.last_blessed import LastBlessed
 from components.pusher import Pusher
 from components.review import Review
@@ -148,12 +149,18 @@ def create_pipeline(
         keep_versions=config.serve.keep_versions,
         warmup_rows=config.serve.warmup_rows,
     )
+    label_quality = LabelQuality(
+        examples=examples,
+        model_run=trainer.outputs["model_run"],
+        evaluation=evaluator.outputs["evaluation"],
+    )
     review = Review(
         evaluation=evaluator.outputs["evaluation"],
         blessing=evaluator.outputs["blessing"],
         canary=canary.outputs["canary"],
         pushed_model=pusher.outputs["pushed_model"],
         model_run=trainer.outputs["model_run"],
+        label_report=label_quality.outputs["report"],
         quarantine=ingest.outputs["quarantine"],
         data_report=data_gate.outputs["report"],
         anomalies=anomalies.outputs["anomalies"],
@@ -177,6 +184,7 @@ def create_pipeline(
             evaluator,
             canary,
             pusher,
+            label_quality,
             review,
         ],
         enable_cache=True,

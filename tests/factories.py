@@ -265,6 +265,7 @@ def review_evidence(classes, rows, seed=0, texts=None, **changes):
 
     from components import estimates
     from components.review_page import figures, page
+    from models import calibration
 
     chance = np.random.default_rng(seed)
     truth = np.arange(rows) % len(classes)
@@ -306,6 +307,11 @@ def review_evidence(classes, rows, seed=0, texts=None, **changes):
         "confusion": confusion.tolist(),
         "slices": {"shop=north": counted(shops), "shop=south": counted(~shops)},
     }
+    metrics["calibration"] = {
+        "temperature": 2.0,
+        "before": estimates.calibration(truth, predicted, calibration.unscaled(probabilities, 2.0)),
+        "after": estimates.calibration(truth, predicted, probabilities),
+    }
     labels = {name: {"rows": 10, "share": 1 / len(classes)} for name in classes}
     split = {"rows": 10 * len(classes), "labels": labels, "histogram": [{"from": 0, "rows": 9}, {"from": 8, "rows": 3}]}
     epoch = {"epoch": 1, "train_loss": 0.8, "validation_loss": 0.6, "validation_accuracy": 0.7}
@@ -317,6 +323,7 @@ def review_evidence(classes, rows, seed=0, texts=None, **changes):
         "training": {
             "epochs": [epoch, {**epoch, "epoch": 2}], "best_epoch": 2, "step": 20, "examples_per_second": 90.0,
             "precision": "float32", "wall_seconds": 90.0, "resumed_at": [],
+            "calibration": {**metrics["calibration"], "note": "", "rows": 500},
         },
         "ingest": {"rows": 99, "distinct": 90, "duplicates": 4, "not_sampled": 0, "quarantined": {"no text": 5}},
         "texts": {
@@ -327,9 +334,36 @@ def review_evidence(classes, rows, seed=0, texts=None, **changes):
         "canary": {"blessed": 1, "summary": "20 of 20 answers equal"},
         "push": {"version": "1795295123", "summary": "serving/1795295123"},
         "release": {"name": "reviews", "parent": None, **facts},
+        "labels": label_report(rows, texts, classes),
         "history": [],
     }  # fmt: skip
     return page.Evidence(**{**left, **changes})
+
+
+def label_report(rows, texts, classes):
+    """What LabelQuality would have left: an issue in each split, and a near-duplicate of a test row in train."""
+    place = {"source": "reviews.csv:7", "row_id": "0", "text_pair": ""}
+    judged = {"rows": rows, "found": 1, "by": "this model", "note": ""}
+    issue = {**place, "label": classes[0], "suggested": classes[1], "by": "this model", "text": texts[0]}
+    pair = {
+        f"{side}_{name}": value
+        for side, split, label in (("first", "train", classes[0]), ("second", "test", classes[1]))
+        for name, value in {**place, "split": split, "label": label, "text": texts[0]}.items()
+    }
+    return {
+        "issues": {"test": judged, "validation": judged, "train": {**judged, "by": "TF-IDF", "note": "a note"}},
+        "near_duplicates": {
+            "pairs": 2, "threshold": 0.8, "complete": True, "by_splits": {"train, test": 1}, "contradicting": 1,
+        },
+        "test_without_near_duplicates_of_train": {
+            "left_out": 1, "rows": rows - 1, "accuracy": 0.75, "interval": [0.7, 0.8],
+        },
+        "issue_rows": [
+            {**issue, "split": split, "score": str(score)}
+            for split, score in (("train", 0.01), ("test", 0.02), ("validation", 0.03))
+        ],
+        "pair_rows": [{**pair, "first_split": "validation", "similarity": "1.0"}, {**pair, "similarity": "0.9"}],
+    }  # fmt: skip
 
 
 def verdict(gate, value, passed=True, reason=""):

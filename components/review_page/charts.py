@@ -138,6 +138,39 @@ def coverage(points: list[dict[str, Any]]) -> Markup:
     return draw(chart, "Accuracy and coverage by threshold", "The table below holds every point.")
 
 
+def reliability_before_and_after(points: list[dict[str, Any]], temperature: float) -> Markup:
+    """Accuracy by confidence, on each `side` of the temperature ("before", "after")."""
+    base = alt.Chart(_data(points)).encode(
+        x=_axis("confidence", "probability of the answer"),
+        y=_axis("accuracy", "share of right answers", alt.Y),
+        color=_colours("side", ["before", "after"], [SECOND, FIRST]),
+    )
+    sized = base.mark_circle(opacity=0.9).encode(size=alt.Size("rows:Q", legend=None, scale=alt.Scale(range=[20, 260])))
+    description = f"The logits are divided by {temperature:.3f}."
+    return draw(
+        _diagonal() + base.mark_line(strokeWidth=2) + sized, "Reliability before and after the temperature", description
+    )
+
+
+def risk_by_coverage(points: list[dict[str, Any]], threshold: float | None) -> Markup:
+    """Errors among the answers by the share answered (El-Yaniv and Wiener 2010), the model's threshold as a point."""
+    curve = [
+        {"coverage": point["coverage"], "risk": 1 - point["accuracy"], "threshold": point["threshold"]}
+        for point in points
+        if point["accuracy"] is not None
+    ]
+    x = _axis("coverage", "share of rows answered")
+    y = alt.Y("risk:Q", title="share of wrong answers", axis=alt.Axis(tickCount=5))
+    line = alt.Chart(_data(curve)).mark_line(color=FIRST, strokeWidth=2)
+    chart = line.encode(x=x, y=y, order=alt.Order("threshold:Q"))
+    description = "Fewer answers, fewer of them wrong; the table holds figures."
+    if threshold is not None:
+        nearest = min(curve, key=lambda each: abs(each["threshold"] - threshold))
+        chart += alt.Chart(_data([nearest])).mark_point(color=BAD, size=90, filled=True, opacity=1).encode(x=x, y=y)
+        description = f"The point is the model's threshold, {threshold:g}."
+    return draw(chart, "Wrong answers by coverage", description)
+
+
 # === Classes ===
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from components.review_page import charts, figures
+from components.review_page import charts, figures, trust
 
 FOLDER = Path(__file__).parent
 # The parts of the page, in the order of a person's questions: template of `sections/` and what the navigation calls it.
@@ -22,7 +22,9 @@ SECTIONS = {
     "classes": "Classes",
     "confusions": "Confusions",
     "confidence": "Confidence",
+    "calibration": "Calibration",
     "errors": "Errors",
+    "labels": "Labels",
     "training": "Training",
     "data": "Data",
     "history": "Past runs",
@@ -59,6 +61,7 @@ class Evidence:
       canary: its report.json, with `blessed` and `summary`.
       push: `version` ("" if not pushed) and `summary`.
       release: the run's facts: name, hashes, commit, libraries, parent.
+      labels: LabelQuality's label_quality.json, with the rows of its two CSV files in `issue_rows` and `pair_rows`.
       history: earlier runs, the oldest first: `run`, `outcome`, `version`, `rows`, `accuracy`, `macro_f1`, `intervals`.
     """
 
@@ -72,6 +75,7 @@ class Evidence:
     canary: dict[str, Any]
     push: dict[str, str]
     release: dict[str, Any]
+    labels: dict[str, Any]
     history: list[dict[str, Any]]
 
 
@@ -144,6 +148,7 @@ def _views(evidence: Evidence) -> dict[str, Any]:
         "runs": [*evidence.history, _this_run(evidence)],
         **_confidence(scored, metrics["calibration_error"]),
         **_around(evidence),
+        **trust.views(evidence),
     }
 
 

@@ -100,6 +100,64 @@ def test_thresholds(evidence, tables):
     assert tables["threshold-table"][0][1:3] == [300, 1]
 
 
+def test_calibration_before_and_after_the_temperature(evidence, tables):
+    scored = evidence.scored
+    validation, test = tables["temperature-table"]
+    assert validation[1:] == [500, *test[2:]]
+    before = scored.probabilities.astype(float) ** 2
+    before /= before.sum(-1, keepdims=True)
+    for column, probabilities in ((2, before), (3, scored.probabilities.astype(float))):
+        right, mean = calibration.calibration_curve(scored.correct, probabilities.max(-1), n_bins=15)
+        rows = np.histogram(probabilities.max(-1), bins=15, range=(0, 1))[0]
+        error = (rows[rows > 0] * np.abs(right - mean)).sum() / 300
+        assert test[column] == pytest.approx(error, abs=1e-6)
+        probabilities /= probabilities.sum(-1, keepdims=True)
+        assert test[column + 2] == pytest.approx(metrics.log_loss(scored.truth, probabilities), abs=1e-6)
+
+
+def test_a_temperature_of_one_says_why():
+    evidence = factories.review_evidence(MOODS, 60)
+    evidence.metrics["calibration"]["temperature"] = 1.0
+    evidence.training["calibration"] |= {"temperature": 1.0, "note": "60 validation rows are too few"}
+    html = page.render(evidence, "today")
+    assert "as training made them (temperature 1): 60 validation rows are too few." in html
+    assert "Reliability before and after" not in html
+
+
+def test_what_abstaining_costs_and_gains(evidence, tables):
+    scored = evidence.scored
+    thresholds = [row[0] for row in tables["abstain-table"]]
+    assert thresholds == ["0.5", "0.6", "0.7", "0.8", "0.9", "0.95", "0.99"]
+    for threshold, rows, coverage, accuracy, errors in tables["abstain-table"][:4]:
+        kept = scored.confidence >= float(threshold)
+        assert (rows, coverage) == (kept.sum(), pytest.approx(kept.mean(), abs=1e-6))
+        assert accuracy == pytest.approx(metrics.accuracy_score(scored.truth[kept], scored.predicted[kept]), abs=1e-6)
+        assert errors == (kept & ~scored.correct).sum()
+
+
+def test_the_models_own_threshold_is_marked_with_the_evaluators_figures(evidence):
+    kept = evidence.scored.confidence >= 0.65
+    chosen = {"threshold": 0.65, "rows": int(kept.sum()), "coverage": kept.mean()}
+    chosen["accuracy"] = evidence.scored.correct[kept].mean()
+    html = page.render(factories.review_evidence(MOODS, 300, metrics={**evidence.metrics, "abstain": chosen}), "today")
+    row = by_name(factories.page_tables(html)["abstain-table"])["0.65, the model's"]
+    errors = (kept & ~evidence.scored.correct).sum()
+    assert row == [kept.sum(), pytest.approx(kept.mean()), pytest.approx(chosen["accuracy"]), errors]
+    assert "The model abstains below 0.65" in html
+    assert "the model&#39;s threshold, 0.65" in html
+
+
+def test_probable_label_errors_and_near_duplicates(tables, html):
+    assert [row[3:5] for row in tables["issue-table"]] == [[0.01, "train"], [0.02, "test"], [0.03, "validation"]]
+    assert [row[:4] for row in tables["issue-counts"]] == [
+        ["test", 300, 1, "this model"], ["validation", 300, 1, "this model"], ["train", 300, 1, "TF-IDF"],
+    ]  # fmt: skip
+    # A leak comes before what is more alike.
+    assert [row[:2] for row in tables["near-duplicate-table"]] == [[0.9, "train"], [1.0, "validation"]]
+    assert "1 of 300 test rows are near-duplicates of training rows" in html
+    assert "<strong>0.750</strong> (0.700 to 0.800) on 299 rows" in html
+
+
 def test_a_slice_whose_interval_lies_below_the_whole_is_worse():
     def figure(accuracy, rows):
         return {"accuracy": accuracy, "rows": rows, "macro_f1": accuracy, "per_class": {}}

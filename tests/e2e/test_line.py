@@ -17,7 +17,18 @@ from sklearn import metrics
 def test_a_first_run_ends_with_a_pushed_version(line):
     assert line.first.returncode == 0, line.first.stdout + line.first.stderr
     shown = line.first.stdout
-    for stage in ("ingest", "validate", "tokenise", "baseline", "train", "evaluate", "gates", "canary", "push"):
+    for stage in (
+        "ingest",
+        "validate",
+        "tokenise",
+        "baseline",
+        "train",
+        "evaluate",
+        "gates",
+        "canary",
+        "push",
+        "labels",
+    ):
         assert f"\n  {stage} " in shown
     assert "900 rows of 900" in shown
     assert "20 of 20 answers equal" in shown
@@ -57,6 +68,14 @@ def test_the_review_page_shows_scikit_learns_figures_of_the_predictions(line):
             members = np.array(rows["shop"]) == name.removeprefix("shop=")
             right = (np.array(rows["label"]) == np.array(rows["predicted"]))[members]
             assert (count, accuracy) == (members.sum(), pytest.approx(right.mean(), abs=1e-6))
+
+
+def test_the_probable_label_errors_are_a_file_for_correction(line):
+    assert "probable label errors (" in line.first.stdout
+    file = line.folder / "issues.csv"
+    assert line.bertline("label-issues", line.config, "-o", file).returncode == 0
+    assert line.bertline("label-issues", line.config).stdout.encode() == file.read_bytes().replace(b"\r\n", b"\n")
+    assert file.read_text(encoding="utf-8").startswith("split,source,row_id,label,suggested,score,by,text,text_pair")
 
 
 def test_predict_answers_over_grpc_from_arguments_and_stdin(line):

@@ -1,0 +1,179 @@
+"""LabelQuality: labels that are probably wrong, and texts that stand almost alike in two splits.
+
+The model is not run: its answers to the test rows are the Evaluator's, those to the validation rows the Trainer's. The
+training rows, which it has seen, are judged by TF-IDF with logistic regression across folds.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact
+from tfx.dsl.component.experimental.decorators import component
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils, standard_artifacts
+
+from components import baseline, estimates, label_issues, near_duplicates, spreadsheet
+from components.artifacts import (
+    ISSUES_FILE,
+    LABEL_SUMMARY_FILE,
+    METRICS_FILE,
+    NEAR_DUPLICATES_FILE,
+    PREDICTIONS_FILE,
+    VALIDATION_FILE,
+    LabelReport,
+)
+from components.evaluator import read_rows
+from models import features
+
+TRAIN, VALIDATION, TEST = features.SPLITS
+ISSUE_COLUMNS = ("split", "source", "row_id", "label", "suggested", "score", "by", "text", "text_pair")
+SIDE_COLUMNS = ("split", "source", "row_id", "label", "text", "text_pair")
+PAIR_COLUMNS = ("similarity", *(f"{side}_{name}" for side in ("first", "second") for name in SIDE_COLUMNS))
+
+Table = dict[str, list[Any]]  # a split's columns, each [rows]
+
+
+@component
+def LabelQuality(
+    examples: InputArtifact[standard_artifacts.Examples],
+    model_run: InputArtifact[standard_artifacts.ModelRun],
+    evaluation: InputArtifact[standard_artifacts.ModelEvaluation],
+    report: OutputArtifact[LabelReport],
+) -> None:
+    """Looks for wrong labels in all splits, and for near-duplicates across them; stops nothing.
+
+    Args:
+        examples: raw Examples of ingestion.
+        model_run: the Trainer's answers to the validation rows.
+        evaluation: the Evaluator's answers to the test rows, and metrics.json.
+        report: label_issues.csv, near_duplicates.csv and label_quality.json.
+    """
+    tables = {split: _rows(examples, split) for split in features.SPLITS}
+    with fileio.open(f"{evaluation.uri}/{METRICS_FILE}", "r") as file:
+        classes = json.loads(file.read())["classes"]
+    test = pq.read_table(f"{evaluation.uri}/{PREDICTIONS_FILE}").to_pydict()
+    validation = pq.read_table(f"{model_run.uri}/{VALIDATION_FILE}").to_pydict()
+    judged = {
+        TEST: label_issues.judge(*_answered(tables[TEST], test), classes),
+        VALIDATION: label_issues.judge(*_answered(tables[VALIDATION], validation), classes),
+        TRAIN: label_issues.judge_training(tables[TRAIN]),
+    }
+    found = near_duplicates.find({split: baseline.texts(table) for split, table in tables.items()})
+    right = np.array(test["predicted"]) == np.array(test[features.LABEL])
+    figures = summarise(judged, found, tables, right)
+
+    spreadsheet.write(f"{report.uri}/{ISSUES_FILE}", ISSUE_COLUMNS, issue_rows(judged, tables))
+    spreadsheet.write(f"{report.uri}/{NEAR_DUPLICATES_FILE}", PAIR_COLUMNS, pair_rows(found, tables))
+    with fileio.open(f"{report.uri}/{LABEL_SUMMARY_FILE}", "w") as file:
+        file.write(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+    report.set_string_custom_property("summary", describe(figures))
+
+
+def _rows(examples: standard_artifacts.Examples, split: str) -> Table:
+    table = read_rows(artifact_utils.get_split_uri([examples], split), [])
+    del table["examples"]
+    return table
+
+
+def _answered(table: Table, answers: Table) -> tuple[list[str], np.ndarray]:
+    """Given labels [rows] and the model's probabilities, float32 [rows, labels], in the order of ingestion's rows."""
+    if answers[features.LABEL] != table[features.LABEL]:
+        raise ValueError("the model's answers are not in the order of ingestion's rows")
+    return table[features.LABEL], np.array(answers[features.PROBABILITIES], np.float32)
+
+
+# === The files ===
+
+
+def issue_rows(judged: dict[str, label_issues.Judged], tables: dict[str, Table]) -> list[list[Any]]:
+    """The rows of label_issues.csv, lowest score first; columns as ISSUE_COLUMNS."""
+    rows = []
+    for split, found in judged.items():
+        table = tables[split]
+        for issue in found.issues:
+            source, row_id, text, pair = (table[name][issue.row] for name in _PLACE)
+            verdict = [issue.label, issue.suggested, round(issue.score, 6), found.by]
+            rows.append([split, source, row_id, *verdict, text, pair])
+    return sorted(rows, key=lambda row: row[ISSUE_COLUMNS.index("score")])
+
+
+_PLACE = (features.SOURCE, features.ROW_ID, features.TEXT, features.TEXT_PAIR)
+
+
+def pair_rows(found: near_duplicates.Found, tables: dict[str, Table]) -> list[list[Any]]:
+    """The rows of near_duplicates.csv, the most alike first; columns as PAIR_COLUMNS."""
+
+    def side(row: near_duplicates.Row) -> list[str]:
+        return [row.split, *(tables[row.split][name][row.position] for name in SIDE_COLUMNS[1:])]
+
+    return [[round(pair.similarity, 6), *side(pair.first), *side(pair.second)] for pair in found.pairs]
+
+
+# === The figures ===
+
+
+def summarise(
+    judged: dict[str, label_issues.Judged], found: near_duplicates.Found, tables: dict[str, Table], right: np.ndarray
+) -> dict[str, Any]:
+    """What label_quality.json holds.
+
+    Args:
+        judged: by split.
+        found: pairs of near-duplicates.
+        tables: by split.
+        right: bool [test rows], whether the model's answer is the label.
+
+    Returns:
+        `issues`, by split the `rows` looked at, the issues `found`, `by` which model, and a `note`; `near_duplicates`:
+        how many `pairs`, whether all were compared (`complete`), `by_splits` the rows of the later split that have one
+        in the earlier, `contradicting` pairs of two labels; and the accuracy on the test rows without those that have
+        one in train: `rows`, `accuracy` and its `interval`, None without rows.
+    """
+    leaked = {pair.second.position for pair in found.pairs if (pair.first.split, pair.second.split) == (TRAIN, TEST)}
+    kept = np.array([row not in leaked for row in range(len(right))])
+    rows, hits = int(kept.sum()), int(right[kept].sum())
+    return {
+        "issues": {
+            split: {"rows": each.rows, "found": len(each.issues), "by": each.by, "note": each.note}
+            for split, each in judged.items()
+        },
+        "near_duplicates": {
+            "pairs": len(found.pairs),
+            "threshold": near_duplicates.THRESHOLD,
+            "complete": found.complete,
+            "by_splits": _by_splits(found),
+            "contradicting": sum(_label(pair.first, tables) != _label(pair.second, tables) for pair in found.pairs),
+        },
+        "test_without_near_duplicates_of_train": {
+            "left_out": len(leaked),
+            "rows": rows,
+            "accuracy": hits / rows if rows else None,
+            "interval": estimates.share_interval(hits, rows) if rows else None,
+        },
+    }
+
+
+def _label(row: near_duplicates.Row, tables: dict[str, Table]) -> str:
+    return tables[row.split][features.LABEL][row.position]
+
+
+def _by_splits(found: near_duplicates.Found) -> dict[str, int]:
+    """Such as {"train, test": 97}: 97 test rows have a near-duplicate in train."""
+    rows: dict[str, set[int]] = {}
+    for pair in found.pairs:
+        rows.setdefault(f"{pair.first.split}, {pair.second.split}", set()).add(pair.second.position)
+    return {splits: len(positions) for splits, positions in sorted(rows.items())}
+
+
+def describe(figures: dict[str, Any]) -> str:
+    """The screen's line: how many labels are probably wrong, and what near-duplicates of training rows flatter."""
+    issues = figures["issues"]
+    by_split = ", ".join(f"{each['found']:,} of {each['rows']:,} {split}" for split, each in issues.items())
+    total = sum(each["found"] for each in issues.values())
+    rest = figures["test_without_near_duplicates_of_train"]
+    leak = f"{rest['left_out']:,} test rows have a near-duplicate in train"
+    if rest["left_out"] and rest["accuracy"] is not None:
+        leak += f", accuracy without them {rest['accuracy']:.3f}"
+    return f"{total:,} probable label errors ({by_split}); {leak}"

@@ -1,0 +1,140 @@
+import csv
+import json
+
+import factories
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tfx.types import standard_artifacts
+
+from components import spreadsheet
+from components.artifacts import LabelReport
+from components.label_quality import LabelQuality, describe
+
+CLASSES = list(factories.MOODS)
+LEAK = "my item arrived broken and it was awful and late and the refund was late as well"
+
+
+def answers(path, labels, meant):
+    """What a model that is sure of what the rows mean answered, as the Trainer and the Evaluator leave it."""
+    index = [CLASSES.index(label) for label in meant]
+    probabilities = np.full((len(labels), len(CLASSES)), 0.05, np.float32)
+    probabilities[np.arange(len(labels)), index] = 0.9
+    path.parent.mkdir(exist_ok=True)
+    columns = {"label": labels, "predicted": meant, "probabilities": list(probabilities)}
+    pq.write_table(pa.table(columns), path)
+
+
+def run(folder, splits, meant, classes=CLASSES):
+    examples, _ = factories.raw_examples(folder, splits, classes)
+    given = {split: [row[-1] for row in rows] for split, rows in splits.items()}
+    answers(folder / "run/answers-validation.parquet", given["validation"], meant["validation"])
+    answers(folder / "evaluation/predictions-test.parquet", given["test"], meant["test"])
+    (folder / "evaluation/metrics.json").write_text(json.dumps({"classes": classes}))
+    model_run, evaluation, report = standard_artifacts.ModelRun(), standard_artifacts.ModelEvaluation(), LabelReport()
+    model_run.uri, evaluation.uri, report.uri = (str(folder / name) for name in ("run", "evaluation", "report"))
+    (folder / "report").mkdir()
+    LabelQuality.EXECUTOR_SPEC.executor_class._FUNCTION(
+        examples=examples, model_run=model_run, evaluation=evaluation, report=report
+    )
+    figures = json.loads((folder / "report/label_quality.json").read_text())
+    tables = [spreadsheet.read(str(folder / "report" / name)) for name in ("label_issues.csv", "near_duplicates.csv")]
+    return report, figures, *tables
+
+
+def clean(rows=300):
+    return [(text, label) for text, label, _ in factories.reviews(rows)]
+
+
+def split(rows):
+    splits = {"train": rows[:240], "validation": rows[240:270], "test": rows[270:]}
+    return splits, {name: [label for _, label in part] for name, part in splits.items()}
+
+
+def test_a_clean_data_set_has_nothing_to_report(tmp_path):
+    report, figures, issues, pairs = run(tmp_path, *split(clean()))
+    assert issues == pairs == []
+    assert {name: each["rows"] for name, each in figures["issues"].items()} == {
+        "test": 30, "validation": 30, "train": 240
+    }  # fmt: skip
+    assert report.get_string_custom_property("summary") == (
+        "0 probable label errors (0 of 30 test, 0 of 30 validation, 0 of 240 train); "
+        "0 test rows have a near-duplicate in train"
+    )
+
+
+def test_wrong_labels_and_near_duplicates_put_into_it_are_found_and_nothing_else(tmp_path):
+    splits, meant = split(clean())
+    wrong = {"test": 4, "validation": 7}
+    for name, row in wrong.items():
+        text, label = splits[name][row]
+        splits[name][row] = (text, CLASSES[CLASSES.index(label) - 1])
+    in_train = {row: splits["train"][row][1] for row in range(0, 240, 20)}
+    for row, label in in_train.items():
+        splits["train"][row] = (splits["train"][row][0], CLASSES[CLASSES.index(label) - 1])
+    splits["train"].append((LEAK, "negative"))
+    splits["test"][0] = (LEAK.upper() + "!", "positive")  # another label than in train; the model says what it means
+    meant["test"][0] = "negative"
+    _, figures, issues, pairs = run(tmp_path, splits, meant)
+
+    of_the_model = [(row["split"], row["text"], row["suggested"]) for row in issues if row["by"] == "this model"]
+    assert sorted(of_the_model) == sorted(
+        [
+            ("test", LEAK.upper() + "!", "negative"),
+            ("test", splits["test"][4][0], meant["test"][4]),
+            ("validation", splits["validation"][7][0], meant["validation"][7]),
+        ]
+    )
+    assert [float(row["score"]) for row in issues] == sorted(float(row["score"]) for row in issues)
+    of_train = {splits["train"][row][0]: label for row, label in in_train.items()}
+    accused = {row["text"]: row["suggested"] for row in issues if row["split"] == "train"}
+    assert len(accused) >= 9
+    assert accused.items() <= of_train.items()
+    assert figures["issues"]["test"]["found"] == 2
+
+    assert [(row["first_split"], row["second_split"], row["similarity"]) for row in pairs] == [("train", "test", "1.0")]
+    assert (pairs[0]["first_text"], pairs[0]["second_text"]) == (LEAK, LEAK.upper() + "!")
+    assert (pairs[0]["first_label"], pairs[0]["second_label"]) == ("negative", "positive")
+    assert figures["near_duplicates"]["by_splits"] == {"train, test": 1}
+    assert figures["near_duplicates"]["contradicting"] == 1
+    without = figures["test_without_near_duplicates_of_train"]
+    assert (without["left_out"], without["rows"], without["accuracy"]) == (1, 29, pytest.approx(28 / 29))
+    assert describe(figures).endswith("1 test rows have a near-duplicate in train, accuracy without them 0.966")
+
+
+def test_texts_that_a_spreadsheet_would_run_are_marked_in_the_files(tmp_path):
+    splits, meant = split(clean())
+    formula = "=HYPERLINK(broken late awful refund)"
+    splits["test"][0] = (formula, "positive")
+    meant["test"][0] = "negative"
+    _, _, issues, _ = run(tmp_path, splits, meant)
+    assert [row["text"] for row in issues] == [formula]
+    with open(tmp_path / "report/label_issues.csv", encoding="utf-8", newline="") as file:
+        assert next(csv.DictReader(file))["text"] == "'" + formula
+
+
+def test_pairs_of_texts_are_judged_as_pairs(tmp_path):
+    splits = {
+        name: [("about the item", text, label) for text, label in rows] for name, rows in split(clean())[0].items()
+    }
+    splits["test"][0] = splits["train"][0]
+    meant = {name: [row[-1] for row in rows] for name, rows in splits.items()}
+    _, figures, issues, pairs = run(tmp_path, splits, meant)
+    assert issues == []
+    assert [(row["second_text"], row["second_text_pair"]) for row in pairs] == [splits["train"][0][:2]]
+    assert figures["near_duplicates"]["by_splits"] == {"train, test": 1}
+
+
+def test_answers_in_another_order_are_not_taken_for_these_rows(tmp_path):
+    splits, meant = split(clean())
+    examples, _ = factories.raw_examples(tmp_path, splits, CLASSES)
+    for name, part in (("run/answers-validation", "validation"), ("evaluation/predictions-test", "test")):
+        answers(tmp_path / f"{name}.parquet", [label for _, label in splits[part]][::-1], meant[part])
+    (tmp_path / "evaluation/metrics.json").write_text(json.dumps({"classes": CLASSES}))
+    model_run, evaluation = standard_artifacts.ModelRun(), standard_artifacts.ModelEvaluation()
+    model_run.uri, evaluation.uri = str(tmp_path / "run"), str(tmp_path / "evaluation")
+    with pytest.raises(ValueError, match="not in the order of ingestion's rows"):
+        LabelQuality.EXECUTOR_SPEC.executor_class._FUNCTION(
+            examples=examples, model_run=model_run, evaluation=evaluation, report=LabelReport()
+        )
