@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from components import baseline
-from models import features
+from models import calibration, features
 
 THIS_MODEL, TFIDF = "this model", "TF-IDF"
 # Five fits on four fifths of the rows each: cleanlab's own advice. A label of fewer rows cannot stand in every fold.
@@ -130,11 +130,16 @@ def judge_training(table: dict[str, list[Any]]) -> Judged:
 def _out_of_fold(table: dict[str, list[Any]]) -> np.ndarray:
     """Probabilities of the sorted labels, float64 [rows, labels], each row's by a model fitted without it.
 
+    They get a temperature, as the model's have: the surest errors of two models can then stand in one list.
+
     Raises:
       ValueError: no word stands in two rows.
     """
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)
-    texts = baseline.texts(table)
-    return cross_val_predict(baseline.classifier(), texts, table[features.LABEL], cv=folds, method="predict_proba")
+    texts, labels = baseline.texts(table), table[features.LABEL]
+    found = cross_val_predict(baseline.classifier(), texts, labels, cv=folds, method="predict_proba")
+    logits = np.log(np.maximum(found, np.finfo(found.dtype).tiny))
+    temperature = calibration.fit_temperature(logits, np.unique(labels, return_inverse=True)[1])
+    return calibration.probabilities(logits, temperature.value)
