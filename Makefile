@@ -2,7 +2,7 @@ SHELL := /bin/bash
 BERTLINE := .venv/bin/bertline
 PYTHON := .venv/bin/python
 
-.PHONY: setup demo test fuzz lint format lock serve bench bench-peers clean
+.PHONY: setup demo test fuzz lint format lock serve bench bench-peers image clean
 
 setup:            ## build .venv from requirements.lock
 	@scripts/setup.sh
@@ -35,6 +35,10 @@ bench-peers: setup  ## accuracy and speed against Transformers and TF-IDF, after
 	@$(PYTHON) -m benchmarks.quality configs/sentiment.yaml
 	@$(PYTHON) -m benchmarks.speed configs/sentiment.yaml
 	@$(PYTHON) -m benchmarks.inference configs/sentiment.yaml
+
+IMAGE ?= bertline:0.1.0
+image:            ## the container image, for clusters; GPU=1 with NVIDIA's libraries
+	docker build --build-arg GPU=$(GPU) -t $(IMAGE) .
 
 LOCK := .venv/bin/uv pip compile pyproject.toml --all-extras --generate-hashes --no-header --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_40

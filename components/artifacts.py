@@ -37,7 +37,7 @@ class BaselineAnswers(Artifact):
 class LabelReport(Artifact):
     """What is probably wrong with the labels and the splits: ISSUES_FILE, NEAR_DUPLICATES_FILE, LABEL_SUMMARY_FILE."""
 
-    TYPE_NAME = "BertlineLabelReport"
+    TYPE_NAME = "bertline.LabelReport"
 
 
 class ReviewPage(Artifact):

@@ -25,6 +25,7 @@ from tfx.types import artifact_utils, standard_artifacts
 from components import sources, spans, splitting
 from components.artifacts import Quarantine
 from components.errors import LineError
+from components.object_store import local_copy
 from components.options import DataOptions
 from models import features
 from models.features import SPLITS
@@ -56,7 +57,7 @@ def ExampleGen(
             names in their stable order, a JSON string a line.
         quarantine: quarantine.csv (file, row, reason, detail, text) and ingest.json (counts by reason, split, label).
         data: DataOptions as JSON.
-        base_folder: where relative paths of the sources start.
+        base_folder: where relative paths of the sources start; what is in an object store is copied here whole.
         fingerprint: `sources.fingerprint` of the files; a cached run of other contents is not taken for this one.
         quarantine_folder: where quarantine.csv is copied to, also when the stage fails and its artifacts are removed.
         beam_pipeline: given by TFX.
@@ -66,10 +67,11 @@ def ExampleGen(
             of at least two labels.
     """
     options = DataOptions.model_validate_json(data)
-    files, roles = _files(options, base_folder)
-    tasks = [Task(task, options, examples.uri) for task in _grouped(files)]
-    with beam_pipeline as pipeline:
-        _build(pipeline, tasks, files, roles, options, quarantine.uri)
+    with local_copy(base_folder) as folder:
+        files, roles = _files(options, folder)
+        tasks = [Task(task, options, examples.uri) for task in _grouped(files)]
+        with beam_pipeline as pipeline:
+            _build(pipeline, tasks, files, roles, options, quarantine.uri)
     report = json.loads(_read(f"{quarantine.uri}/{REPORT_FILE}"))
     saved = _save_quarantine(quarantine.uri, quarantine_folder)
     stop = why_not(report, options, saved)

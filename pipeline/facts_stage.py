@@ -9,6 +9,7 @@ from tfx.dsl.component.experimental.decorators import component
 
 from components import sources
 from components.errors import LineError
+from components.object_store import local_copy
 from components.options import DataOptions
 from pipeline import facts
 
@@ -54,9 +55,10 @@ def Facts(
     """
     sections = {"data": data, "validation": validation, "train": train, "evaluate": evaluate, "canary": canary}
     values = json.loads(config) | {name: json.loads(section) for name, section in sections.items()}
-    files = sources.of_options(DataOptions.model_validate_json(data), data_folder)
+    with local_copy(data_folder) as folder:
+        fingerprint = sources.fingerprint(sources.of_options(DataOptions.model_validate_json(data), folder))
     try:
-        found = asdict(facts.look(values, sources.fingerprint(files), serving_folder, commit or None))
+        found = asdict(facts.look(values, fingerprint, serving_folder, commit or None))
     except ValueError as error:
         raise LineError(str(error)) from error
     return {name: found[name] for name in Found.__annotations__}

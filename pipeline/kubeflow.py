@@ -131,10 +131,10 @@ def _data_folder(config: Config) -> str:
     for key, sources in (("source", data.source), ("validation_source", data.validation_source or []),
                          ("test_source", data.test_source or [])):  # fmt: skip
         for source in sources:
-            if not source.startswith((SCHEME, "/")) and "://" not in source:
+            if not source.startswith((SCHEME, "/")):
                 raise LineError(
-                    f"data.{key}: {source!r} is relative, and a cluster does not see {config.folder}. Put the data "
-                    "where it does, and name the folder in kubeflow.data_folder."
+                    f"data.{key}: a cluster does not find {source!r}. Put it where it does, and name the folder in "
+                    "kubeflow.data_folder, such as gs://BUCKET/data; or give an absolute path in one of its volumes."
                 )
     return "/"
 

@@ -83,7 +83,9 @@ class KubeflowOptions(Section):
     # In place of the config's `root` there: a path in one of the volumes, or gs://. It holds the serving folder, the
     # quarantine and, in a volume, the checkpoints.
     root: str | None = None
-    data_folder: str | None = None  # where relative data sources start there; null: they must be absolute or package://
+    # Where relative data sources start there: a path in a volume, or gs://, s3://, minio://, which is copied to the pod
+    # whole; null: they must be absolute or package://.
+    data_folder: str | None = None
     secrets: list[Secret] = Field(default_factory=list)
     volumes: list[Volume] = Field(default_factory=list)
     labels: dict[str, str] = Field(default_factory=dict)  # of every pod, for quotas and bills

@@ -209,7 +209,10 @@ def test_facts_come_from_the_first_stage_that_all_wait_for(compiled):
     ("cluster", "said"),
     [
         ("kubeflow: {data_folder: /data, root: /v}\n", r"kubeflow\.image"),
-        ("kubeflow: {image: a, root: /v}\n", r"data\.source: 'reviews\.csv' is relative.*kubeflow\.data_folder"),
+        (
+            "kubeflow: {image: a, root: /v}\n",
+            r"data\.source: .* does not find 'reviews\.csv'.*kubeflow\.data_folder",
+        ),
         (
             "kubeflow: {image: a, data_folder: /d, root: /v, stages: {Trainr: {}}}\n",
             "Trainr: no such stage.*Trainer",

@@ -1,0 +1,37 @@
+# The image of every stage on a cluster, and of `bertline` in a container:
+#   docker build -t REGISTRY/bertline:0.1.0 .                      CPU, TPU
+#   docker build -t REGISTRY/bertline:0.1.0-gpu --build-arg GPU=1 .
+# trixie: ml-metadata and tensorflow-data-validation are built for its C library, or a newer one.
+
+FROM python:3.11-slim-trixie AS build
+ARG GPU=
+# pyfarmhash, through TFDV, has no wheel.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+WORKDIR /source
+COPY scripts/bootstrap.lock requirements.lock ./
+# The whole lock: what the tests ran with is what runs.
+RUN python -m venv /opt/bertline \
+    && /opt/bertline/bin/pip install --no-cache-dir --require-hashes -r bootstrap.lock \
+    && /opt/bertline/bin/uv pip sync --no-cache --python /opt/bertline/bin/python --compile-bytecode \
+        --require-hashes requirements.lock
+# NVIDIA's libraries in the versions that this TensorFlow names; they are not in the lock.
+RUN if [ -n "$GPU" ]; then \
+        /opt/bertline/bin/uv pip install --no-cache --python /opt/bertline/bin/python -c requirements.lock \
+            "tensorflow[and-cuda]==2.21.0"; \
+    fi
+COPY pyproject.toml README.md ./
+COPY components components
+COPY models models
+COPY pipeline pipeline
+COPY serving serving
+RUN /opt/bertline/bin/uv pip install --no-cache --python /opt/bertline/bin/python --compile-bytecode --no-deps \
+        --no-build-isolation .
+
+FROM python:3.11-slim-trixie
+COPY --from=build /opt/bertline /opt/bertline
+# Libraries keep caches in a home, which a user without a name has none of.
+ENV PATH=/opt/bertline/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+WORKDIR /work
+USER 65532:65532
+ENTRYPOINT ["bertline"]
