@@ -5,6 +5,8 @@ Each type is named `bertline.` and its class: the form that Kubeflow's pipeline 
 
 from tfx.types.artifact import Artifact
 
+# In the Model, beside Format-Serving: what models.classifier.load reads
+KERAS_FOLDER = "Keras"
 # In the Evaluator's ModelEvaluation
 METRICS_FILE = "metrics.json"  # the model's figures, see evaluator.summarise
 PREDICTIONS_FILE = "predictions-test.parquet"  # the model's answers, a row a test row

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
+from tfx.dsl.io import fileio
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
+from components.artifacts import KERAS_FOLDER
 from components.errors import LineError
 from serving import releases
 
@@ -18,7 +20,10 @@ def LastBlessed(
     serving_folder: Parameter[str],
     release: Parameter[str],
 ) -> None:
-    """Copies a release's SavedModel into a Model artifact, where the Evaluator finds it.
+    """Copies a release's SavedModel, and the Keras weights it was trained to, into a Model artifact.
+
+    The Evaluator compares with the first, and the Trainer can start from the second. Those lie with the artifacts of
+    the run that pushed the release; where these are gone there are none.
 
     The artifact's int property `present` says whether there is one (1) or the folder is empty (0); its string property
     `version` names it.
@@ -36,10 +41,14 @@ def LastBlessed(
     if not release:
         model.set_string_custom_property("summary", "no model pushed yet")
         return
-    source = f"{serving_folder.rstrip('/')}/{release}"
-    if int(release) not in {each.version for each in releases.read(serving_folder)}:
+    found = {each.version: each for each in releases.read(serving_folder)}.get(int(release))
+    if not found:
+        source = f"{serving_folder.rstrip('/')}/{release}"
         raise LineError(f"{source}: this release is gone since the run started; run again to compare with the next one")
-    copy_saved_model(source, path_utils.serving_model_dir(model.uri))
+    copy_saved_model(found.path, path_utils.serving_model_dir(model.uri))
+    weights = f"{found.record.get('trained_model', '')}/{KERAS_FOLDER}"
+    for name in releases.files(weights) if fileio.isdir(weights) else []:
+        _link_or_copy(f"{weights}/{name}", f"{model.uri}/{KERAS_FOLDER}/{name}")
     model.set_string_custom_property("summary", f"compared with {release}")
 
 

@@ -60,7 +60,8 @@ def Pusher(
         pushed_model.set_string_custom_property("summary", "not pushed: canary failed")
         return
     source = path_utils.serving_model_path(model.uri)
-    record = {**json.loads(release), "metrics": _headline(f"{evaluation.uri}/{METRICS_FILE}")}
+    metrics = _headline(f"{evaluation.uri}/{METRICS_FILE}")
+    record = {**json.loads(release), "metrics": metrics, "trained_model": model.uri}
     try:
         with tempfile.TemporaryDirectory(prefix="bertline-push-") as scratch:
             extra = {}

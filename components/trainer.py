@@ -5,7 +5,7 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
 from components import estimates
-from components.artifacts import VALIDATION_FILE
+from components.artifacts import KERAS_FOLDER, VALIDATION_FILE
 from components.errors import LineError
 from components.transform import read_labels
 from models import backbone, calibration, classifier, hardware, signatures, training
@@ -26,7 +26,6 @@ from models.dataset import Rows, read_rows
 from models.features import LABEL, PROBABILITIES, SEGMENT_IDS
 from models.recipe import ModelOptions, TrainOptions
 
-KERAS_FOLDER = "Keras"  # beside Format-Serving in the Model artifact: what models.classifier.load reads
 HISTORY_FILE = "training.json"
 _progress = logging.getLogger("bertline.progress")
 
@@ -40,6 +39,7 @@ def Trainer(
     model_options: Parameter[str],
     train_options: Parameter[str],
     checkpoint_dir: Parameter[str],
+    last_blessed: InputArtifact[standard_artifacts.Model] = None,
 ):
     """Writes the SavedModel and the Keras weights to `model`, the history and TensorBoard's logs to `model_run`.
 
@@ -56,9 +56,11 @@ def Trainer(
         train_options: a TrainOptions as JSON.
         checkpoint_dir: folder, local or remote, that outlives an interrupted run; it is removed once the model is
             exported.
+        last_blessed: whose weights to start from, if it has any; None for the pretrained ones.
 
     Raises:
-        LineError: a split is empty, the loss is no longer a number, or no answer could be below the threshold.
+        LineError: a split is empty, the loss is no longer a number, no answer could be below the threshold, or the last
+            blessed model's weights do not fit.
     """
     chosen = ModelOptions.model_validate_json(model_options)
     recipe = TrainOptions.model_validate_json(train_options)
@@ -66,13 +68,22 @@ def Trainer(
     labels = read_labels(transform_graph.uri)
     check_abstention(chosen.abstain, labels)
     pair = SEGMENT_IDS in graph.transformed_feature_spec()
+    start = warm_start(last_blessed) if last_blessed else None
+
+    def build():
+        built = classifier.build(backbone.load(chosen), len(labels), dropout=chosen.dropout, seed=recipe.seed)
+        if start:
+            take_weights(built, start, labels)
+        return built
+
     try:
         train, validation = (
             read_rows(Path(transformed_examples.uri) / f"Split-{split}", pair=pair) for split in ("train", "validation")
         )
-        checkpoints = f"{checkpoint_dir}/{_fingerprint(train, validation, labels, chosen, recipe)}"
+        started_from = start.version if start else ""
+        checkpoints = f"{checkpoint_dir}/{_fingerprint(train, validation, [*labels, started_from], chosen, recipe)}"
         trained, history, logits = training.fit(
-            lambda: classifier.build(backbone.load(chosen), len(labels), dropout=chosen.dropout, seed=recipe.seed),
+            build,
             train,
             validation,
             recipe,
@@ -94,10 +105,10 @@ def Trainer(
         abstain=chosen.abstain,
     )
     signatures.export(served, Path(path_utils.serving_model_dir(model.uri)))
-    classifier.save(trained, Path(model.uri) / KERAS_FOLDER, temperature=temperature.value)
+    classifier.save(trained, Path(model.uri) / KERAS_FOLDER, labels, temperature=temperature.value)
     _write_history(history, calibrated(logits, validation.labels, temperature), Path(model_run.uri))
     write_validation(logits, validation.labels, temperature.value, labels, Path(model_run.uri) / VALIDATION_FILE)
-    summary = _summary(history, temperature.value)
+    summary = (f"from {started_from}: " if start else "") + _summary(history, temperature.value)
     model.set_float_custom_property("temperature", temperature.value)
     if chosen.abstain is not None:
         model.set_float_custom_property("abstain", chosen.abstain)
@@ -107,9 +118,48 @@ def Trainer(
         tf.io.gfile.rmtree(checkpoint_dir)
 
 
-def _fingerprint(train: Rows, validation: Rows, labels: list[str], *options: ModelOptions | TrainOptions) -> str:
+class Start(NamedTuple):
+    """A release to start from: its version, and the folder of its Keras weights."""
+
+    version: str
+    weights: Path
+
+
+def warm_start(last_blessed: standard_artifacts.Model) -> Start | None:
+    """The last blessed model's weights; None where no model has been pushed yet.
+
+    Raises:
+        LineError: there is a model and its weights are gone.
+    """
+    version = last_blessed.get_string_custom_property("version")
+    if not version:
+        return None
+    weights = Path(last_blessed.uri) / KERAS_FOLDER
+    if not weights.is_dir():
+        raise LineError(
+            f"train.warm_start: the weights of version {version} are gone with the artifacts of its run, or it was "
+            "pushed by an older bertline; set train.warm_start: false for one run."
+        )
+    return Start(version, weights)
+
+
+def take_weights(built, start: Start, labels: list[str]) -> None:
+    """Gives the model the release's weights.
+
+    Raises:
+        LineError: they do not fit.
+    """
+    try:
+        classifier.take_weights(built, start.weights, labels)
+    except ValueError as error:
+        raise LineError(
+            f"train.warm_start: version {start.version} cannot be started from: {error}. Set train.warm_start: false."
+        ) from error
+
+
+def _fingerprint(train: Rows, validation: Rows, names: list[str], *options: ModelOptions | TrainOptions) -> str:
     """Names a run by all that its result depends on, so that no checkpoint is taken up by a run that differs."""
-    digest = hashlib.sha256(json.dumps([labels, *(section.model_dump_json() for section in options)]).encode())
+    digest = hashlib.sha256(json.dumps([names, *(section.model_dump_json() for section in options)]).encode())
     for rows in (train, validation):
         for part in (rows.token_ids, rows.segment_ids):
             if part is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -33,11 +34,13 @@ def build(
     return model
 
 
-def save(model: keras_hub.models.BertTextClassifier, folder: Path, *, temperature: float = 1.0) -> None:
+def save(
+    model: keras_hub.models.BertTextClassifier, folder: Path, labels: Sequence[str], *, temperature: float = 1.0
+) -> None:
     """Writes what `load` needs into the folder: the weights as trained, and what their logits are to be divided by."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {
-        "labels": model.num_classes,
+        "labels": list(labels),
         "dropout": model.dropout,
         "temperature": temperature,
         "approximate_gelu": approximate_gelu(model.backbone),
@@ -59,6 +62,26 @@ def save(model: keras_hub.models.BertTextClassifier, folder: Path, *, temperatur
     model.save_weights(folder / _WEIGHTS)
 
 
+def take_weights(model: keras_hub.models.BertTextClassifier, folder: Path, labels: Sequence[str]) -> None:
+    """Gives a classifier the weights of the one that `save` wrote.
+
+    Args:
+        model: of the same backbone; its dropout is its own.
+        folder: where the other was saved.
+        labels: names in the order of the model's logits.
+
+    Raises:
+        ValueError: the other has other labels, or layers of other sizes.
+    """
+    saved = json.loads((folder / _CONFIG).read_text())
+    if saved["labels"] != list(labels):
+        raise ValueError(f"it knows the labels {', '.join(saved['labels'])}, and the data have {', '.join(labels)}")
+    try:
+        model.load_weights(folder / _WEIGHTS)
+    except ValueError as error:
+        raise ValueError("its layers have other sizes than those of model.backbone") from error
+
+
 def load(folder: Path) -> keras_hub.models.BertTextClassifier:
     """The classifier that `save` wrote, its logits divided by the temperature: their softmax is what the model serves.
 
@@ -70,7 +93,8 @@ def load(folder: Path) -> keras_hub.models.BertTextClassifier:
     config = json.loads((folder / _CONFIG).read_text())
     backbone = keras_hub.models.BertBackbone(**config["backbone"], dtype="float32")
     set_gelu(backbone, approximate=config["approximate_gelu"])
-    model = keras_hub.models.BertTextClassifier(backbone, config["labels"], dropout=config["dropout"], dtype="float32")
+    labels = len(config["labels"])
+    model = keras_hub.models.BertTextClassifier(backbone, labels, dropout=config["dropout"], dtype="float32")
     model.load_weights(folder / _WEIGHTS)
     for variable in (model.output_dense.kernel, model.output_dense.bias):
         variable.assign(variable / config["temperature"])

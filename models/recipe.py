@@ -60,6 +60,9 @@ class TrainOptions(Section):
     clip_norm: float = Field(default=1.0, gt=0)  # global norm of the gradients
     class_weights: Literal["none", "balanced"] = "none"  # balanced: rows / (labels x rows of the label)
     patience: PositiveInt = 2  # epochs without a better validation loss before training stops
+    # Start from the weights of the last blessed model, where there is one, instead of the pretrained ones: what a
+    # window of spans that rolls on wants. Labels and backbone must be the same.
+    warm_start: bool = False
     seed: int = 17
     # How sure an answer is, set on the validation rows after training (see models/calibration.py): fine-tuned BERTs are
     # too sure, and one number mends most of that. "none" leaves the probabilities as training made them.

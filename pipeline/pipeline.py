@@ -113,16 +113,17 @@ def create_pipeline(
 
     tokens = transform(examples, schema.outputs["schema"], config.model, config.data)
     tokens.add_upstream_node(data_gate)
+    last_blessed = LastBlessed(serving_folder=settings.serving_folder, release=facts.baseline)
     trainer = Trainer(
         transform_graph=tokens.outputs["transform_graph"],
         transformed_examples=tokens.outputs["transformed_examples"],
         model_options=config.model.model_dump_json(),
         train_options=settings.train,
         checkpoint_dir=settings.checkpoint_folder,
+        **({"last_blessed": last_blessed.outputs["model"]} if config.train.warm_start else {}),
     )
 
     baseline = Baseline(examples=examples) if config.evaluate.baseline else None
-    last_blessed = LastBlessed(serving_folder=settings.serving_folder, release=facts.baseline)
     evaluator = Evaluator(
         examples=examples,
         model=trainer.outputs["model"],
@@ -179,8 +180,8 @@ def create_pipeline(
             data_gate,
             tokens,
             *([baseline] if baseline else []),
-            trainer,
             last_blessed,
+            trainer,
             evaluator,
             canary,
             pusher,

@@ -36,6 +36,15 @@ def test_copies_the_release_without_its_record(tmp_path, serving):
     assert model.get_string_custom_property("version") == "100"
 
 
+def test_the_keras_weights_of_the_run_that_pushed_come_along_where_they_still_are(tmp_path, serving):
+    record = serving / "100" / "release.json"
+    record.write_text(json.dumps({"inputs": "a", "trained_model": str(tmp_path / "trained")}))
+    (tmp_path / "trained" / "Keras").mkdir(parents=True)
+    (tmp_path / "trained" / "Keras" / "classifier.weights.h5").write_text("weights")
+    find(tmp_path, serving, "100")
+    assert (tmp_path / "artifact" / "Keras" / "classifier.weights.h5").read_text() == "weights"
+
+
 def test_copy_outlives_the_release(tmp_path, serving):
     find(tmp_path, serving, "200")
     (serving / "200" / "saved_model.pb").unlink()

@@ -28,7 +28,7 @@ def data(tmp_path_factory):
     return options, *transformed(folder, options, *raw_examples(folder, splits, list(MOODS)))
 
 
-def train(data, folder, recipe=RECIPE):
+def train(data, folder, recipe=RECIPE, **inputs):
     options, graph, rows = data
     model, run = standard_artifacts.Model(), standard_artifacts.ModelRun()
     model.uri, run.uri = str(folder / "model"), str(folder / "run")
@@ -40,6 +40,7 @@ def train(data, folder, recipe=RECIPE):
         model_options=options.model_dump_json(),
         train_options=recipe.model_dump_json(),
         checkpoint_dir=str(folder / "checkpoints"),
+        **inputs,
     )
     return model, run
 
@@ -136,3 +137,38 @@ def test_a_threshold_that_no_answer_is_below_is_refused():
     trainer.check_abstention(0.34, ["a", "b", "c"])
     with pytest.raises(LineError, match=r"model.abstain: 0.5 is never .* with 2 labels .* at least 0.5"):
         trainer.check_abstention(0.5, ["no", "yes"])
+
+
+# === Warm start ===
+
+
+def pushed(model, version="7"):
+    """The artifact that LastBlessed leaves of a model."""
+    found = standard_artifacts.Model()
+    found.uri = model.uri
+    found.set_string_custom_property("version", version)
+    return found
+
+
+def test_a_warm_start_begins_where_the_last_blessed_model_stopped(data, tmp_path):
+    first, _ = train(data, tmp_path / "first")
+    once = RECIPE.model_copy(update={"epochs": 1, "learning_rate": 1e-6, "warm_start": True})
+    _, cold = train(data, tmp_path / "cold", once, last_blessed=pushed(first, version=""))
+    model, warm = train(data, tmp_path / "warm", once, last_blessed=pushed(first))
+    accuracies = [
+        json.loads((Path(run.uri) / "training.json").read_text())["epochs"][0]["validation_accuracy"]
+        for run in (cold, warm)
+    ]
+    assert accuracies[0] < 0.7 and accuracies[1] > 0.9
+    assert model.get_string_custom_property("summary").startswith("from 7: best epoch 1 of 1")
+
+
+def test_weights_that_do_not_fit_or_are_gone_are_told(data, tmp_path):
+    model = pushed(standard_artifacts.Model())
+    model.uri = str(tmp_path)
+    with pytest.raises(LineError, match="the weights of version 7 are gone"):
+        train(data, tmp_path, last_blessed=model)
+    (tmp_path / "Keras").mkdir()
+    (tmp_path / "Keras" / "classifier.json").write_text('{"labels": ["good", "bad"]}')
+    with pytest.raises(LineError, match="it knows the labels good, bad, and the data have negative, neutral, positive"):
+        train(data, tmp_path, last_blessed=model)

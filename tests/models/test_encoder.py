@@ -97,7 +97,7 @@ def test_dropout_follows_the_seed():
 
 def test_saved_and_loaded(tmp_path):
     model = tiny_classifier(approximate=True, dropout=0.25)
-    classifier.save(model, tmp_path / "keras")
+    classifier.save(model, tmp_path / "keras", [f"label {number}" for number in range(model.num_classes)])
     again = classifier.load(tmp_path / "keras")
     np.testing.assert_array_equal(keras_logits(again), keras_logits(model))
     assert Encoder.of(again) == Encoder.of(model)

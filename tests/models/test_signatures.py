@@ -78,7 +78,7 @@ def test_a_temperature_moves_the_probabilities_and_no_label_and_keras_answers_al
     expected = np.sqrt(plain["probabilities"])
     expected /= expected.sum(-1, keepdims=True)
     np.testing.assert_allclose(warm["probabilities"], expected, atol=1e-6)
-    classifier.save(line[2], tmp_path / "keras", temperature=2.0)
+    classifier.save(line[2], tmp_path / "keras", MOODS, temperature=2.0)
     loaded = line[0], line[1], classifier.load(tmp_path / "keras")
     np.testing.assert_allclose(keras_probabilities(loaded, TEXTS), warm["probabilities"], atol=1e-5)
 
