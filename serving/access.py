@@ -251,10 +251,12 @@ class Access:
             raise _refused(f"API key {found.name} expired at {found.expires.isoformat()}")
         for rate in found.rates:
             if not self._limiter.hit(rate, found.name):
-                wait = math.ceil(self._limiter.get_window_stats(rate, found.name).reset_time - time.time())
+                until = self._limiter.get_window_stats(rate, found.name).reset_time
+                wait = max(math.ceil(until - time.time()), 1)
                 raise RequestError(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"API key {found.name} is over its rate of {rate}; try again in {max(wait, 1)} s",
+                    f"API key {found.name} is over its rate of {rate}; try again in {wait} s",
+                    retry_after=wait,
                 )
         return found.name
 

@@ -8,11 +8,16 @@ import grpc
 
 
 class RequestError(Exception):
-    """Carries the gRPC status code of the answer, and a message that names what is at fault."""
+    """Carries the gRPC status code of the answer, and a message that names what is at fault.
 
-    def __init__(self, code: grpc.StatusCode, message: str):
+    `retry_after` is for answers that may be asked for again, in whole seconds. Half a second is what the largest number
+    of requests under way takes; one second is the least that HTTP's Retry-After can say.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str, retry_after: int = 1):
         super().__init__(message)
         self.code = code
+        self.retry_after = retry_after
 
 
 def frames(error: BaseException) -> str:

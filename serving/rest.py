@@ -112,6 +112,7 @@ def application(
     if metrics_path:
         routes.insert(0, Route(metrics_path, rest.scrape, methods=["GET"]))
     allowed = {"allow_methods": ["GET", "POST"], "allow_headers": ["Content-Type", "Authorization", "X-API-Key"]}
+    allowed["expose_headers"] = ["Retry-After"]
     middleware = [Middleware(CORSMiddleware, allow_origins=["*"], **allowed)] if cors else []
     starlette = Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: _http_error})
     starlette.state.stopping = False
@@ -388,6 +389,8 @@ def _error(error: RequestError) -> Response:
         headers["www-authenticate"] = "Bearer"
     if status in (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.GATEWAY_TIMEOUT):
         headers["connection"] = "close"  # the rest of the body is not waited for
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        headers["retry-after"] = str(error.retry_after)
     return Response(_error_body(str(error)), status, headers, "application/json")
 
 

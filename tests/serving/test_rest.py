@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 from serving import rest
 from serving.access import Access, add_key
+from serving.batching import BatchingOptions
 from serving.limits import Limits
 from serving.metrics import Metrics
 from serving.models import Models
@@ -467,7 +468,31 @@ def test_keys(service, tmp_path):
         assert client.get("/metrics", headers={"x-api-key": key}).status_code == 200
         assert client.get("/v1/models/toys", headers=bearer).status_code == 200
         over = client.get("/v1/models/toys", headers=bearer)
-        assert "API key app is over its rate" in error_of((over.status_code, over.json()), 429)
+        message = error_of((over.status_code, over.json()), 429)
+        assert "API key app is over its rate" in message
+        assert message.endswith(f"try again in {over.headers['retry-after']} s")
+        assert 1 <= int(over.headers["retry-after"]) <= 60
+
+
+def test_a_full_queue_says_when_to_come_again(service):
+    splitting = BatchingOptions(
+        max_batch_size=2, enable_large_batch_splitting=True, max_execution_batch_size=1, max_enqueued_batches=1
+    )
+    queueing = Service(service.models, Metrics(), Limits(), splitting)
+    with TestClient(application(queueing)) as client:
+        refused = client.post("/v1/models/toys:predict", json={"inputs": [1, 2]})
+        assert "queue to which this task was submitted is full" in error_of((refused.status_code, refused.json()), 503)
+        assert refused.headers["retry-after"] == "1"
+        assert "retry-after" not in client.post("/v1/models/toys:predict", json={"inputs": [1]}).headers
+    queueing.close()
+
+
+def test_too_many_requests_at_once_are_told_when_to_come_again(service):
+    busy = Service(service.models, Metrics(), Limits(max_concurrent_requests=1))
+    with TestClient(application(busy)) as client, busy._admitted():
+        refused = client.post("/v1/models/toys:predict", json={"inputs": [1]})
+        assert "no more are taken on" in error_of((refused.status_code, refused.json()), 429)
+        assert refused.headers["retry-after"] == "1"
 
 
 def test_pages_from_elsewhere_call_only_where_that_is_asked_for(service, client):
