@@ -42,6 +42,12 @@ class LabelReport(Artifact):
     TYPE_NAME = "bertline.LabelReport"
 
 
+class TrackingRecord(Artifact):
+    """Whether and where an experiment tracker was told of a run, in its properties."""
+
+    TYPE_NAME = "BertlineTrackingRecord"
+
+
 class ReviewPage(Artifact):
     """What a person reads to judge a run: REVIEW_FILE, whole in itself."""
 

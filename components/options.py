@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, ByteSize, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -165,6 +166,25 @@ class CanaryOptions(Section):
     # keeps the machine busy, so leave room.
     max_p50_ms: PositiveFloat | None = None
     max_p99_ms: PositiveFloat | None = None
+
+
+class TrackingOptions(Section):
+    """The experiment tracker that each run is told to, at its end. Keys come from the environment alone."""
+
+    tool: Literal["tensorboard", "mlflow", "wandb"] | None = None  # null: none, and nothing of one is imported
+    # MLflow's tracking URI, or a W&B server. null: MLFLOW_TRACKING_URI or else files in ROOT/mlruns; WANDB_BASE_URL or
+    # else wandb.ai
+    address: str | None = None
+    project: str | None = None  # MLflow's experiment, W&B's project; null: the config's name
+    review_page: bool = False  # send it as well, to MLflow or W&B: it holds texts of the test rows
+
+    @model_validator(mode="after")
+    def _the_address_is_used_and_holds_no_secret(self) -> TrackingOptions:
+        if self.address and self.tool not in ("mlflow", "wandb"):
+            raise ValueError("address: only mlflow and wandb have one; TensorBoard's files are in ROOT/tensorboard")
+        if self.address and urlsplit(self.address).password:
+            raise ValueError("address: take the password out; set MLFLOW_TRACKING_PASSWORD in the environment instead")
+        return self
 
 
 class ServeOptions(Section):

@@ -13,13 +13,21 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from ruamel.yaml import YAML, YAMLError
 
 from components.errors import LineError
-from components.options import CanaryOptions, DataOptions, EvaluateOptions, ServeOptions, ValidationOptions
+from components.options import (
+    CanaryOptions,
+    DataOptions,
+    EvaluateOptions,
+    ServeOptions,
+    TrackingOptions,
+    ValidationOptions,
+)
 from models.recipe import ModelOptions, Section, TrainOptions
 from pipeline import metadata_store
 from pipeline.kubeflow_options import KubeflowOptions
 from serving.releases import is_remote
 
-WHERE_IT_RUNS = frozenset({"root", "metadata", "serve", "kubeflow"})  # the same model comes out wherever that is
+# The same model comes out whatever these are.
+AROUND_THE_MODEL = frozenset({"root", "metadata", "serve", "tracking", "kubeflow"})
 
 
 class Config(Section):
@@ -40,6 +48,7 @@ class Config(Section):
     canary: CanaryOptions = CanaryOptions()
     serve: ServeOptions = ServeOptions()
     kubeflow: KubeflowOptions = KubeflowOptions()
+    tracking: TrackingOptions = TrackingOptions()
     # Set by load(), not by the file: relative data paths start at the config's folder.
     folder: str = Field(default=".", exclude=True)
 
@@ -93,7 +102,7 @@ class Config(Section):
 
 def digest_of(values: dict[str, Any]) -> str:
     """SHA-256 of everything in a config's JSON values that can change a model or its push, in hex."""
-    changing = {name: value for name, value in values.items() if name not in WHERE_IT_RUNS}
+    changing = {name: value for name, value in values.items() if name not in AROUND_THE_MODEL}
     return hashlib.sha256(json.dumps(changing, sort_keys=True).encode()).hexdigest()
 
 

@@ -34,6 +34,7 @@ class RunFacts:
       release: JSON for release.json: fingerprints, git commit, library versions, parent.
       vanished: how many pushed versions on record are gone from the serving folder; a new loss pushes again.
       withdrawn: the versions that were rolled back, with commas between them; a rollback asks the push stage again.
+      untracked: how often the experiment tracker could not be told; each time asks the tracking stage again.
       history: JSON list of the figures of runs with other inputs, for the review page (see lineage.past_figures).
     """
 
@@ -42,6 +43,7 @@ class RunFacts:
     release: str | Placeholder
     vanished: int = 0
     withdrawn: str = ""
+    untracked: int = 0
     history: str = "[]"
 
 

@@ -183,6 +183,7 @@ def _pipeline(config: Config, values: dict[str, str], commit: str | None) -> Any
             **given,
             quarantine_folder=f"{_root(config)}/quarantine" if _root(config) else "",
             checkpoint_folder=_checkpoints(config),
+            tracking_folder=_root(config),
         ),
         pipeline_root=config.kubeflow.pipeline_root or "",
         beam=BEAM_ARGS,

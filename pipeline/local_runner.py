@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from components import sources
+from components import sources, trackers
 from components.errors import LineError, root_cause
 from pipeline import facts, review, screen
 from pipeline.config import Config
@@ -44,6 +44,7 @@ STAGES = (
     ("push", ("Pusher",)),
     ("labels", ("LabelQuality",)),
     ("review", ("Review",)),
+    ("track", ("Track",)),
 )
 BEAM_ARGS = (
     # Beam's default local runner fetches a binary at run time. This is the one in memory, which needs nothing; named by
@@ -54,6 +55,9 @@ BEAM_ARGS = (
     # Unless an image is named, TFX packs its sources for remote workers, seconds a stage; here nobody reads either.
     "--sdk_container_image=none",
 )
+
+
+TRACKED = "BertlineTrackingRecord"  # components.artifacts.TrackingRecord, which brings TFX
 
 
 class RunFailed(Exception):
@@ -93,6 +97,7 @@ def run(config: Config, config_name: str) -> RunResult:
     started = time.monotonic()
     run_id = datetime.datetime.now().isoformat(timespec="seconds")
     root = config.root_folder
+    trackers.check(config.tracking)
     files = sources.of_options(config.data, config.folder)
     log_file = root / "logs" / f"{run_id.replace(':', '')}.log"
     with exclusive(root), screen.quiet(log_file) as console, _bare_arguments():
@@ -194,6 +199,7 @@ def gather_facts(config: Config, store: Store, data_fingerprint: str) -> RunFact
         found,
         vanished=len([version for version in expected if int(version) not in present]),
         withdrawn=", ".join(map(str, withdrawn)),
+        untracked=sum(not told.custom_properties["tracked"].int_value for told in store.artifacts(TRACKED)),
         history=json.dumps(lineage.past_figures(store, json.loads(found.release)["inputs"])),
     )
 

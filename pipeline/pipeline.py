@@ -20,6 +20,7 @@ from components.label_quality import LabelQuality
 from components.last_blessed import LastBlessed
 from components.pusher import Pusher
 from components.review import Review
+from components.tracking import Track
 from components.trainer import Trainer
 from components.transform import transform
 from components.validation import DataGate, schema_gen, statistics_gen
@@ -43,6 +44,7 @@ class Settings:
       serving_folder: where models are pushed.
       quarantine_folder: where quarantine.csv is copied to, "" for nowhere.
       checkpoint_folder: outlives an interrupted training.
+      tracking_folder: where an experiment tracker's files are kept, "" for nowhere.
     """
 
     data: str | RuntimeParameter
@@ -54,6 +56,7 @@ class Settings:
     serving_folder: str | RuntimeParameter
     quarantine_folder: str
     checkpoint_folder: str
+    tracking_folder: str
 
     @classmethod
     def local(cls, config: Config) -> Settings:
@@ -64,6 +67,7 @@ class Settings:
             serving_folder=config.serving_folder,
             quarantine_folder=config.below_root("quarantine"),
             checkpoint_folder=config.below_root("checkpoints"),
+            tracking_folder=config.below_root(),
         )
 
 
@@ -168,6 +172,22 @@ def create_pipeline(
         release=facts.release,
         history=facts.history,
     )
+    track = config.tracking.tool and Track(
+        evaluation=evaluator.outputs["evaluation"],
+        blessing=evaluator.outputs["blessing"],
+        canary=canary.outputs["canary"],
+        pushed_model=pusher.outputs["pushed_model"],
+        model_run=trainer.outputs["model_run"],
+        review=review.outputs["review"],
+        options=config.tracking.model_dump_json(),
+        data=settings.data,
+        model=config.model.model_dump_json(),
+        train=settings.train,
+        evaluate=settings.evaluate,
+        folder=settings.tracking_folder,
+        release=facts.release,
+        untracked=facts.untracked,
+    )
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=pipeline_root,
@@ -187,6 +207,7 @@ def create_pipeline(
             pusher,
             label_quality,
             review,
+            *([track] if track else []),
         ],
         enable_cache=True,
         metadata_connection_config=metadata,

@@ -78,3 +78,14 @@ def test_client_needs_neither_keras_nor_tfx():
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.split() == []
+
+
+def test_no_tracker_is_imported_unless_a_run_is_told_to_one():
+    program = (
+        "import sys, components.tracking, components.trackers, pipeline.local_runner, pipeline.pipeline;"
+        "from components.options import TrackingOptions; components.trackers.check(TrackingOptions());"
+        "print(*sorted({name.split('.')[0] for name in sys.modules} & {'mlflow', 'wandb', 'tensorboard'}))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == []

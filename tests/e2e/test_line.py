@@ -94,6 +94,21 @@ def test_the_same_run_again_is_cached(line):
     assert [run["outcome"] for run in line.runs()] == ["pushed", "unchanged"]
 
 
+def test_a_tracker_that_fails_costs_no_training_and_is_told_once(line):
+    line.edit("", "tracking: {tool: tensorboard}\n")
+    (line.folder / "runs/tensorboard").write_text("in the way")
+    failed = line.run()
+    assert failed.returncode == 0, failed.stdout
+    assert "NOT tracked by tensorboard: " in " ".join(failed.stdout.split())
+    (line.folder / "runs/tensorboard").unlink()
+    told = line.run()
+    assert "track tensorboard: runs/tensorboard/" in " ".join(told.stdout.split())
+    (events,) = line.folder.glob("runs/tensorboard/*/events*")
+    assert "every stage cached" in line.run().stdout
+    assert list(line.folder.glob("runs/tensorboard/*/events*")) == [events]
+    line.edit("tracking: {tool: tensorboard}\n", "")
+
+
 def test_a_lost_version_is_pushed_again(line):
     shutil.rmtree(line.serving / line.versions()[0])
     again = line.run()

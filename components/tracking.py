@@ -1,0 +1,151 @@
+"""Track: tells an experiment tracker of a run, last of all, from the files that the other stages left.
+
+It is a stage rather than calls within training: what is found in the cache is not written down twice, and a tracker
+whose server is away costs no training.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import tempfile
+from typing import Any
+
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.dsl.io import fileio
+from tfx.types import standard_artifacts
+
+from components import trackers
+from components.artifacts import METRICS_FILE, REVIEW_FILE, ReviewPage, TrackingRecord
+from components.canary import REPORT_FILE as CANARY_FILE
+from components.options import TrackingOptions
+from components.trainer import HISTORY_FILE
+from serving.errors import frames
+
+VALUE_CHARACTERS = 500  # MLflow 1 takes no longer parameters
+FACTS = ("inputs", "config_hash", "data_hash", "code_hash", "git_commit", "parent")
+log = logging.getLogger("bertline.tracking")
+
+
+@component
+def Track(
+    evaluation: InputArtifact[standard_artifacts.ModelEvaluation],
+    blessing: InputArtifact[standard_artifacts.ModelBlessing],
+    canary: InputArtifact[standard_artifacts.InfraBlessing],
+    pushed_model: InputArtifact[standard_artifacts.PushedModel],
+    model_run: InputArtifact[standard_artifacts.ModelRun],
+    review: InputArtifact[ReviewPage],
+    record: OutputArtifact[TrackingRecord],
+    options: Parameter[str],
+    data: Parameter[str],
+    model: Parameter[str],
+    train: Parameter[str],
+    evaluate: Parameter[str],
+    folder: Parameter[str],
+    release: Parameter[str],
+    untracked: Parameter[int] = 0,
+) -> None:
+    """Tells the tracker; where that fails the run goes on, and the next one tries again.
+
+    Args:
+        evaluation: metrics.json.
+        blessing: the gates' verdicts.
+        canary: its latencies.
+        pushed_model: the pushed version.
+        model_run: the training's history.
+        review: the page, sent where the options say so.
+        record: int property `tracked`, 0 where the tracker could not be told; `summary` says where or why not.
+        options: a TrackingOptions as JSON.
+        data: DataOptions as JSON; with the next three, the parameters told.
+        model: ModelOptions as JSON.
+        train: TrainOptions as JSON.
+        evaluate: EvaluateOptions as JSON.
+        folder: the task's root, "" for none.
+        release: JSON of the run's facts, as the Pusher gets them.
+        untracked: how many earlier attempts failed. Unused here: it changes the cache's key, so that a failed attempt
+            is not the last one.
+    """
+    del untracked
+    chosen = TrackingOptions.model_validate_json(options)
+    facts, metrics = json.loads(release), _read(f"{evaluation.uri}/{METRICS_FILE}")
+    sections = {"data": data, "model": model, "train": train, "evaluate": evaluate}
+    version = pushed_model.get_string_custom_property("pushed_version")
+    report = f"{canary.uri}/{CANARY_FILE}"
+    with tempfile.TemporaryDirectory(prefix="bertline-track-") as scratch:
+        page = f"{scratch}/{REVIEW_FILE}"
+        if chosen.review_page:
+            fileio.copy(f"{review.uri}/{REVIEW_FILE}", page)
+        run = trackers.TrackedRun(
+            id=run_id(metrics),
+            project=chosen.project or facts["name"],
+            parameters=flat({name: json.loads(section) for name, section in sections.items()}),
+            epochs=curves(_read(f"{model_run.uri}/{HISTORY_FILE}")),
+            figures=figures(metrics, _read(report) if fileio.exists(report) else {}),
+            gates=gates_in_words(json.loads(blessing.get_string_custom_property("verdicts"))),
+            facts={
+                "outcome": "pushed" if version else "blocked",
+                "version": version,
+                **{name: str(facts.get(name) or "") for name in FACTS},
+            },
+            page=page if chosen.review_page else "",
+        )
+        tracked, summary = _told(run, chosen, folder)
+    record.set_int_custom_property("tracked", int(tracked))
+    record.set_string_custom_property("summary", summary)
+
+
+def _told(run: trackers.TrackedRun, options: TrackingOptions, folder: str) -> tuple[bool, str]:
+    try:
+        trackers.check(options)
+        return True, f"{options.tool}: {trackers.write(run, options, folder)}"
+    except Exception as error:  # of any kind: clients of servers have their own, and none is worth a finished training
+        log.warning("tracking failed: %s", trackers.without_secrets(frames(error)))
+        lines = trackers.without_secrets(str(error)).strip().splitlines() or [type(error).__name__]
+        return False, f"NOT tracked by {options.tool}: {lines[0]}. The same command tries again; the rest is cached."
+
+
+def run_id(metrics: dict[str, Any]) -> str:
+    """Names an evaluation by its figures, 12 hex digits; its seconds tell two of the same model apart."""
+    return hashlib.sha256(json.dumps(metrics, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def flat(sections: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Nested values by dotted key; what is no scalar as JSON, cut to VALUE_CHARACTERS."""
+    found: dict[str, bool | int | float | str] = {}
+    for name, value in sections.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{name}.")
+        elif isinstance(value, bool | int | float):
+            found[f"{prefix}{name}"] = value
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            found[f"{prefix}{name}"] = text[:VALUE_CHARACTERS]
+    return found
+
+
+def curves(history: dict[str, Any]) -> list[dict[str, float]]:
+    """`train_loss`, `validation_loss` and `validation_accuracy` of each epoch in training.json."""
+    return [{name: value for name, value in epoch.items() if name != "epoch"} for epoch in history["epochs"]]
+
+
+def figures(metrics: dict[str, Any], canary: dict[str, Any]) -> dict[str, float]:
+    """The final figures: those of all test rows, the ends of their 95% intervals, the canary's latencies."""
+    found = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    for name, (low, high) in metrics["intervals"].items():
+        found |= {f"{name}_low": low, f"{name}_high": high}
+    found |= {name: canary[name] for name in ("p50_ms", "p99_ms") if name in canary}
+    return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+
+
+def gates_in_words(verdicts: list[dict[str, Any]]) -> dict[str, str]:
+    """Gate -> "passed: 0.790", or why it blocked."""
+    return {
+        verdict["gate"]: f"passed: {verdict['value']}" if verdict["passed"] else f"blocked: {verdict['reason']}"
+        for verdict in verdicts
+    }
+
+
+def _read(path: str) -> Any:
+    with fileio.open(path, "r") as file:
+        return json.loads(file.read())
