@@ -28,6 +28,7 @@ serve: setup      ## serve the demo's model until Ctrl-C
 bench: setup      ## speed, as ratios in one run
 	@$(PYTHON) -m benchmarks.train_speed
 	@$(PYTHON) -m benchmarks.line configs/sentiment.yaml
+	@$(PYTHON) -m benchmarks.evaluator configs/sentiment.yaml
 	@$(PYTHON) -m benchmarks.serving configs/sentiment.yaml
 
 bench-peers: setup  ## accuracy and speed against Transformers and TF-IDF, after `bertline run configs/sentiment.yaml`

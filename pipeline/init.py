@@ -568,5 +568,9 @@ def _gates(proposal: Proposal) -> list[str]:
         "    # Floors: run once, look at the score and its interval, then write what the task cannot do without.",
         "    accuracy: null",
         "    macro_f1: null",
+        "    beats_baseline_by: null  # 0 blocks a BERT that is no better than TF-IDF with logistic regression",
+        "    max_calibration_error: null  # such as 0.1: beyond it, 90% sure means less than 80%",
+        "    slices: {accuracy: null, not_worse_by: 0.02}  # of each slice of 100 rows or more, text lengths too",
+        "    # Size, latency, gaps between groups of people: the table of gates in the README.",
         "",
     ]

@@ -101,6 +101,8 @@ def test_the_config_loads_and_says_what_was_proposed(proposal, tmp_path):
     assert (loaded.train.epochs, loaded.train.patience, loaded.train.learning_rate) == (40, 8, 5e-5)
     assert loaded.evaluate.gates.beats_majority
     assert loaded.evaluate.gates.accuracy is None
+    assert loaded.evaluate.gates.slices.not_worse_by == 0.02
+    assert loaded.evaluate.gates == type(loaded.evaluate.gates)()  # what is written out are the defaults
 
 
 def test_labels_that_yaml_would_take_for_other_things(tmp_path):

@@ -1,0 +1,122 @@
+"""The Evaluator's cost against one pass of the model: `python -m benchmarks.evaluator configs/sentiment.yaml`.
+
+Takes the newest finished run of the config and runs its evaluating stages again, in this process, one after the other,
+on the same inputs into a scratch folder. Before and after them the exported model answers the test rows once, batched
+as the Evaluator does it; loading the model is left out of that time, and counts as the Evaluator's own.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peer import write_result
+from components.errors import LineError
+from pipeline import config as configs
+from pipeline import lineage
+
+PASSES, OWN_SECONDS = 1.5, 15.0  # the Evaluator may take so many times one pass, and so much besides
+# The stages that judge a model; those the config leaves out, or this version does not have, are passed over.
+STAGES = ("Baseline", "Evaluator", "Explainer", "LabelQuality", "Review")
+
+
+def limit(one_pass: float) -> float:
+    """Seconds that the Evaluator may take, where one pass over the test rows takes so many."""
+    return PASSES * one_pass + OWN_SECONDS
+
+
+class FinishedRun:
+    """The stages of the newest run that was evaluated: what went in, and what came out."""
+
+    def __init__(self, root: Path):
+        from ml_metadata.metadata_store import metadata_store
+        from tfx.orchestration.metadata import sqlite_metadata_connection_config
+
+        store = lineage.Store(root)
+        runs = [run for run in store.run_ids() if (stage := store.stage(run, "Evaluator")) and stage.outputs]
+        if not runs:
+            raise LineError(f"no evaluated run under {root}; start one with `bertline run` of the same config.")
+        self.stages = {stage.name: stage for stage in store.stages(runs[-1])}
+        self._store = metadata_store.MetadataStore(
+            sqlite_metadata_connection_config(str(root / lineage.METADATA_FILE)), enable_upgrade_migration=False
+        )
+
+    def inputs(self, name: str) -> dict[str, Any]:
+        """The artifacts that a stage read, as MLMD has them, by the names of its inputs."""
+        from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+        (output, *_) = (each for outputs in self.stages[name].outputs.values() for each in outputs)
+        events = self._store.get_events_by_artifact_ids([output.id])
+        # The execution that made it: a cached one has it as an output too, and comes later.
+        made_by = min(event.execution_id for event in events if event.type == mlmd.Event.OUTPUT)
+        read = [e for e in self._store.get_events_by_execution_ids([made_by]) if e.type == mlmd.Event.INPUT]
+        found = {each.id: each for each in self._store.get_artifacts_by_id([event.artifact_id for event in read])}
+        return {event.path.steps[0].key: found[event.artifact_id] for event in read}
+
+
+def again(run: FinishedRun, name: str, folder: Path) -> float:
+    """Runs a stage of a finished run again; returns its seconds.
+
+    Args:
+      run: whose inputs and parameters it gets.
+      name: of the stage.
+      folder: for its outputs.
+    """
+    import apache_beam as beam
+
+    from pipeline import pipeline
+    from pipeline.local_runner import BEAM_ARGS
+
+    component = getattr(pipeline, name)
+    spec, given = component.SPEC_CLASS, run.stages[name].parameters
+    arguments: dict[str, Any] = {key: given[key] for key in spec.PARAMETERS if key in given}
+    if "beam_pipeline" in spec.PARAMETERS:
+        arguments["beam_pipeline"] = beam.Pipeline(argv=list(BEAM_ARGS))
+    for key, proto in run.inputs(name).items():
+        arguments[key] = spec.INPUTS[key].type()
+        arguments[key].set_mlmd_artifact(proto)
+    for key, channel in spec.OUTPUTS.items():
+        arguments[key] = channel.type()
+        arguments[key].uri = str(folder / name / key)
+        Path(arguments[key].uri).mkdir(parents=True)
+    began = time.monotonic()
+    component.test_call(**arguments)
+    return time.monotonic() - began
+
+
+def one_pass(run: FinishedRun) -> tuple[float, int]:
+    """Seconds of the exported model's answers to the test rows, and how many rows these are."""
+    from tfx.utils import path_utils
+
+    from components import evaluator
+    from components.options import EvaluateOptions
+
+    inputs = run.inputs("Evaluator")
+    table = evaluator.read_rows(f"{inputs['examples'].uri}/Split-test", [])
+    options = EvaluateOptions.model_validate_json(run.stages["Evaluator"].parameters["options"])
+    saved_model = path_utils.serving_model_path(inputs["model"].uri)
+    return evaluator.predict(saved_model, table, options.batch_size).seconds, len(table["examples"])
+
+
+def main(config: Path) -> int:
+    """Prints and writes the figures; returns 1 where the limit does not hold."""
+    run = FinishedRun(configs.load(config).root_folder)
+    before, rows = one_pass(run)
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = {name: again(run, name, Path(folder)) for name in STAGES if name in run.stages}
+    after, _ = one_pass(run)
+    mean = (before + after) / 2
+    holds = seconds["Evaluator"] <= limit(mean)
+    print(f"{rows:,} test rows; one pass of the model takes {before:.1f} s before and {after:.1f} s after")
+    for name, took in seconds.items():
+        bar = f", at most {limit(mean):.1f}: {'holds' if holds else 'FAILS'}" if name == "Evaluator" else ""
+        print(f"  {name:14} {took:6.1f} s{bar}")
+    write_result("evaluator", {"rows": rows, "pass": [before, after], "stages": seconds, "limit": limit(mean)})
+    return int(not holds)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "configs/sentiment.yaml")))
