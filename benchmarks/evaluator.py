@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.peer import write_result
 from components.errors import LineError
 from pipeline import config as configs
-from pipeline import lineage
+from pipeline import lineage, metadata_store
 
 PASSES, OWN_SECONDS = 1.5, 15.0  # the Evaluator may take so many times one pass, and so much besides
 # The stages that judge a model; those the config leaves out, or this version does not have, are passed over.
@@ -31,18 +31,15 @@ def limit(one_pass: float) -> float:
 class FinishedRun:
     """The stages of the newest run that was evaluated: what went in, and what came out."""
 
-    def __init__(self, root: Path):
-        from ml_metadata.metadata_store import metadata_store
-        from tfx.orchestration.metadata import sqlite_metadata_connection_config
-
-        store = lineage.Store(root)
+    def __init__(self, config: configs.Config):
+        store = lineage.Store(config)
         runs = [run for run in store.run_ids() if (stage := store.stage(run, "Evaluator")) and stage.outputs]
         if not runs:
-            raise LineError(f"no evaluated run under {root}; start one with `bertline run` of the same config.")
+            raise LineError(
+                f"no evaluated run under {config.root_folder}; start one with `bertline run` of the same config."
+            )
         self.stages = {stage.name: stage for stage in store.stages(runs[-1])}
-        self._store = metadata_store.MetadataStore(
-            sqlite_metadata_connection_config(str(root / lineage.METADATA_FILE)), enable_upgrade_migration=False
-        )
+        self._store = metadata_store.connect(config)
 
     def inputs(self, name: str) -> dict[str, Any]:
         """The artifacts that a stage read, as MLMD has them, by the names of its inputs."""
@@ -103,7 +100,7 @@ def one_pass(run: FinishedRun) -> tuple[float, int]:
 
 def main(config: Path) -> int:
     """Prints and writes the figures; returns 1 where the limit does not hold."""
-    run = FinishedRun(configs.load(config).root_folder)
+    run = FinishedRun(configs.load(config))
     before, rows = one_pass(run)
     with tempfile.TemporaryDirectory() as folder:
         seconds = {name: again(run, name, Path(folder)) for name in STAGES if name in run.stages}

@@ -55,8 +55,6 @@ BEAM_ARGS = (
     # Unless an image is named, TFX packs its sources for remote workers, seconds a stage; here nobody reads either.
     "--sdk_container_image=none",
 )
-
-
 TRACKED = "BertlineTrackingRecord"  # components.artifacts.TrackingRecord, which brings TFX
 
 
