@@ -45,7 +45,7 @@ class LabelReport(Artifact):
 class TrackingRecord(Artifact):
     """Whether and where an experiment tracker was told of a run, in its properties."""
 
-    TYPE_NAME = "BertlineTrackingRecord"
+    TYPE_NAME = "bertline.TrackingRecord"
 
 
 class ReviewPage(Artifact):

@@ -55,7 +55,7 @@ BEAM_ARGS = (
     # Unless an image is named, TFX packs its sources for remote workers, seconds a stage; here nobody reads either.
     "--sdk_container_image=none",
 )
-TRACKED = "BertlineTrackingRecord"  # components.artifacts.TrackingRecord, which brings TFX
+TRACKED = "bertline.TrackingRecord"  # components.artifacts.TrackingRecord, which brings TFX
 
 
 class RunFailed(Exception):
