@@ -168,9 +168,9 @@ def _by_splits(found: near_duplicates.Found) -> dict[str, int]:
 
 
 def describe(figures: dict[str, Any]) -> str:
-    """The screen's line: how many labels are probably wrong, and what near-duplicates of training rows flatter."""
+    """The screen's line: how many labels are probably wrong, and what the near-duplicates of training rows flatter."""
     issues = figures["issues"]
-    by_split = ", ".join(f"{each['found']:,} of {each['rows']:,} {split}" for split, each in issues.items())
+    by_split = ", ".join(f"{each['found']:,} {split}" for split, each in issues.items())
     total = sum(each["found"] for each in issues.values())
     rest = figures["test_without_near_duplicates_of_train"]
     leak = f"{rest['left_out']:,} test rows have a near-duplicate in train"
