@@ -15,6 +15,7 @@ BASELINE_FILE = "answers-test.parquet"  # in BaselineAnswers: the baseline's ans
 ISSUES_FILE = "label_issues.csv"  # in LabelReport: rows whose label is probably wrong, the surest first
 NEAR_DUPLICATES_FILE = "near_duplicates.csv"  # texts that stand almost alike in two splits
 LABEL_SUMMARY_FILE = "label_quality.json"  # the counts of both, see label_quality.summarise
+ATTRIBUTIONS_FILE = "attributions.json"  # in Attributions: see explainer.explain
 REVIEW_FILE = "review.html"  # in ReviewPage
 
 
@@ -46,6 +47,12 @@ class TrackingRecord(Artifact):
     """Whether and where an experiment tracker was told of a run, in its properties."""
 
     TYPE_NAME = "bertline.TrackingRecord"
+
+
+class Attributions(Artifact):
+    """What each word adds to the answers that the review page explains: ATTRIBUTIONS_FILE."""
+
+    TYPE_NAME = "bertline.Attributions"
 
 
 class ReviewPage(Artifact):

@@ -12,12 +12,14 @@ from tfx.types import artifact_utils, standard_artifacts
 
 from components import spreadsheet
 from components.artifacts import (
+    ATTRIBUTIONS_FILE,
     ISSUES_FILE,
     LABEL_SUMMARY_FILE,
     METRICS_FILE,
     NEAR_DUPLICATES_FILE,
     PREDICTIONS_FILE,
     REVIEW_FILE,
+    Attributions,
     DataReport,
     LabelReport,
     Quarantine,
@@ -41,6 +43,7 @@ def Review(
     quarantine: InputArtifact[Quarantine],
     data_report: InputArtifact[DataReport],
     anomalies: InputArtifact[standard_artifacts.ExampleAnomalies],
+    attributions: InputArtifact[Attributions],
     review: OutputArtifact[ReviewPage],
     release: Parameter[str],
     history: Parameter[str],
@@ -57,6 +60,7 @@ def Review(
         quarantine: ingestion's counts.
         data_report: statistics of the texts.
         anomalies: ExampleValidator's.
+        attributions: the Explainer's.
         review: review.html.
         release: JSON of the run's facts, as the Pusher gets them.
         history: earlier runs as a JSON list, the oldest first (see page.Evidence).
@@ -70,6 +74,7 @@ def Review(
         ingest=_read(f"{quarantine.uri}/{INGEST_FILE}"),
         texts=_read(f"{data_report.uri}/{STATISTICS_FILE}"),
         anomalies=read_anomalies(anomalies),
+        attributions=_read(f"{attributions.uri}/{ATTRIBUTIONS_FILE}")["rows"],
         canary={
             **(_read(report) if fileio.exists(report := f"{canary.uri}/{CANARY_FILE}") else {}),
             "blessed": canary.get_int_custom_property("blessed"),

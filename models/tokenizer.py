@@ -42,7 +42,7 @@ class Tokenizer:
 
     def __init__(self, vocabulary: str | Path, *, lowercase: bool, max_length: int):
         self.max_length = max_length
-        words = read_vocabulary(vocabulary)
+        self._words = words = read_vocabulary(vocabulary)
         wordpieces, normalizer = _compiled(tuple(words), lowercase)
         self._wordpieces = tf_text.FastBertTokenizer(
             token_out_type=tf.int64,
@@ -65,11 +65,27 @@ class Tokenizer:
             first [SEP], then 1. None in their place where there is no pair: all are 0.
         """
         texts = [text] if text_pair is None else [text, text_pair]
-        pieces = [self._wordpieces.tokenize(part) for part in texts]
-        room = self.max_length - 1 - len(pieces)
-        pieces = [pieces[0][:, :room]] if text_pair is None else _shorten_pair(*pieces, room)
-        ids, segments = self._framed(pieces)
+        ids, segments = self._framed(self._shortened([self._wordpieces.tokenize(part) for part in texts]))
         return ids, None if text_pair is None else segments
+
+    def offsets(self, text: tf.Tensor, text_pair: tf.Tensor | None = None) -> list[tf.RaggedTensor]:
+        """Where each token comes from; arguments as those of a call.
+
+        Returns:
+            for each of the texts, int64 [batch, (pieces)]: the byte of the text as it was given, accents and all, at
+            which a kept wordpiece starts. In a row of ids they stand in this order, between the special tokens.
+        """
+        texts = [text] if text_pair is None else [text, text_pair]
+        return self._shortened([self._wordpieces.tokenize_with_offsets(part)[1] for part in texts])
+
+    def id(self, wordpiece: str) -> int:
+        """The id of a wordpiece, [UNK]'s if the vocabulary does not have it."""
+        return self._words.index(wordpiece if wordpiece in self._words else UNKNOWN)
+
+    def _shortened(self, pieces: list[tf.RaggedTensor]) -> list[tf.RaggedTensor]:
+        """Each text's pieces, so many that a row of them is not longer than `max_length`."""
+        room = self.max_length - 1 - len(pieces)
+        return [pieces[0][:, :room]] if len(pieces) == 1 else _shorten_pair(*pieces, room)
 
     def _framed(self, pieces: list[tf.RaggedTensor]) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
         """Ids and segment ids of [CLS] first [SEP] (second [SEP]).

@@ -43,6 +43,7 @@ STAGES = (
     ("canary", ("Canary",)),
     ("push", ("Pusher",)),
     ("labels", ("LabelQuality",)),
+    ("explain", ("Explainer",)),
     ("review", ("Review",)),
     ("track", ("Track",)),
 )

@@ -16,6 +16,7 @@ from components.baseline import Baseline
 from components.canary import Canary
 from components.evaluator import Evaluator
 from components.example_gen import ExampleGen
+from components.explainer import Explainer
 from components.label_quality import LabelQuality
 from components.last_blessed import LastBlessed
 from components.pusher import Pusher
@@ -159,6 +160,12 @@ def create_pipeline(
         model_run=trainer.outputs["model_run"],
         evaluation=evaluator.outputs["evaluation"],
     )
+    explainer = Explainer(
+        model=trainer.outputs["model"],
+        transform_graph=tokens.outputs["transform_graph"],
+        evaluation=evaluator.outputs["evaluation"],
+        model_options=config.model.model_dump_json(),
+    )
     review = Review(
         evaluation=evaluator.outputs["evaluation"],
         blessing=evaluator.outputs["blessing"],
@@ -169,6 +176,7 @@ def create_pipeline(
         quarantine=ingest.outputs["quarantine"],
         data_report=data_gate.outputs["report"],
         anomalies=anomalies.outputs["anomalies"],
+        attributions=explainer.outputs["attributions"],
         release=facts.release,
         history=facts.history,
     )
@@ -206,6 +214,7 @@ def create_pipeline(
             canary,
             pusher,
             label_quality,
+            explainer,
             review,
             *([track] if track else []),
         ],

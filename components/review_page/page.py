@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from components.review_page import charts, figures, trust
+from components.review_page import attributions, charts, figures, trust
 
 FOLDER = Path(__file__).parent
 # The parts of the page, in the order of a person's questions: template of `sections/` and what the navigation calls it.
@@ -58,6 +58,7 @@ class Evidence:
       ingest: ExampleGen's ingest.json.
       texts: DataGate's text_statistics.json.
       anomalies: TFDV's, each `split`, `column`, `severity`, `description`.
+      attributions: the Explainer's, of the answers that are shown with their words: by row_id.
       canary: its report.json, with `blessed` and `summary`.
       push: `version` ("" if not pushed) and `summary`.
       release: the run's facts: name, hashes, commit, libraries, parent.
@@ -72,6 +73,7 @@ class Evidence:
     ingest: dict[str, Any]
     texts: dict[str, Any]
     anomalies: list[dict[str, str]]
+    attributions: dict[str, dict[str, Any]]
     canary: dict[str, Any]
     push: dict[str, str]
     release: dict[str, Any]
@@ -144,7 +146,7 @@ def _views(evidence: Evidence) -> dict[str, Any]:
         "confusions": figures.confusions(metrics["confusion"], metrics["classes"]),
         "slices": slices,
         "slice_chart": charts.slice_intervals(slices, metrics["accuracy"]) if slices else "",
-        "wrong": figures.confidently_wrong(scored),
+        "wrong": attributions.explained(figures.confidently_wrong(scored), evidence.attributions),
         "runs": [*evidence.history, _this_run(evidence)],
         **_confidence(scored, metrics["calibration_error"]),
         **_around(evidence),
