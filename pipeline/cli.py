@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -182,6 +182,30 @@ def label_issues(
     except OSError as error:
         raise LineError(f"{output} cannot be written: {error.strerror}.") from error
     print(f"wrote {output}")
+
+
+@app.command()
+def explain(
+    config: ConfigArgument,
+    text: Annotated[str, typer.Argument(help="The text.")],
+    text_pair: Annotated[str | None, typer.Option(help="The second text, for a model of text pairs.")] = None,
+    label: Annotated[str | None, typer.Option(help="The label to explain; default: the predicted one.")] = None,
+    method: Annotated[
+        Literal["integrated-gradients", "lime", "both"], typer.Option(help="LIME is a second opinion.")
+    ] = "integrated-gradients",
+    run_id: Annotated[str | None, typer.Option("--run", help="Default: the newest run with a model.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object, with each word's place in the text.")] = False,
+) -> None:
+    """Say which words a prediction rests on, each with what it adds to the label's score."""
+    with screen.quiet(LIBRARY_LOG):
+        from pipeline import explain as explanation
+
+        task = configs.load(config)
+        found = explanation.explain(task, text, text_pair, label=label, method=method, run_id=run_id)
+    if as_json:
+        print(json.dumps(explanation.as_dict(found), ensure_ascii=False))
+    else:
+        explanation.show(found, _console())
 
 
 @app.command()

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from components.artifacts import METRICS_FILE, PREDICTIONS_FILE
 from components.errors import LineError
 from components.options import EvaluateOptions
-from pipeline import lineage, metadata_store
+from pipeline import lineage
 from pipeline.config import Config
 
 
@@ -43,17 +43,8 @@ def read(task: Config, run_id: str | None) -> Run:
     Raises:
       LineError: there is none, it did not come so far, or its files are gone.
     """
-    if not metadata_store.exists(task):
-        raise LineError(f"no runs yet under {task.root_folder}.")
-    store = lineage.Store(task)
-    known = store.run_ids()
-    if run_id and run_id not in known:
-        raise LineError(f"{run_id} is no run under {task.root_folder}; `bertline runs CONFIG` lists them.")
-    for candidate in [run_id] if run_id else reversed(known):
-        evaluator = store.stage(candidate, "Evaluator")
-        if evaluator and evaluator.outputs:
-            return _run(candidate, evaluator, store.stage(candidate, "Canary"))
-    raise LineError(f"{run_id or 'no run'} was evaluated{'' if run_id else ' yet'}: there are no figures of it.")
+    store, found = lineage.find(task, run_id, "Evaluator")
+    return _run(found, store.stage(found, "Evaluator"), store.stage(found, "Canary"))
 
 
 def _run(run_id: str, evaluator: lineage.Stage, canary: lineage.Stage | None) -> Run:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
+from components.errors import LineError
 from pipeline import metadata_store
 
 if TYPE_CHECKING:
@@ -111,6 +112,30 @@ class Store:
         for event in events:
             outputs.setdefault(event.path.steps[0].key, []).append(found[event.artifact_id])
         return outputs
+
+
+def find(config: Config, run_id: str | None, name: str) -> tuple[Store, str]:
+    """The store and the run with this id, by default the newest that completed a stage.
+
+    Args:
+      config: the task.
+      run_id: None for the newest.
+      name: of the stage, which the run must have completed.
+
+    Raises:
+      LineError: there is no such run, or it did not come so far.
+    """
+    if not metadata_store.exists(config):
+        raise LineError(f"no runs yet under {config.root_folder}.")
+    store = Store(config)
+    known = store.run_ids()
+    if run_id and run_id not in known:
+        raise LineError(f"{run_id} is no run under {config.root_folder}; `bertline runs CONFIG` lists them.")
+    for candidate in [run_id] if run_id else reversed(known):
+        stage = store.stage(candidate, name)
+        if stage and stage.outputs:
+            return store, candidate
+    raise LineError(f"{run_id or 'no run'} has completed its {name}{'' if run_id else ' yet'}.")
 
 
 @dataclass(frozen=True)

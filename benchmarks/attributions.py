@@ -1,0 +1,108 @@
+"""Whether attributions name the words that matter: `python -m benchmarks.attributions CONFIG`, after a run of it.
+
+Of test rows, drawn at random, that have at least two words, the word that adds most to the predicted label is replaced
+by [MASK], and the label's probability is compared with what it is when a word drawn from the row's others is replaced
+instead; and, as a check that does not depend on the draw, with the mean over all the others. Exits with 1 where the top
+word does not lower it more on the asked share of the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.peer import write_result
+from components import estimates, explainer
+from models import attributions, surrogate
+from models.recipe import ModelOptions
+from models.words import Reading
+from pipeline import config as configs
+from pipeline import evaluated, lineage
+from pipeline.explain import LIME_SAMPLES, LIME_SEED
+
+ROWS, SEED = 100, 1
+ASKED = 0.8
+Values = Callable[[Reading, int], np.ndarray]
+
+
+def losses(asked: attributions.Explainer, reading: Reading, label: int, blank: int) -> np.ndarray:
+    """What the label's probability loses when a word is replaced, float [words], 0 for a word that is not read."""
+    replaced = [reading]
+    for word in reading.words:
+        ids = reading.ids.copy()
+        ids[list(word.tokens)] = blank
+        replaced.append(replace(reading, ids=ids))
+    probabilities = asked.probabilities(replaced)[:, label]
+    return probabilities[0] - probabilities[1:]
+
+
+def judge(values: np.ndarray, lost: np.ndarray, chance: np.random.Generator) -> tuple[bool, bool]:
+    """Whether the top word's loss is above that of another word at random, and above the mean of all others.
+
+    Args:
+      values: float [words], of the words that were read, as `lost`.
+      lost: float [words].
+      chance: draws the other word.
+    """
+    top = values.argmax()
+    others = np.delete(lost, top)
+    return bool(lost[top] > chance.choice(others)), bool(lost[top] > others.mean())
+
+
+def main() -> int:
+    """Prints and writes the shares of rows; returns 1 where the bar does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--rows", type=int, default=ROWS)
+    arguments = parser.parse_args()
+    task = configs.load(arguments.config)
+    run = evaluated.read(task, None)
+    store, _ = lineage.find(task, run.run_id, "Evaluator")
+    trainer = store.stage(run.run_id, "Trainer")
+    asked = explainer.load(
+        trainer.outputs["model"][0].uri, ModelOptions.model_validate_json(trainer.parameters["model_options"])
+    )
+    pairs = run.table["text_pair"] if task.data.text_pair else [None] * len(run.table["text"])
+    chance = np.random.default_rng(SEED)
+    rows = []
+    for row in chance.permutation(len(pairs)):
+        reading = asked.read(run.table["text"][row], pairs[row])
+        if sum(bool(word.tokens) for word in reading.words) > 1:
+            rows.append((reading, run.metrics["classes"].index(run.table["predicted"][row])))
+        if len(rows) == arguments.rows:
+            break
+    blank = asked.tokenizer.id(attributions.BASELINE)
+    lost = [losses(asked, reading, label, blank) for reading, label in rows]
+    methods: dict[str, Values] = {
+        "integrated gradients": lambda reading, label: asked.integrated_gradients(reading, [label])[0].values,
+        "LIME": lambda reading, label: (
+            surrogate.lime(asked.probabilities, reading, label, samples=LIME_SAMPLES, seed=LIME_SEED).values
+        ),
+    }
+    print(f"{len(rows)} test rows of run {run.run_id}, words replaced by {attributions.BASELINE}")
+    found = {}
+    for name, values in methods.items():
+        chance = np.random.default_rng(SEED)
+        wins = []
+        for (reading, label), each in zip(rows, lost, strict=True):
+            read = [bool(word.tokens) for word in reading.words]
+            wins.append(judge(values(reading, label)[read], each[read], chance))
+        shares = {}
+        for against, column in zip(("another word", "the mean of the others"), zip(*wins, strict=True), strict=True):
+            low, high = estimates.share_interval(sum(column), len(column))
+            shares[against] = {"share": sum(column) / len(column), "low": low, "high": high}
+            print(
+                f"  {name:21} above {against:23} {sum(column) / len(column):.0%} ({low:.0%} to {high:.0%})", flush=True
+            )
+        found[name] = shares
+    write_result("attributions", {"rows": len(rows), "run": run.run_id, "shares": found})
+    return 0 if all(shares["another word"]["share"] >= ASKED for shares in found.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
