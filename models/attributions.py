@@ -26,8 +26,8 @@ BASELINE = "[MASK]"
 # What the attributions may miss of the score's difference from the baseline. The paper asks for 5%; of a difference
 # below 1, which is no evidence either way, it is 5% of 1.
 TOLERANCE = 0.05
-# Where on the line the gradient is taken. Cut where it misses, tweets end with some 20; with 17 spaced evenly one row in
-# eight missed more than 5%, with 33 none did.
+# Where on the line the gradient is taken. Cut where it misses, tweets end with some 20; of 17 spaced evenly one row
+# in eight missed more than 5%, of 33 none.
 FIRST_POINTS, MOST_POINTS = 9, 257
 TOKENS_AT_ONCE = 1024  # kept with all their activations until the gradient is known: 2 GB in a BERT-base of 512 tokens
 
