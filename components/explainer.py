@@ -102,10 +102,10 @@ def explain(
 
 
 def describe(found: dict[str, dict[str, Any]], seconds: float) -> str:
-    """The screen's line, such as "25 wrong answers explained in 4.1 s, attributions complete to 1.2%"."""
+    """The screen's line, such as "25 wrong answers explained in 4.1 s, words add up to within 1.2%"."""
     if not found:
         return "no wrong answer to explain"
     missed = max(abs(each["residual"]) / max(abs(each["score"] - each["baseline"]), 1.0) for each in found.values())
     incomplete = sum(not each["complete"] for each in found.values())
     aside = f", {incomplete} of them not within {attribution.TOLERANCE:.0%}" if incomplete else ""
-    return f"{len(found)} wrong answers explained in {seconds:.1f} s, word by word to {missed:.1%} of the score{aside}"
+    return f"{len(found)} wrong answers explained in {seconds:.1f} s, words add up to within {missed:.1%}{aside}"

@@ -135,7 +135,7 @@ def find(config: Config, run_id: str | None, name: str) -> tuple[Store, str]:
         stage = store.stage(candidate, name)
         if stage and stage.outputs:
             return store, candidate
-    raise LineError(f"{run_id or 'no run'} has completed its {name}{'' if run_id else ' yet'}.")
+    raise LineError(f"run {run_id} ended before its {name}." if run_id else f"no run has completed its {name} yet.")
 
 
 @dataclass(frozen=True)

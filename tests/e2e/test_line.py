@@ -28,6 +28,7 @@ def test_a_first_run_ends_with_a_pushed_version(line):
         "canary",
         "push",
         "labels",
+        "explain",
     ):
         assert f"\n  {stage} " in shown
     assert "900 rows of 900" in shown
@@ -84,6 +85,13 @@ def test_predict_answers_over_grpc_from_arguments_and_stdin(line):
     answer = line.bertline("predict", line.config, "--json", input="broken and late\n\nit arrived tuesday\n")
     labels = [json.loads(each)["label"] for each in answer.stdout.splitlines()]
     assert labels == ["negative", "neutral"], answer.stderr
+
+
+def test_explain_names_the_words_of_the_users_text(line):
+    answer = line.bertline("explain", line.config, "My item, it was GREAT!", "--json")
+    found = json.loads(answer.stdout)["integrated_gradients"]
+    assert max(found["words"], key=lambda word: word["value"])["word"] == "GREAT!", answer.stderr
+    assert found["complete"]
 
 
 def test_the_same_run_again_is_cached(line):
@@ -158,6 +166,7 @@ def test_a_model_of_shuffled_labels_is_blocked_and_the_served_version_stays(line
     assert line.runs()[-1]["outcome"] == "blocked"
     page = (line.folder / line.bertline("review", line.config, "--no-open").stdout.strip()).read_text(encoding="utf-8")
     assert "gates blocked it" in page
+    assert page.count('<small class="why">') == len(factories.page_tables(page)["wrong-table"]) > 0
     assert [row[2] for row in factories.page_tables(page)["run-table"]] == ["pushed", "pushed", "blocked"]
     explained = line.bertline("explain-gate", line.config)
     assert explained.returncode == 0, explained.stderr
