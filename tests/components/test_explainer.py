@@ -58,7 +58,7 @@ def transform_graph(folder, names):
 
 
 def trained(folder, options, keywords=KEYWORDS):
-    classifier.save(factories.keyword_classifier(options, keywords), folder / "Keras")
+    classifier.save(factories.keyword_classifier(options, keywords), folder / "Keras", MOODS)
     return artifact(standard_artifacts.Model, folder)
 
 
@@ -115,7 +115,7 @@ def test_seventy_seven_classes(tmp_path):
     options = factories.tiny_model_options(tmp_path, dropout=0.0)
     classes = [f"intent {number}" for number in range(77)]
     model = classifier.build(backbone.load(options), 77, dropout=0.0, seed=1)
-    classifier.save(model, tmp_path / "model" / "Keras")
+    classifier.save(model, tmp_path / "model" / "Keras", classes)
     evaluation = evaluated(tmp_path / "evaluation", [("it was great", "intent 0")], [np.eye(77)[5]], classes)
     graph = transform_graph(tmp_path / "graph", ["token_ids"])
     _, rows = explained(tmp_path, options, evaluation, graph, artifact(standard_artifacts.Model, tmp_path / "model"))

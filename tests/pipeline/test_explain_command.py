@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     """What a run's Trainer and Transform left: the weights, and a graph that names labels and features."""
     folder = tmp_path_factory.mktemp("run")
     options = factories.tiny_model_options(folder, dropout=0.0)
-    classifier.save(factories.keyword_classifier(options, KEYWORDS), folder / "model" / "Keras")
+    classifier.save(factories.keyword_classifier(options, KEYWORDS), folder / "model" / "Keras", MOODS)
     (folder / "options.json").write_text(options.model_dump_json())
     (folder / "graph" / "transformed_metadata").mkdir(parents=True)
     (folder / "graph" / "labels.txt").write_text("".join(f"{json.dumps(label)}\n" for label in MOODS))
