@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peer import write_result
+from benchmarks.speed import BUSY
 from components.errors import LineError
 from pipeline import config as configs
 from pipeline import lineage, metadata_store
@@ -75,6 +76,9 @@ def again(run: FinishedRun, name: str, folder: Path) -> float:
     for key, proto in run.inputs(name).items():
         arguments[key] = spec.INPUTS[key].type()
         arguments[key].set_mlmd_artifact(proto)
+    missing = [key for key, channel in spec.INPUTS.items() if key not in arguments and not channel.optional]
+    if missing:
+        raise LineError(f"the run is of another bertline, whose {name} had no {', '.join(missing)}; run again.")
     for key, channel in spec.OUTPUTS.items():
         arguments[key] = channel.type()
         arguments[key].uri = str(folder / name / key)
@@ -98,20 +102,47 @@ def one_pass(run: FinishedRun) -> tuple[float, int]:
     return evaluator.predict(saved_model, table, options.batch_size).seconds, len(table["examples"])
 
 
+class Others:
+    """What other programs took of the processors since this was made: seconds that are lacking here do not count."""
+
+    def __init__(self):
+        self._began, self._used = time.monotonic(), self._seconds()
+
+    @staticmethod
+    def _seconds() -> float:
+        import psutil
+
+        times = psutil.cpu_times()
+        own = psutil.Process().cpu_times()
+        return sum(times) - times.idle - times.iowait - times.guest - times.guest_nice - own.user - own.system
+
+    def percent(self) -> float:
+        """Of all processors, 0 to 100."""
+        import psutil
+
+        return 100 * (self._seconds() - self._used) / (psutil.cpu_count() * (time.monotonic() - self._began))
+
+
 def main(config: Path) -> int:
-    """Prints and writes the figures; returns 1 where the limit does not hold."""
+    """Prints and writes the figures; returns 1 where the limit does not hold, 2 where that could not be judged."""
     run = FinishedRun(configs.load(config))
+    others = Others()
     before, rows = one_pass(run)
     with tempfile.TemporaryDirectory() as folder:
         seconds = {name: again(run, name, Path(folder)) for name in STAGES if name in run.stages}
     after, _ = one_pass(run)
-    mean = (before + after) / 2
-    holds = seconds["Evaluator"] <= limit(mean)
+    busy, bound = others.percent(), limit((before + after) / 2)
     print(f"{rows:,} test rows; one pass of the model takes {before:.1f} s before and {after:.1f} s after")
     for name, took in seconds.items():
-        bar = f", at most {limit(mean):.1f}: {'holds' if holds else 'FAILS'}" if name == "Evaluator" else ""
-        print(f"  {name:14} {took:6.1f} s{bar}")
-    write_result("evaluator", {"rows": rows, "pass": [before, after], "stages": seconds, "limit": limit(mean)})
+        print(f"  {name:14} {took:6.1f} s" + (f", at most {bound:.1f}" if name == "Evaluator" else ""))
+    write_result("evaluator", {"rows": rows, "pass": [before, after], "stages": seconds, "busy_percent": busy})
+    holds = seconds["Evaluator"] <= bound
+    if busy > BUSY and not holds:
+        print(
+            f"no verdict: other programs used {busy:.0f}% of the processors, which the {OWN_SECONDS:g} s do not allow"
+        )
+        return 2
+    print("holds" if holds else "FAILS")
     return int(not holds)
 
 
