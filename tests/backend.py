@@ -48,10 +48,16 @@ class Run:
 
 
 class Backend:
-    """An installation: its object store, its metadata and its cache outlive the runs."""
+    """An installation: its object store, its metadata and its cache outlive the runs.
 
-    def __init__(self, folder, warm=None):
-        self.folder, self.warm = folder, warm
+    Args:
+        folder: holds the object store and the pods' files.
+        warm: runs the commands; None starts each as it is.
+        cold: the tasks whose command is started as it is all the same.
+    """
+
+    def __init__(self, folder, warm=None, cold=()):
+        self.folder, self.warm, self.cold = folder, warm, set(cold)
         self.cache = {}
         self.ids = itertools.count(1)
 
@@ -125,22 +131,11 @@ class Backend:
             for artifact in _each(execution["outputs"]):
                 _local(artifact["uri"], pod).parent.mkdir(parents=True, exist_ok=True)
             json_format.ParseDict(execution, pipeline_spec_pb2.ExecutorInput())
-            code, log = self._container(container, json.dumps(execution), pod)
+            run = run_command if not self.warm or pod.name in self.cold else self.warm.run
+            code, log = _run_container(run, container, json.dumps(execution), pod)
             if code == 0:
                 return self._published(execution, json.loads(file.read_text()), pod, log, attempt)
         return Task("failed", log=log, attempts=attempt)
-
-    def _container(self, container, executor_input, pod):
-        arguments = [argument.replace("{{$}}", executor_input) for argument in container["args"]]
-        (pod / "work").mkdir(parents=True)
-        job = {
-            "command": [*container["command"], *arguments],
-            "env": {"PYTHONPATH": str(TOP), "BERTLINE_LAUNCHER_ROOT": str(pod)},
-            "cwd": str(pod / "work"),
-            "log": str(pod / "log"),
-        }
-        code = self.warm.run(job) if self.warm else run_command(job)
-        return code, Path(job["log"]).read_text(errors="replace")
 
     def _published(self, execution, output, pod, log, attempts):
         json_format.ParseDict(output, pipeline_spec_pb2.ExecutorOutput())
@@ -156,6 +151,19 @@ class Backend:
             # The backend names an artifact by its number, and forgets its type.
             artifacts[key] = {"name": str(next(self.ids)), "uri": artifact["uri"], "metadata": metadata}
         return Task("succeeded", artifacts, output.get("parameterValues", {}), log, attempts)
+
+
+def _run_container(run, container, executor_input, pod):
+    """Its exit code and what it has printed."""
+    arguments = [argument.replace("{{$}}", executor_input) for argument in container["args"]]
+    (pod / "work").mkdir(parents=True)
+    job = {
+        "command": [*container["command"], *arguments],
+        "env": {"PYTHONPATH": str(TOP), "BERTLINE_LAUNCHER_ROOT": str(pod)},
+        "cwd": str(pod / "work"),
+        "log": str(pod / "log"),
+    }
+    return run(job), Path(job["log"]).read_text(errors="replace")
 
 
 def run_command(job):
