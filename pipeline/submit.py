@@ -79,6 +79,8 @@ def start(submission: Submission, api: Api) -> str:
             experiment_name=submission.experiment,
             namespace=api.namespace,
             service_account=submission.service_account,
+            # The open source backend reads the root from the run, and not from the pipeline.
+            pipeline_root=submission.compiled.spec.get("defaultPipelineRoot"),
             **_caching(submission),
         )
     return started.run_id
@@ -106,6 +108,8 @@ def schedule(submission: Submission, api: Api, cron: str) -> str:
             max_concurrency=1,
             no_catchup=True,
             service_account=submission.service_account,
+            # The open source backend reads the root from the run, and not from the pipeline.
+            pipeline_root=submission.compiled.spec.get("defaultPipelineRoot"),
             **_caching(submission),
         )
     return scheduled.recurring_run_id

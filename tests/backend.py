@@ -20,6 +20,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 TOP = Path(__file__).parents[1]
+PIPELINE_ROOT = "minio://mlpipeline/v2/artifacts"  # an installation's own, where a run names none
 SCHEMES = {"gs://": "gcs", "s3://": "s3", "minio://": "minio"}
 
 
@@ -107,7 +108,7 @@ class Backend:
 
     def _outputs(self, spec, component, path):
         outputs = component.get("outputDefinitions", {})
-        address = f"{spec['defaultPipelineRoot']}/{spec['pipelineInfo']['name']}/{path}"
+        address = f"{PIPELINE_ROOT}/{spec['pipelineInfo']['name']}/{path}"
         return {
             "artifacts": {
                 key: {"artifacts": [{"name": key, "uri": f"{address}/{key}", "type": each["artifactType"]}]}

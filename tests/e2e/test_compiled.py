@@ -22,7 +22,7 @@ class Cluster:
         config = folder / "task.yaml"
         config.write_text(
             f"{line.first_config}kubeflow:\n"
-            "  image: registry.example.com/bertline:1\n  pipeline_root: minio://mlpipeline/v2\n"
+            "  image: registry.example.com/bertline:1\n"
             f"  data_folder: {folder}\n  root: {volume}\n  volumes: [{{claim: models, path: {volume}}}]\n"
             "  default: {retries: 1}\n",
             encoding="utf-8",

@@ -100,6 +100,7 @@ def compiled():
     tasks = {"Facts": {"cachingOptions": {}}, "Trainer": {"cachingOptions": {"enableCache": True}}}
     spec = {
         "pipelineInfo": {"name": "reviews"},
+        "defaultPipelineRoot": "s3://bucket/pipelines",
         "root": {"dag": {"tasks": tasks}},
         "deploymentSpec": {},
         "components": {},
@@ -153,6 +154,7 @@ def test_the_platforms_part_travels_with_the_spec(api, compiled):
     run = api.created[-1][1]
     assert run["pipeline_spec"]["platform_spec"] == compiled.platform
     assert run["service_account"] == "trainer"
+    assert run["runtime_config"]["pipeline_root"] == "s3://bucket/pipelines"
 
 
 def test_a_schedule_runs_one_at_a_time(api, compiled):
@@ -160,6 +162,7 @@ def test_a_schedule_runs_one_at_a_time(api, compiled):
     kind, body = api.created[-1]
     assert kind == "recurringruns"
     assert body["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * *"
+    assert body["runtime_config"]["pipeline_root"] == "s3://bucket/pipelines"
     assert (body["max_concurrency"], body["no_catchup"], body["mode"]) == (1, True, "ENABLE")
 
 
