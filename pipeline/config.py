@@ -26,6 +26,7 @@ from pipeline import metadata_store
 from pipeline.kubeflow_options import KubeflowOptions
 from serving.releases import is_remote
 
+SECTIONS = ("data", "validation", "train", "evaluate", "canary")  # what stages read when they run
 # The same model comes out whatever these are.
 AROUND_THE_MODEL = frozenset({"root", "metadata", "serve", "tracking", "kubeflow"})
 

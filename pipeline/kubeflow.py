@@ -13,7 +13,7 @@ import yaml
 
 from components.errors import LineError
 from models.packages import SCHEME
-from pipeline.config import Config
+from pipeline.config import AROUND_THE_MODEL, SECTIONS, Config
 from pipeline.kubeflow_options import KubeflowOptions, StageOptions
 
 # Each run asks these anew: the first because its answers key the cache, the other because the serving folder is the
@@ -76,12 +76,12 @@ def compile_line(config: Config, image: str | None = None, commit: str | None = 
       LineError: no image is named, a folder that a cluster cannot see, a stage that is none, or kfp is missing.
     """
     require_kfp()
-    from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as tfx_runner
-
     image = image or config.kubeflow.image
     if not image:
         raise LineError("kubeflow.image: name the container image in the config, or with --image.")
     settings = parameter_values(config)
+    from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as tfx_runner  # takes ten seconds
+
     runner = tfx_runner.KubeflowV2DagRunner(
         tfx_runner.KubeflowV2DagRunnerConfig(
             default_image=image, default_commands=list(COMMAND), use_pipeline_spec_2_1=True
@@ -112,8 +112,6 @@ def parameter_values(config: Config) -> dict[str, str]:
     Raises:
       LineError: data or serving folder are on this machine.
     """
-    from pipeline.pipeline import SECTIONS
-
     return {
         **{name: getattr(config, name).model_dump_json() for name in SECTIONS},
         "data_folder": _data_folder(config),
@@ -174,7 +172,7 @@ def _pipeline(config: Config, values: dict[str, str], commit: str | None) -> Any
     from pipeline.pipeline import Settings, create_pipeline
 
     given = {name: RuntimeParameter(name, ptype=str, default=value) for name, value in values.items()}
-    own = config.model_dump(mode="json", exclude={*values, "root", "serve", "kubeflow"})
+    own = config.model_dump(mode="json", exclude={*values, *AROUND_THE_MODEL})
     first = Facts(config=json.dumps(own), commit=commit or "", **given)
     line = create_pipeline(
         config,

@@ -25,10 +25,8 @@ from components.tracking import Track
 from components.trainer import Trainer
 from components.transform import transform
 from components.validation import DataGate, schema_gen, statistics_gen
-from pipeline.config import Config
+from pipeline.config import SECTIONS, Config
 from pipeline.facts import RunFacts
-
-SECTIONS = ("data", "validation", "train", "evaluate", "canary")  # of the config, which stages read when they run
 
 
 @dataclass(frozen=True)
