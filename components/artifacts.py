@@ -59,3 +59,9 @@ class ReviewPage(Artifact):
     """What a person reads to judge a run: REVIEW_FILE, whole in itself."""
 
     TYPE_NAME = "bertline.ReviewPage"
+
+
+class ModelCard(Artifact):
+    """What the users of a model should know: MODEL_CARD.md, see components.model_card."""
+
+    TYPE_NAME = "bertline.ModelCard"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import stats
+from sklearn import metrics
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000  # puts the bounds of a 95% interval within about 0.1 of its width
@@ -78,6 +79,35 @@ def recall_per_class(confusion: np.ndarray) -> np.ndarray:
     return _ratio(np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1))
 
 
+def probability_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
+    """What TFMA gives in float32 or from buckets, exactly, by scikit-learn.
+
+    Args:
+      labels: int [rows], the true classes.
+      probabilities: float [rows, labels].
+
+    Returns:
+      `loss`, the log loss in nats, and `macro_auc`, the mean area under the ROC curves of each class against the rest,
+      over the classes that some rows have and some have not; None where there is no such class.
+    """
+    exact = probabilities.astype(np.float64)
+    counts = np.bincount(labels, minlength=exact.shape[1])
+    ranked = np.flatnonzero((counts > 0) & (counts < len(labels)))
+    areas = [metrics.roc_auc_score(labels == label, exact[:, label]) for label in ranked]
+    return {
+        "loss": log_loss(labels, probabilities),
+        "macro_auc": float(np.mean(areas)) if areas else None,
+    }
+
+
+def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """The mean log loss in nats, by scikit-learn; arguments as in probability_scores."""
+    exact = probabilities.astype(np.float64)
+    # float32 adds up to 1 within 1e-7, which scikit-learn asks for more exactly.
+    normalised = exact / exact.sum(-1, keepdims=True)
+    return float(metrics.log_loss(labels, normalised, labels=np.arange(exact.shape[1])))
+
+
 def intervals(confusion: np.ndarray) -> dict[str, Interval]:
     """95% intervals of accuracy, macro F1 and balanced accuracy, from a confusion matrix, int [labels, labels]."""
     resampled = bootstrap(confusion)
@@ -87,6 +117,12 @@ def intervals(confusion: np.ndarray) -> dict[str, Interval]:
         "macro_f1": percentile_interval(np.nanmean(f1_per_class(resampled), axis=-1)),
         "balanced_accuracy": percentile_interval(np.nanmean(recall_per_class(resampled)[..., present], axis=-1)),
     }
+
+
+def calibration_bins(confidence: np.ndarray) -> np.ndarray:
+    """The bin of the calibration error that each of `confidence`, float [rows], falls into, as scikit-learn has it."""
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+    return np.searchsorted(edges[1:-1], confidence.astype(np.float64))
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> tuple[float, Interval]:
@@ -101,10 +137,10 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> tuple[float,
       confidence: float [rows], probability of the label answered.
       right: bool [rows], whether the answer is the label.
     """
-    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    bins = calibration_bins(confidence)
     cells = bins * 2 + right
     counts = np.bincount(cells, minlength=2 * CALIBRATION_BINS)
-    mean = _ratio(np.bincount(cells, confidence, minlength=2 * CALIBRATION_BINS), counts)
+    mean = _ratio(np.bincount(cells, confidence.astype(np.float64), minlength=2 * CALIBRATION_BINS), counts)
     surplus = (np.arange(2 * CALIBRATION_BINS) % 2) - np.nan_to_num(mean)  # of accuracy over probability, a row
 
     def error(drawn: np.ndarray) -> np.ndarray:
@@ -122,13 +158,9 @@ def calibration(labels: np.ndarray, answers: np.ndarray, probabilities: np.ndarr
       answers: int [rows], the classes answered.
       probabilities: float [rows, labels].
     """
-    from sklearn import metrics
-
-    exact = probabilities.astype(np.float64)
-    loss = metrics.log_loss(labels, exact / exact.sum(-1, keepdims=True), labels=np.arange(exact.shape[1]))
     return {
         "calibration_error": calibration_error(probabilities.max(-1), answers == labels)[0],
-        "log_loss": float(loss),
+        "log_loss": log_loss(labels, probabilities),
     }
 
 
@@ -219,14 +251,14 @@ def group_gaps(
       The difference and its bounds for "demographic_parity" (of the share answered favourably) and
       "equal_opportunity" (of the same share among the rows that have the favourable label).
     """
-    from fairlearn import metrics  # two seconds, for those who ask
+    from fairlearn import metrics as fairness  # two seconds, for those who ask
 
     _, index = np.unique(groups, return_inverse=True)
     cells, counts = np.unique(np.stack([positive, answered, index]), axis=1, return_counts=True)
     weights = np.concatenate([counts[None], bootstrap(counts, resamples=GROUP_RESAMPLES)])
     true, predicted, group = (np.tile(cell, len(weights)) for cell in cells)
-    rates = {"demographic_parity": metrics.selection_rate, "equal_opportunity": metrics.true_positive_rate}
-    frame = metrics.MetricFrame(
+    rates = {"demographic_parity": fairness.selection_rate, "equal_opportunity": fairness.true_positive_rate}
+    frame = fairness.MetricFrame(
         metrics=rates,
         y_true=true,
         y_pred=predicted,

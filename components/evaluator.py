@@ -74,6 +74,9 @@ def Evaluator(
     metrics["model_bytes"] = folder_bytes(path_utils.serving_model_path(model.uri))
     version = baseline.get_string_custom_property("version")
     rows = answers.from_table(table, candidate.classes, version, evaluate_options)
+    metrics |= estimates.probability_scores(rows.labels, candidate.probabilities)
+    for name, inside in rows.slices.items():
+        metrics["slices"][name] |= estimates.probability_scores(rows.labels[inside], candidate.probabilities[inside])
     certainty = evaluate_options.gates.certainty
     if previous:
         compared = gates.compare(rows, rows.previous, certainty)
@@ -220,7 +223,13 @@ def run_tfma(
     models = {CANDIDATE: candidate, **({BASELINE: baseline} if baseline else {})}
     slices = answers.slice_columns(table, options)
     eval_config = _eval_config(list(models), len(candidate.classes), list(slices))
-    batch = _record_batch(table, models, candidate.classes, slices)
+    batch = record_batch(table, models, candidate.classes, slices)
+    analyse(beam_pipeline, batch, eval_config, folder)
+    return {name: _read_results(folder, name, candidate.classes, len(models) > 1) for name in models}
+
+
+def analyse(beam_pipeline: beam.Pipeline, batch: pa.RecordBatch, eval_config: Any, folder: str) -> None:
+    """Runs TFMA over one batch of answers, as record_batch makes it, and writes its metrics and plots into `folder`."""
     # Validations are our gates' business: only metrics and plots are written.
     paths = {kind: os.path.join(folder, kind) for kind in (tfma.METRICS_KEY, tfma.PLOTS_KEY)}
     with beam_pipeline as pipeline:
@@ -237,10 +246,9 @@ def run_tfma(
                 ],
             )
         )
-    return {name: _read_results(folder, name, candidate.classes, len(models) > 1) for name in models}
 
 
-def _record_batch(
+def record_batch(
     table: dict[str, list[Any]], models: dict[str, Predictions], classes: list[str], slices: dict[str, list[str]]
 ) -> pa.RecordBatch:
     """One Arrow batch: label index, each model's probabilities and one-hot decision, and the slice columns."""

@@ -201,3 +201,18 @@ class ServeOptions(Section):
     # batches, take two seconds. They are real texts: 0 keeps them out of the folder. TF Serving reads at most 1,000
     # requests, which 256 rows stay below.
     warmup_rows: int = Field(default=16, ge=0, le=256)
+
+
+class CardOptions(Section):
+    """A person's words for the model card; null: the card says that nobody has written them."""
+
+    summary: str | None = None  # what the model does, for whom
+    intended_use: str | None = None
+    out_of_scope: str | None = None  # what it must not be used for
+    limits: str | None = None  # known failures, risks, and whom they would hurt
+    owners: list[str] = Field(default_factory=list)  # who answers for it, with an address
+    languages: list[str] = Field(default_factory=list)  # of the texts, as ISO 639 codes such as en; nobody guesses them
+    # Licences as Hugging Face's model hub names them, such as apache-2.0
+    license: str | None = None  # of this model
+    weights_license: str | None = None  # of the weights that its training starts from
+    data_license: str | None = None

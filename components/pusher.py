@@ -10,7 +10,7 @@ from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
 from components import warmup
-from components.artifacts import METRICS_FILE, PREDICTIONS_FILE
+from components.artifacts import METRICS_FILE, PREDICTIONS_FILE, ModelCard
 from components.errors import LineError
 from serving import push, releases
 
@@ -21,6 +21,7 @@ def Pusher(
     model_blessing: InputArtifact[standard_artifacts.ModelBlessing],
     infra_blessing: InputArtifact[standard_artifacts.InfraBlessing],
     evaluation: InputArtifact[standard_artifacts.ModelEvaluation],
+    model_card: InputArtifact[ModelCard],
     pushed_model: OutputArtifact[standard_artifacts.PushedModel],
     serving_folder: Parameter[str],
     release: Parameter[str],
@@ -36,6 +37,7 @@ def Pusher(
         model_blessing: the gates' verdict.
         infra_blessing: the canary's verdict.
         evaluation: its metrics.json goes into release.json, rows of its predictions become warm-up requests.
+        model_card: goes into the version's folder.
         pushed_model: int property `pushed`; string properties `pushed_version` and `pushed_destination`, and a copy of
             release.json in its folder. `refused` says why a blessed model was not pushed.
         serving_folder: local, or remote (gs://).
@@ -64,7 +66,7 @@ def Pusher(
     record = {**json.loads(release), "metrics": metrics, "trained_model": model.uri}
     try:
         with tempfile.TemporaryDirectory(prefix="bertline-push-") as scratch:
-            extra = {}
+            extra = {releases.CARD_FILE: f"{model_card.uri}/{releases.CARD_FILE}"}
             if warmup_rows:
                 extra[releases.WARMUP_FILE] = f"{scratch}/requests"
                 warmup.write(f"{scratch}/requests", source, f"{evaluation.uri}/{PREDICTIONS_FILE}", warmup_rows)

@@ -22,6 +22,7 @@ from components.artifacts import (
     Attributions,
     DataReport,
     LabelReport,
+    ModelCard,
     Quarantine,
     ReviewPage,
 )
@@ -30,6 +31,7 @@ from components.example_gen import REPORT_FILE as INGEST_FILE
 from components.review_page import figures, page
 from components.trainer import HISTORY_FILE
 from components.validation import ANOMALIES_FILE, STATISTICS_FILE
+from serving.releases import CARD_FILE
 
 
 @component
@@ -38,6 +40,7 @@ def Review(
     blessing: InputArtifact[standard_artifacts.ModelBlessing],
     canary: InputArtifact[standard_artifacts.InfraBlessing],
     pushed_model: InputArtifact[standard_artifacts.PushedModel],
+    model_card: InputArtifact[ModelCard],
     model_run: InputArtifact[standard_artifacts.ModelRun],
     label_report: InputArtifact[LabelReport],
     quarantine: InputArtifact[Quarantine],
@@ -55,6 +58,7 @@ def Review(
         blessing: the gates' verdicts.
         canary: its verdict and figures.
         pushed_model: the pushed version, or why there is none.
+        model_card: the card that a pushed version has in its folder.
         model_run: the training's history.
         label_report: probable label errors and near-duplicates.
         quarantine: ingestion's counts.
@@ -84,6 +88,7 @@ def Review(
             "version": pushed_model.get_string_custom_property("pushed_version"),
             "summary": pushed_model.get_string_custom_property("summary"),
         },
+        card=_text(f"{model_card.uri}/{CARD_FILE}"),
         release=json.loads(release),
         history=json.loads(history),
         labels={
@@ -114,5 +119,9 @@ def read_anomalies(anomalies: standard_artifacts.ExampleAnomalies) -> list[dict[
 
 
 def _read(path: str) -> Any:
+    return json.loads(_text(path))
+
+
+def _text(path: str) -> str:
     with fileio.open(path, "r") as file:
-        return json.loads(file.read())
+        return file.read()

@@ -131,6 +131,9 @@ def review(
     config: ConfigArgument,
     run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Default: the newest run with a page.")] = None,
     open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser.")] = True,
+    with_tfma: Annotated[
+        bool, typer.Option("--tfma", help="TFMA's own components instead; they load Google Charts from the network.")
+    ] = False,
 ) -> None:
     """Print where a run's review page is, and open it: figures, slices, errors, verdicts, without a server."""
     import webbrowser
@@ -138,7 +141,12 @@ def review(
     from pipeline import local_runner
     from pipeline import review as reviews
 
-    page = reviews.find(configs.load(config), run_id)
+    task = configs.load(config)
+    if with_tfma:
+        with screen.quiet(LIBRARY_LOG):
+            page = reviews.write_tfma_page(task, run_id)
+    else:
+        page = reviews.find(task, run_id)
     print(local_runner.display(page))
     if open_it and not webbrowser.open(page.as_uri()):
         raise LineError("no browser was found here; open the file in one, or call with --no-open.")

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML, YAMLError
 from components.errors import LineError
 from components.options import (
     CanaryOptions,
+    CardOptions,
     DataOptions,
     EvaluateOptions,
     ServeOptions,
@@ -50,6 +51,7 @@ class Config(Section):
     serve: ServeOptions = ServeOptions()
     kubeflow: KubeflowOptions = KubeflowOptions()
     tracking: TrackingOptions = TrackingOptions()
+    card: CardOptions = CardOptions()
     # Set by load(), not by the file: relative data paths start at the config's folder.
     folder: str = Field(default=".", exclude=True)
 

@@ -27,6 +27,7 @@ class Run:
       metrics: metrics.json.
       table: predictions-test.parquet, columns [rows].
       options: the run's own, whatever the config says now.
+      folder: of the evaluation, with TFMA's results.
     """
 
     run_id: str
@@ -35,6 +36,7 @@ class Run:
     metrics: dict[str, Any]
     table: dict[str, list[Any]]
     options: EvaluateOptions
+    folder: Path
 
 
 def read(task: Config, run_id: str | None) -> Run:
@@ -45,6 +47,18 @@ def read(task: Config, run_id: str | None) -> Run:
     """
     store, found = lineage.find(task, run_id, "Evaluator")
     return _run(found, store.stage(found, "Evaluator"), store.stage(found, "Canary"))
+
+
+def folders(task: Config, run_id: str) -> dict[str, Path]:
+    """Evaluations up to a run's own, by the run that made each, the oldest first; those still there."""
+    store, found = lineage.Store(task), {}
+    known = store.run_ids()
+    for each in known[: known.index(run_id) + 1]:
+        evaluator = store.stage(each, "Evaluator")
+        if evaluator and evaluator.outputs:
+            (evaluation,) = evaluator.outputs["evaluation"]
+            found.setdefault(Path(evaluation.uri), each)
+    return {each: folder for folder, each in found.items() if folder.exists()}
 
 
 def _run(run_id: str, evaluator: lineage.Stage, canary: lineage.Stage | None) -> Run:
@@ -65,6 +79,7 @@ def _run(run_id: str, evaluator: lineage.Stage, canary: lineage.Stage | None) ->
         metrics=metrics,
         table=table,
         options=EvaluateOptions.model_validate_json(evaluator.parameters["options"]),
+        folder=folder,
     )
 
 

@@ -170,11 +170,13 @@ def record(store: Store, run_id: str) -> RunRecord:
     verdicts = json.loads(evaluator.text("verdicts") or "[]") if evaluator else []
     blocked = [verdict["reason"] for verdict in verdicts if not verdict["passed"]]
     version = pusher.text("pushed_version") if pusher else ""
-    if failing or not pusher:
+    if not pusher:
         outcome = "failed" if failing and failing.state == "failed" else "interrupted"
         reason = f"in {failing.name}" if failing else ""
     elif version:
-        outcome, reason = ("unchanged" if pusher.state == "cached" else "pushed"), ""
+        # What comes after the push only tells of it.
+        outcome = "unchanged" if pusher.state == "cached" else "pushed"
+        reason = f"after the push, {failing.name} did not finish" if failing else ""
     else:
         outcome, reason = "blocked", "; ".join(blocked) or pusher.summary
     ingest, baseline = stages.get("ExampleGen"), facts.get("LastBlessed")

@@ -41,12 +41,14 @@ STAGES = (
     ("train", ("LastBlessed", "Trainer")),
     ("evaluate", ("Evaluator",)),
     ("canary", ("Canary",)),
-    ("push", ("Pusher",)),
+    ("push", ("ModelCard", "Pusher")),
     ("labels", ("LabelQuality",)),
     ("explain", ("Explainer",)),
     ("review", ("Review",)),
     ("track", ("Track",)),
 )
+# They tell of a push that is done: where one fails, the run ends as the push left it.
+REPORTING = ("labels", "explain", "review", "track")
 BEAM_ARGS = (
     # Beam's default local runner fetches a binary at run time. This is the one in memory, which needs nothing; named by
     # its class, it is spared the look whether the default would do, which costs TFMA's graph two seconds.
@@ -72,14 +74,14 @@ class RunResult:
       version: the version that the push stage serves, "" where a gate or the canary blocked it.
       cached: whether every stage's result was found in the metadata store.
       blocked: what blocked the push, in words; "" if nothing did.
-      review: the review page.
+      review: the review page; None where it could not be written.
     """
 
     run_id: str
     version: str
     cached: bool
     blocked: str
-    review: Path
+    review: Path | None
 
 
 def run(config: Config, config_name: str) -> RunResult:
@@ -113,7 +115,11 @@ def run(config: Config, config_name: str) -> RunResult:
         total = time.monotonic() - started
         note = ", every stage cached" if result.cached else ""
         console.print(screen.line("total", f"log {display(log_file)}{note}", total, style="dim"))
-        console.print(screen.line("review", display(result.review)))
+        if result.review:
+            console.print(screen.line("review", display(result.review)))
+        else:
+            told = "the push stands" if result.version else "the verdicts above stand"
+            console.print(f"[yellow]no review page could be written[/]  {told}; why: {display(log_file)}")
     return result
 
 
@@ -168,10 +174,15 @@ def _report(console: Console, error: BaseException, log_file: Path) -> None:
             "\n[bold red]interrupted[/]  the same command goes on: finished stages are cached, training resumes"
         )
         return
-    cause = root_cause(error)
     console.print("[bold red]failed[/]  ", end="")
-    console.print(str(cause) if isinstance(cause, LineError) else f"{type(cause).__name__}: {cause}", markup=False)
+    console.print(_in_words(error), markup=False)
     console.print(f"[dim]the whole log: {display(log_file)}[/]")
+
+
+def _in_words(error: BaseException) -> str:
+    """The cause as the screen shows it."""
+    cause = root_cause(error)
+    return str(cause) if isinstance(cause, LineError) else f"{type(cause).__name__}: {cause}"
 
 
 def hardware() -> str:
@@ -242,15 +253,25 @@ class _Launcher:
         )
         nodes = {node.pipeline_node.node_info.id: node.pipeline_node for node in self.ir.nodes}
         by_name: dict[str, Stage] = {}
+        page = None
         for name, members in STAGES:
             if not nodes.keys() & set(members):
                 continue  # left out by the config
-            with screen.StageView(console, name) as view:
-                for node_id in (node_id for node_id in nodes if node_id in members):
-                    self._launch_node(nodes[node_id], deployment, metadata.Metadata(connection))
-                    by_name[node_id] = self.store.stage(self.run_id, node_id)
+            try:
+                with screen.StageView(console, name) as view:
+                    for node_id in (node_id for node_id in nodes if node_id in members):
+                        self._launch_node(nodes[node_id], deployment, metadata.Metadata(connection))
+                        by_name[node_id] = self.store.stage(self.run_id, node_id)
+                    if name == "review":
+                        page = self._publish_page(by_name["Review"])
+            except Exception as error:
+                if name not in REPORTING:
+                    raise
+                log.error("stage %s failed after the push", name, exc_info=error)
+                console.print(screen.line(name, f"failed: {_in_words(error)}", view.seconds))
+                break  # what follows reads what is missing now
             self._show(console, name, [by_name[member] for member in members if member in by_name], view.seconds)
-        return self._result(by_name)
+        return self._result(by_name, page)
 
     def _launch_node(self, node: Any, deployment: Any, metadata_handle: Any) -> None:
         from tfx.orchestration.local import runner_utils
@@ -276,16 +297,16 @@ class _Launcher:
         if name == "evaluate":
             console.print(screen.gates_table(json.loads(stages[-1].text("verdicts"))))
 
-    def _result(self, stages: dict[str, Stage]) -> RunResult:
+    def _result(self, stages: dict[str, Stage], page: Path | None) -> RunResult:
         version = stages["Pusher"].text("pushed_version")
         verdicts = json.loads(stages["Evaluator"].text("verdicts"))
         reasons = [verdict["reason"] for verdict in verdicts if not verdict["passed"]]
         refused = stages["Pusher"].text("refused")
         blocked = "" if version else refused or "; ".join(reasons) or stages["Canary"].summary
-        cached = all(stage.state == "cached" for stage in stages.values())
-        return RunResult(self.run_id, version, cached, blocked, self._review(stages["Review"]))
+        cached = page is not None and all(stage.state == "cached" for stage in stages.values())
+        return RunResult(self.run_id, version, cached, blocked, page)
 
-    def _review(self, stage: Stage) -> Path:
+    def _publish_page(self, stage: Stage) -> Path:
         """Puts the page where a person finds it by the run's name; returns its path."""
         from components.artifacts import REVIEW_FILE
 

@@ -19,6 +19,7 @@ from components.example_gen import ExampleGen
 from components.explainer import Explainer
 from components.label_quality import LabelQuality
 from components.last_blessed import LastBlessed
+from components.model_card import ModelCard
 from components.pusher import Pusher
 from components.review import Review
 from components.tracking import Track
@@ -141,11 +142,21 @@ def create_pipeline(
         blessing=evaluator.outputs["blessing"],
         options=settings.canary,
     )
+    model_card = ModelCard(
+        evaluation=evaluator.outputs["evaluation"],
+        blessing=evaluator.outputs["blessing"],
+        model_run=trainer.outputs["model_run"],
+        quarantine=ingest.outputs["quarantine"],
+        data_report=data_gate.outputs["report"],
+        config=config.model_dump_json(include={"name", "data", "model", "train", "card"}),
+        release=facts.release,
+    )
     pusher = Pusher(
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=canary.outputs["canary"],
         evaluation=evaluator.outputs["evaluation"],
+        model_card=model_card.outputs["model_card"],
         serving_folder=settings.serving_folder,
         release=facts.release,
         vanished=facts.vanished,
@@ -169,6 +180,7 @@ def create_pipeline(
         blessing=evaluator.outputs["blessing"],
         canary=canary.outputs["canary"],
         pushed_model=pusher.outputs["pushed_model"],
+        model_card=model_card.outputs["model_card"],
         model_run=trainer.outputs["model_run"],
         label_report=label_quality.outputs["report"],
         quarantine=ingest.outputs["quarantine"],
@@ -210,6 +222,7 @@ def create_pipeline(
             trainer,
             evaluator,
             canary,
+            model_card,
             pusher,
             label_quality,
             explainer,

@@ -8,6 +8,7 @@ from components.errors import LineError
 from pipeline.config import Config
 
 FOLDER = "review"  # in the task's root
+TFMA_SUFFIX = ".tfma.html"
 
 
 def page_file(task: Config, run_id: str) -> Path:
@@ -22,7 +23,8 @@ def find(task: Config, run_id: str | None) -> Path:
       LineError: there is none.
     """
     # Run ids are times: the last in the order of names is the newest.
-    pages = sorted((task.root_folder / FOLDER).glob("*.html"))
+    found = (task.root_folder / FOLDER).glob("*.html")
+    pages = sorted(page for page in found if not page.name.endswith(TFMA_SUFFIX))
     if not pages:
         raise LineError(f"no review pages yet under {task.root_folder}; `bertline run` writes one a run.")
     if not run_id:
@@ -34,3 +36,32 @@ def find(task: Config, run_id: str | None) -> Path:
             f"The newest that has one: {pages[-1].stem}."
         )
     return page
+
+
+def write_tfma_page(task: Config, run_id: str | None) -> Path:
+    """Writes the page of TFMA's components beside a run's review page, of the newest run by default; returns its path.
+
+    Raises:
+      LineError: the run has no review page, or its evaluation is gone.
+    """
+    import apache_beam as beam
+
+    from components.review_page import tfma_page
+    from pipeline import evaluated, lineage, local_runner, metadata_store
+
+    main = find(task, run_id)
+    if not metadata_store.exists(task):
+        raise LineError(f"no runs are on record under {task.root_folder}: what TFMA found cannot be looked up.")
+    of_page = {page_file(task, each): each for each in lineage.Store(task).run_ids()}
+    run = evaluated.read(task, run_id or of_page.get(main, main.stem))
+    html = tfma_page.render(
+        beam.Pipeline(argv=list(local_runner.BEAM_ARGS)),
+        task.name,
+        run.table,
+        run.metrics,
+        run.options,
+        evaluated.folders(task, run.run_id),
+    )
+    target = main.with_name(f"{main.stem}{TFMA_SUFFIX}")
+    target.write_text(html, encoding="utf-8")
+    return target

@@ -22,7 +22,8 @@ from filelock import FileLock, Timeout
 RELEASE_FILE = "release.json"
 SAVED_MODEL_FILE = "saved_model.pb"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"  # where TF Serving looks for them
-ADDED_BY_PUSH = frozenset({RELEASE_FILE, WARMUP_FILE})  # a version's files beside the model's own
+CARD_FILE = "MODEL_CARD.md"  # servers pass over it as they do over release.json
+ADDED_BY_PUSH = frozenset({RELEASE_FILE, WARMUP_FILE, CARD_FILE})  # a version's files beside the model's own
 VERSION_NAME = re.compile(r"0|[1-9]\d{0,18}", re.ASCII)  # a plain number that fits TF Serving's int64
 WITHDRAWN = "withdrawn-"  # before the version in the name of a release that was rolled back
 LOCK_FILE = ".push.lock"

@@ -287,10 +287,11 @@ def transformed(folder, model, examples, schema, pair=False):
 # === The review page ===
 
 
-def review_evidence(classes, rows, seed=0, texts=None, **changes):
+def review_evidence(classes, rows, seed=0, texts=None, absent=0, **changes):
     """What a run of `rows` test rows would have left: half of the answers right or more, the rest at random.
 
-    Its metrics are scikit-learn's, in the shape of the Evaluator's metrics.json.
+    The last `absent` classes have no test rows and are never answered. Its metrics are scikit-learn's, in the shape of
+    the Evaluator's metrics.json.
     """
     import numpy as np
     from sklearn import metrics as sklearn_metrics
@@ -300,19 +301,27 @@ def review_evidence(classes, rows, seed=0, texts=None, **changes):
     from models import calibration
 
     chance = np.random.default_rng(seed)
-    truth = np.arange(rows) % len(classes)
+    present = len(classes) - absent
+    truth = np.arange(rows) % present
     probabilities = chance.dirichlet(np.full(len(classes), 0.5), rows)
     probabilities[np.arange(rows), truth] += chance.uniform(0, 1, rows)
-    probabilities = (probabilities / probabilities.sum(-1, keepdims=True)).astype(np.float32)
+    probabilities[:, present:] = 0
+    probabilities = (probabilities / probabilities.sum(-1, keepdims=True)).astype(np.float32).astype(np.float64)
     predicted = probabilities.argmax(-1)
     texts = texts or [f"text {row}" for row in range(rows)]
-    columns = {"text": texts, "text_pair": [""] * rows, "row_id": [str(row) for row in range(rows)]}
+    shops = np.arange(rows) % 5 < 2
+    columns = {
+        "shop": [("south", "north")[north] for north in shops],
+        "text": texts,
+        "text_pair": [""] * rows,
+        "row_id": [str(row) for row in range(rows)],
+    }
     scored = figures.ScoredRows(list(classes), truth, predicted, probabilities, columns)
 
     def counted(members):
         true, given = truth[members], predicted[members]
         scores = sklearn_metrics.precision_recall_fscore_support(
-            true, given, labels=range(len(classes)), zero_division=0
+            true, given, labels=range(len(classes)), zero_division=np.nan
         )
         each = zip(*scores[:3], strict=True)
         return {
@@ -320,20 +329,23 @@ def review_evidence(classes, rows, seed=0, texts=None, **changes):
             "macro_f1": sklearn_metrics.f1_score(true, given, average="macro", zero_division=0),
             "rows": float(len(true)),
             "per_class": {
-                name: dict(zip(("precision", "recall", "f1"), map(float, values), strict=True))
+                name: {
+                    key: None if np.isnan(value) else float(value)  # as the Evaluator has it
+                    for key, value in zip(("precision", "recall", "f1"), values, strict=True)
+                }
                 for name, values in zip(classes, each, strict=True)
             },
         }
 
     confusion = sklearn_metrics.confusion_matrix(truth, predicted, labels=range(len(classes)))
     error, interval = estimates.calibration_error(probabilities.max(-1), predicted == truth)
-    shops = np.arange(rows) % 5 < 2
     metrics = {
         **counted(np.full(rows, True)),
         "weighted_f1": sklearn_metrics.f1_score(truth, predicted, average="weighted"),
-        "loss": sklearn_metrics.log_loss(truth, probabilities.astype(float), labels=range(len(classes))),
+        **estimates.probability_scores(truth, probabilities),
         "calibration_error": error,
         "intervals": {**estimates.intervals(confusion), "calibration_error": interval},
+        "model_bytes": 2_500_000,
         "majority_share": float(confusion.sum(-1).max() / rows),
         "classes": list(classes),
         "confusion": confusion.tolist(),
@@ -366,6 +378,7 @@ def review_evidence(classes, rows, seed=0, texts=None, **changes):
         "attributions": {},
         "canary": {"blessed": 1, "summary": "20 of 20 answers equal"},
         "push": {"version": "1795295123", "summary": "serving/1795295123"},
+        "card": "---\nlicense: mit\n---\n\n# reviews\n\nNobody has written what it is for.\n",
         "release": {"name": "reviews", "parent": None, **facts},
         "labels": label_report(rows, texts, classes),
         "history": [],
@@ -397,6 +410,21 @@ def label_report(rows, texts, classes):
         ],
         "pair_rows": [{**pair, "first_split": "validation", "similarity": "1.0"}, {**pair, "similarity": "0.9"}],
     }  # fmt: skip
+
+
+def write_predictions(scored, path):
+    """Writes scored rows as the Evaluator exports them; returns the path."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = {
+        column: [scored.classes[index] for index in values]
+        for column, values in (("label", scored.truth), ("predicted", scored.predicted))
+    }
+    probabilities = list(scored.probabilities.astype(np.float32))
+    pq.write_table(pa.table({**scored.rows, **names, "probabilities": probabilities}), path)
+    return path
 
 
 def verdict(gate, value, passed=True, reason=""):

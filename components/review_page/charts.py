@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import altair as alt
@@ -13,7 +15,6 @@ from markupsafe import Markup, escape
 # A chart this wide stands on a phone without being scaled; wider windows put several in a row.
 WIDTH, HEIGHT = 290, 210
 PANEL_WIDTH, PANEL_HEIGHT = 210, 150
-MAX_POINTS = 300  # of a curve: more than it has pixels
 # The page's colours differ by light and dark, which a drawn SVG cannot: Altair takes only fixed colours, so each stands
 # for one of the page's until the SVG is drawn.
 INK, GRID, FIRST, SECOND, GOOD, BAD = (f"#00000{digit}" for digit in range(1, 7))
@@ -25,6 +26,7 @@ _PAGE_COLOURS = {
     GOOD: "var(--good)",
     BAD: "var(--bad)",
 }
+LEAST_SPAN = 0.05  # of an axis that does not start at zero
 _VEGALITE = "6.4"  # the schema that Altair 6 writes
 _FONT = "system-ui, sans-serif"
 _UNIT = alt.Scale(domain=[0, 1])
@@ -35,7 +37,13 @@ def _axis(name: str, title: str, channel: type = alt.X) -> Any:
 
 
 def _data(rows: list[dict[str, Any]]) -> alt.Data:
-    return alt.Data(values=rows)
+    """Rows for a chart; what is not a number, such as the loss of a training that diverged, is left out of it."""
+    return alt.Data(values=[{key: None if value != value else value for key, value in row.items()} for row in rows])
+
+
+def _numbered(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Points of a line in their order, which is not that of either axis."""
+    return [{**point, "i": number} for number, point in enumerate(points)]
 
 
 def _colours(field: str, names: list[str], colours: list[str]) -> alt.Color:
@@ -177,7 +185,7 @@ def risk_by_coverage(points: list[dict[str, Any]], threshold: float | None) -> M
 def precision_recall(points: list[dict[str, float]], name: str, area: float, share: float) -> Markup:
     """A class's precision-recall curve, with the precision of guessing as a dashed line."""
     curve = (
-        alt.Chart(_data(_thinned(points)))
+        alt.Chart(_data(_numbered(points)))
         .mark_line(color=FIRST, strokeWidth=2, interpolate="step-after")
         .encode(
             x=_axis("recall", "recall"), y=_axis("precision", "precision", alt.Y), order=alt.Order("i:Q")
@@ -196,7 +204,7 @@ def precision_recall(points: list[dict[str, float]], name: str, area: float, sha
 def roc(points: list[dict[str, float]], name: str, area: float) -> Markup:
     """A class's ROC curve; guessing is the diagonal."""
     curve = (
-        alt.Chart(_data(_thinned(points)))
+        alt.Chart(_data(_numbered(points)))
         .mark_line(color=FIRST, strokeWidth=2)
         .encode(
             x=_axis("false_positive_rate", "false positive rate"),
@@ -261,17 +269,20 @@ def slice_intervals(slices: list[dict[str, Any]], overall: float) -> Markup:
     names = [row["name"] for row in rows]
     y = alt.Y("name:N", title=None, sort=names)
     base = alt.Chart(_data(rows))
-    line = base.mark_rule(color=FIRST, strokeWidth=2).encode(x=_span("low", "accuracy"), x2="high:Q", y=y)
-    points = base.mark_circle(color=FIRST, size=70, opacity=1).encode(x=_span("accuracy", "accuracy"), y=y)
+    bounds = [overall, *(row["low"] for row in rows), *(row["high"] for row in rows)]
+    line = base.mark_rule(color=FIRST, strokeWidth=2).encode(x=_span("low", "accuracy", bounds), x2="high:Q", y=y)
+    points = base.mark_circle(color=FIRST, size=70, opacity=1).encode(x=_span("accuracy", "accuracy", bounds), y=y)
     whole = alt.Chart(_data([{"x": overall}])).mark_rule(color=INK, strokeDash=[3, 3]).encode(x="x:Q")
     description = f"Lowest first; the dashed line is all rows, {overall:.3f}. The table holds every figure."
     return draw(whole + line + points, "Accuracy by slice", description, width=230, height=24 * len(rows) + 10)
 
 
-def _span(name: str, title: str, channel: type = alt.X) -> Any:
-    return channel(
-        f"{name}:Q", title=title, scale=alt.Scale(zero=False, nice=True, padding=6), axis=alt.Axis(tickCount=5)
-    )
+def _span(name: str, title: str, values: Iterable[float], channel: type = alt.X) -> Any:
+    """An axis around `values`, wide enough that figures all but equal do not look far apart."""
+    known = [value for value in values if math.isfinite(value)] or [0.0]
+    middle, half = (min(known) + max(known)) / 2, max((max(known) - min(known)) * 0.55, LEAST_SPAN / 2)
+    scale = alt.Scale(domain=[middle - half, middle + half], nice=True, zero=False)
+    return channel(f"{name}:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
 
 
 def training(epochs: list[dict[str, float]]) -> Markup:
@@ -285,7 +296,7 @@ def training(epochs: list[dict[str, float]]) -> Markup:
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=45))
         .encode(
             x=alt.X("epoch:O", title="epoch", axis=alt.Axis(labelAngle=0)),
-            y=_span("loss", "loss", alt.Y),
+            y=_span("loss", "loss", (point["loss"] for point in points), alt.Y),
             color=_colours("rows", list(series.values()), [FIRST, SECOND]),
         )
     )
@@ -294,15 +305,16 @@ def training(epochs: list[dict[str, float]]) -> Markup:
 
 def validation_accuracy(epochs: list[dict[str, float]]) -> Markup:
     """Accuracy on the validation rows, an epoch a point."""
+    found = [epoch["validation_accuracy"] for epoch in epochs]
     chart = (
         alt.Chart(_data(epochs))
         .mark_line(color=SECOND, strokeWidth=2, point=alt.OverlayMarkDef(size=45, color=SECOND))
         .encode(
             x=alt.X("epoch:O", title="epoch", axis=alt.Axis(labelAngle=0)),
-            y=_span("validation_accuracy", "accuracy on the validation rows", alt.Y),
+            y=_span("validation_accuracy", "accuracy on the validation rows", found, alt.Y),
         )
     )
-    return draw(chart, "Validation accuracy by epoch", f"After the last epoch {epochs[-1]['validation_accuracy']:.3f}.")
+    return draw(chart, "Validation accuracy by epoch", f"After the last epoch {found[-1]:.3f}.")
 
 
 def history(runs: list[dict[str, Any]]) -> Markup:
@@ -318,8 +330,9 @@ def history(runs: list[dict[str, Any]]) -> Markup:
         color=_colours("metric", list(names.values()), [FIRST, SECOND]),
         xOffset=alt.XOffset("metric:N"),
     )
-    bars = base.mark_rule(strokeWidth=2).encode(y=_span("low", "score", alt.Y), y2="high:Q")
-    chart = bars + base.mark_circle(size=60, opacity=1).encode(y=_span("value", "score", alt.Y))
+    bounds = [point[bound] for point in points for bound in ("low", "high")]
+    bars = base.mark_rule(strokeWidth=2).encode(y=_span("low", "score", bounds, alt.Y), y2="high:Q")
+    chart = bars + base.mark_circle(size=60, opacity=1).encode(y=_span("value", "score", bounds, alt.Y))
     return draw(chart, "Figures by run", f"{len(runs)} runs, the last one is this run. The table holds every figure.")
 
 
@@ -338,12 +351,3 @@ def text_lengths(bars: list[dict[str, Any]], max_length: int) -> Markup:
         )
     )
     return draw(chart, "Length of the training texts", f"In tokens; texts are cut off at {max_length}.")
-
-
-def _thinned(points: list[dict[str, float]]) -> list[dict[str, Any]]:
-    """At most MAX_POINTS of a curve's points, both ends among them, numbered in `i`."""
-    step = max(1, -(-len(points) // MAX_POINTS))
-    kept = points[::step]
-    if kept[-1] is not points[-1]:
-        kept = [*kept, points[-1]]
-    return [{**point, "i": number} for number, point in enumerate(kept)]

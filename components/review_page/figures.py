@@ -13,6 +13,8 @@ from components import estimates
 from models import features
 
 HISTOGRAM_BINS = 20
+MAX_POINTS = 300  # of a curve: more than it has pixels
+TEXT_CHARACTERS = 1000  # of a text: it is there to be read, and a page of many long ones would not open on a phone
 THRESHOLDS = np.linspace(0, 1, 101)  # a percent a step, as fine as a slider can be set
 
 
@@ -24,7 +26,7 @@ class ScoredRows:
       classes: label names, in the order of the columns of `probabilities`.
       truth: int64 [rows], index of each row's label.
       predicted: int64 [rows], index of each row's answer.
-      probabilities: float32 [rows, labels], as the file has them.
+      probabilities: float64 [rows, labels], the file's float32.
       rows: the rows' other columns, by name: text, text_pair, row_id, source and what ingestion keeps.
     """
 
@@ -36,7 +38,7 @@ class ScoredRows:
 
     @property
     def confidence(self) -> np.ndarray:
-        """Probability of each row's answer, float32 [rows]."""
+        """Probability of each row's answer, float64 [rows]."""
         return self.probabilities[np.arange(len(self.predicted)), self.predicted]
 
     @property
@@ -49,7 +51,7 @@ def read_rows(path: str, classes: list[str]) -> ScoredRows:
     """Reads predictions-test.parquet, whose columns of probabilities are in the order of `classes`."""
     table = pq.read_table(path).to_pydict()
     index = {name: position for position, name in enumerate(classes)}
-    probabilities = np.array(table.pop("probabilities"), np.float32)
+    probabilities = np.array(table.pop("probabilities"), np.float64)
     return ScoredRows(
         classes=classes,
         truth=np.array([index[name] for name in table.pop(features.LABEL)]),
@@ -109,36 +111,46 @@ def per_class(scored: ScoredRows, metrics: dict[str, Any]) -> list[ClassFigures]
     return sorted(found, key=lambda each: (each.rows == 0, each.f1 or 0.0))
 
 
-def macro_auc(classes: list[ClassFigures]) -> float | None:
-    """Mean one-vs-rest area under the ROC curve, over the classes that have one."""
-    areas = [each.auc for each in classes if each.auc is not None]
-    return float(np.mean(areas)) if areas else None
-
-
 def precision_recall(scored: ScoredRows, name: str) -> list[dict[str, float]]:
-    """Points `recall`, `precision` of a class against the rest, from the highest recall to the lowest."""
-    position = scored.classes.index(name)
-    precision, recall, _ = sklearn_metrics.precision_recall_curve(
-        scored.truth == position, scored.probabilities[:, position], drop_intermediate=True
-    )
-    return _points(recall=recall, precision=precision)
+    """Points of a class's precision-recall curve, from the highest recall to the lowest.
+
+    Returns:
+      At most MAX_POINTS, each `recall` and `precision` with the counts behind them: `hits`, rows of the class from a
+      threshold on, and `alarms`, other rows from there on. Precision without either is 1, as in scikit-learn.
+    """
+    true, scores = _one_class(scored, name)
+    _, _, thresholds = sklearn_metrics.precision_recall_curve(true, scores, drop_intermediate=True)
+    hits, alarms = _counts(true, scores, np.append(thresholds, np.inf))
+    found = np.maximum(hits + alarms, 1)
+    precision = np.where(hits + alarms > 0, hits / found, 1.0)
+    return _points(recall=hits / true.sum(), precision=precision, hits=hits, alarms=alarms)
 
 
 def roc(scored: ScoredRows, name: str) -> list[dict[str, float]]:
-    """Points `false_positive_rate`, `true_positive_rate` of a class against the rest."""
-    position = scored.classes.index(name)
-    false_positive, true_positive, _ = sklearn_metrics.roc_curve(
-        scored.truth == position, scored.probabilities[:, position], drop_intermediate=True
+    """Points of a class's ROC curve: `false_positive_rate`, `true_positive_rate`, `hits`, `alarms` (see above)."""
+    true, scores = _one_class(scored, name)
+    _, _, thresholds = sklearn_metrics.roc_curve(true, scores, drop_intermediate=True)
+    hits, alarms = _counts(true, scores, thresholds)
+    return _points(
+        false_positive_rate=alarms / (~true).sum(), true_positive_rate=hits / true.sum(), hits=hits, alarms=alarms
     )
-    return _points(false_positive_rate=false_positive, true_positive_rate=true_positive)
+
+
+def class_thresholds(scored: ScoredRows) -> list[dict[str, Any]]:
+    """Calling rows a class from each of THRESHOLDS on: `name`, `rows` of the class, lists of `hits` and `alarms`."""
+    found = []
+    for name in scored.classes:
+        true, scores = _one_class(scored, name)
+        hits, alarms = _counts(true, scores, THRESHOLDS)
+        found.append({"name": name, "rows": int(true.sum()), "hits": hits.tolist(), "alarms": alarms.tolist()})
+    return found
 
 
 def class_scores(scored: ScoredRows, name: str) -> list[dict[str, Any]]:
-    """Histogram of a class's probability: bars `low`, `high`, `group` and `share`, of the group's rows."""
-    position = scored.classes.index(name)
-    scores, true = scored.probabilities[:, position], scored.truth == position
+    """Histogram of a class's probability: bars `low`, `high`, `group`, `rows` and their `share` of the group's."""
+    true, scores = _one_class(scored, name)
     return [
-        {"low": low, "high": high, "group": group, "share": count / max(members.sum(), 1)}
+        {"low": low, "high": high, "group": group, "rows": count, "share": count / max(members.sum(), 1)}
         for group, members in (("rows of the class", true), ("other rows", ~true))
         for low, high, count in _histogram(scores[members])
     ]
@@ -150,7 +162,7 @@ def class_scores(scored: ScoredRows, name: str) -> list[dict[str, Any]]:
 def reliability(scored: ScoredRows) -> list[dict[str, float]]:
     """Bins of the calibration error that have rows: `low`, `high`, `rows`, mean `confidence`, and `accuracy`."""
     bins = estimates.CALIBRATION_BINS
-    which = np.clip(np.ceil(scored.confidence * bins).astype(int) - 1, 0, bins - 1)
+    which = estimates.calibration_bins(scored.confidence)
     found = []
     for number in np.unique(which):
         members = which == number
@@ -159,7 +171,7 @@ def reliability(scored: ScoredRows) -> list[dict[str, float]]:
                 "low": float(number / bins),
                 "high": float((number + 1) / bins),
                 "rows": int(members.sum()),
-                "confidence": float(scored.confidence[members].mean(dtype=np.float64)),
+                "confidence": float(scored.confidence[members].mean()),
                 "accuracy": float(scored.correct[members].mean()),
             }
         )
@@ -223,7 +235,7 @@ def confidently_wrong(scored: ScoredRows, limit: int = 25) -> list[dict[str, Any
     order = wrong[np.argsort(-scored.confidence[wrong], kind="stable")][:limit]
     return [
         {
-            **{name: column[row] for name, column in scored.rows.items()},
+            **{name: excerpt(column[row]) for name, column in scored.rows.items()},
             "true": scored.classes[scored.truth[row]],
             "answered": scored.classes[scored.predicted[row]],
             "confidence": float(scored.confidence[row]),
@@ -253,6 +265,13 @@ def slices(metrics: dict[str, Any]) -> list[dict[str, Any]]:
 # === What they share ===
 
 
+def excerpt(value: Any) -> Any:
+    """The beginning of a long text, and how much of it is left out."""
+    if not isinstance(value, str) or len(value) <= TEXT_CHARACTERS:
+        return value
+    return f"{value[:TEXT_CHARACTERS]}… ({len(value) - TEXT_CHARACTERS:,} more characters)"
+
+
 def _histogram(values: np.ndarray) -> list[tuple[float, float, int]]:
     counts, edges = np.histogram(values, bins=HISTOGRAM_BINS, range=(0, 1))
     return [
@@ -260,5 +279,21 @@ def _histogram(values: np.ndarray) -> list[tuple[float, float, int]]:
     ]
 
 
+def _one_class(scored: ScoredRows, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows have the class, bool [rows], and the probabilities it was given, float64 [rows]."""
+    position = scored.classes.index(name)
+    return scored.truth == position, scored.probabilities[:, position]
+
+
+def _counts(true: np.ndarray, scores: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that score a threshold or more, of the class and others: int64 [thresholds] each."""
+    both = (np.sort(scores[members]) for members in (true, ~true))
+    hits, alarms = (len(each) - np.searchsorted(each, thresholds, side="left") for each in both)
+    return hits, alarms
+
+
 def _points(**columns: np.ndarray) -> list[dict[str, float]]:
-    return [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)]
+    """Rows of at most MAX_POINTS points, both ends among them."""
+    rows = len(next(iter(columns.values())))
+    kept = np.unique(np.linspace(0, rows - 1, min(rows, MAX_POINTS)).round().astype(int))
+    return [dict(zip(columns, (column[row].item() for column in columns.values()), strict=True)) for row in kept]

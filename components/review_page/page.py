@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from components.review_page import attributions, charts, figures, trust
+from components.review_page import attributions, brief, charts, figures, trust
 
 FOLDER = Path(__file__).parent
 # The parts of the page, in the order of a person's questions: template of `sections/` and what the navigation calls it.
@@ -28,6 +31,7 @@ SECTIONS = {
     "training": "Training",
     "data": "Data",
     "history": "Past runs",
+    "card": "Model card",
     "lineage": "Lineage",
 }
 # More classes than this make a matrix that no window shows with names; it becomes a map beside a list of confusions.
@@ -35,14 +39,15 @@ MATRIX_CLASSES = 12
 # Curves are drawn for so many classes, the worst first: three charts each, some 50 ms a chart.
 CURVE_CLASSES = 8
 OPEN_CLASSES = 3  # of those, unfolded when the page opens
-# The Evaluator's figures by the names the page gives them, in its order; macro AUC is scikit-learn's, as TFMA's is an
-# approximation by buckets.
+# The Evaluator's figures in the page's order: the name shown, and who counted it. Log loss and AUC are scikit-learn's,
+# as TFMA has the one in float32 and the other from buckets of scores.
 HEADLINES = {
-    "accuracy": "Accuracy",
-    "macro_f1": "Macro F1",
-    "weighted_f1": "Weighted F1",
-    "loss": "Log loss",
-    "calibration_error": "Expected calibration error",
+    "accuracy": ("Accuracy", "TFMA"),
+    "macro_f1": ("Macro F1", "TFMA"),
+    "weighted_f1": ("Weighted F1", "TFMA"),
+    "loss": ("Log loss", "scikit-learn"),
+    "macro_auc": ("Macro AUC, each class against the rest", "scikit-learn"),
+    "calibration_error": ("Expected calibration error", "bertline"),
 }
 
 
@@ -61,6 +66,7 @@ class Evidence:
       attributions: the Explainer's, of the answers that are shown with their words: by row_id.
       canary: its report.json, with `blessed` and `summary`.
       push: `version` ("" if not pushed) and `summary`.
+      card: the model card, Markdown.
       release: the run's facts: name, hashes, commit, libraries, parent.
       labels: LabelQuality's label_quality.json, with the rows of its two CSV files in `issue_rows` and `pair_rows`.
       history: earlier runs, the oldest first: `run`, `outcome`, `version`, `rows`, `accuracy`, `macro_f1`, `intervals`.
@@ -76,6 +82,7 @@ class Evidence:
     attributions: dict[str, dict[str, Any]]
     canary: dict[str, Any]
     push: dict[str, str]
+    card: str
     release: dict[str, Any]
     labels: dict[str, Any]
     history: list[dict[str, Any]]
@@ -96,7 +103,9 @@ def render(evidence: Evidence, made_at: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(score=_score, signed=_signed, count=_count, percent=_percent, span=_span)
+    environment.filters.update(
+        score=_score, signed=_signed, count=_count, percent=_percent, span=_span, json=_json, excerpt=figures.excerpt
+    )
     return environment.get_template("page.html.j2").render(
         {
             "evidence": evidence,
@@ -116,12 +125,13 @@ def render(evidence: Evidence, made_at: str) -> str:
 def policy(style: str, script: str) -> str:
     """A Content-Security-Policy under which the page's own style and script work, and nothing else."""
     return (
-        f"default-src 'none'; style-src '{_source(style)}'; script-src '{_source(script)}'; "
+        f"default-src 'none'; style-src '{source(style)}'; script-src '{source(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
 
 
-def _source(text: str) -> str:
+def source(text: str) -> str:
+    """An inline script or style as a Content-Security-Policy names it, without the quotes."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -133,22 +143,31 @@ def _views(evidence: Evidence) -> dict[str, Any]:
     metrics, scored = evidence.metrics, evidence.scored
     classes = figures.per_class(scored, metrics)
     drawn = [each for each in classes if each.auc is not None]
-    slices = figures.slices(metrics)
+    slices, comparisons = figures.slices(metrics), _comparisons(metrics)
+    confusions = figures.confusions(metrics["confusion"], metrics["classes"])
+    confidence = _confidence(scored, metrics["calibration_error"])
     return {
+        "brief": brief.answers(metrics, classes, slices, comparisons, confusions, confidence["bins"]),
         "classes": classes,
         "headlines": _headlines(metrics),
-        "comparisons": _comparisons(metrics),
-        "macro_auc": figures.macro_auc(classes),
+        "comparisons": comparisons,
         "curves": [_curves(scored, each) for each in drawn[:CURVE_CLASSES]],
         "open_classes": OPEN_CLASSES,
         "matrix": _matrix(metrics) if len(classes) <= MATRIX_CLASSES else None,
+        "confusion_cells": [
+            (row, column, count)
+            for row, counts in enumerate(metrics["confusion"])
+            for column, count in enumerate(counts)
+            if count
+        ],
         "heat_map": charts.heat_map(metrics["confusion"], metrics["classes"]) if len(classes) > MATRIX_CLASSES else "",
-        "confusions": figures.confusions(metrics["confusion"], metrics["classes"]),
+        "confusions": confusions,
         "slices": slices,
         "slice_chart": charts.slice_intervals(slices, metrics["accuracy"]) if slices else "",
         "wrong": attributions.explained(figures.confidently_wrong(scored), evidence.attributions),
+        "card": _html(evidence.card),
         "runs": [*evidence.history, _this_run(evidence)],
-        **_confidence(scored, metrics["calibration_error"]),
+        **confidence,
         **_around(evidence),
         **trust.views(evidence),
     }
@@ -156,8 +175,8 @@ def _views(evidence: Evidence) -> dict[str, Any]:
 
 def _headlines(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     return [
-        {"key": key, "name": name, "value": metrics[key], "interval": metrics["intervals"].get(key)}
-        for key, name in HEADLINES.items()
+        {"key": key, "name": name, "source": source, "value": metrics[key], "interval": metrics["intervals"].get(key)}
+        for key, (name, source) in HEADLINES.items()
     ]
 
 
@@ -172,12 +191,14 @@ def _comparisons(metrics: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _confidence(scored: figures.ScoredRows, error: float) -> dict[str, Any]:
-    bins, thresholds = figures.reliability(scored), figures.thresholds(scored)
+    bins, thresholds, bars = figures.reliability(scored), figures.thresholds(scored), figures.confidences(scored)
     return {
         "bins": bins,
         "thresholds": thresholds,
         "reliability_chart": charts.reliability(bins, error),
-        "confidence_chart": charts.confidence_histogram(figures.confidences(scored)),
+        "class_thresholds": figures.class_thresholds(scored),
+        "confidence_chart": charts.confidence_histogram(bars),
+        "confidence_points": [(bar["low"], bar["group"], bar["rows"]) for bar in bars],
         "coverage_chart": charts.coverage(thresholds),
     }
 
@@ -188,6 +209,7 @@ def _around(evidence: Evidence) -> dict[str, Any]:
     runs = [*evidence.history, _this_run(evidence)]
     return {
         "loss_chart": charts.training(epochs),
+        "losses": [(each["epoch"], each["train_loss"], each["validation_loss"]) for each in epochs],
         "validation_chart": charts.validation_accuracy(epochs),
         "length_chart": charts.text_lengths(train["histogram"], evidence.texts["max_length"]),
         "history_chart": charts.history(runs) if evidence.history else "",
@@ -196,13 +218,18 @@ def _around(evidence: Evidence) -> dict[str, Any]:
 
 def _curves(scored: figures.ScoredRows, each: figures.ClassFigures) -> dict[str, Any]:
     share = each.rows / len(scored.truth)
+    precision_recall, roc = figures.precision_recall(scored, each.name), figures.roc(scored, each.name)
+    scores = figures.class_scores(scored, each.name)
     return {
         "figures": each,
-        "precision_recall": charts.precision_recall(
-            figures.precision_recall(scored, each.name), each.name, each.average_precision, share
-        ),
-        "roc": charts.roc(figures.roc(scored, each.name), each.name, each.auc),
-        "scores": charts.class_scores(figures.class_scores(scored, each.name), each.name),
+        "precision_recall": charts.precision_recall(precision_recall, each.name, each.average_precision, share),
+        "roc": charts.roc(roc, each.name, each.auc),
+        "scores": charts.class_scores(scores, each.name),
+        "points": {
+            "precision-recall": [(point["hits"], point["alarms"]) for point in precision_recall],
+            "roc": [(point["hits"], point["alarms"]) for point in roc],
+            "scores": [(bar["low"], bar["group"], bar["rows"]) for bar in scores],
+        },
     }
 
 
@@ -217,6 +244,20 @@ def _matrix(metrics: dict[str, Any]) -> list[dict[str, Any]]:
         ]
         rows.append({"name": name, "cells": cells})
     return rows
+
+
+def _html(card: str) -> Markup:
+    """A model card's Markdown as a part of the page: HTML in it stays text, and its headings stand below the page's."""
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = markdown.parse(card.split("---\n", 2)[-1])
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{int(token.tag[1]) + 2}"
+        elif token.type in ("th_open", "td_open"):
+            align = token.attrs.pop("style", "")  # refused by the page's policy; a class does it
+            token.attrs |= {"class": "n"} if "right" in str(align) else {}
+            token.attrs |= {"scope": "col"} if token.tag == "th" else {}
+    return Markup(markdown.renderer.render(tokens, markdown.options, {}))  # escaped by the renderer
 
 
 def _this_run(evidence: Evidence) -> dict[str, Any]:
@@ -234,7 +275,9 @@ def _this_run(evidence: Evidence) -> dict[str, Any]:
 
 
 def _score(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}"
+    if value is None:
+        return "none"
+    return "not a number" if math.isnan(value) else f"{value:.3f}"
 
 
 def _signed(value: float) -> str:
@@ -247,6 +290,12 @@ def _count(value: float) -> str:
 
 def _percent(value: float) -> str:
     return f"{value:.1%}"
+
+
+def _json(points: list[Any]) -> str:
+    """Compact, and null for what is not a number."""
+    finite = [[None if value != value else value for value in point] for point in points]
+    return json.dumps(finite, separators=(",", ":"))
 
 
 def _span(interval: tuple[float, float] | None, sign: str = "") -> str:

@@ -7,7 +7,7 @@ import tensorflow as tf
 from factories import save_mood_model
 from tfx.types import standard_artifacts
 
-from components import pusher, warmup
+from components import artifacts, pusher, warmup
 from components.errors import LineError
 from components.options import ServeOptions
 from serving import releases, rollback
@@ -36,12 +36,15 @@ def push(tmp_path, model_blessed=1, infra_blessed=1, inputs="a", warmup_rows=0):
     evaluation = artifact(standard_artifacts.ModelEvaluation, tmp_path / "evaluation")
     metrics = {"accuracy": 0.75, "rows": 4, "per_class": {"a": {}}, "classes": ["a", "b"]}
     (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
+    card = artifact(artifacts.ModelCard, tmp_path / "card")
+    (tmp_path / "card" / "MODEL_CARD.md").write_text("# The card")
     pushed = artifact(standard_artifacts.PushedModel, tmp_path / "pushed")
     pusher.Pusher.EXECUTOR_SPEC.executor_class._FUNCTION(
         model=artifact(standard_artifacts.Model, tmp_path / "model"),
         model_blessing=artifact(standard_artifacts.ModelBlessing, tmp_path / "gates", blessed=model_blessed),
         infra_blessing=artifact(standard_artifacts.InfraBlessing, tmp_path / "canary", blessed=infra_blessed),
         evaluation=evaluation,
+        model_card=card,
         pushed_model=pushed,
         serving_folder=str(tmp_path / "serving"),
         release=json.dumps({"inputs": inputs, "parent": 7, "git_commit": "c0ffee"}),

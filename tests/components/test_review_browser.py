@@ -1,48 +1,23 @@
 """The review page in headless Chromium, without a network."""
 
-import shutil
-import tempfile
-
+import browser as browsers
 import factories
 import pytest
 
 from components.review_page import page
 
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER),
-    reason="a browser is a system package, for root to install: apt install chromium chromium-driver",
-)
+pytestmark = browsers.needed
 HOSTILE = """<script>document.title = "taken"</script><img src=x onerror="document.title='taken'">"""
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--no-first-run",
-    "--proxy-server=127.0.0.1:9",  # where nobody listens: no request can leave
-)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     """A browser that has opened the page from disk, with a log of its console and its requests."""
-    from selenium import webdriver
-
     file = tmp_path_factory.mktemp("review") / "review.html"
     evidence = factories.review_evidence(["no", "yes", HOSTILE], 90, texts=[HOSTILE] * 90)
     file.write_text(page.render(evidence, "today"), encoding="utf-8")
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with tempfile.TemporaryDirectory(prefix="bertline-browser-", ignore_cleanup_errors=True) as profile:
-        for flag in (*FLAGS, f"--user-data-dir={profile}"):
-            options.add_argument(flag)
-        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-        driver.address = file.as_uri()
-        driver.get(driver.address)
+    with browsers.opened(file) as driver:
         yield driver
-        driver.quit()
 
 
 def column(browser, table, index):
@@ -76,6 +51,15 @@ def test_the_slider_says_what_its_threshold_gives(browser):
     slider.send_keys("\ue011")  # Home: every row is answered
     assert browser.find_element("id", "threshold-value").text == "0.00"
     assert kept.text.startswith("90 rows are answered (100.0%)")
+
+
+def test_the_slider_says_what_calling_a_class_from_a_threshold_on_gives(browser):
+    browser.execute_script(
+        "const asked = document.getElementById('asked'); asked.value = '1'; asked.dispatchEvent(new Event('input'))"
+    )
+    browser.find_element("id", "threshold").send_keys("\ue011")  # Home: every row is called so
+    kept = browser.find_element("id", "kept").text
+    assert kept == "90 rows are called so: precision 0.333, recall 1.000, F1 0.500; 60 false alarms, 0 missed."
 
 
 def test_a_slice_opens(browser):

@@ -6,12 +6,17 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
+import browser as browsers
 import factories
-import numpy as np
-import pyarrow.parquet as pq
+import nbclient
+import nbformat
 import pytest
-from sklearn import metrics
+import recount
+from huggingface_hub import ModelCard
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "review.ipynb"
 
 
 def test_a_first_run_ends_with_a_pushed_version(line):
@@ -46,29 +51,47 @@ def test_the_release_says_where_the_model_comes_from(line):
     assert {"config_hash", "data_hash", "inputs", "git_commit"} <= set(release)
 
 
-def test_the_review_page_shows_scikit_learns_figures_of_the_predictions(line):
+def test_the_release_has_its_model_card_with_hugging_faces_front_matter(line):
+    card = ModelCard.load(line.serving / line.versions()[0] / "MODEL_CARD.md")
+    release = json.loads((line.serving / line.versions()[0] / "release.json").read_text())
+    assert card.data.model_name == "reviews"
+    assert card.data.eval_results[0].metric_value == pytest.approx(release["metrics"]["accuracy"], abs=1e-6)
+    assert release["data_hash"] in card.text
+
+
+def test_every_figure_of_the_review_page_is_scikit_learns_of_the_predictions(line):
     printed = line.bertline("review", line.config, "--no-open").stdout.strip()
-    tables = factories.page_tables((line.folder / printed).read_text(encoding="utf-8"))
     (predictions,) = line.folder.glob("runs/artifacts/Evaluator/evaluation/*/predictions-test.parquet")
-    rows = pq.read_table(predictions).to_pydict()
-    shown = {row[0]: row[1] for row in tables["headline-table"]}
-    for name, average in (("Macro F1", "macro"), ("Weighted F1", "weighted")):
-        expected = metrics.f1_score(rows["label"], rows["predicted"], average=average)
-        assert shown[name] == pytest.approx(expected, abs=1e-6)
-    assert shown["Accuracy"] == pytest.approx(metrics.accuracy_score(rows["label"], rows["predicted"]), abs=1e-6)
-    probabilities = np.array(rows["probabilities"])
-    probabilities /= probabilities.sum(-1, keepdims=True)
-    assert shown["Log loss"] == pytest.approx(metrics.log_loss(rows["label"], probabilities), abs=1e-5)
-    for name, count, _, precision, _, recall, _, f1, *_ in tables["class-table"]:
-        true, given = (np.array(rows[column]) == name for column in ("label", "predicted"))
-        assert count == true.sum()
-        expected = [score(true, given) for score in (metrics.precision_score, metrics.recall_score, metrics.f1_score)]
-        assert [precision, recall, f1] == pytest.approx(expected, abs=1e-6)
-    for name, count, accuracy, *_ in tables["slice-table"]:
-        if name.startswith("shop="):
-            members = np.array(rows["shop"]) == name.removeprefix("shop=")
-            right = (np.array(rows["label"]) == np.array(rows["predicted"]))[members]
-            assert (count, accuracy) == (members.sum(), pytest.approx(right.mean(), abs=1e-6))
+    evaluated = json.loads((predictions.parent / "metrics.json").read_text())
+    recount.check((line.folder / printed).read_text(encoding="utf-8"), predictions, evaluated["classes"])
+
+
+@browsers.needed
+def test_tfmas_own_components_hold_the_runs_figures(line):
+    printed = line.bertline("review", line.config, "--tfma", "--no-open")
+    page = line.folder / printed.stdout.strip()
+    assert page.name.endswith(".tfma.html"), printed.stderr
+    (file,) = line.folder.glob("runs/artifacts/Evaluator/evaluation/*/metrics.json")
+    metrics = json.loads(file.read_text())
+    with browsers.opened(page) as browser:
+
+        def held(selector, name="data"):
+            return browser.execute_script(f"return document.querySelectorAll('{selector}')[0].{name}")
+
+        assert browser.execute_script("return !!customElements.get('tfma-nb-slicing-metrics')")
+        ((overall,), series) = held("tfma-nb-slicing-metrics"), held("tfma-nb-time-series")
+        for found in (overall["metrics"][""][""], series[0]["metrics"][""][""]):
+            assert found["sparse_categorical_accuracy"]["doubleValue"] == pytest.approx(metrics["accuracy"], abs=1e-6)
+        slices = held('tfma-nb-slicing-metrics[data-index="1"]')
+        assert {each["slice"] for each in slices} == {"shop:north", "shop:south"}
+        matrices = held("tfma-nb-plot")["confusionMatrixAtThresholds"]["matrices"]
+        chosen = browser.execute_script("return document.querySelector('select').selectedOptions[0].textContent")
+        rows = sum(metrics["confusion"][metrics["classes"].index(chosen)])
+        assert max(each.get("truePositives", 0) for each in matrices) == rows
+        indicators = held("fairness-nb-container", "slicingMetrics")
+        assert {each["slice"] for each in indicators} >= {"Overall", "shop:north", "shop:south"}
+        said = browser.find_element("css selector", ".note").text
+        assert "load Google Charts" in said
 
 
 def test_the_probable_label_errors_are_a_file_for_correction(line):
@@ -77,6 +100,30 @@ def test_the_probable_label_errors_are_a_file_for_correction(line):
     assert line.bertline("label-issues", line.config, "-o", file).returncode == 0
     assert line.bertline("label-issues", line.config).stdout.encode() == file.read_bytes().replace(b"\r\n", b"\n")
     assert file.read_text(encoding="utf-8").startswith("split,source,row_id,label,suggested,score,by,text,text_pair")
+
+
+def test_the_notebook_shows_the_same_evaluation_and_falls_back_to_the_page(line, monkeypatch):
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "outputs are not committed"
+    monkeypatch.setenv("BERTLINE_CONFIG", str(line.config))
+    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(line.folder)}})
+    client.execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    printed = "".join(output.get("text", "") for output in outputs if output["output_type"] == "stream")
+    (file,) = line.folder.glob("runs/artifacts/Evaluator/evaluation/*/metrics.json")
+    metrics = json.loads(file.read_text())
+    assert f"Overall {'':22} {metrics['accuracy']:.3f}" in printed
+    widgets = [
+        output["data"]["application/vnd.jupyter.widget-view+json"]["model_id"]
+        for output in outputs
+        if "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+    ]
+    held = notebook.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    slicing, plot = (held[model]["state"] for model in widgets)
+    accuracy = slicing["data"][0]["metrics"]["decision"][""]["sparse_categorical_accuracy"]["doubleValue"]
+    assert accuracy == pytest.approx(metrics["accuracy"], abs=1e-6)
+    assert "multiClassConfusionMatrixAtThresholds" in plot["data"]
+    assert any("<iframe" in output.get("data", {}).get("text/html", "") for output in outputs)
 
 
 def test_predict_answers_over_grpc_from_arguments_and_stdin(line):
@@ -117,12 +164,25 @@ def test_a_tracker_that_fails_costs_no_training_and_is_told_once(line):
     line.edit("tracking: {tool: tensorboard}\n", "")
 
 
-def test_a_lost_version_is_pushed_again(line):
+def test_a_lost_version_is_pushed_again_and_a_review_that_fails_does_not_undo_that(line):
     shutil.rmtree(line.serving / line.versions()[0])
+    (statistics,) = line.folder.glob("runs/artifacts/DataGate/report/*/text_statistics.json")
+    whole = statistics.read_text()
+    statistics.write_text(whole[:-9])
     again = line.run()
     assert again.returncode == 0, again.stdout
     assert "(cached)" in again.stdout
+    assert "\n  review     failed: JSONDecodeError: " in again.stdout
+    assert "no review page could be written  the push stands; why: runs/logs/" in again.stdout
     assert len(line.versions()) == 1
+    assert (line.runs()[-1]["outcome"], line.runs()[-1]["reason"]) == (
+        "pushed",
+        "after the push, Review did not finish",
+    )
+    statistics.write_text(whole)
+    mended = line.run()
+    assert mended.stdout.splitlines()[-1].strip().startswith("review "), mended.stdout
+    assert line.runs()[-1]["outcome"] == "unchanged"
 
 
 def test_a_changed_row_is_noticed_and_the_models_are_compared(line):

@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -24,7 +25,7 @@ def run(run_id, answered, labels=None, rows=None):
         "probability": [0.5 + row / 100 for row in range(len(answered))],
         "shop": ["north", "south"] * (len(answered) // 2),
     }
-    return Run(run_id, [], "", {"classes": CLASSES}, table, EvaluateOptions(slices=["shop"], length_buckets=[]))
+    return Run(run_id, [], "", {"classes": CLASSES}, table, EvaluateOptions(slices=["shop"], length_buckets=[]), Path())
 
 
 FIRST, SECOND = run("one", "bbgggn"), run("two", "bnbggb")

@@ -1,5 +1,6 @@
 import dataclasses
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def run(**options) -> Run:
         "baseline": {"version": "17"},
     }
     verdicts = [verdict.as_dict() for verdict in gates.judge(metrics, rows, chosen.gates)]
-    return Run("2026-11-22T00:00:00", verdicts, "", metrics, table, chosen)
+    return Run("2026-11-22T00:00:00", verdicts, "", metrics, table, chosen, Path())
 
 
 def blocking(explained: Run) -> dict:

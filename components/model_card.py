@@ -1,0 +1,169 @@
+"""ModelCard: what a model's users should know, as Markdown that goes with each release.
+
+The sections are those of "Model Cards for Model Reporting" (Mitchell et al. 2019), the front matter is what Hugging
+Face's model hub reads. What only a person knows stands in the config's `card`; where nobody has written it, the card
+says so.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from huggingface_hub import EvalResult, ModelCardData
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.dsl.io import fileio
+from tfx.types import standard_artifacts
+
+from components import artifacts
+from components.artifacts import METRICS_FILE, DataReport, Quarantine
+from components.example_gen import REPORT_FILE as INGEST_FILE
+from components.review_page import figures
+from components.trainer import HISTORY_FILE
+from components.validation import STATISTICS_FILE
+from serving.releases import CARD_FILE
+
+TAGS = ["bertline", "bert", "tensorflow", "text-classification"]
+UNKNOWN_LICENSE = "unknown"  # Hugging Face's own word where none is stated
+# The Evaluator's figures in the front matter: Hugging Face's name of the metric, its arguments, and what it shows
+RESULTS = {
+    "accuracy": ("accuracy", None, "Accuracy"),
+    "macro_f1": ("f1", {"average": "macro"}, "Macro F1"),
+    "weighted_f1": ("f1", {"average": "weighted"}, "Weighted F1"),
+}
+
+
+@component
+def ModelCard(
+    evaluation: InputArtifact[standard_artifacts.ModelEvaluation],
+    blessing: InputArtifact[standard_artifacts.ModelBlessing],
+    model_run: InputArtifact[standard_artifacts.ModelRun],
+    quarantine: InputArtifact[Quarantine],
+    data_report: InputArtifact[DataReport],
+    model_card: OutputArtifact[artifacts.ModelCard],
+    config: Parameter[str],
+    release: Parameter[str],
+) -> None:
+    """Writes the model's card.
+
+    Args:
+        evaluation: metrics.json is read.
+        blessing: the gates' verdicts.
+        model_run: the training's history.
+        quarantine: ingestion's counts.
+        data_report: statistics of the texts.
+        model_card: MODEL_CARD.md.
+        config: JSON of the config's `name`, `data`, `model`, `train` and `card`.
+        release: JSON of the run's facts, as the Pusher gets them.
+    """
+    card = render(
+        json.loads(config),
+        json.loads(release),
+        metrics=_read(f"{evaluation.uri}/{METRICS_FILE}"),
+        verdicts=json.loads(blessing.get_string_custom_property("verdicts")),
+        training=_read(f"{model_run.uri}/{HISTORY_FILE}"),
+        ingest=_read(f"{quarantine.uri}/{INGEST_FILE}"),
+        texts=_read(f"{data_report.uri}/{STATISTICS_FILE}"),
+    )
+    with fileio.open(f"{model_card.uri}/{CARD_FILE}", "w") as file:
+        file.write(card)
+    model_card.set_string_custom_property("summary", f"{len(card.splitlines())} lines")
+
+
+def render(config: dict[str, Any], release: dict[str, Any], **found: Any) -> str:
+    """The card.
+
+    Args:
+      config: the config's `name`, `data`, `model`, `train` and `card`.
+      release: the run's facts.
+      **found: what the stages left: `metrics`, `verdicts`, `training`, `ingest` and `texts`.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=False,  # Markdown; `plain` makes texts of strangers harmless there
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(plain=_plain, score=_score, span=_span, percent="{:.1%}".format, count="{:,.0f}".format)
+    text = environment.get_template("model_card.md.j2").render(
+        {
+            **config,
+            **found,
+            "release": release,
+            "front_matter": front_matter(config, found["metrics"]),
+            "architecture": _architecture(config["model"]),
+            "quarantined": sum(found["ingest"]["quarantined"].values()),
+            "slices": figures.slices(found["metrics"]),
+            "fairness": [each for each in found["verdicts"] if each["kind"].startswith("fairness")],
+            "said": _said,
+            "missing": _missing,
+        }
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def front_matter(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    """The card's metadata as YAML, by Hugging Face's own library."""
+    card = config["card"]
+    source = ", ".join(config["data"]["source"])
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=config["name"],
+            dataset_name=source,
+            dataset_split="test",
+            metric_type=kind,
+            metric_name=shown,
+            metric_args=arguments,
+            metric_value=round(float(metrics[key]), 6),
+        )
+        for key, (kind, arguments, shown) in RESULTS.items()
+    ]
+    data = ModelCardData(
+        model_name=config["name"],
+        language=card["languages"] or None,
+        license=card["license"] or UNKNOWN_LICENSE,
+        pipeline_tag="text-classification",
+        tags=TAGS,
+        eval_results=results,
+    )
+    return data.to_yaml()
+
+
+def _architecture(model: dict[str, Any]) -> str:
+    backbone = model["backbone"]
+    if isinstance(backbone, str):
+        hashes = "".join(f"; {name} sha256 {digest}" for name, digest in model["sha256"].items())
+        return f"BERT, fine-tuned from {backbone}{hashes}"
+    size = ", ".join(f"{backbone[key]} {key}" for key in ("layers", "hidden", "heads"))
+    return f"BERT with random initial weights ({size})"
+
+
+def _said(words: str | None, default: str, key: str) -> str:
+    return words or default or f"{_missing(key).capitalize()}."
+
+
+def _missing(key: str) -> str:
+    return f"nobody has written this (`card.{key}` in the config)"
+
+
+def _plain(text: str) -> str:
+    """A label, path or name as Markdown that shows it and does nothing else."""
+    return re.sub(r"([\\`*_\[\]<>|#&~])", r"\\\1", " ".join(str(text).split()))
+
+
+def _score(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
+def _span(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+def _read(path: str) -> Any:
+    with fileio.open(path, "r") as file:
+        return json.loads(file.read())

@@ -1,0 +1,127 @@
+"""The answers to a reviewer's questions, a sentence or two each, from the figures that the rest of the page shows."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from components.review_page.figures import ClassFigures
+
+SHOWN = 3  # slices or labels named in a sentence; the section lists all
+# Mean probability and accuracy this close are as good as equal: a point either way is noise on 2,000 rows.
+CONFIDENCE_SLACK = 0.01
+
+
+class Answer(NamedTuple):
+    """One question's answer.
+
+    Attributes:
+      question: a reviewer's.
+      answer: in words.
+      section: the part of the page that shows why.
+    """
+
+    question: str
+    answer: str
+    section: str
+
+
+def answers(
+    metrics: dict[str, Any],
+    classes: list[ClassFigures],
+    slices: list[dict[str, Any]],
+    comparisons: list[dict[str, Any]],
+    confusions: list[dict[str, Any]],
+    bins: list[dict[str, float]],
+) -> list[Answer]:
+    """The answers, in the order in which they are asked.
+
+    Args:
+      metrics: the Evaluator's.
+      classes: figures.per_class.
+      slices: figures.slices.
+      comparisons: page.comparisons.
+      confusions: figures.confusions.
+      bins: figures.reliability.
+    """
+    return [
+        Answer("Is it good?", _quality(metrics), "figures"),
+        Answer("For whom is it bad?", _slices(slices), "slices"),
+        Answer("Better than the last one, or luck?", _comparisons(comparisons), "figures"),
+        Answer("Where does it fail?", _failures(classes, confusions), "confusions"),
+        Answer("Can its probabilities be believed?", _confidence(bins), "confidence"),
+    ]
+
+
+def _quality(metrics: dict[str, Any]) -> str:
+    low, high = metrics["intervals"]["accuracy"]
+    return (
+        f"It answers {metrics['accuracy']:.1%} of {metrics['rows']:,} test rows rightly (95% interval {low:.1%} to "
+        f"{high:.1%}); always giving the commonest label would get {metrics['majority_share']:.1%}. "
+        f"Macro F1, which counts every label alike, is {metrics['macro_f1']:.3f}."
+    )
+
+
+def _slices(slices: list[dict[str, Any]]) -> str:
+    if not slices:
+        return "Not known: no slices are configured."
+    worse = [each for each in slices if each["verdict"] == "worse"]
+    if not worse:
+        lowest = slices[0]
+        return (
+            f"None of {len(slices)} slices is worse than all rows beyond chance; the lowest is "
+            f"{_quoted(lowest['name'])} with {lowest['accuracy']:.1%} of {lowest['rows']:,} rows."
+        )
+    named = [f"{_quoted(each['name'])} ({each['accuracy']:.1%} of {each['rows']:,} rows)" for each in worse]
+    return f"Worse than all rows beyond chance: {_listed(named)}."
+
+
+def _comparisons(comparisons: list[dict[str, Any]]) -> str:
+    if not comparisons:
+        return "There is no other model to compare with: no earlier release, and no baseline is configured."
+    return " ".join(_comparison(each) for each in comparisons)
+
+
+def _comparison(other: dict[str, Any]) -> str:
+    found = other["differences"]["accuracy"]
+    if found["low"] > 0:
+        verdict = "better, and not by luck"
+    elif found["high"] < 0:
+        verdict = "worse, and not by bad luck"
+    else:
+        verdict = "no difference that luck could not explain"
+    return (
+        f"Against {other['name']}: {100 * found['value']:+.1f} points of accuracy "
+        f"({100 * found['low']:+.1f} to {100 * found['high']:+.1f}), {verdict}."
+    )
+
+
+def _failures(classes: list[ClassFigures], confusions: list[dict[str, Any]]) -> str:
+    absent = [_quoted(each.name) for each in classes if not each.rows]
+    missing = f" No test row has the label {_listed(absent)}, so nothing is known about it." if absent else ""
+    if not confusions:
+        return f"Nowhere on these rows.{missing}"
+    worst, most = classes[0], confusions[0]
+    return (
+        f"Its weakest label is {_quoted(worst.name)} (F1 {worst.f1 or 0:.3f}); its commonest mistake is to answer "
+        f"{_quoted(most['answered'])} where {_quoted(most['true'])} is right, {most['rows']:,} rows or "
+        f"{most['share']:.1%} of them.{missing}"
+    )
+
+
+def _confidence(bins: list[dict[str, float]]) -> str:
+    rows = sum(each["rows"] for each in bins)
+    mean, accuracy = (sum(each[key] * each["rows"] for each in bins) / rows for key in ("confidence", "accuracy"))
+    said = f"on average it is {mean:.1%} sure, and right {accuracy:.1%} of the time"
+    if abs(mean - accuracy) <= CONFIDENCE_SLACK:
+        return f"Yes: {said}."
+    return f"It is {'surer' if mean > accuracy else 'less sure'} than it should be: {said}."
+
+
+def _quoted(name: str) -> str:
+    """A person's word inside ours: isolated, as it may be written from right to left."""
+    return f"“\u2068{name}\u2069”"
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

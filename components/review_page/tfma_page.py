@@ -1,0 +1,214 @@
+"""TFMA's own web components with a run's results in them, as one HTML file that fetches Google Charts when shown."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import jinja2
+import numpy as np
+import tensorflow_model_analysis as tfma
+from markupsafe import Markup
+from tensorflow_model_analysis import constants
+from tensorflow_model_analysis.proto import config_pb2
+from tensorflow_model_analysis.view import util, view_types
+
+from components import answers, evaluator
+from components.options import EvaluateOptions
+from components.review_page import page
+from models import features
+
+CLASSES = 8  # with plots and fairness indicators, the lowest F1 first: 30 kB each
+PLOT_THRESHOLDS = 100  # TFMA's own 1,000 points a curve are more than it has pixels
+CALIBRATION_BUCKETS = 20
+FAIRNESS_THRESHOLDS = (0.25, 0.5, 0.75)  # fairness-indicators' own
+# TFMA's metrics by what the fairness component calls them
+FAIRNESS = {
+    "true_positive_rate": "TPR",
+    "true_negative_rate": "TNR",
+    "false_positive_rate": "FPR",
+    "false_negative_rate": "FNR",
+    "positive_rate": "PredictedPositiveRate",
+}
+OUTPUT = "probabilities"
+
+
+def render(
+    beam_pipeline: beam.Pipeline,
+    name: str,
+    table: dict[str, list[Any]],
+    metrics: dict[str, Any],
+    options: EvaluateOptions,
+    folders: dict[str, Path],
+) -> str:
+    """The page.
+
+    TFMA counts plots and fairness indicators from the exported predictions; the model is not run again.
+
+    Args:
+      beam_pipeline: to count in.
+      name: the task's.
+      table: predictions-test.parquet, columns [rows].
+      metrics: the run's metrics.json.
+      options: the run's.
+      folders: TFMA's results of runs by their id, the oldest first, the last of them this run's.
+    """
+    results = {run_id: load(folder) for run_id, folder in folders.items()}
+    plotted = sorted(metrics["classes"], key=lambda each: metrics["per_class"][each]["f1"] or 0.0)[:CLASSES]
+    with tempfile.TemporaryDirectory(prefix="bertline-tfma-") as folder:
+        counted = _count(beam_pipeline, table, metrics["classes"], plotted, options, folder)
+    data = {
+        "slicing": _slicing(list(results.values())[-1], metrics["classes"], plotted, options),
+        "plots": [_plot(counted, metrics["classes"], each) for each in plotted],
+        "time_series": _time_series(results),
+        "fairness": [_fairness(counted, metrics["classes"], each) for each in plotted],
+    }
+    return _page(name, data)
+
+
+def _page(name: str, data: dict[str, Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(page.FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    components = (resources.files(tfma) / "static" / "vulcanized_tfma.js").read_text(encoding="utf-8")
+    script = (page.FOLDER / "tfma.js").read_text(encoding="utf-8")
+    return environment.get_template("tfma.html.j2").render(
+        name=name,
+        data=data,
+        components=Markup(components),
+        script=Markup(script),
+        policy=f"'{page.source(components)}' '{page.source(script)}'",
+        # A label may hold "</script>".
+        payload=Markup(json.dumps(data, allow_nan=False).replace("<", "\\u003c")),
+    )
+
+
+# === TFMA's results ===
+
+
+def load(folder: Path) -> tfma.EvalResult:
+    """TFMA's results of a run's own model: where there was one to compare with, the folder has those of two."""
+    config = tfma.load_eval_result(str(folder)).config
+    named = [spec.name for spec in config.model_specs]
+    return tfma.load_eval_result(str(folder), model_name=evaluator.CANDIDATE if evaluator.CANDIDATE in named else None)
+
+
+def _count(
+    beam_pipeline: beam.Pipeline,
+    table: dict[str, list[Any]],
+    classes: list[str],
+    plotted: list[str],
+    options: EvaluateOptions,
+    folder: str,
+) -> tfma.EvalResult:
+    """Plots and fairness indicators of the `plotted` classes, counted by TFMA."""
+    probabilities = np.array(table["probabilities"], np.float32)
+    answered = evaluator.Predictions(classes, table["predicted"], probabilities)
+    slices = answers.slice_columns(table, options)
+    batch = evaluator.record_batch(table, {evaluator.CANDIDATE: answered}, classes, slices)
+    config = _config([classes.index(each) for each in plotted], list(slices))
+    evaluator.analyse(beam_pipeline, batch, config, folder)
+    return tfma.load_eval_result(folder)
+
+
+def _config(class_ids: list[int], slice_keys: list[str]) -> config_pb2.EvalConfig:
+    def metric(kind: str, **config: Any) -> config_pb2.MetricConfig:
+        return config_pb2.MetricConfig(class_name=kind, config=json.dumps(config))
+
+    indicators = [
+        metric(kind, thresholds=[threshold], name=f"fairness_indicators_metrics/{shown}@{threshold}")
+        for shown, kind in FAIRNESS.items()
+        for threshold in FAIRNESS_THRESHOLDS
+    ]
+    return config_pb2.EvalConfig(
+        model_specs=[
+            config_pb2.ModelSpec(
+                prediction_keys={OUTPUT: f"{evaluator.CANDIDATE}_{OUTPUT}"}, label_keys={OUTPUT: features.LABEL_ID}
+            )
+        ],
+        slicing_specs=[config_pb2.SlicingSpec(), *(config_pb2.SlicingSpec(feature_keys=[key]) for key in slice_keys)],
+        metrics_specs=[
+            config_pb2.MetricsSpec(output_names=[OUTPUT], metrics=[metric("ExampleCount")]),
+            config_pb2.MetricsSpec(
+                output_names=[OUTPUT],
+                binarize=config_pb2.BinarizationOptions(class_ids={"values": class_ids}),
+                metrics=[
+                    metric("CalibrationPlot", num_buckets=CALIBRATION_BUCKETS),
+                    metric("ConfusionMatrixPlot", num_thresholds=PLOT_THRESHOLDS),
+                    *indicators,
+                ],
+            ),
+        ],
+    )
+
+
+# === What each component takes ===
+
+
+def _slicing(
+    result: tfma.EvalResult, classes: list[str], shown: list[str], options: EvaluateOptions
+) -> list[dict[str, Any]]:
+    """All rows, and the slices of each column: `title`, `config` and `data` of tfma-nb-slicing-metrics."""
+    config = util.get_slicing_config(result.config)
+    columns = [*options.slices, *([answers.LENGTH_BUCKET] if options.length_buckets else [])]
+    found = {"all rows": util.get_slicing_metrics(result.slicing_metrics)}
+    found |= {column: util.get_slicing_metrics(result.slicing_metrics, column) for column in columns}
+    return [
+        {
+            "title": title,
+            "config": config,
+            "data": [{"slice": each["slice"], "metrics": _flat(each["metrics"], classes, shown)} for each in data],
+        }
+        for title, data in found.items()
+    ]
+
+
+def _plot(result: tfma.EvalResult, classes: list[str], name: str) -> dict[str, Any]:
+    """A class's `data` and `config` of tfma-nb-plot, and its `title`."""
+    overall = tfma.slicer.SingleSliceSpec()
+    data, config = util.get_plot_data_and_config(result.plots, overall, OUTPUT, class_id=classes.index(name))
+    return {"title": name, "data": data, "config": config}
+
+
+def _time_series(results: dict[str, tfma.EvalResult]) -> dict[str, Any]:
+    """Runs as tfma-nb-time-series takes them: `data` and `config`."""
+    named = [each._replace(model_location=run_id, data_location=run_id) for run_id, each in results.items()]
+    runs = view_types.EvalResults(named, constants.MODEL_CENTRIC_MODE)
+    data = util.get_time_series(runs, tfma.slicer.SingleSliceSpec(), display_full_path=False)
+    return {
+        "data": [{**each, "metrics": _flat(each["metrics"], [], [])} for each in data],
+        "config": {"isModelCentric": True},
+    }
+
+
+def _fairness(result: tfma.EvalResult, classes: list[str], name: str) -> dict[str, Any]:
+    """A class's fairness indicators, a slice an entry, as fairness-nb-container takes them: `data`, and its `title`."""
+    key = f"classId:{classes.index(name)}"
+    data = []
+    for slice_key, outputs in result.slicing_metrics:
+        found = {**outputs[OUTPUT][""], **outputs[OUTPUT][key]}
+        data.append({"slice": tfma.slicer.stringify_slice_key(slice_key), "metrics": found})
+    return {"title": name, "data": data}
+
+
+def _flat(outputs: dict[str, Any], classes: list[str], shown: list[str]) -> dict[str, Any]:
+    """TFMA's metrics under one output and no class, so that the components show them without being asked for either.
+
+    A class's metrics have its name behind theirs; only those of the `shown` classes are kept.
+    """
+    flat = {}
+    for by_class in outputs.values():
+        for key, found in by_class.items():
+            label = classes[int(key.removeprefix("classId:"))] if key and classes else ""
+            for metric, value in found.items():
+                if not key or label in shown:
+                    flat[f"{' '.join(metric.split())}{f' ({label})' if label else ''}"] = value
+    return {"": {"": flat}}

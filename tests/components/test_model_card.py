@@ -1,0 +1,83 @@
+import factories
+import pytest
+from huggingface_hub import ModelCard as HubCard
+
+from components import model_card
+from components.options import CardOptions
+from components.review_page import page
+from models.recipe import ModelOptions, TrainOptions
+
+MOODS = ["negative", "neutral", "positive"]
+
+
+def rendered(classes=MOODS, verdicts=None, **words):
+    evidence = factories.review_evidence(classes, 300)
+    config = {
+        "name": "reviews",
+        "data": {"source": ["reviews.csv"]},
+        "model": ModelOptions(max_length=8).model_dump(),
+        "train": TrainOptions().model_dump(),
+        "card": CardOptions(**words).model_dump(),
+    }
+    return model_card.render(
+        config,
+        evidence.release,
+        metrics=evidence.metrics,
+        verdicts=evidence.verdicts if verdicts is None else verdicts,
+        training=evidence.training,
+        ingest=evidence.ingest,
+        texts=evidence.texts,
+    ), evidence.metrics
+
+
+def test_the_front_matter_is_hugging_faces():
+    card, metrics = rendered(license="apache-2.0", languages=["en"])
+    data = HubCard(card).data
+    assert (data.model_name, data.license, data.language) == ("reviews", "apache-2.0", ["en"])
+    assert data.pipeline_tag == "text-classification"
+    found = {result.metric_name: result.metric_value for result in data.eval_results}
+    assert found["Accuracy"] == pytest.approx(metrics["accuracy"], abs=1e-6)
+    assert found["Macro F1"] == pytest.approx(metrics["macro_f1"], abs=1e-6)
+    assert {result.dataset_split for result in data.eval_results} == {"test"}
+
+
+def test_what_nobody_has_written_is_said_plainly():
+    card, _ = rendered()
+    for key in ("intended_use", "out_of_scope", "limits", "owners", "license", "weights_license", "data_license"):
+        assert f"obody has written this (`card.{key}` in the config)" in card
+    assert "- **Languages:** unknown" in card
+    assert HubCard(card).data.license == "unknown"
+
+
+def test_a_persons_words_stand_in_their_places():
+    card, _ = rendered(intended_use="Sorting reviews.", limits="Irony.", owners=["A. Person <a@example.com>"])
+    assert "## Intended use\n\nSorting reviews.\n" in card
+    assert "## Limits and risks\n\nIrony.\n" in card
+    assert r"- **Owners:** A. Person \<a@example.com\>" in card
+
+
+def test_figures_have_their_intervals():
+    card, metrics = rendered()
+    low, high = metrics["intervals"]["accuracy"]
+    assert f"| Accuracy | {metrics['accuracy']:.3f} | {low:.3f} to {high:.3f} |" in card
+    assert f"| positive | {metrics['per_class']['positive']['precision']:.3f} |" in card
+    assert f"| shop=north | 120 | {metrics['slices']['shop=north']['accuracy']:.3f} |" in card
+    assert "No groups of people are named in the config" in card
+    assert "2.5 MB" in card
+
+
+def test_fairness_gates_are_reported_where_there_are_any():
+    gap = {**factories.verdict("equal opportunity across shop <= 0.1", "0.040"), "kind": "fairness.equal_opportunity"}
+    card, _ = rendered(verdicts=[gap])
+    assert "- equal opportunity across shop \\<= 0.1: 0.040 (0.400 to 0.600), passed" in card
+
+
+def test_hostile_labels_do_nothing_on_the_card_or_on_the_page():
+    hostile = ["<img src=x onerror=alert(1)>", "a | b [x](javascript:alert(1))", "---\n# title"]
+    card, _ = rendered(classes=hostile)
+    assert HubCard(card).data.model_name == "reviews"
+    html = page.render(factories.review_evidence(MOODS, 60, card=card), "today")
+    assert html.count("<h1") == 1
+    assert "<img" not in html
+    assert 'href="javascript' not in html
+    assert "a | b [x](javascript:alert(1))" in html
