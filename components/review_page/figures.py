@@ -14,7 +14,8 @@ from models import features
 
 HISTOGRAM_BINS = 20
 MAX_POINTS = 300  # of a curve: more than it has pixels
-TEXT_CHARACTERS = 1000  # of a text: it is there to be read, and a page of many long ones would not open on a phone
+# Of a text: more than 512 tokens take, so that what is explained is whole; many longer ones would not open on a phone.
+TEXT_CHARACTERS = 5000
 THRESHOLDS = np.linspace(0, 1, 101)  # a percent a step, as fine as a slider can be set
 
 
