@@ -10,6 +10,7 @@ from models import features
 DEPTHS = 10  # of the tints, classes d1 to d10 of page.css
 # Named beside a text: a person takes in five, and one of less than a tenth of the strongest decides nothing.
 NAMED, NAMED_SHARE = 5, 0.1
+FAINT = 0.1  # log-odds: 2.5 points of probability at most. Where no word says more, none is tinted as if it did
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def _explained(row: dict[str, Any], found: dict[str, Any] | None) -> dict[str, A
     texts = [row[features.TEXT], *([row[features.TEXT_PAIR]] if row[features.TEXT_PAIR] else [])]
     if found is None:
         return {"parts": [[Piece(text)] for text in texts], "why": None}
-    words, largest = found["words"], max((abs(word["value"] or 0.0) for word in found["words"]), default=0.0)
+    words, largest = found["words"], max([FAINT, *(abs(word["value"] or 0.0) for word in found["words"])])
     parts = [
         _pieces(text, [word for word in words if word["part"] == part], largest) for part, text in enumerate(texts)
     ]
@@ -69,5 +70,5 @@ def _tint(value: float | None, largest: float) -> str:
     """Such as "for d7"."""
     if value is None:
         return "unread"
-    depth = round(DEPTHS * abs(value) / largest) if largest else 0
+    depth = round(DEPTHS * abs(value) / largest)
     return f"{'for' if value > 0 else 'against'} d{depth}" if depth else ""

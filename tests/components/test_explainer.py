@@ -177,6 +177,12 @@ def test_words_are_tinted_by_sign_and_strength():
     assert shown["why"]["unread"] == 1
 
 
+def test_where_no_word_says_much_none_is_tinted():
+    (shown,) = attributions.explained([row("a b")], {"one": attribution(words_of("a b", [0.004, -0.002]))})
+    assert [piece.tint for piece in shown["parts"][0]] == ["", "", ""]
+    assert shown["why"]["named"] == []
+
+
 def test_the_texts_of_a_pair_stand_apart():
     found = attribution([*words_of("a b", [1.0, 0.0]), *words_of("c", [-1.0], part=1)])
     (shown,) = attributions.explained([row("a b", "c")], {"one": found})
