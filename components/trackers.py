@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 import time
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from components.errors import LineError
 from components.options import TrackingOptions
+from serving.releases import is_remote
 
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny", "wandb": "wandb"}  # as PyPI names them
 SECRETS = ("WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
@@ -87,7 +89,7 @@ def write(run: TrackedRun, options: TrackingOptions, folder: str) -> str:
       LineError: there is no folder for the tracker's files.
       Exception: whatever the tracker's client raises, such as when its server does not answer.
     """
-    is_sent = options.tool == "mlflow" and (options.address or os.environ.get("MLFLOW_TRACKING_URI"))
+    is_sent = options.tool == "wandb" or options.address or os.environ.get("MLFLOW_TRACKING_URI")
     if not folder and not is_sent:
         raise LineError(f"{options.tool} keeps files, and there is no folder for them; set `root`.")
     writers = {"tensorboard": _to_tensorboard, "mlflow": _to_mlflow, "wandb": _to_wandb}
@@ -185,6 +187,8 @@ def _to_wandb(run: TrackedRun, options: TrackingOptions, folder: str) -> str:
         x_disable_meta=True,
         x_disable_stats=True,
     )
+    # Its client works on local files, which it then sends.
+    folder = folder if folder and not is_remote(folder) else tempfile.gettempdir()
     os.makedirs(folder, exist_ok=True)
     session = wandb.init(
         project=run.project,

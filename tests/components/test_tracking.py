@@ -64,7 +64,7 @@ def artifact(kind, folder, files=(), **properties):
     return made
 
 
-def track(folder, evidence, options, parameters=PARAMETERS):
+def track(folder, evidence, options, parameters=PARAMETERS, root=None):
     """The stage on what a run left; returns its record."""
     record = artifact(artifacts.TrackingRecord, folder / "record")
     Track.test_call(
@@ -77,7 +77,7 @@ def track(folder, evidence, options, parameters=PARAMETERS):
         record=record,
         options=options.model_dump_json(),
         **{name: json.dumps(section) for name, section in parameters.items()},
-        folder=str(folder / "root"),
+        folder=str(folder / "root") if root is None else root,
         release=json.dumps({**evidence.release, "parent": 1795295000}),
     )
     return record
@@ -141,6 +141,12 @@ def test_tensorboard_compares_runs_by_parameters_and_final_figures(tmp_path, evi
     ]  # fmt: skip
     (gates,) = events.Tensors(run_id(other.metrics), "gates")
     assert b"| accuracy >= 0.4 | blocked: 0.300 is below 0.4 |" in tf.make_ndarray(gates.tensor_proto).item()
+
+
+def test_files_without_a_folder_for_them(tmp_path, evidence):
+    record = track(tmp_path, evidence, TrackingOptions(tool="tensorboard"), root="")
+    summary = record.get_string_custom_property("summary")
+    assert summary.startswith("NOT tracked by tensorboard: tensorboard keeps files, and there is no folder for them")
 
 
 # === MLflow ===
@@ -249,6 +255,15 @@ def wandb_records(content):
         if kind in (1, 4):  # whole, or the last part
             yield parts
             parts = b""
+
+
+def test_wandb_works_on_local_files_where_the_root_is_remote(tmp_path, evidence, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb is not installed (the extra `tracking`)")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    record = track(tmp_path, evidence, TrackingOptions(tool="wandb"), root="gs://bucket/runs")
+    assert record.get_int_custom_property("tracked") == 1, record.get_string_custom_property("summary")
+    assert len(list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))) == 1
 
 
 # === Before a run ===
