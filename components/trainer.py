@@ -46,6 +46,9 @@ def Trainer(
     The validation rows serve twice: early stopping chose the epoch on them, and the temperature is fitted on them. Each
     takes little from them, a choice among a few epochs and one number; the test rows say whether it held.
 
+    Of several workers (distribution: multi_worker) all run this with the same arguments on folders that they share, and
+    the chief writes.
+
     Args:
         transform_graph: Transform's graph.
         transformed_examples: token ids and label ids, splits train and validation.
@@ -64,6 +67,10 @@ def Trainer(
     """
     chosen = ModelOptions.model_validate_json(model_options)
     recipe = TrainOptions.model_validate_json(train_options)
+    try:
+        strategy = hardware.strategy(recipe.distribution)  # first of all: workers meet before TensorFlow runs
+    except ValueError as error:
+        raise LineError(str(error)) from error
     graph = tft.TFTransformOutput(transform_graph.uri)
     labels = read_labels(transform_graph.uri)
     check_abstention(chosen.abstain, labels)
@@ -90,9 +97,12 @@ def Trainer(
             checkpoints=checkpoints,
             logs=Path(model_run.uri) if recipe.tensorboard else None,
             on_progress=_log_progress,
+            strategy=strategy,
         )
     except ValueError as error:
         raise LineError(str(error)) from error
+    if not hardware.is_chief(strategy):
+        return
     temperature = fit_temperature(logits, validation.labels, recipe)
     served = signatures.ServedModel(
         trained,

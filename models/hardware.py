@@ -82,18 +82,47 @@ def compute_dtype(precision: Precision) -> tf.DType:
 def strategy(distribution: Distribution) -> tf.distribute.Strategy:
     """The tf.distribute strategy: the config's choice, or the hardware's for auto.
 
+    For multi_worker to be called before TensorFlow does anything else in the process.
+
     Raises:
-        ValueError: a TPU is asked for and there is none.
+        ValueError: a TPU is asked for and there is none, or workers and nothing says where they are.
     """
     chosen = describe().distribution if distribution == "auto" else distribution
     if chosen == "tpu":
         return _tpu_strategy()
+    if chosen == "multi_worker":
+        return _multi_worker_strategy()
     if chosen == "mirrored":
         # Logical devices, so that a GPU or CPU that was split counts as its parts.
         return tf.distribute.MirroredStrategy(
             [device.name for device in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")]
         )
     return tf.distribute.get_strategy()  # the default strategy: the one GPU where there is one, else the CPU
+
+
+def _multi_worker_strategy() -> tf.distribute.Strategy:
+    if not os.environ.get("TF_CONFIG"):
+        raise ValueError(
+            "distribution: multi_worker needs TF_CONFIG in the environment, which tells each worker where the others "
+            "are and which one it is; Kubeflow's training operator sets it. Choose auto for a machine by itself"
+        )
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except RuntimeError as error:
+        raise ValueError(
+            f"distribution: multi_worker must be set up before TensorFlow does anything else in the process ({error}); "
+            "run the Trainer in a process of its own, as a compiled pipeline does"
+        ) from error
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes what a run leaves; of several workers one does."""
+    resolver = strategy.cluster_resolver
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or not resolver.task_type:
+        return True
+    return resolver.task_type == "chief" or (
+        resolver.task_type == "worker" and resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs
+    )
 
 
 def _tpu_strategy() -> tf.distribute.Strategy:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
-Distribution = Literal["auto", "one_device", "mirrored", "tpu"]
+Distribution = Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
 
 
 class Section(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -103,6 +104,7 @@ def fit(
     checkpoints: str | Path,
     logs: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> Trained:
     """Fine-tunes a classifier and leaves it with the weights of its best epoch, the one of least validation loss.
 
@@ -117,6 +119,11 @@ def fit(
             model is safe.
         logs: folder for TensorBoard's scalars; None writes none.
         on_progress: called about twice a second.
+        strategy: of `hardware.strategy`; None makes it of the recipe, which is too late for multi_worker.
+
+    Of several workers each calls this with the same rows, and trains on its part of each batch: the batch size, the
+    learning rate and so the losses are those of one device. When a worker is lost the others stop with an error, and
+    all go on from the checkpoint when they are started again.
 
     Raises:
         ValueError: a split is empty or the loss is no longer a number.
@@ -126,12 +133,13 @@ def fit(
             raise ValueError(f"the {name} split has no rows; give it a larger share or more data")
     started = time.perf_counter()
     keras.utils.set_random_seed(options.seed)
-    strategy = hardware.strategy(options.distribution)
+    strategy = strategy or hardware.strategy(options.distribution)
+    chief = hardware.is_chief(strategy)
     with strategy.scope():
         run = Run(strategy, build(), train, validation, options, checkpoints)
     run.restore()
     earlier = run.history.wall_seconds
-    writer = tf.summary.create_file_writer(str(logs)) if logs else tf.summary.create_noop_writer()
+    writer = tf.summary.create_file_writer(str(logs)) if logs and chief else tf.summary.create_noop_writer()
     while not run.finished:
         run.train_epoch(lambda: earlier + time.perf_counter() - started, on_progress)
         run.end_epoch(earlier + time.perf_counter() - started)
@@ -139,6 +147,20 @@ def fit(
     run.restore_best()
     run.history.wall_seconds = earlier + time.perf_counter() - started
     return Trained(run.model, run.history, run.best_logits.numpy())
+
+
+class _State(tf.train.experimental.PythonState):
+    """A run's history in its checkpoints. Not a variable, since workers cannot send each other text."""
+
+    def __init__(self, run: Run):
+        super().__init__()
+        self._run = run
+
+    def serialize(self) -> str:
+        return json.dumps(asdict(self._run.history))
+
+    def deserialize(self, string_value: bytes) -> None:
+        self._run.history = History.from_json(tf.compat.as_text(string_value))
 
 
 class Run:
@@ -164,14 +186,16 @@ class Run:
         )
         self.history = History(precision=self._dtype.name)
         self._folder = folder
-        self._state = tf.Variable("", dtype=tf.string, trainable=False)
         # They travel in the checkpoints, so that no epoch's validation is ever computed twice.
         self.best_logits = tf.Variable(tf.zeros([len(validation), model.num_classes]), trainable=False)
         self._weights = tf.train.Checkpoint(variables=self._variables)
         checkpoint = tf.train.Checkpoint(
-            weights=self._weights, optimizer=self._optimizer, state=self._state, best_logits=self.best_logits
+            weights=self._weights, optimizer=self._optimizer, state=_State(self), best_logits=self.best_logits
         )
-        self._manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=1)
+        # Workers save together, and what all but the chief write is of no use.
+        self._scratch = tempfile.TemporaryDirectory(prefix="bertline-worker-")
+        self._own = str(folder) if hardware.is_chief(strategy) else self._scratch.name
+        self._manager = tf.train.CheckpointManager(checkpoint, self._own, max_to_keep=1)
         seed = tf.TensorSpec([2], tf.int64)
         self._train_function = self._compiled(self._train_step, self._summed, self.batches, seed)
         self._evaluate_function = self._compiled(self._evaluate_step, self._gathered, self._validation)
@@ -180,25 +204,21 @@ class Run:
 
     def restore(self) -> None:
         """Goes on from the last checkpoint, if there is one."""
-        if self._manager.latest_checkpoint is None:
+        latest = tf.train.latest_checkpoint(str(self._folder))
+        if latest is None:
             return
-        self._manager.checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
-        self.history = History.from_json(self._state.numpy().decode())
+        self._manager.checkpoint.restore(latest).assert_consumed()
         self.history.resumed_at.append(self.history.step)
 
     def save(self, wall_seconds: float) -> None:
         """Writes a checkpoint; a kill at any moment leaves this one or the one before, whole."""
         self.history.wall_seconds = wall_seconds
-        self._state.assign(json.dumps(asdict(self.history)))
         self._manager.save(checkpoint_number=self.history.step)
 
     def restore_best(self) -> None:
         """Gives the model the weights of its best epoch."""
         if self.history.stale_epochs():
-            self._weights.read(self._best_path(self.history.best_epoch)).assert_existing_objects_matched()
-
-    def _best_path(self, epoch: int) -> str:
-        return f"{self._folder}/best-{epoch}"
+            self._weights.read(f"{self._folder}/best-{self.history.best_epoch}").assert_existing_objects_matched()
 
     # === Epochs ===
 
@@ -257,10 +277,10 @@ class Run:
         if self.finished:
             return  # what would be saved now is exported next
         if better:
-            self._weights.write(self._best_path(epoch.epoch))
+            self._weights.write(f"{self._own}/best-{epoch.epoch}")
         self.save(wall_seconds)
         if better and previous:
-            for path in tf.io.gfile.glob(f"{self._best_path(previous)}.*"):
+            for path in tf.io.gfile.glob(f"{self._own}/best-{previous}.*"):
                 tf.io.gfile.remove(path)
 
     def _evaluate(self) -> np.ndarray:

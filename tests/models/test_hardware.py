@@ -41,3 +41,13 @@ def test_the_config_can_force_a_precision():
 def test_no_tpu_is_one_clear_error():
     with pytest.raises(ValueError, match="no TPU is reached"):
         hardware.strategy("tpu")
+
+
+def test_workers_that_nobody_told_of_each_other_are_refused(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(ValueError, match="multi_worker needs TF_CONFIG in the environment"):
+        hardware.strategy("multi_worker")
+
+
+def test_a_machine_by_itself_is_its_own_chief():
+    assert hardware.is_chief(hardware.strategy("one_device"))

@@ -1,8 +1,11 @@
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import DEVNULL
 
 import keras
 import numpy as np
@@ -148,3 +151,63 @@ for name in ("one_device", "mirrored"):
     assert len(losses) == 2, run.stderr[-3000:]
     one, mirrored = ([float(value) for value in line.split()[1:]] for line in losses)
     assert mirrored == pytest.approx(one, abs=2e-3)
+
+
+# === Several workers ===
+
+WORKER = f"""
+import sys
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]!r}
+import os, pathlib, signal
+from models import hardware
+strategy = hardware.strategy("multi_worker")
+import test_training, models.training as training
+training._REPORT_SECONDS = 0
+folder, lost_at = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+def progress(seen):
+    if seen.step == lost_at and not hardware.is_chief(strategy):
+        os.kill(os.getpid(), signal.SIGKILL)
+model, history, _ = test_training.train(
+    folder, options=test_training.SHARED, dropout=0.0, rows=90, on_progress=progress, strategy=strategy,
+    checkpoints=folder.parent / "checkpoints",
+)
+losses = [loss for epoch in history.epochs for loss in (epoch.train_loss, epoch.validation_loss)]
+print("LOSSES", history.resumed_at, *(round(loss, 5) for loss in losses))
+"""
+SHARED = RECIPE.model_copy(update={"epochs": 2})
+
+
+def workers(folder, lost_at=0):
+    """Two workers on this machine, the second one lost at a step; their exit codes and the lines of their losses."""
+    with socket.socket() as one, socket.socket() as two:
+        for each in (one, two):
+            each.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (one, two)]
+    started = []
+    for index in range(2):
+        (folder / f"worker-{index}").mkdir(exist_ok=True)
+        place = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        command = [sys.executable, "-c", WORKER, str(folder / f"worker-{index}"), str(lost_at)]
+        environment = {**os.environ, "TF_CONFIG": json.dumps(place)}
+        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, stderr=DEVNULL))
+    if lost_at:
+        started[1].wait(300)
+        started[0].kill()  # TensorFlow tells it of the loss after some two minutes; what runs the workers is faster
+    shown = [process.communicate(timeout=300)[0] for process in started]
+    lines = [line for text in shown for line in text.splitlines() if line.startswith("LOSSES")]
+    return [process.returncode for process in started], lines
+
+
+def test_two_workers_give_the_losses_of_one_device_and_go_on_after_one_is_lost(tmp_path):
+    (tmp_path / "alone").mkdir()
+    _, alone, _ = train(tmp_path / "alone", options=SHARED, dropout=0.0, rows=90)
+    codes, lines = workers(tmp_path, lost_at=18)  # in the second epoch of 12 steps each, two after a checkpoint
+    assert codes == [-signal.SIGKILL, -signal.SIGKILL]
+    assert lines == []
+    codes, lines = workers(tmp_path)
+    assert codes == [0, 0]
+    assert lines[0] == lines[1]
+    assert lines[0].startswith("LOSSES [16] ")
+    expected = [loss for epoch in alone.epochs for loss in (epoch.train_loss, epoch.validation_loss)]
+    assert [float(value) for value in lines[0].split()[2:]] == pytest.approx(expected, abs=2e-3)
+    assert {path.name for path in tmp_path.glob("worker-*/*")} == {"vocab.txt"}
