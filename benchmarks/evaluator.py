@@ -39,7 +39,7 @@ class FinishedRun:
             raise LineError(
                 f"no evaluated run under {config.root_folder}; start one with `bertline run` of the same config."
             )
-        self.stages = {stage.name: stage for stage in store.stages(runs[-1])}
+        self.stages = {stage.name: stage for stage in store.stages(runs[-1]) if stage.outputs}
         self._store = metadata_store.connect(config)
 
     def inputs(self, name: str) -> dict[str, Any]:
