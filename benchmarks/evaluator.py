@@ -120,7 +120,8 @@ class Others:
         """Of all processors, 0 to 100."""
         import psutil
 
-        return 100 * (self._seconds() - self._used) / (psutil.cpu_count() * (time.monotonic() - self._began))
+        share = (self._seconds() - self._used) / (psutil.cpu_count() * (time.monotonic() - self._began))
+        return 100 * max(share, 0.0)  # the two clocks count in ticks of their own
 
 
 def main(config: Path) -> int:

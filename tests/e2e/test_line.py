@@ -259,7 +259,7 @@ def test_a_run_killed_in_training_goes_on_from_its_checkpoint(line):
     before = line.versions()
     run = line.start()
     checkpoints = line.folder / "runs" / "checkpoints"
-    wait_until(lambda: run.poll() is not None or list(checkpoints.glob("**/*.index")), seconds=300)
+    wait_until(lambda: run.poll() is not None or list(checkpoints.glob("**/checkpoint")), seconds=300)
     assert run.poll() is None, "the run ended before it could be killed"
     kill(run)
     assert line.versions() == before

@@ -43,7 +43,7 @@ def facts(config, pushed=("100", "200")):
         SimpleNamespace(custom_properties={"pushed_version": SimpleNamespace(string_value=version)})
         for version in pushed
     ]
-    store = SimpleNamespace(artifacts=lambda kind: artifacts, run_ids=list)
+    store = SimpleNamespace(artifacts=lambda kind: artifacts if kind == "PushedModel" else [], run_ids=list)
     return local_runner.gather_facts(configs.load(config), store, "data")
 
 
