@@ -77,7 +77,7 @@ def track(folder, evidence, options, parameters=PARAMETERS, root=None):
         record=record,
         options=options.model_dump_json(),
         **{name: json.dumps(section) for name, section in parameters.items()},
-        folder=str(folder / "root") if root is None else root,
+        folder=str(folder / "task") if root is None else root,
         release=json.dumps({**evidence.release, "parent": 1795295000}),
     )
     return record
@@ -108,7 +108,7 @@ def test_tensorboard_compares_runs_by_parameters_and_final_figures(tmp_path, evi
     more = {**PARAMETERS, "train": {**PARAMETERS["train"], "epochs": 3}}
     track(tmp_path, other, options, more)
     assert record.get_int_custom_property("tracked") == 1
-    logs = f"{tmp_path}/root/tensorboard"
+    logs = f"{tmp_path}/task/tensorboard"
     assert record.get_string_custom_property("summary") == f"tensorboard: {logs}/{run_id(evidence.metrics)}"
 
     events = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory(logs).Reload()
@@ -153,7 +153,6 @@ def test_files_without_a_folder_for_them(tmp_path, evidence):
 
 
 def test_mlflow_holds_the_run_once(tmp_path, evidence, calls_out):
-    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed (the extra `tracking`)")
     from mlflow import MlflowClient
 
     options = TrackingOptions(tool="mlflow", address=str(tmp_path / "store"), project="tweets", review_page=True)
@@ -184,7 +183,6 @@ def test_mlflow_holds_the_run_once(tmp_path, evidence, calls_out):
 
 
 def test_a_server_that_is_away_does_not_fail_the_run(tmp_path, evidence, monkeypatch, caplog):
-    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed (the extra `tracking`)")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", KEY)
     with caplog.at_level(logging.DEBUG):
@@ -201,11 +199,10 @@ def test_a_server_that_is_away_does_not_fail_the_run(tmp_path, evidence, monkeyp
 
 
 def test_wandb_offline_writes_its_folder_and_calls_nobody(tmp_path, evidence, monkeypatch, calls_out):
-    pytest.importorskip("wandb", reason="wandb is not installed (the extra `tracking`)")
     monkeypatch.setenv("WANDB_MODE", "offline")
     record = track(tmp_path, evidence, TrackingOptions(tool="wandb", review_page=True))
     assert record.get_int_custom_property("tracked") == 1, record.get_string_custom_property("summary")
-    (folder,) = (tmp_path / "root/wandb").glob("offline-run-*")
+    (folder,) = (tmp_path / "task/wandb").glob("offline-run-*")
     assert record.get_string_custom_property("summary") == f"wandb: {folder}"
     told = read_wandb(folder / f"run-{run_id(evidence.metrics)}.wandb")
     assert told["project"] == "reviews"
@@ -258,7 +255,6 @@ def wandb_records(content):
 
 
 def test_wandb_works_on_local_files_where_the_root_is_remote(tmp_path, evidence, monkeypatch):
-    pytest.importorskip("wandb", reason="wandb is not installed (the extra `tracking`)")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     record = track(tmp_path, evidence, TrackingOptions(tool="wandb"), root="gs://bucket/runs")

@@ -21,7 +21,7 @@ def test_without_a_run_that_looked_there_is_nothing_to_write(tmp_path):
     task = configs.load(config)
     task.root_folder.mkdir()
     lineage.Store(task).run_ids()  # makes an empty store
-    with pytest.raises(LineError, match="no run has looked for wrong labels yet"):
+    with pytest.raises(LineError, match="no run has completed its LabelQuality yet"):
         label_issues(config)
     with pytest.raises(LineError, match="yesterday is no run under"):
         label_issues(config, "yesterday")

@@ -77,7 +77,7 @@ def _program(name):
 def database(tmp_path_factory):
     """HOST:PORT of a server whose user `keeper` has the password PASSWORD."""
     if not _program("initdb"):
-        pytest.skip("needs PostgreSQL's server: apt install postgresql")
+        pytest.skip("PostgreSQL's server is a system package, for root to install: apt install postgresql")
     folder = tmp_path_factory.mktemp("postgresql")
     for path in (folder, *list(folder.parents)[:3]):  # pytest keeps its folders to one user, and root starts no server
         path.chmod(0o755)
