@@ -1,8 +1,10 @@
 """The exported model called in process, alone: answers a JSON command a line, for benchmarks/serving.py.
 
-`python -m benchmarks.in_process VERSION_FOLDER TEXTS_FILE`; commands are {"texts": N, "batch": N}: that many texts, in
-length-sorted batches of that size. Batches are run as the server runs them, one on each core at a time, single texts
-one after the other. Answers give examples a second and milliseconds a call.
+`python -m benchmarks.in_process VERSION_FOLDER TEXTS_FILE WAY`; commands are {"texts": N, "batch": N}: that many texts,
+in length-sorted batches of that size, single ones as they come. Answers give examples a second and milliseconds a call.
+WAY is `documented`, as TensorFlow's guide to SavedModels calls one: loaded by tf.saved_model.load, one batch after the
+other, with TensorFlow's own choice of threads. Or `served`, as the server runs it: a session with a thread a batch, and
+a batch on each core at a time.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,16 +21,42 @@ import numpy as np
 
 from serving.calls import Call
 from serving.protos import ConfigProto
+from serving.runtime import tf
 from serving.servable import Servable
+
+SIGNATURE = "text"
+
+Model = Callable[[np.ndarray], object]  # texts as bytes objects, [batch], to what the signature answers
+
+
+def documented(folder: Path) -> tuple[Model, int]:
+    """The model, and how many batches are run at a time."""
+    loaded = tf.saved_model.load(str(folder))  # held, as a signature does not hold its variables
+    signature = loaded.signatures[SIGNATURE]
+
+    def run(texts: np.ndarray) -> object:
+        return {name: value.numpy() for name, value in signature(**{SIGNATURE: tf.constant(texts)}).items()}, loaded
+
+    return run, 1
+
+
+def served(folder: Path) -> tuple[Model, int]:
+    """As `documented`."""
+    threads = ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1)
+    servable = Servable(folder, "model", int(folder.name), session_config=threads)
+    signature = servable.signatures[SIGNATURE]
+    feed = signature.inputs[SIGNATURE].name
+    fetches = tuple(info.name for info in signature.outputs.values())
+    return lambda texts: servable.run(Call({feed: texts}, fetches)), os.cpu_count() or 1
+
+
+WAYS = {"documented": documented, "served": served}
 
 
 def main() -> None:
     """Loads, warms, then answers until its input ends."""
-    folder, file = map(Path, sys.argv[1:])
-    servable = Servable(folder, "model", int(folder.name), session_config=ConfigProto(intra_op_parallelism_threads=1))
-    signature = servable.signatures["text"]
-    feed = signature.inputs["text"].name
-    fetches = tuple(info.name for info in signature.outputs.values())
+    folder, file = map(Path, sys.argv[1:3])
+    model, at_once = WAYS[sys.argv[3]](folder)
     texts = json.loads(file.read_text())
     print("ready", flush=True)
     for line in sys.stdin:
@@ -40,11 +69,11 @@ def main() -> None:
 
         def run(batch: np.ndarray) -> float:
             since = time.perf_counter()
-            servable.run(Call({feed: batch}, fetches))
+            model(batch)
             return (time.perf_counter() - since) * 1000
 
         began = time.perf_counter()
-        with ThreadPoolExecutor(os.cpu_count() if command["batch"] > 1 else 1) as callers:
+        with ThreadPoolExecutor(at_once if command["batch"] > 1 else 1) as callers:
             times = list(callers.map(run, batches))
         seconds = time.perf_counter() - began
         p50, p99 = np.percentile(times, [50, 99])

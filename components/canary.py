@@ -141,7 +141,7 @@ def _place(saved_model: str, version_folder: Path) -> None:
 def _start(scratch: Path, log_file: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "serving.server", "--exit_with_parent", f"--model_name={MODEL_NAME}"]
     command += [f"--model_base_path={scratch / 'serving'}", "--port=0", f"--grpc_socket_path={scratch / 'grpc'}"]
-    command += ["--tensorflow_intra_op_parallelism=1"]  # as it will be served
+    command += ["--tensorflow_intra_op_parallelism=1", "--tensorflow_inter_op_parallelism=-1"]  # as it will be served
     with log_file.open("wb") as output:
         # From the folder that holds the serving package, so that -m finds the same code as this process.
         top = Path(serving.__file__).parents[1]

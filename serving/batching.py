@@ -153,8 +153,9 @@ class Batcher:
         self.options = options
         self._metrics = metrics
         self._queues: dict[tuple, _Queue] = {}
-        self._running = 0
-        self._executor = ThreadPoolExecutor(options.num_batch_threads, thread_name_prefix="batch")
+        # One thread each, and the one that ran last goes first: its core's caches still hold the model.
+        self._threads = [ThreadPoolExecutor(1, f"batch-{number}") for number in range(options.num_batch_threads)]
+        self._free = [*self._threads]
         self._wake: asyncio.TimerHandle | None = None
         metrics.watch_queue(self.waiting)
 
@@ -196,7 +197,8 @@ class Batcher:
         """Ends the threads once their batches are done."""
         if self._wake:
             self._wake.cancel()
-        self._executor.shutdown(wait=False)
+        for thread in self._threads:
+            thread.shutdown(wait=False)
 
     async def _enqueue(self, queue: _Queue, parts: list[Call]) -> list[dict[str, np.ndarray]]:
         loop = asyncio.get_running_loop()
@@ -221,10 +223,10 @@ class Batcher:
 
     def _dispatch(self) -> None:
         """Starts batches while there are threads for them; sets a clock for the next that will be due."""
-        if self._running == self.options.num_batch_threads:
+        if not self._free:
             return  # the thread that is free next looks again
         now = asyncio.get_running_loop().time()
-        while self._running < self.options.num_batch_threads:
+        while self._free:
             ready = [queue for queue in self._queues.values() if queue.tasks and self._due(queue) <= now]
             if not ready:
                 break
@@ -256,12 +258,14 @@ class Batcher:
         self._metrics.observe_batch(
             queue.servable.model, queue.signature, rows, self.options.filled(rows) - rows, oldest
         )
-        self._running += 1
-        work = self._executor.submit(_run_batch, queue.servable, [task.call for task in batch], self.options)
-        work.add_done_callback(lambda done: loop.call_soon_threadsafe(self._finish, batch, done.result()))
+        thread = self._free.pop()
+        work = thread.submit(_run_batch, queue.servable, [task.call for task in batch], self.options)
+        work.add_done_callback(lambda done: loop.call_soon_threadsafe(self._finish, thread, batch, done.result()))
 
-    def _finish(self, batch: list[_Task], outcomes: list[dict[str, np.ndarray] | BaseException]) -> None:
-        self._running -= 1
+    def _finish(
+        self, thread: ThreadPoolExecutor, batch: list[_Task], outcomes: list[dict[str, np.ndarray] | BaseException]
+    ) -> None:
+        self._free.append(thread)
         self._dispatch()  # first, so that the thread has work while the answers are written
         for task, outcome in zip(batch, outcomes, strict=True):
             if task.result.done():

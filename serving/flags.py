@@ -154,7 +154,12 @@ def _add_loading_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batching_parameters_file", help="BatchingParameters in text form")
     group.add_argument("--tensorflow_session_parallelism", type=int, default=0, help="both of the two below")
     group.add_argument("--tensorflow_intra_op_parallelism", type=int, default=0, help="threads of one op; 0: all cores")
-    group.add_argument("--tensorflow_inter_op_parallelism", type=int, default=0, help="ops at once; 0: all cores")
+    group.add_argument(
+        "--tensorflow_inter_op_parallelism",
+        type=int,
+        default=0,
+        help="ops at once; 0: all cores, -1: one, in the thread that runs the batch",
+    )
     group.add_argument("--tensorflow_session_config_file", help="a ConfigProto in text form")
 
 

@@ -31,6 +31,7 @@ def test_hands_over_with_its_flags_and_exit_status(model_server, tmp_path):
         "--file_system_poll_wait_seconds=1",
         "--enable_grpc_healthcheck_service=true",
         "--tensorflow_intra_op_parallelism=1",
+        "--tensorflow_inter_op_parallelism=-1",
     ]
 
 
