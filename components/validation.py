@@ -1,40 +1,31 @@
-"""Validation: statistics, schema and anomalies by TFX, statistics of the texts, and a gate that stops the line."""
+"""Validation: statistics, schema and anomalies by TFX, and a gate that stops the line."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy
-import tensorflow as tf
+import apache_beam as beam
 import tensorflow_data_validation as tfdv
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from tfx import components as tfx_components
 from tfx import types
-from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.components.base import base_node
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_artifacts
 
+from components import text_statistics
 from components.artifacts import DataReport
 from components.errors import LineError
 from components.options import DataOptions, ValidationOptions
 from components.statistics import StatisticsGen
-from models import backbone
-from models.features import LABEL, RESERVED, SPLITS, TEXT, TEXT_PAIR
+from models.features import LABEL, RESERVED, TEXT, TEXT_PAIR
 from models.recipe import ModelOptions
-from models.tokenizer import UNKNOWN, Tokenizer, read_vocabulary
 
 STATISTICS_FILE = "text_statistics.json"
 ANOMALIES_FILE = "SchemaDiff.pb"  # TFX's name for it in each split's folder
-
-BATCH = 2048  # rows a call: enough that Python costs nothing, few enough for long documents
-PERCENTILES = (50, 90, 95, 99, 100)
-# Token counts at which the histogram's bars begin: by powers of two, as batches are bucketed.
-BARS = (0, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 Severity = anomalies_pb2.AnomalyInfo.Severity
 STOPPING = {
@@ -105,7 +96,7 @@ def ReviewedSchema(schema: OutputArtifact[standard_artifacts.Schema], contents: 
 # === The gate ===
 
 
-@component
+@component(use_beam=True)
 def DataGate(
     examples: InputArtifact[standard_artifacts.Examples],
     schema: InputArtifact[standard_artifacts.Schema],
@@ -114,6 +105,7 @@ def DataGate(
     data: Parameter[str],
     validation: Parameter[str],
     model: Parameter[str],
+    beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
     """Stops the line on anomalies, and on texts that would not reach the model whole or in words it knows.
 
@@ -125,6 +117,7 @@ def DataGate(
         data: DataOptions as JSON.
         validation: ValidationOptions as JSON.
         model: ModelOptions as JSON; its vocabulary counts the tokens.
+        beam_pipeline: given by TFX.
 
     Raises:
         LineError: an anomaly of the configured severity, or a share above its bound; in words, with the way out.
@@ -135,10 +128,12 @@ def DataGate(
     if stop:
         raise LineError(stop)
     options = ModelOptions.model_validate_json(model)
-    texts = measure(examples.uri, options, pair=DataOptions.model_validate_json(data).text_pair is not None)
-    shares = totals(texts)
-    with fileio.open(f"{report.uri}/{STATISTICS_FILE}", "w") as stream:
-        stream.write(json.dumps({"max_length": options.max_length, **shares, "splits": texts}, indent=2))
+    pair = DataOptions.model_validate_json(data).text_pair is not None
+    target = f"{report.uri}/{STATISTICS_FILE}"
+    with beam_pipeline as pipeline:
+        text_statistics.measure(pipeline, examples.uri, options, pair=pair, target=target)
+    with fileio.open(target, "r") as stream:
+        texts = json.loads(stream.read())
     stop = why_unreadable(texts, rules, options)
     if stop:
         raise LineError(stop)
@@ -146,8 +141,8 @@ def DataGate(
     report.set_string_custom_property(
         "summary",
         f"schema {'differs' if count else 'ok'}, {count} {'anomaly' if count == 1 else 'anomalies'}, "
-        f"{shares['truncated']:.1%} of texts truncated at {options.max_length} tokens, "
-        f"{shares['out_of_vocabulary']:.1%} out of vocabulary",
+        f"{texts['truncated']:.1%} of texts truncated at {options.max_length} tokens, "
+        f"{texts['out_of_vocabulary']:.1%} out of vocabulary",
     )
 
 
@@ -208,113 +203,23 @@ def _expected(schema: schema_pb2.Schema, name: str) -> str:
     return f" Expected: {schema_pb2.FeatureType.Name(feature.type).lower()}, in every row."
 
 
-# === Statistics of the texts ===
+# === Texts ===
 
 
-@dataclass
-class _Counts:
-    """Running counts of one split."""
-
-    lengths: list[numpy.ndarray] = field(default_factory=list)  # each int64 [batch], special tokens included
-    unknown: list[numpy.ndarray] = field(default_factory=list)  # each int64 [batch]
-    labels: list[numpy.ndarray] = field(default_factory=list)  # each object [batch], bytes
-    worst: tuple[int, str] = (0, "")  # the text with the most unknown tokens, for the message
-
-
-def measure(examples_uri: str, options: ModelOptions, *, pair: bool) -> dict[str, dict[str, Any]]:
-    """Statistics of each split, as the model's own tokenizer sees the texts.
-
-    Args:
-        examples_uri: folder of the raw Examples.
-        options: names the vocabulary and max_length.
-        pair: whether rows hold two texts.
-
-    Returns:
-        A split's name -> rows, mean and percentiles of the token counts (before truncation, special tokens included),
-        their histogram, shares truncated and out of vocabulary, and rows and share of each label.
-    """
-    words = backbone.vocabulary(options)
-    # Longer than any text: what is counted here is what the text would need.
-    tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=2**30)
-    unknown_id = read_vocabulary(words.path).index(UNKNOWN)
-    result = {}
-    for split in SPLITS:
-        counts = _Counts()
-        for row in _batches(f"{examples_uri}/Split-{split}", pair):
-            ids, _ = tokenizer(row[TEXT], row.get(TEXT_PAIR))
-            is_unknown = tf.ragged.map_flat_values(lambda values: tf.cast(values == unknown_id, tf.int64), ids)
-            unknown = tf.reduce_sum(is_unknown, axis=1).numpy()
-            counts.lengths.append(ids.row_lengths().numpy())
-            counts.unknown.append(unknown)
-            counts.labels.append(row[LABEL].numpy())
-            if unknown.max() > counts.worst[0]:
-                text = row[TEXT][int(unknown.argmax())].numpy().decode("utf-8", "replace")
-                counts.worst = (int(unknown.max()), text[:120])
-        result[split] = _described(counts, options.max_length, specials=3 if pair else 2)
-    return result
-
-
-def _batches(folder: str, pair: bool) -> Iterator[dict[str, tf.Tensor]]:
-    """Parsed rows: text, (text_pair) and label, each string [batch]."""
-    names = [TEXT, LABEL, *([TEXT_PAIR] if pair else [])]
-    spec = {name: tf.io.FixedLenFeature([], tf.string) for name in names}
-    files = sorted(fileio.glob(f"{folder}/*"))
-    records = tf.data.TFRecordDataset(files, compression_type="GZIP").batch(BATCH)
-    for batch in records:
-        yield tf.io.parse_example(batch, spec)
-
-
-def _described(counts: _Counts, max_length: int, specials: int) -> dict[str, Any]:
-    lengths = numpy.concatenate(counts.lengths)
-    tokens = int(lengths.sum()) - specials * len(lengths)
-    unknown = int(sum(batch.sum() for batch in counts.unknown))
-    names, rows = numpy.unique(numpy.concatenate(counts.labels), return_counts=True)
-    bars = numpy.bincount(numpy.searchsorted(BARS, lengths, side="right") - 1, minlength=len(BARS))
-    return {
-        "rows": len(lengths),
-        "tokens": {
-            "mean": round(float(lengths.mean()), 2),
-            **{
-                f"p{percent}": int(numpy.percentile(lengths, percent, method="inverted_cdf")) for percent in PERCENTILES
-            },
-        },
-        "histogram": [{"from": start, "rows": int(count)} for start, count in zip(BARS, bars, strict=True)],
-        "truncated_rows": int((lengths > max_length).sum()),
-        "wordpieces": tokens,
-        "unknown_wordpieces": unknown,
-        "most_unknown": counts.worst[1],
-        "labels": {
-            name.decode(): {"rows": int(count), "share": round(count / len(lengths), 4)}
-            for name, count in zip(names, rows, strict=True)
-        },
-    }
-
-
-def totals(texts: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Shares over all splits: `truncated` of the texts, `out_of_vocabulary` of the wordpieces."""
-    rows = sum(split["rows"] for split in texts.values())
-    wordpieces = sum(split["wordpieces"] for split in texts.values())
-    unknown = sum(split["unknown_wordpieces"] for split in texts.values())
-    return {
-        "truncated": sum(split["truncated_rows"] for split in texts.values()) / rows,
-        "out_of_vocabulary": unknown / max(wordpieces, 1),
-    }
-
-
-def why_unreadable(texts: dict[str, dict[str, Any]], rules: ValidationOptions, model: ModelOptions) -> str | None:
+def why_unreadable(texts: dict[str, Any], rules: ValidationOptions, model: ModelOptions) -> str | None:
     """Why too little of the texts would reach the model, with the way out; None where enough does."""
-    shares = totals(texts)
-    if shares["truncated"] > rules.max_truncated:
+    if texts["truncated"] > rules.max_truncated:
+        tokens = texts["splits"]["train"]["tokens"]
         return (
-            f"{shares['truncated']:.1%} of the texts are longer than model.max_length ({model.max_length} tokens), "
+            f"{texts['truncated']:.1%} of the texts are longer than model.max_length ({model.max_length} tokens), "
             f"more than validation.max_truncated ({rules.max_truncated:.1%}) allows; the median training text has "
-            f"{texts['train']['tokens']['p50']} tokens, 95% have at most {texts['train']['tokens']['p95']}. Raise "
+            f"{tokens['p50']} tokens, 95% have at most {tokens['p95']}. Raise "
             "model.max_length, or raise validation.max_truncated where the beginning of a text says enough."
         )
-    if shares["out_of_vocabulary"] > rules.max_out_of_vocabulary:
-        worst = max((split["most_unknown"] for split in texts.values()), key=len)
+    if texts["out_of_vocabulary"] > rules.max_out_of_vocabulary:
+        worst = max((split["most_unknown"] for split in texts["splits"].values()), key=len)
         return (
-            f"{shares['out_of_vocabulary']:.1%} of the wordpieces are not in the vocabulary of {model.backbone!r}, "
+            f"{texts['out_of_vocabulary']:.1%} of the wordpieces are not in the vocabulary of {model.backbone!r}, "
             f"more than validation.max_out_of_vocabulary ({rules.max_out_of_vocabulary:.1%}) allows, as in {worst!r}. "
             "Choose a backbone for the language of the texts (model.backbone), or check data.encoding."
         )

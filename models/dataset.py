@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,41 +35,11 @@ class Rows:
         return self.token_ids.row_lengths().numpy()
 
 
-def write_rows(folder: Path, batches: Iterable[dict[str, tf.SparseTensor | tf.Tensor]]) -> tuple[int, int]:
-    """Writes a split of transformed Examples, as `read_rows` reads it.
-
-    Args:
-        folder: made if it does not exist.
-        batches: Transform's outputs: token_ids and, for pairs, segment_ids, sparse [batch, tokens]; label_id [batch].
-
-    Returns:
-        rows and tokens written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = tokens = 0
-    with tf.io.TFRecordWriter(str(folder / "transformed_examples-00000-of-00001.gz"), "GZIP") as writer:
-        for batch in batches:
-            columns = {
-                name: tf.RaggedTensor.from_sparse(value).numpy()
-                if isinstance(value, tf.SparseTensor)
-                else value[:, None].numpy()
-                for name, value in batch.items()
-            }
-            for at in range(len(columns[LABEL_ID])):
-                features = {
-                    name: tf.train.Feature(int64_list=tf.train.Int64List(value=column[at]))
-                    for name, column in columns.items()
-                }
-                writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
-                rows, tokens = rows + 1, tokens + len(columns[TOKEN_IDS][at])
-    return rows, tokens
-
-
 def read_rows(folder: Path, *, pair: bool) -> Rows:
     """Reads a split of transformed Examples.
 
     Args:
-        folder: holds the split's gzipped TFRecords.
+        folder: holds the split's gzipped TFRecords, any number of them; see models.features for what is in them.
         pair: whether the rows have segment ids.
 
     Raises:
@@ -80,12 +50,17 @@ def read_rows(folder: Path, *, pair: bool) -> Rows:
         spec[SEGMENT_IDS] = tf.io.RaggedFeature(tf.int64)
     files = sorted(str(path) for path in folder.glob("*.gz"))
     records = tf.data.TFRecordDataset(files, compression_type="GZIP").batch(4096)
-    parsed = list(records.map(lambda serialized: tf.io.parse_example(serialized, spec)))
+
+    def parse(serialized: tf.Tensor) -> dict[str, tf.RaggedTensor | tf.Tensor]:
+        # Narrowed here: all rows as int64 would take twice the memory that they are held in.
+        return {name: tf.cast(value, tf.int32) for name, value in tf.io.parse_example(serialized, spec).items()}
+
+    parsed = list(records.map(parse))
     if not parsed:
         raise ValueError(f"{folder}: the split holds no rows; give it more rows or a larger share")
 
     def column(name: str) -> tf.RaggedTensor:
-        return tf.cast(tf.concat([part[name] for part in parsed], axis=0), tf.int32)
+        return tf.concat([part[name] for part in parsed], axis=0)
 
     return Rows(column(TOKEN_IDS), column(SEGMENT_IDS) if pair else None, column(LABEL_ID).numpy())
 

@@ -78,6 +78,18 @@ class Tokenizer:
         texts = [text] if text_pair is None else [text, text_pair]
         return self._shortened([self._wordpieces.tokenize_with_offsets(part)[1] for part in texts])
 
+    def lengths(self, text: tf.Tensor, text_pair: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """How much of `max_length` texts would take, were they not shortened; arguments as those of a call.
+
+        Returns:
+            ids in each row, special tokens included, and how many of them are [UNK]; each int64 [batch].
+        """
+        texts = [text] if text_pair is None else [text, text_pair]
+        pieces = [self._wordpieces.tokenize(part) for part in texts]
+        unknown = [piece.with_flat_values(tf.cast(piece.flat_values == self.id(UNKNOWN), tf.int64)) for piece in pieces]
+        lengths = tf.add_n([piece.row_lengths() for piece in pieces]) + 1 + len(texts)
+        return lengths, tf.add_n([tf.reduce_sum(each, axis=1) for each in unknown])
+
     def id(self, wordpiece: str) -> int:
         """The id of a wordpiece, [UNK]'s if the vocabulary does not have it."""
         return self._words.index(wordpiece if wordpiece in self._words else UNKNOWN)

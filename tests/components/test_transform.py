@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from factories import raw_examples, tiny_model_options, transformed
 from tfx.types import channel_utils, standard_artifacts
 
@@ -57,6 +58,28 @@ def test_pairs(tmp_path):
     assert read.segment_ids.to_list() == [[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1]]
 
 
+def test_shards_stay_shards_with_their_rows_in_order(tmp_path):
+    splits = {"train": [ROWS[0]], "validation": ROWS[:1], "test": ROWS[:1]}
+    examples, schema = raw_examples(tmp_path, splits, LABELS)
+    second = Path(examples.uri, "Split-train", "data_tfrecord-00001.gz")
+    with tf.io.TFRecordWriter(str(second), "GZIP") as writer:
+        for text in ("it", "was", "awful", "the", "and"):
+            values = {"text": text, "label": "negative"}
+            features = {
+                name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
+                for name, value in values.items()
+            }
+            writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+    _, written = transformed(tmp_path, tiny_model_options(tmp_path), examples, schema)
+    assert [path.name for path in sorted(_split(written, "train").iterdir())] == [
+        "data_tfrecord-00000-of-00001.gz",
+        "data_tfrecord-00001.gz",
+    ]
+    read = read_rows(_split(written, "train"), pair=False)
+    assert read.token_ids.to_list()[1:] == [[2, id, 3] for id in (6, 7, 13, 5, 8)]
+    assert written.get_string_custom_property("summary").startswith("6 train, 1 validation, 1 test,")
+
+
 def test_parameters_hold_no_path_of_this_machine():
     examples = channel_utils.as_channel([standard_artifacts.Examples()])
     schema = channel_utils.as_channel([standard_artifacts.Schema()])
@@ -75,5 +98,4 @@ def test_labels_file(tmp_path, text, message):
 
 
 def _split(artifact, name):
-
     return Path(artifact.uri) / f"Split-{name}"

@@ -1,12 +1,14 @@
 import json
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
 import tensorflow as tf
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 from tfx import types
 from tfx.components.example_validator.executor import Executor as Validator
 from tfx.components.schema_gen.executor import Executor as Schemer
+from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.types import standard_artifacts
 
 from components import validation
@@ -16,6 +18,8 @@ from components.options import DataOptions, ValidationOptions
 from components.statistics import Executor as Counter
 from models.recipe import ModelOptions, RandomBert
 
+BEAM = ["--direct_running_mode=in_memory"]
+IN_MEMORY = BaseBeamExecutor.Context(beam_pipeline_args=BEAM)
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "##s"]
 # Wordpieces with [CLS] and [SEP]: 4, 5, 6 of which 2 unknown, 4.
 ROWS = [("good film", "pos"), ("bad films", "neg"), ("good xyz xyz film", "pos"), ("bad film", "neg")]
@@ -55,7 +59,7 @@ def inspect(folder, splits, model, reviewed=None, **rules):
     channel = types.Channel(type=standard_artifacts.Examples).set_artifacts([examples])
     properties = validation.statistics_gen(channel, DataOptions(source=["."])).exec_properties
     statistics = artifact(standard_artifacts.ExampleStatistics, folder, "statistics")
-    Counter().Do({"examples": [examples]}, {"statistics": [statistics]}, properties)
+    Counter(IN_MEMORY).Do({"examples": [examples]}, {"statistics": [statistics]}, properties)
     schema = artifact(standard_artifacts.Schema, folder, "schema")
     if reviewed:
         validation.ReviewedSchema.test_call(schema=schema, contents=reviewed)
@@ -72,6 +76,7 @@ def inspect(folder, splits, model, reviewed=None, **rules):
         data=DataOptions(source=["."]).model_dump_json(),
         validation=ValidationOptions(**rules).model_dump_json(),
         model=model.model_dump_json(),
+        beam_pipeline=beam.Pipeline(argv=BEAM),
     )
     return report
 

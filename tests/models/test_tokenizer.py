@@ -90,3 +90,10 @@ def test_a_wrong_vocabulary_is_refused(tmp_path, words, message):
     path.write_text("\n".join(words) + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_vocabulary(path)
+
+
+def test_lengths_are_those_of_the_whole_texts(vocabulary):
+    lengths, unknown = tokenizer(vocabulary).lengths(tf.constant(["the " * 9 + "dog", "", "cat 😀"]))
+    assert (lengths.numpy().tolist(), unknown.numpy().tolist()) == ([12, 2, 4], [1, 0, 1])
+    lengths, unknown = tokenizer(vocabulary).lengths(tf.constant(["the dog"]), tf.constant(["dog sat sat"]))
+    assert (lengths.numpy().tolist(), unknown.numpy().tolist()) == ([8], [2])

@@ -1,0 +1,162 @@
+"""Statistics of the texts as the model's own tokenizer sees them, in one pass over the shards."""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import tensorflow as tf
+
+from components import shards
+from components.shards import Shard
+from models import backbone
+from models.features import LABEL, SPLITS, TEXT, TEXT_PAIR
+from models.recipe import ModelOptions
+from models.tokenizer import Tokenizer
+
+BATCH = 2048  # rows a call: enough that Python costs nothing, few enough for long documents
+PERCENTILES = (50, 90, 95, 99, 100)
+# Token counts at which the histogram's bars begin: by powers of two, as batches are bucketed.
+BARS = (0, 8, 16, 32, 64, 128, 256, 512, 1024)
+SHOWN_CHARACTERS = 120  # of a text, in a message
+
+
+def measure(pipeline: beam.Pipeline, examples: str, model: ModelOptions, *, pair: bool, target: str) -> None:
+    """Adds the pass to a Beam pipeline.
+
+    Args:
+        pipeline: where it runs.
+        examples: folder of the raw Examples, one that the workers reach, as `target` is.
+        model: names the vocabulary and max_length.
+        pair: whether rows hold two texts.
+        target: path of the JSON file that is written: max_length; `truncated`, the share of the texts, and
+            `out_of_vocabulary`, of the wordpieces; `splits`, by name what `described` gives.
+    """
+    _ = (
+        pipeline
+        | "Tasks" >> beam.Create(shards.tasks(shards.of(examples)))
+        | "Count" >> beam.Map(count, model, pair=pair)
+        | "All" >> beam.WithKeys(target)
+        | "Gather" >> beam.GroupByKey()
+        | "Write" >> beam.MapTuple(functools.partial(write, max_length=model.max_length, specials=3 if pair else 2))
+    )
+
+
+@dataclass
+class Counts:
+    """What is counted of some rows."""
+
+    lengths: Counter[int] = field(default_factory=Counter)  # tokens, special ones included -> rows
+    labels: Counter[bytes] = field(default_factory=Counter)  # rows
+    unknown: int = 0  # wordpieces
+    worst: tuple[int, bytes] = (0, b"")  # the text with the most unknown wordpieces, and how many
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.lengths + other.lengths,
+            self.labels + other.labels,
+            self.unknown + other.unknown,
+            max(self.worst, other.worst, key=operator.itemgetter(0)),
+        )
+
+
+def count(task: list[Shard], model: ModelOptions, *, pair: bool) -> tuple[str, str, Counts]:
+    """Counts the rows of some shards of a split; gives (split, the first shard's name, counts).
+
+    Args:
+        task: the shards.
+        model: as in `measure`.
+        pair: as in `measure`.
+    """
+    words = backbone.vocabulary(model)
+    tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=model.max_length)
+    parts = (_counted(row, tokenizer) for shard in task for row in _batches(shard, pair))
+    return task[0].split, task[0].name, functools.reduce(operator.add, parts)
+
+
+def _batches(shard: Shard, pair: bool) -> Iterator[dict[str, tf.Tensor]]:
+    """Parsed rows: text, (text_pair) and label, each string [batch]."""
+    names = [TEXT, LABEL, *([TEXT_PAIR] if pair else [])]
+    spec = {name: tf.io.FixedLenFeature([], tf.string) for name in names}
+    return (tf.io.parse_example(batch, spec) for batch in shards.read(shard, BATCH))
+
+
+def _counted(row: dict[str, tf.Tensor], tokenizer: Tokenizer) -> Counts:
+    lengths, unknown = (each.numpy() for each in tokenizer.lengths(row[TEXT], row.get(TEXT_PAIR)))
+    worst = int(unknown.argmax())
+    return Counts(
+        Counter(lengths.tolist()),
+        Counter(row[LABEL].numpy().tolist()),
+        int(unknown.sum()),
+        (int(unknown[worst]), row[TEXT][worst].numpy() if unknown[worst] else b""),
+    )
+
+
+# === What is written ===
+
+
+def write(target: str, counted: Iterable[tuple[str, str, Counts]], max_length: int, *, specials: int) -> None:
+    """Writes the file that `measure` describes.
+
+    Args:
+        target: its path.
+        counted: what `count` gives of each task.
+        max_length: tokens that the model reads of a row.
+        specials: the special tokens of a row.
+    """
+    splits = {split: Counts() for split in SPLITS}
+    for split, _, counts in sorted(counted, key=lambda item: item[1]):
+        splits[split] += counts
+    texts = {split: described(counts, max_length, specials) for split, counts in splits.items()}
+    with tf.io.gfile.GFile(target, "w") as file:
+        file.write(json.dumps({"max_length": max_length, **totals(texts), "splits": texts}, indent=2))
+
+
+def described(counts: Counts, max_length: int, specials: int) -> dict[str, Any]:
+    """Statistics of a split.
+
+    Returns:
+        rows, mean and percentiles of the token counts (before truncation, special tokens included), their histogram,
+        rows truncated, wordpieces, how many of them are unknown, the text with the most, and rows and share of each
+        label.
+    """
+    lengths = np.array(sorted(counts.lengths))
+    rows = np.array([counts.lengths[length] for length in lengths])
+    count = int(rows.sum())
+    bars = np.bincount(np.searchsorted(BARS, lengths, side="right") - 1, weights=rows, minlength=len(BARS))
+    tokens = int(lengths @ rows)
+    percentiles = np.percentile(lengths, PERCENTILES, method="inverted_cdf", weights=rows)
+    return {
+        "rows": count,
+        "tokens": {
+            "mean": round(tokens / count, 2),
+            **{f"p{percent}": int(length) for percent, length in zip(PERCENTILES, percentiles, strict=True)},
+        },
+        "histogram": [{"from": start, "rows": int(bar)} for start, bar in zip(BARS, bars, strict=True)],
+        "truncated_rows": int(rows[lengths > max_length].sum()),
+        "wordpieces": tokens - specials * count,
+        "unknown_wordpieces": counts.unknown,
+        "most_unknown": counts.worst[1].decode("utf-8", "replace")[:SHOWN_CHARACTERS],
+        "labels": {
+            name.decode(): {"rows": held, "share": round(held / count, 4)}
+            for name, held in sorted(counts.labels.items())
+        },
+    }
+
+
+def totals(texts: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Shares over all splits: `truncated` of the texts, `out_of_vocabulary` of the wordpieces."""
+    rows = sum(split["rows"] for split in texts.values())
+    wordpieces = sum(split["wordpieces"] for split in texts.values())
+    unknown = sum(split["unknown_wordpieces"] for split in texts.values())
+    return {
+        "truncated": sum(split["truncated_rows"] for split in texts.values()) / rows,
+        "out_of_vocabulary": unknown / max(wordpieces, 1),
+    }
