@@ -2,7 +2,7 @@ SHELL := /bin/bash
 BERTLINE := .venv/bin/bertline
 PYTHON := .venv/bin/python
 
-.PHONY: setup demo test fuzz lint format lock serve bench bench-peers image clean
+.PHONY: setup demo test test-shipped fuzz lint format lock serve bench bench-peers image clean
 
 setup:            ## build .venv from requirements.lock
 	@scripts/setup.sh
@@ -12,6 +12,9 @@ demo: setup       ## the whole line on real tweets, ending with a prediction ove
 
 test: setup lint  ## everything that proves it
 	@$(PYTHON) -m pytest
+
+test-shipped: setup  ## each shipped config at full size, compiled and executed as Kubeflow does it, beside the local line
+	@$(PYTHON) -m pytest tests/e2e/test_shipped.py -m shipped -v -s
 
 fuzz: setup       ## the server's parsing against thousands of random requests, over gRPC and REST
 	@$(PYTHON) -m pytest tests/serving/test_fuzz.py tests/serving/test_rest.py -k any_ --hypothesis-profile=fuzz

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
-from tfx.dsl.io import fileio
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
 from components.artifacts import KERAS_FOLDER
 from components.errors import LineError
+from components.object_store import local_copy
 from serving import releases
 
 
@@ -19,11 +19,12 @@ def LastBlessed(
     model: OutputArtifact[standard_artifacts.Model],
     serving_folder: Parameter[str],
     release: Parameter[str],
+    weights: Parameter[int],
 ) -> None:
-    """Copies a release's SavedModel, and the Keras weights it was trained to, into a Model artifact.
+    """Copies a release's SavedModel, and if asked the Keras weights it was trained to, into a Model artifact.
 
     The Evaluator compares with the first, and the Trainer can start from the second. Those lie with the artifacts of
-    the run that pushed the release; where these are gone there are none.
+    the run that pushed the release, in an object store for a run on a cluster.
 
     The artifact's int property `present` says whether there is one (1) or the folder is empty (0); its string property
     `version` names it.
@@ -32,9 +33,10 @@ def LastBlessed(
         model: the artifact to fill.
         serving_folder: where models are pushed.
         release: the version that `releases.find_baseline` gave when the run started, which keys the cache; "" for none.
+        weights: whether (1) the Keras weights are wanted.
 
     Raises:
-        LineError: the release is no longer there.
+        LineError: the release is no longer there, or its weights are wanted and cannot be had.
     """
     model.set_int_custom_property("present", int(bool(release)))
     model.set_string_custom_property("version", release)
@@ -46,10 +48,25 @@ def LastBlessed(
         source = f"{serving_folder.rstrip('/')}/{release}"
         raise LineError(f"{source}: this release is gone since the run started; run again to compare with the next one")
     copy_saved_model(found.path, path_utils.serving_model_dir(model.uri))
-    weights = f"{found.record.get('trained_model', '')}/{KERAS_FOLDER}"
-    for name in releases.files(weights) if fileio.isdir(weights) else []:
-        _link_or_copy(f"{weights}/{name}", f"{model.uri}/{KERAS_FOLDER}/{name}")
+    if weights:
+        _copy_weights(found, f"{model.uri}/{KERAS_FOLDER}")
     model.set_string_custom_property("summary", f"compared with {release}")
+
+
+def _copy_weights(release: releases.Release, destination: str) -> None:
+    source = f"{release.record.get('trained_model', release.path)}/{KERAS_FOLDER}"  # older releases do not say
+    try:
+        with local_copy(source) as folder:
+            names = releases.files(folder)
+            for name in names:
+                _link_or_copy(f"{folder}/{name}", f"{destination}/{name}")
+        if not names:
+            raise LineError(f"{source} is gone, with the artifacts of the run that trained them")
+    except LineError as error:
+        raise LineError(
+            f"train.warm_start: version {release.version} has no weights to start from: {error}. Set train.warm_start: "
+            "false for one run."
+        ) from error
 
 
 def copy_saved_model(source: str, destination: str) -> None:

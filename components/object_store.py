@@ -1,10 +1,11 @@
-"""Data in an object store: brought to this machine for as long as they are read."""
+"""A folder in an object store: brought to this machine for as long as it is read."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow
@@ -12,8 +13,9 @@ from pyarrow import fs
 
 from components.errors import LineError
 
-# MinIO speaks S3's protocol; AWS_ENDPOINT_URL in the environment says where it is.
-SCHEMES = {"gs://": "gs://", "s3://": "s3://", "minio://": "s3://"}
+SCHEMES = ("gs://", "s3://", "minio://")
+RETRY = timedelta(minutes=1)  # Google's client would try for a quarter of an hour where there are no credentials
+ADDRESS = "address"  # custom property of an artifact whose `uri` is a pod's copy: where it outlives the pod
 
 
 @contextmanager
@@ -31,7 +33,7 @@ def local_copy(folder: str) -> Iterator[str]:
     if "://" not in folder:
         yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="bertline-data-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="bertline-copy-") as scratch:
         # The folder keeps its name, which is part of the data's fingerprint.
         target = Path(scratch) / folder.rstrip("/").rpartition("/")[2]
         target.mkdir()
@@ -42,11 +44,18 @@ def local_copy(folder: str) -> Iterator[str]:
 def _copy(address: str, target: Path) -> None:
     scheme = address.partition("://")[0] + "://"
     if scheme not in SCHEMES:
-        raise LineError(f"data folder {address}: expected a path, or an address that starts with {', '.join(SCHEMES)}")
+        raise LineError(f"{address}: expected a path, or an address that starts with {', '.join(SCHEMES)}")
+    path = address.removeprefix(scheme).rstrip("/")
     try:
-        store, path = fs.FileSystem.from_uri(SCHEMES[scheme] + address.removeprefix(scheme).rstrip("/"))
+        if scheme == "gs://":
+            store = fs.GcsFileSystem(retry_time_limit=RETRY)
+        else:  # MinIO speaks S3's protocol; AWS_ENDPOINT_URL in the environment says where it is
+            store, path = fs.FileSystem.from_uri(f"s3://{path}")
         if store.get_file_info(path).type != fs.FileType.Directory:
-            raise LineError(f"data folder {address}: there is no such folder")
+            raise LineError(f"{address}: there is no such folder")
+        for found in store.get_file_info(fs.FileSelector(path, recursive=True)):
+            # Arrow makes the folders that the store lists, and Google's lists none.
+            (target / found.path.removeprefix(f"{path}/")).parent.mkdir(parents=True, exist_ok=True)
         fs.copy_files(path, str(target), source_filesystem=store, destination_filesystem=fs.LocalFileSystem())
     except (OSError, pyarrow.ArrowInvalid) as error:
-        raise LineError(f"data folder {address} cannot be read: {error}") from error
+        raise LineError(f"{address} cannot be read: {error}") from error

@@ -12,6 +12,7 @@ from tfx.utils import path_utils
 from components import warmup
 from components.artifacts import METRICS_FILE, PREDICTIONS_FILE, ModelCard
 from components.errors import LineError
+from components.object_store import ADDRESS
 from serving import push, releases
 
 
@@ -33,7 +34,7 @@ def Pusher(
     """Pushes the exported model as a new version, if both blessings are positive.
 
     Args:
-        model: the exported model.
+        model: the exported model; where it lies goes into release.json, for a training that starts from it.
         model_blessing: the gates' verdict.
         infra_blessing: the canary's verdict.
         evaluation: its metrics.json goes into release.json, rows of its predictions become warm-up requests.
@@ -63,7 +64,8 @@ def Pusher(
         return
     source = path_utils.serving_model_path(model.uri)
     metrics = _headline(f"{evaluation.uri}/{METRICS_FILE}")
-    record = {**json.loads(release), "metrics": metrics, "trained_model": model.uri}
+    trained = model.get_string_custom_property(ADDRESS) or model.uri
+    record = {**json.loads(release), "metrics": metrics, "trained_model": trained}
     try:
         with tempfile.TemporaryDirectory(prefix="bertline-push-") as scratch:
             extra = {releases.CARD_FILE: f"{model_card.uri}/{releases.CARD_FILE}"}

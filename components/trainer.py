@@ -136,21 +136,11 @@ class Start(NamedTuple):
 
 
 def warm_start(last_blessed: standard_artifacts.Model) -> Start | None:
-    """The last blessed model's weights; None where no model has been pushed yet.
-
-    Raises:
-        LineError: there is a model and its weights are gone.
-    """
+    """The last blessed model's weights; None where no model has been pushed yet."""
     version = last_blessed.get_string_custom_property("version")
     if not version:
         return None
-    weights = Path(last_blessed.uri) / KERAS_FOLDER
-    if not weights.is_dir():
-        raise LineError(
-            f"train.warm_start: the weights of version {version} are gone with the artifacts of its run, or it was "
-            "pushed by an older bertline; set train.warm_start: false for one run."
-        )
-    return Start(version, weights)
+    return Start(version, Path(last_blessed.uri) / KERAS_FOLDER)
 
 
 def take_weights(built, start: Start, labels: list[str]) -> None:

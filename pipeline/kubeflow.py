@@ -15,10 +15,12 @@ from components.errors import LineError
 from models.packages import SCHEME
 from pipeline.config import AROUND_THE_MODEL, SECTIONS, Config
 from pipeline.kubeflow_options import KubeflowOptions, StageOptions
+from pipeline.local_runner import BEAM_ARGS, REPORTING_NODES
 
-# Each run asks these anew: the first because its answers key the cache, the other because the serving folder is the
-# world's and not the cache's; a push of what is there already changes nothing.
-ALWAYS_RUN = frozenset({"Facts", "Pusher"})
+# Each run asks these anew: the first because its answers key the cache, the second because the serving folder is the
+# world's and not the cache's; a push of what is there already changes nothing. Those that only report end well even
+# where they fail, and Kubeflow would cache what they did not make.
+ALWAYS_RUN = frozenset({"Facts", "Pusher"}) | REPORTING_NODES
 COMMAND = ["python", "-m", "pipeline.stage"]
 POD_FOLDER = "/tmp/bertline"  # is gone with the pod
 PARAMETERS = {
@@ -123,18 +125,23 @@ def parameter_values(config: Config) -> dict[str, str]:
 
 
 def _data_folder(config: Config) -> str:
-    if config.kubeflow.data_folder:
-        return config.kubeflow.data_folder
-    data = config.data
+    folder, data = config.kubeflow.data_folder, config.data
     for key, sources in (("source", data.source), ("validation_source", data.validation_source or []),
                          ("test_source", data.test_source or [])):  # fmt: skip
         for source in sources:
-            if not source.startswith((SCHEME, "/")):
+            if source.startswith((SCHEME, "/")):
+                continue
+            if not folder:
                 raise LineError(
                     f"data.{key}: a cluster does not find {source!r}. Put it where it does, and name the folder in "
                     "kubeflow.data_folder, such as gs://BUCKET/data; or give an absolute path in one of its volumes."
                 )
-    return "/"
+            if source.startswith("../") and "://" in folder:
+                raise LineError(
+                    f"data.{key}: {source!r} lies outside kubeflow.data_folder, {folder}, which is all that a pod is "
+                    "brought. Move this config beside its data, so that one relative path holds here and there."
+                )
+    return folder or "/"
 
 
 def _serving_folder(config: Config) -> str:
@@ -168,7 +175,6 @@ def _pipeline(config: Config, values: dict[str, str], commit: str | None) -> Any
 
     from pipeline.facts import RunFacts
     from pipeline.facts_stage import Facts
-    from pipeline.local_runner import BEAM_ARGS
     from pipeline.pipeline import Settings, create_pipeline
 
     given = {name: RuntimeParameter(name, ptype=str, default=value) for name, value in values.items()}
@@ -198,13 +204,15 @@ def _check_stages(options: KubeflowOptions, known: list[str]) -> None:
 
 
 def _set_up(task: dict[str, Any], container: dict[str, Any], options: StageOptions) -> None:
-    """Puts into a task what TFX does not: caching, retries, resources; and the names of the tasks it waits for."""
+    """Puts into a task what TFX does not: caching, faults, retries, resources; and the names of those it waits for."""
     name = task["taskInfo"]["name"]
     for given in task.get("inputs", {}).get("parameters", {}).values():
         if "taskOutputParameter" in given:  # TFX adds "_task" here, and nowhere else
             producer = given["taskOutputParameter"]["producerTask"]
             given["taskOutputParameter"]["producerTask"] = producer.removesuffix("_task")
     task["cachingOptions"] = {} if name in ALWAYS_RUN else {"enableCache": True}
+    if name in REPORTING_NODES:
+        container["args"].append("--reporting")
     if options.retries:
         wait = f"{options.retry_wait_seconds}s"
         task["retryPolicy"] = {"maxRetryCount": options.retries, "backoffDuration": wait, "backoffFactor": 2.0}

@@ -49,6 +49,7 @@ STAGES = (
 )
 # They tell of a push that is done: where one fails, the run ends as the push left it.
 REPORTING = ("labels", "explain", "review", "track")
+REPORTING_NODES = frozenset(node for name, nodes in STAGES if name in REPORTING for node in nodes)
 BEAM_ARGS = (
     # Beam's default local runner fetches a binary at run time. This is the one in memory, which needs nothing; named by
     # its class, it is spared the look whether the default would do, which costs TFMA's graph two seconds.

@@ -117,7 +117,9 @@ def create_pipeline(
 
     tokens = transform(examples, schema.outputs["schema"], config.model, config.data)
     tokens.add_upstream_node(data_gate)
-    last_blessed = LastBlessed(serving_folder=settings.serving_folder, release=facts.baseline)
+    last_blessed = LastBlessed(
+        serving_folder=settings.serving_folder, release=facts.baseline, weights=int(config.train.warm_start)
+    )
     trainer = Trainer(
         transform_graph=tokens.outputs["transform_graph"],
         transformed_examples=tokens.outputs["transformed_examples"],
@@ -175,6 +177,8 @@ def create_pipeline(
         evaluation=evaluator.outputs["evaluation"],
         model_options=config.model.model_dump_json(),
     )
+    for reporting in (label_quality, explainer):
+        reporting.add_upstream_node(pusher)  # a cluster starts nothing more once a pod is lost, so the push comes first
     review = Review(
         evaluation=evaluator.outputs["evaluation"],
         blessing=evaluator.outputs["blessing"],

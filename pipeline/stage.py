@@ -3,13 +3,15 @@
     python -m pipeline.stage --executor_class_path CLASS --json_serialized_invocation_args '{{$}}'
         --json_serialized_inputs_spec_args SPEC [Beam's arguments]
 
-These are the arguments that TFX compiles, and TFX's own entry point does the work. Three things stand between it and
+These are the arguments that TFX compiles, and TFX's own entry point does the work. Four things stand between it and
 the open source backend:
 
 - The launcher copies an artifact of gs://, s3:// or minio:// to a folder before a stage and back after it, so that
   stages need none of those. TFX would take the addresses for paths.
 - The backend does not tell what type an input artifact has. The component's declaration does.
 - The launcher makes the folder around an artifact, and TFX expects the artifact's own.
+- A stage that fails makes the run a failed one. What only reports of a push that is done (`--reporting`) ends well all
+  the same: its artifacts are empty, and their `summary` and `fault` say why.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,32 +28,39 @@ from typing import Any
 import yaml
 
 from components.errors import LineError, root_cause
+from components.object_store import ADDRESS
 
 # Where the launcher puts what it copies, as Kubeflow Pipelines' launcher_v2 has it; Vertex AI mounts /gcs.
 FOLDERS = {"gs://": "gcs", "s3://": "s3", "minio://": "minio"}
 ROOT_VARIABLE = "BERTLINE_LAUNCHER_ROOT"  # above those folders; the system's root unless a launcher cannot write there
 OUR_TYPES = "bertline."
+FAULT = "fault"  # in the metadata of an artifact that could not be made: why
 FILE_TYPES = {"tfx.String", "tfx.Integer", "tfx.Float", "tfx.Boolean", "tfx.JsonValue"}  # the artifact is one file
 
 
 def main() -> None:
-    """Runs the stage that the arguments name; exits with 1 where it stops, the reason on the last line."""
+    """Runs the stage that the arguments name; exits with 1 where it fails a run, the reason on the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--executor_class_path", required=True)
     parser.add_argument("--json_serialized_invocation_args", required=True, type=json.loads)
     parser.add_argument("--json_serialized_inputs_spec_args", required=True, type=json.loads)
+    parser.add_argument("--reporting", action="store_true", help="a fault is told, and fails no run")
     given, beam = parser.parse_known_args()
     sys.argv = sys.argv[:1]  # Beam would take what is left for its own
     logging.basicConfig(level=logging.INFO)
     root = Path(os.environ.get(ROOT_VARIABLE, "/"))
     execution = localised(given.json_serialized_invocation_args, given.json_serialized_inputs_spec_args, root)
     try:
+        _check_inputs(execution)
         _execute(given.executor_class_path, execution, given.json_serialized_inputs_spec_args, beam)
     except Exception as error:
         logging.exception("the stage ended")
         cause = root_cause(error)
         said = str(cause) if isinstance(cause, LineError) else f"{type(cause).__name__}: {cause}"
-        sys.exit(f"bertline: {said}")
+        if not given.reporting:
+            sys.exit(f"bertline: {said}")
+        _leave_fault(execution, said)
+        print(f"bertline: {said} (the run goes on: the verdict and the push stand)", file=sys.stderr)
     _report(Path(execution["outputs"]["outputFile"]), given.json_serialized_invocation_args)
 
 
@@ -65,8 +75,28 @@ def _execute(executor: str, execution: dict[str, Any], inputs: dict[str, Any], b
     kubeflow_v2_run_executor.main((arguments, beam))
 
 
+def _check_inputs(execution: dict[str, Any]) -> None:
+    for name, artifact in _artifacts(execution, "inputs"):
+        if fault := artifact.get("metadata", {}).get(FAULT):
+            raise LineError(f"there is no {name}: {fault}")
+
+
+def _leave_fault(execution: dict[str, Any], said: str) -> None:
+    """Reports the outputs as not made, and removes what was written of them."""
+    made = {}
+    for name, artifact in _artifacts(execution, "outputs"):
+        shutil.rmtree(artifact["uri"])
+        metadata = {"summary": f"failed: {said}", FAULT: said}
+        made[name] = {"artifacts": [{"name": artifact["name"], "uri": artifact["uri"], "metadata": metadata}]}
+    file = Path(execution["outputs"]["outputFile"])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"artifacts": made}), encoding="utf-8")
+
+
 def localised(execution: dict[str, Any], declared: dict[str, Any], root: Path) -> dict[str, Any]:
     """The executor input with local paths for addresses, types that TFX finds, and the outputs' folders made.
+
+    An input's address stays in its metadata: the path is gone with the pod.
 
     Args:
       execution: ExecutorInput as JSON values.
@@ -76,6 +106,7 @@ def localised(execution: dict[str, Any], declared: dict[str, Any], root: Path) -
     changed = json.loads(json.dumps(execution))
     for name, artifact in _artifacts(changed, "inputs"):
         artifact["type"] = _type(declared["artifacts"][name]["artifactType"])
+        artifact.setdefault("metadata", {})[ADDRESS] = artifact["uri"]
         artifact["uri"] = local_path(artifact["uri"], root)
     for _, artifact in _artifacts(changed, "outputs"):
         title = _title(artifact["type"])

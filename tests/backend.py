@@ -26,7 +26,7 @@ SCHEMES = {"gs://": "gcs", "s3://": "s3", "minio://": "minio"}
 
 @dataclass
 class Task:
-    """What became of a task: "succeeded", "cached", "failed", or "not run" since one before it failed."""
+    """What became of a task: "succeeded", "cached", "failed", or "not run" since another had failed."""
 
     state: str
     artifacts: dict = field(default_factory=dict)
@@ -53,12 +53,13 @@ class Backend:
 
     Args:
         folder: holds the object store and the pods' files.
-        warm: runs the commands; None starts each as it is.
+        warm: a warm.Warm that runs the commands; None starts each as it is.
         cold: the tasks whose command is started as it is all the same.
+        seconds: how long a command that is started as it is may take.
     """
 
-    def __init__(self, folder, warm=None, cold=()):
-        self.folder, self.warm, self.cold = folder, warm, set(cold)
+    def __init__(self, folder, warm=None, cold=(), seconds=600):
+        self.folder, self.warm, self.cold, self.seconds = folder, warm, set(cold), seconds
         self.cache = {}
         self.ids = itertools.count(1)
 
@@ -74,10 +75,10 @@ class Backend:
         done: dict[str, Task] = {}
         run = len(list(self.folder.glob("run-*"))) + 1
         for name in _in_order(tasks):
-            if all(done[before].state in ("succeeded", "cached") for before in tasks[name].get("dependentTasks", [])):
-                done[name] = self._task(spec, name, given, done, f"run-{run}")
-            else:
+            if any(before.state == "failed" for before in done.values()):  # Argo starts nothing more then
                 done[name] = Task("not run")
+            else:
+                done[name] = self._task(spec, name, given, done, f"run-{run}")
         return Run(done)
 
     def path(self, uri):
@@ -132,11 +133,27 @@ class Backend:
             for artifact in _each(execution["outputs"]):
                 _local(artifact["uri"], pod).parent.mkdir(parents=True, exist_ok=True)
             json_format.ParseDict(execution, pipeline_spec_pb2.ExecutorInput())
-            run = run_command if not self.warm or pod.name in self.cold else self.warm.run
-            code, log = _run_container(run, container, json.dumps(execution), pod)
+            code = self._command(container, json.dumps(execution), pod)
+            log = (pod / "log").read_text(errors="replace")
             if code == 0:
                 return self._published(execution, json.loads(file.read_text()), pod, log, attempt)
         return Task("failed", log=log, attempts=attempt)
+
+    def _command(self, container, executor_input, pod):
+        """Runs a container's command, with this Python for the image's; returns its exit code."""
+        program, flag, module = container["command"]
+        assert (program, flag) == ("python", "-m")
+        arguments = [argument.replace("{{$}}", executor_input) for argument in container["args"]]
+        work, log = pod / "work", pod / "log"
+        work.mkdir(parents=True)
+        env = {"PYTHONPATH": str(TOP), "BERTLINE_LAUNCHER_ROOT": str(pod)}
+        if self.warm and pod.name not in self.cold:
+            return self.warm.run(module, arguments, cwd=work, env=env, stdout=log, stderr=log)
+        with log.open("wb") as written:
+            return subprocess.run(
+                [sys.executable, flag, module, *arguments], cwd=work, env={**os.environ, **env},
+                stdin=subprocess.DEVNULL, stdout=written, stderr=subprocess.STDOUT, timeout=self.seconds, check=False,
+            ).returncode  # fmt: skip
 
     def _published(self, execution, output, pod, log, attempts):
         json_format.ParseDict(output, pipeline_spec_pb2.ExecutorOutput())
@@ -152,54 +169,6 @@ class Backend:
             # The backend names an artifact by its number, and forgets its type.
             artifacts[key] = {"name": str(next(self.ids)), "uri": artifact["uri"], "metadata": metadata}
         return Task("succeeded", artifacts, output.get("parameterValues", {}), log, attempts)
-
-
-def _run_container(run, container, executor_input, pod):
-    """Its exit code and what it has printed."""
-    arguments = [argument.replace("{{$}}", executor_input) for argument in container["args"]]
-    (pod / "work").mkdir(parents=True)
-    job = {
-        "command": [*container["command"], *arguments],
-        "env": {"PYTHONPATH": str(TOP), "BERTLINE_LAUNCHER_ROOT": str(pod)},
-        "cwd": str(pod / "work"),
-        "log": str(pod / "log"),
-    }
-    return run(job), Path(job["log"]).read_text(errors="replace")
-
-
-def run_command(job):
-    """Runs a container's command as it is, with this Python for the image's; returns its exit code."""
-    program, *arguments = job["command"]
-    assert program == "python"
-    with open(job["log"], "wb") as log:
-        return subprocess.run(
-            [sys.executable, *arguments], cwd=job["cwd"], env={**os.environ, **job["env"]},
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, timeout=600, check=False,
-        ).returncode  # fmt: skip
-
-
-class Warm:
-    """Runs commands `python -m pipeline.stage ...` in forks of a process that has imported TensorFlow and TFX once.
-
-    Importing takes ten seconds, and a line has fourteen stages.
-    """
-
-    def __init__(self):
-        self._process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("warm_stage.py")],
-            cwd=TOP, env={**os.environ, "PYTHONPATH": str(TOP)}, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-
-    def run(self, job):
-        assert job["command"][:3] == ["python", "-m", "pipeline.stage"]
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
-
-    def close(self):
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
 
 
 def spec_name(spec, task):

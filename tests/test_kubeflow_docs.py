@@ -1,40 +1,60 @@
-"""docs/kubeflow.md: its config compiles, its commands exist; the image's recipe finds what it copies."""
+"""docs/kubeflow.md: its commands lead from a file to an answer; the image's recipe finds what it copies."""
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import factories
-import pytest
-import typer
+import kubeflow_api
+import yaml
+from typer.testing import CliRunner
 
 from pipeline import cli, kubeflow
-from pipeline import config as configs
+from serving.configuration import read_text_proto
+from serving.protos import ModelServerConfig
+from serving.server import Server
 
 TOP = Path(__file__).parents[1]
 PAGE = (TOP / "docs" / "kubeflow.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)
-COMMANDS = [line for _, block in BLOCKS for line in block.splitlines() if line.startswith("bertline ")]
+LINES = [line for _, block in BLOCKS for line in block.splitlines()]
+SERVING_FOLDER = "gs://BUCKET/reviews/serving"  # which the page's config pushes to
 
 
-def test_the_config_of_the_page_compiles(tmp_path):
-    path = factories.write_task(tmp_path, factories.reviews(3))
+def test_the_commands_of_the_page_lead_from_a_file_to_an_answer(tmp_path, monkeypatch):
+    """Each `bertline` command, in the page's order, against an API of Kubeflow's and a server with a model."""
+    monkeypatch.chdir(tmp_path)
+    factories.write_csv(tmp_path / "reviews.csv", factories.reviews(300))
+    factories.save_mood_model(tmp_path / "models" / "1")
     (section,) = (block for language, block in BLOCKS if language == "yaml")
-    path.write_text(path.read_text(encoding="utf-8") + section, encoding="utf-8")
-    compiled = kubeflow.compile_line(configs.load(path))
-    values = {
-        name: each["defaultValue"] for name, each in compiled.spec["root"]["inputDefinitions"]["parameters"].items()
-    }
-    assert (values["data_folder"], values["serving_folder"]) == ("gs://BUCKET/data", "gs://BUCKET/reviews/serving")
+    with kubeflow_api.running() as api, Server.of(tmp_path / "models", "reviews", port=0) as server:
+        here = {"https://kubeflow.example.com/pipeline": api.url, "127.0.0.1:8500": server.address}
+        for line in (line for line in LINES if line.startswith("bertline ")):
+            for there, address in here.items():
+                line = line.replace(there, address)
+            ran = CliRunner().invoke(cli.app, shlex.split(line)[1:])
+            assert ran.exit_code == 0, f"{line}: {ran.output} {ran.exception!r}"
+            if line.startswith("bertline init"):
+                with (tmp_path / "reviews.yaml").open("a", encoding="utf-8") as config:
+                    config.write(section)
+    assert ran.output.startswith("negative\t0.750\tarrived broken")
+    assert [kind for kind, _ in api.created] == ["experiments", "runs", "recurringruns", "runs"]
+    spec, _platform = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text(encoding="utf-8"))
+    values = {name: each["defaultValue"] for name, each in spec["root"]["inputDefinitions"]["parameters"].items()}
+    assert (values["data_folder"], values["serving_folder"]) == ("gs://BUCKET/data", SERVING_FOLDER)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_of_the_page_exists_with_its_options(command):
-    _, name, *arguments = shlex.split(command, comments=True)
-    known = typer.main.get_command(cli.app).commands
-    known[name].make_context(name, arguments)
+def test_the_page_points_the_servers_to_what_the_line_pushes(tmp_path):
+    shutil.copytree(TOP / "serving" / "deploy", tmp_path / "serving" / "deploy")
+    edits = [line for line in LINES if line.startswith(("cd ", "sed "))]
+    subprocess.run(["bash", "-ec", "\n".join(edits)], cwd=tmp_path, check=True)
+    overlay = tmp_path / "serving/deploy/kubernetes/overlays/object-store"
+    (model,) = read_text_proto(overlay / "models.config", ModelServerConfig).model_config_list.config
+    assert (model.name, model.base_path) == ("reviews", SERVING_FOLDER)
+    assert "PROJECT" not in (overlay / "service-account.yaml").read_text()
 
 
 def test_the_page_names_each_parameter_of_the_pipeline():

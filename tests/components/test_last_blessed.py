@@ -1,5 +1,6 @@
 import json
 
+import object_stores
 import pytest
 from tfx.types import standard_artifacts
 
@@ -18,12 +19,17 @@ def serving(tmp_path):
     return tmp_path / "serving"
 
 
-def find(tmp_path, serving, release):
-    (tmp_path / "artifact").mkdir()  # TFX makes it
+def find(tmp_path, serving, release, weights=0):
+    (tmp_path / "artifact").mkdir(parents=True)  # TFX makes it
     model = standard_artifacts.Model()
     model.uri = str(tmp_path / "artifact")
-    LastBlessed.EXECUTOR_SPEC.executor_class._FUNCTION(model=model, serving_folder=str(serving), release=release)
+    run = LastBlessed.EXECUTOR_SPEC.executor_class._FUNCTION
+    run(model=model, serving_folder=str(serving), release=release, weights=weights)
     return model
+
+
+def trained_in(serving, address):
+    (serving / "100" / "release.json").write_text(json.dumps({"inputs": "a", "trained_model": str(address)}))
 
 
 def test_copies_the_release_without_its_record(tmp_path, serving):
@@ -36,13 +42,36 @@ def test_copies_the_release_without_its_record(tmp_path, serving):
     assert model.get_string_custom_property("version") == "100"
 
 
-def test_the_keras_weights_of_the_run_that_pushed_come_along_where_they_still_are(tmp_path, serving):
-    record = serving / "100" / "release.json"
-    record.write_text(json.dumps({"inputs": "a", "trained_model": str(tmp_path / "trained")}))
+def test_the_keras_weights_of_the_run_that_pushed_come_along_where_they_are_wanted(tmp_path, serving):
+    trained_in(serving, tmp_path / "trained")
     (tmp_path / "trained" / "Keras").mkdir(parents=True)
     (tmp_path / "trained" / "Keras" / "classifier.weights.h5").write_text("weights")
-    find(tmp_path, serving, "100")
+    find(tmp_path / "wanted", serving, "100", weights=1)
+    assert (tmp_path / "wanted" / "artifact" / "Keras" / "classifier.weights.h5").read_text() == "weights"
+    find(tmp_path / "not", serving, "100")
+    assert not (tmp_path / "not" / "artifact" / "Keras").exists()
+
+
+@pytest.mark.parametrize("scheme", ["s3", "minio", "gs"])
+def test_the_weights_of_a_run_on_a_cluster_come_from_its_object_store(tmp_path, serving, scheme, monkeypatch):
+    trained_in(serving, f"{scheme}://{object_stores.BUCKET}/run/model")
+    protocol = object_stores.google if scheme == "gs" else object_stores.s3
+    with protocol({"run/model/Keras/classifier.weights.h5": b"weights"}, monkeypatch):
+        find(tmp_path, serving, "100", weights=1)
     assert (tmp_path / "artifact" / "Keras" / "classifier.weights.h5").read_text() == "weights"
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("/runs/1/model", "/runs/1/model/Keras is gone"), ("s3://bucket/model", "s3://bucket/model/Keras: there is no")],
+)
+def test_weights_that_are_gone_are_told_with_the_way_out(tmp_path, serving, address, said, monkeypatch):
+    trained_in(serving, address)
+    with (
+        object_stores.s3({}, monkeypatch),
+        pytest.raises(LineError, match=rf"version 100 has no weights .*{said}.*train\.warm_start: false"),
+    ):
+        find(tmp_path, serving, "100", weights=1)
 
 
 def test_copy_outlives_the_release(tmp_path, serving):

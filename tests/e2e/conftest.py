@@ -1,11 +1,13 @@
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import factories
 import pytest
+from warm import Warm
 
 BERTLINE = Path(sys.executable).with_name("bertline")
 
@@ -15,6 +17,7 @@ class Line:
     """A task in a folder of its own, and its command line."""
 
     folder: Path
+    warm: Warm
 
     @property
     def config(self) -> Path:
@@ -24,19 +27,22 @@ class Line:
     def serving(self) -> Path:
         return self.folder / "runs" / "serving"
 
-    def bertline(self, *arguments, **options) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [BERTLINE, *map(str, arguments)],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-            **options,
-        )
+    def bertline(self, *arguments, input: str = "") -> subprocess.CompletedProcess:
+        """What the command answers in a process that has imported TFX before."""
+        with tempfile.TemporaryDirectory() as scratch:
+            files = {name: Path(scratch) / name for name in ("stdin", "stdout", "stderr")}
+            files["stdin"].write_text(input, encoding="utf-8")
+            code = self.warm.run("pipeline.cli", [*map(str, arguments)], cwd=self.folder, **files)
+            shown = [files[name].read_text(encoding="utf-8") for name in ("stdout", "stderr")]
+        return subprocess.CompletedProcess(arguments, code, *shown)
 
     def run(self) -> subprocess.CompletedProcess:
         return self.bertline("run", self.config)
+
+    def run_as_installed(self) -> subprocess.CompletedProcess:
+        """The command of the environment, in a process of its own."""
+        command = [BERTLINE, "run", self.config]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=900, check=False)
 
     def start(self) -> subprocess.Popen:
         return subprocess.Popen([BERTLINE, "run", self.config], cwd=self.folder, start_new_session=True)
@@ -55,13 +61,19 @@ class Line:
 
 
 @pytest.fixture(scope="session")
-def line(tmp_path_factory):
+def warm():
+    with Warm() as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def line(tmp_path_factory, warm):
     """A task whose line has been run once, to a pushed version. Tests of one file use it in order."""
     folder = tmp_path_factory.mktemp("line")
     config = factories.write_task(folder, factories.reviews(900))
-    made = Line(folder)
+    made = Line(folder, warm)
     made.first_config = config.read_text(encoding="utf-8")
-    made.first = made.run()
+    made.first = made.run_as_installed()
     made.first_metrics, made.first_release = first_evaluation(folder)
     return made
 

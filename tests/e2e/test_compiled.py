@@ -47,15 +47,13 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(line, tmp_path_factory):
+def cluster(line, warm, tmp_path_factory):
     """A cluster on which the line has been run once. The tests use it in order."""
-    warm = backend.Warm()
     # In a folder of the same name, as the data's fingerprint takes in the folder's: it can be a label.
     made = Cluster(line, tmp_path_factory.mktemp("cluster") / line.folder.name, warm)
     made.first = made.run()
     made.backend.cold.clear()
-    yield made
-    warm.close()
+    return made
 
 
 def test_a_run_ends_with_the_release_that_the_local_line_pushes(cluster, line):
@@ -68,6 +66,7 @@ def test_a_run_ends_with_the_release_that_the_local_line_pushes(cluster, line):
         assert release["metrics"][name] == pytest.approx(local["metrics"][name], abs=1e-4), name
     same = ("inputs", "config_hash", "data_hash", "code_hash", "libraries", "parent", "name")
     assert {name: release[name] for name in same} == {name: local[name] for name in same}
+    assert release["trained_model"] == cluster.first.tasks["Trainer"].artifacts["model"]["uri"]  # and no pod's folder
     metrics = cluster.metrics(cluster.first)
     assert metrics["classes"] == line.first_metrics["classes"]
     assert metrics["confusion"] == line.first_metrics["confusion"]
@@ -92,21 +91,30 @@ def test_the_review_page_is_an_artifact(cluster):
 def test_the_same_again_is_cached_and_pushes_nothing(cluster):
     before = cluster.versions()
     again = cluster.run()
-    assert again.states("cached") == set(again.tasks) - {"Facts", "Pusher", "Review"}
+    assert again.states("cached") == set(again.tasks) - kubeflow.ALWAYS_RUN
     assert again.metadata("Pusher", "pushed_model")["summary"] == f"already serving {before[0]}"
     assert cluster.versions() == before
 
 
-def test_a_lost_version_is_pushed_again(cluster):
+def test_a_lost_version_is_pushed_again_and_a_report_that_fails_is_told_and_fails_nothing(cluster):
     shutil.rmtree(cluster.serving / cluster.versions()[0])
+    trained = cluster.backend.path(cluster.first.tasks["Trainer"].artifacts["model_run"]["uri"])
+    (trained / "answers-validation.parquet").rename(trained / "lost")
     again = cluster.run()
+    (trained / "lost").rename(trained / "answers-validation.parquet")
     assert "Trainer" in again.states("cached")
     assert len(cluster.versions()) == 1
+    assert again.states("failed") == set()
+    assert again.metadata("LabelQuality", "report")["summary"].startswith("failed: FileNotFoundError: ")
+    assert "answers-validation.parquet" in again.tasks["LabelQuality"].log.splitlines()[-1]
+    assert again.metadata("Review", "review")["summary"].startswith("failed: there is no label_report: FileNotFound")
+    assert not cluster.backend.path(again.tasks["Review"].artifacts["review"]["uri"]).exists()
 
 
-def test_a_gate_raised_for_one_run_blocks_that_run(cluster):
+def test_a_gate_raised_for_one_run_blocks_that_run_and_what_failed_before_is_made_again(cluster):
     before = cluster.versions()
     run = cluster.run(evaluate=cluster.gated(max_calibration_error=0.0))
+    assert "probable label errors" in run.metadata("LabelQuality", "report")["summary"]
     assert run.states("cached") >= {"ExampleGen", "Transform", "Trainer", "Baseline"}
     assert run.metadata("Pusher", "pushed_model")["summary"] == "not pushed: gates blocked"
     assert run.metadata("Canary", "canary")["blessed"] == 0
@@ -133,5 +141,5 @@ def test_data_that_stop_the_line_stop_it_there_too(cluster):
     run = cluster.run()
     assert (run.tasks["ExampleGen"].state, run.tasks["ExampleGen"].attempts) == ("failed", 2)
     assert "'lable'" in run.tasks["ExampleGen"].log.splitlines()[-1]
-    assert run.states("not run") >= {"Trainer", "Evaluator", "Pusher"}
+    assert run.states("not run") >= {"Trainer", "Evaluator", "Pusher"} | kubeflow.REPORTING_NODES - {"Track"}
     assert len(cluster.versions()) == 1

@@ -193,7 +193,14 @@ def test_a_tpu_is_chosen_by_its_topology():
 
 def test_only_what_must_run_each_time_is_left_out_of_the_cache(compiled):
     uncached = {name for name, stage in compiled.stages.items() if not stage["cachingOptions"].get("enableCache")}
-    assert uncached == {"Facts", "Pusher"}
+    assert uncached == {"Facts", "Pusher", "LabelQuality", "Explainer", "Review"}
+
+
+def test_what_only_reports_comes_after_the_push_and_says_so_to_its_command(compiled):
+    reporting = {name for name in compiled.stages if "--reporting" in container(compiled, name)["args"]}
+    assert reporting == {"LabelQuality", "Explainer", "Review"}
+    for name in reporting:
+        assert "Pusher" in compiled.stages[name]["dependentTasks"]
 
 
 def test_facts_come_from_the_first_stage_that_all_wait_for(compiled):
@@ -222,6 +229,13 @@ def test_facts_come_from_the_first_stage_that_all_wait_for(compiled):
 def test_what_is_missing_is_named_with_the_way_out(tmp_path, cluster, said):
     with pytest.raises(LineError, match=said):
         kubeflow.compile_line(task(tmp_path, cluster))
+
+
+def test_a_source_outside_the_folder_that_pods_are_brought_is_refused(tmp_path):
+    config = task(tmp_path, "kubeflow: {image: a, data_folder: 'gs://bucket/data', root: /v}\n")
+    config = config.model_copy(update={"data": config.data.model_copy(update={"source": ["../reviews.csv"]})})
+    with pytest.raises(LineError, match=r"data\.source: '\.\./reviews\.csv' lies outside .* beside its data"):
+        kubeflow.compile_line(config)
 
 
 def test_a_serving_folder_that_dies_with_its_pod_is_refused(tmp_path):

@@ -1,11 +1,7 @@
 """`bertline submit` against an API of Kubeflow's over real HTTP."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
-
 import factories
+import kubeflow_api
 import pytest
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
@@ -15,67 +11,12 @@ from pipeline import cli, kubeflow
 from pipeline import submit as submissions
 
 TOKEN = "a-token"
-API = "/apis/v2beta1"
-
-
-class Kubeflow(ThreadingHTTPServer):
-    """An API that knows experiments, runs and recurring runs, and asks for a bearer token if it has one."""
-
-    def __init__(self, token=None):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.token, self.created, self.experiments = token, [], {}
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        address = urlsplit(self.path)
-        if not self.allowed():
-            return
-        if address.path == f"{API}/experiments":
-            wanted = json.loads(parse_qs(address.query)["filter"][0])["predicates"][0]
-            name = wanted.get("stringValue") or wanted.get("string_value")
-            found = [each for each in self.server.experiments.values() if each["display_name"] == name]
-            self.answer({"experiments": found, "total_size": len(found)})
-        elif address.path == f"{API}/runs/run-1":
-            self.answer({"run_id": "run-1", "state": "FAILED"})
-        else:
-            self.answer({})
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if not self.allowed():
-            return
-        kind = urlsplit(self.path).path.removeprefix(f"{API}/")
-        self.server.created.append((kind, body))
-        if kind == "experiments":
-            self.server.experiments["experiment-1"] = made = {**body, "experiment_id": "experiment-1"}
-            self.answer(made)
-        else:
-            self.answer({**body, "run_id": "run-1", "recurring_run_id": "schedule-1"})
-
-    def allowed(self):
-        if self.server.token and self.headers.get("authorization") != f"Bearer {self.server.token}":
-            self.answer({"error": "who are you?"}, 401)
-            return False
-        return True
-
-    def answer(self, body, status=200):
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
-
-    def log_message(self, *_):
-        """The test's output is not an access log."""
 
 
 @pytest.fixture
 def api():
-    with Kubeflow() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with kubeflow_api.running() as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -189,6 +130,7 @@ def test_a_pods_own_account_is_used(api, compiled, tmp_path, monkeypatch):
 
 
 def test_a_failed_run_is_an_error_to_who_waits_for_it(api, config, capfd):
+    api.state = "FAILED"
     with pytest.raises(SystemExit, match="1"):
         cli.app(["submit", str(config), "--host", api.url, "--wait"], standalone_mode=False)
     assert "ended: failed" in capfd.readouterr().out
