@@ -65,14 +65,13 @@ def again(run: FinishedRun, name: str, folder: Path) -> float:
     """
     import apache_beam as beam
 
-    from pipeline import pipeline
-    from pipeline.local_runner import BEAM_ARGS
+    from pipeline import beam_options, pipeline
 
     component = getattr(pipeline, name)
     spec, given = component.SPEC_CLASS, run.stages[name].parameters
     arguments: dict[str, Any] = {key: given[key] for key in spec.PARAMETERS if key in given}
     if "beam_pipeline" in spec.PARAMETERS:
-        arguments["beam_pipeline"] = beam.Pipeline(argv=list(BEAM_ARGS))
+        arguments["beam_pipeline"] = beam.Pipeline(argv=beam_options.arguments(beam_options.BeamOptions()))
     for key, proto in run.inputs(name).items():
         arguments[key] = spec.INPUTS[key].type()
         arguments[key].set_mlmd_artifact(proto)

@@ -1,17 +1,36 @@
 """The errors a person can act on: their message is all that the screen shows."""
 
+import re
+
 
 class LineError(ValueError):
     """A stage stops the line over the user's data, config or gates; the message names the culprit and the way out."""
 
 
+# Beam adds the step to the message, and a worker of another process sends the text of its traceback alone.
+STEP = re.compile(r" \[while running '[^']*'\]")
+IN_TRACEBACK = re.compile(
+    rf"^components\.errors\.{LineError.__name__}: (?P<message>.*?)"
+    rf"(?:{STEP.pattern}|\n\nDuring handling of the above|\n\nThe above exception was|\s*\Z)",
+    re.DOTALL | re.MULTILINE,
+)
+
+
 def root_cause(error: BaseException) -> BaseException:
-    """The LineError that a stage raised, from under what Beam and TFX wrapped around it; else the error itself."""
+    """The LineError that a stage raised, here or in a Beam worker, from under what Beam and TFX wrapped around it.
+
+    Returns:
+      The error itself where there is none.
+    """
     seen: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in seen:
         seen.append(current)
-        if isinstance(current, LineError):
-            return current
         current = current.__cause__ or current.__context__
+    for each in seen:
+        if isinstance(each, LineError):
+            return LineError(STEP.sub("", str(each))) if STEP.search(str(each)) else each
+    for each in seen:
+        if found := IN_TRACEBACK.search(str(each)):
+            return LineError(found["message"])
     return error

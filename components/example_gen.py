@@ -1,20 +1,15 @@
 """Ingestion: from the users' files to Examples in three splits, and a quarantine of the rows that cannot be used.
 
-The files are read twice. The first pass keeps 16 bytes of hash a row, from which `splitting.plan` decides on every row
-at once; the second writes the rows where they belong. So texts stream through and are never grouped or held.
+The files are read twice, by the passes of `ingestion`. So texts stream through and are never grouped or held.
 """
 
 import csv
-import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
-import numpy
-import tensorflow as tf
 from tfx.components.util import examples_utils
 from tfx.dsl.component.experimental.annotations import BeamComponentParameter, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
@@ -22,20 +17,17 @@ from tfx.dsl.io import fileio
 from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, standard_artifacts
 
-from components import sources, spans, splitting
+from components import ingestion, sources, spans, splitting
 from components.artifacts import Quarantine
 from components.errors import LineError
+from components.ingestion import QUARANTINE_FILE, REPORT_FILE, Task
 from components.object_store import local_copy
 from components.options import DataOptions
-from models import features
+from components.shards import UNFINISHED
 from models.features import SPLITS
 
 LABELS_FILE = "labels.txt"
-QUARANTINE_FILE = "quarantine.csv"
-REPORT_FILE = "ingest.json"
 
-SURVEYED_ROWS = 16_384  # rows whose hashes travel together: few elements, each below a megabyte
-ROWS_A_SHARD = 100_000  # so that later stages can read a large split in parallel
 BYTES_A_TASK = 64 * 1024 * 1024  # small files are read together, so that 2,000 of them do not become 6,000 shards
 SHOWN_EXAMPLES = 3
 
@@ -55,7 +47,8 @@ def ExampleGen(
     Args:
         examples: splits train, validation and test of tf.Example (see models/features.py), and labels.txt: the label
             names in their stable order, a JSON string a line.
-        quarantine: quarantine.csv (file, row, reason, detail, text) and ingest.json (counts by reason, split, label).
+        quarantine: quarantine.csv (file, row, reason, detail, text) and ingest.json (counts by reason, split, label,
+            and the shards).
         data: DataOptions as JSON.
         base_folder: where relative paths of the sources start; what is in an object store is copied here whole.
         fingerprint: `sources.fingerprint` of the files; a cached run of other contents is not taken for this one.
@@ -69,10 +62,10 @@ def ExampleGen(
     options = DataOptions.model_validate_json(data)
     with local_copy(base_folder) as folder:
         files, roles = _files(options, folder)
-        tasks = [Task(task, options, examples.uri) for task in _grouped(files)]
+        tasks = [Task(task, options, examples.uri, folder, base_folder) for task in _grouped(files)]
         with beam_pipeline as pipeline:
-            _build(pipeline, tasks, files, roles, options, quarantine.uri)
-    report = json.loads(_read(f"{quarantine.uri}/{REPORT_FILE}"))
+            ingestion.passes(pipeline, tasks, roles, options, quarantine.uri)
+    report = _read_report(examples.uri, quarantine.uri)
     saved = _save_quarantine(quarantine.uri, quarantine_folder)
     stop = why_not(report, options, saved)
     if stop:
@@ -94,23 +87,6 @@ def _files(options: DataOptions, base_folder: str) -> tuple[list[sources.SourceF
     return files, roles
 
 
-# === The two passes, in Beam ===
-
-
-class Task(NamedTuple):
-    """Files that one worker reads, with their indexes, and where it writes."""
-
-    files: list[tuple[int, sources.SourceFile]]
-    options: DataOptions
-    examples_uri: str
-
-
-class Unreadable(NamedTuple):
-    """A file that turned out damaged half way."""
-
-    message: str
-
-
 def _grouped(files: list[sources.SourceFile]) -> list[list[tuple[int, sources.SourceFile]]]:
     """Neighbouring files in groups of at most BYTES_A_TASK, or of one larger file."""
     groups: list[list[tuple[int, sources.SourceFile]]] = []
@@ -125,199 +101,31 @@ def _grouped(files: list[sources.SourceFile]) -> list[list[tuple[int, sources.So
     return groups
 
 
-def _build(
-    pipeline: beam.Pipeline,
-    tasks: list[Task],
-    files: list[sources.SourceFile],
-    roles: list[int],
-    options: DataOptions,
-    quarantine_uri: str,
-) -> None:
-    work = pipeline | "Tasks" >> beam.Create(tasks) | "Spread" >> beam.Reshuffle()
-    surveys = work | "Survey" >> beam.FlatMap(survey)
-    start = pipeline | "Start" >> beam.Create([None])
-    decided = start | "Plan" >> beam.Map(_decide, beam.pvalue.AsIter(surveys), roles, options)
-    lines = work | "Write" >> beam.FlatMap(write, beam.pvalue.AsSingleton(decided))
-    _ = start | "Quarantine" >> beam.Map(
-        _write_quarantine, beam.pvalue.AsIter(lines), beam.pvalue.AsSingleton(decided), quarantine_uri
-    )
+def _read_report(examples_uri: str, quarantine_uri: str) -> dict[str, Any]:
+    """ingest.json, once all that it lists is there.
 
-
-def _decide(_: None, surveys: Iterable[splitting.Survey | Unreadable], roles: list[int], options: DataOptions):
-    surveys = list(surveys)
-    unreadable = [item.message for item in surveys if isinstance(item, Unreadable)]
-    decided = splitting.plan([item for item in surveys if isinstance(item, splitting.Survey)], roles, options)
-    decided.report["unreadable"] = unreadable
-    return decided
-
-
-# === First pass ===
-
-
-class Parsed(NamedTuple):
-    """A row as ingestion sees it: either a fault, or texts and label."""
-
-    text: str
-    text_pair: str | None
-    label: str
-    fault: sources.Fault | None = None
-
-
-def parse(row: sources.Row, options: DataOptions) -> Parsed:
-    """Checks what a reader cannot know: that text and label are there, and the label is one of those listed."""
-    if row.fault:
-        return Parsed("", None, "", row.fault)
-    text, *others = (value or "" for value in row.values)
-    text_pair = others.pop(0) if options.text_pair else None
-    label = others[0].strip()
-    fault = None
-    if not text.strip() or (text_pair is not None and not text_pair.strip()):
-        column = options.text if not text.strip() else options.text_pair
-        fault = sources.Fault(splitting.EMPTY_TEXT, f"column {column!r} is empty", text or text_pair or "")
-    elif not label:
-        fault = sources.Fault(splitting.MISSING_LABEL, f"column {options.label!r} is empty", text)
-    elif options.labels is not None and label not in options.labels:
-        fault = sources.Fault(splitting.UNKNOWN_LABEL, f"{label[:60]!r} is not among data.labels", text)
-    return Parsed(text, text_pair, label, fault)
-
-
-def survey(task: Task) -> Iterator[splitting.Survey | Unreadable]:
-    """Hashes, labels and faults of a task's rows, SURVEYED_ROWS at a time."""
-    for index, file in task.files:
-        batch: list[tuple[splitting.TextKey, str, int]] = []
-        first = 0
-        try:
-            for row in sources.read(file, task.options):
-                parsed = parse(row, task.options)
-                if parsed.fault:
-                    batch.append((NO_KEY, "", splitting.REASONS.index(parsed.fault.reason) + 1))
-                else:
-                    batch.append((splitting.text_key(parsed.text, parsed.text_pair), parsed.label, 0))
-                if len(batch) == SURVEYED_ROWS:
-                    yield _packed(index, first, batch)
-                    first += len(batch)
-                    batch = []
-        except LineError as error:
-            yield Unreadable(str(error))
-        if batch:
-            yield _packed(index, first, batch)
-
-
-NO_KEY = splitting.TextKey(0, 0)
-
-
-def _packed(file: int, first: int, batch: list[tuple[splitting.TextKey, str, int]]) -> splitting.Survey:
-    keys, labels, reasons = zip(*batch, strict=True)
-    names = sorted({label for label, reason in zip(labels, reasons, strict=True) if not reason})
-    places = {name: place for place, name in enumerate(names)}
-    return splitting.Survey(
-        file=file,
-        first=first,
-        keys=numpy.asarray(keys, numpy.uint64),
-        labels=numpy.asarray([places.get(label, -1) for label in labels], numpy.int32),
-        names=names,
-        reasons=numpy.asarray(reasons, numpy.uint8),
-    )
-
-
-# === Second pass ===
-
-
-def write(task: Task, plan: splitting.Plan) -> Iterator[tuple[int, list[tuple[str, ...]]]]:
-    """Writes a task's rows to their splits; yields (file's index, lines for quarantine.csv) a file."""
-    if plan.report["unreadable"]:
-        return
-    shards = {split: _Shards(task, name) for split, name in enumerate(SPLITS)}
-    for index, file in task.files:
-        refused = []
-        for row, verdict in zip(sources.read(file, task.options), plan.verdicts[index].tolist(), strict=True):
-            if verdict in shards:
-                shards[verdict].write(_example(row, file, task.options))
-            elif verdict >= splitting.QUARANTINED:
-                refused.append(_refusal(row, file, task.options))
-        if refused:
-            yield index, refused
-    for shard in shards.values():
-        shard.close()
-
-
-class _Shards:
-    """Files of one split that hold a task's rows, in the order of the source."""
-
-    def __init__(self, task: Task, split: str):
-        self._stem = f"{task.examples_uri}/Split-{split}/data_tfrecord-{task.files[0][0]:05d}"
-        self._count = 0
-        self._rows = 0
-        self._writer: tf.io.TFRecordWriter | None = None
-
-    def write(self, record: bytes) -> None:
-        if self._rows == ROWS_A_SHARD:
-            self.close()
-        if self._writer is None:
-            fileio.makedirs(self._stem.rpartition("/")[0])
-            path = f"{self._stem}-{self._count:05d}.gz"
-            self._writer = tf.io.TFRecordWriter(path, tf.io.TFRecordOptions(compression_type="GZIP"))
-        self._writer.write(record)
-        self._rows += 1
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-            self._count += 1
-            self._rows = 0
-
-
-def _example(row: sources.Row, file: sources.SourceFile, options: DataOptions) -> bytes:
-    parsed = parse(row, options)
-    values = {
-        features.TEXT: parsed.text,
-        features.LABEL: parsed.label,
-        features.ROW_ID: splitting.text_key(parsed.text, parsed.text_pair).row_id,
-        features.SOURCE: f"{file.name}:{row.number}",
-    }
-    if parsed.text_pair is not None:
-        values[features.TEXT_PAIR] = parsed.text_pair
-    columns = dict(zip(sources.used_columns(options), row.values, strict=True))
-    values.update({name: columns[name] or "" for name in options.keep if name not in features.RESERVED})
-    example = tf.train.Example()
-    for name, value in values.items():
-        example.features.feature[name].bytes_list.value.append(value.encode())
-    return example.SerializeToString()
-
-
-def _refusal(row: sources.Row, file: sources.SourceFile, options: DataOptions) -> tuple[str, ...]:
-    parsed = parse(row, options)
-    fault = parsed.fault or sources.Fault(splitting.OTHER_LABEL, f"here {parsed.label!r}", parsed.text)
-    return file.name, str(row.number), fault.reason, fault.detail, fault.excerpt[: sources.EXCERPT_CHARACTERS]
-
-
-def _write_quarantine(
-    _: None, lines: Iterable[tuple[int, list[tuple[str, ...]]]], plan: splitting.Plan, uri: str
-) -> None:
-    """quarantine.csv, sorted by file and row, and ingest.json."""
-    fileio.makedirs(uri)
-    by_file = sorted(lines, key=lambda item: item[0])
-    with fileio.open(f"{uri}/{QUARANTINE_FILE}", "w") as stream:
-        table = io.StringIO()
-        writer = csv.writer(table)
-        writer.writerow(("file", "row", "reason", "detail", "text"))
-        for _index, rows in by_file:
-            writer.writerows(rows)
-            stream.write(table.getvalue())
-            table.seek(0)
-            table.truncate()
-        stream.write(table.getvalue())
-    with fileio.open(f"{uri}/{REPORT_FILE}", "w") as stream:
-        stream.write(json.dumps(plan.report, indent=2, ensure_ascii=False))
+    Raises:
+        LineError: it is not: the workers wrote to another machine's disk.
+    """
+    missing = [f"{quarantine_uri}/{REPORT_FILE}"]
+    if fileio.exists(missing[0]):
+        with fileio.open(missing[0], "r") as stream:
+            report = json.loads(stream.read())
+        there = {path for split in SPLITS for path in fileio.glob(f"{examples_uri}/Split-{split}/*")}
+        missing = sorted({f"{examples_uri}/{name}" for name in report["shards"]} - there)
+    if missing:
+        raise LineError(
+            f"{missing[0]} is not there, and Beam says that it was written: its workers do not see this folder. "
+            "The task's root (on a cluster: the folder of its artifacts) must be one that all of them share; see "
+            "docs/beam.md."
+        )
+    for uri in (examples_uri, quarantine_uri):
+        if fileio.exists(f"{uri}/{UNFINISHED}"):
+            fileio.rmtree(f"{uri}/{UNFINISHED}")
+    return report
 
 
 # === The verdict ===
-
-
-def _read(path: str) -> str:
-    with fileio.open(path, "r") as stream:
-        return stream.read()
 
 
 def _save_quarantine(uri: str, folder: str) -> str:

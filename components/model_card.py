@@ -19,7 +19,7 @@ from tfx.types import standard_artifacts
 
 from components import artifacts
 from components.artifacts import METRICS_FILE, DataReport, Quarantine
-from components.example_gen import REPORT_FILE as INGEST_FILE
+from components.ingestion import REPORT_FILE as INGEST_FILE
 from components.review_page import figures
 from components.trainer import HISTORY_FILE
 from components.validation import STATISTICS_FILE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,16 +42,52 @@ def local_copy(folder: str) -> Iterator[str]:
         yield str(target)
 
 
-def _copy(address: str, target: Path) -> None:
+@contextmanager
+def brought(path: str, folder: str, address: str) -> Iterator[str]:
+    """A file of a folder's local copy: as it is where this machine has it, else brought for the length of a block.
+
+    Args:
+        path: absolute path of the file on the machine that started the job.
+        folder: the local copy there, or the folder itself.
+        address: what it is a copy of; the same as `folder` where it is none.
+
+    Raises:
+        LineError: this machine does not have the file, or it cannot be brought.
+    """
+    if Path(path).exists():
+        yield path
+        return
+    if "://" not in address or not path.startswith(f"{folder}/"):
+        raise LineError(
+            f"{path}: a Beam worker on {platform.node()} does not see it. Workers on other machines need the data in a "
+            "folder that they share at the same path, or in gs://, s3:// or minio:// (kubeflow.data_folder)."
+        )
+    with tempfile.TemporaryDirectory(prefix="bertline-copy-") as scratch:
+        target = f"{scratch}/{Path(path).name}"
+        source = address.rstrip("/") + path.removeprefix(folder)
+        try:
+            store, remote = _store(source)
+            fs.copy_files(remote, target, source_filesystem=store, destination_filesystem=fs.LocalFileSystem())
+        except (OSError, pyarrow.ArrowInvalid) as error:
+            raise LineError(f"{source} cannot be read: {error}") from error
+        yield target
+
+
+def _store(address: str) -> tuple[fs.FileSystem, str]:
+    """An address's store, and the path in it."""
     scheme = address.partition("://")[0] + "://"
     if scheme not in SCHEMES:
         raise LineError(f"{address}: expected a path, or an address that starts with {', '.join(SCHEMES)}")
     path = address.removeprefix(scheme).rstrip("/")
+    if scheme == "gs://":
+        return fs.GcsFileSystem(retry_time_limit=RETRY), path
+    # MinIO speaks S3's protocol; AWS_ENDPOINT_URL in the environment says where it is
+    return fs.FileSystem.from_uri(f"s3://{path}")
+
+
+def _copy(address: str, target: Path) -> None:
     try:
-        if scheme == "gs://":
-            store = fs.GcsFileSystem(retry_time_limit=RETRY)
-        else:  # MinIO speaks S3's protocol; AWS_ENDPOINT_URL in the environment says where it is
-            store, path = fs.FileSystem.from_uri(f"s3://{path}")
+        store, path = _store(address)
         if store.get_file_info(path).type != fs.FileType.Directory:
             raise LineError(f"{address}: there is no such folder")
         for found in store.get_file_info(fs.FileSelector(path, recursive=True)):

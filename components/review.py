@@ -27,7 +27,7 @@ from components.artifacts import (
     ReviewPage,
 )
 from components.canary import REPORT_FILE as CANARY_FILE
-from components.example_gen import REPORT_FILE as INGEST_FILE
+from components.ingestion import REPORT_FILE as INGEST_FILE
 from components.review_page import figures, page
 from components.trainer import HISTORY_FILE
 from components.validation import ANOMALIES_FILE, STATISTICS_FILE

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-import tensorflow as tf
-
 from models.features import SPLITS
+from serving.runtime import tf
 
 ENDING = ".gz"
 UNFINISHED = "unfinished"  # folder in an artifact

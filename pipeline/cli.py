@@ -435,12 +435,15 @@ def demo() -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="Looks at its Beam engine too.")] = None,
+) -> None:
     """Say what this machine has, what a run would choose, and what will not work."""
+    task = configs.load(config) if config else None
     with screen.quiet(LIBRARY_LOG):
         from pipeline import doctor as examination
 
-        checks = examination.checks()
+        checks = examination.checks(beam=task.beam if task else None)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)

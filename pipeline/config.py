@@ -24,12 +24,13 @@ from components.options import (
 )
 from models.recipe import ModelOptions, Section, TrainOptions
 from pipeline import metadata_store
+from pipeline.beam_options import GCS, BeamOptions
 from pipeline.kubeflow_options import KubeflowOptions
 from serving.releases import is_remote
 
 SECTIONS = ("data", "validation", "train", "evaluate", "canary")  # what stages read when they run
 # The same model comes out whatever these are.
-AROUND_THE_MODEL = frozenset({"root", "metadata", "serve", "tracking", "kubeflow"})
+AROUND_THE_MODEL = frozenset({"root", "metadata", "serve", "tracking", "beam", "kubeflow"})
 
 
 class Config(Section):
@@ -49,6 +50,7 @@ class Config(Section):
     evaluate: EvaluateOptions = EvaluateOptions()
     canary: CanaryOptions = CanaryOptions()
     serve: ServeOptions = ServeOptions()
+    beam: BeamOptions = BeamOptions()
     kubeflow: KubeflowOptions = KubeflowOptions()
     tracking: TrackingOptions = TrackingOptions()
     card: CardOptions = CardOptions()
@@ -71,7 +73,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> Config:
-        for check in (check_slices_are_kept, check_fairness_names, check_schema_file_exists):
+        for check in (
+            check_slices_are_kept,
+            check_fairness_names,
+            check_schema_file_exists,
+            check_dataflow_reaches_the_artifacts,
+        ):
             check(self)
         return self
 
@@ -139,6 +146,19 @@ def check_schema_file_exists(config: Config) -> None:
     path = config.validation.schema_file
     if path and not (Path(config.folder) / path).is_file():
         raise ValueError(f"validation.schema_file: {path!r} does not exist (looked in {config.folder})")
+
+
+def check_dataflow_reaches_the_artifacts(config: Config) -> None:
+    """Raises ValueError when Dataflow would be told of folders that its machines do not see."""
+    if config.beam.runner != "dataflow":
+        return
+    if not (config.kubeflow.pipeline_root or "").startswith(GCS):
+        raise ValueError(
+            "beam.runner: dataflow reads and writes artifacts in gs:// alone; set kubeflow.pipeline_root to "
+            "gs://BUCKET/PATH and compile the line. A run on this machine keeps them in a local root"
+        )
+    if (folder := config.kubeflow.data_folder) and "://" not in folder:
+        raise ValueError(f"kubeflow.data_folder: Dataflow does not see {folder!r}; name a gs:// folder")
 
 
 # === Reading and printing ===

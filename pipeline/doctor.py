@@ -16,6 +16,8 @@ from typing import Literal
 
 import psutil
 
+from pipeline import beam_options
+from pipeline.beam_options import BeamOptions
 from serving import real
 
 State = Literal["ok", "warn", "fail"]
@@ -48,12 +50,13 @@ class Check:
     advice: str = ""
 
 
-def checks(folder: str | Path = ".", port: int = GRPC_PORT) -> list[Check]:
+def checks(folder: str | Path = ".", port: int = GRPC_PORT, beam: BeamOptions | None = None) -> list[Check]:
     """Looks at everything; takes seconds, for TensorFlow has to start to see the devices.
 
     Args:
         folder: where runs are kept: its disk is measured.
         port: where the model would be served.
+        beam: a config's engine; None looks at none.
     """
     return [
         python(),
@@ -66,6 +69,7 @@ def checks(folder: str | Path = ".", port: int = GRPC_PORT) -> list[Check]:
         model_server(),
         docker(),
         port_free(port),
+        *([engine(beam)] if beam else []),
     ]
 
 
@@ -214,3 +218,20 @@ def port_free(port: int) -> Check:
             advice = "`bertline serve` needs another: --port, or serve.port in the config"
             return Check(name, f"not free: {error.strerror}", "warn", advice)
     return Check(name, "free")
+
+
+def engine(beam: BeamOptions) -> Check:
+    """What runs Beam's pipelines, and whether its job server answers."""
+    name = f"beam, {beam.runner}"
+    if beam.runner == "dataflow":
+        return Check(
+            name, f"project {beam.dataflow.project}, {beam.dataflow.region}; not asked: it answers clusters alone"
+        )
+    if not beam.job_endpoint:
+        return Check(name, "on this machine")
+    if fault := beam_options.unreachable(beam.job_endpoint):
+        advice = (
+            "runs from here need it: start the job server, or mend beam.job_endpoint. A cluster may see it all the same"
+        )
+        return Check(name, f"{beam.job_endpoint} cannot be reached: {fault}", "warn", advice)
+    return Check(name, f"{beam.job_endpoint} answers")

@@ -13,9 +13,11 @@ import yaml
 
 from components.errors import LineError
 from models.packages import SCHEME
+from pipeline import beam_options
 from pipeline.config import AROUND_THE_MODEL, SECTIONS, Config
 from pipeline.kubeflow_options import KubeflowOptions, StageOptions
-from pipeline.local_runner import BEAM_ARGS, REPORTING_NODES
+from pipeline.local_runner import REPORTING_NODES
+from pipeline.stage import BEAM_VARIABLE, FOLDERS
 
 # Each run asks these anew: the first because its answers key the cache, the second because the serving folder is the
 # world's and not the cache's; a push of what is there already changes nothing. Those that only report end well even
@@ -82,6 +84,7 @@ def compile_line(config: Config, image: str | None = None, commit: str | None = 
     if not image:
         raise LineError("kubeflow.image: name the container image in the config, or with --image.")
     settings = parameter_values(config)
+    _check_workers_see_the_artifacts(config)
     from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as tfx_runner  # takes ten seconds
 
     runner = tfx_runner.KubeflowV2DagRunner(
@@ -89,7 +92,8 @@ def compile_line(config: Config, image: str | None = None, commit: str | None = 
             default_image=image, default_commands=list(COMMAND), use_pipeline_spec_2_1=True
         )
     )
-    spec = runner.run(_pipeline(config, settings, commit), write_out=False)["pipelineSpec"]
+    line = _pipeline(config, settings, commit)
+    spec = runner.run(line, write_out=False)["pipelineSpec"]
     stages = spec["root"]["dag"]["tasks"]
     _check_stages(config.kubeflow, sorted(stages))
     for name, value in settings.items():
@@ -98,6 +102,11 @@ def compile_line(config: Config, image: str | None = None, commit: str | None = 
     for name, task in stages.items():
         container = spec["deploymentSpec"]["executors"][spec["components"][name]["executorLabel"]]["container"]
         _set_up(task, container, config.kubeflow.of_stage(name))
+    for name in _beam_stages(line):
+        container = spec["deploymentSpec"]["executors"][spec["components"][name]["executorLabel"]]["container"]
+        arguments = beam_options.arguments(beam_options.of_stage(config.beam, name))
+        # Not among the command's arguments, which key Kubeflow's cache: the same rows come out of each engine.
+        container["env"] = [{"name": BEAM_VARIABLE, "value": json.dumps(arguments)}]
     if config.kubeflow.pipeline_root:
         spec["defaultPipelineRoot"] = config.kubeflow.pipeline_root
     return Compiled(spec, _platform(spec, config.kubeflow))
@@ -190,11 +199,28 @@ def _pipeline(config: Config, values: dict[str, str], commit: str | None) -> Any
             tracking_folder=_root(config),
         ),
         pipeline_root=config.kubeflow.pipeline_root or "",
-        beam=BEAM_ARGS,
         before=[first],
     )
     line.pipeline_info.pipeline_name = pipeline_name(config)
     return line
+
+
+def _beam_stages(line: Any) -> list[str]:
+    from tfx.dsl.components.base.executor_spec import BeamExecutorSpec
+
+    return [node.id for node in line.components if isinstance(node.executor_spec, BeamExecutorSpec)]
+
+
+def _check_workers_see_the_artifacts(config: Config) -> None:
+    """Raises LineError where a pod would keep its artifacts to itself, and Beam's workers are in other pods."""
+    scheme = next((each for each in FOLDERS if (config.kubeflow.pipeline_root or "minio://").startswith(each)), "")
+    folder = f"/{FOLDERS[scheme]}"
+    if config.beam.runner == "portable" and folder not in [volume.path for volume in config.kubeflow.volumes]:
+        raise LineError(
+            f"kubeflow.volumes: with beam.runner: portable a volume must be mounted at {folder}, here and in the "
+            f"engine's worker pods: a stage's pod keeps artifacts of {scheme} there, and Beam's workers write them. "
+            f"Add {{claim: NAME, path: {folder}}}, one that many nodes can mount."
+        )
 
 
 def _check_stages(options: KubeflowOptions, known: list[str]) -> None:

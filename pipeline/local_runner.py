@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import json
 import logging
@@ -20,7 +21,7 @@ import filelock
 
 from components import sources, trackers
 from components.errors import LineError, root_cause
-from pipeline import facts, review, screen
+from pipeline import beam_options, facts, review, screen
 from pipeline.config import Config
 from serving import releases
 
@@ -50,15 +51,6 @@ STAGES = (
 # They tell of a push that is done: where one fails, the run ends as the push left it.
 REPORTING = ("labels", "explain", "review", "track")
 REPORTING_NODES = frozenset(node for name, nodes in STAGES if name in REPORTING for node in nodes)
-BEAM_ARGS = (
-    # Beam's default local runner fetches a binary at run time. This is the one in memory, which needs nothing; named by
-    # its class, it is spared the look whether the default would do, which costs TFMA's graph two seconds.
-    "--runner=apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner",
-    # Transform and TFMA build graphs of hundreds of steps whose types are theirs to get right: a second each.
-    "--no_pipeline_type_check",
-    # Unless an image is named, TFX packs its sources for remote workers, seconds a stage; here nobody reads either.
-    "--sdk_container_image=none",
-)
 TRACKED = "bertline.TrackingRecord"  # components.artifacts.TrackingRecord, which brings TFX
 
 
@@ -100,6 +92,7 @@ def run(config: Config, config_name: str) -> RunResult:
     run_id = datetime.datetime.now().isoformat(timespec="seconds")
     root = config.root_folder
     trackers.check(config.tracking)
+    beam_options.check_runs_here(config.beam)
     files = sources.of_options(config.data, config.folder)
     log_file = root / "logs" / f"{run_id.replace(':', '')}.log"
     with exclusive(root), screen.quiet(log_file) as console, _bare_arguments():
@@ -237,7 +230,6 @@ class _Launcher:
             pipeline.Settings.local(config),
             pipeline_root=str(config.root_folder / "artifacts"),
             metadata=metadata_store.connection(config),
-            beam=BEAM_ARGS,
         )
         self.ir = compiler.Compiler().compile(line)
 
@@ -277,6 +269,7 @@ class _Launcher:
     def _launch_node(self, node: Any, deployment: Any, metadata_handle: Any) -> None:
         from tfx.orchestration.local import runner_utils
         from tfx.orchestration.portable import launcher
+        from tfx.proto.orchestration import executable_spec_pb2
 
         began = time.monotonic()
         launcher.Launcher(
@@ -286,8 +279,18 @@ class _Launcher:
             pipeline_runtime_spec=self.ir.runtime_spec,
             executor_spec=runner_utils.extract_executor_spec(deployment, node.node_info.id),
             custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, node.node_info.id),
+            custom_executor_operators={executable_spec_pb2.BeamExecutableSpec: self._beam_operator},
         ).launch()
         log.info("stage %s took %.1f s", node.node_info.id, time.monotonic() - began)
+
+    def _beam_operator(self, executor_spec: Any, platform_config: Any = None) -> Any:
+        """Runs a Beam stage on the config's engine, of which its spec, a key of the cache, says nothing."""
+        from tfx.orchestration.portable import beam_executor_operator
+
+        told = copy.deepcopy(executor_spec)
+        for argument in beam_options.arguments(self.config.beam):
+            told.beam_pipeline_args_placeholders.add().value.string_value = argument
+        return beam_executor_operator.BeamExecutorOperator(told, platform_config)
 
     def _show(self, console: Console, name: str, stages: list[Stage], seconds: float) -> None:
         if name == "review":

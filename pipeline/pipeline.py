@@ -78,10 +78,9 @@ def create_pipeline(
     *,
     pipeline_root: str,
     metadata: mlmd.ConnectionConfig | None = None,
-    beam: Sequence[str],
     before: Sequence[BaseNode] = (),
 ) -> Pipeline:
-    """Wires the stages.
+    """Wires the stages. Beam's arguments are the runner's to give, since they would key the cache here.
 
     Args:
       config: the task; what stages there are, and what their graphs hold.
@@ -89,7 +88,6 @@ def create_pipeline(
       settings: what the stages are told when they run.
       pipeline_root: folder of the artifacts.
       metadata: how the metadata store is reached; None where the cluster keeps one.
-      beam: arguments of every Beam pipeline.
       before: stages of the runner's own, which come first.
     """
     ingest = ExampleGen(
@@ -235,5 +233,4 @@ def create_pipeline(
         ],
         enable_cache=True,
         metadata_connection_config=metadata,
-        beam_pipeline_args=list(beam),
     )

@@ -47,7 +47,7 @@ def write_tfma_page(task: Config, run_id: str | None) -> Path:
     import apache_beam as beam
 
     from components.review_page import tfma_page
-    from pipeline import evaluated, lineage, local_runner, metadata_store
+    from pipeline import beam_options, evaluated, lineage, metadata_store
 
     main = find(task, run_id)
     if not metadata_store.exists(task):
@@ -55,7 +55,7 @@ def write_tfma_page(task: Config, run_id: str | None) -> Path:
     of_page = {page_file(task, each): each for each in lineage.Store(task).run_ids()}
     run = evaluated.read(task, run_id or of_page.get(main, main.stem))
     html = tfma_page.render(
-        beam.Pipeline(argv=list(local_runner.BEAM_ARGS)),
+        beam.Pipeline(argv=beam_options.arguments(beam_options.BeamOptions())),  # one batch: nothing to spread
         task.name,
         run.table,
         run.metrics,

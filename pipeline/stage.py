@@ -1,13 +1,14 @@
 """What a container of the compiled pipeline runs: one stage, on files that the cluster's launcher has brought.
 
     python -m pipeline.stage --executor_class_path CLASS --json_serialized_invocation_args '{{$}}'
-        --json_serialized_inputs_spec_args SPEC [Beam's arguments]
+        --json_serialized_inputs_spec_args SPEC
 
-These are the arguments that TFX compiles, and TFX's own entry point does the work. Four things stand between it and
-the open source backend:
+These are the arguments that TFX compiles, but for Beam's, a JSON list in the environment. TFX's own entry point does
+the work. Four things stand between it and the open source backend:
 
 - The launcher copies an artifact of gs://, s3:// or minio:// to a folder before a stage and back after it, so that
-  stages need none of those. TFX would take the addresses for paths.
+  stages need none of those. TFX would take the addresses for paths. A stage on Dataflow alone keeps those of gs://,
+  which its workers write to; what the launcher then finds in the folder is nothing, and it lets that pass.
 - The backend does not tell what type an input artifact has. The component's declaration does.
 - The launcher makes the folder around an artifact, and TFX expects the artifact's own.
 - A stage that fails makes the run a failed one. What only reports of a push that is done (`--reporting`) ends well all
@@ -29,10 +30,12 @@ import yaml
 
 from components.errors import LineError, root_cause
 from components.object_store import ADDRESS
+from pipeline.beam_options import DATAFLOW, GCS
 
 # Where the launcher puts what it copies, as Kubeflow Pipelines' launcher_v2 has it; Vertex AI mounts /gcs.
 FOLDERS = {"gs://": "gcs", "s3://": "s3", "minio://": "minio"}
 ROOT_VARIABLE = "BERTLINE_LAUNCHER_ROOT"  # above those folders; the system's root unless a launcher cannot write there
+BEAM_VARIABLE = "BERTLINE_BEAM"  # Beam's arguments, a JSON list
 OUR_TYPES = "bertline."
 FAULT = "fault"  # in the metadata of an artifact that could not be made: why
 FILE_TYPES = {"tfx.String", "tfx.Integer", "tfx.Float", "tfx.Boolean", "tfx.JsonValue"}  # the artifact is one file
@@ -45,11 +48,13 @@ def main() -> None:
     parser.add_argument("--json_serialized_invocation_args", required=True, type=json.loads)
     parser.add_argument("--json_serialized_inputs_spec_args", required=True, type=json.loads)
     parser.add_argument("--reporting", action="store_true", help="a fault is told, and fails no run")
-    given, beam = parser.parse_known_args()
-    sys.argv = sys.argv[:1]  # Beam would take what is left for its own
+    given = parser.parse_args()
+    beam = json.loads(os.environ.get(BEAM_VARIABLE, "[]"))
+    sys.argv = sys.argv[:1]  # Beam would take them for its own
     logging.basicConfig(level=logging.INFO)
     root = Path(os.environ.get(ROOT_VARIABLE, "/"))
-    execution = localised(given.json_serialized_invocation_args, given.json_serialized_inputs_spec_args, root)
+    kept = (GCS,) if DATAFLOW in beam else ()
+    execution = localised(given.json_serialized_invocation_args, given.json_serialized_inputs_spec_args, root, kept)
     try:
         _check_inputs(execution)
         _execute(given.executor_class_path, execution, given.json_serialized_inputs_spec_args, beam)
@@ -93,7 +98,9 @@ def _leave_fault(execution: dict[str, Any], said: str) -> None:
     file.write_text(json.dumps({"artifacts": made}), encoding="utf-8")
 
 
-def localised(execution: dict[str, Any], declared: dict[str, Any], root: Path) -> dict[str, Any]:
+def localised(
+    execution: dict[str, Any], declared: dict[str, Any], root: Path, kept: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """The executor input with local paths for addresses, types that TFX finds, and the outputs' folders made.
 
     An input's address stays in its metadata: the path is gone with the pod.
@@ -102,15 +109,18 @@ def localised(execution: dict[str, Any], declared: dict[str, Any], root: Path) -
       execution: ExecutorInput as JSON values.
       declared: the component's ComponentInputsSpec as JSON values.
       root: above the launcher's folders.
+      kept: how addresses begin that stay as they are.
     """
     changed = json.loads(json.dumps(execution))
     for name, artifact in _artifacts(changed, "inputs"):
         artifact["type"] = _type(declared["artifacts"][name]["artifactType"])
         artifact.setdefault("metadata", {})[ADDRESS] = artifact["uri"]
-        artifact["uri"] = local_path(artifact["uri"], root)
+        artifact["uri"] = artifact["uri"] if artifact["uri"].startswith(kept) else local_path(artifact["uri"], root)
     for _, artifact in _artifacts(changed, "outputs"):
         title = _title(artifact["type"])
         artifact["type"] = _type(artifact["type"])
+        if artifact["uri"].startswith(kept):
+            continue
         artifact["uri"] = local_path(artifact["uri"], root)
         folder = Path(artifact["uri"])
         (folder.parent if title in FILE_TYPES else folder).mkdir(parents=True, exist_ok=True)

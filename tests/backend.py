@@ -147,6 +147,7 @@ class Backend:
         work, log = pod / "work", pod / "log"
         work.mkdir(parents=True)
         env = {"PYTHONPATH": str(TOP), "BERTLINE_LAUNCHER_ROOT": str(pod)}
+        env |= {each["name"]: each["value"] for each in container.get("env", [])}
         if self.warm and pod.name not in self.cold:
             return self.warm.run(module, arguments, cwd=work, env=env, stdout=log, stderr=log)
         with log.open("wb") as written:

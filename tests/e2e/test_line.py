@@ -141,8 +141,10 @@ def test_explain_names_the_words_of_the_users_text(line):
     assert found["complete"]
 
 
-def test_the_same_run_again_is_cached(line):
+def test_the_same_run_again_is_cached_on_another_engine_too(line):
+    line.edit("", "beam: {runner: multi-processing, workers: 2}\n")
     again = line.run()
+    line.edit("beam: {runner: multi-processing, workers: 2}\n", "")
     assert again.returncode == 0
     assert "every stage cached" in again.stdout
     assert len(line.versions()) == 1

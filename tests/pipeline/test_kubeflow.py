@@ -264,3 +264,58 @@ def test_without_kfp_the_extra_is_named(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "kfp", None)
     with pytest.raises(LineError, match=r"bertline\[kubeflow\]"):
         kubeflow.compile_line(config)
+
+
+# === Beam's engine ===
+
+FLINK = """\
+beam:
+  runner: portable
+  job_endpoint: beam-job-server:8099
+  artifact_endpoint: beam-job-server:8098
+  environment: {external: localhost:50000}
+"""
+
+
+def test_the_engine_is_told_beside_the_command_which_keys_the_cache(compiled, tmp_path):
+    volumes = "volumes: [{claim: reviews, path: /volume}"
+    config = task(tmp_path, CLUSTER.replace(volumes, volumes + ", {claim: beam, path: /s3}") + FLINK)
+    on_flink = kubeflow.compile_line(config, commit="c0ffee")
+    told = {name: container(on_flink, name)["env"] for name in on_flink.stages if "env" in container(on_flink, name)}
+    assert set(told) == {"ExampleGen", "StatisticsGen", "DataGate", "Transform", "Evaluator"}
+    (variable,) = told["Transform"]
+    assert variable["name"] == "BERTLINE_BEAM"
+    assert "--job_endpoint=beam-job-server:8099" in json.loads(variable["value"])
+    for name in on_flink.stages:
+        assert [container(on_flink, name)[key] for key in ("command", "image")] == [
+            container(compiled, name)[key] for key in ("command", "image")
+        ]
+    assert container(on_flink, "Evaluator")["args"] == container(compiled, "Evaluator")["args"]
+
+
+def test_beams_workers_must_see_what_a_pod_writes(tmp_path):
+    with pytest.raises(
+        LineError, match=r"kubeflow\.volumes: with beam\.runner: portable a volume must be mounted at /s3"
+    ):
+        kubeflow.compile_line(task(tmp_path, CLUSTER + FLINK))
+
+
+def test_dataflow_runs_the_stages_that_can_be_in_gs(tmp_path):
+    section = {"project": "nlp", "region": "europe-west4", "temp_location": "gs://bucket/beam", "image": "beam:1"}
+    cluster = CLUSTER.replace("s3://bucket", "gs://bucket").replace("/volume/data", "gs://bucket/data")
+    compiled = kubeflow.compile_line(
+        task(tmp_path, f"{cluster}beam: {{runner: dataflow, dataflow: {json.dumps(section)}}}\n")
+    )
+    runners = {
+        name: json.loads(container(compiled, name)["env"][0]["value"])[0]
+        for name in compiled.stages
+        if "env" in container(compiled, name)
+    }
+    in_memory = "--runner=apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
+    assert runners == {
+        "ExampleGen": "--runner=DataflowRunner",
+        "StatisticsGen": "--runner=DataflowRunner",
+        "DataGate": "--runner=DataflowRunner",
+        "Transform": "--runner=DataflowRunner",
+        "Evaluator": in_memory,
+    }

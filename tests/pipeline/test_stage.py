@@ -34,6 +34,14 @@ def test_addresses_become_the_launchers_folders(tmp_path):
     assert (tmp_path / "gcs/bucket/run/report").is_dir()
 
 
+def test_dataflow_is_told_the_addresses(tmp_path):
+    given = execution("gs://bucket/run/examples")
+    found = stage.localised(given, {"artifacts": {"examples": {"artifactType": EXAMPLES}}}, tmp_path, kept=("gs://",))
+    assert found["inputs"]["artifacts"]["examples"]["artifacts"][0]["uri"] == "gs://bucket/run/examples"
+    assert found["outputs"]["artifacts"]["report"]["artifacts"][0]["uri"] == "gs://bucket/run/report"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_types_are_the_declared_ones_by_names_that_tfx_finds(tmp_path):
     found = localised(tmp_path, "s3://bucket/examples")
     assert found["inputs"]["artifacts"]["examples"]["artifacts"][0]["type"] == {"schemaTitle": "tfx.Examples"}

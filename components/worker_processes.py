@@ -1,0 +1,67 @@
+"""Beam's workers as processes of this machine, one of which may be killed without the run waiting for it for ever."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability import python_urns
+from apache_beam.portability.api import beam_fn_api_pb2, beam_provision_api_pb2
+from apache_beam.runners.portability import local_job_service
+from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_handlers
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
+
+from components.errors import LineError
+
+
+class Runner(fn_runner.FnApiRunner):
+    """Beam's runner of --direct_running_mode=multi_processing, with LosableWorker for its workers."""
+
+    def run_pipeline(self, pipeline: beam.Pipeline, options: PipelineOptions) -> Any:
+        """See the base class; the workers get the options too."""
+        encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
+        info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
+        self._provision_info = fn_runner.ExtendedProvisionInfo(info)
+        return super().run_pipeline(pipeline, options)
+
+
+@worker_handlers.WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)
+class LosableWorker(worker_handlers.SubprocessSdkWorkerHandler):
+    """A worker process whose end, where nobody asked for it, fails what it was asked and all that it will be asked.
+
+    Beam's own handler lets that end go by: who waits for the worker's answer waits for ever.
+    """
+
+    def start_worker(self) -> None:
+        """See the base class."""
+        self.worker = local_job_service.SubprocessSdkWorker(
+            self._worker_command_line, self.control_address, self.provision_info, self.worker_id
+        )
+        self.worker_thread = threading.Thread(name="run_worker", target=self._watch)
+        self.worker_thread.start()
+
+    def _watch(self) -> None:
+        try:
+            self.worker.run()
+        except RuntimeError as error:  # it says the exit code
+            self._lose(
+                f"{LineError.__module__}.{LineError.__name__}: a Beam worker is lost ({error}; -9 is what a machine "
+                "short of memory does). Run again, with fewer beam.workers if memory is short: nothing half-done is "
+                "left, and finished stages are cached."
+            )
+
+    def _lose(self, said: str) -> None:
+        connection = self.control_conn
+        send = connection.push
+
+        def answer(request: Any) -> Any:
+            if not isinstance(request, beam_fn_api_pb2.InstructionRequest):
+                return send(request)  # the mark that ends the connection
+            return worker_handlers.ControlFuture(request.instruction_id, failed)
+
+        failed = beam_fn_api_pb2.InstructionResponse(error=said)
+        connection.push = answer
+        for waiting in list(connection._futures_by_id.values()):
+            waiting.set(failed)

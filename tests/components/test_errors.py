@@ -1,0 +1,57 @@
+import pytest
+
+from components.errors import LineError, root_cause
+
+IN_A_WORKER = """\
+Traceback (most recent call last):
+  File "apache_beam/runners/common.py", line 1498, in apache_beam.runners.common.DoFnRunner.process
+  File "/opt/bertline/components/ingestion.py", line 170, in write
+components.errors.LineError: reviews.csv: row 7: no text
+Correct it, or raise data.max_quarantined.
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "apache_beam/runners/worker/sdk_worker.py", line 313, in _execute
+components.errors.LineError: reviews.csv: row 7: no text
+Correct it, or raise data.max_quarantined. [while running 'Write-ptransform-30']
+
+"""
+SAID = "reviews.csv: row 7: no text\nCorrect it, or raise data.max_quarantined."
+
+
+def wrapped(inner):
+    try:
+        raise RuntimeError("the stage failed") from inner
+    except RuntimeError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        LineError(SAID),
+        LineError(f"{SAID} [while running 'Write']"),
+        RuntimeError(IN_A_WORKER),
+        RuntimeError(
+            f"Pipeline job-1 failed in state FAILED: java.lang.RuntimeException: Error received: {IN_A_WORKER}"
+        ),
+        RuntimeError(f"components.errors.LineError: {SAID}"),
+    ],
+    ids=["here", "with the step", "from a worker", "from a job server", "without a traceback"],
+)
+def test_the_users_error_is_found_under_what_was_wrapped_around_it(inner):
+    found = root_cause(wrapped(inner))
+    assert isinstance(found, LineError)
+    assert str(found) == SAID
+
+
+def test_any_other_error_is_given_back_as_it_is():
+    error = wrapped(RuntimeError("ValueError: no LineError: of ours"))
+    assert root_cause(error) is error
+
+
+def test_errors_that_name_each_other_end_the_search():
+    one, other = RuntimeError("one"), RuntimeError("other")
+    one.__context__, other.__context__ = other, one
+    assert root_cause(one) is one
