@@ -53,7 +53,10 @@ class TrainOptions(Section):
     """The fine-tuning recipe of the BERT paper (Devlin et al. 2019, A.3), with early stopping."""
 
     epochs: PositiveInt = 3  # the paper's 2 to 4; init proposes more for many classes or few rows
-    batch_size: PositiveInt = 32  # the paper's 16 or 32
+    # The paper's 16 or 32: the rows of a step, of all devices and workers together. So more of them change no figure,
+    # and no learning rate has to be scaled with them.
+    batch_size: PositiveInt = 32
+    accumulate_steps: PositiveInt = 1  # a device takes its rows of a step in so many parts: same step, less memory
     learning_rate: float = Field(default=5e-5, gt=0, le=1)  # the upper end of the paper's range suits small BERTs
     warmup_share: float = Field(default=0.1, ge=0, lt=1)  # share of the steps with a linearly growing rate
     weight_decay: float = Field(default=0.01, ge=0, lt=1)  # decoupled; biases and LayerNorm are spared

@@ -25,6 +25,7 @@ from models.recipe import TrainOptions
 
 _EVALUATION_BATCH = 64  # no gradients are kept, and larger batches are no faster on a CPU
 _REPORT_SECONDS = 0.5  # between two progress events
+Gradient = tf.Tensor | tf.IndexedSlices
 _FLOAT16_LOSS_SCALE = 1024.0  # keeps small gradients above float16's smallest number; float32 and bfloat16 need none
 
 
@@ -335,6 +336,13 @@ class Run:
         """One replica's step: [loss x its share, rows], float32 [2]."""
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         seed += tf.stack([tf.cast(replica, tf.int64), 0])
+        whole = self._options.accumulate_steps == 1
+        loss, gradients = self._gradients(batch, seed) if whole else self._accumulated(batch, seed)
+        self._optimizer.apply(gradients)
+        return tf.stack([loss, tf.cast(tf.size(batch["labels"]), tf.float32)])
+
+    def _gradients(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tuple[tf.Tensor, list[Gradient]]:
+        """Loss x its share, float32 scalar, and its gradients."""
         scale = _FLOAT16_LOSS_SCALE if self._dtype == tf.float16 else 1.0
         with tf.GradientTape() as tape:
             logits = self._logits(batch, seed)
@@ -344,8 +352,29 @@ class Run:
         gradients = tape.gradient(scaled, self._variables)
         if scale != 1.0:
             gradients = [_scaled(gradient, 1 / scale) for gradient in gradients]
-        self._optimizer.apply(gradients)
-        return tf.stack([loss, tf.cast(tf.size(losses), tf.float32)])
+        return loss, gradients
+
+    def _accumulated(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tuple[tf.Tensor, list[Gradient]]:
+        """As `_gradients`, from parts of the batch one after the other: one part's activations are held at a time.
+
+        The rows' shares are those in the whole batch, so the parts' losses and gradients add up to its own.
+        """
+        rows, replicas = tf.size(batch["labels"]), self._strategy.num_replicas_in_sync
+        size = tf.maximum(-(-rows // self._options.accumulate_steps), 1)
+
+        def part(index: tf.Tensor) -> tuple[tf.Tensor, list[Gradient]]:
+            own = {name: column[index * size : (index + 1) * size] for name, column in batch.items()}
+            return self._gradients(own, seed + tf.stack([tf.cast(index * replicas, tf.int64), 0]))
+
+        def add(index: tf.Tensor, loss: tf.Tensor, sums: list[Gradient]):
+            more, gradients = part(index)
+            return index + 1, loss + more, [_added(*each) for each in zip(sums, gradients, strict=True)]
+
+        # The first one stands before the loop, for it alone tells which gradients name rows.
+        start = (tf.constant(1), *part(tf.constant(0)))
+        shapes = tf.nest.map_structure(_invariant, start)
+        _, loss, sums = tf.while_loop(lambda index, *_: index * size < rows, add, start, shapes, parallel_iterations=1)
+        return loss, sums
 
     def _evaluate_step(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         """One replica's rows: their places in the split, int64 [batch], and logits, float32 [batch, labels]."""
@@ -360,10 +389,24 @@ class Run:
         return tf.constant([self._options.seed * 1_000_003, step * DROPOUT_PLACES], tf.int64)
 
 
-def _scaled(gradient: tf.Tensor | tf.IndexedSlices, factor: float) -> tf.Tensor | tf.IndexedSlices:
+def _scaled(gradient: Gradient, factor: float) -> Gradient:
     if isinstance(gradient, tf.IndexedSlices):
         return tf.IndexedSlices(gradient.values * factor, gradient.indices, gradient.dense_shape)
     return gradient * factor
+
+
+def _added(one: Gradient, other: Gradient) -> Gradient:
+    if isinstance(one, tf.IndexedSlices):  # a row may be named more than once, and counts as often
+        values, indices = (tf.concat(pair, 0) for pair in ((one.values, other.values), (one.indices, other.indices)))
+        return tf.IndexedSlices(values, indices, one.dense_shape)
+    return one + other
+
+
+def _invariant(value: Gradient) -> tf.TensorShape | tf.IndexedSlicesSpec:
+    """What of a gradient stays the same while others are added to it: all but how many rows it names."""
+    if isinstance(value, tf.IndexedSlices):
+        return tf.IndexedSlicesSpec(value.shape, value.dtype, value.indices.dtype, value.dense_shape.dtype)
+    return value.shape
 
 
 def _write_scalars(writer: tf.summary.SummaryWriter, history: History) -> None:

@@ -131,6 +131,22 @@ def test_tensorboard_logs(tmp_path):
     assert list((tmp_path / "logs").glob("events.out.tfevents.*"))
 
 
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_two_parts_of_16_rows_make_the_step_of_32(tmp_path, class_weights):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    recipe = RECIPE.model_copy(update={"batch_size": 32, "class_weights": class_weights})
+    runs = []
+    for folder, count in ((whole, 1), (parts, 2)):
+        folder.mkdir()
+        options = recipe.model_copy(update={"accumulate_steps": count})
+        runs.append(train(folder, rows=97, options=options, dropout=0.0))  # the last batch is of one row
+    (one, history, _), (two, in_parts, _) = runs
+    assert [epoch.train_loss for epoch in in_parts.epochs] == pytest.approx(
+        [epoch.train_loss for epoch in history.epochs], abs=1e-4
+    )
+    np.testing.assert_allclose(weights(two), weights(one), atol=1e-3)
+
+
 def test_mirrored_over_two_devices_gives_the_losses_of_one(tmp_path):
     script = f"""
 import sys
@@ -139,18 +155,20 @@ import pathlib, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import test_training
-for name in ("one_device", "mirrored"):
-    folder = pathlib.Path({str(tmp_path)!r}) / name
+for name, parts in (("one_device", 1), ("mirrored", 1), ("mirrored", 2)):
+    folder = pathlib.Path({str(tmp_path)!r}) / f"{{name}}-{{parts}}"
     folder.mkdir()
-    options = test_training.RECIPE.model_copy(update={{"distribution": name, "epochs": 2}})
+    changes = {{"distribution": name, "epochs": 2, "accumulate_steps": parts}}
+    options = test_training.RECIPE.model_copy(update=changes)
     _, history, _ = test_training.train(folder, options=options, dropout=0.0, rows=90)  # a last batch of two rows
     print("LOSSES", *(f"{{e.train_loss:.4f}} {{e.validation_loss:.4f}}" for e in history.epochs))
 """
     run = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     losses = [line for line in run.stdout.splitlines() if line.startswith("LOSSES")]
-    assert len(losses) == 2, run.stderr[-3000:]
-    one, mirrored = ([float(value) for value in line.split()[1:]] for line in losses)
+    assert len(losses) == 3, run.stderr[-3000:]
+    one, mirrored, in_parts = ([float(value) for value in line.split()[1:]] for line in losses)
     assert mirrored == pytest.approx(one, abs=2e-3)
+    assert in_parts == pytest.approx(one, abs=2e-3)
 
 
 # === Several workers ===
