@@ -30,12 +30,14 @@ serve: setup      ## serve the demo's model until Ctrl-C
 
 bench: setup      ## speed, as ratios in one run
 	@$(PYTHON) -m benchmarks.train_speed
+	@$(PYTHON) -m benchmarks.scale --rows 1000000
 	@$(PYTHON) -m benchmarks.line configs/sentiment.yaml
 	@$(PYTHON) -m benchmarks.evaluator configs/sentiment.yaml
 	@$(PYTHON) -m benchmarks.serving configs/sentiment.yaml
 
 bench-peers: setup  ## accuracy and speed against Transformers and TF-IDF, after `bertline run configs/sentiment.yaml`
 	@benchmarks/peers/setup.sh
+	@$(PYTHON) -m benchmarks.tokenise
 	@$(PYTHON) -m benchmarks.quality configs/sentiment.yaml
 	@$(PYTHON) -m benchmarks.speed configs/sentiment.yaml
 	@$(PYTHON) -m benchmarks.inference configs/sentiment.yaml

@@ -28,7 +28,7 @@ from models.features import SPLITS
 
 LABELS_FILE = "labels.txt"
 
-BYTES_A_TASK = 64 * 1024 * 1024  # small files are read together, so that 2,000 of them do not become 6,000 shards
+BYTES_A_TASK = 4 * 1024 * 1024  # some seconds of work; small files together, so that 2,000 do not become 6,000 shards
 SHOWN_EXAMPLES = 3
 
 

@@ -28,7 +28,7 @@ QUARANTINE_FILE = "quarantine.csv"
 REPORT_FILE = "ingest.json"
 
 SURVEYED_ROWS = 16_384  # rows whose hashes travel together: few elements, each below a megabyte
-ROWS_A_SHARD = 100_000  # so that later stages can read a large split in parallel
+ROWS_A_SHARD = 20_000  # later stages spread shards: half a second of work each, so that workers end together
 
 
 class Task(NamedTuple):

@@ -6,7 +6,7 @@ import functools
 import json
 import operator
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,10 +75,19 @@ def count(task: list[Shard], model: ModelOptions, *, pair: bool) -> tuple[str, s
         model: as in `measure`.
         pair: as in `measure`.
     """
-    words = backbone.vocabulary(model)
-    tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=model.max_length)
-    parts = (_counted(row, tokenizer) for shard in task for row in _batches(shard, pair))
+    lengths = _lengths(model.model_dump_json(), pair)
+    parts = (_counted(row, lengths) for shard in task for row in _batches(shard, pair))
     return task[0].split, task[0].name, functools.reduce(operator.add, parts)
+
+
+@functools.lru_cache(maxsize=1)
+def _lengths(model: str, pair: bool) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+    """Tokenizer.lengths, compiled once a process: op by op it takes nearly twice as long."""
+    options = ModelOptions.model_validate_json(model)
+    words = backbone.vocabulary(options)
+    tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
+    texts = [tf.TensorSpec([None], tf.string)] * (2 if pair else 1)
+    return tf.function(tokenizer.lengths, input_signature=texts, autograph=False)
 
 
 def _batches(shard: Shard, pair: bool) -> Iterator[dict[str, tf.Tensor]]:
@@ -88,8 +97,8 @@ def _batches(shard: Shard, pair: bool) -> Iterator[dict[str, tf.Tensor]]:
     return (tf.io.parse_example(batch, spec) for batch in shards.read(shard, BATCH))
 
 
-def _counted(row: dict[str, tf.Tensor], tokenizer: Tokenizer) -> Counts:
-    lengths, unknown = (each.numpy() for each in tokenizer.lengths(row[TEXT], row.get(TEXT_PAIR)))
+def _counted(row: dict[str, tf.Tensor], lengths_of: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> Counts:
+    lengths, unknown = (each.numpy() for each in lengths_of(*(row[name] for name in (TEXT, TEXT_PAIR) if name in row)))
     worst = int(unknown.argmax())
     return Counts(
         Counter(lengths.tolist()),

@@ -1,0 +1,171 @@
+"""How time and memory grow with the rows: `python -m benchmarks.scale --rows 1000000`.
+
+Generated tweets go from CSV files through ingestion, statistics, the data gate and Transform: a few rows, to see what
+the start of the workers costs, a tenth of the rows, and all; each time in a process of its own with Beam's worker
+processes below it. Memory is the sum of what these processes hold (RSS, so what they share counts several times),
+looked at four times a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peer import write_result
+
+MEMORY_GIB = 6.0
+GROWTH = 1.0  # time a row with all rows over time a row with a tenth of them, at most
+# The same of processor time without what the start takes: nothing but the rows, and so no more than noise above 1.
+GROWTH_ALONE = 1.1
+FEW = 1000  # rows, to see what the start costs
+LOOKS_A_SECOND = 4
+
+
+class Memory:
+    """The most memory that this process and those below it have held, in bytes, within a `with` block."""
+
+    def __enter__(self) -> Memory:
+        self.peak, self._done = 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        import psutil
+
+        own = psutil.Process()
+        while True:
+            held = 0
+            for process in [own, *own.children(recursive=True)]:
+                try:
+                    held += process.memory_info().rss
+                except psutil.NoSuchProcess:  # it has just ended
+                    continue
+            self.peak = max(self.peak, held)
+            if self._done.wait(1 / LOOKS_A_SECOND):
+                return
+
+
+def run(rows: int, workers: int, folder: Path) -> dict[str, Any]:
+    """Runs the stages over so many generated rows, in this process.
+
+    Args:
+      rows: how many.
+      workers: Beam's processes.
+      folder: an empty one; the rows and all that is made of them go there.
+
+    Returns:
+      By stage its seconds, those of all processors together, peak memory in bytes, and bytes written a row.
+    """
+    from benchmarks import stages, tweets
+    from components.options import DataOptions
+    from models.recipe import ModelOptions
+
+    data = DataOptions(source=tweets.write(folder, rows), label="sentiment")
+    line = stages.Stages(folder, data, ModelOptions(max_length=64), stages.beam_arguments(workers))
+    measured = {}
+    for name, stage in line.all.items():
+        before = _bytes(folder)
+        began, used = time.monotonic(), _processor_seconds()
+        with Memory() as memory:
+            stage()
+        measured[name] = {
+            "seconds": time.monotonic() - began,
+            "processor_seconds": _processor_seconds() - used,
+            "peak_bytes": memory.peak,
+            "bytes_a_row": (_bytes(folder) - before) / rows,
+        }
+    return measured
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those below it that have ended, as Beam's workers have after a stage."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def measure(rows: int, workers: int) -> dict[str, Any]:
+    """What `run` gives, from a process of its own.
+
+    Raises:
+      RuntimeError: it failed; the message ends with its last words.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "benchmarks.scale", "--rows", str(rows), "--workers", str(workers)]
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        ran = subprocess.run(
+            [*command, "--folder", folder], env=environment, capture_output=True, text=True, check=False
+        )
+    if ran.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {ran.returncode}:\n{ran.stderr.strip()[-2000:]}")
+    return json.loads(ran.stdout.strip().splitlines()[-1])
+
+
+def total(measured: dict[str, Any], figure: str) -> float:
+    """Of a figure over all stages."""
+    return sum(figures[figure] for figures in measured.values())
+
+
+def show(rows: int, measured: dict[str, Any]) -> None:
+    """Prints the table of a run."""
+    print(f"{rows:,} rows")
+    for name, figures in measured.items():
+        print(
+            f"  {name:14} {figures['seconds']:6.1f} s, of processors {figures['processor_seconds']:6.1f} s,"
+            f" {figures['peak_bytes'] / 2**30:5.2f} GiB, {figures['bytes_a_row']:4.0f} bytes written a row"
+        )
+    print(f"  {'all':14} {total(measured, 'seconds'):6.1f} s", flush=True)
+
+
+def judge(results: dict[int, dict[str, Any]], workers: int) -> bool:
+    """Prints the bars and whether they hold; `results` are those of a few rows, of a tenth and of all."""
+    start, few, many = results.values()
+    (_, fewer, more) = results
+    growth = total(many, "seconds") / more / (total(few, "seconds") / fewer)
+    alone = [total(each, "processor_seconds") - total(start, "processor_seconds") for each in (few, many)]
+    growth_alone = alone[1] / more / (alone[0] / fewer)
+    peak = max(figures["peak_bytes"] for figures in many.values()) / 2**30
+    print(f"time a row, {more:,} rows over {fewer:,}: {growth:.2f}, at most {GROWTH:g}")
+    print(f"processor time a row without the start, likewise: {growth_alone:.2f}, at most {GROWTH_ALONE:g}")
+    print(f"peak memory: {peak:.2f} GiB on {workers} workers, at most {MEMORY_GIB:g}")
+    return growth <= GROWTH and growth_alone <= GROWTH_ALONE and peak <= MEMORY_GIB
+
+
+def main() -> int:
+    """Prints and writes the figures; returns 1 where a bar does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--workers", type=int, default=2, help="Beam's processes; 1 for Beam in this one")
+    parser.add_argument("--folder", type=Path, help="run the stages here, once, and print the figures as JSON")
+    arguments = parser.parse_args()
+    if arguments.folder:
+        print(json.dumps(run(arguments.rows, arguments.workers, arguments.folder)))
+        return 0
+    results = {}
+    for rows in (FEW, arguments.rows // 10, arguments.rows):
+        results[rows] = measure(rows, arguments.workers)
+        show(rows, results[rows])
+    holds = judge(results, arguments.workers)
+    print("figures:", write_result("scale", {"workers": arguments.workers, "rows": results}))
+    return int(not holds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

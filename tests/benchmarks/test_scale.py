@@ -1,0 +1,34 @@
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import scale
+
+
+def figures(seconds, processor_seconds, gib):
+    return {"Stage": {"seconds": seconds, "processor_seconds": processor_seconds, "peak_bytes": gib * 2**30}}
+
+
+@pytest.mark.parametrize(
+    ("many", "holds"),
+    [
+        (figures(100, 95, 5), True),  # 0.5 times the time a row, and 90 s for ten times the rows of 9 s
+        (figures(250, 95, 5), False),
+        (figures(100, 120, 5), False),
+        (figures(100, 95, 7), False),
+    ],
+)
+def test_bars(many, holds):
+    results = {10: figures(10, 5, 1), 1000: figures(20, 14, 2), 10_000: many}
+    assert scale.judge(results, workers=2) == holds
+
+
+def test_memory_of_processes_below_counts():
+    with scale.Memory() as memory:
+        # 100 MB for a second
+        subprocess.run([sys.executable, "-S", "-c", "import time; x = b'x' * 100_000_000; time.sleep(1)"], check=True)
+        here = memory.peak
+    with scale.Memory() as alone:
+        pass
+    assert here - alone.peak > 50_000_000
