@@ -9,15 +9,17 @@ ARG GPU=
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
-COPY scripts/bootstrap.lock requirements.lock ./
-# The whole lock: what the tests ran with is what runs.
-RUN python -m venv /opt/bertline \
-    && /opt/bertline/bin/pip install --no-cache-dir --require-hashes -r bootstrap.lock \
-    && /opt/bertline/bin/uv pip sync --no-cache --python /opt/bertline/bin/python --compile-bytecode \
-        --require-hashes requirements.lock
+COPY scripts/bootstrap.lock requirements-image.lock ./
+# What installs stands apart from what is installed, so that it stays behind in this stage. The lock is what a line needs
+# of the one that the tests run with: the same versions, without the tools.
+RUN python -m venv /opt/installer \
+    && /opt/installer/bin/pip install --no-cache-dir --require-hashes -r bootstrap.lock \
+    && python -m venv --without-pip /opt/bertline \
+    && /opt/installer/bin/uv pip sync --no-cache --python /opt/bertline/bin/python --compile-bytecode \
+        --require-hashes requirements-image.lock
 # NVIDIA's libraries in the versions that this TensorFlow names; they are not in the lock.
 RUN if [ -n "$GPU" ]; then \
-        /opt/bertline/bin/uv pip install --no-cache --python /opt/bertline/bin/python -c requirements.lock \
+        /opt/installer/bin/uv pip install --no-cache --python /opt/bertline/bin/python -c requirements-image.lock \
             "tensorflow[and-cuda]==2.21.0"; \
     fi
 COPY pyproject.toml README.md ./
@@ -25,8 +27,10 @@ COPY components components
 COPY models models
 COPY pipeline pipeline
 COPY serving serving
-RUN /opt/bertline/bin/uv pip install --no-cache --python /opt/bertline/bin/python --compile-bytecode --no-deps \
-        --no-build-isolation .
+# uv leaves a lock that any user may write.
+RUN /opt/installer/bin/uv pip install --no-cache --python /opt/bertline/bin/python --compile-bytecode --no-deps \
+        --no-build-isolation . \
+    && rm /opt/bertline/.lock
 
 FROM python:3.11-slim-trixie
 COPY --from=build /opt/bertline /opt/bertline

