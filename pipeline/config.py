@@ -78,6 +78,7 @@ class Config(Section):
             check_fairness_names,
             check_schema_file_exists,
             check_dataflow_reaches_the_artifacts,
+            check_workers_train,
         ):
             check(self)
         return self
@@ -159,6 +160,12 @@ def check_dataflow_reaches_the_artifacts(config: Config) -> None:
         )
     if (folder := config.kubeflow.data_folder) and "://" not in folder:
         raise ValueError(f"kubeflow.data_folder: Dataflow does not see {folder!r}; name a gs:// folder")
+
+
+def check_workers_train(config: Config) -> None:
+    """Raises ValueError when there are workers on a cluster, and training is not spread over them."""
+    if config.kubeflow.workers and config.train.distribution != "multi_worker":
+        raise ValueError("kubeflow.workers: train.distribution must be multi_worker, or each worker would train alone")
 
 
 # === Reading and printing ===

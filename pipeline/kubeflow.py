@@ -13,7 +13,7 @@ import yaml
 
 from components.errors import LineError
 from models.packages import SCHEME
-from pipeline import beam_options
+from pipeline import beam_options, training_job
 from pipeline.config import AROUND_THE_MODEL, SECTIONS, Config
 from pipeline.kubeflow_options import KubeflowOptions, StageOptions
 from pipeline.local_runner import REPORTING_NODES
@@ -83,6 +83,8 @@ def compile_line(config: Config, image: str | None = None, commit: str | None = 
     image = image or config.kubeflow.image
     if not image:
         raise LineError("kubeflow.image: name the container image in the config, or with --image.")
+    if config.train.distribution == "multi_worker" and not config.kubeflow.workers:
+        raise LineError("kubeflow.workers: train.distribution is multi_worker; say on how many pods, 2 or more.")
     settings = parameter_values(config)
     _check_workers_see_the_artifacts(config)
     from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as tfx_runner  # takes ten seconds
@@ -101,7 +103,9 @@ def compile_line(config: Config, image: str | None = None, commit: str | None = 
         parameter.update(defaultValue=value, description=PARAMETERS[name])
     for name, task in stages.items():
         container = spec["deploymentSpec"]["executors"][spec["components"][name]["executorLabel"]]["container"]
-        _set_up(task, container, config.kubeflow.of_stage(name))
+        _set_up(task, container, _pod(config.kubeflow, name))
+        if name == training_job.STAGE and config.kubeflow.workers:
+            container["args"] += ["--training_job", json.dumps(training_job.manifest(config.kubeflow, image))]
     for name in _beam_stages(line):
         container = spec["deploymentSpec"]["executors"][spec["components"][name]["executorLabel"]]["container"]
         arguments = beam_options.arguments(beam_options.of_stage(config.beam, name))
@@ -229,6 +233,14 @@ def _check_stages(options: KubeflowOptions, known: list[str]) -> None:
             raise LineError(f"kubeflow.stages.{name}: no such stage. This line has {', '.join(known)}.")
 
 
+def _pod(options: KubeflowOptions, name: str) -> StageOptions:
+    """What a stage's pod gets; one that has other pods do its work needs no more than any, but their time."""
+    stage = options.of_stage(name)
+    if name == training_job.STAGE and options.workers:
+        return options.default.model_copy(update={"timeout_seconds": stage.timeout_seconds})
+    return stage
+
+
 def _set_up(task: dict[str, Any], container: dict[str, Any], options: StageOptions) -> None:
     """Puts into a task what TFX does not: caching, faults, retries, resources; and the names of those it waits for."""
     name = task["taskInfo"]["name"]
@@ -261,7 +273,7 @@ def _platform(spec: dict[str, Any], options: KubeflowOptions) -> dict[str, Any]:
     executors = {
         spec["components"][name]["executorLabel"]: config
         for name in spec["root"]["dag"]["tasks"]
-        if (config := _executor_config(options, options.of_stage(name)))
+        if (config := _executor_config(options, _pod(options, name)))
     }
     if not executors:
         return {}
@@ -269,11 +281,7 @@ def _platform(spec: dict[str, Any], options: KubeflowOptions) -> dict[str, Any]:
 
 
 def _executor_config(options: KubeflowOptions, stage: StageOptions) -> dict[str, Any]:
-    selected = dict(stage.node_selector)
-    if stage.tpu_type:
-        selected["cloud.google.com/gke-tpu-accelerator"] = stage.tpu_type
-    if stage.tpu_topology:
-        selected["cloud.google.com/gke-tpu-topology"] = stage.tpu_topology
+    selected = stage.node_labels()
     found = {
         "secretAsEnv": [
             {
@@ -285,8 +293,7 @@ def _executor_config(options: KubeflowOptions, stage: StageOptions) -> dict[str,
         "podMetadata": {"labels": options.labels} if options.labels else {},
         "pvcMount": [{"constant": volume.claim, "mountPath": volume.path} for volume in options.volumes],
         "nodeSelector": {"labels": selected} if selected else {},
-        "tolerations": [toleration.model_dump(exclude_defaults=True) | {"operator": toleration.operator}
-                        for toleration in stage.tolerations],
+        "tolerations": [toleration.manifest() for toleration in stage.tolerations],
         "activeDeadlineSeconds": str(stage.timeout_seconds) if stage.timeout_seconds else "",
     }  # fmt: skip
     return {name: value for name, value in found.items() if value}

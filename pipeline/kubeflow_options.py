@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
@@ -37,6 +38,10 @@ class Toleration(Section):
     value: str = ""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None  # null: all effects
 
+    def manifest(self) -> dict[str, str]:
+        """As Kubernetes takes it."""
+        return self.model_dump(exclude_defaults=True) | {"operator": self.operator}
+
 
 class StageOptions(Section):
     """What a stage's pod asks for. null leaves it to the cluster."""
@@ -59,6 +64,23 @@ class StageOptions(Section):
         if (self.tpu_type or self.tpu_topology) and self.accelerator != "google.com/tpu":
             raise ValueError("tpu_type and tpu_topology need accelerator: google.com/tpu")
         return self
+
+    def resources(self) -> dict[str, dict[str, str]]:
+        """Requests and limits of a container, as Kubernetes takes them."""
+        asked = {"cpu": self.cpu, "memory": self.memory}
+        if self.accelerator:
+            asked[self.accelerator] = str(self.accelerators)
+        amounts = {name: amount for name, amount in asked.items() if amount}
+        return {"requests": amounts, "limits": amounts} if amounts else {}
+
+    def node_labels(self) -> dict[str, str]:
+        """Labels of the nodes that will do."""
+        selected = dict(self.node_selector)
+        if self.tpu_type:
+            selected["cloud.google.com/gke-tpu-accelerator"] = self.tpu_type
+        if self.tpu_topology:
+            selected["cloud.google.com/gke-tpu-topology"] = self.tpu_topology
+        return selected
 
 
 class Secret(Section):
@@ -92,12 +114,22 @@ class KubeflowOptions(Section):
     default: StageOptions = StageOptions()  # for every stage
     stages: dict[str, StageOptions] = Field(default_factory=dict)  # by the stage's name; what is set replaces `default`
 
+    # With train.distribution: multi_worker, on how many pods the Trainer's training runs: as a TFJob, each with what
+    # `stages.Trainer` asks for. null: in the Trainer's own pod.
+    workers: int | None = Field(default=None, ge=2)
+
     @field_validator("pipeline_root")
     @classmethod
     def _launcher_reaches_it(cls, root: str | None) -> str | None:
         if root is not None and not root.startswith(REMOTE):
             raise ValueError(f"must start with {', '.join(REMOTE)}")
         return root
+
+    @model_validator(mode="after")
+    def _workers_share_a_volume(self) -> KubeflowOptions:
+        if self.workers and not any(Path(self.root or "").is_relative_to(volume.path) for volume in self.volumes):
+            raise ValueError("workers need root to be a path in one of volumes: they share files and checkpoints there")
+        return self
 
     def of_stage(self, name: str) -> StageOptions:
         """What a stage gets: the default, with what its own entry sets."""

@@ -18,6 +18,7 @@ the work. Four things stand between it and the open source backend:
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import os
@@ -30,6 +31,7 @@ import yaml
 
 from components.errors import LineError, root_cause
 from components.object_store import ADDRESS
+from pipeline import training_job
 from pipeline.beam_options import DATAFLOW, GCS
 
 # Where the launcher puts what it copies, as Kubeflow Pipelines' launcher_v2 has it; Vertex AI mounts /gcs.
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("--json_serialized_invocation_args", required=True, type=json.loads)
     parser.add_argument("--json_serialized_inputs_spec_args", required=True, type=json.loads)
     parser.add_argument("--reporting", action="store_true", help="a fault is told, and fails no run")
+    parser.add_argument("--training_job", type=json.loads, help="a TFJob that does the work; see pipeline.training_job")
     given = parser.parse_args()
     beam = json.loads(os.environ.get(BEAM_VARIABLE, "[]"))
     sys.argv = sys.argv[:1]  # Beam would take them for its own
@@ -57,6 +60,9 @@ def main() -> None:
     execution = localised(given.json_serialized_invocation_args, given.json_serialized_inputs_spec_args, root, kept)
     try:
         _check_inputs(execution)
+        if given.training_job and _spread_over_workers(execution):
+            _train_elsewhere(given, root)
+            return
         _execute(given.executor_class_path, execution, given.json_serialized_inputs_spec_args, beam)
     except Exception as error:
         logging.exception("the stage ended")
@@ -98,6 +104,57 @@ def _leave_fault(execution: dict[str, Any], said: str) -> None:
     file.write_text(json.dumps({"artifacts": made}), encoding="utf-8")
 
 
+# === Training on several machines ===
+
+
+def _spread_over_workers(execution: dict[str, Any]) -> bool:
+    """Whether this run's recipe, which a person may have changed since the pipeline was compiled, asks for workers."""
+    recipe = json.loads(execution["inputs"]["parameterValues"]["train_options"])
+    return recipe["distribution"] == "multi_worker"
+
+
+def _train_elsewhere(given: argparse.Namespace, root: Path) -> None:
+    """Has a TFJob's pods run this stage on files that they share, and takes back what the first one leaves."""
+    execution = given.json_serialized_invocation_args
+    checkpoints = Path(execution["inputs"]["parameterValues"]["checkpoint_dir"])
+    addresses = json.dumps([artifact["uri"] for _, artifact in _artifacts(execution, "outputs")])
+    name = f"trainer-{hashlib.sha256(addresses.encode()).hexdigest()[:16]}"
+    shared = checkpoints.parent / "training" / name
+    if not shared.is_dir():  # a try before this one has left it, whole
+        fresh = shared.with_suffix(".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        _copy_files(execution, "inputs", root, fresh)
+        fresh.rename(shared)
+    output = shared / "executor_output.json"
+    changed = {**execution, "outputs": {**execution["outputs"], "outputFile": str(output)}}
+    command = [
+        *("python", "-m", "pipeline.stage", "--executor_class_path", given.executor_class_path),
+        *("--json_serialized_invocation_args", json.dumps(changed)),
+        *("--json_serialized_inputs_spec_args", json.dumps(given.json_serialized_inputs_spec_args)),
+    ]
+    training_job.run(given.training_job, name, command, {ROOT_VARIABLE: str(shared)})
+    _copy_files(execution, "outputs", shared, root)
+    shutil.copyfile(_of_worker(output, "worker", 0), execution["outputs"]["outputFile"])
+    shutil.rmtree(shared)
+
+
+def _copy_files(execution: dict[str, Any], side: str, source: Path, target: Path) -> None:
+    """Copies the artifacts' files from below one root to below another."""
+    for _, artifact in _artifacts(execution, side):
+        found, place = (local_path(artifact["uri"], root) for root in (source, target))
+        if Path(found).exists():  # an artifact can be without files
+            shutil.copytree(found, place, dirs_exist_ok=True)
+
+
+def _of_worker(output: Path, kind: str, index: int) -> Path:
+    """Each worker's own, for all of them report and the first one's report counts."""
+    return output.with_name(f"{output.name}.{kind}-{index}")
+
+
+# === What the launcher tells ===
+
+
 def localised(
     execution: dict[str, Any], declared: dict[str, Any], root: Path, kept: tuple[str, ...] = ()
 ) -> dict[str, Any]:
@@ -112,6 +169,9 @@ def localised(
       kept: how addresses begin that stay as they are.
     """
     changed = json.loads(json.dumps(execution))
+    if place := json.loads(os.environ.get("TF_CONFIG", "{}")).get("task"):
+        output = Path(changed["outputs"]["outputFile"])
+        changed["outputs"]["outputFile"] = str(_of_worker(output, place["type"], place["index"]))
     for name, artifact in _artifacts(changed, "inputs"):
         artifact["type"] = _type(declared["artifacts"][name]["artifactType"])
         artifact.setdefault("metadata", {})[ADDRESS] = artifact["uri"]

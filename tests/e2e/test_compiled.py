@@ -6,6 +6,7 @@ import shutil
 import backend
 import factories
 import pytest
+import training_operator
 
 from pipeline import config as configs
 from pipeline import kubeflow
@@ -94,6 +95,41 @@ def test_the_same_again_is_cached_and_pushes_nothing(cluster):
     assert again.states("cached") == set(again.tasks) - kubeflow.ALWAYS_RUN
     assert again.metadata("Pusher", "pushed_model")["summary"] == f"already serving {before[0]}"
     assert cluster.versions() == before
+
+
+def test_workers_of_a_training_job_train_the_model_that_the_stage_leaves(cluster, line, tmp_path, monkeypatch):
+    operator = training_operator.Operator(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", operator.kubeconfig())
+    config = cluster.config.model_copy(
+        update={
+            "train": cluster.config.train.model_copy(update={"distribution": "multi_worker", "epochs": 1}),
+            "kubeflow": cluster.config.kubeflow.model_copy(update={"workers": 2}),
+        }
+    )
+    cluster.backend.cold.add("Trainer")
+    run = cluster.backend.run(up_to("Trainer", kubeflow.compile_line(config).spec))
+    cluster.backend.cold.clear()
+    operator.shutdown()
+    assert run.tasks["Trainer"].state == "succeeded", run.tasks["Trainer"].log + operator.log(operator.created[0], 0)
+    assert run.states("succeeded") == {"Facts", "Trainer"}
+    assert "best epoch 1 of 1" in run.metadata("Trainer", "model")["summary"]
+    left = cluster.backend.path(run.tasks["Trainer"].artifacts["model"]["uri"])
+    assert (left / "Format-Serving/saved_model.pb").is_file()
+    history = cluster.backend.path(run.tasks["Trainer"].artifacts["model_run"]["uri"]) / "training.json"
+    (path,) = line.folder.glob("runs/artifacts/Trainer/model_run/*/training.json")
+    local = json.loads(path.read_text())
+    # A batch is of both workers together, so an epoch has as many steps as on one device.
+    assert json.loads(history.read_text())["step"] == local["step"] / len(local["epochs"])
+    assert not list((cluster.folder / "volume/training").iterdir())
+
+
+def up_to(name, spec):
+    """The pipeline with this task as the last one."""
+    tasks, wanted = spec["root"]["dag"]["tasks"], [name]
+    for task in wanted:
+        wanted += [before for before in tasks[task].get("dependentTasks", []) if before not in wanted]
+    spec["root"]["dag"]["tasks"] = {task: tasks[task] for task in wanted}
+    return json.dumps(spec)  # which is YAML
 
 
 def test_a_lost_version_is_pushed_again_and_a_report_that_fails_is_told_and_fails_nothing(cluster):
