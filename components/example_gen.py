@@ -50,7 +50,7 @@ def ExampleGen(
         quarantine: quarantine.csv (file, row, reason, detail, text) and ingest.json (counts by reason, split, label,
             and the shards).
         data: DataOptions as JSON.
-        base_folder: where relative paths of the sources start; what is in an object store is copied here whole.
+        base_folder: where relative paths of the sources start; from an object store the files read are copied.
         fingerprint: `sources.fingerprint` of the files; a cached run of other contents is not taken for this one.
         quarantine_folder: where quarantine.csv is copied to, also when the stage fails and its artifacts are removed.
         beam_pipeline: given by TFX.
@@ -60,7 +60,8 @@ def ExampleGen(
             of at least two labels.
     """
     options = DataOptions.model_validate_json(data)
-    with local_copy(base_folder) as folder:
+    with local_copy(base_folder, sources.paths_of_options(options)) as folder:
+        taken = spans.window(options.source, folder, options.newest_spans)
         files, roles = _files(options, folder)
         tasks = [Task(task, options, examples.uri, folder, base_folder) for task in _grouped(files)]
         with beam_pipeline as pipeline:
@@ -71,7 +72,6 @@ def ExampleGen(
     if stop:
         raise LineError(stop)
     _describe(examples, report, fingerprint)
-    taken = spans.window(options.source, base_folder, options.newest_spans)
     quarantine.set_string_custom_property("summary", summary(report) + described(taken))
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pyarrow
@@ -16,17 +17,20 @@ from components.errors import LineError
 
 SCHEMES = ("gs://", "s3://", "minio://")
 RETRY = timedelta(minutes=1)  # Google's client would try for a quarter of an hour where there are no credentials
+TRANSFERS = 16  # at a time: a small file is mostly waiting
 ADDRESS = "address"  # custom property of an artifact whose `uri` is a pod's copy: where it outlives the pod
 
 
 @contextmanager
-def local_copy(folder: str) -> Iterator[str]:
-    """The folder itself where it is local; else a copy of all files below an address, for the length of a block.
+def local_copy(folder: str, wanted: Callable[[str], Iterable[str]] | None = None) -> Iterator[str]:
+    """The folder itself where it is local; else a copy of the files below an address, for the length of a block.
 
     Credentials are found as Arrow finds them: in the store's usual environment variables, or by the machine's account.
 
     Args:
         folder: a path, or an address gs://, s3:// or minio://.
+        wanted: from the copy's path to the absolute paths of the files to bring, by their names alone, for it sees all
+            of them empty. None brings all.
 
     Raises:
         LineError: the address is of another kind, cannot be reached, or nothing is there.
@@ -38,7 +42,7 @@ def local_copy(folder: str) -> Iterator[str]:
         # The folder keeps its name, which is part of the data's fingerprint.
         target = Path(scratch) / folder.rstrip("/").rpartition("/")[2]
         target.mkdir()
-        _copy(folder, target)
+        _copy(folder, target, wanted)
         yield str(target)
 
 
@@ -85,14 +89,25 @@ def _store(address: str) -> tuple[fs.FileSystem, str]:
     return fs.FileSystem.from_uri(f"s3://{path}")
 
 
-def _copy(address: str, target: Path) -> None:
+def _copy(address: str, target: Path, wanted: Callable[[str], Iterable[str]] | None) -> None:
     try:
         store, path = _store(address)
         if store.get_file_info(path).type != fs.FileType.Directory:
             raise LineError(f"{address}: there is no such folder")
-        for found in store.get_file_info(fs.FileSelector(path, recursive=True)):
-            # Arrow makes the folders that the store lists, and Google's lists none.
-            (target / found.path.removeprefix(f"{path}/")).parent.mkdir(parents=True, exist_ok=True)
-        fs.copy_files(path, str(target), source_filesystem=store, destination_filesystem=fs.LocalFileSystem())
+        files = [found for found in store.get_file_info(fs.FileSelector(path, recursive=True)) if found.is_file]
+        local = {target / found.path.removeprefix(f"{path}/"): found.path for found in files}
+        for place in local:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.touch()
+        chosen = set(local) & set(map(Path, wanted(str(target)))) if wanted else set(local)
+        for place in set(local) - chosen:
+            place.unlink()
+
+        def bring(place: Path) -> None:
+            here = fs.LocalFileSystem()
+            fs.copy_files(local[place], str(place), source_filesystem=store, destination_filesystem=here)
+
+        with ThreadPool(TRANSFERS) as pool:
+            pool.map(bring, chosen)
     except (OSError, pyarrow.ArrowInvalid) as error:
         raise LineError(f"{address} cannot be read: {error}") from error

@@ -117,6 +117,11 @@ def of_options(options: DataOptions, base_folder: str) -> list[SourceFile]:
     return [file for patterns in given for file in expand(patterns, base_folder, options.format, options.newest_spans)]
 
 
+def paths_of_options(options: DataOptions) -> Callable[[str], list[str]]:
+    """Finds the files that a task reads in a folder, by their names alone; for `object_store.local_copy`."""
+    return lambda folder: [file.path for file in of_options(options, folder)]
+
+
 def _matches(source: str, base: Path) -> list[Path]:
     if source.startswith(packages.SCHEME):
         try:

@@ -55,8 +55,9 @@ def Facts(
     """
     sections = {"data": data, "validation": validation, "train": train, "evaluate": evaluate, "canary": canary}
     values = json.loads(config) | {name: json.loads(section) for name, section in sections.items()}
-    with local_copy(data_folder) as folder:
-        fingerprint = sources.fingerprint(sources.of_options(DataOptions.model_validate_json(data), folder))
+    options = DataOptions.model_validate_json(data)
+    with local_copy(data_folder, sources.paths_of_options(options)) as folder:
+        fingerprint = sources.fingerprint(sources.of_options(options, folder))
     try:
         found = asdict(facts.look(values, fingerprint, serving_folder, commit or None))
     except ValueError as error:

@@ -105,8 +105,8 @@ class KubeflowOptions(Section):
     # In place of the config's `root` there: a path in one of the volumes, or gs://. It holds the serving folder, the
     # quarantine and, in a volume, the checkpoints.
     root: str | None = None
-    # Where relative data sources start there: a path in a volume, or gs://, s3://, minio://, which is copied to the pod
-    # whole; null: they must be absolute or package://.
+    # Where relative data sources start there: a path in a volume, or gs://, s3://, minio://, of which the
+    # pod copies the files that the sources name; null: they must be absolute or package://.
     data_folder: str | None = None
     secrets: list[Secret] = Field(default_factory=list)
     volumes: list[Volume] = Field(default_factory=list)

@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import apache_beam as beam
+import object_stores
 import pytest
 import tensorflow as tf
 from tfx.components.util import examples_utils
@@ -16,8 +17,8 @@ from components.options import DataOptions
 from models.features import SPLITS
 
 
-def ingest(folder, **options):
-    """Runs the component on files in `folder`; returns the two artifacts."""
+def ingest(folder, base_folder=None, **options):
+    """Runs the component on files in `folder`, or in another one; returns the two artifacts, which are below it."""
     examples, quarantine = standard_artifacts.Examples(), Quarantine()
     for artifact, name in ((examples, "examples"), (quarantine, "quarantine")):
         artifact.uri = str(folder / "out" / name)
@@ -26,7 +27,7 @@ def ingest(folder, **options):
         examples=examples,
         quarantine=quarantine,
         data=DataOptions(**{"source": "rows.csv", **options}).model_dump_json(),
-        base_folder=str(folder),
+        base_folder=base_folder or str(folder),
         fingerprint="cafe",
         quarantine_folder=str(folder / "saved"),
         beam_pipeline=beam.Pipeline(argv=["--direct_running_mode=in_memory"]),
@@ -201,3 +202,21 @@ def test_a_renamed_label(tmp_path):
 def test_rows_that_make_no_three_splits_of_two_labels(tmp_path, rows, options, said):
     write_rows(tmp_path, rows)
     assert said in stop(tmp_path, **options)
+
+
+def test_a_window_of_spans_in_an_object_store_gives_the_rows_of_the_same_files_here(tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    objects = {}
+    for span in (8, 9, 10):
+        (here / f"day-{span}").mkdir(parents=True)
+        rows = [(f"{text} {span // 10}", label) for text, label in many()]  # those of 8 and 9 are the same
+        write_rows(here / f"day-{span}", rows)
+        objects[f"data/day-{span}/rows.csv"] = (here / f"day-{span}/rows.csv").read_bytes()
+    there.mkdir()
+    options = {"source": "day-{SPAN}", "newest_spans": 2}
+    local, _ = ingest(here, **options)
+    with object_stores.s3(objects, monkeypatch):
+        remote, quarantine = ingest(there, base_folder=f"s3://{object_stores.BUCKET}/data", **options)
+    assert rows_of(remote) == rows_of(local)
+    summary = quarantine.get_string_custom_property("summary")
+    assert summary == "120 rows of 120: 0 duplicates joined, 0 quarantined, 2 spans from 9 to 10"

