@@ -6,7 +6,6 @@ The files are read twice, by the passes of `ingestion`. So texts stream through 
 import csv
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -88,16 +87,16 @@ def _files(options: DataOptions, base_folder: str) -> tuple[list[sources.SourceF
 
 
 def _grouped(files: list[sources.SourceFile]) -> list[list[tuple[int, sources.SourceFile]]]:
-    """Neighbouring files in groups of at most BYTES_A_TASK, or of one larger file."""
+    """Neighbouring files, or parts of them, in groups of at most BYTES_A_TASK, or of one that is larger."""
     groups: list[list[tuple[int, sources.SourceFile]]] = []
     room = 0
     for index, file in enumerate(files):
-        size = Path(file.path).stat().st_size
-        if size > room:
-            groups.append([])
-            room = BYTES_A_TASK
-        groups[-1].append((index, file))
-        room -= size
+        for part, size in sources.parts(file, BYTES_A_TASK):
+            if size > room:
+                groups.append([])
+                room = BYTES_A_TASK
+            groups[-1].append((index, part))
+            room -= size
     return groups
 
 

@@ -57,9 +57,13 @@ class Unreadable(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What the second pass has done with a task: shards by their names, or lines of a file for quarantine.csv."""
+    """What the second pass has done with a task: shards by their names, or lines of a file for quarantine.csv.
+
+    `first` is the place in the file of the first row that was read, from 0.
+    """
 
     file: int
+    first: int
     shards: list[str]
     refused: list[tuple[str, ...]]
 
@@ -128,7 +132,7 @@ def survey(task: Task) -> Iterator[splitting.Survey | Unreadable]:
     """Hashes, labels and faults of a task's rows, SURVEYED_ROWS at a time."""
     for index, file in task.files:
         batch: list[tuple[splitting.TextKey, str, int]] = []
-        first = 0
+        first = file.first
         try:
             for row in task.read(file):
                 parsed = parse(row, task.options)
@@ -173,16 +177,18 @@ def write(task: Task, plan: splitting.Plan) -> Iterator[Written]:
     written = {split: _Shards(task, name) for split, name in enumerate(SPLITS)}
     for index, file in task.files:
         refused = []
-        for row, verdict in zip(task.read(file), plan.verdicts[index].tolist(), strict=True):
+        end = None if file.rows is None else file.first + file.rows
+        for row, verdict in zip(task.read(file), plan.verdicts[index][file.first : end].tolist(), strict=True):
             if verdict in written:
                 written[verdict].write(_example(row, file, task.options))
             elif verdict >= splitting.QUARANTINED:
                 refused.append(_refusal(row, file, task.options))
         if refused:
-            yield Written(index, [], refused)
+            yield Written(index, file.first, [], refused)
     for of_split in written.values():
         of_split.close()
-    yield Written(task.files[0][0], [name for of_split in written.values() for name in of_split.names], [])
+    (index, file), *_ = task.files
+    yield Written(index, file.first, [name for of_split in written.values() for name in of_split.names], [])
 
 
 class _Shards:
@@ -190,14 +196,15 @@ class _Shards:
 
     def __init__(self, task: Task, split: str):
         self.names: list[str] = []
-        self._uri, self._split, self._first = task.examples_uri, split, task.files[0][0]
+        (index, file), *_ = task.files
+        self._uri, self._split, self._stem = task.examples_uri, split, f"data_tfrecord-{index:05d}-{file.first:010d}"
         self._open = ExitStack()
         self._rows = 0
 
     def write(self, record: bytes) -> None:
         if self._rows % ROWS_A_SHARD == 0:
             self.close()
-            name = f"data_tfrecord-{self._first:05d}-{len(self.names):05d}{shards.ENDING}"
+            name = f"{self._stem}-{len(self.names):05d}{shards.ENDING}"
             self._writer = self._open.enter_context(shards.writing(self._uri, self._split, name))
             self.names.append(f"Split-{self._split}/{name}")
         self._writer.write(record)
@@ -233,7 +240,7 @@ def _refusal(row: sources.Row, file: sources.SourceFile, options: DataOptions) -
 
 def _write_quarantine(_: None, written: Iterable[Written], plan: splitting.Plan, uri: str) -> None:
     """quarantine.csv, sorted by file and row, and ingest.json, with the names of all shards."""
-    done = sorted(written, key=lambda each: each.file)
+    done = sorted(written, key=lambda each: (each.file, each.first))
     with _whole(uri, QUARANTINE_FILE) as stream:
         table = io.StringIO()
         writer = csv.writer(table)

@@ -33,11 +33,17 @@ BAD_BYTES = "bytes not in the encoding"
 
 
 class SourceFile(NamedTuple):
-    """One file to read: its absolute path, its name for people (relative to the base folder), its format."""
+    """One file to read: its absolute path, its name for people (relative to the base folder), its format.
+
+    Of a Parquet file it may be a part: some row groups, `rows` in all, with `first` rows before them.
+    """
 
     path: str
     name: str
     format: str
+    groups: range | None = None
+    first: int = 0
+    rows: int | None = None
 
 
 class Fault(NamedTuple):
@@ -194,6 +200,36 @@ def _name(file: Path, match: Path, source: str, base: Path) -> str:
         return source if inside == Path() else f"{source.rstrip('/')}/{inside.as_posix()}"
     base = base.absolute()
     return file.relative_to(base).as_posix() if file.is_relative_to(base) else file.as_posix()
+
+
+def parts(file: SourceFile, most_bytes: int) -> list[tuple[SourceFile, int]]:
+    """A file in parts that workers can read apart, and the bytes of each.
+
+    Only Parquet says where a part may begin. In a CSV file a line end may stand inside quotes, and a broken row may
+    have one quote too many: where a row begins is known once all before it is read.
+
+    Args:
+        file: as `expand` gives it.
+        most_bytes: of a part, unless a single row group has more; a file that has no more is one part.
+
+    Raises:
+        LineError: as `columns`.
+    """
+    size = Path(file.path).stat().st_size
+    if file.format != "parquet" or size <= most_bytes:
+        return [(file, size)]
+    with _damage_in_words(file), _parquet(file) as table:
+        groups = [table.metadata.row_group(number) for number in range(table.metadata.num_row_groups)]
+    cut: list[tuple[SourceFile, int]] = []
+    first = 0
+    for number, group in enumerate(groups):
+        if not cut or cut[-1][1] + group.total_byte_size > most_bytes:
+            cut.append((file._replace(groups=range(number, number), first=first, rows=0), 0))
+        part, size = cut[-1]
+        part = part._replace(groups=range(part.groups.start, number + 1), rows=part.rows + group.num_rows)
+        cut[-1] = part, size + group.total_byte_size
+        first += group.num_rows
+    return cut
 
 
 def fingerprint(files: Iterable[SourceFile]) -> str:
@@ -607,8 +643,8 @@ def _read_parquet(file: SourceFile, options: DataOptions, names: list[str]) -> I
         found = [field.name for field in table.schema_arrow if not pyarrow.types.is_nested(field.type)]
         for name in names:
             _position(file, name, found)
-        number = 0
-        for batch in table.iter_batches(PARQUET_BATCH, columns=names):
+        number = file.first
+        for batch in table.iter_batches(PARQUET_BATCH, row_groups=file.groups, columns=names):
             texts = [_texts(batch.column(batch.schema.get_field_index(name)), options) for name in names]
             for values in zip(*texts, strict=True):
                 number += 1

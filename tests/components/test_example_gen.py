@@ -4,6 +4,7 @@ from pathlib import Path
 
 import apache_beam as beam
 import object_stores
+import pyarrow.parquet
 import pytest
 import tensorflow as tf
 from tfx.components.util import examples_utils
@@ -39,7 +40,7 @@ def rows_of(examples):
     """A split's name -> its rows, each a dict of the features' values."""
     found = {}
     for split in SPLITS:
-        files = tf.io.gfile.glob(f"{examples.uri}/Split-{split}/data_tfrecord-*.gz")
+        files = sorted(tf.io.gfile.glob(f"{examples.uri}/Split-{split}/data_tfrecord-*.gz"))
         records = tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator()
         found[split] = [
             {name: feature.bytes_list.value[0].decode() for name, feature in example.features.feature.items()}
@@ -51,6 +52,23 @@ def rows_of(examples):
 def write_rows(folder, rows, header=("text", "label"), name="rows.csv"):
     with open(folder / name, "w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([header, *rows])
+
+
+def test_parts_of_a_parquet_file_are_ingested_as_the_whole(tmp_path, monkeypatch):
+    rows = [*many(30), ("", "pos"), *many(60)[25:], ("", "neg")]
+    texts, labels = zip(*rows, strict=True)
+    table = pyarrow.table({"text": texts, "label": labels})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet", row_group_size=10)
+    options = {"source": "rows.parquet", "max_quarantined": 0.5}
+    examples, quarantine = ingest(tmp_path, **options)
+    whole = rows_of(examples)
+    refused = Path(quarantine.uri, "quarantine.csv").read_text()
+    (tmp_path / "out").rename(tmp_path / "whole")
+    monkeypatch.setattr(example_gen, "BYTES_A_TASK", 1)
+    examples, quarantine = ingest(tmp_path, **options)
+    assert rows_of(examples) == whole
+    assert Path(quarantine.uri, "quarantine.csv").read_text() == refused
+    assert len(list(Path(examples.uri, "Split-train").iterdir())) == 7
 
 
 def many(count=60, labels=("neg", "pos")):

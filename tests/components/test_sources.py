@@ -134,6 +134,18 @@ def test_parquet(tmp_path):
     assert (first.values, second.fault.reason, third.values) == (("a", "0"), sources.BAD_BYTES, (None, None))
 
 
+def test_a_large_parquet_file_is_read_in_parts(tmp_path):
+    table = pyarrow.table({"text": list("abcdefg"), "label": ["pos"] * 7})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=2)
+    [file] = sources.expand(["a.parquet"], str(tmp_path))
+    assert [part for part, _ in sources.parts(file, 1_000_000)] == [file]
+    group = pyarrow.parquet.ParquetFile(file.path).metadata.row_group(0).total_byte_size
+    parts = [part for part, _ in sources.parts(file, 2 * group)]
+    assert [(part.groups, part.first, part.rows) for part in parts] == [(range(2), 0, 4), (range(2, 4), 4, 3)]
+    rows = [[(row.number, row.values[0]) for row in sources.read(part, OPTIONS)] for part in parts]
+    assert rows == [[(1, "a"), (2, "b"), (3, "c"), (4, "d")], [(5, "e"), (6, "f"), (7, "g")]]
+
+
 def test_a_folder_a_class(tmp_path):
     for name, content in {"pos/1.txt": b"a\nb", "neg/1.txt": b"c", "neg/.hidden": b"d", "neg/2.txt": b"\0"}.items():
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
