@@ -94,8 +94,9 @@ class Graph:
 
     def apply(self, shard: Shard) -> Iterator[pa.RecordBatch]:
         """The transformed rows of a shard, ROWS_A_BATCH at a time: a list<int64> column a feature."""
-        for batch in shards.read(shard, ROWS_A_BATCH).map(self._ragged):
-            yield pa.RecordBatch.from_pydict({name: _lists(value) for name, value in batch.items()})
+        # Not Dataset.map: there the same graph took 1.6 times the processor time.
+        for examples in shards.read(shard, ROWS_A_BATCH):
+            yield pa.RecordBatch.from_pydict({name: _lists(value) for name, value in self._ragged(examples).items()})
 
 
 def _lists(values: tf.RaggedTensor | tf.Tensor) -> pa.ListArray:
