@@ -14,7 +14,7 @@ test: setup lint  ## everything that proves it
 	@$(PYTHON) -m pytest
 
 test-shipped: setup  ## each shipped config at full size, compiled and executed as Kubeflow does it, beside the local line
-	@$(PYTHON) -m pytest tests/e2e/test_shipped.py -m shipped -v -s
+	@$(PYTHON) -m pytest tests/e2e/test_shipped.py -m shipped -v
 
 test-image: setup ## the image's steps in a plain folder, and the line in it: root, Debian's mmdebstrap and bubblewrap
 	@$(PYTHON) -m pytest -m image tests/test_image.py

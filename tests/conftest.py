@@ -2,6 +2,7 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # `make test` tries some of the inputs that Hypothesis thinks of, always the same; `make fuzz` many, new ones each time.
@@ -12,6 +13,15 @@ settings.load_profile("bounded")
 # Tests import the shared factories by name, and keep TensorFlow's start-up messages off the screen.
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """Runs `bertline` and the stages' commands without the ten seconds of their imports; see warm.Warm."""
+    from warm import Warm
+
+    with Warm() as process:
+        yield process
 
 
 def pytest_collection_modifyitems(items):

@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
@@ -27,6 +28,15 @@ class Warm:
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
+
+    def bertline(self, *arguments, cwd, env=None, input=""):
+        """What `bertline arguments` answers, as subprocess.run would tell it."""
+        with tempfile.TemporaryDirectory() as scratch:
+            files = {name: Path(scratch) / name for name in ("stdin", "stdout", "stderr")}
+            files["stdin"].write_text(input, encoding="utf-8")
+            code = self.run("pipeline.cli", [*map(str, arguments)], cwd=cwd, env=env, **files)
+            shown = [files[name].read_text(encoding="utf-8") for name in ("stdout", "stderr")]
+        return subprocess.CompletedProcess(arguments, code, *shown)
 
     def __enter__(self):
         return self

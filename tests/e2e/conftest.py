@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +27,7 @@ class Line:
         return self.folder / "runs" / "serving"
 
     def bertline(self, *arguments, input: str = "") -> subprocess.CompletedProcess:
-        """What the command answers in a process that has imported TFX before."""
-        with tempfile.TemporaryDirectory() as scratch:
-            files = {name: Path(scratch) / name for name in ("stdin", "stdout", "stderr")}
-            files["stdin"].write_text(input, encoding="utf-8")
-            code = self.warm.run("pipeline.cli", [*map(str, arguments)], cwd=self.folder, **files)
-            shown = [files[name].read_text(encoding="utf-8") for name in ("stdout", "stderr")]
-        return subprocess.CompletedProcess(arguments, code, *shown)
+        return self.warm.bertline(*arguments, cwd=self.folder, input=input)
 
     def run(self) -> subprocess.CompletedProcess:
         return self.bertline("run", self.config)
@@ -58,12 +51,6 @@ class Line:
         text = (self.folder / file).read_text(encoding="utf-8")
         assert old in text
         (self.folder / file).write_text(text.replace(old, new, 1), encoding="utf-8")
-
-
-@pytest.fixture(scope="session")
-def warm():
-    with Warm() as process:
-        yield process
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import factories
@@ -13,7 +12,6 @@ from components.errors import LineError
 from pipeline import config as configs
 from pipeline import lineage, metadata_store
 
-BERTLINE = Path(sys.executable).with_name("bertline")
 PASSWORD = "kept-to-ourselves"
 
 
@@ -118,20 +116,15 @@ def test_a_database_that_holds_another_tasks_runs_is_refused(database, monkeypat
         metadata_store.connect(task(f"postgresql://keeper@{database}/news"))
 
 
-def test_runs_are_kept_and_listed_and_the_password_is_nowhere(database, tmp_path):
+def test_runs_are_kept_and_listed_and_the_password_is_nowhere(database, tmp_path, warm):
     """A run that ends at the data gate, which is soon."""
     config = factories.write_task(tmp_path, factories.reviews(60))
     text = config.read_text(encoding="utf-8").replace("max_length: 16", "max_length: 4")  # cuts most texts short
     config.write_text(f"{text}metadata: postgresql://keeper@{database}/gate\n", encoding="utf-8")
-
-    def bertline(command):
-        environment = {**os.environ, metadata_store.PASSWORD: PASSWORD}
-        arguments = [BERTLINE, command, config]
-        return subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
-
-    run = bertline("run")
+    secret = {metadata_store.PASSWORD: PASSWORD}
+    run = warm.bertline("run", config, cwd=tmp_path, env=secret)
     assert run.returncode == 1, run.stdout + run.stderr
-    listed = bertline("runs")
+    listed = warm.bertline("runs", config, cwd=tmp_path, env=secret)
     assert "failed" in listed.stdout and "DataGate" in listed.stdout, listed.stdout + listed.stderr
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in written if path.suffix == ".sqlite"]
