@@ -223,6 +223,9 @@ def keyword_classifier(options, keywords):
 
 # === Stages ===
 
+# In memory, as the line does: unless an image is named, TFX packs its sources for remote workers, seconds a stage.
+BEAM = ("--direct_running_mode=in_memory", "--direct_num_workers=1", "--sdk_container_image=none")
+
 _SCHEMA_FEATURE = 'feature { name: "%s" type: BYTES presence { min_fraction: 1.0 min_count: 1 } %s }\n'
 
 
@@ -271,7 +274,7 @@ def transformed(folder, model, examples, schema, pair=False):
     graph, rows = standard_artifacts.TransformGraph(), standard_artifacts.Examples()
     graph.uri, rows.uri = str(folder / "graph"), str(folder / "transformed")
     context = BaseBeamExecutor.Context(
-        beam_pipeline_args=["--direct_running_mode=in_memory", "--direct_num_workers=1"],
+        beam_pipeline_args=list(BEAM),
         tmp_dir=str(folder / "tmp"),
         unique_id="1",
     )

@@ -1,6 +1,7 @@
 import json
 import logging
 import shutil
+from logging.handlers import BufferingHandler
 from pathlib import Path
 
 import numpy as np
@@ -45,25 +46,36 @@ def train(data, folder, recipe=RECIPE, **inputs):
     return model, run
 
 
-def test_trains_and_exports(data, tmp_path, caplog):
-    with caplog.at_level(logging.INFO, logger="bertline.progress"):
-        model, run = train(data, tmp_path)
-    text = tf.saved_model.load(str(tmp_path / "model/Format-Serving")).signatures["text"]
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A training's folder, Model and ModelRun, and the progress that it told."""
+    folder, told = tmp_path_factory.mktemp("trained"), BufferingHandler(999)
+    log = logging.getLogger("bertline.progress")
+    log.setLevel(logging.INFO)
+    log.addHandler(told)
+    model, run = train(data, folder)
+    log.removeHandler(told)
+    return folder, model, run, [record.progress for record in told.buffer]
+
+
+def test_trains_and_exports(trained):
+    folder, model, run, progress = trained
+    text = tf.saved_model.load(str(folder / "model/Format-Serving")).signatures["text"]
     answers = (
         text(text=tf.constant(["it was great love perfect", "the refund was awful late"]))["label"].numpy().tolist()
     )
     assert answers == [b"positive", b"negative"]
-    assert classifier.load(tmp_path / "model/Keras").num_classes == 3
-    assert {path.name for path in (tmp_path / "model/Format-Serving").iterdir()} == {
+    assert classifier.load(folder / "model/Keras").num_classes == 3
+    assert {path.name for path in (folder / "model/Format-Serving").iterdir()} == {
         "assets",
         "fingerprint.pb",
         "saved_model.pb",
         "variables",
     }
-    history = json.loads((tmp_path / "run/training.json").read_text())
+    history = json.loads((folder / "run/training.json").read_text())
     assert len(history["epochs"]) >= 1
     assert list(Path(run.uri).glob("events.out.tfevents.*"))
-    assert not (tmp_path / "checkpoints").exists()
+    assert not (folder / "checkpoints").exists()
     # 30 validation rows are too few for a temperature.
     assert (history["calibration"]["temperature"], history["calibration"]["rows"]) == (1.0, 30)
     assert history["calibration"]["note"].startswith("30 validation rows are too few")
@@ -73,13 +85,12 @@ def test_trains_and_exports(data, tmp_path, caplog):
     )
     assert model.get_float_custom_property("temperature") == 1.0
     rows = reviews(360)[300:330]
-    answers = pq.read_table(tmp_path / "run/answers-validation.parquet").to_pydict()
+    answers = pq.read_table(folder / "run/answers-validation.parquet").to_pydict()
     assert answers["label"] == [label for _, label, _ in rows]
     served = text(text=tf.constant([row[0] for row in rows]))["probabilities"]
     np.testing.assert_allclose(answers["probabilities"], served, atol=1e-4)
     summary = model.get_string_custom_property("summary")
     assert summary.startswith(f"best epoch {history['best_epoch']} of {len(history['epochs'])}, validation loss 0.")
-    progress = [record.progress for record in caplog.records if record.name == "bertline.progress"]
     assert set(progress[-1]) == {"epoch", "epochs", "step", "steps", "loss", "examples_per_second", "seconds_left"}
     assert progress[-1]["step"] == 38 * len(history["epochs"])
 
@@ -150,8 +161,8 @@ def pushed(model, version="7"):
     return found
 
 
-def test_a_warm_start_begins_where_the_last_blessed_model_stopped(data, tmp_path):
-    first, _ = train(data, tmp_path / "first")
+def test_a_warm_start_begins_where_the_last_blessed_model_stopped(data, trained, tmp_path):
+    _, first, _, _ = trained
     once = RECIPE.model_copy(update={"epochs": 1, "learning_rate": 1e-6, "warm_start": True})
     _, cold = train(data, tmp_path / "cold", once, last_blessed=pushed(first, version=""))
     model, warm = train(data, tmp_path / "warm", once, last_blessed=pushed(first))

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import apache_beam as beam
+import factories
 import pytest
 import tensorflow as tf
 from tensorflow_metadata.proto.v0 import anomalies_pb2
@@ -18,8 +19,7 @@ from components.options import DataOptions, ValidationOptions
 from components.statistics import Executor as Counter
 from models.recipe import ModelOptions, RandomBert
 
-BEAM = ["--direct_running_mode=in_memory"]
-IN_MEMORY = BaseBeamExecutor.Context(beam_pipeline_args=BEAM)
+IN_MEMORY = BaseBeamExecutor.Context(beam_pipeline_args=list(factories.BEAM))
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "##s"]
 # Wordpieces with [CLS] and [SEP]: 4, 5, 6 of which 2 unknown, 4.
 ROWS = [("good film", "pos"), ("bad films", "neg"), ("good xyz xyz film", "pos"), ("bad film", "neg")]
@@ -76,7 +76,7 @@ def inspect(folder, splits, model, reviewed=None, **rules):
         data=DataOptions(source=["."]).model_dump_json(),
         validation=ValidationOptions(**rules).model_dump_json(),
         model=model.model_dump_json(),
-        beam_pipeline=beam.Pipeline(argv=BEAM),
+        beam_pipeline=beam.Pipeline(argv=list(factories.BEAM)),
     )
     return report
 
