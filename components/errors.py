@@ -15,12 +15,15 @@ IN_TRACEBACK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 
+# What Beam says of a job on another engine, before the engine's own traceback.
+JOB = re.compile(r"Pipeline \S+ failed in state (?P<state>\w+): (?P<said>.*)", re.DOTALL)
+
 
 def root_cause(error: BaseException) -> BaseException:
     """The LineError that a stage raised, here or in a Beam worker, from under what Beam and TFX wrapped around it.
 
     Returns:
-      The error itself where there is none.
+      One for a Beam job that its engine gave up, where there is none; else the error itself.
     """
     seen: list[BaseException] = []
     current: BaseException | None = error
@@ -33,4 +36,11 @@ def root_cause(error: BaseException) -> BaseException:
     for each in seen:
         if found := IN_TRACEBACK.search(str(each)):
             return LineError(found["message"])
+    for each in seen:
+        if found := JOB.match(str(each)):
+            *_, last = ["unknown error", *re.findall(r"^\S.*", found["said"], re.MULTILINE)]
+            return LineError(
+                f"the Beam job ended as {found['state']} on its engine: {last} The engine's logs say more. Where a "
+                "worker was lost, run again: nothing half-done is left, and finished stages are cached."
+            )
     return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -14,6 +15,8 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_hand
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
 from components.errors import LineError
+
+SECONDS = 5.0  # from a channel that closes to the end of its process
 
 
 class Runner(fn_runner.FnApiRunner):
@@ -31,7 +34,7 @@ class Runner(fn_runner.FnApiRunner):
 class LosableWorker(worker_handlers.SubprocessSdkWorkerHandler):
     """A worker process whose end, where nobody asked for it, fails what it was asked and all that it will be asked.
 
-    Beam's own handler lets that end go by: who waits for the worker's answer waits for ever.
+    Beam's own handler tells of a channel that closed, and waits for ever where the worker had not opened one yet.
     """
 
     def start_worker(self) -> None:
@@ -39,8 +42,19 @@ class LosableWorker(worker_handlers.SubprocessSdkWorkerHandler):
         self.worker = local_job_service.SubprocessSdkWorker(
             self._worker_command_line, self.control_address, self.provision_info, self.worker_id
         )
+        self._is_lost = False
+        self._channel_elements, self.data_conn.input_elements = self.data_conn.input_elements, self._elements
         self.worker_thread = threading.Thread(name="run_worker", target=self._watch)
         self.worker_thread.start()
+
+    def _elements(self, *asked: Any, **options: Any) -> Iterator[Any]:
+        """What the worker puts out; once it is lost nothing more, for its answer then says why."""
+        try:
+            yield from self._channel_elements(*asked, **options)
+        except Exception:
+            self.worker_thread.join(SECONDS)
+            if not self._is_lost:
+                raise
 
     def _watch(self) -> None:
         try:
@@ -55,13 +69,14 @@ class LosableWorker(worker_handlers.SubprocessSdkWorkerHandler):
     def _lose(self, said: str) -> None:
         connection = self.control_conn
         send = connection.push
+        failed = beam_fn_api_pb2.InstructionResponse(error=said)
 
         def answer(request: Any) -> Any:
             if not isinstance(request, beam_fn_api_pb2.InstructionRequest):
                 return send(request)  # the mark that ends the connection
             return worker_handlers.ControlFuture(request.instruction_id, failed)
 
-        failed = beam_fn_api_pb2.InstructionResponse(error=said)
         connection.push = answer
+        self._is_lost = True
         for waiting in list(connection._futures_by_id.values()):
             waiting.set(failed)

@@ -4,9 +4,10 @@ The portable engine is Beam's own job server with a pool of workers, each in a p
 Flink and Spark call the same workers.
 """
 
+import contextlib
 import csv
+import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -21,10 +22,23 @@ import psutil
 import pytest
 import tensorflow as tf
 import tensorflow_data_validation as tfdv
+import tensorflow_model_analysis as tfma
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.types import channel_utils, standard_artifacts
 
-from components import evaluator, example_gen, ingestion, shards, sources, splitting, statistics, validation
+from components import (
+    evaluator,
+    example_gen,
+    ingestion,
+    shards,
+    sources,
+    splitting,
+    statistics,
+    text_statistics,
+    tokenisation,
+    validation,
+)
+from components.answers import slice_columns
 from components.artifacts import Quarantine
 from components.errors import LineError, root_cause
 from components.options import DataOptions, EvaluateOptions
@@ -33,7 +47,6 @@ from pipeline import beam_options
 from pipeline.beam_options import BeamOptions
 
 TOP = Path(__file__).parents[2]
-ENGINES = ("multi-processing", "portable")
 STARTED = 60  # seconds in which a server is up
 
 
@@ -76,12 +89,16 @@ def job_server(tmp_path_factory):
             process.wait()
 
 
-@pytest.fixture(params=ENGINES)
-def arguments(request):
-    """Beam's arguments for an engine."""
-    if request.param == "portable":
+def arguments_of(engine, request):
+    """Beam's arguments for an engine; the job server is started once it is asked for."""
+    if engine == "portable":
         return beam_options.arguments(BeamOptions(**request.getfixturevalue("job_server")))
-    return beam_options.arguments(BeamOptions(runner=request.param, workers=2))
+    return beam_options.arguments(BeamOptions(runner=engine, workers=2))
+
+
+@pytest.fixture(params=["multi-processing", "portable"])
+def arguments(request):
+    return arguments_of(request.param, request)
 
 
 IN_MEMORY = beam_options.arguments(BeamOptions())
@@ -148,7 +165,7 @@ def test_a_bundle_run_twice_leaves_nothing_twice(tables, tmp_path, ingested):
     assert ingest(tables, tmp_path / "twice", [*IN_MEMORY, "--direct_runner_bundle_repeat=1"]) == ingested
 
 
-def test_a_fault_in_a_worker_is_told_in_its_own_words(tables, tmp_path, arguments):
+def test_a_fault_in_another_machines_worker_is_told_in_its_own_words(tables, tmp_path, request):
     task = ingestion.Task(
         [(0, sources.SourceFile("/elsewhere/a.csv", "a.csv", "csv"))],
         DataOptions(source="a.csv"),
@@ -157,7 +174,8 @@ def test_a_fault_in_a_worker_is_told_in_its_own_words(tables, tmp_path, argument
         str(tables),
     )
     plan = splitting.Plan({0: np.zeros(1, np.uint8)}, ["neg", "pos"], {"unreadable": []})
-    with pytest.raises(Exception, match="while running") as caught, beam.Pipeline(argv=list(arguments)) as pipeline:
+    on_engine = beam.Pipeline(argv=arguments_of("portable", request))
+    with pytest.raises(Exception, match="while running") as caught, on_engine as pipeline:
         _ = pipeline | beam.Create([task]) | beam.FlatMap(ingestion.write, plan)
     cause = root_cause(caught.value)
     assert isinstance(cause, LineError)
@@ -173,88 +191,148 @@ def large_tables(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
     for number in range(2):
         with open(folder / f"{number}.csv", "w", newline="", encoding="utf-8") as stream:
-            rows = ((f"text {row} of {number}", ("neg", "pos")[row % 2]) for row in range(60_000))
+            rows = ((f"text {row} of {number}", ("neg", "pos")[row % 2]) for row in range(20_000))
             csv.writer(stream).writerows([("text", "label"), *rows])
     return folder
 
 
-def workers_of(process, module):
+def workers(program):
+    """The worker processes below this one, without the shells that started them."""
     found = []
-    for child in psutil.Process(process).children(recursive=True):
-        try:
-            if module in " ".join(child.cmdline()) and child.name() != "sh":
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.name() != "sh" and program in " ".join(child.cmdline()):
                 found.append(child)
-        except psutil.NoSuchProcess:
-            continue
     return found
 
 
-def kill_a_worker_that_writes(out, seen):
-    """Waits for the second pass to have begun, and kills a worker of this process."""
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        if any((out / "examples" / shards.UNFINISHED).glob("*")):
-            seen.extend(workers_of(os.getpid(), "sdk_worker_main"))
-            os.kill(seen[0].pid, signal.SIGKILL)
-            return
+def kill_one(program, is_time, killed):
+    """Waits for the time to kill a worker, and kills it."""
+    until = time.monotonic() + STARTED
+    while time.monotonic() < until and not (is_time() and (found := workers(program))):
         time.sleep(0.02)
+    found[0].kill()
+    killed.append(found[0].pid)
 
 
-def test_a_lost_worker_ends_the_stage_in_words_and_the_next_try_leaves_the_same(large_tables, tmp_path, task_a_file):
-    out = tmp_path / "out"
-    seen = []
-    killer = threading.Thread(target=kill_a_worker_that_writes, args=(out, seen))
+LOST = "a Beam worker is lost (Worker subprocess exited with return code"
+GIVEN_UP = "the Beam job ended as FAILED on its engine: RuntimeError: Channel closed prematurely."
+
+
+@pytest.mark.parametrize(
+    ("engine", "program", "moment", "said"),
+    [
+        ("multi-processing", "sdk_worker_main", "it starts", LOST),
+        ("multi-processing", "sdk_worker_main", "it writes", LOST),
+        ("portable", "SdkHarness", "it writes", GIVEN_UP),
+    ],
+)
+def test_a_lost_worker_ends_the_stage_in_words_and_the_next_try_leaves_the_same(
+    large_tables, tmp_path, task_a_file, request, engine, program, moment, said
+):
+    out, killed = tmp_path / "out", []
+    half = out / "examples" / shards.UNFINISHED
+    is_time = (lambda: True) if moment == "it starts" else (lambda: any(half.glob("*")))
+    killer = threading.Thread(target=kill_one, args=(program, is_time, killed))
+    arguments = arguments_of(engine, request)
     killer.start()
-    began = time.monotonic()
-    with pytest.raises(Exception, match="Beam worker") as caught:
-        ingest(large_tables, out, beam_options.arguments(BeamOptions(runner="multi-processing", workers=2)))
+    with pytest.raises(Exception, match=r"Beam worker|Channel closed") as caught:
+        ingest(large_tables, out, arguments)
     killer.join()
-    assert len(seen) == 2
-    assert str(root_cause(caught.value)).startswith("a Beam worker is lost (Worker subprocess exited with return code")
-    assert not [name for name in left(out) if "Split-" in name and not name.endswith(".gz")]
+    assert len(killed) == 1
+    assert str(root_cause(caught.value)).startswith(said)
+    assert not [name for name in left(out) if "Split-" in name and not name.endswith(shards.ENDING)]
     assert ingest(large_tables, out, IN_MEMORY) == ingest(large_tables, tmp_path / "undisturbed", IN_MEMORY)
-    print(time.monotonic() - began)
 
 
-# === Statistics and metrics ===
+# === The other stages ===
 
 
 @pytest.fixture(scope="module")
-def examples(tmp_path_factory):
-    rows = [(f"text number {row} " + "very " * (row % 7), ("neg", "pos")[row % 2]) for row in range(300)]
+def transformed(tmp_path_factory):
+    """The vocabulary's options, the Examples and the TransformGraph of a few reviews."""
+    folder = tmp_path_factory.mktemp("transformed")
+    model = factories.tiny_model_options(folder)
+    rows = [(text, label) for text, label, _ in factories.reviews(300)]
     splits = {"train": rows[:200], "validation": rows[200:250], "test": rows[250:]}
-    return factories.raw_examples(tmp_path_factory.mktemp("examples"), splits, ["neg", "pos"])[0]
+    examples, schema = factories.raw_examples(folder, splits, sorted({label for _, label in rows}))
+    graph, _ = factories.transformed(folder, model, examples, schema)
+    return model, examples, graph
 
 
-def counted(folder, examples, arguments):
-    """Runs StatisticsGen; returns a split's name -> its statistics."""
-    channel = channel_utils.as_channel([examples])
-    properties = validation.statistics_gen(channel, DataOptions(source="x")).exec_properties
-    written = standard_artifacts.ExampleStatistics()
-    written.uri = str(folder)
-    context = BaseBeamExecutor.Context(beam_pipeline_args=list(arguments), tmp_dir=str(folder / "tmp"), unique_id="1")
-    statistics.Executor(context).Do({"examples": [examples]}, {"statistics": [written]}, properties)
-    return {split: tfdv.load_stats_binary(str(folder / f"Split-{split}" / "FeatureStats.pb")) for split in SPLITS}
+class Shared:
+    """A pipeline that several stages add to, each in a block of its own, and that runs at the end of an outer block.
+
+    Workers start once, not once a stage.
+    """
+
+    def __init__(self, arguments):
+        self.pipeline = beam.Pipeline(argv=[*arguments, "--auto_unique_labels"])
+
+    def __enter__(self):
+        return self.pipeline
+
+    def __exit__(self, *_):
+        pass
 
 
-def test_statistics_are_the_same(examples, tmp_path, arguments):
-    assert counted(tmp_path / "other", examples, arguments) == counted(tmp_path / "in-memory", examples, IN_MEMORY)
+def count_and_tokenise(folder, transformed, arguments):
+    """What StatisticsGen, DataGate, Transform and Evaluator have Beam do, in one job; returns what they have left."""
+    model, examples, graph = transformed
+    shared = Shared(arguments)
+    folders = {name: folder / name for name in ("statistics", "texts", "tokens", "metrics")}
+    for each in folders.values():
+        each.mkdir(parents=True)
+    with shared.pipeline as pipeline:
+        channel = channel_utils.as_channel([examples])
+        properties = validation.statistics_gen(channel, DataOptions(source="x")).exec_properties
+        written = standard_artifacts.ExampleStatistics()
+        written.uri = str(folders["statistics"])
+        context = BaseBeamExecutor.Context(make_beam_pipeline_fn=lambda: shared)
+        statistics.Executor(context).Do({"examples": [examples]}, {"statistics": [written]}, properties)
+        target = folders["texts"] / "text_statistics.json"
+        text_statistics.measure(pipeline, examples.uri, model, pair=False, target=str(target))
+        tokenisation.tokenise(pipeline, graph.uri, examples.uri, str(folders["tokens"]))
+        evaluator.analyse(shared, *answers(), str(folders["metrics"]))
+    metrics = tfma.load_eval_result(str(folders["metrics"]))
+    return {
+        "statistics": {
+            split: tfdv.load_stats_binary(f"{written.uri}/Split-{split}/FeatureStats.pb") for split in SPLITS
+        },
+        "texts": json.loads(target.read_text()),
+        "tokens": {
+            name: [tf.train.Example.FromString(row) for row in found] if name.endswith(".gz") else json.loads(found)
+            for name, found in left(folders["tokens"]).items()
+        },
+        "metrics": dict(metrics.slicing_metrics),
+        "plots": dict(metrics.plots),
+    }
 
 
-def test_tfmas_metrics_are_the_same(tmp_path, arguments):
-    labels = [("neg", "pos", "new")[row % 3] for row in range(90)]
+def answers():
+    """A batch of a model's answers to 90 rows, and what TFMA is asked of them."""
+    classes = ["neg", "new", "pos"]
+    probabilities = np.random.default_rng(3).dirichlet([1, 1, 1], 90).astype(np.float32)
+    given = evaluator.Predictions(classes, [classes[column] for column in probabilities.argmax(1)], probabilities)
     table = {
         "text": ["x" * (row % 20) for row in range(90)],
-        "label": labels,
+        "label": [classes[row % 3] for row in range(90)],
         "shop": [("north", "south")[row % 2] for row in range(90)],
     }
-    probabilities = np.random.default_rng(3).dirichlet([1, 1, 1], 90).astype(np.float32)
-    classes = ["neg", "new", "pos"]
-    answers = evaluator.Predictions(classes, [classes[column] for column in probabilities.argmax(1)], probabilities)
-    options = EvaluateOptions(slices=["shop"], length_buckets=[10])
-    found = [
-        evaluator.run_tfma(beam.Pipeline(argv=list(each)), table, answers, None, options, str(tmp_path / str(number)))
-        for number, each in enumerate((IN_MEMORY, arguments))
-    ]
-    np.testing.assert_equal(found[1], found[0])
-    assert set(found[0]["candidate"]["slices"]) == {"shop=north", "shop=south", "text_length=0-9", "text_length=10+"}
+    slices = slice_columns(table, EvaluateOptions(slices=["shop"], length_buckets=[10]))
+    models = {evaluator.CANDIDATE: given}
+    batch = evaluator.record_batch(table, models, classes, slices)
+    return batch, evaluator._eval_config(list(models), len(classes), list(slices))
+
+
+@pytest.fixture(scope="module")
+def in_memory(transformed, tmp_path_factory):
+    return count_and_tokenise(tmp_path_factory.mktemp("in-memory"), transformed, IN_MEMORY)
+
+
+def test_statistics_token_ids_and_metrics_are_the_same(in_memory, transformed, tmp_path, arguments):
+    found = count_and_tokenise(tmp_path, transformed, arguments)
+    assert {split: len(rows) for split, rows in found["tokens"].items()}["Split-train/data_tfrecord-00000-of-00001.gz"]
+    assert found["texts"]["splits"]["train"]["rows"] == 200
+    assert len(found["metrics"]) == 1 + 2 + 2  # all rows, two shops, two lengths
+    assert found == in_memory
