@@ -13,6 +13,7 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_provision_api_pb2
 from apache_beam.runners.portability import local_job_service
 from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_handlers
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
+from apache_beam.utils.sentinel import Sentinel
 
 from components.errors import LineError
 
@@ -46,6 +47,11 @@ class LosableWorker(worker_handlers.SubprocessSdkWorkerHandler):
         self._channel_elements, self.data_conn.input_elements = self.data_conn.input_elements, self._elements
         self.worker_thread = threading.Thread(name="run_worker", target=self._watch)
         self.worker_thread.start()
+
+    def stop_worker(self) -> None:
+        """See the base class; one that has yet to connect is told too, and would wait for work for ever otherwise."""
+        self.control_conn.push(Sentinel.sentinel)
+        super().stop_worker()
 
     def _elements(self, *asked: Any, **options: Any) -> Iterator[Any]:
         """What the worker puts out; once it is lost nothing more, for its answer then says why."""

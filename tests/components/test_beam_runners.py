@@ -29,10 +29,8 @@ from tfx.types import channel_utils, standard_artifacts
 from components import (
     evaluator,
     example_gen,
-    ingestion,
     shards,
-    sources,
-    splitting,
+    spans,
     statistics,
     text_statistics,
     tokenisation,
@@ -165,22 +163,14 @@ def test_a_bundle_run_twice_leaves_nothing_twice(tables, tmp_path, ingested):
     assert ingest(tables, tmp_path / "twice", [*IN_MEMORY, "--direct_runner_bundle_repeat=1"]) == ingested
 
 
-def test_a_fault_in_another_machines_worker_is_told_in_its_own_words(tables, tmp_path, request):
-    task = ingestion.Task(
-        [(0, sources.SourceFile("/elsewhere/a.csv", "a.csv", "csv"))],
-        DataOptions(source="a.csv"),
-        str(tmp_path),
-        str(tables),
-        str(tables),
-    )
-    plan = splitting.Plan({0: np.zeros(1, np.uint8)}, ["neg", "pos"], {"unreadable": []})
-    on_engine = beam.Pipeline(argv=arguments_of("portable", request))
+def test_a_fault_in_a_worker_of_another_process_is_told_in_its_own_words(tmp_path, job_server):
+    on_engine = beam.Pipeline(argv=beam_options.arguments(BeamOptions(**job_server)))
     with pytest.raises(Exception, match="while running") as caught, on_engine as pipeline:
-        _ = pipeline | beam.Create([task]) | beam.FlatMap(ingestion.write, plan)
+        _ = pipeline | beam.Create([["data-{SPAN}.csv"]]) | beam.Map(spans.window, str(tmp_path), None)
     cause = root_cause(caught.value)
     assert isinstance(cause, LineError)
-    assert str(cause).startswith("/elsewhere/a.csv: a Beam worker on ")
-    assert str(cause).endswith("in gs://, s3:// or minio:// (kubeflow.data_folder).")
+    assert str(cause).startswith(f"data source 'data-{{SPAN}}.csv': no span is there yet (looked in {tmp_path} for ")
+    assert str(cause).endswith("Correct the pattern in the config.")
 
 
 # === A lost worker ===
@@ -191,9 +181,16 @@ def large_tables(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
     for number in range(2):
         with open(folder / f"{number}.csv", "w", newline="", encoding="utf-8") as stream:
-            rows = ((f"text {row} of {number}", ("neg", "pos")[row % 2]) for row in range(20_000))
+            rows = ((f"text {row} of {number}", ("neg", "pos")[row % 2]) for row in range(8000))
             csv.writer(stream).writerows([("text", "label"), *rows])
     return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(large_tables, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(example_gen, "BYTES_A_TASK", 1)
+        return ingest(large_tables, tmp_path_factory.mktemp("undisturbed"), IN_MEMORY)
 
 
 def workers(program):
@@ -228,7 +225,7 @@ GIVEN_UP = "the Beam job ended as FAILED on its engine: RuntimeError: Channel cl
     ],
 )
 def test_a_lost_worker_ends_the_stage_in_words_and_the_next_try_leaves_the_same(
-    large_tables, tmp_path, task_a_file, request, engine, program, moment, said
+    large_tables, undisturbed, tmp_path, task_a_file, request, engine, program, moment, said
 ):
     out, killed = tmp_path / "out", []
     half = out / "examples" / shards.UNFINISHED
@@ -242,7 +239,7 @@ def test_a_lost_worker_ends_the_stage_in_words_and_the_next_try_leaves_the_same(
     assert len(killed) == 1
     assert str(root_cause(caught.value)).startswith(said)
     assert not [name for name in left(out) if "Split-" in name and not name.endswith(shards.ENDING)]
-    assert ingest(large_tables, out, IN_MEMORY) == ingest(large_tables, tmp_path / "undisturbed", IN_MEMORY)
+    assert ingest(large_tables, out, IN_MEMORY) == undisturbed
 
 
 # === The other stages ===

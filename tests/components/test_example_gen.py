@@ -11,7 +11,7 @@ from tfx.components.util import examples_utils
 from tfx.proto import example_gen_pb2
 from tfx.types import standard_artifacts
 
-from components import example_gen, splitting
+from components import example_gen, ingestion, splitting
 from components.artifacts import Quarantine
 from components.errors import LineError
 from components.options import DataOptions
@@ -238,3 +238,19 @@ def test_a_window_of_spans_in_an_object_store_gives_the_rows_of_the_same_files_h
     assert rows_of(remote) == rows_of(local)
     summary = quarantine.get_string_custom_property("summary")
     assert summary == "120 rows of 120: 0 duplicates joined, 0 quarantined, 2 spans from 9 to 10"
+
+
+def test_an_engine_that_writes_where_nobody_looks_is_found_out(tmp_path, monkeypatch):
+    write_rows(tmp_path, many())
+    passes = ingestion.passes
+    monkeypatch.setattr(ingestion, "passes", lambda *_: None)
+    with pytest.raises(LineError, match=r"/ingest\.json is not there, and Beam says that it was written"):
+        ingest(tmp_path)
+
+    def elsewhere(pipeline, tasks, *others):
+        (tmp_path / "elsewhere").mkdir()
+        passes(pipeline, [task._replace(examples_uri=str(tmp_path / "elsewhere")) for task in tasks], *others)
+
+    monkeypatch.setattr(ingestion, "passes", elsewhere)
+    with pytest.raises(LineError, match=r"/Split-test/data_tfrecord-00000-00000\.gz is not there, and Beam says that"):
+        ingest(tmp_path)

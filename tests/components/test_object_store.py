@@ -7,7 +7,7 @@ import pytest
 
 from components import sources
 from components.errors import LineError
-from components.object_store import local_copy
+from components.object_store import brought, local_copy
 from components.options import DataOptions
 
 OBJECTS = {"data/train/a.csv": b"text,label\ngood,yes\n", "data/train/b.csv": b"text,label\nbad,no\n", "other": b"x"}
@@ -60,3 +60,28 @@ def test_another_kind_of_address_is_refused_with_those_that_go():
 def test_a_local_folder_is_itself():
     with local_copy("/data") as folder:
         assert folder == "/data"
+
+
+def test_a_worker_elsewhere_brings_a_file_itself(store, tmp_path):
+    with brought("/not/here/data/train/a.csv", "/not/here/data", f"{store}/data/") as path:
+        assert Path(path).read_bytes() == OBJECTS["data/train/a.csv"]
+    assert not Path(path).exists()
+    (tmp_path / "a.csv").write_bytes(b"here")
+    with brought(str(tmp_path / "a.csv"), str(tmp_path), f"{store}/data") as path:
+        assert path == str(tmp_path / "a.csv")
+
+
+def test_a_file_that_a_worker_elsewhere_cannot_bring_is_named(store):
+    with (
+        pytest.raises(LineError, match=rf"^{store}/data/c\.csv cannot be read: "),
+        brought("/not/here/data/c.csv", "/not/here/data", f"{store}/data"),
+    ):
+        pass
+
+
+def test_a_file_of_another_machine_without_a_store_is_named():
+    with (
+        pytest.raises(LineError, match=r"^/not/here/a\.csv: a Beam worker on \S+ does not see it\. Workers on other"),
+        brought("/not/here/a.csv", "/not/here", "/not/here"),
+    ):
+        pass
