@@ -636,7 +636,7 @@ def test_a_packed_body_that_unfolds_too_large(client):
     ("encoding", "body", "status", "words"),
     [
         ("gzip", b"plain", 400, "the body is not gzip"),
-        ("gzip", gzip.compress(b"{}")[:-4], 400, "the body is not gzip"),
+        ("gzip", gzip.compress(b"{}", mtime=0)[:-4], 400, "the body is not gzip"),
         ("gzip", b"", 400, "JSON Parse error"),
         ("br", b"plain", 415, "Content-Encoding br is not supported; send gzip or none"),
     ],
