@@ -1,8 +1,8 @@
+import importlib.util
 import os
 import shutil
 import socket
 import subprocess
-from pathlib import Path
 
 import factories
 import pytest
@@ -66,31 +66,29 @@ def test_a_server_that_is_not_there_is_named():
 # === A real PostgreSQL ===
 
 
-def _program(name):
-    found = [shutil.which(name), *map(str, sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}")))]
-    return next((path for path in found if path), None)
-
-
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
     """HOST:PORT of a server whose user `keeper` has the password PASSWORD."""
-    if not _program("initdb"):
-        pytest.skip("PostgreSQL's server is a system package, for root to install: apt install postgresql")
     folder = tmp_path_factory.mktemp("postgresql")
     for path in (folder, *list(folder.parents)[:3]):  # pytest keeps its folders to one user, and root starts no server
         path.chmod(0o755)
     (folder / "password").write_text(PASSWORD)
+    (package,) = importlib.util.find_spec("pgserver").submodule_search_locations
     as_user = []
     if os.geteuid() == 0:
-        shutil.chown(folder, "postgres")
-        as_user = ["runuser", "-u", "postgres", "--"]
+        for name in ("pgserver", "pgserver.libs"):  # another user may not see the environment
+            shutil.copytree(f"{package}/../{name}", folder / name)
+        package = folder / "pgserver"
+        shutil.chown(folder, "nobody")
+        as_user = ["runuser", "-u", "nobody", "--"]
+    programs = f"{package}/pginstall/bin"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     data, log = folder / "data", folder / "log"
     made = ["-D", data, "-U", "keeper", f"--pwfile={folder / 'password'}", "-A", "scram-sha-256", "--no-sync"]
-    subprocess.run([*as_user, _program("initdb"), *made], check=True, capture_output=True)
-    control = [*as_user, _program("pg_ctl"), "-D", data, "-w"]
+    subprocess.run([*as_user, f"{programs}/initdb", *made], check=True, capture_output=True)
+    control = [*as_user, f"{programs}/pg_ctl", "-D", data, "-w"]
     subprocess.run([*control, "-l", log, "-o", f"-p {port} -k {folder} -h 127.0.0.1", "start"], check=True)
     yield f"127.0.0.1:{port}"
     subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)
