@@ -80,7 +80,7 @@ def passes(
         options: as the tasks'.
         quarantine_uri: where quarantine.csv and ingest.json are written; the workers must reach it.
     """
-    work = pipeline | "Tasks" >> beam.Create(tasks) | "Spread" >> beam.Reshuffle()
+    work = shards.spread(pipeline, tasks)
     surveys = work | "Survey" >> beam.FlatMap(survey)
     start = pipeline | "Start" >> beam.Create([None])
     decided = start | "Plan" >> beam.Map(_decide, beam.pvalue.AsIter(surveys), roles, options)

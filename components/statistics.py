@@ -41,8 +41,7 @@ class Executor(tfx_executor.Executor):
         options = exec_properties["stats_options_json"]
         with self._make_beam_pipeline() as pipeline:
             _ = (
-                pipeline
-                | "Tasks" >> beam.Create(shards.tasks(shards.of(examples.uri)))
+                shards.spread(pipeline, shards.tasks(shards.of(examples.uri)))
                 | "Count" >> beam.Map(count, options)
                 | "Gather" >> beam.GroupByKey()
                 | "Write" >> beam.MapTuple(partial(write, options=options, uri=statistics.uri))

@@ -40,8 +40,7 @@ def measure(pipeline: beam.Pipeline, examples: str, model: ModelOptions, *, pair
             `out_of_vocabulary`, of the wordpieces; `splits`, by name what `described` gives.
     """
     _ = (
-        pipeline
-        | "Tasks" >> beam.Create(shards.tasks(shards.of(examples)))
+        shards.spread(pipeline, shards.tasks(shards.of(examples)))
         | "Count" >> beam.Map(count, model, pair=pair)
         | "All" >> beam.WithKeys(target)
         | "Gather" >> beam.GroupByKey()

@@ -35,8 +35,7 @@ def tokenise(pipeline: beam.Pipeline, graph: str, examples: str, target: str) ->
         target: folder of the transformed Examples, as models.dataset.read_rows reads them, and of COUNTS_FILE.
     """
     _ = (
-        pipeline
-        | "Shards" >> beam.Create(shards.of(examples))
+        shards.spread(pipeline, shards.of(examples))
         | "Tokenise" >> beam.ParDo(Tokenise(graph, target))
         | "Gather" >> beam.GroupByKey()
         | "Count" >> beam.MapTuple(write_counts)

@@ -1,23 +1,49 @@
-"""Beam's workers as processes of this machine, one of which may be killed without the run waiting for it for ever."""
+"""Beam's workers as processes of this machine, one of which may be killed without the run waiting for it for ever.
+
+They are forks of one process that has imported what the passes need, once a run: a worker is up in a second.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import threading
 from collections.abc import Iterator
+from multiprocessing import connection
 from typing import Any
 
 import apache_beam as beam
+import grpc
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability import python_urns
-from apache_beam.portability.api import beam_fn_api_pb2, beam_provision_api_pb2
-from apache_beam.runners.portability import local_job_service
+from apache_beam.portability.api import (
+    beam_fn_api_pb2,
+    beam_fn_api_pb2_grpc,
+    beam_provision_api_pb2,
+    endpoints_pb2,
+)
 from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_handlers
+from apache_beam.runners.portability.local_job_service import BeamFnLoggingServicer
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
+from apache_beam.runners.worker import sdk_worker_main
+from apache_beam.utils import thread_pool_executor
 from apache_beam.utils.sentinel import Sentinel
+from google.protobuf import json_format, text_format
 
 from components.errors import LineError
 
 SECONDS = 5.0  # from a channel that closes to the end of its process
+# There is a worker for each core: threads of two get in each other's way.
+ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        "apache_beam.runners.worker.sdk_worker_main",
+        *(f"components.{name}" for name in ("ingestion", "statistics", "text_statistics", "tokenisation", "evaluator")),
+    ]
+)
+_one_at_a_time = threading.Lock()  # starting a process reads the others' exit codes, which can be read once
 
 
 class Runner(fn_runner.FnApiRunner):
@@ -40,9 +66,8 @@ class LosableWorker(worker_handlers.SubprocessSdkWorkerHandler):
 
     def start_worker(self) -> None:
         """See the base class."""
-        self.worker = local_job_service.SubprocessSdkWorker(
-            self._worker_command_line, self.control_address, self.provision_info, self.worker_id
-        )
+        options = self.provision_info.provision_info.pipeline_options
+        self.worker = Forked(self.worker_id, self.control_address, json_format.MessageToJson(options))
         self._is_lost = False
         self._channel_elements, self.data_conn.input_elements = self.data_conn.input_elements, self._elements
         self.worker_thread = threading.Thread(name="run_worker", target=self._watch)
@@ -65,16 +90,12 @@ class LosableWorker(worker_handlers.SubprocessSdkWorkerHandler):
     def _watch(self) -> None:
         try:
             self.worker.run()
-        except RuntimeError as error:  # it says the exit code
-            self._lose(
-                f"{LineError.__module__}.{LineError.__name__}: a Beam worker is lost ({error}; -9 is what a machine "
-                "short of memory does). Run again, with fewer beam.workers if memory is short: nothing half-done is "
-                "left, and finished stages are cached."
-            )
+        except LineError as error:
+            self._lose(f"{LineError.__module__}.{LineError.__name__}: {error}")
 
     def _lose(self, said: str) -> None:
-        connection = self.control_conn
-        send = connection.push
+        control = self.control_conn
+        send = control.push
         failed = beam_fn_api_pb2.InstructionResponse(error=said)
 
         def answer(request: Any) -> Any:
@@ -82,7 +103,61 @@ class LosableWorker(worker_handlers.SubprocessSdkWorkerHandler):
                 return send(request)  # the mark that ends the connection
             return worker_handlers.ControlFuture(request.instruction_id, failed)
 
-        connection.push = answer
+        control.push = answer
         self._is_lost = True
-        for waiting in list(connection._futures_by_id.values()):
+        for waiting in list(control._futures_by_id.values()):
             waiting.set(failed)
+
+
+class Forked:
+    """A worker's process, and the server that takes its logs.
+
+    Args:
+        worker_id: under which it says who it is.
+        control: address of the control channel.
+        options: the pipeline's, as JSON.
+    """
+
+    def __init__(self, worker_id: str, control: str, options: str):
+        self._environment = {
+            **os.environ,
+            **ONE_THREAD,
+            "WORKER_ID": worker_id,
+            "CONTROL_API_SERVICE_DESCRIPTOR": _descriptor(control),
+            "PIPELINE_OPTIONS": options,
+        }
+
+    def run(self) -> None:
+        """Starts the process and waits for its end.
+
+        Raises:
+            LineError: it ended otherwise than by being told to.
+        """
+        server = grpc.server(thread_pool_executor.shared_unbounded_instance())
+        port = server.add_insecure_port("localhost:0")
+        beam_fn_api_pb2_grpc.add_BeamFnLoggingServicer_to_server(BeamFnLoggingServicer(), server)
+        server.start()
+        environment = {**self._environment, "LOGGING_API_SERVICE_DESCRIPTOR": _descriptor(f"localhost:{port}")}
+        process = FORKS.Process(target=_work, args=(environment,), daemon=True)
+        with _one_at_a_time:
+            process.start()
+        connection.wait([process.sentinel])
+        with _one_at_a_time:
+            process.join()
+        server.stop(0)
+        if process.exitcode:
+            raise LineError(
+                f"a Beam worker is lost (exit code {process.exitcode}; -9 is what a machine short of memory does). Run "
+                "again, with fewer beam.workers if memory is short: nothing half-done is left, and finished stages are "
+                "cached."
+            )
+
+
+def _descriptor(url: str) -> str:
+    return text_format.MessageToString(endpoints_pb2.ApiServiceDescriptor(url=url))
+
+
+def _work(environment: dict[str, str]) -> None:
+    """What a worker's process does."""
+    os.environ.update(environment)
+    sdk_worker_main.main([])

@@ -1,21 +1,19 @@
 """The stages' Beam work on each engine that runs here: the same rows, quarantine and figures, and after a lost worker.
 
 The portable engine is Beam's own job server with a pool of workers, each in a process of its own: the path on which
-Flink and Spark call the same workers.
+Flink and Spark call the same workers. A whole line on each engine is in tests/e2e/test_engines.py.
 """
 
 import contextlib
 import csv
 import json
 import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import apache_beam as beam
+import engines
 import factories
 import numpy as np
 import psutil
@@ -44,59 +42,21 @@ from models.features import SPLITS
 from pipeline import beam_options
 from pipeline.beam_options import BeamOptions
 
-TOP = Path(__file__).parents[2]
-STARTED = 60  # seconds in which a server is up
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
 
 @pytest.fixture(scope="module")
 def job_server(tmp_path_factory):
-    """A job server and a worker pool; returns the section of a config that names them."""
-    folder = tmp_path_factory.mktemp("job-server")
-    bin_folder = Path(sys.executable).parent
-    environment = {**os.environ, "PYTHONPATH": str(TOP), "PATH": f"{bin_folder}:{os.environ['PATH']}"}
-    jobs, workers = free_port(), free_port()
-    commands = (
-        ["apache_beam.runners.portability.local_job_service_main", f"--port={jobs}"],
-        ["apache_beam.runners.worker.worker_pool_main", f"--service_port={workers}"],
-    )
-    with open(folder / "log", "wb") as log:
-        started = [
-            subprocess.Popen([sys.executable, "-m", *command], env=environment, stdout=log, stderr=log)
-            for command in commands
-        ]
-    try:
-        for port in (jobs, workers):
-            until = time.monotonic() + STARTED
-            while beam_options.unreachable(f"127.0.0.1:{port}"):
-                assert time.monotonic() < until, (folder / "log").read_text()
-                time.sleep(0.2)
-        yield {
-            "runner": "portable",
-            "job_endpoint": f"127.0.0.1:{jobs}",
-            "environment": {"external": f"127.0.0.1:{workers}"},
-        }
-    finally:
-        for process in started:
-            process.terminate()
-            process.wait()
+    with engines.job_server(tmp_path_factory.mktemp("job-server")) as section:
+        yield section
 
 
-def arguments_of(engine, request):
-    """Beam's arguments for an engine; the job server is started once it is asked for."""
-    if engine == "portable":
-        return beam_options.arguments(BeamOptions(**request.getfixturevalue("job_server")))
-    return beam_options.arguments(BeamOptions(runner=engine, workers=2))
+@pytest.fixture
+def multi_processing():
+    return beam_options.arguments(BeamOptions(runner="multi-processing", workers=2))
 
 
-@pytest.fixture(params=["multi-processing", "portable"])
-def arguments(request):
-    return arguments_of(request.param, request)
+@pytest.fixture
+def portable(job_server):
+    return beam_options.arguments(BeamOptions(**job_server))
 
 
 IN_MEMORY = beam_options.arguments(BeamOptions())
@@ -153,10 +113,10 @@ def ingested(tables, tmp_path, task_a_file):
     return ingest(tables, tmp_path / "in-memory", IN_MEMORY)
 
 
-def test_ingestion_leaves_the_same_rows_and_quarantine(tables, tmp_path, ingested, arguments):
+def test_ingestion_leaves_the_same_rows_and_quarantine(tables, tmp_path, ingested, portable):
     assert len([name for name in ingested if "Split-train" in name]) == 3
     assert ingested["quarantine/quarantine.csv"].count(b"\r\n") == 1 + 3 * 3
-    assert ingest(tables, tmp_path / "other", arguments) == ingested
+    assert ingest(tables, tmp_path / "other", portable) == ingested
 
 
 def test_a_bundle_run_twice_leaves_nothing_twice(tables, tmp_path, ingested):
@@ -194,33 +154,33 @@ def undisturbed(large_tables, tmp_path_factory):
 
 
 def workers(program):
-    """The worker processes below this one, without the shells that started them."""
+    """The worker processes below this one, without the process that they are forks of."""
     found = []
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if child.name() != "sh" and program in " ".join(child.cmdline()):
+            if child.ppid() != os.getpid() and program in " ".join(child.cmdline()):
                 found.append(child)
     return found
 
 
 def kill_one(program, is_time, killed):
     """Waits for the time to kill a worker, and kills it."""
-    until = time.monotonic() + STARTED
+    until = time.monotonic() + engines.STARTED
     while time.monotonic() < until and not (is_time() and (found := workers(program))):
         time.sleep(0.02)
     found[0].kill()
     killed.append(found[0].pid)
 
 
-LOST = "a Beam worker is lost (Worker subprocess exited with return code"
+LOST = "a Beam worker is lost (exit code -9"
 GIVEN_UP = "the Beam job ended as FAILED on its engine: RuntimeError: Channel closed prematurely."
 
 
 @pytest.mark.parametrize(
     ("engine", "program", "moment", "said"),
     [
-        ("multi-processing", "sdk_worker_main", "it starts", LOST),
-        ("multi-processing", "sdk_worker_main", "it writes", LOST),
+        ("multi_processing", "forkserver", "it starts", LOST),
+        ("multi_processing", "forkserver", "it writes", LOST),
         ("portable", "SdkHarness", "it writes", GIVEN_UP),
     ],
 )
@@ -231,7 +191,7 @@ def test_a_lost_worker_ends_the_stage_in_words_and_the_next_try_leaves_the_same(
     half = out / "examples" / shards.UNFINISHED
     is_time = (lambda: True) if moment == "it starts" else (lambda: any(half.glob("*")))
     killer = threading.Thread(target=kill_one, args=(program, is_time, killed))
-    arguments = arguments_of(engine, request)
+    arguments = request.getfixturevalue(engine)
     killer.start()
     with pytest.raises(Exception, match=r"Beam worker|Channel closed") as caught:
         ingest(large_tables, out, arguments)
@@ -327,8 +287,8 @@ def in_memory(transformed, tmp_path_factory):
     return count_and_tokenise(tmp_path_factory.mktemp("in-memory"), transformed, IN_MEMORY)
 
 
-def test_statistics_token_ids_and_metrics_are_the_same(in_memory, transformed, tmp_path, arguments):
-    found = count_and_tokenise(tmp_path, transformed, arguments)
+def test_statistics_token_ids_and_metrics_are_the_same(in_memory, transformed, tmp_path, portable):
+    found = count_and_tokenise(tmp_path, transformed, portable)
     assert {split: len(rows) for split, rows in found["tokens"].items()}["Split-train/data_tfrecord-00000-of-00001.gz"]
     assert found["texts"]["splits"]["train"]["rows"] == 200
     assert len(found["metrics"]) == 1 + 2 + 2  # all rows, two shops, two lengths

@@ -1,3 +1,4 @@
+import apache_beam as beam
 import pytest
 import tensorflow as tf
 
@@ -22,6 +23,28 @@ def test_many_shards_are_dealt_out_to_few_tasks(monkeypatch):
     split = [Shard("train", path) for path in "abcde"]
     alone = Shard("test", "f")
     assert shards.tasks([*split, alone]) == [[split[0], split[2], split[4]], [split[1], split[3]], [alone]]
+
+
+class Counted(beam.DoFn):
+    """How many elements a worker was given."""
+
+    def start_bundle(self):
+        self._elements = 0
+
+    def process(self, _):
+        self._elements += 1
+
+    def finish_bundle(self):
+        yield beam.transforms.window.GlobalWindows.windowed_value(self._elements)
+
+
+def test_workers_are_dealt_as_many_elements_each(tmp_path):
+    two = ["--runner=FnApiRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=2"]
+    with beam.Pipeline(argv=two) as pipeline:
+        counts = shards.spread(pipeline, range(100)) | beam.ParDo(Counted())
+        counts | beam.io.WriteToText(str(tmp_path / "counts"))
+    found = [int(line) for path in tmp_path.iterdir() for line in path.read_text().split()]
+    assert [count for count in found if count] == [50, 50]
 
 
 def test_a_shard_appears_once_it_is_whole(tmp_path):
