@@ -2,30 +2,33 @@
 
 Generated tweets go from CSV files through ingestion, statistics, the data gate and Transform: a few rows, to see what
 the start of the workers costs, a tenth of the rows, and all; each time in a process of its own with Beam's worker
-processes below it. Memory is the sum of what these processes hold (RSS, so what they share counts several times),
-looked at four times a second.
+processes below it. Memory is the sum of what these processes hold (PSS: what several share counts once), looked at once
+a second.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from benchmarks.peer import write_result
 
 MEMORY_GIB = 6.0
 GROWTH = 1.0  # time a row with all rows over time a row with a tenth of them, at most
 FEW = 1000  # rows, to see what the start costs
-LOOKS_A_SECOND = 4
+SECONDS_A_LOOK = 1.0  # each costs 50 ms
 
 
 class Memory:
@@ -42,18 +45,9 @@ class Memory:
         self._thread.join()
 
     def _watch(self) -> None:
-        import psutil
-
-        own = psutil.Process()
         while True:
-            held = 0
-            for process in [own, *own.children(recursive=True)]:
-                try:
-                    held += process.memory_info().rss
-                except psutil.NoSuchProcess:  # it has just ended
-                    continue
-            self.peak = max(self.peak, held)
-            if self._done.wait(1 / LOOKS_A_SECOND):
+            self.peak = max(self.peak, sum(_of_all(lambda process: process.memory_full_info().pss)))
+            if self._done.wait(SECONDS_A_LOOK):
                 return
 
 
@@ -90,9 +84,16 @@ def run(rows: int, workers: int, folder: Path) -> dict[str, Any]:
 
 
 def _processor_seconds() -> float:
-    """Of this process and of those below it that have ended, as Beam's workers have after a stage."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
+    """Of this process and of those below it, the ended ones too, as Beam's workers have after a stage."""
+    return sum(_of_all(lambda process: sum(process.cpu_times()[:4])))  # user, system, and both of ended children
+
+
+def _of_all(figure: Callable[[psutil.Process], float]) -> Iterator[float]:
+    """A figure of this process and of each below it."""
+    own = psutil.Process()
+    for process in [own, *own.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            yield figure(process)
 
 
 def _bytes(folder: Path) -> int:
