@@ -6,6 +6,7 @@ The files are read twice, by the passes of `ingestion`. So texts stream through 
 import csv
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -28,6 +29,7 @@ from models.features import SPLITS
 LABELS_FILE = "labels.txt"
 
 BYTES_A_TASK = 4 * 1024 * 1024  # some seconds of work; small files together, so that 2,000 do not become 6,000 shards
+BYTES_A_RANGE = 128 * 1024 * 1024  # of the files; a million rows of tweets, and 100 MB to decide on them
 SHOWN_EXAMPLES = 3
 
 
@@ -62,9 +64,11 @@ def ExampleGen(
     with local_copy(base_folder, sources.paths_of_options(options)) as folder:
         taken = spans.window(options.source, folder, options.newest_spans)
         files, roles = _files(options, folder)
-        tasks = [Task(task, options, examples.uri, folder, base_folder) for task in _grouped(files)]
+        grouped = enumerate(_grouped(files))
+        tasks = [Task(number, members, options, examples.uri, folder, base_folder) for number, members in grouped]
+        ranges = 1 + sum(Path(file.path).stat().st_size for file in files) // BYTES_A_RANGE
         with beam_pipeline as pipeline:
-            ingestion.passes(pipeline, tasks, roles, options, quarantine.uri)
+            ingestion.passes(pipeline, tasks, roles, options, quarantine.uri, ranges=ranges)
     report = _read_report(examples.uri, quarantine.uri)
     saved = _save_quarantine(quarantine.uri, quarantine_folder)
     stop = why_not(report, options, saved)

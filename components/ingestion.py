@@ -1,8 +1,8 @@
 """Ingestion's two passes over the rows, for Beam to spread over its workers.
 
-The first keeps 16 bytes of hash a row, from which `splitting.plan` decides on every row at once; the second writes the
-rows where they belong. This module imports no TFX and no Keras, and so a worker process is up in a third of
-the time.
+The first keeps 16 bytes of hash a row, from which `splitting` decides on every row, range by range of the hash; the
+second writes the rows where they belong. This module imports no TFX and no Keras, and so a worker process is up in a
+third of the time.
 """
 
 import csv
@@ -11,10 +11,12 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import apache_beam as beam
 import numpy
+from apache_beam.pvalue import TaggedOutput
 
 from components import shards, sources, splitting
 from components.errors import LineError
@@ -34,9 +36,11 @@ ROWS_A_SHARD = 20_000  # later stages spread shards: half a second of work each,
 class Task(NamedTuple):
     """Files that one worker reads, with their indexes, and where it writes.
 
-    `folder` is what the files lie below here, a copy of `base_folder` where that is an object store's.
+    `number` is the task's own. `folder` is what the files lie below here, a copy of `base_folder` where that is an
+    object store's.
     """
 
+    number: int
     files: list[tuple[int, sources.SourceFile]]
     options: DataOptions
     examples_uri: str
@@ -69,7 +73,13 @@ class Written(NamedTuple):
 
 
 def passes(
-    pipeline: beam.Pipeline, tasks: list[Task], roles: list[int], options: DataOptions, quarantine_uri: str
+    pipeline: beam.Pipeline,
+    tasks: list[Task],
+    roles: list[int],
+    options: DataOptions,
+    quarantine_uri: str,
+    *,
+    ranges: int,
 ) -> None:
     """Adds both passes to a Beam pipeline.
 
@@ -79,23 +89,34 @@ def passes(
         roles: a file's index -> the split it was given for.
         options: as the tasks'.
         quarantine_uri: where quarantine.csv and ingest.json are written; the workers must reach it.
+        ranges: of the hash; a worker holds one at a time, some 100 bytes a row.
     """
     work = shards.spread(pipeline, tasks)
-    surveys = work | "Survey" >> beam.FlatMap(survey)
-    start = pipeline | "Start" >> beam.Create([None])
-    decided = start | "Plan" >> beam.Map(_decide, beam.pvalue.AsIter(surveys), roles, options)
-    written = work | "Write" >> beam.FlatMap(write, beam.pvalue.AsSingleton(decided))
-    _ = start | "Quarantine" >> beam.Map(
-        _write_quarantine, beam.pvalue.AsIter(written), beam.pvalue.AsSingleton(decided), quarantine_uri
+    surveys, unreadable = work | "Survey" >> beam.FlatMap(survey).with_outputs(UNREADABLE, main=MAIN)
+    settled = (
+        surveys
+        | "Deal" >> beam.FlatMap(splitting.by_range, ranges)
+        | "Ranges" >> beam.GroupByKey()
+        | "Settle" >> beam.MapTuple(lambda _, dealt: splitting.settle(dealt, roles, options))
     )
-
-
-def _decide(_: None, surveys: Iterable[splitting.Survey | Unreadable], roles: list[int], options: DataOptions):
-    surveys = list(surveys)
-    unreadable = [item.message for item in sorted(item for item in surveys if isinstance(item, Unreadable))]
-    decided = splitting.plan([item for item in surveys if isinstance(item, splitting.Survey)], roles, options)
-    decided.report["unreadable"] = unreadable
-    return decided
+    agreement = (
+        settled
+        | "Summarise" >> beam.Map(splitting.summarise, options)
+        | "Merge" >> beam.CombineGlobally(partial(splitting.merge, options=options)).without_defaults()
+        | "Agree" >> beam.Map(splitting.agree, options)
+    )
+    agreed = beam.pvalue.AsSingleton(agreement, splitting.Agreement())  # there may be no row at all
+    verdicts, counts = settled | "Finish" >> beam.FlatMap(finish, agreed).with_outputs(COUNTS, main=MAIN)
+    numbered = work | "Number" >> beam.WithKeys(lambda task: task.number)
+    written = (
+        (numbered, verdicts)
+        | beam.Flatten()
+        | "Tasks" >> beam.GroupByKey()
+        | "Write" >> beam.FlatMap(write, beam.pvalue.AsIter(unreadable))
+    )
+    gathered = (beam.pvalue.AsIter(each) for each in (written, counts, unreadable))
+    start = pipeline | "Start" >> beam.Create([None])
+    _ = start | "Report" >> beam.Map(_write_report, *gathered, agreed, options, quarantine_uri)
 
 
 # === First pass ===
@@ -128,8 +149,11 @@ def parse(row: sources.Row, options: DataOptions) -> Parsed:
     return Parsed(text, text_pair, label, fault)
 
 
-def survey(task: Task) -> Iterator[splitting.Survey | Unreadable]:
-    """Hashes, labels and faults of a task's rows, SURVEYED_ROWS at a time."""
+MAIN, UNREADABLE, COUNTS = "main", "unreadable", "counts"  # Beam's outputs
+
+
+def survey(task: Task) -> Iterator[splitting.Survey | TaggedOutput[Literal["unreadable"], Unreadable]]:
+    """Hashes, labels and faults of a task's rows, SURVEYED_ROWS at a time; a file that is damaged as Unreadable."""
     for index, file in task.files:
         batch: list[tuple[splitting.TextKey, str, int]] = []
         first = file.first
@@ -141,25 +165,26 @@ def survey(task: Task) -> Iterator[splitting.Survey | Unreadable]:
                 else:
                     batch.append((splitting.text_key(parsed.text, parsed.text_pair), parsed.label, 0))
                 if len(batch) == SURVEYED_ROWS:
-                    yield _packed(index, first, batch)
+                    yield _packed(task.number, index, first, batch)
                     first += len(batch)
                     batch = []
         except LineError as error:
-            yield Unreadable(index, str(error))
+            yield TaggedOutput(UNREADABLE, Unreadable(index, str(error)))
         if batch:
-            yield _packed(index, first, batch)
+            yield _packed(task.number, index, first, batch)
 
 
 NO_KEY = splitting.TextKey(0, 0)
 
 
-def _packed(file: int, first: int, batch: list[tuple[splitting.TextKey, str, int]]) -> splitting.Survey:
+def _packed(task: int, file: int, first: int, batch: list[tuple[splitting.TextKey, str, int]]) -> splitting.Survey:
     keys, labels, reasons = zip(*batch, strict=True)
     names = sorted({label for label, reason in zip(labels, reasons, strict=True) if not reason})
     places = {name: place for place, name in enumerate(names)}
     return splitting.Survey(
+        task=task,
         file=file,
-        first=first,
+        places=numpy.arange(first, first + len(batch)),
         keys=numpy.asarray(keys, numpy.uint64),
         labels=numpy.asarray([places.get(label, -1) for label in labels], numpy.int32),
         names=names,
@@ -167,18 +192,37 @@ def _packed(file: int, first: int, batch: list[tuple[splitting.TextKey, str, int
     )
 
 
+# === Between the passes ===
+
+
+def finish(
+    settled: splitting.Settled, agreement: splitting.Agreement
+) -> Iterator[tuple[int, splitting.Verdicts] | TaggedOutput[Literal["counts"], splitting.Counts]]:
+    """The verdicts on the rows of a range, by the number of their task; as COUNTS what they count to."""
+    verdicts, counts = splitting.finish(settled, agreement)
+    yield TaggedOutput(COUNTS, counts)
+    yield from verdicts
+
+
 # === Second pass ===
 
 
-def write(task: Task, plan: splitting.Plan) -> Iterator[Written]:
-    """Writes a task's rows to their splits; Beam may call it again for a task whose worker was lost, or at once."""
-    if plan.report["unreadable"]:
+def write(
+    grouped: tuple[int, Iterable[Task | splitting.Verdicts]], unreadable: Iterable[Unreadable]
+) -> Iterator[Written]:
+    """Writes a task's rows to their splits, by the verdicts that come with it under its number.
+
+    Beam may call it again for a task whose worker was lost, or at once.
+    """
+    if any(True for _ in unreadable):
         return
+    members = list(grouped[1])
+    (task,) = (each for each in members if isinstance(each, Task))
+    verdicts = _by_file(each for each in members if isinstance(each, splitting.Verdicts))
     written = {split: _Shards(task, name) for split, name in enumerate(SPLITS)}
     for index, file in task.files:
         refused = []
-        end = None if file.rows is None else file.first + file.rows
-        for row, verdict in zip(task.read(file), plan.verdicts[index][file.first : end].tolist(), strict=True):
+        for row, verdict in zip(task.read(file), verdicts.get(index, []), strict=True):
             if verdict in written:
                 written[verdict].write(_example(row, file, task.options))
             elif verdict >= splitting.QUARANTINED:
@@ -189,6 +233,18 @@ def write(task: Task, plan: splitting.Plan) -> Iterator[Written]:
         of_split.close()
     (index, file), *_ = task.files
     yield Written(index, file.first, [name for of_split in written.values() for name in of_split.names], [])
+
+
+def _by_file(verdicts: Iterable[splitting.Verdicts]) -> dict[int, list[int]]:
+    """A file's index -> the verdicts on the rows of a task, in the order of the file."""
+    by_file: dict[int, list[splitting.Verdicts]] = {}
+    for each in verdicts:
+        by_file.setdefault(each.file, []).append(each)
+    ordered = {}
+    for file, members in by_file.items():
+        order = numpy.argsort(numpy.concatenate([each.places for each in members]))
+        ordered[file] = numpy.concatenate([each.verdicts for each in members])[order].tolist()
+    return ordered
 
 
 class _Shards:
@@ -238,7 +294,15 @@ def _refusal(row: sources.Row, file: sources.SourceFile, options: DataOptions) -
     return file.name, str(row.number), fault.reason, fault.detail, fault.excerpt[: sources.EXCERPT_CHARACTERS]
 
 
-def _write_quarantine(_: None, written: Iterable[Written], plan: splitting.Plan, uri: str) -> None:
+def _write_report(
+    _: None,
+    written: Iterable[Written],
+    counts: Iterable[splitting.Counts],
+    unreadable: Iterable[Unreadable],
+    agreement: splitting.Agreement,
+    options: DataOptions,
+    uri: str,
+) -> None:
     """quarantine.csv, sorted by file and row, and ingest.json, with the names of all shards."""
     done = sorted(written, key=lambda each: (each.file, each.first))
     with _whole(uri, QUARANTINE_FILE) as stream:
@@ -251,7 +315,11 @@ def _write_quarantine(_: None, written: Iterable[Written], plan: splitting.Plan,
             table.seek(0)
             table.truncate()
         stream.write(table.getvalue())
-    report = {**plan.report, "shards": sorted(name for each in done for name in each.shards)}
+    report = {
+        **splitting.report(sum(counts, splitting.Counts()), agreement, options),
+        "unreadable": [each.message for each in sorted(unreadable)],
+        "shards": sorted(name for each in done for name in each.shards),
+    }
     with _whole(uri, REPORT_FILE) as stream:
         stream.write(json.dumps(report, indent=2, ensure_ascii=False))
 

@@ -1,8 +1,15 @@
-"""Which split a row falls in, decided by the hash of its text: 16 bytes a row, never the texts themselves."""
+"""Which split a row falls in, decided by the hash of its text: 16 bytes a row, never the texts themselves.
+
+All rows of one text have one hash, so rows are decided on range by range of the hash, each by any worker: `by_range`
+deals a survey's rows out, `settle` decides on those of a range as far as they alone can tell, the `Summary` of each is
+added up to an `Agreement` on what depends on all of them, and `finish` gives the verdicts.
+"""
 
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,6 +34,9 @@ TRAIN, VALIDATION, TEST = range(len(SPLITS))
 DUPLICATE = 3
 NOT_SAMPLED = 4
 QUARANTINED = 16  # + the reason's code
+
+
+NO_LOW = 2**64 - 1  # no text is kept for a hash that none has, but for one in 2**64
 
 
 class TextKey(NamedTuple):
@@ -56,78 +66,88 @@ def text_key(text: str, text_pair: str | None = None) -> TextKey:
 
 @dataclass
 class Survey:
-    """What planning needs of consecutive rows of one file.
+    """What is decided from, of some rows of one file.
 
     Attributes:
+      task: number of the task that reads the rows.
       file: index of the file.
-      first: place of the first row among the file's rows, from 0.
+      places: int64 [rows], each row's place among the file's rows, from 0, rising.
       keys: uint64 [rows, 2], high and low of each text's key; 0 where there is a reason.
       labels: int32 [rows], index into `names`; -1 where there is a reason.
-      names: labels of these rows.
+      names: labels of these rows, sorted.
       reasons: uint8 [rows], 0 for a good row, else the code of its reason.
     """
 
+    task: int
     file: int
-    first: int
+    places: numpy.ndarray
     keys: numpy.ndarray
     labels: numpy.ndarray
     names: list[str]
     reasons: numpy.ndarray
 
 
+def by_range(survey: Survey, ranges: int) -> Iterator[tuple[int, Survey]]:
+    """Deals the rows out: (range, its rows), for each range that has any.
+
+    The range is by the key's `high` modulo their number, so each has its share of every split.
+    """
+    of_row = survey.keys[:, 0] % numpy.uint64(ranges)
+    of_row = numpy.where(survey.reasons > 0, survey.places % ranges, of_row.astype(numpy.int64))  # no text, no hash
+    for number in numpy.unique(of_row).tolist():
+        rows = of_row == number
+        arrays = (survey.places, survey.keys, survey.labels, survey.reasons)
+        places, keys, labels, reasons = (array[rows] for array in arrays)
+        yield number, Survey(survey.task, survey.file, places, keys, labels, survey.names, reasons)
+
+
+# === A range ===
+
+
 @dataclass
-class Plan:
-    """The verdict on every row.
+class Settled:
+    """The rows of a range, as far as they alone can tell.
 
     Attributes:
-      verdicts: a file's index -> uint8 [rows of the file]: a split, DUPLICATE, NOT_SAMPLED, or QUARANTINED + reason.
-      labels: the labels in their stable order: the config's, or sorted.
-      report: counts, as written to ingest.json.
+      addresses: (task, file, places) of each survey, in the order of the rows.
+      keys: uint64 [rows, 2], as surveyed.
+      labels: int32 [rows], index into `names`; -1 where there is none.
+      names: labels of these rows, sorted.
+      given: uint8 [rows], the split that the row's file was given for; TRAIN for one that is split by hash.
+      verdicts: uint8 [rows]: a split, DUPLICATE, or QUARANTINED + reason.
+      distinct: int64, the rows that stand for a text.
     """
 
-    verdicts: dict[int, numpy.ndarray]
-    labels: list[str]
-    report: dict[str, Any] = field(default_factory=dict)
+    addresses: list[tuple[int, int, numpy.ndarray]]
+    keys: numpy.ndarray
+    labels: numpy.ndarray
+    names: list[str]
+    given: numpy.ndarray
+    verdicts: numpy.ndarray
+    distinct: numpy.ndarray
 
 
-# === Planning ===
-
-
-def plan(surveys: list[Survey], roles: list[int], options: DataOptions) -> Plan:
-    """Decides on all rows at once.
+def settle(surveys: Iterable[Survey], roles: list[int], options: DataOptions) -> Settled:
+    """Decides on the rows of a range.
 
     Args:
-        surveys: of all rows of all files, in any order.
+        surveys: of all rows of the range, at least one, in any order.
         roles: a file's index -> the split it was given for; TRAIN for the source that is split by hash.
-        options: labels, shares and limits.
+        options: shares of the splits.
     """
-    surveys = sorted(surveys, key=lambda survey: (survey.file, survey.first))
-    names = options.labels or sorted({name for survey in surveys for name in survey.names})
-    keys = numpy.concatenate([survey.keys for survey in surveys]) if surveys else numpy.zeros((0, 2), numpy.uint64)
-    labels = _concatenate([_renumbered(survey, names) for survey in surveys], numpy.int32)
-    reasons = _concatenate([survey.reasons for survey in surveys], numpy.uint8)
-    role = _concatenate([numpy.full(len(each.reasons), roles[each.file], numpy.uint8) for each in surveys], numpy.uint8)
+    surveys = sorted(surveys, key=lambda survey: (survey.file, survey.places[0]))
+    names = sorted({name for survey in surveys for name in survey.names})
+    keys = numpy.concatenate([survey.keys for survey in surveys])
+    labels = numpy.concatenate([_renumbered(survey, names) for survey in surveys])
+    reasons = numpy.concatenate([survey.reasons for survey in surveys])
+    given = numpy.concatenate([numpy.full(len(each.reasons), roles[each.file], numpy.uint8) for each in surveys])
 
     verdicts = numpy.where(reasons > 0, QUARANTINED + reasons, DUPLICATE).astype(numpy.uint8)
-    first, other_label = _distinct(keys, labels, role, reasons == 0)
+    distinct, other_label = _distinct(keys, labels, given, numpy.flatnonzero(reasons == 0))
     verdicts[other_label] = QUARANTINED + REASONS.index(OTHER_LABEL) + 1
-    verdicts[first] = _splits(keys[first, 0], role[first], set(roles), options)
-    # A label of which all is in quarantine is no label of this data, unless the config lists it.
-    if options.labels is None:
-        names, labels = _without_unused(names, labels, first)
-    moved = _give_train_each_label(verdicts, keys[:, 0], labels, role, first, len(names))
-    _sample(verdicts, keys[:, 1], labels, first, options)
-
-    report = _report(verdicts, labels, names, first, moved)
-    rows = numpy.zeros(len(roles), numpy.int64)
-    for survey in surveys:
-        rows[survey.file] += len(survey.reasons)
-    by_file = dict(enumerate(numpy.split(verdicts, numpy.cumsum(rows)[:-1])))
-    return Plan(by_file, names, report)
-
-
-def _concatenate(arrays: list[numpy.ndarray], dtype: type) -> numpy.ndarray:
-    return numpy.concatenate(arrays, dtype=dtype, casting="unsafe") if arrays else numpy.zeros(0, dtype)
+    verdicts[distinct] = _splits(keys[distinct, 0], given[distinct], set(roles), options)
+    addresses = [(survey.task, survey.file, survey.places) for survey in surveys]
+    return Settled(addresses, keys, labels, names, given, verdicts, distinct)
 
 
 def _renumbered(survey: Survey, names: list[str]) -> numpy.ndarray:
@@ -137,28 +157,15 @@ def _renumbered(survey: Survey, names: list[str]) -> numpy.ndarray:
 
 
 def _distinct(
-    keys: numpy.ndarray, labels: numpy.ndarray, role: numpy.ndarray, good: numpy.ndarray
+    keys: numpy.ndarray, labels: numpy.ndarray, given: numpy.ndarray, rows: numpy.ndarray
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Of the good rows: the one that stands for each text, and all rows of texts that have more than one label.
+    """Of some rows: the one that stands for each text, and all rows of texts that have more than one label.
 
     A text given for test stands there, else in validation, else in train; within a split its first row does.
-
-    Sorting takes several times the keys' own memory, so it takes a sixteenth of the texts at a time, by the first four
-    bits of their hash.
     """
-    bits = (keys[:, 0] >> numpy.uint64(60)).astype(numpy.uint8)
-    parts = [_distinct_in(keys, labels, role, numpy.flatnonzero(good & (bits == value))) for value in range(16)]
-    first, other_label = zip(*parts, strict=True)
-    return numpy.concatenate(first), numpy.concatenate(other_label)
-
-
-def _distinct_in(
-    keys: numpy.ndarray, labels: numpy.ndarray, role: numpy.ndarray, rows: numpy.ndarray
-) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """What `_distinct` says, of some rows."""
     if not len(rows):
         return rows, rows
-    order = rows[numpy.lexsort((rows, -role[rows].astype(numpy.int8), keys[rows, 1], keys[rows, 0]))]
+    order = rows[numpy.lexsort((rows, -given[rows].astype(numpy.int8), keys[rows, 1], keys[rows, 0]))]
     starts = numpy.flatnonzero(numpy.r_[True, (keys[order[1:]] != keys[order[:-1]]).any(axis=1)])
     lowest, highest = numpy.minimum.reduceat(labels[order], starts), numpy.maximum.reduceat(labels[order], starts)
     agree = lowest == highest
@@ -166,84 +173,216 @@ def _distinct_in(
     return order[starts[agree]], order[~agrees]
 
 
-def _splits(high: numpy.ndarray, role: numpy.ndarray, given: set[int], options: DataOptions) -> numpy.ndarray:
+def _splits(high: numpy.ndarray, given: numpy.ndarray, roles: set[int], options: DataOptions) -> numpy.ndarray:
     """Splits of distinct rows: given ones stay; the others fall by hash: test lowest, then validation, then train.
 
     The interval of a split that has files of its own goes to the others, in their proportions.
     """
-    test = 0.0 if TEST in given else options.split.test
-    validation = 0.0 if VALIDATION in given else options.split.validation
+    test = 0.0 if TEST in roles else options.split.test
+    validation = 0.0 if VALIDATION in roles else options.split.validation
     total = test + validation + options.split.train
     place = high / 2.0**64
-    splits = numpy.full(len(role), TRAIN, numpy.uint8)
+    splits = numpy.full(len(given), TRAIN, numpy.uint8)
     splits[place < (test + validation) / total] = VALIDATION
     splits[place < test / total] = TEST
-    return numpy.where(role == TRAIN, splits, role)
+    return numpy.where(given == TRAIN, splits, given)
 
 
-def _without_unused(names: list[str], labels: numpy.ndarray, first: numpy.ndarray) -> tuple[list[str], numpy.ndarray]:
-    used = numpy.unique(labels[first])
-    table = numpy.full(len(names) + 1, -1, numpy.int32)  # the last place serves rows without a label, at -1
-    table[used] = numpy.arange(len(used))
-    return [names[place] for place in used], table[labels]
+# === All ranges ===
 
 
-def _give_train_each_label(
-    verdicts: numpy.ndarray,
-    high: numpy.ndarray,
-    labels: numpy.ndarray,
-    role: numpy.ndarray,
-    first: numpy.ndarray,
-    count: int,
-) -> list[int]:
-    """Moves one row into train for each label that the hash left without any; returns those labels.
+class Candidate(NamedTuple):
+    """A row that may be moved into train: its key, and the split where its hash has it."""
 
-    It is the row whose hash is nearest to train's interval. No other row moves, and this one goes back as soon as
-    the data hold another row of the label that falls in train by itself.
+    key: TextKey
+    split: int
+
+
+@dataclass
+class Summary:
+    """What ranges say of themselves for what depends on all of them.
+
+    Attributes:
+      in_train: labels with a row there.
+      nearest: label -> of the rows that are split by hash, the one whose hash is nearest to train's interval.
+      lows: a limited split -> uint64, the lowest sampling hashes of its rows, sorted; no more than can matter.
+      lowest: label -> the lowest sampling hash of its rows in train.
     """
-    missing = numpy.setdiff1d(numpy.arange(count), labels[first[verdicts[first] == TRAIN]])
-    moved = []
-    for label in missing:
-        candidates = first[(labels[first] == label) & (role[first] == TRAIN)]
-        if len(candidates):
-            verdicts[candidates[numpy.argmax(high[candidates])]] = TRAIN
-            moved.append(int(label))
-    return moved
+
+    in_train: set[str] = field(default_factory=set)
+    nearest: dict[str, Candidate] = field(default_factory=dict)
+    lows: dict[int, numpy.ndarray] = field(default_factory=dict)
+    lowest: dict[str, int] = field(default_factory=dict)
 
 
-def _sample(
-    verdicts: numpy.ndarray, low: numpy.ndarray, labels: numpy.ndarray, first: numpy.ndarray, options: DataOptions
-) -> None:
-    """Keeps the rows with the lowest hashes within each split's limit; in train, one of each label first."""
-    for split, limit in enumerate((options.limits.train, options.limits.validation, options.limits.test)):
-        rows = first[verdicts[first] == split]
-        if limit is None or len(rows) <= limit:
+@dataclass
+class Agreement:
+    """What depends on all rows.
+
+    Attributes:
+      moved: label -> the key of the row that goes to train, which the hash left without any row of the label.
+      highest: a limited split -> the highest sampling hash that it still takes; -1 if it takes none by their hash.
+      kept: label -> the sampling hash of the row that a limited train takes whatever the others are.
+    """
+
+    moved: dict[str, TextKey] = field(default_factory=dict)
+    highest: dict[int, int] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
+
+
+def summarise(settled: Settled, options: DataOptions) -> Summary:
+    """The summary of one range."""
+    keys, labels, splits = (array[settled.distinct] for array in (settled.keys, settled.labels, settled.verdicts))
+    made = Summary(lows={split: keys[splits == split, 1] for split in _limits(options)})
+    trained = numpy.flatnonzero(splits == TRAIN)
+    for row in _first_of_each(labels, trained[numpy.argsort(keys[trained, 1])]):
+        name = settled.names[labels[row]]
+        made.in_train.add(name)
+        made.lowest[name] = int(keys[row, 1])
+    by_hash = numpy.flatnonzero(settled.given[settled.distinct] == TRAIN)
+    for row in _first_of_each(labels, by_hash[numpy.argsort(keys[by_hash, 0])[::-1]]):
+        made.nearest[settled.names[labels[row]]] = Candidate(TextKey(*keys[row].tolist()), int(splits[row]))
+    return merge([made], options)
+
+
+def _first_of_each(labels: numpy.ndarray, rows: numpy.ndarray) -> list[int]:
+    """Of some rows in an order, the first of each label."""
+    _, places = numpy.unique(labels[rows], return_index=True)
+    return rows[places].tolist()
+
+
+def merge(summaries: Iterable[Summary], options: DataOptions) -> Summary:
+    """The summary of several ranges; of none, that of no row."""
+    merged = Summary(lows={split: numpy.zeros(0, numpy.uint64) for split in _limits(options)})
+    for each in summaries:
+        merged.in_train |= each.in_train
+        for name, candidate in each.nearest.items():
+            merged.nearest[name] = max(candidate, merged.nearest.get(name, candidate))
+        for name, low in each.lowest.items():
+            merged.lowest[name] = min(low, merged.lowest.get(name, low))
+        for split, lows in each.lows.items():
+            merged.lows[split] = numpy.sort(numpy.concatenate([merged.lows[split], lows]))
+    # A row for each label may come or go besides.
+    for split, limit in _limits(options).items():
+        merged.lows[split] = merged.lows[split][: limit + len(merged.nearest) + len(merged.lowest)]
+    return merged
+
+
+def agree(summary: Summary, options: DataOptions) -> Agreement:
+    """Decides what depends on all rows.
+
+    Each label that the hash left without a row in train gets one there, the one nearest to it. No other row moves, and
+    this one goes back as soon as the data hold another row of the label that falls in train by itself. A limited split
+    takes the rows with the lowest hashes; train one of each label first.
+    """
+    moved = {name: nearest for name, nearest in summary.nearest.items() if name not in summary.in_train}
+    leaving = {candidate.key.low for candidate in moved.values()}
+    lows = {split: [low for low in found.tolist() if low not in leaving] for split, found in summary.lows.items()}
+    if TRAIN in lows:
+        lows[TRAIN] = sorted([*lows[TRAIN], *leaving])
+    lowest = summary.lowest | {name: candidate.key.low for name, candidate in moved.items()}
+    highest, kept = {}, {}
+    for split, limit in _limits(options).items():
+        if len(lows[split]) <= limit:
             continue
-        rows = rows[numpy.argsort(low[rows])]
+        others = lows[split]
         if split == TRAIN:
-            _, lowest = numpy.unique(labels[rows], return_index=True)
-            lowest = numpy.sort(lowest)
-            rows = numpy.concatenate([rows[lowest], numpy.delete(rows, lowest)])
-        verdicts[rows[limit:]] = NOT_SAMPLED
+            kept = dict(sorted(lowest.items(), key=lambda item: item[1])[:limit])
+            firsts = set(lowest.values())
+            others = [low for low in others if low not in firsts]
+            limit -= len(kept)
+        highest[split] = others[limit - 1] if limit else -1
+    return Agreement({name: candidate.key for name, candidate in moved.items()}, highest, kept)
 
 
-def _report(
-    verdicts: numpy.ndarray, labels: numpy.ndarray, names: list[str], first: numpy.ndarray, moved: list[int]
-) -> dict[str, Any]:
-    counts = numpy.bincount(verdicts, minlength=QUARANTINED + len(REASONS) + 1)
-    refused = counts[QUARANTINED + 1 :]
-    by_split = {}
-    for split, name in enumerate(SPLITS):
-        rows = numpy.bincount(labels[verdicts == split], minlength=len(names))
-        by_split[name] = {label: int(rows[place]) for place, label in enumerate(names)}
-    distinct = numpy.bincount(labels[first], minlength=len(names))
+def _limits(options: DataOptions) -> dict[int, int]:
+    limits = (options.limits.train, options.limits.validation, options.limits.test)
+    return {split: limit for split, limit in enumerate(limits) if limit is not None}
+
+
+# === The verdicts ===
+
+
+@dataclass
+class Verdicts:
+    """What becomes of some rows of a file.
+
+    Attributes:
+      file: its index.
+      places: int64 [rows], as surveyed.
+      verdicts: uint8 [rows]: a split, DUPLICATE, NOT_SAMPLED, or QUARANTINED + reason.
+    """
+
+    file: int
+    places: numpy.ndarray
+    verdicts: numpy.ndarray
+
+
+@dataclass
+class Counts:
+    """What the report is made of.
+
+    Attributes:
+      verdicts: verdict -> rows.
+      distinct: label -> rows that stand for a text.
+      splits: (split, label) -> rows.
+    """
+
+    verdicts: Counter[int] = field(default_factory=Counter)
+    distinct: Counter[str] = field(default_factory=Counter)
+    splits: Counter[tuple[int, str]] = field(default_factory=Counter)
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.verdicts + other.verdicts, self.distinct + other.distinct, self.splits + other.splits)
+
+
+def finish(settled: Settled, agreement: Agreement) -> tuple[list[tuple[int, Verdicts]], Counts]:
+    """The verdicts on the rows of a range, by the number of their task, and what they count to."""
+    distinct, verdicts = settled.distinct, settled.verdicts.copy()
+    keys, labels = settled.keys[distinct], settled.labels[distinct]
+    moved = {agreement.moved[name] for name in settled.names if name in agreement.moved}
+    for row in numpy.flatnonzero(numpy.isin(keys[:, 0], numpy.asarray([key.high for key in moved], numpy.uint64))):
+        if tuple(keys[row].tolist()) in moved:
+            verdicts[distinct[row]] = TRAIN
+    for split, highest in agreement.highest.items():
+        refused = verdicts[distinct] == split
+        if highest >= 0:
+            refused &= keys[:, 1] > numpy.uint64(highest)
+        if split == TRAIN:
+            kept = numpy.asarray([agreement.kept.get(name, NO_LOW) for name in settled.names], numpy.uint64)
+            refused &= keys[:, 1] != kept[labels]
+        verdicts[distinct[refused]] = NOT_SAMPLED
+
+    counts = Counts(verdicts=_counted(verdicts))
+    counts.distinct = Counter({settled.names[label]: rows for label, rows in _counted(labels).items()})
+    for split in range(len(SPLITS)):
+        of_split = _counted(settled.labels[verdicts == split])
+        counts.splits.update({(split, settled.names[label]): rows for label, rows in of_split.items()})
+    ends = numpy.cumsum([len(places) for _, _, places in settled.addresses])[:-1]
+    found = zip(settled.addresses, numpy.split(verdicts, ends), strict=True)
+    return [(task, Verdicts(file, places, of_survey)) for (task, file, places), of_survey in found], counts
+
+
+def _counted(values: numpy.ndarray) -> Counter[int]:
+    found, times = numpy.unique(values, return_counts=True)
+    return Counter(dict(zip(found.tolist(), times.tolist(), strict=True)))
+
+
+def report(counts: Counts, agreement: Agreement, options: DataOptions) -> dict[str, Any]:
+    """What ingest.json says of the rows.
+
+    Its labels are the data's, in their stable order: the config's, or sorted. A label of which all is in quarantine is
+    no label of the data, unless the config lists it.
+    """
+    names = options.labels or sorted(counts.distinct)
+    refused = ((reason, counts.verdicts[QUARANTINED + code]) for code, reason in enumerate(REASONS, start=1))
     return {
-        "rows": len(verdicts),
-        "distinct": len(first),
-        "duplicates": int(counts[DUPLICATE]),
-        "not_sampled": int(counts[NOT_SAMPLED]),
-        "quarantined": {reason: int(count) for reason, count in zip(REASONS, refused, strict=True) if count},
-        "labels": {label: int(distinct[place]) for place, label in enumerate(names)},
-        "splits": by_split,
-        "moved_to_train": [names[label] for label in moved],
+        "rows": counts.verdicts.total(),
+        "distinct": counts.distinct.total(),
+        "duplicates": counts.verdicts[DUPLICATE],
+        "not_sampled": counts.verdicts[NOT_SAMPLED],
+        "quarantined": {reason: count for reason, count in refused if count},
+        "labels": {name: counts.distinct[name] for name in names},
+        "splits": {of: {name: counts.splits[split, name] for name in names} for split, of in enumerate(SPLITS)},
+        "moved_to_train": [name for name in names if name in agreement.moved],
     }

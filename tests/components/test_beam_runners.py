@@ -105,7 +105,9 @@ def tables(tmp_path_factory):
 
 @pytest.fixture
 def task_a_file(monkeypatch):
+    """A task for each file, and several ranges of the hash."""
     monkeypatch.setattr(example_gen, "BYTES_A_TASK", 1)
+    monkeypatch.setattr(example_gen, "BYTES_A_RANGE", 2000)
 
 
 @pytest.fixture
@@ -117,6 +119,11 @@ def test_ingestion_leaves_the_same_rows_and_quarantine(tables, tmp_path, ingeste
     assert len([name for name in ingested if "Split-train" in name]) == 3
     assert ingested["quarantine/quarantine.csv"].count(b"\r\n") == 1 + 3 * 3
     assert ingest(tables, tmp_path / "other", portable) == ingested
+
+
+def test_any_number_of_ranges_leaves_the_same(tables, tmp_path, ingested, monkeypatch):
+    monkeypatch.setattr(example_gen, "BYTES_A_RANGE", 10**9)
+    assert ingest(tables, tmp_path / "one range", IN_MEMORY) == ingested
 
 
 def test_a_bundle_run_twice_leaves_nothing_twice(tables, tmp_path, ingested):

@@ -243,13 +243,13 @@ def test_a_window_of_spans_in_an_object_store_gives_the_rows_of_the_same_files_h
 def test_an_engine_that_writes_where_nobody_looks_is_found_out(tmp_path, monkeypatch):
     write_rows(tmp_path, many())
     passes = ingestion.passes
-    monkeypatch.setattr(ingestion, "passes", lambda *_: None)
+    monkeypatch.setattr(ingestion, "passes", lambda *_, **__: None)
     with pytest.raises(LineError, match=r"/ingest\.json is not there, and Beam says that it was written"):
         ingest(tmp_path)
 
-    def elsewhere(pipeline, tasks, *others):
+    def elsewhere(pipeline, tasks, *others, **named):
         (tmp_path / "elsewhere").mkdir()
-        passes(pipeline, [task._replace(examples_uri=str(tmp_path / "elsewhere")) for task in tasks], *others)
+        passes(pipeline, [task._replace(examples_uri=str(tmp_path / "elsewhere")) for task in tasks], *others, **named)
 
     monkeypatch.setattr(ingestion, "passes", elsewhere)
     with pytest.raises(LineError, match=r"/Split-test/data_tfrecord-\S+\.gz is not there, and Beam says that"):

@@ -1,3 +1,5 @@
+import random
+
 import numpy
 
 from components import splitting
@@ -12,22 +14,48 @@ def survey(rows, file=0, first=0):
     names = sorted({row[2] for row in rows if not isinstance(row, str)})
     good = [not isinstance(row, str) for row in rows]
     return splitting.Survey(
+        task=file,
         file=file,
-        first=first,
+        places=numpy.arange(first, first + len(rows)),
         keys=numpy.asarray(
             [(int(row[0] * 2**64), row[1]) if ok else (0, 0) for row, ok in zip(rows, good, strict=True)], numpy.uint64
-        ),
-        labels=numpy.asarray([names.index(row[2]) if ok else -1 for row, ok in zip(rows, good, strict=True)]),
+        ).reshape(-1, 2),
+        labels=numpy.asarray([names.index(row[2]) if ok else -1 for row, ok in zip(rows, good, strict=True)], int),
         names=names,
         reasons=numpy.asarray(
-            [0 if ok else splitting.REASONS.index(row) + 1 for row, ok in zip(rows, good, strict=True)]
+            [0 if ok else splitting.REASONS.index(row) + 1 for row, ok in zip(rows, good, strict=True)], int
         ),
     )
 
 
+def decided(surveys, roles, options, ranges):
+    """The verdicts, file by file, and the report, as the passes come by them with so many ranges of the hash."""
+    parts = [part for survey in surveys for part in splitting.by_range(survey, ranges)]
+    settled = [
+        splitting.settle([part for number, part in parts if number == wanted], roles, options)
+        for wanted in sorted({number for number, _ in parts})
+    ]
+    summaries = [splitting.summarise(each, options) for each in settled]
+    halves = [splitting.merge(summaries[start::2], options) for start in (0, 1)]
+    agreement = splitting.agree(splitting.merge(halves, options), options)
+    found, counts = {}, splitting.Counts()
+    for each in settled:
+        by_task, counted = splitting.finish(each, agreement)
+        counts += counted
+        for task, verdicts in by_task:
+            assert task == verdicts.file  # as these surveys have it
+            places = found.setdefault(verdicts.file, {})
+            places.update(zip(verdicts.places.tolist(), verdicts.verdicts.tolist(), strict=True))
+    by_file = {file: [places[place] for place in sorted(places)] for file, places in sorted(found.items())}
+    return by_file, splitting.report(counts, agreement, options)
+
+
 def verdicts(surveys, roles=(TRAIN,), **options):
-    plan = splitting.plan(surveys, list(roles), DataOptions(source=["."], **options))
-    return {file: found.tolist() for file, found in plan.verdicts.items()}, plan
+    """What is decided, which is the same with any number of ranges."""
+    chosen = DataOptions(source=["."], **options)
+    one, *others = (decided(surveys, list(roles), chosen, ranges) for ranges in (1, 2, 5))
+    assert others == [one, one]
+    return one
 
 
 # === The key ===
@@ -60,10 +88,10 @@ def test_the_hash_alone_decides_the_split_whatever_the_order():
 def test_duplicates_are_joined_across_files_and_conflicts_go_out_with_all_copies():
     first = survey([(0.5, 1, "a"), (0.6, 2, "a"), (0.5, 1, "a")])
     second = survey([(0.5, 1, "a"), (0.6, 2, "b"), (0.7, 3, "b")], file=1)
-    found, plan = verdicts([second, first], roles=[TRAIN, TRAIN])
+    found, report = verdicts([second, first], roles=[TRAIN, TRAIN])
     assert found == {0: [TRAIN, CONFLICT, DUPLICATE], 1: [DUPLICATE, CONFLICT, TRAIN]}
-    assert plan.report["duplicates"] == 2
-    assert plan.report["quarantined"] == {splitting.OTHER_LABEL: 2}
+    assert report["duplicates"] == 2
+    assert report["quarantined"] == {splitting.OTHER_LABEL: 2}
 
 
 def test_given_test_rows_stay_and_their_texts_leave_training():
@@ -75,9 +103,9 @@ def test_given_test_rows_stay_and_their_texts_leave_training():
 
 def test_a_label_that_the_hash_leaves_out_of_train_gets_its_row_nearest_to_train():
     rows = [(0.5, 1, "common"), (0.02, 2, "rare"), (0.18, 3, "rare"), (0.04, 4, "common")]
-    found, plan = verdicts([survey(rows)])
+    found, report = verdicts([survey(rows)])
     assert found == {0: [TRAIN, TEST, TRAIN, TEST]}
-    assert plan.report["moved_to_train"] == ["rare"]
+    assert report["moved_to_train"] == ["rare"]
     # Another row of the label in train sends it back.
     assert verdicts([survey([*rows, (0.7, 5, "rare")])])[0] == {0: [TRAIN, TEST, VALIDATION, TEST, TRAIN]}
 
@@ -90,16 +118,31 @@ def test_limits_take_the_lowest_hashes_but_never_a_label_s_last_row():
     }
 
 
+def test_limits_and_moved_rows_are_the_same_with_any_number_of_ranges():
+    chance = random.Random(7)
+    rows = [(chance.random(), chance.getrandbits(64), f"label {int(chance.paretovariate(1))}") for _ in range(400)]
+    rows += [(*chance.choice(rows)[:2], "label 1") for _ in range(60)]
+    found, report = verdicts(
+        [survey(rows[:200]), survey(rows[200:], file=1)], (TRAIN, TRAIN), limits=RowLimits(train=90)
+    )
+    taken = found[0] + found[1]
+    assert taken.count(TRAIN) == 90
+    assert set(taken) == {TRAIN, VALIDATION, TEST, DUPLICATE, NOT_SAMPLED, CONFLICT}
+    assert report["moved_to_train"]
+    assert all(report["splits"]["train"].values())
+
+
 def test_faults_keep_their_reason_and_labels_their_order():
     rows = [splitting.EMPTY_TEXT, (0.5, 1, "b"), (0.6, 2, "a"), (0.7, 3, "gone"), (0.7, 3, "b")]
-    found, plan = verdicts([survey(rows[:2]), survey(rows[2:], first=2)])
+    found, report = verdicts([survey(rows[:2]), survey(rows[2:], first=2)])
     assert found[0][0] == QUARANTINED + splitting.REASONS.index(splitting.EMPTY_TEXT) + 1
     # "gone" stands on a conflicting row only, so it is no label of this data.
-    assert plan.labels == ["a", "b"]
-    assert verdicts([survey(rows)], labels=["b", "a", "gone"])[1].labels == ["b", "a", "gone"]
+    assert list(report["labels"]) == ["a", "b"]
+    _, listed = verdicts([survey(rows)], labels=["b", "a", "gone"])
+    assert list(listed["labels"].items()) == [("b", 1), ("a", 1), ("gone", 0)]
 
 
 def test_no_rows_at_all():
-    found, plan = verdicts([])
-    assert found == {0: []}
-    assert plan.report["rows"] == 0
+    found, report = verdicts([])
+    assert found == {}
+    assert report["rows"] == 0
