@@ -203,13 +203,11 @@ class Summary:
     """What ranges say of themselves for what depends on all of them.
 
     Attributes:
-      in_train: labels with a row there.
       nearest: label -> of the rows that are split by hash, the one whose hash is nearest to train's interval.
       lows: a limited split -> uint64, the lowest sampling hashes of its rows, sorted; no more than can matter.
-      lowest: label -> the lowest sampling hash of its rows in train.
+      lowest: label -> the lowest sampling hash of its rows in train; a label without any is not there.
     """
 
-    in_train: set[str] = field(default_factory=set)
     nearest: dict[str, Candidate] = field(default_factory=dict)
     lows: dict[int, numpy.ndarray] = field(default_factory=dict)
     lowest: dict[str, int] = field(default_factory=dict)
@@ -236,9 +234,7 @@ def summarise(settled: Settled, options: DataOptions) -> Summary:
     made = Summary(lows={split: keys[splits == split, 1] for split in _limits(options)})
     trained = numpy.flatnonzero(splits == TRAIN)
     for row in _first_of_each(labels, trained[numpy.argsort(keys[trained, 1])]):
-        name = settled.names[labels[row]]
-        made.in_train.add(name)
-        made.lowest[name] = int(keys[row, 1])
+        made.lowest[settled.names[labels[row]]] = int(keys[row, 1])
     by_hash = numpy.flatnonzero(settled.given[settled.distinct] == TRAIN)
     for row in _first_of_each(labels, by_hash[numpy.argsort(keys[by_hash, 0])[::-1]]):
         made.nearest[settled.names[labels[row]]] = Candidate(TextKey(*keys[row].tolist()), int(splits[row]))
@@ -253,18 +249,16 @@ def _first_of_each(labels: numpy.ndarray, rows: numpy.ndarray) -> list[int]:
 
 def merge(summaries: Iterable[Summary], options: DataOptions) -> Summary:
     """The summary of several ranges; of none, that of no row."""
-    merged = Summary(lows={split: numpy.zeros(0, numpy.uint64) for split in _limits(options)})
+    summaries, merged = list(summaries), Summary()
     for each in summaries:
-        merged.in_train |= each.in_train
         for name, candidate in each.nearest.items():
             merged.nearest[name] = max(candidate, merged.nearest.get(name, candidate))
         for name, low in each.lowest.items():
             merged.lowest[name] = min(low, merged.lowest.get(name, low))
-        for split, lows in each.lows.items():
-            merged.lows[split] = numpy.sort(numpy.concatenate([merged.lows[split], lows]))
-    # A row for each label may come or go besides.
     for split, limit in _limits(options).items():
-        merged.lows[split] = merged.lows[split][: limit + len(merged.nearest) + len(merged.lowest)]
+        lows = numpy.sort(numpy.concatenate([numpy.zeros(0, numpy.uint64), *(each.lows[split] for each in summaries)]))
+        # A row for each label may come or go besides.
+        merged.lows[split] = lows[: limit + len(merged.nearest) + len(merged.lowest)]
     return merged
 
 
@@ -275,7 +269,7 @@ def agree(summary: Summary, options: DataOptions) -> Agreement:
     this one goes back as soon as the data hold another row of the label that falls in train by itself. A limited split
     takes the rows with the lowest hashes; train one of each label first.
     """
-    moved = {name: nearest for name, nearest in summary.nearest.items() if name not in summary.in_train}
+    moved = {name: nearest for name, nearest in summary.nearest.items() if name not in summary.lowest}
     leaving = {candidate.key.low for candidate in moved.values()}
     lows = {split: [low for low in found.tolist() if low not in leaving] for split, found in summary.lows.items()}
     if TRAIN in lows:
