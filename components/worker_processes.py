@@ -158,6 +158,12 @@ def _descriptor(url: str) -> str:
 
 
 def _work(environment: dict[str, str]) -> None:
-    """What a worker's process does."""
+    """What a worker's process does, until it is told to end or the process that it works for is gone."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(environment)
     sdk_worker_main.main([])
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -8,6 +8,8 @@ import contextlib
 import csv
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -207,6 +209,29 @@ def test_a_lost_worker_ends_the_stage_in_words_and_the_next_try_leaves_the_same(
     assert str(root_cause(caught.value)).startswith(said)
     assert not [name for name in left(out) if "Split-" in name and not name.endswith(shards.ENDING)]
     assert ingest(large_tables, out, IN_MEMORY) == undisturbed
+
+
+SLEEPS = """
+import sys, time
+import apache_beam as beam
+if __name__ == "__main__":
+    with beam.Pipeline(argv=sys.argv[1:]) as pipeline:
+        _ = pipeline | beam.Create([600]) | beam.Map(time.sleep)
+"""
+
+
+def test_no_worker_outlives_a_run_that_is_killed(tmp_path, multi_processing):
+    (tmp_path / "sleeps.py").write_text(SLEEPS)
+    environment = {**os.environ, "PYTHONPATH": str(Path(shards.__file__).parents[1])}
+    run = subprocess.Popen([sys.executable, tmp_path / "sleeps.py", *multi_processing], env=environment)
+    below, until = [], time.monotonic() + engines.STARTED
+    while all(process.ppid() == run.pid for process in below):  # what workers are forks of
+        assert time.monotonic() < until
+        time.sleep(0.2)
+        below = psutil.Process(run.pid).children(recursive=True)
+    run.kill()
+    run.wait()
+    assert psutil.wait_procs(below, timeout=engines.STARTED)[1] == []
 
 
 # === The other stages ===
