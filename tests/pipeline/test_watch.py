@@ -2,6 +2,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import factories
@@ -75,8 +76,13 @@ def test_the_command_runs_the_line_and_goes_on_after_a_run_that_fails(tmp_path):
     config.write_text(config.read_text().replace("reviews.csv", "reviews-{SPAN}.csv"))
     (tmp_path / "reviews.csv").rename(tmp_path / "reviews-1.csv")
     (tmp_path / "reviews-2.csv").write_text("words,label\na,positive\n")  # no column `text`
+    # A background job of a shell starts with SIGINT ignored, and so would what it starts.
     with subprocess.Popen(
-        [BERTLINE, "watch", config, "--every", "1"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        [BERTLINE, "watch", config, "--every", "1"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as watching:
         try:
             shown = ""
@@ -85,6 +91,7 @@ def test_the_command_runs_the_line_and_goes_on_after_a_run_that_fails(tmp_path):
                 shown += watching.stdout.readline()
             assert "reviews-2.csv: no column 'text'" in " ".join(shown.split())
             assert watching.poll() is None
-        finally:
             watching.send_signal(signal.SIGINT)
-        assert watching.wait(30) == 130
+            assert watching.wait(30) == 130
+        finally:
+            watching.kill()
