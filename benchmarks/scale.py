@@ -28,7 +28,7 @@ from benchmarks.peer import write_result
 MEMORY_GIB = 6.0
 GROWTH = 1.0  # time a row with all rows over time a row with a tenth of them, at most
 FEW = 1000  # rows, to see what the start costs
-SECONDS_A_LOOK = 1.0  # each costs 50 ms
+SECONDS_A_LOOK = 1.0  # each costs some 40 ms of processor time
 
 
 class Memory:

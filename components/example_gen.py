@@ -29,7 +29,7 @@ from models.features import SPLITS
 LABELS_FILE = "labels.txt"
 
 BYTES_A_TASK = 4 * 1024 * 1024  # some seconds of work; small files together, so that 2,000 do not become 6,000 shards
-BYTES_A_RANGE = 128 * 1024 * 1024  # of the files; a million rows of tweets, and 100 MB to decide on them
+BYTES_A_RANGE = 128 * 1024 * 1024  # of the files; a million rows of tweets, and 170 MB to decide on them
 SHOWN_EXAMPLES = 3
 
 

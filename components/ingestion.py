@@ -1,8 +1,8 @@
 """Ingestion's two passes over the rows, for Beam to spread over its workers.
 
 The first keeps 16 bytes of hash a row, from which `splitting` decides on every row, range by range of the hash; the
-second writes the rows where they belong. This module imports no TFX and no Keras, and so a worker process is up in a
-third of the time.
+second writes the rows where they belong. This module imports no TFX and no Keras, and so a worker that an engine starts
+is up in a third of the time.
 """
 
 import csv
@@ -89,7 +89,7 @@ def passes(
         roles: a file's index -> the split it was given for.
         options: as the tasks'.
         quarantine_uri: where quarantine.csv and ingest.json are written; the workers must reach it.
-        ranges: of the hash; a worker holds one at a time, some 100 bytes a row.
+        ranges: of the hash; a worker holds one at a time, some 150 bytes a row.
     """
     work = shards.spread(pipeline, tasks)
     surveys, unreadable = work | "Survey" >> beam.FlatMap(survey).with_outputs(UNREADABLE, main=MAIN)

@@ -1,7 +1,7 @@
 """The pass that applies Transform's graph to the rows, one element a shard, for Beam to spread over its workers.
 
 The graph has learnt nothing from the rows, so no shard needs to know of another. This module imports no TFX: a worker
-process is up in three quarters of the time.
+that an engine starts is up in three quarters of the time.
 """
 
 from __future__ import annotations

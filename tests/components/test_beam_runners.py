@@ -61,6 +61,11 @@ def portable(job_server):
     return beam_options.arguments(BeamOptions(**job_server))
 
 
+@pytest.fixture(params=["multi_processing", "portable"])
+def arguments(request):
+    return request.getfixturevalue(request.param)
+
+
 IN_MEMORY = beam_options.arguments(BeamOptions())
 
 # === Ingestion ===
@@ -117,10 +122,10 @@ def ingested(tables, tmp_path, task_a_file):
     return ingest(tables, tmp_path / "in-memory", IN_MEMORY)
 
 
-def test_ingestion_leaves_the_same_rows_and_quarantine(tables, tmp_path, ingested, portable):
+def test_ingestion_leaves_the_same_rows_and_quarantine(tables, tmp_path, ingested, arguments):
     assert len([name for name in ingested if "Split-train" in name]) == 3
     assert ingested["quarantine/quarantine.csv"].count(b"\r\n") == 1 + 3 * 3
-    assert ingest(tables, tmp_path / "other", portable) == ingested
+    assert ingest(tables, tmp_path / "other", arguments) == ingested
 
 
 def test_any_number_of_ranges_leaves_the_same(tables, tmp_path, ingested, monkeypatch):
@@ -319,8 +324,8 @@ def in_memory(transformed, tmp_path_factory):
     return count_and_tokenise(tmp_path_factory.mktemp("in-memory"), transformed, IN_MEMORY)
 
 
-def test_statistics_token_ids_and_metrics_are_the_same(in_memory, transformed, tmp_path, portable):
-    found = count_and_tokenise(tmp_path, transformed, portable)
+def test_statistics_token_ids_and_metrics_are_the_same(in_memory, transformed, tmp_path, arguments):
+    found = count_and_tokenise(tmp_path, transformed, arguments)
     assert {split: len(rows) for split, rows in found["tokens"].items()}["Split-train/data_tfrecord-00000-of-00001.gz"]
     assert found["texts"]["splits"]["train"]["rows"] == 200
     assert len(found["metrics"]) == 1 + 2 + 2  # all rows, two shops, two lengths
