@@ -22,7 +22,8 @@ RUN if [ -n "$GPU" ]; then \
         /opt/installer/bin/uv pip install --no-cache --python /opt/bertline/bin/python -c requirements-image.lock \
             "tensorflow[and-cuda]==2.21.0"; \
     fi
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
+COPY bertline bertline
 COPY components components
 COPY models models
 COPY pipeline pipeline

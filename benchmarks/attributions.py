@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.peer import write_result
-from components import estimates, explainer
-from models import attributions, surrogate
-from models.recipe import ModelOptions
-from models.words import Reading
-from pipeline import config as configs
-from pipeline import evaluated, lineage
-from pipeline.explain import LIME_SAMPLES, LIME_SEED
+from bertline.components import estimates, explainer
+from bertline.models import attributions, surrogate
+from bertline.models.recipe import ModelOptions
+from bertline.models.words import Reading
+from bertline.pipeline import config as configs
+from bertline.pipeline import evaluated, lineage
+from bertline.pipeline.explain import LIME_SAMPLES, LIME_SEED
 
 ROWS, SEED = 100, 1
 ASKED = 0.8

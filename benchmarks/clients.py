@@ -18,7 +18,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 
-from serving.protos import PredictRequest
+from bertline.serving.protos import PredictRequest
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from benchmarks.peer import write_result
 from benchmarks.speed import BUSY
-from components.errors import LineError
-from pipeline import config as configs
-from pipeline import lineage, metadata_store
+from bertline.errors import UserError
+from bertline.pipeline import config as configs
+from bertline.pipeline import lineage, metadata_store
 
 PASSES, OWN_SECONDS = 1.5, 15.0  # the Evaluator may take so many times one pass, and so much besides
 # The stages that judge a model; those the config leaves out, or this version does not have, are passed over.
@@ -36,7 +36,7 @@ class FinishedRun:
         store = lineage.Store(config)
         runs = [run for run in store.run_ids() if (stage := store.stage(run, "Evaluator")) and stage.outputs]
         if not runs:
-            raise LineError(
+            raise UserError(
                 f"no evaluated run under {config.root_folder}; start one with `bertline run` of the same config."
             )
         self.stages = {stage.name: stage for stage in store.stages(runs[-1]) if stage.outputs}
@@ -65,7 +65,7 @@ def again(run: FinishedRun, name: str, folder: Path) -> float:
     """
     import apache_beam as beam
 
-    from pipeline import beam_options, pipeline
+    from bertline.pipeline import beam_options, pipeline
 
     component = getattr(pipeline, name)
     spec, given = component.SPEC_CLASS, run.stages[name].parameters
@@ -77,7 +77,7 @@ def again(run: FinishedRun, name: str, folder: Path) -> float:
         arguments[key].set_mlmd_artifact(proto)
     missing = [key for key, channel in spec.INPUTS.items() if key not in arguments and not channel.optional]
     if missing:
-        raise LineError(f"the run is of another bertline, whose {name} had no {', '.join(missing)}; run again.")
+        raise UserError(f"the run is of another bertline, whose {name} had no {', '.join(missing)}; run again.")
     for key, channel in spec.OUTPUTS.items():
         arguments[key] = channel.type()
         arguments[key].uri = str(folder / name / key)
@@ -91,8 +91,8 @@ def one_pass(run: FinishedRun) -> tuple[float, int]:
     """Seconds of the exported model's answers to the test rows, and how many rows these are."""
     from tfx.utils import path_utils
 
-    from components import evaluator
-    from components.options import EvaluateOptions
+    from bertline.components import evaluator
+    from bertline.components.options import EvaluateOptions
 
     inputs = run.inputs("Evaluator")
     table = evaluator.read_rows(f"{inputs['examples'].uri}/Split-test", [])

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.timing import Inference, Row, answer
-from models.features import TEXT, TEXT_PAIR
-from serving.runtime import tf
+from bertline.models.features import TEXT, TEXT_PAIR
+from bertline.serving.runtime import tf
 
 v1 = tf.compat.v1
 

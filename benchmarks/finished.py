@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components.errors import LineError
-from models import features
+from bertline.errors import UserError
+from bertline.models import features
 
 EXPORTED = (features.ROW_ID, features.TEXT, features.TEXT_PAIR, features.LABEL)
 
@@ -16,11 +16,11 @@ def newest_evaluation(root: Path) -> Path:
     """The folder of the newest evaluation under a task's root.
 
     Raises:
-      LineError: no run has come as far as an evaluation.
+      UserError: no run has come as far as an evaluation.
     """
     found = sorted(root.glob("**/predictions-test.parquet"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise LineError(f"no finished evaluation under {root}; start one with `bertline run` of the same config.")
+        raise UserError(f"no finished evaluation under {root}; start one with `bertline run` of the same config.")
     return found[-1].parent
 
 
@@ -48,14 +48,14 @@ def examples_of(root: Path, answers: dict[str, str]) -> Path:
     """The newest Examples artifact under `root` whose test rows are those that were answered.
 
     Raises:
-      LineError: there is none, so the peers could not be given the same rows.
+      UserError: there is none, so the peers could not be given the same rows.
     """
     # Transform's graph has a labels.txt too, and its Examples splits: only ingestion's folder has both.
     found = [labels.parent for labels in root.glob("**/labels.txt") if (labels.parent / "Split-test").is_dir()]
     for folder in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         if {row[features.ROW_ID] for row in read_examples(folder, "test")} == set(answers):
             return folder
-    raise LineError(f"no Examples under {root} hold the rows of the newest evaluation; run the config again.")
+    raise UserError(f"no Examples under {root} hold the rows of the newest evaluation; run the config again.")
 
 
 def export(examples: Path, folder: Path) -> dict[str, list[dict[str, str]]]:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.peer import write_result
-from components import gates
-from components.answers import Answers
-from components.options import GateOptions
+from bertline.components import gates
+from bertline.components.answers import Answers
+from bertline.components.options import GateOptions
 
 DRAWS, ROWS = 200, 2000
 CLASSES = ["negative", "neutral", "positive"]

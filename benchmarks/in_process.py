@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.calls import Call
-from serving.protos import ConfigProto
-from serving.runtime import tf
-from serving.servable import Servable
+from bertline.serving.calls import Call
+from bertline.serving.protos import ConfigProto
+from bertline.serving.runtime import tf
+from bertline.serving.servable import Servable
 
 SIGNATURE = "text"
 

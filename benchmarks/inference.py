@@ -21,10 +21,10 @@ import psutil
 from benchmarks import finished
 from benchmarks.peer import BENCHMARKS, RESULTS, command_of, weights_folder, write_result
 from benchmarks.speed import BUSY
-from components.errors import LineError
-from models import features
-from models.recipe import ModelOptions
-from pipeline import config as configs
+from bertline.errors import UserError
+from bertline.models import features
+from bertline.models.recipe import ModelOptions
+from bertline.pipeline import config as configs
 
 BAR = 0.8  # of Transformers' examples a second with bf16 weights; 1.0 is the aim
 P50_BAR = 1.0  # a single text waits no longer than with Transformers
@@ -40,7 +40,7 @@ def sample_rows(config: configs.Config, count: int) -> Path:
     """Writes so many test rows, drawn by the hash of the text, and returns their folder.
 
     Raises:
-      LineError: no run of the config has finished.
+      UserError: no run of the config has finished.
     """
     answers = finished.read_answers(finished.newest_evaluation(config.root_folder))
     folder = RESULTS / f"rows-inference-{config.name}"
@@ -54,11 +54,11 @@ def newest_export(root: Path) -> Path:
     """The SavedModel that the newest run under a task's root exported.
 
     Raises:
-      LineError: there is none.
+      UserError: there is none.
     """
     found = sorted(root.glob("**/Format-Serving/saved_model.pb"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise LineError(f"no exported model under {root}; start a run with `bertline run` of the same config.")
+        raise UserError(f"no exported model under {root}; start a run with `bertline run` of the same config.")
     return found[-1].parent
 
 
@@ -86,7 +86,7 @@ class Contender:
         """The figures of one pass, each from the way of using the cores that was best at it; and the ways.
 
         Raises:
-          LineError: the process failed; the message ends with its last words.
+          UserError: the process failed; the message ends with its last words.
         """
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -98,7 +98,7 @@ class Contender:
         line = self._process.stdout.readline()
         if not line:
             words = self._log.read_text().strip()[-2000:]
-            raise LineError(f"{self._name} failed (exit {self._process.wait()}):\n{words}")
+            raise UserError(f"{self._name} failed (exit {self._process.wait()}):\n{words}")
         return json.loads(line)
 
     def __enter__(self) -> Contender:
@@ -168,7 +168,7 @@ def main() -> int:
         config = configs.load(arguments.config)
         saved_model = arguments.saved_model or newest_export(config.root_folder)
         result = compare(config, saved_model, arguments.rounds, arguments.examples)
-    except LineError as error:
+    except UserError as error:
         print(f"inference: {error}", file=sys.stderr)
         return 2
     for name, meaning in MEASURES.items():

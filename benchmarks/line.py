@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from benchmarks.peer import write_result
-from pipeline import config as configs
+from bertline.pipeline import config as configs
 
 OWN_LIMIT, CACHED_LIMIT = 45.0, 25.0
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from models import backbone, classifier, training
-from models.dataset import Rows
-from models.recipe import ModelOptions, TrainOptions
-from models.tokenizer import Tokenizer
+from bertline.models import backbone, classifier, training
+from bertline.models.dataset import Rows
+from bertline.models.recipe import ModelOptions, TrainOptions
+from bertline.models.tokenizer import Tokenizer
 
 
 def read_rows(path: Path, labels: list[str], tokenizer: Tokenizer) -> Rows:

@@ -8,9 +8,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from components.errors import LineError
-from models import packages
-from models.recipe import ModelOptions, TrainOptions
+from bertline.errors import UserError
+from bertline.models import packages
+from bertline.models.recipe import ModelOptions, TrainOptions
 
 BENCHMARKS = Path(__file__).resolve().parent
 PEERS = BENCHMARKS / "peers"
@@ -21,11 +21,11 @@ def command_of(name: str, rows: Path, *options: str) -> tuple[list[str], dict[st
     """The command line and the environment that run benchmarks/peers/NAME.py on exported rows.
 
     Raises:
-      LineError: the peers' environment is not built.
+      UserError: the peers' environment is not built.
     """
     python = PEERS / ".venv" / "bin" / "python"
     if not python.exists():
-        raise LineError("the peers' environment is not built; run `make bench-peers`.")
+        raise UserError("the peers' environment is not built; run `make bench-peers`.")
     # The peer reads local files alone; it must not ask a hub for newer ones.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
     return [str(python), str(PEERS / f"{name}.py"), str(rows), *options], environment
@@ -43,12 +43,12 @@ def run_peer(name: str, rows: Path, *options: str) -> dict[str, Any]:
       The object that the peer printed on its last line.
 
     Raises:
-      LineError: the peers' environment is not built, or the peer failed; the message ends with its own last words.
+      UserError: the peers' environment is not built, or the peer failed; the message ends with its own last words.
     """
     command, environment = command_of(name, rows, *options)
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if ran.returncode:
-        raise LineError(f"the peer {name} failed (exit {ran.returncode}):\n{ran.stderr.strip()[-2000:]}")
+        raise UserError(f"the peer {name} failed (exit {ran.returncode}):\n{ran.stderr.strip()[-2000:]}")
     return json.loads(ran.stdout.strip().splitlines()[-1])
 
 
@@ -56,13 +56,13 @@ def weights_folder(model: ModelOptions) -> Path:
     """The folder of the weights that the Transformers peer reads.
 
     Raises:
-      LineError: the weights are not a local folder in the Hugging Face layout, which is all that the peer reads.
+      UserError: the weights are not a local folder in the Hugging Face layout, which is all that the peer reads.
     """
     if not isinstance(model.backbone, str):
-        raise LineError("model.backbone: random weights have no peer; name a folder in the Hugging Face layout.")
+        raise UserError("model.backbone: random weights have no peer; name a folder in the Hugging Face layout.")
     weights = packages.resolve(model.backbone) if model.backbone.startswith(packages.SCHEME) else Path(model.backbone)
     if not (weights / "config.json").is_file():
-        raise LineError(f"model.backbone: the peer reads a folder in the Hugging Face layout, and {weights} is none.")
+        raise UserError(f"model.backbone: the peer reads a folder in the Hugging Face layout, and {weights} is none.")
     return weights
 
 
@@ -70,7 +70,7 @@ def same_recipe(model: ModelOptions, train: TrainOptions) -> list[str]:
     """The Transformers peer's arguments for the same weights and the same recipe as ours.
 
     Raises:
-      LineError: as `weights_folder`.
+      UserError: as `weights_folder`.
     """
     options = {
         "weights": weights_folder(model),

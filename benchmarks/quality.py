@@ -19,8 +19,8 @@ from rich.table import Table
 
 from benchmarks import finished
 from benchmarks.peer import RESULTS, run_peer, same_recipe, write_result
-from components.errors import LineError
-from pipeline import config as configs
+from bertline.errors import UserError
+from bertline.pipeline import config as configs
 
 METRICS = ("accuracy", "macro_f1")
 # peer -> the least that ours may be above it: a point below Transformers is within noise, less than two points above a
@@ -87,7 +87,7 @@ def run(config: configs.Config, seeds: list[int]) -> dict[str, Any]:
       The scores of the three, the bars, and what the peers reported.
 
     Raises:
-      LineError: there is no finished run, or a peer cannot run.
+      UserError: there is no finished run, or a peer cannot run.
     """
     evaluation = finished.newest_evaluation(config.root_folder)
     own = finished.read_answers(evaluation)
@@ -122,9 +122,9 @@ def run(config: configs.Config, seeds: list[int]) -> dict[str, Any]:
 
 
 def check_accuracy(recounted: float, reported: float) -> None:
-    """Raises LineError where the Evaluator's accuracy is not that of its own predictions."""
+    """Raises UserError where the Evaluator's accuracy is not that of its own predictions."""
     if abs(recounted - reported) > 1e-4:
-        raise LineError(
+        raise UserError(
             f"metrics.json says accuracy {reported:.4f}, and the predictions beside it make {recounted:.4f}; "
             "the evaluation is not to be trusted."
         )
@@ -156,7 +156,7 @@ def main() -> int:
     try:
         config = configs.load(arguments.config)
         result = run(config, arguments.seeds or [config.train.seed])
-    except LineError as error:
+    except UserError as error:
         print(f"quality: {error}", file=sys.stderr)
         return 2
     show(result, Console(width=120))

@@ -63,8 +63,8 @@ def run(rows: int, workers: int, folder: Path) -> dict[str, Any]:
       By stage its seconds, those of all processors together, peak memory in bytes, and bytes written a row.
     """
     from benchmarks import stages, tweets
-    from components.options import DataOptions
-    from models.recipe import ModelOptions
+    from bertline.components.options import DataOptions
+    from bertline.models.recipe import ModelOptions
 
     data = DataOptions(source=tweets.write(folder, rows), label="sentiment")
     line = stages.Stages(folder, data, ModelOptions(max_length=64), stages.beam_arguments(workers))

@@ -26,11 +26,11 @@ import psutil
 
 from benchmarks import finished
 from benchmarks.peer import BENCHMARKS, RESULTS, write_result
-from components.errors import LineError
-from pipeline import config as configs
-from pipeline.serve import SHIPPED
-from serving import real, releases
-from serving.flags import FREE_PORT
+from bertline.errors import UserError
+from bertline.pipeline import config as configs
+from bertline.pipeline.serve import SHIPPED
+from bertline.serving import real, releases
+from bertline.serving.flags import FREE_PORT
 
 MODEL = "model"
 WAYS = ("documented", "served")  # to call the model in process: benchmarks/in_process.py
@@ -85,7 +85,7 @@ class Served:
         self.push(1)
         batching = SHIPPED / "batching.config"
         flags = real.flags(self._scratch / "serving", MODEL, FREE_PORT, batching_parameters_file=batching)
-        command = [sys.executable, "-m", "serving.server", *flags]
+        command = [sys.executable, "-P", "-m", "bertline.serving.server", *flags]
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
                 command, cwd=BENCHMARKS.parent, stdout=subprocess.PIPE, stderr=errors, text=True
@@ -244,14 +244,14 @@ def _all(config: configs.Config) -> Iterator[tuple[Models, Served, int]]:
     """The model in process, the server, and the number of texts.
 
     Raises:
-      LineError: the config has no finished run, or none that was pushed.
+      UserError: the config has no finished run, or none that was pushed.
     """
     import pyarrow.parquet as pq
 
     evaluation = finished.newest_evaluation(config.root_folder)
     found = releases.read(config.serving_folder)
     if not found:
-        raise LineError(f"{config.serving_folder} holds no pushed version; start a run of the config.")
+        raise UserError(f"{config.serving_folder} holds no pushed version; start a run of the config.")
     RESULTS.mkdir(parents=True, exist_ok=True)
     texts = RESULTS / f"texts-{config.name}.json"
     chosen = pq.read_table(evaluation / "predictions-test.parquet", columns=["text"]).column("text").to_pylist()
@@ -293,7 +293,7 @@ def main() -> int:
             if "swap" in wanted:
                 print("swap: a new version under load")
                 result["swap"] = swap(server)
-    except LineError as error:
+    except UserError as error:
         print(f"serving: {error}", file=sys.stderr)
         return 2
     print("figures:", write_result(f"serving-{arguments.config.stem}", result))

@@ -19,9 +19,9 @@ import psutil
 
 from benchmarks import finished
 from benchmarks.peer import BENCHMARKS, RESULTS, run_peer, same_recipe, write_result
-from components.errors import LineError
-from models import features
-from pipeline import config as configs
+from bertline.errors import UserError
+from bertline.models import features
+from bertline.pipeline import config as configs
 
 BAR = 1.0  # at least as fast as Transformers' best mode on a CPU
 BUSY = 20  # per cent of the processors; where others use more, there is no verdict
@@ -31,7 +31,7 @@ def sample_rows(config: configs.Config, steps: int) -> Path:
     """Writes the rows of so many batches, drawn by the hash of the text, and returns their folder.
 
     Raises:
-      LineError: no run of the config has finished, or it trained on fewer rows.
+      UserError: no run of the config has finished, or it trained on fewer rows.
     """
     answers = finished.read_answers(finished.newest_evaluation(config.root_folder))
     folder = RESULTS / f"rows-speed-{config.name}"
@@ -41,7 +41,7 @@ def sample_rows(config: configs.Config, steps: int) -> Path:
         with (folder / f"{split}.jsonl").open(encoding="utf-8") as lines:
             rows = sorted(lines, key=lambda line: json.loads(line)[features.ROW_ID])
         if len(rows) < count:
-            raise LineError(
+            raise UserError(
                 f"{steps} steps need {count} {split} rows and the run had {len(rows)}; ask for fewer steps."
             )
         (folder / f"{split}.jsonl").write_text("".join(rows[:count]), encoding="utf-8")
@@ -52,14 +52,14 @@ def train_ours(config: configs.Config, rows: Path, skip_steps: int) -> dict[str,
     """One epoch of our training on the rows; returns what benchmarks/ours.py printed.
 
     Raises:
-      LineError: it failed; the message ends with its last words.
+      UserError: it failed; the message ends with its last words.
     """
     recipe = config.train.model_copy(update={"epochs": 1, "tensorboard": False})
     command = [sys.executable, "-m", "benchmarks.ours", str(rows)]
     command += [config.model.model_dump_json(), recipe.model_dump_json(), "--skip-steps", str(skip_steps)]
     ran = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=False)
     if ran.returncode:
-        raise LineError(f"our training failed (exit {ran.returncode}):\n{ran.stderr.strip()[-2000:]}")
+        raise UserError(f"our training failed (exit {ran.returncode}):\n{ran.stderr.strip()[-2000:]}")
     return json.loads(ran.stdout.strip().splitlines()[-1])
 
 
@@ -104,7 +104,7 @@ def main() -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow only reads records here; its start-up is no news
     try:
         result = compare(configs.load(arguments.config), arguments.rounds, arguments.steps, arguments.skip_steps)
-    except LineError as error:
+    except UserError as error:
         print(f"speed: {error}", file=sys.stderr)
         return 2
     ratio = result["ratio"]

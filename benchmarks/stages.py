@@ -13,12 +13,12 @@ from tfx.components.schema_gen.executor import Executor as SchemaGen
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.types import channel_utils, standard_artifacts
 
-from components import statistics, transform, validation
-from components.artifacts import DataReport, Quarantine
-from components.example_gen import ExampleGen
-from components.options import DataOptions, ValidationOptions
-from models.recipe import ModelOptions
-from pipeline import beam_options
+from bertline.components import statistics, transform, validation
+from bertline.components.artifacts import DataReport, Quarantine
+from bertline.components.example_gen import ExampleGen
+from bertline.components.options import DataOptions, ValidationOptions
+from bertline.models.recipe import ModelOptions
+from bertline.pipeline import beam_options
 
 
 class Stages:

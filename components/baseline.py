@@ -10,9 +10,9 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact_utils, standard_artifacts
 
-from components.artifacts import BASELINE_FILE, BaselineAnswers
-from components.evaluator import read_rows
-from models import features
+from bertline.components.artifacts import BASELINE_FILE, BaselineAnswers
+from bertline.components.evaluator import read_rows
+from bertline.models import features
 
 # The inverse strength of the penalty that did best on the demo's tweets; on news, 3 did, by less than half a point.
 STRENGTH = 10.0

@@ -23,12 +23,11 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
-import serving
-from components.artifacts import PREDICTIONS_FILE
-from components.options import CanaryOptions
-from models import features
-from serving import releases
-from serving.client import Client, Prediction, ServingError
+from bertline.components.artifacts import PREDICTIONS_FILE
+from bertline.components.options import CanaryOptions
+from bertline.models import features
+from bertline.serving import releases
+from bertline.serving.client import Client, Prediction, ServingError
 
 LOG_FILE = "server.log"
 REPORT_FILE = "report.json"
@@ -67,7 +66,7 @@ def Canary(
     if blessing.get_int_custom_property("blessed") != 1:
         _conclude(canary, False, "skipped: not blessed")
         return
-    from serving import ops  # TensorFlow comes with it, which a stage that is skipped does without
+    from bertline.serving import ops  # TensorFlow comes with it, which a stage that is skipped does without
 
     saved_model = path_utils.serving_model_path(model.uri)
     try:
@@ -139,13 +138,18 @@ def _place(saved_model: str, version_folder: Path) -> None:
 
 
 def _start(scratch: Path, log_file: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "serving.server", "--exit_with_parent", f"--model_name={MODEL_NAME}"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "bertline.serving.server",
+        "--exit_with_parent",
+        f"--model_name={MODEL_NAME}",
+    ]
     command += [f"--model_base_path={scratch / 'serving'}", "--port=0", f"--grpc_socket_path={scratch / 'grpc'}"]
     command += ["--tensorflow_intra_op_parallelism=1", "--tensorflow_inter_op_parallelism=-1"]  # as it will be served
     with log_file.open("wb") as output:
-        # From the folder that holds the serving package, so that -m finds the same code as this process.
-        top = Path(serving.__file__).parents[1]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=top)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
 
 
 def _wait_until_ready(process: subprocess.Popen, address: str, seconds: float) -> None:

@@ -1,16 +1,13 @@
-"""The errors a person can act on: their message is all that the screen shows."""
+"""Finds the error that a person can act on, under what Beam and TFX wrapped around it."""
 
 import re
 
-
-class LineError(ValueError):
-    """A stage stops the line over the user's data, config or gates; the message names the culprit and the way out."""
-
+from bertline.errors import UserError
 
 # Beam adds the step to the message, and a worker of another process sends the text of its traceback alone.
 STEP = re.compile(r" \[while running '[^']*'\]")
 IN_TRACEBACK = re.compile(
-    rf"^components\.errors\.{LineError.__name__}: (?P<message>.*?)"
+    rf"^bertline\.errors\.{UserError.__name__}: (?P<message>.*?)"
     rf"(?:{STEP.pattern}|\n\nDuring handling of the above|\n\nThe above exception was|\s*\Z)",
     re.DOTALL | re.MULTILINE,
 )
@@ -20,7 +17,7 @@ JOB = re.compile(r"Pipeline \S+ failed in state (?P<state>\w+): (?P<said>.*)", r
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The LineError that a stage raised, here or in a Beam worker, from under what Beam and TFX wrapped around it.
+    """The UserError that a stage raised, here or in a Beam worker, from under what Beam and TFX wrapped around it.
 
     Returns:
       One for a Beam job that its engine gave up, where there is none; else the error itself.
@@ -31,15 +28,15 @@ def root_cause(error: BaseException) -> BaseException:
         seen.append(current)
         current = current.__cause__ or current.__context__
     for each in seen:
-        if isinstance(each, LineError):
-            return LineError(STEP.sub("", str(each))) if STEP.search(str(each)) else each
+        if isinstance(each, UserError):
+            return UserError(STEP.sub("", str(each))) if STEP.search(str(each)) else each
     for each in seen:
         if found := IN_TRACEBACK.search(str(each)):
-            return LineError(found["message"])
+            return UserError(found["message"])
     for each in seen:
         if found := JOB.match(str(each)):
             *_, last = ["unknown error", *re.findall(r"^\S.*", found["said"], re.MULTILINE)]
-            return LineError(
+            return UserError(
                 f"the Beam job ended as {found['state']} on its engine: {last} The engine's logs say more. Where a "
                 "worker was lost, run again: nothing half-done is left, and finished stages are cached."
             )

@@ -17,24 +17,24 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils
 
-from components import answers, estimates, gates
-from components.artifacts import BASELINE_FILE, METRICS_FILE, PREDICTIONS_FILE, BaselineAnswers
-from components.errors import LineError
-from components.options import EvaluateOptions
-from models import calibration, features
-from serving.calls import Call
-from serving.servable import Servable
+from bertline.components import answers, estimates, gates
+from bertline.components.artifacts import BASELINE_FILE, METRICS_FILE, PREDICTIONS_FILE, BaselineAnswers
+from bertline.components.options import EvaluateOptions
+from bertline.errors import UserError
+from bertline.models import calibration, features
+from bertline.serving.calls import Call
+from bertline.serving.servable import Servable
 
 ANSWERS = (features.PREDICTED_LABEL, features.PROBABILITIES, features.CLASSES)
 
-CANDIDATE, BASELINE = "candidate", "baseline"
+CANDIDATE, LAST_BLESSED = "candidate", "last_blessed"
 
 
 @component(use_beam=True)
 def Evaluator(
     examples: InputArtifact[standard_artifacts.Examples],
     model: InputArtifact[standard_artifacts.Model],
-    baseline: InputArtifact[standard_artifacts.Model],
+    last_blessed: InputArtifact[standard_artifacts.Model],
     evaluation: OutputArtifact[standard_artifacts.ModelEvaluation],
     blessing: OutputArtifact[standard_artifacts.ModelBlessing],
     options: Parameter[str],
@@ -47,7 +47,7 @@ def Evaluator(
     Args:
       examples: raw Examples of ingestion; the split "test" is read.
       model: the Trainer's; its SavedModel's serving_default signature answers, at the temperature of its property.
-      baseline: the last blessed model (LastBlessed's output), or an artifact whose property `present` is 0.
+      last_blessed: the last blessed model (LastBlessed's output), or an artifact whose property `present` is 0.
       evaluation: TFMA's results, metrics.json and predictions-test.parquet.
       blessing: BLESSED or NOT_BLESSED; the property `verdicts` lists every gate as JSON.
       options: EvaluateOptions as JSON.
@@ -59,8 +59,8 @@ def Evaluator(
     table = read_rows(artifact_utils.get_split_uri([examples], "test"), json.loads(keep))
     candidate = predict(path_utils.serving_model_path(model.uri), table, evaluate_options.batch_size)
     previous = None
-    if baseline.get_int_custom_property("present"):
-        previous = predict(path_utils.serving_model_path(baseline.uri), table, evaluate_options.batch_size)
+    if last_blessed.get_int_custom_property("present"):
+        previous = predict(path_utils.serving_model_path(last_blessed.uri), table, evaluate_options.batch_size)
     table |= answer_columns(candidate, previous)
     if tfidf:
         table[answers.TFIDF] = read_baseline(f"{tfidf.uri}/{BASELINE_FILE}", table)
@@ -72,7 +72,7 @@ def Evaluator(
     if candidate.abstained is not None:
         metrics["abstain"] = abstention(table, candidate, model.get_float_custom_property("abstain"))
     metrics["model_bytes"] = folder_bytes(path_utils.serving_model_path(model.uri))
-    version = baseline.get_string_custom_property("version")
+    version = last_blessed.get_string_custom_property("version")
     rows = answers.from_table(table, candidate.classes, version, evaluate_options)
     metrics |= estimates.probability_scores(rows.labels, candidate.probabilities)
     for name, inside in rows.slices.items():
@@ -80,7 +80,7 @@ def Evaluator(
     certainty = evaluate_options.gates.certainty
     if previous:
         compared = gates.compare(rows, rows.previous, certainty)
-        metrics["baseline"] = {**results[BASELINE]["overall"], "version": version, "comparison": compared}
+        metrics["last_blessed"] = {**results[LAST_BLESSED]["overall"], "version": version, "comparison": compared}
     if tfidf:
         metrics["tfidf"] = gates.compare(rows, rows.tfidf, certainty)
     with open(os.path.join(evaluation.uri, METRICS_FILE), "w", encoding="utf-8") as file:
@@ -122,7 +122,7 @@ def read_rows(folder: str, keep: list[str]) -> dict[str, list[Any]]:
     files = sorted(tf.io.gfile.glob(os.path.join(folder, "*")))
     records = list(tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator())
     if not records:
-        raise LineError("the test split has no rows to evaluate on; give data.split.test a larger share.")
+        raise UserError("the test split has no rows to evaluate on; give data.split.test a larger share.")
     spec = {
         name: tf.io.FixedLenFeature([], tf.string, default_value="")
         for name in {features.TEXT, features.TEXT_PAIR, features.LABEL, features.ROW_ID, features.SOURCE, *keep}
@@ -211,16 +211,16 @@ def run_tfma(
     beam_pipeline: beam.Pipeline,
     table: dict[str, list[Any]],
     candidate: Predictions,
-    baseline: Predictions | None,
+    last_blessed: Predictions | None,
     options: EvaluateOptions,
     folder: str,
 ) -> dict[str, dict[str, Any]]:
     """Computes all metrics and slices with TFMA, writes its results into `folder` and returns them.
 
     Returns:
-      For each model ("candidate", "baseline"): `overall`, `per_class` and `slices`, numbers by metric name.
+      For each model ("candidate", "last_blessed"): `overall`, `per_class` and `slices`, numbers by metric name.
     """
-    models = {CANDIDATE: candidate, **({BASELINE: baseline} if baseline else {})}
+    models = {CANDIDATE: candidate, **({LAST_BLESSED: last_blessed} if last_blessed else {})}
     slices = answers.slice_columns(table, options)
     eval_config = _eval_config(list(models), len(candidate.classes), list(slices))
     batch = record_batch(table, models, candidate.classes, slices)
@@ -255,7 +255,7 @@ def record_batch(
     index = {name: position for position, name in enumerate(classes)}
     unknown = sorted(set(table[features.LABEL]) - set(index))
     if unknown:
-        raise LineError(f"the test rows have labels that the model was not trained on: {', '.join(unknown[:5])}.")
+        raise UserError(f"the test rows have labels that the model was not trained on: {', '.join(unknown[:5])}.")
     columns = {features.LABEL_ID: pa.array([[index[name]] for name in table[features.LABEL]], pa.list_(pa.int64()))}
     for name, predictions in models.items():
         probabilities, decisions = _aligned(predictions, classes)
@@ -269,8 +269,8 @@ def record_batch(
 def _aligned(predictions: Predictions, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and one-hot decisions, float32 [rows, labels], in the order of `classes`.
 
-    A baseline may have been trained on other labels: one that it alone knows gets no column, so that answering it
-    counts as wrong.
+    The last blessed model may have been trained on other labels: one that only it knows gets no column, so
+    that answering it counts as wrong.
     """
     rows = len(predictions.labels)
     probabilities = np.zeros((rows, len(classes)), np.float32)
@@ -452,7 +452,7 @@ def bless(blessing: standard_artifacts.ModelBlessing, verdicts: list[gates.Verdi
 
 
 def describe(metrics: dict[str, Any]) -> str:
-    """The screen's line: accuracy and macro F1 with their intervals, and how far ahead of the baseline that is."""
+    """The screen's line: accuracy and macro F1 with their intervals, and how far ahead of the last one that is."""
     shown = []
     for key, name in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
         low, high = metrics["intervals"][key]

@@ -17,14 +17,14 @@ from tfx.dsl.io import fileio
 from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, standard_artifacts
 
-from components import ingestion, sources, spans, splitting
-from components.artifacts import Quarantine
-from components.errors import LineError
-from components.ingestion import QUARANTINE_FILE, REPORT_FILE, Task
-from components.object_store import local_copy
-from components.options import DataOptions
-from components.shards import UNFINISHED
-from models.features import SPLITS
+from bertline.components import ingestion, sources, spans, splitting
+from bertline.components.artifacts import Quarantine
+from bertline.components.ingestion import QUARANTINE_FILE, REPORT_FILE, Task
+from bertline.components.object_store import local_copy
+from bertline.components.options import DataOptions
+from bertline.components.shards import UNFINISHED
+from bertline.errors import UserError
+from bertline.models.features import SPLITS
 
 LABELS_FILE = "labels.txt"
 
@@ -57,7 +57,7 @@ def ExampleGen(
         beam_pipeline: given by TFX.
 
     Raises:
-        LineError: a file cannot be read, too many rows are in quarantine, or what is left does not make three splits
+        UserError: a file cannot be read, too many rows are in quarantine, or what is left does not make three splits
             of at least two labels.
     """
     options = DataOptions.model_validate_json(data)
@@ -73,7 +73,7 @@ def ExampleGen(
     saved = _save_quarantine(quarantine.uri, quarantine_folder)
     stop = why_not(report, options, saved)
     if stop:
-        raise LineError(stop)
+        raise UserError(stop)
     _describe(examples, report, fingerprint)
     quarantine.set_string_custom_property("summary", summary(report) + described(taken))
 
@@ -108,7 +108,7 @@ def _read_report(examples_uri: str, quarantine_uri: str) -> dict[str, Any]:
     """ingest.json, once all that it lists is there.
 
     Raises:
-        LineError: it is not: the workers wrote to another machine's disk.
+        UserError: it is not: the workers wrote to another machine's disk.
     """
     missing = [f"{quarantine_uri}/{REPORT_FILE}"]
     if fileio.exists(missing[0]):
@@ -117,7 +117,7 @@ def _read_report(examples_uri: str, quarantine_uri: str) -> dict[str, Any]:
         there = {path for split in SPLITS for path in fileio.glob(f"{examples_uri}/Split-{split}/*")}
         missing = sorted({f"{examples_uri}/{name}" for name in report["shards"]} - there)
     if missing:
-        raise LineError(
+        raise UserError(
             f"{missing[0]} is not there, and Beam says that it was written: its workers do not see this folder. "
             "The task's root (on a cluster: the folder of its artifacts) must be one that all of them share; see "
             "docs/beam.md."

@@ -11,14 +11,14 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import standard_artifacts
 
-from components.artifacts import ATTRIBUTIONS_FILE, METRICS_FILE, PREDICTIONS_FILE, Attributions
-from components.errors import LineError
-from components.review_page import figures
-from components.trainer import KERAS_FOLDER
-from models import attributions as attribution
-from models import backbone, classifier, features
-from models.recipe import ModelOptions
-from models.tokenizer import Tokenizer
+from bertline.components.artifacts import ATTRIBUTIONS_FILE, METRICS_FILE, PREDICTIONS_FILE, Attributions
+from bertline.components.review_page import figures
+from bertline.components.trainer import KERAS_FOLDER
+from bertline.errors import UserError
+from bertline.models import attributions as attribution
+from bertline.models import backbone, classifier, features
+from bertline.models.recipe import ModelOptions
+from bertline.models.tokenizer import Tokenizer
 
 
 @component
@@ -39,7 +39,7 @@ def Explainer(
         model_options: a ModelOptions as JSON, which names the vocabulary.
 
     Raises:
-        LineError: the vocabulary is gone.
+        UserError: the vocabulary is gone.
     """
     began = time.monotonic()
     with fileio.open(f"{evaluation.uri}/{METRICS_FILE}", "r") as file:
@@ -61,14 +61,14 @@ def load(model: str, options: ModelOptions) -> attribution.Explainer:
     """The trained classifier of a Model artifact's folder, ready to be asked why.
 
     Raises:
-        LineError: its weights or its vocabulary are gone.
+        UserError: its weights or its vocabulary are gone.
     """
     try:
         words = backbone.vocabulary(options)
         tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
         return attribution.Explainer(classifier.load(Path(model) / KERAS_FOLDER), tokenizer)
     except ValueError as error:
-        raise LineError(str(error)) from error
+        raise UserError(str(error)) from error
 
 
 def is_paired(transform_graph: str) -> bool:

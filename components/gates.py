@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from components import estimates
-from components.answers import Answers
-from components.errors import LineError
-from components.options import FairnessGates, GateOptions, SliceGates
+from bertline.components import estimates
+from bertline.components.answers import Answers
+from bertline.components.options import FairnessGates, GateOptions, SliceGates
+from bertline.errors import UserError
 
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
@@ -66,7 +66,7 @@ def judge(metrics: dict[str, Any], answers: Answers, options: GateOptions) -> li
       options: the config's gates.
 
     Raises:
-      LineError: the fairness gates name a label that the model lacks.
+      UserError: the fairness gates name a label that the model lacks.
     """
     verdicts = list(_of_all_rows(metrics, options))
     if options.beats_majority:
@@ -360,7 +360,7 @@ def _slice_not_worse(answers: Answers, name: str, inside: np.ndarray, bound: flo
 
 def _of_groups(answers: Answers, options: FairnessGates, minimum_rows: int, certainty: float) -> Iterator[Verdict]:
     if options.label not in answers.classes:
-        raise LineError(
+        raise UserError(
             f"evaluate.gates.fairness.label: the model has no label {options.label!r}; "
             f"its labels are {', '.join(answers.classes)}."
         )

@@ -18,13 +18,13 @@ import apache_beam as beam
 import numpy
 from apache_beam.pvalue import TaggedOutput
 
-from components import shards, sources, splitting
-from components.errors import LineError
-from components.object_store import brought
-from components.options import DataOptions
-from models import features
-from models.features import SPLITS
-from serving.runtime import tf
+from bertline.components import shards, sources, splitting
+from bertline.components.object_store import brought
+from bertline.components.options import DataOptions
+from bertline.errors import UserError
+from bertline.models import features
+from bertline.models.features import SPLITS
+from bertline.serving.runtime import tf
 
 QUARANTINE_FILE = "quarantine.csv"
 REPORT_FILE = "ingest.json"
@@ -168,7 +168,7 @@ def survey(task: Task) -> Iterator[splitting.Survey | TaggedOutput[Literal["unre
                     yield _packed(task.number, index, first, batch)
                     first += len(batch)
                     batch = []
-        except LineError as error:
+        except UserError as error:
             yield TaggedOutput(UNREADABLE, Unreadable(index, str(error)))
         if batch:
             yield _packed(task.number, index, first, batch)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from components import baseline
-from models import calibration, features
+from bertline.components import baseline
+from bertline.models import calibration, features
 
 THIS_MODEL, TFIDF = "this model", "TF-IDF"
 # Five fits on four fifths of the rows each: cleanlab's own advice. A label of fewer rows cannot stand in every fold.

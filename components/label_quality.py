@@ -14,8 +14,8 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_artifacts
 
-from components import baseline, estimates, label_issues, near_duplicates, spreadsheet
-from components.artifacts import (
+from bertline.components import baseline, estimates, label_issues, near_duplicates, spreadsheet
+from bertline.components.artifacts import (
     ISSUES_FILE,
     LABEL_SUMMARY_FILE,
     METRICS_FILE,
@@ -24,8 +24,8 @@ from components.artifacts import (
     VALIDATION_FILE,
     LabelReport,
 )
-from components.evaluator import read_rows
-from models import features
+from bertline.components.evaluator import read_rows
+from bertline.models import features
 
 TRAIN, VALIDATION, TEST = features.SPLITS
 ISSUE_COLUMNS = ("split", "source", "row_id", "label", "suggested", "score", "by", "text", "text_pair")

@@ -1,4 +1,4 @@
-"""The last blessed model still in service, found where models are pushed, as the baseline the new one must match."""
+"""The last blessed model still in service, found where models are pushed, as the model that the new one must match."""
 
 import os
 from pathlib import Path
@@ -8,10 +8,10 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
-from components.artifacts import KERAS_FOLDER
-from components.errors import LineError
-from components.object_store import local_copy
-from serving import releases
+from bertline.components.artifacts import KERAS_FOLDER
+from bertline.components.object_store import local_copy
+from bertline.errors import UserError
+from bertline.serving import releases
 
 
 @component
@@ -32,11 +32,12 @@ def LastBlessed(
     Args:
         model: the artifact to fill.
         serving_folder: where models are pushed.
-        release: the version that `releases.find_baseline` gave when the run started, which keys the cache; "" for none.
+        release: the version that `releases.find_last_blessed` gave when the run started, which keys the cache; ""
+            for none.
         weights: whether (1) the Keras weights are wanted.
 
     Raises:
-        LineError: the release is no longer there, or its weights are wanted and cannot be had.
+        UserError: the release is no longer there, or its weights are wanted and cannot be had.
     """
     model.set_int_custom_property("present", int(bool(release)))
     model.set_string_custom_property("version", release)
@@ -46,7 +47,7 @@ def LastBlessed(
     found = {each.version: each for each in releases.read(serving_folder)}.get(int(release))
     if not found:
         source = f"{serving_folder.rstrip('/')}/{release}"
-        raise LineError(f"{source}: this release is gone since the run started; run again to compare with the next one")
+        raise UserError(f"{source}: this release is gone since the run started; run again to compare with the next one")
     copy_saved_model(found.path, path_utils.serving_model_dir(model.uri))
     if weights:
         _copy_weights(found, f"{model.uri}/{KERAS_FOLDER}")
@@ -61,9 +62,9 @@ def _copy_weights(release: releases.Release, destination: str) -> None:
             for name in names:
                 _link_or_copy(f"{folder}/{name}", f"{destination}/{name}")
         if not names:
-            raise LineError(f"{source} is gone, with the artifacts of the run that trained them")
-    except LineError as error:
-        raise LineError(
+            raise UserError(f"{source} is gone, with the artifacts of the run that trained them")
+    except UserError as error:
+        raise UserError(
             f"train.warm_start: version {release.version} has no weights to start from: {error}. Set train.warm_start: "
             "false for one run."
         ) from error

@@ -17,13 +17,13 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import standard_artifacts
 
-from components import artifacts
-from components.artifacts import METRICS_FILE, DataReport, Quarantine
-from components.ingestion import REPORT_FILE as INGEST_FILE
-from components.review_page import figures
-from components.trainer import HISTORY_FILE
-from components.validation import STATISTICS_FILE
-from serving.releases import CARD_FILE
+from bertline.components import artifacts
+from bertline.components.artifacts import METRICS_FILE, DataReport, Quarantine
+from bertline.components.ingestion import REPORT_FILE as INGEST_FILE
+from bertline.components.review_page import figures
+from bertline.components.trainer import HISTORY_FILE
+from bertline.components.validation import STATISTICS_FILE
+from bertline.serving.releases import CARD_FILE
 
 TAGS = ["bertline", "bert", "tensorflow", "text-classification"]
 UNKNOWN_LICENSE = "unknown"  # Hugging Face's own word where none is stated

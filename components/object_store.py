@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow
 from pyarrow import fs
 
-from components.errors import LineError
+from bertline.errors import UserError
 
 SCHEMES = ("gs://", "s3://", "minio://")
 RETRY = timedelta(minutes=1)  # Google's client would try for a quarter of an hour where there are no credentials
@@ -33,7 +33,7 @@ def local_copy(folder: str, wanted: Callable[[str], Iterable[str]] | None = None
             of them empty. None brings all.
 
     Raises:
-        LineError: the address is of another kind, cannot be reached, or nothing is there.
+        UserError: the address is of another kind, cannot be reached, or nothing is there.
     """
     if "://" not in folder:
         yield folder
@@ -56,13 +56,13 @@ def brought(path: str, folder: str, address: str) -> Iterator[str]:
         address: what it is a copy of; the same as `folder` where it is none.
 
     Raises:
-        LineError: this machine does not have the file, or it cannot be brought.
+        UserError: this machine does not have the file, or it cannot be brought.
     """
     if Path(path).exists():
         yield path
         return
     if "://" not in address or not path.startswith(f"{folder}/"):
-        raise LineError(
+        raise UserError(
             f"{path}: a Beam worker on {platform.node()} does not see it. Workers on other machines need the data in a "
             "folder that they share at the same path, or in gs://, s3:// or minio:// (kubeflow.data_folder)."
         )
@@ -73,7 +73,7 @@ def brought(path: str, folder: str, address: str) -> Iterator[str]:
             store, remote = _store(source)
             fs.copy_files(remote, target, source_filesystem=store, destination_filesystem=fs.LocalFileSystem())
         except (OSError, pyarrow.ArrowInvalid) as error:
-            raise LineError(f"{source} cannot be read: {error}") from error
+            raise UserError(f"{source} cannot be read: {error}") from error
         yield target
 
 
@@ -81,7 +81,7 @@ def _store(address: str) -> tuple[fs.FileSystem, str]:
     """An address's store, and the path in it."""
     scheme = address.partition("://")[0] + "://"
     if scheme not in SCHEMES:
-        raise LineError(f"{address}: expected a path, or an address that starts with {', '.join(SCHEMES)}")
+        raise UserError(f"{address}: expected a path, or an address that starts with {', '.join(SCHEMES)}")
     path = address.removeprefix(scheme).rstrip("/")
     if scheme == "gs://":
         return fs.GcsFileSystem(retry_time_limit=RETRY), path
@@ -93,7 +93,7 @@ def _copy(address: str, target: Path, wanted: Callable[[str], Iterable[str]] | N
     try:
         store, path = _store(address)
         if store.get_file_info(path).type != fs.FileType.Directory:
-            raise LineError(f"{address}: there is no such folder")
+            raise UserError(f"{address}: there is no such folder")
         files = [found for found in store.get_file_info(fs.FileSelector(path, recursive=True)) if found.is_file]
         local = {target / found.path.removeprefix(f"{path}/"): found.path for found in files}
         for place in local:
@@ -110,4 +110,4 @@ def _copy(address: str, target: Path, wanted: Callable[[str], Iterable[str]] | N
         with ThreadPool(TRANSFERS) as pool:
             pool.map(bring, chosen)
     except (OSError, pyarrow.ArrowInvalid) as error:
-        raise LineError(f"{address} cannot be read: {error}") from error
+        raise UserError(f"{address} cannot be read: {error}") from error

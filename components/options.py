@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, ByteSize, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from components import spans
-from models.features import RESERVED
-from models.recipe import Section
+from bertline.components import spans
+from bertline.models.features import RESERVED
+from bertline.models.recipe import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
 # What the Evaluator adds to the test rows

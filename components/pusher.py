@@ -9,11 +9,11 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
-from components import warmup
-from components.artifacts import METRICS_FILE, PREDICTIONS_FILE, ModelCard
-from components.errors import LineError
-from components.object_store import ADDRESS
-from serving import push, releases
+from bertline.components import warmup
+from bertline.components.artifacts import METRICS_FILE, PREDICTIONS_FILE, ModelCard
+from bertline.components.object_store import ADDRESS
+from bertline.errors import UserError
+from bertline.serving import push, releases
 
 
 @component
@@ -51,7 +51,7 @@ def Pusher(
         warmup_rows: rows for the version's warm-up requests; 0 writes none.
 
     Raises:
-        LineError: the folder cannot be written, or another push holds it.
+        UserError: the folder cannot be written, or another push holds it.
     """
     del vanished, withdrawn
     pushed_model.set_int_custom_property("pushed", 0)
@@ -78,7 +78,7 @@ def Pusher(
         pushed_model.set_string_custom_property("summary", f"not pushed: {error}")
         return
     except ValueError as error:
-        raise LineError(str(error)) from error
+        raise UserError(str(error)) from error
     with releases.open_file(f"{pushed_model.uri}/{releases.RELEASE_FILE}", "w") as file:
         json.dump(pushed.record, file, indent=2, sort_keys=True)
     pushed_model.set_int_custom_property("pushed", 1)

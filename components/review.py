@@ -10,8 +10,8 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_artifacts
 
-from components import spreadsheet
-from components.artifacts import (
+from bertline.components import spreadsheet
+from bertline.components.artifacts import (
     ATTRIBUTIONS_FILE,
     ISSUES_FILE,
     LABEL_SUMMARY_FILE,
@@ -26,12 +26,12 @@ from components.artifacts import (
     Quarantine,
     ReviewPage,
 )
-from components.canary import REPORT_FILE as CANARY_FILE
-from components.ingestion import REPORT_FILE as INGEST_FILE
-from components.review_page import figures, page
-from components.trainer import HISTORY_FILE
-from components.validation import ANOMALIES_FILE, STATISTICS_FILE
-from serving.releases import CARD_FILE
+from bertline.components.canary import REPORT_FILE as CANARY_FILE
+from bertline.components.ingestion import REPORT_FILE as INGEST_FILE
+from bertline.components.review_page import figures, page
+from bertline.components.trainer import HISTORY_FILE
+from bertline.components.validation import ANOMALIES_FILE, STATISTICS_FILE
+from bertline.serving.releases import CARD_FILE
 
 
 @component

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 
-from models.features import SPLITS
-from serving.runtime import tf
+from bertline.models.features import SPLITS
+from bertline.serving.runtime import tf
 
 ENDING = ".gz"
 UNFINISHED = "unfinished"  # folder in an artifact

@@ -21,10 +21,10 @@ import pyarrow
 import pyarrow.parquet
 import xxhash
 
-from components import spans
-from components.errors import LineError
-from components.options import DataOptions
-from models import packages
+from bertline.components import spans
+from bertline.components.options import DataOptions
+from bertline.errors import UserError
+from bertline.models import packages
 
 # === What comes out ===
 
@@ -101,7 +101,7 @@ def expand(
         newest_spans: where a source has {SPAN}, how many spans to take; None for all.
 
     Raises:
-        LineError: nothing is there, or a file's format is not known.
+        UserError: nothing is there, or a file's format is not known.
     """
     files: dict[str, SourceFile] = {}
     for source in spans.resolve(sources, base_folder, newest_spans):
@@ -117,7 +117,7 @@ def of_options(options: DataOptions, base_folder: str) -> list[SourceFile]:
     """All files that a task reads: the given splits' too.
 
     Raises:
-        LineError: as `expand`.
+        UserError: as `expand`.
     """
     given = [options.source, options.validation_source or [], options.test_source or []]
     return [file for patterns in given for file in expand(patterns, base_folder, options.format, options.newest_spans)]
@@ -133,7 +133,7 @@ def _matches(source: str, base: Path) -> list[Path]:
         try:
             return [packages.resolve(source)]
         except ValueError as error:
-            raise LineError(f"data source {error}") from None
+            raise UserError(f"data source {error}") from None
     path = base / Path(source).expanduser()
     if path.exists():
         return [path.absolute()]
@@ -141,13 +141,13 @@ def _matches(source: str, base: Path) -> list[Path]:
         found = sorted(glob.glob(str(path), recursive=True))
         if found:
             return [Path(match).absolute() for match in found]
-        raise LineError(
+        raise UserError(
             f"data source {source!r} matches no file (looked in {base}). Correct the pattern in the config."
         )
     neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     nearest = difflib.get_close_matches(path.name, neighbours, n=1, cutoff=0.5)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise LineError(f"data source {source!r} does not exist (looked for {path}).{hint} Correct the path in the config.")
+    raise UserError(f"data source {source!r} does not exist (looked for {path}).{hint} Correct the path in the config.")
 
 
 def _in_folder(folder: Path, source: str, format: str) -> list[tuple[Path, str]]:
@@ -160,7 +160,7 @@ def _in_folder(folder: Path, source: str, format: str) -> list[tuple[Path, str]]
     else:
         found = [(entry, _format_of(entry, format)) for entry in visible if entry.is_file() and _is_data(entry, format)]
     if not found:
-        raise LineError(
+        raise UserError(
             f"data source {source!r} is a folder without data: expected a folder a class with a text file a row, "
             f"or files ending in {', '.join(FORMATS)}."
         )
@@ -181,12 +181,12 @@ def _suffix(path: Path) -> str:
 
 def _format_of(path: Path, format: str) -> str:
     if format == "folders":
-        raise LineError(f"{path}: the format is 'folders' but this is a file; name the folder that holds the classes.")
+        raise UserError(f"{path}: the format is 'folders' but this is a file; name the folder that holds the classes.")
     if format != "auto":
         return format
     known = FORMATS.get(_suffix(path))
     if known is None:
-        raise LineError(
+        raise UserError(
             f"{path}: format not known from the name. Known endings are {', '.join(FORMATS)} "
             "(text ones also with .gz); or say it in the config: data.format: csv, tsv, jsonl, parquet or folders."
         )
@@ -213,7 +213,7 @@ def parts(file: SourceFile, most_bytes: int) -> list[tuple[SourceFile, int]]:
         most_bytes: of a part, unless a single row group has more; a file that has no more is one part.
 
     Raises:
-        LineError: as `columns`.
+        UserError: as `columns`.
     """
     size = Path(file.path).stat().st_size
     if file.format != "parquet" or size <= most_bytes:
@@ -259,20 +259,20 @@ def columns(file: SourceFile, options: DataOptions) -> list[str]:
     """Names of the columns that hold plain values, not lists or objects; for a folder a class, the text and label.
 
     Raises:
-        LineError: the file is empty, not text, not of its format, or not in the encoding's reach.
+        UserError: the file is empty, not text, not of its format, or not in the encoding's reach.
     """
     if file.format == "folders":
         return [options.text, options.label]
     with _damage_in_words(file):
         if not Path(file.path).stat().st_size:
-            raise LineError(f"{file.name}: the file is empty (0 bytes).")
+            raise UserError(f"{file.name}: the file is empty (0 bytes).")
         if file.format == "parquet":
             return [field.name for field in _parquet(file).schema_arrow if not pyarrow.types.is_nested(field.type)]
         _refuse_binary(file, options)
         with _text(file, options) as stream:
             names = _json_keys(file, stream) if file.format == "jsonl" else _header(file, stream)
     if not names:
-        raise LineError(f"{file.name}: the file has no rows.")
+        raise UserError(f"{file.name}: the file has no rows.")
     return names
 
 
@@ -280,14 +280,14 @@ def check(file: SourceFile, options: DataOptions) -> None:
     """Looks at the start of a file before a run is spent on it.
 
     Raises:
-        LineError: as `columns`, or a column that the options name is missing or appears twice.
+        UserError: as `columns`, or a column that the options name is missing or appears twice.
     """
     found = columns(file, options)
     for option, name in _options_of_columns(options):
         if name not in found:
-            raise LineError(_missing_column(file, option, name, found))
+            raise UserError(_missing_column(file, option, name, found))
         if found.count(name) > 1:
-            raise LineError(f"{file.name}: the column {name!r} appears {found.count(name)} times; rename all but one.")
+            raise UserError(f"{file.name}: the column {name!r} appears {found.count(name)} times; rename all but one.")
 
 
 def _options_of_columns(options: DataOptions) -> Iterator[tuple[str, str]]:
@@ -321,7 +321,7 @@ def _missing_column(file: SourceFile, option: str, name: str, found: list[str]) 
 def _header(file: SourceFile, stream: io.TextIOBase) -> list[str]:
     for _, fields in _records(stream, _delimiter(file)):
         if isinstance(fields, Fault):
-            raise LineError(f"{file.name}: the line of column names is broken: {fields.detail}")
+            raise UserError(f"{file.name}: the line of column names is broken: {fields.detail}")
         if fields:
             return [name.strip() for name in fields]
     return []
@@ -332,7 +332,7 @@ def _json_keys(file: SourceFile, stream: io.TextIOBase) -> list[str]:
     rows = 0
     for line in islice((line for line in stream if line.strip()), JSON_ROWS_LOOKED_AT):
         if not rows and line.lstrip().startswith("["):
-            raise LineError(
+            raise UserError(
                 f"{file.name}: this is a JSON array, not JSON Lines: write one object a line "
                 "(`jq -c '.[]' FILE` does it)."
             )
@@ -341,7 +341,7 @@ def _json_keys(file: SourceFile, stream: io.TextIOBase) -> list[str]:
         if isinstance(value, dict):
             keys.update({key: None for key, held in value.items() if not isinstance(held, dict | list)})
     if rows and not keys:
-        raise LineError(f"{file.name}: the first {rows} lines hold no JSON object; expected one object a line.")
+        raise UserError(f"{file.name}: the first {rows} lines hold no JSON object; expected one object a line.")
     return list(keys)
 
 
@@ -353,11 +353,11 @@ def _damage_in_words(file: SourceFile) -> Iterator[None]:
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise LineError(f"{file.name}: not gzip, damaged or cut short ({error}); copy the file again.") from error
+        raise UserError(f"{file.name}: not gzip, damaged or cut short ({error}); copy the file again.") from error
     except pyarrow.ArrowException as error:
-        raise LineError(f"{file.name}: not Parquet, or damaged ({error}); write the file again.") from error
+        raise UserError(f"{file.name}: not Parquet, or damaged ({error}); write the file again.") from error
     except OSError as error:
-        raise LineError(f"{file.name}: cannot be read: {error.strerror or error}") from error
+        raise UserError(f"{file.name}: cannot be read: {error.strerror or error}") from error
 
 
 # Files that people mistake for text, by their first bytes.
@@ -377,17 +377,17 @@ def _refuse_binary(file: SourceFile, options: DataOptions) -> None:
     with _bytes(file) as stream:
         start = stream.read(SNIFFED_BYTES)
     if not start:
-        raise LineError(f"{file.name}: the file is empty.")
+        raise UserError(f"{file.name}: the file is empty.")
     for signature, kind in SIGNATURES.items():
         if start.startswith(signature):
-            raise LineError(f"{file.name}: this is not text but {kind}.")
+            raise UserError(f"{file.name}: this is not text but {kind}.")
     if _codec(options).startswith(("utf-16", "utf-32")):
         return
     if start.startswith(UTF16_MARKS):
-        raise LineError(f"{file.name}: this is UTF-16. Set data.encoding: utf-16, or save the file as UTF-8.")
+        raise UserError(f"{file.name}: this is UTF-16. Set data.encoding: utf-16, or save the file as UTF-8.")
     if b"\0" in start:
         at = start.index(b"\0")
-        raise LineError(f"{file.name}: a binary file, not text (a zero byte at position {at}). Expected {file.format}.")
+        raise UserError(f"{file.name}: a binary file, not text (a zero byte at position {at}). Expected {file.format}.")
 
 
 def _bytes(file: SourceFile) -> BinaryIO:
@@ -398,7 +398,7 @@ def _codec(options: DataOptions) -> str:
     try:
         name = codecs.lookup(options.encoding).name
     except LookupError:
-        raise LineError(
+        raise UserError(
             f"data.encoding: Python knows no encoding {options.encoding!r}; usual ones are utf-8, latin-1, cp1252, "
             "mac_roman, utf-16, gb18030, shift_jis."
         ) from None
@@ -450,7 +450,7 @@ def read(file: SourceFile, options: DataOptions, names: Sequence[str] | None = N
         Row, its faults for what cannot be read.
 
     Raises:
-        LineError: the file as a whole cannot be read: gone, cut short while compressed, not of its format.
+        UserError: the file as a whole cannot be read: gone, cut short while compressed, not of its format.
     """
     names = list(used_columns(options) if names is None else names)
     readers: dict[str, Callable[..., Iterator[Row]]] = {
@@ -578,13 +578,13 @@ def _read_table(file: SourceFile, options: DataOptions, names: list[str]) -> Ite
 
 def _fields_or_stop(file: SourceFile, fields: list[str] | Fault) -> list[str]:
     if isinstance(fields, Fault):
-        raise LineError(f"{file.name}: the line of column names is broken: {fields.detail}")
+        raise UserError(f"{file.name}: the line of column names is broken: {fields.detail}")
     return fields
 
 
 def _position(file: SourceFile, name: str, header: list[str]) -> int:
     if name not in header:
-        raise LineError(_missing_column(file, "text, data.label or data.keep", name, header))
+        raise UserError(_missing_column(file, "text, data.label or data.keep", name, header))
     return header.index(name)
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.errors import LineError
+from bertline.errors import UserError
 
 PLACEHOLDER = "{SPAN}"
 
@@ -25,7 +25,7 @@ def window(sources: Sequence[str], base_folder: str, newest: int | None) -> list
         newest: how many; None for all.
 
     Raises:
-        LineError: no span is there, or two names stand for the same one.
+        UserError: no span is there, or two names stand for the same one.
     """
     found = sorted({span for source in sources for span in _named(source, base_folder)})
     return found[-newest:] if newest else found
@@ -64,10 +64,10 @@ def _named(source: str, base_folder: str) -> dict[int, str]:
         if match := pattern.fullmatch(entry.name):
             span = int(match[1])
             if span in found:
-                raise LineError(f"data source {source!r}: {found[span]} and {head}{entry.name} are both span {span}.")
+                raise UserError(f"data source {source!r}: {found[span]} and {head}{entry.name} are both span {span}.")
             found[span] = f"{head}{entry.name}{rest}"
     if not found:
-        raise LineError(
+        raise UserError(
             f"data source {source!r}: no span is there yet (looked in {folder} for {name.replace(PLACEHOLDER, '1')}, "
             "with any number). Correct the pattern in the config."
         )

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy
 import xxhash
 
-from components.options import DataOptions
-from components.sources import BAD_BYTES, BROKEN_LINE
-from models.features import SPLITS
+from bertline.components.options import DataOptions
+from bertline.components.sources import BAD_BYTES, BROKEN_LINE
+from bertline.models.features import SPLITS
 
 # === Why a row goes to quarantine; a row's reason code is its place here, from 1 ===
 

@@ -15,8 +15,8 @@ from tfx.dsl.components.base import executor_spec
 from tfx.types import artifact_utils
 from tfx_bsl.coders import example_coder
 
-from components import shards
-from components.shards import Shard
+from bertline.components import shards
+from bertline.components.shards import Shard
 
 BATCH = 4096  # rows; counted one by one, TFDV's numpy would cost more than the counting
 

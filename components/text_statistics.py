@@ -14,12 +14,12 @@ import apache_beam as beam
 import numpy as np
 import tensorflow as tf
 
-from components import shards
-from components.shards import Shard
-from models import backbone
-from models.features import LABEL, SPLITS, TEXT, TEXT_PAIR
-from models.recipe import ModelOptions
-from models.tokenizer import Tokenizer
+from bertline.components import shards
+from bertline.components.shards import Shard
+from bertline.models import backbone
+from bertline.models.features import LABEL, SPLITS, TEXT, TEXT_PAIR
+from bertline.models.recipe import ModelOptions
+from bertline.models.tokenizer import Tokenizer
 
 BATCH = 2048  # rows a call: enough that Python costs nothing, few enough for long documents
 PERCENTILES = (50, 90, 95, 99, 100)

@@ -17,9 +17,9 @@ import tensorflow_transform as tft
 from apache_beam.utils import shared
 from tfx_bsl.coders import example_coder
 
-from components import shards
-from components.shards import Shard
-from models.features import SPLITS, TOKEN_IDS
+from bertline.components import shards
+from bertline.components.shards import Shard
+from bertline.models.features import SPLITS, TOKEN_IDS
 
 COUNTS_FILE = "counts.json"  # in the transformed Examples: a split's name -> its "rows" and "tokens"
 ROWS_A_BATCH = 1024  # more rows a call gain nothing, and a batch of long documents stays small
@@ -32,7 +32,7 @@ def tokenise(pipeline: beam.Pipeline, graph: str, examples: str, target: str) ->
         pipeline: where it runs.
         graph: folder of the TransformGraph; like the other two, one that the workers reach.
         examples: folder of the raw Examples.
-        target: folder of the transformed Examples, as models.dataset.read_rows reads them, and of COUNTS_FILE.
+        target: folder of the transformed Examples, as bertline.models.dataset.read_rows reads them, and of COUNTS_FILE.
     """
     _ = (
         shards.spread(pipeline, shards.of(examples))

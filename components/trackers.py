@@ -13,9 +13,9 @@ import time
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from components.errors import LineError
-from components.options import TrackingOptions
-from serving.releases import is_remote
+from bertline.components.options import TrackingOptions
+from bertline.errors import UserError
+from bertline.serving.releases import is_remote
 
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny", "wandb": "wandb"}  # as PyPI names them
 SECRETS = ("WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
@@ -51,24 +51,24 @@ def check(options: TrackingOptions) -> None:
     """Refuses, before a run starts, what would keep its end from being written down and does not mend itself.
 
     Raises:
-      LineError: the tracker is not installed, W&B has no key, or an address holds a password.
+      UserError: the tracker is not installed, W&B has no key, or an address holds a password.
     """
     if not options.tool:
         return
     if importlib.util.find_spec(options.tool) is None:
         package = PACKAGES[options.tool]
-        raise LineError(
+        raise UserError(
             f"tracking.tool: {options.tool} is not installed here. `pip install {package}` (the extra "
             "`tracking` has it), or take `tracking` out of the config."
         )
     is_sent = options.tool == "wandb" and os.environ.get("WANDB_MODE", "online") == "online"
     if is_sent and not os.environ.get("WANDB_API_KEY"):
-        raise LineError(
+        raise UserError(
             "tracking.tool: wandb needs the API key in the environment variable WANDB_API_KEY; "
             "WANDB_MODE=offline writes files only, for `wandb sync` to send."
         )
     if options.tool == "mlflow" and urlsplit(os.environ.get("MLFLOW_TRACKING_URI", "")).password:
-        raise LineError(
+        raise UserError(
             "MLFLOW_TRACKING_URI holds a password, which would end up in logs; set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD."
         )
@@ -86,12 +86,12 @@ def write(run: TrackedRun, options: TrackingOptions, folder: str) -> str:
       Where a person finds the run.
 
     Raises:
-      LineError: there is no folder for the tracker's files.
+      UserError: there is no folder for the tracker's files.
       Exception: whatever the tracker's client raises, such as when its server does not answer.
     """
     is_sent = options.tool == "wandb" or options.address or os.environ.get("MLFLOW_TRACKING_URI")
     if not folder and not is_sent:
-        raise LineError(f"{options.tool} keeps files, and there is no folder for them; set `root`.")
+        raise UserError(f"{options.tool} keeps files, and there is no folder for them; set `root`.")
     writers = {"tensorboard": _to_tensorboard, "mlflow": _to_mlflow, "wandb": _to_wandb}
     return writers[options.tool](run, options, folder)
 

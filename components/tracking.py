@@ -16,12 +16,12 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import standard_artifacts
 
-from components import trackers
-from components.artifacts import METRICS_FILE, REVIEW_FILE, ReviewPage, TrackingRecord
-from components.canary import REPORT_FILE as CANARY_FILE
-from components.options import TrackingOptions
-from components.trainer import HISTORY_FILE
-from serving.errors import frames
+from bertline.components import trackers
+from bertline.components.artifacts import METRICS_FILE, REVIEW_FILE, ReviewPage, TrackingRecord
+from bertline.components.canary import REPORT_FILE as CANARY_FILE
+from bertline.components.options import TrackingOptions
+from bertline.components.trainer import HISTORY_FILE
+from bertline.serving.errors import frames
 
 VALUE_CHARACTERS = 500  # MLflow 1 takes no longer parameters
 FACTS = ("inputs", "config_hash", "data_hash", "code_hash", "git_commit", "parent")

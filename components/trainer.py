@@ -17,14 +17,14 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
-from components import estimates
-from components.artifacts import KERAS_FOLDER, VALIDATION_FILE
-from components.errors import LineError
-from components.transform import read_labels
-from models import backbone, calibration, classifier, hardware, signatures, training
-from models.dataset import Rows, read_rows
-from models.features import LABEL, PROBABILITIES, SEGMENT_IDS
-from models.recipe import ModelOptions, TrainOptions
+from bertline.components import estimates
+from bertline.components.artifacts import KERAS_FOLDER, VALIDATION_FILE
+from bertline.components.transform import read_labels
+from bertline.errors import UserError
+from bertline.models import backbone, calibration, classifier, hardware, signatures, training
+from bertline.models.dataset import Rows, read_rows
+from bertline.models.features import LABEL, PROBABILITIES, SEGMENT_IDS
+from bertline.models.recipe import ModelOptions, TrainOptions
 
 HISTORY_FILE = "training.json"
 _progress = logging.getLogger("bertline.progress")
@@ -62,7 +62,7 @@ def Trainer(
         last_blessed: whose weights to start from, if it has any; None for the pretrained ones.
 
     Raises:
-        LineError: a split is empty, the loss is no longer a number, no answer could be below the threshold, or the last
+        UserError: a split is empty, the loss is no longer a number, no answer could be below the threshold, or the last
             blessed model's weights do not fit.
     """
     chosen = ModelOptions.model_validate_json(model_options)
@@ -70,7 +70,7 @@ def Trainer(
     try:
         strategy = hardware.strategy(recipe.distribution)  # first of all: workers meet before TensorFlow runs
     except ValueError as error:
-        raise LineError(str(error)) from error
+        raise UserError(str(error)) from error
     graph = tft.TFTransformOutput(transform_graph.uri)
     labels = read_labels(transform_graph.uri)
     check_abstention(chosen.abstain, labels)
@@ -100,7 +100,7 @@ def Trainer(
             strategy=strategy,
         )
     except ValueError as error:
-        raise LineError(str(error)) from error
+        raise UserError(str(error)) from error
     if not hardware.is_chief(strategy):
         return
     temperature = fit_temperature(logits, validation.labels, recipe)
@@ -147,12 +147,12 @@ def take_weights(built, start: Start, labels: list[str]) -> None:
     """Gives the model the release's weights.
 
     Raises:
-        LineError: they do not fit.
+        UserError: they do not fit.
     """
     try:
         classifier.take_weights(built, start.weights, labels)
     except ValueError as error:
-        raise LineError(
+        raise UserError(
             f"train.warm_start: version {start.version} cannot be started from: {error}. Set train.warm_start: false."
         ) from error
 
@@ -177,9 +177,9 @@ def _log_progress(progress: training.Progress) -> None:
 
 
 def check_abstention(threshold: float | None, labels: list[str]) -> None:
-    """Raises LineError where a threshold is so low that no answer can be below it."""
+    """Raises UserError where a threshold is so low that no answer can be below it."""
     if threshold is not None and threshold <= 1 / len(labels):
-        raise LineError(
+        raise UserError(
             f"model.abstain: {threshold:g} is never reached from below: with {len(labels)} labels the largest "
             f"probability is at least {1 / len(labels):.3g}; set it higher, or leave it out."
         )

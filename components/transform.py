@@ -14,13 +14,13 @@ from tfx.dsl.components.base import executor_spec
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 
-from components import tokenisation
-from components.errors import LineError
-from components.options import DataOptions
-from models import backbone
-from models.features import LABEL, LABEL_ID, SEGMENT_IDS, SPLITS, TEXT, TEXT_PAIR, TOKEN_IDS
-from models.recipe import ModelOptions
-from models.tokenizer import Tokenizer
+from bertline.components import tokenisation
+from bertline.components.options import DataOptions
+from bertline.errors import UserError
+from bertline.models import backbone
+from bertline.models.features import LABEL, LABEL_ID, SEGMENT_IDS, SPLITS, TEXT, TEXT_PAIR, TOKEN_IDS
+from bertline.models.recipe import ModelOptions
+from bertline.models.tokenizer import Tokenizer
 
 LABELS_FILE = "labels.txt"
 
@@ -37,7 +37,7 @@ def transform(examples: types.BaseChannel, schema: types.BaseChannel, model: Mod
     return Transform(
         examples=examples,
         schema=schema,
-        preprocessing_fn="components.transform.preprocessing_fn",
+        preprocessing_fn="bertline.components.transform.preprocessing_fn",
         custom_config={"model": model.model_dump_json(), "pair": data.text_pair is not None},
         disable_analyzer_cache=True,  # there are no analyzers
         disable_statistics=True,  # StatisticsGen has counted the same rows
@@ -65,16 +65,16 @@ def read_labels(folder: str | Path) -> list[str]:
     """Label names in their order, from the labels.txt of an Examples or TransformGraph artifact.
 
     Raises:
-        LineError: there is no such file, or it names fewer than two labels.
+        UserError: there is no such file, or it names fewer than two labels.
     """
     path = f"{folder}/{LABELS_FILE}"
     if not fileio.exists(path):
-        raise LineError(f"{path}: missing; the Examples were not written by bertline's ingestion")
+        raise UserError(f"{path}: missing; the Examples were not written by bertline's ingestion")
     with fileio.open(path, "r") as file:
         lines = file.read().split("\n")
     labels = [json.loads(line) if line.startswith('"') else line for line in lines if line]
     if len(labels) < 2:
-        raise LineError(f"{path}: a classifier needs at least two labels, found {labels}")
+        raise UserError(f"{path}: a classifier needs at least two labels, found {labels}")
     return labels
 
 

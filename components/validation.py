@@ -16,13 +16,13 @@ from tfx.dsl.components.base import base_node
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_artifacts
 
-from components import text_statistics
-from components.artifacts import DataReport
-from components.errors import LineError
-from components.options import DataOptions, ValidationOptions
-from components.statistics import StatisticsGen
-from models.features import LABEL, RESERVED, TEXT, TEXT_PAIR
-from models.recipe import ModelOptions
+from bertline.components import text_statistics
+from bertline.components.artifacts import DataReport
+from bertline.components.options import DataOptions, ValidationOptions
+from bertline.components.statistics import StatisticsGen
+from bertline.errors import UserError
+from bertline.models.features import LABEL, RESERVED, TEXT, TEXT_PAIR
+from bertline.models.recipe import ModelOptions
 
 STATISTICS_FILE = "text_statistics.json"
 ANOMALIES_FILE = "SchemaDiff.pb"  # TFX's name for it in each split's folder
@@ -55,7 +55,7 @@ def schema_gen(statistics: types.BaseChannel, validation: ValidationOptions, bas
         base_folder: where its relative path starts.
 
     Raises:
-        LineError: the reviewed file is no schema, or lacks the text or the label.
+        UserError: the reviewed file is no schema, or lacks the text or the label.
     """
     if validation.schema_file is None:
         # Every row has exactly one value a feature, so the shapes are known and Transform reads dense tensors.
@@ -68,13 +68,13 @@ def _reviewed(path: Path) -> str:
         contents = path.read_text(encoding="utf-8")
         schema = text_format.Parse(contents, schema_pb2.Schema())
     except (OSError, UnicodeDecodeError) as error:
-        raise LineError(f"validation.schema_file: {path} cannot be read: {error}") from error
+        raise UserError(f"validation.schema_file: {path} cannot be read: {error}") from error
     except text_format.ParseError as error:
-        raise LineError(f"validation.schema_file: {path} is not a schema in protobuf's text form: {error}") from error
+        raise UserError(f"validation.schema_file: {path} is not a schema in protobuf's text form: {error}") from error
     known = {feature.name for feature in schema.feature}
     for name in (TEXT, LABEL):
         if name not in known:
-            raise LineError(
+            raise UserError(
                 f"validation.schema_file: {path} has no feature {name!r} (it has {', '.join(sorted(known))}). "
                 "Start from the schema.pbtxt that a run without schema_file infers."
             )
@@ -120,13 +120,13 @@ def DataGate(
         beam_pipeline: given by TFX.
 
     Raises:
-        LineError: an anomaly of the configured severity, or a share above its bound; in words, with the way out.
+        UserError: an anomaly of the configured severity, or a share above its bound; in words, with the way out.
     """
     rules = ValidationOptions.model_validate_json(validation)
     found = _read_anomalies(anomalies)
     stop = why_anomalous(found, _read_schema(schema), rules)
     if stop:
-        raise LineError(stop)
+        raise UserError(stop)
     options = ModelOptions.model_validate_json(model)
     pair = DataOptions.model_validate_json(data).text_pair is not None
     target = f"{report.uri}/{STATISTICS_FILE}"
@@ -136,7 +136,7 @@ def DataGate(
         texts = json.loads(stream.read())
     stop = why_unreadable(texts, rules, options)
     if stop:
-        raise LineError(stop)
+        raise UserError(stop)
     count = sum(len(split) for split in found.values())
     report.set_string_custom_property(
         "summary",

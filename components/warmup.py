@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pyarrow.parquet as pq
 
-from models import features
-from serving import releases
-from serving.protos import DataType, Example, PredictionLog, SavedModel, TensorProto
+from bertline.models import features
+from bertline.serving import releases
+from bertline.serving.protos import DataType, Example, PredictionLog, SavedModel, TensorProto
 
 TEXTS, EXAMPLES = "text", "serving_default"  # the signatures that clients call
 # A request each: rows one at a time, a few that were batched together, and all of them.

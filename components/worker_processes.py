@@ -30,7 +30,7 @@ from apache_beam.utils import thread_pool_executor
 from apache_beam.utils.sentinel import Sentinel
 from google.protobuf import json_format, text_format
 
-from components.errors import LineError
+from bertline.errors import UserError
 
 SECONDS = 5.0  # from a channel that closes to the end of its process
 # There is a worker for each core: threads of two get in each other's way.
@@ -40,7 +40,10 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
         "apache_beam.runners.worker.sdk_worker_main",
-        *(f"components.{name}" for name in ("ingestion", "statistics", "text_statistics", "tokenisation", "evaluator")),
+        *(
+            f"bertline.components.{name}"
+            for name in ("ingestion", "statistics", "text_statistics", "tokenisation", "evaluator")
+        ),
     ]
 )
 _one_at_a_time = threading.Lock()  # starting a process reads the others' exit codes, which can be read once
@@ -90,8 +93,8 @@ class LosableWorker(worker_handlers.SubprocessSdkWorkerHandler):
     def _watch(self) -> None:
         try:
             self.worker.run()
-        except LineError as error:
-            self._lose(f"{LineError.__module__}.{LineError.__name__}: {error}")
+        except UserError as error:
+            self._lose(f"{UserError.__module__}.{UserError.__name__}: {error}")
 
     def _lose(self, said: str) -> None:
         control = self.control_conn
@@ -131,7 +134,7 @@ class Forked:
         """Starts the process and waits for its end.
 
         Raises:
-            LineError: it ended otherwise than by being told to.
+            UserError: it ended otherwise than by being told to.
         """
         server = grpc.server(thread_pool_executor.shared_unbounded_instance())
         port = server.add_insecure_port("localhost:0")
@@ -146,7 +149,7 @@ class Forked:
             process.join()
         server.stop(0)
         if process.exitcode:
-            raise LineError(
+            raise UserError(
                 f"a Beam worker is lost (exit code {process.exitcode}; -9 is what a machine short of memory does). Run "
                 "again, with fewer beam.workers if memory is short: nothing half-done is left, and finished stages are "
                 "cached."

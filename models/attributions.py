@@ -15,10 +15,10 @@ import keras_hub
 import numpy as np
 import tensorflow as tf
 
-from models import words
-from models.encoder import Batch, Encoder, pack
-from models.tokenizer import Tokenizer
-from models.words import Reading
+from bertline.models import words
+from bertline.models.encoder import Batch, Encoder, pack
+from bertline.models.tokenizer import Tokenizer
+from bertline.models.words import Reading
 
 # The wordpiece that a BERT was trained to take for a word it is not told. So the baseline is the text with its words
 # masked, a place the network has seen; a vector of zeros, or [PAD], is none. The special tokens stay as they are.

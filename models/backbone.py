@@ -11,8 +11,8 @@ from pathlib import Path
 import keras
 import keras_hub
 
-from models import packages
-from models.recipe import ModelOptions, RandomBert
+from bertline.models import packages
+from bertline.models.recipe import ModelOptions, RandomBert
 
 # Hugging Face's names for GELU -> whether it is the approximation by tanh
 _ACTIVATIONS = {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import keras_hub
 
-from models.backbone import approximate_gelu, set_gelu
+from bertline.models.backbone import approximate_gelu, set_gelu
 
 _CONFIG, _WEIGHTS = "classifier.json", "classifier.weights.h5"
 

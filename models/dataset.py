@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from models.features import LABEL_ID, SEGMENT_IDS, TOKEN_IDS
+from bertline.models.features import LABEL_ID, SEGMENT_IDS, TOKEN_IDS
 
 # Rows are sorted by length within windows of so many batches: enough that a batch's rows differ by a token or two, few
 # enough that the batches of an epoch stay a random mix (Transformers' group_by_length takes the same).
@@ -39,7 +39,8 @@ def read_rows(folder: Path, *, pair: bool) -> Rows:
     """Reads a split of transformed Examples.
 
     Args:
-        folder: holds the split's gzipped TFRecords, any number of them; see models.features for what is in them.
+        folder: holds the split's gzipped TFRecords, any number of them; bertline.models.features says what
+            is in them.
         pair: whether the rows have segment ids.
 
     Raises:

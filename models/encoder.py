@@ -14,8 +14,8 @@ from typing import NamedTuple
 import keras_hub
 import tensorflow as tf
 
-from models import kernels
-from models.backbone import approximate_gelu
+from bertline.models import kernels
+from bertline.models.backbone import approximate_gelu
 
 DROPOUT_PLACES = 4096  # more than a network has places with dropout: seeds so far apart share no draws
 

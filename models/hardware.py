@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from models.recipe import Distribution, Precision
+from bertline.models.recipe import Distribution, Precision
 
 # CPU flags with which oneDNN multiplies bfloat16 in hardware; without them bfloat16 is slower than float32.
 _BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from models.encoder import Batch, Encoder, Layer, Weights
+from bertline.models.encoder import Batch, Encoder, Layer, Weights
 
 
 class _Affine(NamedTuple):

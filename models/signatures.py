@@ -10,8 +10,8 @@ import keras_hub
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from models.encoder import Batch, Encoder, pack
-from models.features import (
+from bertline.models.encoder import Batch, Encoder, pack
+from bertline.models.features import (
     ABSTAINED,
     CLASSES,
     LABEL,
@@ -23,7 +23,7 @@ from models.features import (
     TEXT_PAIR,
     TOKEN_IDS,
 )
-from models.inference import FrozenClassifier
+from bertline.models.inference import FrozenClassifier
 
 
 class ServedModel(tf.Module):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from lime.lime_text import LimeTextExplainer
 
-from models.words import Reading
+from bertline.models.words import Reading
 
 _LEFT_OUT = "-"
 

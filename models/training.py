@@ -17,11 +17,11 @@ import numpy as np
 import tensorflow as tf
 from scipy import special
 
-from models import hardware
-from models.dataset import Batches, Rows, balanced_weights
-from models.encoder import DROPOUT_PLACES, Batch, Encoder, pack
-from models.optimizer import AdamW, Schedule
-from models.recipe import TrainOptions
+from bertline.models import hardware
+from bertline.models.dataset import Batches, Rows, balanced_weights
+from bertline.models.encoder import DROPOUT_PLACES, Batch, Encoder, pack
+from bertline.models.optimizer import AdamW, Schedule
+from bertline.models.recipe import TrainOptions
 
 _EVALUATION_BATCH = 64  # no gradients are kept, and larger batches are no faster on a CPU
 _REPORT_SECONDS = 0.5  # between two progress events

@@ -10,7 +10,7 @@ from itertools import accumulate
 import numpy as np
 import tensorflow as tf
 
-from models.tokenizer import Tokenizer
+from bertline.models.tokenizer import Tokenizer
 
 # BERT's tokenizer takes each Chinese character for a word; the ranges are those of its authors' own code.
 _CHINESE = (

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
 
-from components.errors import LineError
-from models.recipe import Section
+from bertline.errors import UserError
+from bertline.models.recipe import Section
 
 SECONDS = 5.0  # to reach a job server
 GCS = "gs://"
@@ -22,7 +22,7 @@ GCS = "gs://"
 # Beam's default local runner fetches a binary at run time. This is the one in memory, which needs nothing; named by its
 # class, it is spared the look whether the default would do, which costs TFMA's graph two seconds.
 IN_MEMORY = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
-MULTI_PROCESSING = "components.worker_processes.Runner"  # the same, which sees when a worker is lost
+MULTI_PROCESSING = "bertline.components.worker_processes.Runner"  # the same, which sees when a worker is lost
 COMMON = (
     # Transform and TFMA build graphs of hundreds of steps whose types are theirs to get right: a second each.
     "--no_pipeline_type_check",
@@ -216,15 +216,15 @@ def check_runs_here(beam: BeamOptions) -> None:
     """Looks whether a run of this machine can begin.
 
     Raises:
-      LineError: the engine reads no folder of this machine, or its job server does not answer.
+      UserError: the engine reads no folder of this machine, or its job server does not answer.
     """
     if beam.runner == "dataflow":
-        raise LineError(
+        raise UserError(
             "beam.runner: dataflow sees no folder of this machine, and runs here keep their artifacts in one. "
             "Compile the line for a cluster (`bertline compile`), or take another runner."
         )
     if beam.job_endpoint and (fault := unreachable(beam.job_endpoint)):
-        raise LineError(
+        raise UserError(
             f"beam.job_endpoint: {beam.job_endpoint} cannot be reached: {fault}. Start the job server, mend the "
             "address, or leave `beam` out: the work is then done in this process."
         )

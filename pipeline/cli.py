@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from components.errors import LineError
-from pipeline import config as configs
-from pipeline import keys, screen
+from bertline.errors import UserError
+from bertline.pipeline import config as configs
+from bertline.pipeline import keys, screen
 
 # Exit codes beside 0 and typer's own 2 for a wrong call.
 FAILED, BLOCKED = 1, 3
@@ -42,7 +42,7 @@ def main() -> None:
     """Entry point: a person's errors in a line, without a traceback."""
     try:
         app()
-    except LineError as error:
+    except UserError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"bertline: {error}", markup=False, style="red")
         sys.exit(FAILED)
 
@@ -57,7 +57,7 @@ def init(
 ) -> None:
     """Look at a file of labelled text and write a config for it."""
     with screen.quiet(LIBRARY_LOG):
-        from pipeline import init as proposals
+        from bertline.pipeline import init as proposals
 
         proposal = proposals.propose(file, text=text, label=label)
     target = output or Path("configs") / f"{proposal.name}.yaml"
@@ -89,7 +89,7 @@ def watch(
     every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 60,
 ) -> None:
     """Run the line now and whenever its data or config change, such as when a span arrives, until Ctrl-C."""
-    from pipeline import watch as watching
+    from bertline.pipeline import watch as watching
 
     configs.load(config)
     watching.forever(config, every, _console())
@@ -98,11 +98,11 @@ def watch(
 @app.command()
 def runs(config: ConfigArgument, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """List past runs: verdicts, figures, and where each model came from."""
-    from pipeline import lineage, metadata_store
+    from bertline.pipeline import lineage, metadata_store
 
     task = configs.load(config)
     if not metadata_store.exists(task):
-        raise LineError(f"no runs yet under {task.root_folder}; start one with `bertline run {config}`.")
+        raise UserError(f"no runs yet under {task.root_folder}; start one with `bertline run {config}`.")
     store = lineage.Store(task)
     records = [lineage.record(store, run_id) for run_id in store.run_ids()]
     if as_json:
@@ -138,8 +138,8 @@ def review(
     """Print where a run's review page is, and open it: figures, slices, errors, verdicts, without a server."""
     import webbrowser
 
-    from pipeline import local_runner
-    from pipeline import review as reviews
+    from bertline.pipeline import local_runner
+    from bertline.pipeline import review as reviews
 
     task = configs.load(config)
     if with_tfma:
@@ -149,7 +149,7 @@ def review(
         page = reviews.find(task, run_id)
     print(local_runner.display(page))
     if open_it and not webbrowser.open(page.as_uri()):
-        raise LineError("no browser was found here; open the file in one, or call with --no-open.")
+        raise UserError("no browser was found here; open the file in one, or call with --no-open.")
 
 
 @app.command("explain-gate")
@@ -159,8 +159,8 @@ def explain_gate(
 ) -> None:
     """Say why a run was blocked: by how much, how sure that is, and which rows would have to change."""
     with screen.quiet(LIBRARY_LOG):
-        from pipeline import evaluated
-        from pipeline import explain_gate as explanation
+        from bertline.pipeline import evaluated
+        from bertline.pipeline import explain_gate as explanation
 
         found = evaluated.read(configs.load(config), run_id)
     explanation.show(found, _console())
@@ -179,7 +179,7 @@ def label_issues(
     A text that a spreadsheet would run as a formula, or that begins with an apostrophe, has an apostrophe before it.
     """
     with screen.quiet(LIBRARY_LOG):
-        from pipeline import label_issues as issues
+        from bertline.pipeline import label_issues as issues
 
         found = issues.find(configs.load(config), run_id).read_bytes()
     if output is None:
@@ -188,7 +188,7 @@ def label_issues(
     try:
         output.write_bytes(found)
     except OSError as error:
-        raise LineError(f"{output} cannot be written: {error.strerror}.") from error
+        raise UserError(f"{output} cannot be written: {error.strerror}.") from error
     print(f"wrote {output}")
 
 
@@ -206,7 +206,7 @@ def explain(
 ) -> None:
     """Say which words a prediction rests on, each with what it adds to the label's score."""
     with screen.quiet(LIBRARY_LOG):
-        from pipeline import explain as explanation
+        from bertline.pipeline import explain as explanation
 
         task = configs.load(config)
         found = explanation.explain(task, text, text_pair, label=label, method=method, run_id=run_id)
@@ -225,8 +225,8 @@ def compare(
 ) -> None:
     """Compare two runs on the rows that both were tested on: figures, slices, and the rows whose answer changed."""
     with screen.quiet(LIBRARY_LOG):
-        from pipeline import compare as comparison
-        from pipeline import evaluated
+        from bertline.pipeline import compare as comparison
+        from bertline.pipeline import evaluated
 
         task = configs.load(config)
         found = comparison.compare(evaluated.read(task, first), evaluated.read(task, second))
@@ -242,13 +242,13 @@ def list_releases(
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
 ) -> None:
     """List the versions in the serving folder: what is served, what is kept, what was rolled back."""
-    from serving import releases
+    from bertline.serving import releases
 
     task = configs.load(config)
     with _in_words():
         found = releases.overview(task.serving_folder)
     if not found:
-        raise LineError(f"{task.serving_folder} holds no pushed version; `bertline run {config}` makes one.")
+        raise UserError(f"{task.serving_folder} holds no pushed version; `bertline run {config}` makes one.")
     if as_json:
         for release in found:
             print(json.dumps(release))
@@ -264,11 +264,11 @@ def rollback(
     undo: Annotated[bool, typer.Option("--undo", help="Put back what the last rollback took out.")] = False,
 ) -> None:
     """Take newer versions out of service, so that servers go back to an older one."""
-    from serving import releases
-    from serving import rollback as withdrawals
+    from bertline.serving import releases
+    from bertline.serving import rollback as withdrawals
 
     if undo and (to or reason):
-        raise LineError("--undo puts back what the last rollback took out: --to and --reason have no place beside it.")
+        raise UserError("--undo puts back what the last rollback took out: --to and --reason have no place beside it.")
     task = configs.load(config)
     folder = task.serving_folder
     with _in_words():
@@ -295,8 +295,8 @@ def serve(
 
     Any other flag goes to the server, such as --api_keys_file=FILE or --ssl_config_file=FILE.
     """
-    from pipeline import serve as serving_line
-    from pipeline.predict import require_release
+    from bertline.pipeline import serve as serving_line
+    from bertline.pipeline.predict import require_release
 
     task = configs.load(config)
     require_release(task, config)
@@ -328,7 +328,7 @@ def predict(
     timeout: Annotated[float | None, typer.Option(help="Seconds for all the texts; default: 60 a request.")] = None,
 ) -> None:
     """Predict labels over gRPC: from a running server, or from one started for this call."""
-    from pipeline import predict as prediction
+    from bertline.pipeline import predict as prediction
 
     if model and not address:
         raise typer.BadParameter("--model is asked at --address: give both")
@@ -358,7 +358,7 @@ def compile_line(
     image: Annotated[str | None, typer.Option(help="The container image; default: the config's.")] = None,
 ) -> None:
     """Compile the line for Kubeflow Pipelines 2."""
-    from pipeline import facts, kubeflow
+    from bertline.pipeline import facts, kubeflow
 
     task = configs.load(config)
     target = output or Path(f"{kubeflow.pipeline_name(task)}.yaml")
@@ -388,8 +388,8 @@ def submit(
     ca: Annotated[Path | None, typer.Option(help="Certificates (PEM) of the API's authority.")] = None,
 ) -> None:
     """Compile the line and run it on Kubeflow Pipelines 2, once or on a schedule."""
-    from pipeline import facts, kubeflow
-    from pipeline import submit as submissions
+    from bertline.pipeline import facts, kubeflow
+    from bertline.pipeline import submit as submissions
 
     task = configs.load(config)
     if cron and wait:
@@ -422,8 +422,8 @@ def demo() -> None:
     path = Path(DEMO_CONFIG)
     if not _run(path).version:
         sys.exit(BLOCKED)
-    from pipeline.predict import own_server
-    from serving.client import Client
+    from bertline.pipeline.predict import own_server
+    from bertline.serving.client import Client
 
     task = configs.load(path)
     with own_server(task) as address, Client(address, task.name) as client:
@@ -441,7 +441,7 @@ def doctor(
     """Say what this machine has, what a run would choose, and what will not work."""
     task = configs.load(config) if config else None
     with screen.quiet(LIBRARY_LOG):
-        from pipeline import doctor as examination
+        from bertline.pipeline import doctor as examination
 
         checks = examination.checks(beam=task.beam if task else None)
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -465,7 +465,7 @@ def _console() -> Console:
 
 
 def _run(path: Path):
-    from pipeline import local_runner
+    from bertline.pipeline import local_runner
 
     task = configs.load(path)
     try:
@@ -509,7 +509,7 @@ def _in_words() -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
-        raise LineError(str(error)) from error
+        raise UserError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from components import answers, estimates, gates
-from components.errors import LineError
-from models import features
-from pipeline import screen
-from pipeline.evaluated import Run
+from bertline.components import answers, estimates, gates
+from bertline.errors import UserError
+from bertline.models import features
+from bertline.pipeline import screen
+from bertline.pipeline.evaluated import Run
 
 SHOWN_ROWS = 10  # of each kind; --json has all
 FIGURES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
@@ -30,11 +30,11 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
       the second run's.
 
     Raises:
-      LineError: the runs share no test row.
+      UserError: the runs share no test row.
     """
     table, shared = _shared(first, second)
     if not shared:
-        raise LineError(f"runs {first.run_id} and {second.run_id} have no test row in common.")
+        raise UserError(f"runs {first.run_id} and {second.run_id} have no test row in common.")
     rows = answers.from_table(table, second.metrics["classes"], first.run_id, second.options)
     certainty = second.options.gates.certainty
     return {

@@ -12,8 +12,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML, YAMLError
 
-from components.errors import LineError
-from components.options import (
+from bertline.components.options import (
     CanaryOptions,
     CardOptions,
     DataOptions,
@@ -22,11 +21,12 @@ from components.options import (
     TrackingOptions,
     ValidationOptions,
 )
-from models.recipe import ModelOptions, Section, TrainOptions
-from pipeline import metadata_store
-from pipeline.beam_options import GCS, BeamOptions
-from pipeline.kubeflow_options import KubeflowOptions
-from serving.releases import is_remote
+from bertline.errors import UserError
+from bertline.models.recipe import ModelOptions, Section, TrainOptions
+from bertline.pipeline import metadata_store
+from bertline.pipeline.beam_options import GCS, BeamOptions
+from bertline.pipeline.kubeflow_options import KubeflowOptions
+from bertline.serving.releases import is_remote
 
 SECTIONS = ("data", "validation", "train", "evaluate", "canary")  # what stages read when they run
 # The same model comes out whatever these are.
@@ -88,10 +88,10 @@ class Config(Section):
         """Absolute local folder of the task's runs.
 
         Raises:
-          LineError: `root` is remote, where no run of this machine can keep its metadata.
+          UserError: `root` is remote, where no run of this machine can keep its metadata.
         """
         if self.root and is_remote(self.root):
-            raise LineError(
+            raise UserError(
                 f"root: {self.root}: on this machine it must be a local folder, since it holds logs, review "
                 "pages and artifacts. Only serve.folder may be remote here; leave root out."
             )
@@ -175,28 +175,28 @@ def load(path: str | Path) -> Config:
     """Reads a config file.
 
     Raises:
-      LineError: naming the file, and for each fault the key, the value and what is allowed.
+      UserError: naming the file, and for each fault the key, the value and what is allowed.
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise LineError(f"{path} does not exist.{_nearest_config(path)} `bertline init FILE` writes one.") from None
+        raise UserError(f"{path} does not exist.{_nearest_config(path)} `bertline init FILE` writes one.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise LineError(f"{path} cannot be read as UTF-8 text: {error}") from error
+        raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from error
     try:
         values = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
-        raise LineError(f"{path} is not valid YAML: {error}") from error
+        raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
-        raise LineError(f"{path} holds no config: expected keys such as name and data, found {type(values).__name__}.")
+        raise UserError(f"{path} holds no config: expected keys such as name and data, found {type(values).__name__}.")
     if "folder" in values:
-        raise LineError(f"{path}: folder: unknown key. {_known_keys(Config)}")
+        raise UserError(f"{path}: folder: unknown key. {_known_keys(Config)}")
     try:
         return Config.model_validate({**values, "folder": str(path.parent.absolute())})
     except ValidationError as error:
         lines = [_explain(fault, values) for fault in error.errors()]
-        raise LineError("\n".join(f"{path}: {line}" for line in dict.fromkeys(lines))) from None
+        raise UserError("\n".join(f"{path}: {line}" for line in dict.fromkeys(lines))) from None
 
 
 def dump(config: Config) -> str:

@@ -16,9 +16,9 @@ from typing import Literal
 
 import psutil
 
-from pipeline import beam_options
-from pipeline.beam_options import BeamOptions
-from serving import real
+from bertline.pipeline import beam_options
+from bertline.pipeline.beam_options import BeamOptions
+from bertline.serving import real
 
 State = Literal["ok", "warn", "fail"]
 
@@ -168,8 +168,8 @@ def libraries() -> Check:
 
 def choice() -> list[Check]:
     """Accelerators, and the precision and distribution that a run would choose."""
-    import serving.runtime  # noqa: F401  TensorFlow without Keras starts in less than half the time
-    from models import hardware
+    import bertline.serving.runtime  # noqa: F401  TensorFlow without Keras starts in less than half the time
+    from bertline.models import hardware
 
     found = hardware.describe()
     accelerators = [name for name, _ in found.gpus] + ["TPU"] * found.tpu

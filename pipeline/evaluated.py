@@ -9,11 +9,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from components.artifacts import METRICS_FILE, PREDICTIONS_FILE
-from components.errors import LineError
-from components.options import EvaluateOptions
-from pipeline import lineage
-from pipeline.config import Config
+from bertline.components.artifacts import METRICS_FILE, PREDICTIONS_FILE
+from bertline.components.options import EvaluateOptions
+from bertline.errors import UserError
+from bertline.pipeline import lineage
+from bertline.pipeline.config import Config
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Run:
 
     Attributes:
       run_id: when it started.
-      verdicts: as components.gates.Verdict.as_dict gives them.
+      verdicts: as bertline.components.gates.Verdict.as_dict gives them.
       canary: what the canary said, "" where it passed or was not asked.
       metrics: metrics.json.
       table: predictions-test.parquet, columns [rows].
@@ -43,7 +43,7 @@ def read(task: Config, run_id: str | None) -> Run:
     """The run with this id, the newest evaluated one by default.
 
     Raises:
-      LineError: there is none, it did not come so far, or its files are gone.
+      UserError: there is none, it did not come so far, or its files are gone.
     """
     store, found = lineage.find(task, run_id, "Evaluator")
     return _run(found, store.stage(found, "Evaluator"), store.stage(found, "Canary"))
@@ -68,10 +68,10 @@ def _run(run_id: str, evaluator: lineage.Stage, canary: lineage.Stage | None) ->
         metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         table = pq.read_table(folder / PREDICTIONS_FILE).to_pydict()
     except FileNotFoundError as error:
-        raise LineError(f"run {run_id}: {error.filename} is gone; run again.") from error
+        raise UserError(f"run {run_id}: {error.filename} is gone; run again.") from error
     verdicts = json.loads(evaluator.text("verdicts"))
     if any("kind" not in verdict for verdict in verdicts):
-        raise LineError(f"run {run_id} is of an older bertline, whose gates left no figures to explain; run again.")
+        raise UserError(f"run {run_id} is of an older bertline, whose gates left no figures to explain; run again.")
     return Run(
         run_id=run_id,
         verdicts=verdicts,

@@ -12,14 +12,14 @@ from rich.table import Table
 from rich.text import Text
 from scipy import stats
 
-from components import explainer
-from components.errors import LineError
-from components.transform import read_labels
-from models import attributions, surrogate
-from models.recipe import ModelOptions
-from models.words import Reading
-from pipeline import lineage, screen
-from pipeline.config import Config
+from bertline.components import explainer
+from bertline.components.transform import read_labels
+from bertline.errors import UserError
+from bertline.models import attributions, surrogate
+from bertline.models.recipe import ModelOptions
+from bertline.models.words import Reading
+from bertline.pipeline import lineage, screen
+from bertline.pipeline.config import Config
 
 # LIME's default is 5,000, for texts of hundreds of words; so many take seconds on two cores.
 LIME_SAMPLES, LIME_SEED = 500, 17
@@ -77,7 +77,7 @@ def explain(
       run_id: None for the newest run with a model.
 
     Raises:
-      LineError: no such run, label or pair, or no word to explain.
+      UserError: no such run, label or pair, or no word to explain.
     """
     store, found = lineage.find(task, run_id, "Trainer")
     trainer = store.stage(found, "Trainer")
@@ -85,12 +85,12 @@ def explain(
     (model,) = trainer.outputs["model"]
     labels = read_labels(graph.uri)
     if label is not None and label not in labels:
-        raise LineError(_unknown_label(label, labels))
+        raise UserError(_unknown_label(label, labels))
     _check_pair(pair, explainer.is_paired(graph.uri))
     asked = explainer.load(model.uri, ModelOptions.model_validate_json(trainer.parameters["model_options"]))
     reading = asked.read(text, pair)
     if not any(word.tokens for word in reading.words):
-        raise LineError("the text has no word to explain: it is empty, or all white space.")
+        raise UserError("the text has no word to explain: it is empty, or all white space.")
     (probabilities,) = asked.probabilities([reading])
     index = int(probabilities.argmax()) if label is None else labels.index(label)
     return Explanation(
@@ -109,9 +109,9 @@ def explain(
 
 def _check_pair(pair: str | None, paired: bool) -> None:
     if paired and pair is None:
-        raise LineError("this model reads text pairs: give the second text with --text-pair.")
+        raise UserError("this model reads text pairs: give the second text with --text-pair.")
     if pair is not None and not paired:
-        raise LineError("this model reads single texts: --text-pair has no place.")
+        raise UserError("this model reads single texts: --text-pair has no place.")
 
 
 def _unknown_label(label: str, labels: list[str]) -> str:

@@ -12,11 +12,11 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from components import answers, estimates, gates
-from components.options import EvaluateOptions
-from models import features
-from pipeline import screen
-from pipeline.evaluated import Run
+from bertline.components import answers, estimates, gates
+from bertline.components.options import EvaluateOptions
+from bertline.models import features
+from bertline.pipeline import screen
+from bertline.pipeline.evaluated import Run
 
 SHOWN_ROWS = 10  # a person reads ten before looking for a pattern elsewhere
 
@@ -43,7 +43,7 @@ def change(run: Run, verdict: dict[str, Any]) -> Change | None:
 
     The rows are tried nearest first: the gate is asked again with the first k answered rightly, and k is halved in on.
     """
-    version = run.metrics.get("baseline", {}).get("version", "")
+    version = run.metrics.get("last_blessed", {}).get("version", "")
     rows = answers.from_table(run.table, run.metrics["classes"], version, run.options)
     counting = _that_count(rows, verdict, run.options)
     if counting is None:

@@ -13,8 +13,8 @@ from importlib import metadata as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import digest_of
-from serving import releases
+from bertline.pipeline.config import digest_of
+from bertline.serving import releases
 
 if TYPE_CHECKING:
     from tfx.dsl.placeholder.placeholder import Placeholder
@@ -30,7 +30,7 @@ class RunFacts:
     Attributes:
       fingerprint: hash of the contents of all source files, and of the stages' code: a new version of bertline does not
         reuse an older one's results.
-      baseline: version of the release to compare with, "" for none.
+      last_blessed: version of the release to compare with, "" for none.
       release: JSON for release.json: fingerprints, git commit, library versions, parent.
       vanished: how many pushed versions on record are gone from the serving folder; a new loss pushes again.
       withdrawn: the versions that were rolled back, with commas between them; a rollback asks the push stage again.
@@ -39,7 +39,7 @@ class RunFacts:
     """
 
     fingerprint: str | Placeholder
-    baseline: str | Placeholder
+    last_blessed: str | Placeholder
     release: str | Placeholder
     vanished: int = 0
     withdrawn: str = ""
@@ -72,20 +72,20 @@ def look(config: dict[str, Any], data_fingerprint: str, serving_folder: str | Pa
     """
     code, digest = code_fingerprint(), digest_of(config)
     inputs = hashlib.sha256(f"{digest} {data_fingerprint} {code}".encode()).hexdigest()[:32]
-    baseline = releases.find_baseline(serving_folder, inputs)
+    last_blessed = releases.find_last_blessed(serving_folder, inputs)
     release = {
         "name": config["name"],
         "inputs": inputs,
         "config_hash": digest,
         "data_hash": data_fingerprint,
         "code_hash": code,
-        "parent": baseline.version if baseline else None,
+        "parent": last_blessed.version if last_blessed else None,
         "git_commit": commit,
         "libraries": {name: installed.version(name) for name in LIBRARIES},
     }
     return RunFacts(
         fingerprint=f"{data_fingerprint}-{code}",
-        baseline=str(baseline.version) if baseline else "",
+        last_blessed=str(last_blessed.version) if last_blessed else "",
         release=json.dumps(release, sort_keys=True),
     )
 

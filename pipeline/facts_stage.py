@@ -7,18 +7,18 @@ from typing import TypedDict
 from tfx.dsl.component.experimental.annotations import Parameter
 from tfx.dsl.component.experimental.decorators import component
 
-from components import sources
-from components.errors import LineError
-from components.object_store import local_copy
-from components.options import DataOptions
-from pipeline import facts
+from bertline.components import sources
+from bertline.components.object_store import local_copy
+from bertline.components.options import DataOptions
+from bertline.errors import UserError
+from bertline.pipeline import facts
 
 
 class Found(TypedDict):
-    """See pipeline.facts.RunFacts."""
+    """See bertline.pipeline.facts.RunFacts."""
 
     fingerprint: str
-    baseline: str
+    last_blessed: str
     release: str
 
 
@@ -48,10 +48,10 @@ def Facts(
         commit: what git said of the code when the pipeline was compiled, "" for nothing.
 
     Returns:
-        `fingerprint`, `baseline` and `release` of RunFacts.
+        `fingerprint`, `last_blessed` and `release` of RunFacts.
 
     Raises:
-        LineError: the data cannot be found, or a release.json cannot be read.
+        UserError: the data cannot be found, or a release.json cannot be read.
     """
     sections = {"data": data, "validation": validation, "train": train, "evaluate": evaluate, "canary": canary}
     values = json.loads(config) | {name: json.loads(section) for name, section in sections.items()}
@@ -61,5 +61,5 @@ def Facts(
     try:
         found = asdict(facts.look(values, fingerprint, serving_folder, commit or None))
     except ValueError as error:
-        raise LineError(str(error)) from error
+        raise UserError(str(error)) from error
     return {name: found[name] for name in Found.__annotations__}

@@ -15,11 +15,11 @@ import chardet
 import numpy
 import yaml
 
-from components import sources
-from components.errors import LineError
-from components.options import DataOptions
-from models import packages
-from models.recipe import ModelOptions, TrainOptions
+from bertline.components import sources
+from bertline.components.options import DataOptions
+from bertline.errors import UserError
+from bertline.models import packages
+from bertline.models.recipe import ModelOptions, TrainOptions
 
 # === What the proposals rest on ===
 
@@ -100,7 +100,7 @@ def propose(path: str | Path, *, text: str | None = None, label: str | None = No
         label: the label column, where the guess is wrong.
 
     Raises:
-        LineError: nothing is there or it is no labelled text: empty, binary, without a text or a label column, with
+        UserError: nothing is there or it is no labelled text: empty, binary, without a text or a label column, with
             one label only, or with as many labels as rows.
     """
     source = re.sub(r"^package:/+", packages.SCHEME, str(path))  # pathlib joins the two slashes
@@ -184,7 +184,7 @@ class Survey:
 
 def _files(source: str) -> list[sources.SourceFile]:
     if not source.startswith(packages.SCHEME) and not re.search(r"[*?\[]", source) and not Path(source).exists():
-        raise LineError(f"{source}: no such file or folder.")
+        raise UserError(f"{source}: no such file or folder.")
     return sources.expand([source], os.getcwd())
 
 
@@ -204,7 +204,7 @@ def _survey(files: list[sources.SourceFile]) -> Survey:
     if broken := survey.faults[sources.BROKEN_LINE]:
         survey.warnings.append(f"{broken:,} broken lines: they will go to quarantine")
     if not survey.sample:
-        raise LineError(f"{files[0].name}: no usable row among {survey.rows:,}; the first line must name the columns.")
+        raise UserError(f"{files[0].name}: no usable row among {survey.rows:,}; the first line must name the columns.")
     return survey
 
 
@@ -255,9 +255,9 @@ def _keep_in_sample(survey: Survey, values: tuple[str, ...], chosen: random.Rand
 def _choose_columns(survey: Survey, text: str | None, label: str | None) -> tuple[str, str | None, str]:
     for option, name in (("--text", text), ("--label", label)):
         if name is not None and name not in survey.names:
-            raise LineError(f"{option} {name}: no such column. Columns: {', '.join(map(repr, survey.names))}.")
+            raise UserError(f"{option} {name}: no such column. Columns: {', '.join(map(repr, survey.names))}.")
     if len(survey.names) < 2:
-        raise LineError(
+        raise UserError(
             f"Only one column, {survey.names[0][:80]!r}: a text and a label are needed. "
             "Where the columns are separated by other than commas, save the file as .csv with commas or .tsv with tabs."
         )
@@ -272,7 +272,7 @@ def _guess_label(survey: Survey, text: str | None) -> str:
     """The column of few values that is named like a label, else the one of fewest values that are not numbers."""
     candidates = [name for name in survey.names if name != text and _could_be_label(survey, name)]
     if not candidates:
-        raise LineError(f"No column looks like a label (few different values, each several times). {_seen(survey)}")
+        raise UserError(f"No column looks like a label (few different values, each several times). {_seen(survey)}")
     return min(
         candidates, key=lambda name: (_rank(name, LABEL_NAMES), _are_fractions(survey, name), _spread(survey, name))
     )
@@ -298,7 +298,7 @@ def _guess_text(survey: Survey, label: str) -> str:
     """The column named like a text, unless another one's values are three times as long; else the longest."""
     candidates = [name for name in survey.names if name != label and _could_be_text(survey, name)]
     if not candidates:
-        raise LineError(f"No column looks like text (words, most rows different). {_seen(survey)}")
+        raise UserError(f"No column looks like text (words, most rows different). {_seen(survey)}")
     longest = max(candidates, key=lambda name: survey.columns[name].mean_characters)
     named = min(candidates, key=lambda name: _rank(name, TEXT_NAMES))
     long_enough = survey.columns[named].mean_characters * 3 >= survey.columns[longest].mean_characters
@@ -351,15 +351,15 @@ def _slice_candidates(survey: Survey, used: set[str | None]) -> list[str]:
 def _labels(survey: Survey, label: str) -> dict[str, int]:
     column = survey.columns[label]
     if column.many or len(column.values) > max(column.filled / 2, 2):
-        raise LineError(
+        raise UserError(
             f"The column {label!r} has {len(column.values):,} different values in {column.filled:,} rows: "
             "that is no label. Name the right one with --label."
         )
     if len(column.values) < 2:
         only = ", ".join(map(repr, column.values)) or "none"
-        raise LineError(f"The column {label!r} holds one label only ({only}): a classifier needs at least two.")
+        raise UserError(f"The column {label!r} holds one label only ({only}): a classifier needs at least two.")
     if label in column.values:
-        raise LineError(
+        raise UserError(
             f"The first line looks like a row, not like column names ({label!r} is also a label). Add a line."
         )
     return dict(column.values.most_common())
@@ -394,7 +394,7 @@ def token_lengths(texts: list[tuple[str, ...]]) -> numpy.ndarray:
     Args:
         texts: one text a row, or two for pairs.
     """
-    from models.tokenizer import Tokenizer
+    from bertline.models.tokenizer import Tokenizer
 
     folder = packages.resolve(ModelOptions.model_fields["backbone"].default)
     tokenizer = Tokenizer(folder / "vocab.txt", lowercase=True, max_length=2**30)
@@ -463,11 +463,11 @@ def write(proposal: Proposal, target: str | Path, *, force: bool = False) -> Non
         force: replace a file that is there.
 
     Raises:
-        LineError: the file is there already and `force` is not set.
+        UserError: the file is there already and `force` is not set.
     """
     target = Path(target)
     if target.exists() and not force:
-        raise LineError(f"{target} exists already; --force replaces it, --output FILE writes another one.")
+        raise UserError(f"{target} exists already; --force replaces it, --output FILE writes another one.")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(render(proposal, target), encoding="utf-8")
 

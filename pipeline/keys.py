@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from components.errors import LineError
+from bertline.errors import UserError
 
 app = typer.Typer(help="API keys of a server: add, list, remove.", no_args_is_help=True)
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The server's key file, YAML.")]
@@ -28,7 +28,7 @@ def add(
     days: Annotated[int | None, typer.Option(min=1, help="How long the key is good for. Default: for ever.")] = None,
 ) -> None:
     """Make a key and print it, this once; FILE keeps its hash. A running server knows it at once."""
-    from serving import access
+    from bertline.serving import access
 
     with _in_words():
         key = access.add_key(file, name, per_second=per_second, per_minute=per_minute, days=days)
@@ -39,7 +39,7 @@ def add(
 @app.command("list")
 def list_keys(file: FileArgument) -> None:
     """List the keys of FILE: names, rates and dates."""
-    from serving import access
+    from bertline.serving import access
 
     with _in_words():
         keys = access.read_keys(file)
@@ -53,7 +53,7 @@ def list_keys(file: FileArgument) -> None:
 @app.command()
 def remove(file: FileArgument, name: NameArgument) -> None:
     """Take a key out of FILE. A running server refuses it from the next request on."""
-    from serving import access
+    from bertline.serving import access
 
     with _in_words():
         access.remove_key(file, name)
@@ -72,4 +72,4 @@ def _in_words() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise LineError(str(error)) from error
+        raise UserError(str(error)) from error

@@ -11,19 +11,19 @@ from typing import Any
 
 import yaml
 
-from components.errors import LineError
-from models.packages import SCHEME
-from pipeline import beam_options, training_job
-from pipeline.config import AROUND_THE_MODEL, SECTIONS, Config
-from pipeline.kubeflow_options import KubeflowOptions, StageOptions
-from pipeline.local_runner import REPORTING_NODES
-from pipeline.stage import BEAM_VARIABLE, FOLDERS
+from bertline.errors import UserError
+from bertline.models.packages import SCHEME
+from bertline.pipeline import beam_options, training_job
+from bertline.pipeline.config import AROUND_THE_MODEL, SECTIONS, Config
+from bertline.pipeline.kubeflow_options import KubeflowOptions, StageOptions
+from bertline.pipeline.local_runner import REPORTING_NODES
+from bertline.pipeline.stage import BEAM_VARIABLE, FOLDERS
 
 # Each run asks these anew: the first because its answers key the cache, the second because the serving folder is the
 # world's and not the cache's; a push of what is there already changes nothing. Those that only report end well even
 # where they fail, and Kubeflow would cache what they did not make.
 ALWAYS_RUN = frozenset({"Facts", "Pusher"}) | REPORTING_NODES
-COMMAND = ["python", "-m", "pipeline.stage"]
+COMMAND = ["python", "-P", "-m", "bertline.pipeline.stage"]
 POD_FOLDER = "/tmp/bertline"  # is gone with the pod
 PARAMETERS = {
     "data": "DataOptions as JSON: sources, limits, shares. The columns are compiled in.",
@@ -60,9 +60,9 @@ class Compiled:
 
 
 def require_kfp() -> None:
-    """Raises LineError where the extra `kubeflow` is not installed."""
+    """Raises UserError where the extra `kubeflow` is not installed."""
     if find_spec("kfp") is None:
-        raise LineError(
+        raise UserError(
             "Kubeflow's packages are not installed: `pip install 'bertline[kubeflow]'` brings them. "
             "(`make setup` installs them with the rest.)"
         )
@@ -77,14 +77,14 @@ def compile_line(config: Config, image: str | None = None, commit: str | None = 
       commit: what git says of the code, for release.json.
 
     Raises:
-      LineError: no image is named, a folder that a cluster cannot see, a stage that is none, or kfp is missing.
+      UserError: no image is named, a folder that a cluster cannot see, a stage that is none, or kfp is missing.
     """
     require_kfp()
     image = image or config.kubeflow.image
     if not image:
-        raise LineError("kubeflow.image: name the container image in the config, or with --image.")
+        raise UserError("kubeflow.image: name the container image in the config, or with --image.")
     if config.train.distribution == "multi_worker" and not config.kubeflow.workers:
-        raise LineError("kubeflow.workers: train.distribution is multi_worker; say on how many pods, 2 or more.")
+        raise UserError("kubeflow.workers: train.distribution is multi_worker; say on how many pods, 2 or more.")
     settings = parameter_values(config)
     _check_workers_see_the_artifacts(config)
     from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as tfx_runner  # takes ten seconds
@@ -125,7 +125,7 @@ def parameter_values(config: Config) -> dict[str, str]:
     """The pipeline's parameters by name, with the config's values.
 
     Raises:
-      LineError: data or serving folder are on this machine.
+      UserError: data or serving folder are on this machine.
     """
     return {
         **{name: getattr(config, name).model_dump_json() for name in SECTIONS},
@@ -145,12 +145,12 @@ def _data_folder(config: Config) -> str:
             if source.startswith((SCHEME, "/")):
                 continue
             if not folder:
-                raise LineError(
+                raise UserError(
                     f"data.{key}: a cluster does not find {source!r}. Put it where it does, and name the folder in "
                     "kubeflow.data_folder, such as gs://BUCKET/data; or give an absolute path in one of its volumes."
                 )
             if source.startswith("../") and "://" in folder:
-                raise LineError(
+                raise UserError(
                     f"data.{key}: {source!r} lies outside kubeflow.data_folder, {folder}, which is all that a pod is "
                     "brought. Move this config beside its data, so that one relative path holds here and there."
                 )
@@ -163,7 +163,7 @@ def _serving_folder(config: Config) -> str:
         return folder
     if _root(config):
         return f"{_root(config)}/{folder or 'serving'}"
-    raise LineError(
+    raise UserError(
         "kubeflow.root: a cluster needs a folder that outlives its pods to push models to. Name a path in one of "
         "kubeflow.volumes, or gs://."
     )
@@ -186,9 +186,9 @@ def _checkpoints(config: Config) -> str:
 def _pipeline(config: Config, values: dict[str, str], commit: str | None) -> Any:
     from tfx.orchestration.data_types import RuntimeParameter
 
-    from pipeline.facts import RunFacts
-    from pipeline.facts_stage import Facts
-    from pipeline.pipeline import Settings, create_pipeline
+    from bertline.pipeline.facts import RunFacts
+    from bertline.pipeline.facts_stage import Facts
+    from bertline.pipeline.pipeline import Settings, create_pipeline
 
     given = {name: RuntimeParameter(name, ptype=str, default=value) for name, value in values.items()}
     own = config.model_dump(mode="json", exclude={*values, *AROUND_THE_MODEL})
@@ -216,11 +216,11 @@ def _beam_stages(line: Any) -> list[str]:
 
 
 def _check_workers_see_the_artifacts(config: Config) -> None:
-    """Raises LineError where a pod would keep its artifacts to itself, and Beam's workers are in other pods."""
+    """Raises UserError where a pod would keep its artifacts to itself, and Beam's workers are in other pods."""
     scheme = next((each for each in FOLDERS if (config.kubeflow.pipeline_root or "minio://").startswith(each)), "")
     folder = f"/{FOLDERS[scheme]}"
     if config.beam.runner == "portable" and folder not in [volume.path for volume in config.kubeflow.volumes]:
-        raise LineError(
+        raise UserError(
             f"kubeflow.volumes: with beam.runner: portable a volume must be mounted at {folder}, here and in the "
             f"engine's worker pods: a stage's pod keeps artifacts of {scheme} there, and Beam's workers write them. "
             f"Add {{claim: NAME, path: {folder}}}, one that many nodes can mount."
@@ -230,7 +230,7 @@ def _check_workers_see_the_artifacts(config: Config) -> None:
 def _check_stages(options: KubeflowOptions, known: list[str]) -> None:
     for name in options.stages:
         if name not in known:
-            raise LineError(f"kubeflow.stages.{name}: no such stage. This line has {', '.join(known)}.")
+            raise UserError(f"kubeflow.stages.{name}: no such stage. This line has {', '.join(known)}.")
 
 
 def _pod(options: KubeflowOptions, name: str) -> StageOptions:
@@ -303,7 +303,7 @@ def write(compiled: Compiled, path: Path) -> None:
     """Writes the YAML, and has kfp's own loader read it.
 
     Raises:
-      LineError: the file cannot be written.
+      UserError: the file cannot be written.
     """
     from kfp import components
 
@@ -312,4 +312,4 @@ def write(compiled: Compiled, path: Path) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise LineError(f"{path} cannot be written: {error.strerror}") from error
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from models.recipe import Section
+from bertline.models.recipe import Section
 
 QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 REMOTE = ("gs://", "s3://", "minio://")  # what Kubeflow's launcher copies to and from

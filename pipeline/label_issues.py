@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.artifacts import ISSUES_FILE
-from components.errors import LineError
-from pipeline import lineage
-from pipeline.config import Config
+from bertline.components.artifacts import ISSUES_FILE
+from bertline.errors import UserError
+from bertline.pipeline import lineage
+from bertline.pipeline.config import Config
 
 STAGE = "LabelQuality"
 
@@ -16,11 +16,11 @@ def find(task: Config, run_id: str | None) -> Path:
     """label_issues.csv of a run, of the newest that has one by default.
 
     Raises:
-      LineError: there is none, or it is gone.
+      UserError: there is none, or it is gone.
     """
     store, found = lineage.find(task, run_id, STAGE)
     (report,) = store.stage(found, STAGE).outputs["report"]
     file = Path(report.uri) / ISSUES_FILE
     if not file.is_file():
-        raise LineError(f"run {found}: {file} is gone; run again.")
+        raise UserError(f"run {found}: {file} is gone; run again.")
     return file

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-from components.errors import LineError
-from pipeline import metadata_store
+from bertline.errors import UserError
+from bertline.pipeline import metadata_store
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from bertline.pipeline.config import Config
 
 HISTORY_RUNS = 30  # on the review page: more would not be told apart on a phone
 _DONE = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
@@ -56,7 +56,7 @@ class Store:
       config: the task.
 
     Raises:
-      LineError: its database cannot be used.
+      UserError: its database cannot be used.
     """
 
     def __init__(self, config: Config):
@@ -123,19 +123,19 @@ def find(config: Config, run_id: str | None, name: str) -> tuple[Store, str]:
       name: of the stage, which the run must have completed.
 
     Raises:
-      LineError: there is no such run, or it did not come so far.
+      UserError: there is no such run, or it did not come so far.
     """
     if not metadata_store.exists(config):
-        raise LineError(f"no runs yet under {config.root_folder}.")
+        raise UserError(f"no runs yet under {config.root_folder}.")
     store = Store(config)
     known = store.run_ids()
     if run_id and run_id not in known:
-        raise LineError(f"{run_id} is no run under {config.root_folder}; `bertline runs CONFIG` lists them.")
+        raise UserError(f"{run_id} is no run under {config.root_folder}; `bertline runs CONFIG` lists them.")
     for candidate in [run_id] if run_id else reversed(known):
         stage = store.stage(candidate, name)
         if stage and stage.outputs:
             return store, candidate
-    raise LineError(f"run {run_id} ended before its {name}." if run_id else f"no run has completed its {name} yet.")
+    raise UserError(f"run {run_id} ended before its {name}." if run_id else f"no run has completed its {name} yet.")
 
 
 @dataclass(frozen=True)
@@ -179,14 +179,14 @@ def record(store: Store, run_id: str) -> RunRecord:
         reason = f"after the push, {failing.name} did not finish" if failing else ""
     else:
         outcome, reason = "blocked", "; ".join(blocked) or pusher.summary
-    ingest, baseline = stages.get("ExampleGen"), facts.get("LastBlessed")
+    ingest, last_blessed = stages.get("ExampleGen"), facts.get("LastBlessed")
     return RunRecord(
         run_id=run_id,
         outcome=outcome,
         data=str(ingest.parameters.get("fingerprint", ""))[:12] if ingest else "",
         metrics=evaluator.summary if evaluator else "",
         version=version,
-        parent=baseline.text("version") if baseline else "",
+        parent=last_blessed.text("version") if last_blessed else "",
         reason=reason,
     )
 
@@ -204,7 +204,7 @@ def past_figures(store: Store, inputs: str) -> list[dict[str, Any]]:
     Returns:
       Each `run`, `outcome`, `version`, `rows`, `accuracy`, `macro_f1` and `intervals`.
     """
-    from components.artifacts import METRICS_FILE  # brings TFX, ten seconds that a list of runs does without
+    from bertline.components.artifacts import METRICS_FILE  # brings TFX, ten seconds that a list of runs does without
 
     found: dict[str, dict[str, Any]] = {}
     for run_id in store.run_ids():

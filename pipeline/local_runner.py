@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from components import sources, trackers
-from components.errors import LineError, root_cause
-from pipeline import beam_options, facts, review, screen
-from pipeline.config import Config
-from serving import releases
+from bertline.components import sources, trackers
+from bertline.components.errors import root_cause
+from bertline.errors import UserError
+from bertline.pipeline import beam_options, facts, review, screen
+from bertline.pipeline.config import Config
+from bertline.serving import releases
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.facts import RunFacts
-    from pipeline.lineage import Stage, Store
+    from bertline.pipeline.facts import RunFacts
+    from bertline.pipeline.lineage import Stage, Store
 
 log = logging.getLogger("bertline.runner")
 
@@ -51,7 +52,7 @@ STAGES = (
 # They tell of a push that is done: where one fails, the run ends as the push left it.
 REPORTING = ("labels", "explain", "review", "track")
 REPORTING_NODES = frozenset(node for name, nodes in STAGES if name in REPORTING for node in nodes)
-TRACKED = "bertline.TrackingRecord"  # components.artifacts.TrackingRecord, which brings TFX
+TRACKED = "bertline.TrackingRecord"  # bertline.components.artifacts.TrackingRecord, which brings TFX
 
 
 class RunFailed(Exception):
@@ -85,7 +86,7 @@ def run(config: Config, config_name: str) -> RunResult:
       config_name: how the screen names the config.
 
     Raises:
-      LineError: the root is in use by another run, or the data cannot be found.
+      UserError: the root is in use by another run, or the data cannot be found.
       RunFailed: a stage failed.
     """
     started = time.monotonic()
@@ -127,7 +128,7 @@ def exclusive(root: Path) -> Iterator[None]:
     """Holds the root folder for one run.
 
     Raises:
-      LineError: another run holds it, or it cannot be written.
+      UserError: another run holds it, or it cannot be written.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -135,12 +136,12 @@ def exclusive(root: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         holder = (root / ".holder").read_text() if (root / ".holder").exists() else "unknown"
-        raise LineError(
+        raise UserError(
             f"another run is using {root} (process {holder}). "
             "Wait for it to end, or give this config a `root` of its own."
         ) from None
     except OSError as error:
-        raise LineError(
+        raise UserError(
             f"{root} cannot be written: {error.strerror}. Set `root` in the config to a folder of yours."
         ) from error
     try:
@@ -176,12 +177,12 @@ def _report(console: Console, error: BaseException, log_file: Path) -> None:
 def _in_words(error: BaseException) -> str:
     """The cause as the screen shows it."""
     cause = root_cause(error)
-    return str(cause) if isinstance(cause, LineError) else f"{type(cause).__name__}: {cause}"
+    return str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {cause}"
 
 
 def hardware() -> str:
     """What the line runs on, such as "cpu x2, bf16 (AMX)"."""
-    from models import hardware as found
+    from bertline.models import hardware as found
 
     return str(found.describe())
 
@@ -191,7 +192,7 @@ def hardware() -> str:
 
 def gather_facts(config: Config, store: Store, data_fingerprint: str) -> RunFacts:
     """Looks at data, code, serving folder and past pushes: everything that keys the cache beside the config."""
-    from pipeline import lineage
+    from bertline.pipeline import lineage
 
     found = facts.look(config.model_dump(mode="json"), data_fingerprint, config.serving_folder, facts.git_commit())
     pushed = [artifact.custom_properties["pushed_version"].string_value for artifact in store.artifacts("PushedModel")]
@@ -217,7 +218,7 @@ class _Launcher:
     def __init__(self, config: Config, run_id: str, files: list[sources.SourceFile]):
         from tfx.dsl.compiler import compiler
 
-        from pipeline import lineage, metadata_store, pipeline
+        from bertline.pipeline import lineage, metadata_store, pipeline
 
         self.run_id = run_id
         self.config = config
@@ -312,7 +313,7 @@ class _Launcher:
 
     def _publish_page(self, stage: Stage) -> Path:
         """Puts the page where a person finds it by the run's name; returns its path."""
-        from components.artifacts import REVIEW_FILE
+        from bertline.components.artifacts import REVIEW_FILE
 
         (artifact,) = stage.outputs["review"]
         target = review.page_file(self.config, self.run_id)

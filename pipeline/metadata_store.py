@@ -10,13 +10,13 @@ import socket
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from components.errors import LineError
+from bertline.errors import UserError
 
 if TYPE_CHECKING:
     from ml_metadata.metadata_store import metadata_store
     from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-    from pipeline.config import Config
+    from bertline.pipeline.config import Config
 
 FILE = "metadata.sqlite"
 PASSWORD = "BERTLINE_METADATA_PASSWORD"  # environment variable: a password has no place in a config
@@ -57,7 +57,7 @@ def connection(config: Config) -> mlmd.ConnectionConfig:
     """What TFX and ML Metadata connect with; it may hold the password, so it is not for logs.
 
     Raises:
-      LineError: the root is remote, and there is no database.
+      UserError: the root is remote, and there is no database.
     """
     from ml_metadata.proto import metadata_store_pb2 as mlmd
 
@@ -88,7 +88,7 @@ def connect(config: Config) -> metadata_store.MetadataStore:
     """Opens the store.
 
     Raises:
-      LineError: the server cannot be reached or refuses, or the database holds another task's runs.
+      UserError: the server cannot be reached or refuses, or the database holds another task's runs.
     """
     from ml_metadata.metadata_store import metadata_store
 
@@ -101,7 +101,7 @@ def connect(config: Config) -> metadata_store.MetadataStore:
         store = metadata_store.MetadataStore(connection(config))
     except Exception as error:  # RuntimeError with next to nothing in it, or an error of ML Metadata's
         given = "given" if os.environ.get(PASSWORD) else "not set"
-        raise LineError(
+        raise UserError(
             f"metadata: {config.metadata}: the server answers, and refuses user {parts.username} or database "
             f"{parts.path.strip('/')} (the password, {PASSWORD}, is {given}). MySQL's accounts need the plugin "
             f"mysql_native_password. {error}".strip()
@@ -115,7 +115,7 @@ def _check_reachable(parts: SplitResult) -> None:
     try:
         socket.create_connection((parts.hostname, port), timeout=SECONDS).close()
     except OSError as error:
-        raise LineError(
+        raise UserError(
             f"metadata: {parts.hostname}:{port} cannot be reached: {error.strerror or error}. Start the database, mend "
             "the address, or leave `metadata` out: runs are then kept in a file below the task's root."
         ) from error
@@ -127,7 +127,7 @@ def _check_task(store: metadata_store.MetadataStore, config: Config) -> None:
         return
     others = {context.name for context in store.get_contexts_by_type("pipeline")} - {config.name}
     if others:
-        raise LineError(
+        raise UserError(
             f"metadata: {config.metadata} holds the runs of {', '.join(sorted(others))}; give task {config.name} a "
             "database of its own."
         )

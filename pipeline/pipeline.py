@@ -12,22 +12,22 @@ from tfx.dsl.components.base.base_node import BaseNode
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.pipeline import Pipeline
 
-from components.baseline import Baseline
-from components.canary import Canary
-from components.evaluator import Evaluator
-from components.example_gen import ExampleGen
-from components.explainer import Explainer
-from components.label_quality import LabelQuality
-from components.last_blessed import LastBlessed
-from components.model_card import ModelCard
-from components.pusher import Pusher
-from components.review import Review
-from components.tracking import Track
-from components.trainer import Trainer
-from components.transform import transform
-from components.validation import DataGate, schema_gen, statistics_gen
-from pipeline.config import SECTIONS, Config
-from pipeline.facts import RunFacts
+from bertline.components.baseline import Baseline
+from bertline.components.canary import Canary
+from bertline.components.evaluator import Evaluator
+from bertline.components.example_gen import ExampleGen
+from bertline.components.explainer import Explainer
+from bertline.components.label_quality import LabelQuality
+from bertline.components.last_blessed import LastBlessed
+from bertline.components.model_card import ModelCard
+from bertline.components.pusher import Pusher
+from bertline.components.review import Review
+from bertline.components.tracking import Track
+from bertline.components.trainer import Trainer
+from bertline.components.transform import transform
+from bertline.components.validation import DataGate, schema_gen, statistics_gen
+from bertline.pipeline.config import SECTIONS, Config
+from bertline.pipeline.facts import RunFacts
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def create_pipeline(
     tokens = transform(examples, schema.outputs["schema"], config.model, config.data)
     tokens.add_upstream_node(data_gate)
     last_blessed = LastBlessed(
-        serving_folder=settings.serving_folder, release=facts.baseline, weights=int(config.train.warm_start)
+        serving_folder=settings.serving_folder, release=facts.last_blessed, weights=int(config.train.warm_start)
     )
     trainer = Trainer(
         transform_graph=tokens.outputs["transform_graph"],
@@ -131,7 +131,7 @@ def create_pipeline(
     evaluator = Evaluator(
         examples=examples,
         model=trainer.outputs["model"],
-        baseline=last_blessed.outputs["model"],
+        last_blessed=last_blessed.outputs["model"],
         options=settings.evaluate,
         keep=json.dumps(config.data.keep),
         **({"tfidf": baseline.outputs["answers"]} if baseline else {}),

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.errors import LineError
-from pipeline import config as configs
-from pipeline import screen
-from pipeline.config import Config
-from serving import releases
-from serving.client import SIGNATURE, Client, Prediction, ServingError
+from bertline.errors import UserError
+from bertline.pipeline import config as configs
+from bertline.pipeline import screen
+from bertline.pipeline.config import Config
+from bertline.serving import releases
+from bertline.serving.client import SIGNATURE, Client, Prediction, ServingError
 
 KEY_VARIABLE = "BERTLINE_API_KEY"
 
@@ -32,7 +32,7 @@ def of_config(file: Path, texts: list[str], pair: list[str] | None, address: str
         connection: further settings of the Client.
 
     Raises:
-        LineError: no text, a pair too few, or nothing to serve.
+        UserError: no text, a pair too few, or nothing to serve.
         ServingError: the server does not answer, or refuses.
         OSError, ValueError: as the Client, for its settings; as the Server, for one started for this call.
     """
@@ -58,7 +58,7 @@ def of_server(address: str, model: str, texts: list[str], pair: list[str] | None
     with Client(address, model, **connection) as client:
         signature = client.metadata()[1].get(SIGNATURE)
         if signature is None:
-            raise LineError(f"{model} at {address} has no signature {SIGNATURE!r}: it does not classify texts.")
+            raise UserError(f"{model} at {address} has no signature {SIGNATURE!r}: it does not classify texts.")
         asked, pairs = _texts(texts, pair, "text_pair" in signature.inputs)
         return list(zip(asked, client.predict(asked, pairs), strict=True))
 
@@ -70,15 +70,15 @@ def api_key(file: Path | None) -> str | None:
 
 
 def require_release(task: Config, file: Path) -> None:
-    """Raises LineError where a config's serving folder has nothing to serve."""
+    """Raises UserError where a config's serving folder has nothing to serve."""
     if not releases.read(task.serving_folder):
-        raise LineError(f"{task.serving_folder} holds no pushed version; `bertline run {file}` makes one.")
+        raise UserError(f"{task.serving_folder} holds no pushed version; `bertline run {file}` makes one.")
 
 
 @contextmanager
 def own_server(task: Config) -> Iterator[str]:
     """An embedded server on a free port for the length of a block; yields its address. Its log stays off the screen."""
-    from serving.server import Server
+    from bertline.serving.server import Server
 
     with screen.quiet(task.root_folder / "logs" / "serve.log"):
         server = Server.of(task.serving_folder, task.name, host=task.serve.host, port=0)
@@ -93,17 +93,17 @@ def _texts(texts: list[str], pair: list[str] | None, paired: bool) -> tuple[list
     """The texts to predict and, for a model of text pairs, the second texts."""
     if texts:
         if paired and len(pair or []) != len(texts):
-            raise LineError(f"this model reads text pairs: give one --pair for each of the {len(texts)} texts.")
+            raise UserError(f"this model reads text pairs: give one --pair for each of the {len(texts)} texts.")
         if pair and not paired:
-            raise LineError("this model reads single texts: --pair has no place.")
+            raise UserError("this model reads single texts: --pair has no place.")
         return texts, pair
     lines = [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
     if not lines:
-        raise LineError("no text to predict: give texts as arguments or a text a line on stdin.")
+        raise UserError("no text to predict: give texts as arguments or a text a line on stdin.")
     if not paired:
         return lines, None
     split = [line.split("\t") for line in lines]
     for number, fields in enumerate(split, 1):
         if len(fields) != 2:
-            raise LineError(f"stdin line {number}: this model reads text pairs, two texts with a tab between them.")
+            raise UserError(f"stdin line {number}: this model reads text pairs, two texts with a tab between them.")
     return [fields[0] for fields in split], [fields[1] for fields in split]

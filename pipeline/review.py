@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.errors import LineError
-from pipeline.config import Config
+from bertline.errors import UserError
+from bertline.pipeline.config import Config
 
 FOLDER = "review"  # in the task's root
 TFMA_SUFFIX = ".tfma.html"
@@ -20,18 +20,18 @@ def find(task: Config, run_id: str | None) -> Path:
     """The review page of a run, of the newest that has one by default.
 
     Raises:
-      LineError: there is none.
+      UserError: there is none.
     """
     # Run ids are times: the last in the order of names is the newest.
     found = (task.root_folder / FOLDER).glob("*.html")
     pages = sorted(page for page in found if not page.name.endswith(TFMA_SUFFIX))
     if not pages:
-        raise LineError(f"no review pages yet under {task.root_folder}; `bertline run` writes one a run.")
+        raise UserError(f"no review pages yet under {task.root_folder}; `bertline run` writes one a run.")
     if not run_id:
         return pages[-1]
     page = page_file(task, run_id)
     if page not in pages:
-        raise LineError(
+        raise UserError(
             f"run {run_id} has no review page: it is no run of this task, or did not come so far. "
             f"The newest that has one: {pages[-1].stem}."
         )
@@ -42,16 +42,16 @@ def write_tfma_page(task: Config, run_id: str | None) -> Path:
     """Writes the page of TFMA's components beside a run's review page, of the newest run by default; returns its path.
 
     Raises:
-      LineError: the run has no review page, or its evaluation is gone.
+      UserError: the run has no review page, or its evaluation is gone.
     """
     import apache_beam as beam
 
-    from components.review_page import tfma_page
-    from pipeline import beam_options, evaluated, lineage, metadata_store
+    from bertline.components.review_page import tfma_page
+    from bertline.pipeline import beam_options, evaluated, lineage, metadata_store
 
     main = find(task, run_id)
     if not metadata_store.exists(task):
-        raise LineError(f"no runs are on record under {task.root_folder}: what TFMA found cannot be looked up.")
+        raise UserError(f"no runs are on record under {task.root_folder}: what TFMA found cannot be looked up.")
     of_page = {page_file(task, each): each for each in lineage.Store(task).run_ids()}
     run = evaluated.read(task, run_id or of_page.get(main, main.stem))
     html = tfma_page.render(

@@ -7,12 +7,12 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import serving
-from pipeline import screen
-from pipeline.config import Config
-from serving import flags, real
-from serving.server import Server
-from serving.server import run as run_server
+from bertline import serving
+from bertline.pipeline import screen
+from bertline.pipeline.config import Config
+from bertline.serving import flags, real
+from bertline.serving.server import Server
+from bertline.serving.server import run as run_server
 
 SHIPPED = Path(serving.__file__).parent / "deploy" / "config"
 

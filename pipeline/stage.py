@@ -1,6 +1,6 @@
 """What a container of the compiled pipeline runs: one stage, on files that the cluster's launcher has brought.
 
-    python -m pipeline.stage --executor_class_path CLASS --json_serialized_invocation_args '{{$}}'
+    python -m bertline.pipeline.stage --executor_class_path CLASS --json_serialized_invocation_args '{{$}}'
         --json_serialized_inputs_spec_args SPEC
 
 These are the arguments that TFX compiles, but for Beam's, a JSON list in the environment. TFX's own entry point does
@@ -29,10 +29,11 @@ from typing import Any
 
 import yaml
 
-from components.errors import LineError, root_cause
-from components.object_store import ADDRESS
-from pipeline import training_job
-from pipeline.beam_options import DATAFLOW, GCS
+from bertline.components.errors import root_cause
+from bertline.components.object_store import ADDRESS
+from bertline.errors import UserError
+from bertline.pipeline import training_job
+from bertline.pipeline.beam_options import DATAFLOW, GCS
 
 # Where the launcher puts what it copies, as Kubeflow Pipelines' launcher_v2 has it; Vertex AI mounts /gcs.
 FOLDERS = {"gs://": "gcs", "s3://": "s3", "minio://": "minio"}
@@ -50,7 +51,9 @@ def main() -> None:
     parser.add_argument("--json_serialized_invocation_args", required=True, type=json.loads)
     parser.add_argument("--json_serialized_inputs_spec_args", required=True, type=json.loads)
     parser.add_argument("--reporting", action="store_true", help="a fault is told, and fails no run")
-    parser.add_argument("--training_job", type=json.loads, help="a TFJob that does the work; see pipeline.training_job")
+    parser.add_argument(
+        "--training_job", type=json.loads, help="a TFJob that does the work; see bertline.pipeline.training_job"
+    )
     given = parser.parse_args()
     beam = json.loads(os.environ.get(BEAM_VARIABLE, "[]"))
     sys.argv = sys.argv[:1]  # Beam would take them for its own
@@ -67,7 +70,7 @@ def main() -> None:
     except Exception as error:
         logging.exception("the stage ended")
         cause = root_cause(error)
-        said = str(cause) if isinstance(cause, LineError) else f"{type(cause).__name__}: {cause}"
+        said = str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {cause}"
         if not given.reporting:
             sys.exit(f"bertline: {said}")
         _leave_fault(execution, said)
@@ -89,7 +92,7 @@ def _execute(executor: str, execution: dict[str, Any], inputs: dict[str, Any], b
 def _check_inputs(execution: dict[str, Any]) -> None:
     for name, artifact in _artifacts(execution, "inputs"):
         if fault := artifact.get("metadata", {}).get(FAULT):
-            raise LineError(f"there is no {name}: {fault}")
+            raise UserError(f"there is no {name}: {fault}")
 
 
 def _leave_fault(execution: dict[str, Any], said: str) -> None:
@@ -129,7 +132,7 @@ def _train_elsewhere(given: argparse.Namespace, root: Path) -> None:
     output = shared / "executor_output.json"
     changed = {**execution, "outputs": {**execution["outputs"], "outputFile": str(output)}}
     command = [
-        *("python", "-m", "pipeline.stage", "--executor_class_path", given.executor_class_path),
+        *("python", "-P", "-m", "bertline.pipeline.stage", "--executor_class_path", given.executor_class_path),
         *("--json_serialized_invocation_args", json.dumps(changed)),
         *("--json_serialized_inputs_spec_args", json.dumps(given.json_serialized_inputs_spec_args)),
     ]
@@ -208,7 +211,7 @@ def _type(kind: dict[str, str]) -> dict[str, str]:
     """TFX knows its own types by their title, and takes any other title for the path of a class."""
     title = _title(kind)
     if title.startswith(OUR_TYPES):
-        title = f"components.artifacts.{title.removeprefix(OUR_TYPES)}"
+        title = f"bertline.components.artifacts.{title.removeprefix(OUR_TYPES)}"
     return {"schemaTitle": title}
 
 

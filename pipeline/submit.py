@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.errors import LineError
-from pipeline.kubeflow import Compiled
+from bertline.errors import UserError
+from bertline.pipeline.kubeflow import Compiled
 
 if TYPE_CHECKING:
     from kfp import Client
@@ -70,7 +70,7 @@ def start(submission: Submission, api: Api) -> str:
     """Starts a run; returns its id.
 
     Raises:
-      LineError: the API cannot be reached, or refuses.
+      UserError: the API cannot be reached, or refuses.
     """
     with _client(api) as client, _package(submission) as package:
         started = client.create_run_from_pipeline_package(
@@ -95,7 +95,7 @@ def schedule(submission: Submission, api: Api, cron: str) -> str:
       cron: minute, hour, day, month, weekday as in crontab; with six fields the first is the second.
 
     Raises:
-      LineError: as `start`, or the expression has another number of fields.
+      UserError: as `start`, or the expression has another number of fields.
     """
     with _client(api) as client, _package(submission) as package:
         experiment = client.create_experiment(submission.experiment, namespace=api.namespace)
@@ -119,7 +119,7 @@ def wait(run_id: str, api: Api) -> str:
     """Waits for a run to end; returns its state: SUCCEEDED, FAILED, SKIPPED or CANCELED.
 
     Raises:
-      LineError: as `start`.
+      UserError: as `start`.
     """
     with _client(api) as client:
         return client.wait_for_run_completion(run_id, timeout=WAIT_SECONDS).state
@@ -129,11 +129,11 @@ def six_fields(cron: str) -> str:
     """The expression as Kubeflow takes it, the second first.
 
     Raises:
-      LineError: it has neither five fields nor six.
+      UserError: it has neither five fields nor six.
     """
     count = len(cron.split())
     if count not in (5, 6):
-        raise LineError(f"--cron {cron!r}: expected minute, hour, day, month and weekday, as '0 3 * * *' for 3 a.m.")
+        raise UserError(f"--cron {cron!r}: expected minute, hour, day, month and weekday, as '0 3 * * *' for 3 a.m.")
     return f"0 {cron}" if count == 5 else cron
 
 
@@ -174,9 +174,9 @@ def _client(api: Api) -> Iterator[Client]:
         )
     except kfp_server_api.ApiException as error:
         way_out = f" Give a token in --token-file or {TOKEN_VARIABLE}." if error.status in (401, 403) else ""
-        raise LineError(f"{where} answered {error.status} {error.reason}: {_said(error)}{way_out}") from error
+        raise UserError(f"{where} answered {error.status} {error.reason}: {_said(error)}{way_out}") from error
     except HTTPError as error:
-        raise LineError(f"{where} cannot be reached: {error}") from error
+        raise UserError(f"{where} cannot be reached: {error}") from error
 
 
 def _said(error: object) -> str:
@@ -190,7 +190,7 @@ def _token(api: Api) -> str | None:
         try:
             return api.token_file.read_text(encoding="utf-8").strip()
         except OSError as error:
-            raise LineError(f"--token-file {api.token_file} cannot be read: {error.strerror}") from error
+            raise UserError(f"--token-file {api.token_file} cannot be read: {error.strerror}") from error
     return os.environ.get(TOKEN_VARIABLE)
 
 

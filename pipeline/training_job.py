@@ -1,7 +1,7 @@
 """Training on several machines of a cluster: a TFJob of Kubeflow's training operator, whose pods run the Trainer.
 
 The operator gives each pod TF_CONFIG, with which `train.distribution: multi_worker` works. The stage's own pod asks for
-the job and waits (see pipeline.stage).
+the job and waits (see bertline.pipeline.stage).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from components.errors import LineError
-from pipeline.kubeflow_options import KubeflowOptions
+from bertline.errors import UserError
+from bertline.pipeline.kubeflow_options import KubeflowOptions
 
 STAGE = "Trainer"
 GROUP, VERSION, PLURAL = "kubeflow.org", "v1", "tfjobs"
@@ -84,7 +84,7 @@ def run(job: dict[str, Any], name: str, command: Sequence[str], env: dict[str, s
         env: further variables of each pod.
 
     Raises:
-        LineError: the job failed, or the cluster does not take it.
+        UserError: the job failed, or the cluster does not take it.
     """
     from kubernetes import client
 
@@ -103,9 +103,9 @@ def run(job: dict[str, Any], name: str, command: Sequence[str], env: dict[str, s
             time.sleep(POLL_SECONDS)
             job_there = api.get_namespaced_custom_object(**place, name=name)
     except client.ApiException as error:
-        raise LineError(f"TFJob {namespace}/{name}: {_in_words(error)}") from error
+        raise UserError(f"TFJob {namespace}/{name}: {_in_words(error)}") from error
     if _outcome(job_there) == "Failed":
-        raise LineError(
+        raise UserError(
             f"TFJob {namespace}/{name} failed: {_conditions(job_there)['Failed']} The log of its first pod says why: "
             f"kubectl -n {namespace} logs {name}-worker-0"
         )

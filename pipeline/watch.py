@@ -11,9 +11,9 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from components import sources
-from components.errors import LineError
-from pipeline import config as configs
+from bertline.components import sources
+from bertline.errors import UserError
+from bertline.pipeline import config as configs
 
 SETTLED = 1.0  # seconds that files must stand still before the first run; later ones wait for two looks
 
@@ -54,7 +54,7 @@ class Watch:
             task = configs.load(self._config)
             files = sources.of_options(task.data, task.folder)
             return [_stamp(self._config), *(_stamp(Path(file.path)) for file in files)]
-        except LineError as error:
+        except UserError as error:
             return str(error)
         except FileNotFoundError as error:  # gone between listing and looking
             return f"{error.filename} has just gone"
@@ -69,7 +69,7 @@ def forever(config: Path, seconds: float, console: Console) -> NoReturn:
     """Watches until it is interrupted. Each run is a process of its own, so that none leaves its memory behind."""
 
     def run() -> None:
-        subprocess.run([sys.executable, "-m", "pipeline.cli", "run", str(config)], check=False)
+        subprocess.run([sys.executable, "-P", "-m", "bertline.pipeline.cli", "run", str(config)], check=False)
 
     watch = Watch(config, run, lambda text: console.print(text, style="dim", markup=False))
     watch.look()

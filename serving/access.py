@@ -37,7 +37,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
-from serving.errors import RequestError
+from bertline.serving.errors import RequestError
 
 KEY_BITS = 256
 KEY_PREFIX = "bertline_"  # so that scanners for leaked secrets, and people, know one when they see it

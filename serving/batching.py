@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 import grpc
 import numpy as np
 
-from serving.calls import Call
-from serving.configuration import BatchingParameters
-from serving.errors import RequestError, invalid
-from serving.metrics import Metrics
+from bertline.serving.calls import Call
+from bertline.serving.configuration import BatchingParameters
+from bertline.serving.errors import RequestError, invalid
+from bertline.serving.metrics import Metrics
 
 if TYPE_CHECKING:
-    from serving.servable import Servable
+    from bertline.serving.servable import Servable
 
 # Parameters whose absence the file's message can tell from zero.
 _WRAPPED = (

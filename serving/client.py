@@ -2,7 +2,7 @@
 
 Works against the embedded server and tensorflow_model_server alike, and starts neither TensorFlow nor Keras.
 
-    from serving.client import Client
+    from bertline.serving.client import Client
 
     with Client("127.0.0.1:8500", "reviews") as client:
         for prediction in client.predict(["arrived broken", "works like a charm"], timeout=5):
@@ -33,10 +33,10 @@ from typing import Any, ClassVar, TypeVar
 import grpc
 import grpc.aio
 
-from serving import messages
-from serving.connection import Connection, Pem
-from serving.messages import Prediction, Signature, TensorInfo, VersionStatus
-from serving.protos import (
+from bertline.serving import messages
+from bertline.serving.connection import Connection, Pem
+from bertline.serving.messages import Prediction, Signature, TensorInfo, VersionStatus
+from bertline.serving.protos import (
     GetModelMetadataRequest,
     GetModelStatusRequest,
     ModelServiceStub,

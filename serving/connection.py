@@ -46,7 +46,7 @@ Pem = bytes | str | os.PathLike
 class Connection:
     """Where a server is, and how to reach and convince it; opens a channel of grpc or of grpc.aio.
 
-    Args and errors are those of `serving.client.Client`.
+    Args and errors are those of `bertline.serving.client.Client`.
 
     Attributes:
         address: the server's.

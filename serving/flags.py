@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from serving import configuration
-from serving.batching import BatchingOptions
-from serving.limits import Limits
-from serving.models import one_model
-from serving.options import ServerOptions
-from serving.protos import ConfigProto, ModelServerConfig
-from serving.versions import Polling
+from bertline.serving import configuration
+from bertline.serving.batching import BatchingOptions
+from bertline.serving.limits import Limits
+from bertline.serving.models import one_model
+from bertline.serving.options import ServerOptions
+from bertline.serving.protos import ConfigProto, ModelServerConfig
+from bertline.serving.versions import Polling
 
 METRICS_PATH = "/monitoring/prometheus/metrics"  # where TF Serving has them unless told otherwise
 FREE_PORT = -1

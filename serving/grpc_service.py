@@ -12,10 +12,10 @@ from typing import TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from serving.errors import RequestError, frames, invalid
-from serving.metrics import Metrics
-from serving.protos import SERVICES, MultiInferenceRequest
-from serving.service import Service
+from bertline.serving.errors import RequestError, frames, invalid
+from bertline.serving.metrics import Metrics
+from bertline.serving.protos import SERVICES, MultiInferenceRequest
+from bertline.serving.service import Service
 
 log = logging.getLogger("bertline.serving")
 

@@ -18,8 +18,8 @@ import grpc
 import numpy as np
 import orjson
 
-from serving.errors import RequestError, invalid
-from serving.protos import (
+from bertline.serving.errors import RequestError, invalid
+from bertline.serving.protos import (
     ClassificationResult,
     DataType,
     Example,

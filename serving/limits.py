@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from serving.errors import invalid
-from serving.protos import DataType, Example, Input, TensorProto
+from bertline.serving.errors import invalid
+from bertline.serving.protos import DataType, Example, Input, TensorProto
 
 KIB, MIB = 1 << 10, 1 << 20
 

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from serving.protos import (
+from bertline.serving.protos import (
     DataType,
     GetModelMetadataResponse,
     GetModelStatusResponse,

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import grpc
 import numpy as np
 
-from serving import tensors
-from serving.calls import Call
-from serving.errors import RequestError, invalid
-from serving.protos import (
+from bertline.serving import tensors
+from bertline.serving.calls import Call
+from bertline.serving.errors import RequestError, invalid
+from bertline.serving.protos import (
     ClassificationRequest,
     ClassificationResponse,
     ClassificationResult,
@@ -31,7 +31,7 @@ from serving.protos import (
     RegressionResult,
     SignatureDef,
 )
-from serving.servable import DEFAULT_SIGNATURE, Servable
+from bertline.serving.servable import DEFAULT_SIGNATURE, Servable
 
 CLASSIFY_METHOD = "tensorflow/serving/classify"
 REGRESS_METHOD = "tensorflow/serving/regress"

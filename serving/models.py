@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from serving import releases
-from serving.errors import RequestError, invalid
-from serving.protos import LoggingConfig, ModelConfig, ModelServerConfig, ModelSpec
-from serving.versions import Polling, Versions, VersionState
+from bertline.serving import releases
+from bertline.serving.errors import RequestError, invalid
+from bertline.serving.protos import LoggingConfig, ModelConfig, ModelServerConfig, ModelSpec
+from bertline.serving.versions import Polling, Versions, VersionState
 
 if TYPE_CHECKING:
-    from serving.sampling import Sampler
-    from serving.servable import Servable
+    from bertline.serving.sampling import Sampler
+    from bertline.serving.servable import Servable
 
 log = logging.getLogger("bertline.serving")
 
@@ -208,7 +208,7 @@ def one_model(name: str, folder: str | Path) -> ModelServerConfig:
 def _sampler(entry: ModelConfig) -> Sampler | None:
     if entry.logging_config == LoggingConfig():
         return None
-    from serving.sampling import Sampler  # the masking library takes seconds to import
+    from bertline.serving.sampling import Sampler  # the masking library takes seconds to import
 
     try:
         return Sampler(entry.logging_config, entry.name)

@@ -1,9 +1,9 @@
 """Which ops of a SavedModel the real TF Serving cannot run: found before the push rather than when a server starts.
 
-    python -m serving.ops runs/sentiment/serving/1795307951
+    python -m bertline.serving.ops runs/sentiment/serving/1795307951
 
 TF Serving links TensorFlow's core ops and TF Text's. What it links is read from the registry of a process that has
-loaded just these two (`serving.runtime`), less what TensorFlow's Python package has and the server has not.
+loaded just these two (`bertline.serving.runtime`), less what TensorFlow's Python package has and the server has not.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from serving import releases
-from serving.protos import SavedModel
-from serving.runtime import tf  # noqa: F401  before its inner modules, so that they come without Keras
+from bertline.serving import releases
+from bertline.serving.protos import SavedModel
+from bertline.serving.runtime import tf  # noqa: F401  before its inner modules, so that they come without Keras
 
 from tensorflow.python.framework import kernels, op_def_registry  # isort: skip
 
@@ -132,7 +132,7 @@ def _read(file: str) -> SavedModel:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point of `python -m serving.ops`: prints what is at fault and returns 1, or returns 0."""
+    """Entry point of `python -m bertline.serving.ops`: prints what is at fault and returns 1, or returns 0."""
     (saved_model,) = sys.argv[1:] if arguments is None else arguments
     try:
         faults = check(saved_model)

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.batching import BatchingOptions
-from serving.limits import Limits
-from serving.protos import ConfigProto, ModelServerConfig
-from serving.versions import Polling
+from bertline.serving.batching import BatchingOptions
+from bertline.serving.limits import Limits
+from bertline.serving.protos import ConfigProto, ModelServerConfig
+from bertline.serving.versions import Polling
 
 if TYPE_CHECKING:
-    from serving.configuration import SSLConfig
+    from bertline.serving.configuration import SSLConfig
 
 
 @dataclass(frozen=True)

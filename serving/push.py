@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from serving import releases
-from serving.releases import Release
+from bertline.serving import releases
+from bertline.serving.releases import Release
 
 UNFINISHED = ".unfinished-"  # servers pass over folders with a leading dot
 CHUNK_BYTES = 1 << 20

@@ -11,7 +11,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection
 
-from serving.protos import SERVICES
+from bertline.serving.protos import SERVICES
 
 _PACKAGE = "tensorflow.serving"
 

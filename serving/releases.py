@@ -57,7 +57,7 @@ def read(folder: str | Path) -> list[Release]:
     """The releases in service, ascending by version; none where the folder is not there.
 
     Only whole versions count: a number for a name, saved_model.pb and release.json inside. A version without
-    release.json was put there by other hands: it is served, and it is nobody's baseline.
+    release.json was put there by other hands: it is served, and no model is compared with it.
 
     Raises:
         ValueError: a release.json cannot be read; the message names the file.
@@ -120,10 +120,10 @@ def size(path: str | Path) -> int:
     return sum(length(_join(path, name)) for name in files(path))
 
 
-def find_baseline(folder: str | Path, inputs: str) -> Release | None:
+def find_last_blessed(folder: str | Path, inputs: str) -> Release | None:
     """The release that a model made from `inputs` has to match: the newest in service made from anything else.
 
-    A model is no baseline for itself, so a second run of the same inputs meets the same bound as the first.
+    A model is not compared with itself, so a second run of the same inputs meets the same bound as the first.
 
     Args:
         folder: the serving folder.

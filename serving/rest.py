@@ -29,11 +29,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serving import json_tensor
-from serving.access import Access, key_of
-from serving.errors import RequestError, frames, invalid
-from serving.metrics import Metrics
-from serving.protos import (
+from bertline.serving import json_tensor
+from bertline.serving.access import Access, key_of
+from bertline.serving.errors import RequestError, frames, invalid
+from bertline.serving.metrics import Metrics
+from bertline.serving.protos import (
     ClassificationRequest,
     GetModelMetadataRequest,
     GetModelStatusRequest,
@@ -44,8 +44,8 @@ from serving.protos import (
 )
 
 if TYPE_CHECKING:  # both start TensorFlow, which a server does after it has taken its ports
-    from serving.servable import Servable
-    from serving.service import Service
+    from bertline.serving.servable import Servable
+    from bertline.serving.service import Service
 
 log = logging.getLogger("bertline.serving")
 

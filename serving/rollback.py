@@ -8,8 +8,8 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from serving import releases
-from serving.releases import RELEASE_FILE, WITHDRAWN, Release
+from bertline.serving import releases
+from bertline.serving.releases import RELEASE_FILE, WITHDRAWN, Release
 
 log = logging.getLogger("bertline.push")
 

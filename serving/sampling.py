@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError, Message
 
-from serving.protos import DataType, Example, LoggingConfig, LogMetadata, ModelSpec, PredictionLog, TensorProto
-from serving.runtime import tf
+from bertline.serving.protos import DataType, Example, LoggingConfig, LogMetadata, ModelSpec, PredictionLog, TensorProto
+from bertline.serving.runtime import tf
 
 if TYPE_CHECKING:
     from presidio_analyzer import EntityRecognizer, RecognizerResult

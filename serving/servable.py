@@ -9,11 +9,11 @@ from pathlib import Path
 import grpc
 import numpy as np
 
-from serving import releases
-from serving.calls import Call
-from serving.errors import RequestError, invalid
-from serving.protos import ConfigProto, SavedModel, SignatureDef
-from serving.runtime import tf
+from bertline.serving import releases
+from bertline.serving.calls import Call
+from bertline.serving.errors import RequestError, invalid
+from bertline.serving.protos import ConfigProto, SavedModel, SignatureDef
+from bertline.serving.runtime import tf
 
 log = logging.getLogger("bertline.serving")
 

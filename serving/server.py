@@ -25,16 +25,16 @@ import uvicorn
 from grpc_health.v1 import health, health_pb2
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
-from serving import configuration, flags, reflection, tls
-from serving.access import Access, AccessInterceptor
-from serving.errors import RequestError
-from serving.metrics import Metrics
-from serving.models import Models, one_model
-from serving.options import ServerOptions
-from serving.protos import ModelServerConfig
+from bertline.serving import configuration, flags, reflection, tls
+from bertline.serving.access import Access, AccessInterceptor
+from bertline.serving.errors import RequestError
+from bertline.serving.metrics import Metrics
+from bertline.serving.models import Models, one_model
+from bertline.serving.options import ServerOptions
+from bertline.serving.protos import ModelServerConfig
 
 if TYPE_CHECKING:
-    from serving.servable import Servable
+    from bertline.serving.servable import Servable
 
 log = logging.getLogger("bertline.serving")
 
@@ -167,8 +167,8 @@ class Server:
             self.rest_port = self._rest_socket.getsockname()[1]
 
     async def _serve(self) -> None:
-        from serving import grpc_service
-        from serving.service import Service
+        from bertline.serving import grpc_service
+        from bertline.serving.service import Service
 
         options = self.options
         open_to_strangers = options.host not in LOOPBACK and not (
@@ -195,7 +195,7 @@ class Server:
             self._watchers.append(self._loop.create_task(self._watch_models_file()))
 
     def _start_rest(self) -> None:
-        from serving import http, rest
+        from bertline.serving import http, rest
 
         options = self.options
         self._application = rest.application(
@@ -287,8 +287,8 @@ class Server:
         return self.options.models_file.read_bytes()
 
     def _load(self, model: str, path: Path, version: int) -> Servable:
-        from serving.servable import Servable
-        from serving.warmup import warm_up
+        from bertline.serving.servable import Servable
+        from bertline.serving.warmup import warm_up
 
         options = self.options
         began = self._loop.time()

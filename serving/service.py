@@ -12,14 +12,14 @@ from typing import Any
 import grpc
 import numpy as np
 
-from serving import methods
-from serving.batching import Batcher, BatchingOptions
-from serving.calls import Call
-from serving.errors import RequestError, invalid
-from serving.limits import Limits
-from serving.metrics import Metrics
-from serving.models import Models
-from serving.protos import (
+from bertline.serving import methods
+from bertline.serving.batching import Batcher, BatchingOptions
+from bertline.serving.calls import Call
+from bertline.serving.errors import RequestError, invalid
+from bertline.serving.limits import Limits
+from bertline.serving.metrics import Metrics
+from bertline.serving.models import Models
+from bertline.serving.protos import (
     ClassificationRequest,
     ClassificationResponse,
     GetModelMetadataRequest,
@@ -38,7 +38,7 @@ from serving.protos import (
     ReloadConfigResponse,
     SignatureDefMap,
 )
-from serving.servable import DEFAULT_SIGNATURE, Servable
+from bertline.serving.servable import DEFAULT_SIGNATURE, Servable
 
 SIGNATURE_DEF = "signature_def"  # the one metadata field there is
 

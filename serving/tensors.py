@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from serving import messages
-from serving.errors import invalid
-from serving.protos import DataType, TensorProto, TensorShapeProto
-from serving.runtime import tf
+from bertline.serving import messages
+from bertline.serving.errors import invalid
+from bertline.serving.protos import DataType, TensorProto, TensorShapeProto
+from bertline.serving.runtime import tf
 
 MAX_DIMENSIONS = 64  # numpy's; TensorFlow's are 254
 _STRING = DataType.Value("DT_STRING")

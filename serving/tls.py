@@ -16,7 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from serving.configuration import SSLConfig
+from bertline.serving.configuration import SSLConfig
 
 
 def grpc_credentials(config: SSLConfig) -> grpc.ServerCredentials:

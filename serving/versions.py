@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from serving import releases
-from serving.protos import FileSystemStoragePathSourceConfig, ModelVersionStatus
+from bertline.serving import releases
+from bertline.serving.protos import FileSystemStoragePathSourceConfig, ModelVersionStatus
 
 if TYPE_CHECKING:
-    from serving.servable import Servable
+    from bertline.serving.servable import Servable
 
 log = logging.getLogger("bertline.serving")
 

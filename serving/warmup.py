@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from serving import methods
-from serving.calls import Call
-from serving.errors import RequestError
-from serving.protos import PredictionLog, SignatureDef
-from serving.releases import WARMUP_FILE
-from serving.runtime import tf
-from serving.servable import DEFAULT_SIGNATURE, Servable
+from bertline.serving import methods
+from bertline.serving.calls import Call
+from bertline.serving.errors import RequestError
+from bertline.serving.protos import PredictionLog, SignatureDef
+from bertline.serving.releases import WARMUP_FILE
+from bertline.serving.runtime import tf
+from bertline.serving.servable import DEFAULT_SIGNATURE, Servable
 
 log = logging.getLogger("bertline.serving")
 

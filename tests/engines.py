@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline import beam_options
+from bertline.pipeline import beam_options
 
 TOP = Path(__file__).parents[1]
 STARTED = 60  # seconds in which a server is up

@@ -165,7 +165,7 @@ serve: {{port: 0}}
 
 def tiny_model_options(folder, **changes):
     """ModelOptions of a BERT of one thin layer over the reviews' vocabulary, written into the folder."""
-    from models.recipe import ModelOptions
+    from bertline.models.recipe import ModelOptions
 
     vocabulary = str(write_review_vocabulary(folder / "vocab.txt"))
     backbone = {"layers": 1, "hidden": 64, "heads": 2, "intermediate": 128, "vocabulary": vocabulary}
@@ -173,13 +173,13 @@ def tiny_model_options(folder, **changes):
 
 
 def tokenised_reviews(options, rows: int, seed: int = 0):
-    """Reviews as the Trainer reads them: models.dataset.Rows, labels 0 to 2 in the order of MOODS."""
+    """Reviews as the Trainer reads them: bertline.models.dataset.Rows, labels 0 to 2 in the order of MOODS."""
     import numpy as np
     import tensorflow as tf
 
-    from models import backbone
-    from models.dataset import Rows
-    from models.tokenizer import Tokenizer
+    from bertline.models import backbone
+    from bertline.models.dataset import Rows
+    from bertline.models.tokenizer import Tokenizer
 
     table = reviews(rows, seed)
     words = backbone.vocabulary(options)
@@ -197,8 +197,8 @@ def keyword_classifier(options, keywords):
     """
     import numpy as np
 
-    from models import backbone, classifier
-    from models.tokenizer import read_vocabulary
+    from bertline.models import backbone, classifier
+    from bertline.models.tokenizer import read_vocabulary
 
     network = backbone.load(options)
     labels = len(set(keywords.values()))
@@ -266,8 +266,8 @@ def transformed(folder, model, examples, schema, pair=False):
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
     from tfx.types import channel_utils, standard_artifacts
 
-    from components.options import DataOptions
-    from components.transform import Executor, transform
+    from bertline.components.options import DataOptions
+    from bertline.components.transform import Executor, transform
 
     data = DataOptions(source="x", text_pair="text_pair" if pair else None)
     component = transform(channel_utils.as_channel([examples]), channel_utils.as_channel([schema]), model, data)
@@ -299,9 +299,9 @@ def review_evidence(classes, rows, seed=0, texts=None, absent=0, **changes):
     import numpy as np
     from sklearn import metrics as sklearn_metrics
 
-    from components import estimates
-    from components.review_page import figures, page
-    from models import calibration
+    from bertline.components import estimates
+    from bertline.components.review_page import figures, page
+    from bertline.models import calibration
 
     chance = np.random.default_rng(seed)
     present = len(classes) - absent
@@ -432,7 +432,7 @@ def write_predictions(scored, path):
 
 def verdict(gate, value, passed=True, reason=""):
     """A gate's verdict as the blessing holds it."""
-    from components import gates
+    from bertline.components import gates
 
     return gates.Verdict(gate, value, "0.4", passed, reason, interval=(0.4, 0.6)).as_dict()
 

@@ -13,10 +13,10 @@ import kubeflow_api
 import yaml
 from typer.testing import CliRunner
 
-from pipeline import cli, kubeflow
-from serving.configuration import read_text_proto
-from serving.protos import ModelServerConfig
-from serving.server import Server
+from bertline.pipeline import cli, kubeflow
+from bertline.serving.configuration import read_text_proto
+from bertline.serving.protos import ModelServerConfig
+from bertline.serving.server import Server
 
 TOP = Path(__file__).parents[1]
 PAGE = (TOP / "docs" / "kubeflow.md").read_text(encoding="utf-8")

@@ -34,7 +34,7 @@ class Warm:
         with tempfile.TemporaryDirectory() as scratch:
             files = {name: Path(scratch) / name for name in ("stdin", "stdout", "stderr")}
             files["stdin"].write_text(input, encoding="utf-8")
-            code = self.run("pipeline.cli", [*map(str, arguments)], cwd=cwd, env=env, **files)
+            code = self.run("bertline.pipeline.cli", [*map(str, arguments)], cwd=cwd, env=env, **files)
             shown = [files[name].read_text(encoding="utf-8") for name in ("stdout", "stderr")]
         return subprocess.CompletedProcess(arguments, code, *shown)
 
@@ -58,9 +58,9 @@ def main():
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor  # noqa: F401
     from tfx.orchestration.local import runner_utils  # noqa: F401
 
-    import pipeline.facts_stage
-    import pipeline.lineage
-    import pipeline.pipeline  # noqa: F401
+    import bertline.pipeline.facts_stage
+    import bertline.pipeline.lineage
+    import bertline.pipeline.pipeline  # noqa: F401
 
     for line in sys.stdin:
         child = os.fork()

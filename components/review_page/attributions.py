@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from models import features
+from bertline.models import features
 
 DEPTHS = 10  # of the tints, classes d1 to d10 of page.css
 # Named beside a text: a person takes in five, and one of less than a tenth of the strongest decides nothing.

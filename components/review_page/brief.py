@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from components.review_page.figures import ClassFigures
+from bertline.components.review_page.figures import ClassFigures
 
 SHOWN = 3  # slices or labels named in a sentence; the section lists all
 # Mean probability and accuracy this close are as good as equal: a point either way is noise on 2,000 rows.

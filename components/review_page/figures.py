@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from sklearn import metrics as sklearn_metrics
 
-from components import estimates
-from models import features
+from bertline.components import estimates
+from bertline.models import features
 
 HISTOGRAM_BINS = 20
 MAX_POINTS = 300  # of a curve: more than it has pixels

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import jinja2
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from components.review_page import attributions, brief, charts, figures, trust
+from bertline.components.review_page import attributions, brief, charts, figures, trust
+from bertline.components.review_page.evidence import Evidence
 
 FOLDER = Path(__file__).parent
 # The parts of the page, in the order of a person's questions: template of `sections/` and what the navigation calls it.
@@ -49,43 +49,6 @@ HEADLINES = {
     "macro_auc": ("Macro AUC, each class against the rest", "scikit-learn"),
     "calibration_error": ("Expected calibration error", "bertline"),
 }
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What the stages of a run left behind for a person to judge its model.
-
-    Attributes:
-      metrics: the Evaluator's metrics.json.
-      scored: the test rows with the model's probabilities.
-      verdicts: as gates.Verdict.as_dict gives them.
-      training: the Trainer's training.json.
-      ingest: ExampleGen's ingest.json.
-      texts: DataGate's text_statistics.json.
-      anomalies: TFDV's, each `split`, `column`, `severity`, `description`.
-      attributions: the Explainer's, of the answers that are shown with their words: by row_id.
-      canary: its report.json, with `blessed` and `summary`.
-      push: `version` ("" if not pushed) and `summary`.
-      card: the model card, Markdown.
-      release: the run's facts: name, hashes, commit, libraries, parent.
-      labels: LabelQuality's label_quality.json, with the rows of its two CSV files in `issue_rows` and `pair_rows`.
-      history: earlier runs, the oldest first: `run`, `outcome`, `version`, `rows`, `accuracy`, `macro_f1`, `intervals`.
-    """
-
-    metrics: dict[str, Any]
-    scored: figures.ScoredRows
-    verdicts: list[dict[str, Any]]
-    training: dict[str, Any]
-    ingest: dict[str, Any]
-    texts: dict[str, Any]
-    anomalies: list[dict[str, str]]
-    attributions: dict[str, dict[str, Any]]
-    canary: dict[str, Any]
-    push: dict[str, str]
-    card: str
-    release: dict[str, Any]
-    labels: dict[str, Any]
-    history: list[dict[str, Any]]
 
 
 def render(evidence: Evidence, made_at: str) -> str:
@@ -183,7 +146,7 @@ def _headlines(metrics: dict[str, Any]) -> list[dict[str, Any]]:
 def _comparisons(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     """Other models on the same rows, each `name` and what the gates found (see gates.compare)."""
     found = []
-    if last := metrics.get("baseline"):
+    if last := metrics.get("last_blessed"):
         found.append({"name": f"last blessed, version {last['version']}", **last["comparison"]})
     if tfidf := metrics.get("tfidf"):
         found.append({"name": "TF-IDF with logistic regression", **tfidf})

@@ -17,10 +17,10 @@ from tensorflow_model_analysis import constants
 from tensorflow_model_analysis.proto import config_pb2
 from tensorflow_model_analysis.view import util, view_types
 
-from components import answers, evaluator
-from components.options import EvaluateOptions
-from components.review_page import page
-from models import features
+from bertline.components import answers, evaluator
+from bertline.components.options import EvaluateOptions
+from bertline.components.review_page import page
+from bertline.models import features
 
 CLASSES = 8  # with plots and fairness indicators, the lowest F1 first: 30 kB each
 PLOT_THRESHOLDS = 100  # TFMA's own 1,000 points a curve are more than it has pixels

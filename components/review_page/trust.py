@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
-from components.review_page import charts, figures
-from models import calibration
-
-if TYPE_CHECKING:
-    from components.review_page.page import Evidence
+from bertline.components.review_page import charts, figures
+from bertline.components.review_page.evidence import Evidence
+from bertline.models import calibration
 
 SHOWN_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # the page's table of all has a hundred
 SHOWN_ROWS = 25  # of the files; the rest is a command away

@@ -1,8 +1,8 @@
 import pytest
 
 from benchmarks import evaluator
-from components.errors import LineError
-from pipeline import config
+from bertline.errors import UserError
+from bertline.pipeline import config
 
 
 def test_the_limit_is_one_and_a_half_passes_and_fifteen_seconds():
@@ -11,7 +11,7 @@ def test_the_limit_is_one_and_a_half_passes_and_fifteen_seconds():
 
 def test_a_task_without_a_run_is_told_to_run(tmp_path):
     (tmp_path / "task.yaml").write_text(f"name: reviews\nroot: {tmp_path}\ndata: {{source: a.csv}}\n")
-    with pytest.raises(LineError, match=r"no evaluated run under .*; start one with `bertline run`"):
+    with pytest.raises(UserError, match=r"no evaluated run under .*; start one with `bertline run`"):
         evaluator.FinishedRun(config.load(tmp_path / "task.yaml"))
 
 

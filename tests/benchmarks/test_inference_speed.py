@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.inference import Contender
 from benchmarks.peers.timing import Inference
-from components.errors import LineError
+from bertline.errors import UserError
 
 ROWS = [("a",), ("a long text",), ("ab",), ("a longer text",)]
 
@@ -31,5 +31,5 @@ def test_of_several_ways_the_best_counts():
 
 
 def test_a_process_that_fails_is_quoted():
-    with pytest.raises(LineError, match=r"inference-test failed \(exit 1\):\nno weights"):
+    with pytest.raises(UserError, match=r"inference-test failed \(exit 1\):\nno weights"):
         Contender("inference-test", [sys.executable, "-c", "raise SystemExit('no weights')"])

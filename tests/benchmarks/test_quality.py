@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import finished, quality
-from components.errors import LineError
+from bertline.errors import UserError
 
 
 def write_examples(folder, rows):
@@ -92,13 +92,13 @@ def test_examples_are_those_that_the_evaluation_answered(tmp_path):
 
 
 def test_no_finished_run_names_the_way_out(tmp_path):
-    with pytest.raises(LineError, match="bertline run"):
+    with pytest.raises(UserError, match="bertline run"):
         finished.newest_evaluation(tmp_path)
-    with pytest.raises(LineError, match="run the config again"):
+    with pytest.raises(UserError, match="run the config again"):
         finished.examples_of(tmp_path, {"a1": "bad"})
 
 
 def test_accuracy_of_other_predictions_is_refused():
     quality.check_accuracy(0.77, 0.77)
-    with pytest.raises(LineError, match=r"0\.7500.*0\.7700"):
+    with pytest.raises(UserError, match=r"0\.7500.*0\.7700"):
         quality.check_accuracy(0.77, 0.75)

@@ -4,9 +4,9 @@ import pytest
 
 from benchmarks import peer
 from benchmarks.ours import Clock
-from components.errors import LineError
-from models.recipe import ModelOptions, RandomBert, TrainOptions
-from models.training import Progress
+from bertline.errors import UserError
+from bertline.models.recipe import ModelOptions, RandomBert, TrainOptions
+from bertline.models.training import Progress
 
 
 def progress(step):
@@ -43,21 +43,21 @@ def test_peer_gets_our_recipe(tmp_path):
 
 
 def test_weights_that_the_peer_cannot_read(tmp_path):
-    with pytest.raises(LineError, match="no peer"):
+    with pytest.raises(UserError, match="no peer"):
         peer.same_recipe(ModelOptions(backbone=RandomBert(vocabulary="vocab.txt")), TrainOptions())
-    with pytest.raises(LineError, match="Hugging Face layout"):
+    with pytest.raises(UserError, match="Hugging Face layout"):
         peer.same_recipe(ModelOptions(backbone=str(tmp_path)), TrainOptions())
 
 
 def test_a_peer_that_is_not_built_or_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(peer, "PEERS", tmp_path)
-    with pytest.raises(LineError, match="make bench-peers"):
+    with pytest.raises(UserError, match="make bench-peers"):
         peer.run_peer("tfidf", tmp_path)
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text("#!/bin/sh\necho out of memory >&2\nexit 3\n")
     python.chmod(0o755)
-    with pytest.raises(LineError, match=r"tfidf failed \(exit 3\):\nout of memory"):
+    with pytest.raises(UserError, match=r"tfidf failed \(exit 3\):\nout of memory"):
         peer.run_peer("tfidf", tmp_path)
     python.write_text("#!/bin/sh\necho loading\necho '{\"runs\": []}'\n")
     assert peer.run_peer("tfidf", tmp_path) == json.loads('{"runs": []}')

@@ -1,7 +1,7 @@
 import pytest
 
-from components import answers
-from components.options import EvaluateOptions
+from bertline.components import answers
+from bertline.components.options import EvaluateOptions
 
 TABLE = {
     "text": ["short", "a longer text", "tiny"],

@@ -1,8 +1,8 @@
 import factories
 import pyarrow.parquet as pq
 
-from components import baseline
-from components.artifacts import BaselineAnswers
+from bertline.components import baseline
+from bertline.components.artifacts import BaselineAnswers
 
 
 def test_the_baseline_learns_which_words_go_with_a_label(tmp_path):

@@ -26,7 +26,7 @@ import tensorflow_model_analysis as tfma
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.types import channel_utils, standard_artifacts
 
-from components import (
+from bertline.components import (
     evaluator,
     example_gen,
     shards,
@@ -36,13 +36,14 @@ from components import (
     tokenisation,
     validation,
 )
-from components.answers import slice_columns
-from components.artifacts import Quarantine
-from components.errors import LineError, root_cause
-from components.options import DataOptions, EvaluateOptions
-from models.features import SPLITS
-from pipeline import beam_options
-from pipeline.beam_options import BeamOptions
+from bertline.components.answers import slice_columns
+from bertline.components.artifacts import Quarantine
+from bertline.components.errors import root_cause
+from bertline.components.options import DataOptions, EvaluateOptions
+from bertline.errors import UserError
+from bertline.models.features import SPLITS
+from bertline.pipeline import beam_options
+from bertline.pipeline.beam_options import BeamOptions
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_a_fault_in_a_worker_of_another_process_is_told_in_its_own_words(tmp_pat
     with pytest.raises(Exception, match="while running") as caught, on_engine as pipeline:
         _ = pipeline | beam.Create([["data-{SPAN}.csv"]]) | beam.Map(spans.window, str(tmp_path), None)
     cause = root_cause(caught.value)
-    assert isinstance(cause, LineError)
+    assert isinstance(cause, UserError)
     assert str(cause).startswith(f"data source 'data-{{SPAN}}.csv': no span is there yet (looked in {tmp_path} for ")
     assert str(cause).endswith("Correct the pattern in the config.")
 

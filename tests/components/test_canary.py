@@ -11,10 +11,10 @@ import tensorflow as tf
 from factories import save_mood_model
 from tfx.types import standard_artifacts
 
-from components import canary
-from components.options import CanaryOptions
-from serving.client import Client, Prediction, ServingError
-from serving.server import Server
+from bertline.components import canary
+from bertline.components.options import CanaryOptions
+from bertline.serving.client import Client, Prediction, ServingError
+from bertline.serving.server import Server
 
 # What the model of factories.save_mood_model answers: positive where there is a "good", each with 0.75.
 ROWS = [

@@ -1,19 +1,20 @@
 import pytest
 
-from components.errors import LineError, root_cause
+from bertline.components.errors import root_cause
+from bertline.errors import UserError
 
 IN_A_WORKER = """\
 Traceback (most recent call last):
   File "apache_beam/runners/common.py", line 1498, in apache_beam.runners.common.DoFnRunner.process
   File "/opt/bertline/components/ingestion.py", line 170, in write
-components.errors.LineError: reviews.csv: row 7: no text
+bertline.errors.UserError: reviews.csv: row 7: no text
 Correct it, or raise data.max_quarantined.
 
 During handling of the above exception, another exception occurred:
 
 Traceback (most recent call last):
   File "apache_beam/runners/worker/sdk_worker.py", line 313, in _execute
-components.errors.LineError: reviews.csv: row 7: no text
+bertline.errors.UserError: reviews.csv: row 7: no text
 Correct it, or raise data.max_quarantined. [while running 'Write-ptransform-30']
 
 """
@@ -30,19 +31,19 @@ def wrapped(inner):
 @pytest.mark.parametrize(
     "inner",
     [
-        LineError(SAID),
-        LineError(f"{SAID} [while running 'Write']"),
+        UserError(SAID),
+        UserError(f"{SAID} [while running 'Write']"),
         RuntimeError(IN_A_WORKER),
         RuntimeError(
             f"Pipeline job-1 failed in state FAILED: java.lang.RuntimeException: Error received: {IN_A_WORKER}"
         ),
-        RuntimeError(f"components.errors.LineError: {SAID}"),
+        RuntimeError(f"bertline.errors.UserError: {SAID}"),
     ],
     ids=["here", "with the step", "from a worker", "from a job server", "without a traceback"],
 )
 def test_the_users_error_is_found_under_what_was_wrapped_around_it(inner):
     found = root_cause(wrapped(inner))
-    assert isinstance(found, LineError)
+    assert isinstance(found, UserError)
     assert str(found) == SAID
 
 
@@ -55,7 +56,7 @@ def test_a_job_that_its_engine_gave_up_is_told_by_its_last_line():
 
 
 def test_any_other_error_is_given_back_as_it_is():
-    error = wrapped(RuntimeError("ValueError: no LineError: of ours"))
+    error = wrapped(RuntimeError("ValueError: no UserError: of ours"))
     assert root_cause(error) is error
 
 

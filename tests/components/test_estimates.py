@@ -6,7 +6,7 @@ from fairlearn import metrics as fairlearn_metrics
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from components import estimates
+from bertline.components import estimates
 
 GOOD = np.array([[80, 20], [10, 90]])
 

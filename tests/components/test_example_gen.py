@@ -11,11 +11,11 @@ from tfx.components.util import examples_utils
 from tfx.proto import example_gen_pb2
 from tfx.types import standard_artifacts
 
-from components import example_gen, ingestion, splitting
-from components.artifacts import Quarantine
-from components.errors import LineError
-from components.options import DataOptions
-from models.features import SPLITS
+from bertline.components import example_gen, ingestion, splitting
+from bertline.components.artifacts import Quarantine
+from bertline.components.options import DataOptions
+from bertline.errors import UserError
+from bertline.models.features import SPLITS
 
 
 def ingest(folder, base_folder=None, **options):
@@ -181,7 +181,7 @@ def test_seventy_seven_labels_with_five_rows_in_the_rarest(tmp_path):
 
 
 def stop(folder, **options):
-    with pytest.raises(LineError) as error:
+    with pytest.raises(UserError) as error:
         ingest(folder, **options)
     return str(error.value)
 
@@ -244,7 +244,7 @@ def test_an_engine_that_writes_where_nobody_looks_is_found_out(tmp_path, monkeyp
     write_rows(tmp_path, many())
     passes = ingestion.passes
     monkeypatch.setattr(ingestion, "passes", lambda *_, **__: None)
-    with pytest.raises(LineError, match=r"/ingest\.json is not there, and Beam says that it was written"):
+    with pytest.raises(UserError, match=r"/ingest\.json is not there, and Beam says that it was written"):
         ingest(tmp_path)
 
     def elsewhere(pipeline, tasks, *others, **named):
@@ -252,5 +252,5 @@ def test_an_engine_that_writes_where_nobody_looks_is_found_out(tmp_path, monkeyp
         passes(pipeline, [task._replace(examples_uri=str(tmp_path / "elsewhere")) for task in tasks], *others, **named)
 
     monkeypatch.setattr(ingestion, "passes", elsewhere)
-    with pytest.raises(LineError, match=r"/Split-test/data_tfrecord-\S+\.gz is not there, and Beam says that"):
+    with pytest.raises(UserError, match=r"/Split-test/data_tfrecord-\S+\.gz is not there, and Beam says that"):
         ingest(tmp_path)

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from tfx.types import standard_artifacts
 
-from components import explainer
-from components.artifacts import Attributions
-from components.errors import LineError
-from components.review_page import attributions, figures, page
-from models import backbone, classifier
+from bertline.components import explainer
+from bertline.components.artifacts import Attributions
+from bertline.components.review_page import attributions, figures, page
+from bertline.errors import UserError
+from bertline.models import backbone, classifier
 
 MOODS = list(factories.MOODS)
 KEYWORDS = {"awful": 0, "ordered": 1, "great": 2}
@@ -134,10 +134,10 @@ def test_without_a_wrong_answer_no_model_is_loaded(tmp_path):
 
 def test_weights_or_words_that_are_gone_are_named(tmp_path):
     options = factories.tiny_model_options(tmp_path)
-    with pytest.raises(LineError, match=r"holds no classifier\.json"):
+    with pytest.raises(UserError, match=r"holds no classifier\.json"):
         explainer.load(str(tmp_path), options)
     (tmp_path / "vocab.txt").unlink()
-    with pytest.raises(LineError, match=r"vocab\.txt': there is no such file"):
+    with pytest.raises(UserError, match=r"vocab\.txt': there is no such file"):
         explainer.load(str(tmp_path), options)
 
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from components import estimates, gates
-from components.answers import Answers
-from components.errors import LineError
-from components.options import FairnessGates, GateOptions, SliceGates
+from bertline.components import estimates, gates
+from bertline.components.answers import Answers
+from bertline.components.options import FairnessGates, GateOptions, SliceGates
+from bertline.errors import UserError
 
 NONE = GateOptions(not_worse_by=None, beats_majority=False, slices=SliceGates(not_worse_by=None))
 CLASSES = ["bad", "good"]
@@ -194,5 +194,5 @@ def test_groups_too_small_to_judge_are_said_to_be():
 
 def test_a_favourable_label_that_the_model_lacks_is_an_error():
     fairness = FairnessGates(column="dialect", label="best", demographic_parity=0.1)
-    with pytest.raises(LineError, match="no label 'best'; its labels are bad, good"):
+    with pytest.raises(UserError, match="no label 'best'; its labels are bad, good"):
         judged(GOOD, groups=LABELS.astype(str), fairness=fairness)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from factories import MOODS, reviews
 
-from components import label_issues
+from bertline.components import label_issues
 
 CLASSES = list(MOODS)
 

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from tfx.types import standard_artifacts
 
-from components import spreadsheet
-from components.artifacts import LabelReport
-from components.label_quality import LabelQuality, describe
+from bertline.components import spreadsheet
+from bertline.components.artifacts import LabelReport
+from bertline.components.label_quality import LabelQuality, describe
 
 CLASSES = list(factories.MOODS)
 LEAK = "my item arrived broken and it was awful and late and the refund was late as well"

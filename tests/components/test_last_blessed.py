@@ -4,8 +4,8 @@ import object_stores
 import pytest
 from tfx.types import standard_artifacts
 
-from components.errors import LineError
-from components.last_blessed import LastBlessed
+from bertline.components.last_blessed import LastBlessed
+from bertline.errors import UserError
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_weights_that_are_gone_are_told_with_the_way_out(tmp_path, serving, addr
     trained_in(serving, address)
     with (
         object_stores.s3({}, monkeypatch),
-        pytest.raises(LineError, match=rf"version 100 has no weights .*{said}.*train\.warm_start: false"),
+        pytest.raises(UserError, match=rf"version 100 has no weights .*{said}.*train\.warm_start: false"),
     ):
         find(tmp_path, serving, "100", weights=1)
 
@@ -87,5 +87,5 @@ def test_none_leaves_an_empty_folder(tmp_path, serving):
 
 
 def test_release_gone_since_the_start_is_named(tmp_path, serving):
-    with pytest.raises(LineError, match="300: this release is gone"):
+    with pytest.raises(UserError, match="300: this release is gone"):
         find(tmp_path, serving, "300")

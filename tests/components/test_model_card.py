@@ -2,10 +2,10 @@ import factories
 import pytest
 from huggingface_hub import ModelCard as HubCard
 
-from components import model_card
-from components.options import CardOptions
-from components.review_page import page
-from models.recipe import ModelOptions, TrainOptions
+from bertline.components import model_card
+from bertline.components.options import CardOptions
+from bertline.components.review_page import page
+from bertline.models.recipe import ModelOptions, TrainOptions
 
 MOODS = ["negative", "neutral", "positive"]
 

@@ -1,6 +1,6 @@
 import pytest
 
-from components import near_duplicates as nd
+from bertline.components import near_duplicates as nd
 
 TWEET = "my flight to boston was cancelled again and nobody at the gate could tell us why"
 

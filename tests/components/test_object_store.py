@@ -5,10 +5,10 @@ from pathlib import Path
 import object_stores
 import pytest
 
-from components import sources
-from components.errors import LineError
-from components.object_store import brought, local_copy
-from components.options import DataOptions
+from bertline.components import sources
+from bertline.components.object_store import brought, local_copy
+from bertline.components.options import DataOptions
+from bertline.errors import UserError
 
 OBJECTS = {"data/train/a.csv": b"text,label\ngood,yes\n", "data/train/b.csv": b"text,label\nbad,no\n", "other": b"x"}
 
@@ -48,12 +48,12 @@ def test_of_spans_the_window_alone_is_brought(monkeypatch):
 
 
 def test_a_folder_that_is_not_there_is_named(store):
-    with pytest.raises(LineError, match=f"{store}/nothing: there is no such folder"), local_copy(f"{store}/nothing"):
+    with pytest.raises(UserError, match=f"{store}/nothing: there is no such folder"), local_copy(f"{store}/nothing"):
         pass
 
 
 def test_another_kind_of_address_is_refused_with_those_that_go():
-    with pytest.raises(LineError, match="gs://, s3://, minio://"), local_copy("ftp://bucket/data"):
+    with pytest.raises(UserError, match="gs://, s3://, minio://"), local_copy("ftp://bucket/data"):
         pass
 
 
@@ -73,7 +73,7 @@ def test_a_worker_elsewhere_brings_a_file_itself(store, tmp_path):
 
 def test_a_file_that_a_worker_elsewhere_cannot_bring_is_named(store):
     with (
-        pytest.raises(LineError, match=rf"^{store}/data/c\.csv cannot be read: "),
+        pytest.raises(UserError, match=rf"^{store}/data/c\.csv cannot be read: "),
         brought("/not/here/data/c.csv", "/not/here/data", f"{store}/data"),
     ):
         pass
@@ -81,7 +81,7 @@ def test_a_file_that_a_worker_elsewhere_cannot_bring_is_named(store):
 
 def test_a_file_of_another_machine_without_a_store_is_named():
     with (
-        pytest.raises(LineError, match=r"^/not/here/a\.csv: a Beam worker on \S+ does not see it\. Workers on other"),
+        pytest.raises(UserError, match=r"^/not/here/a\.csv: a Beam worker on \S+ does not see it\. Workers on other"),
         brought("/not/here/a.csv", "/not/here", "/not/here"),
     ):
         pass

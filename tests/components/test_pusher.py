@@ -7,13 +7,13 @@ import tensorflow as tf
 from factories import save_mood_model
 from tfx.types import standard_artifacts
 
-from components import artifacts, pusher, warmup
-from components.errors import LineError
-from components.options import ServeOptions
-from serving import releases, rollback
-from serving.protos import PredictionLog
-from serving.servable import Servable
-from serving.warmup import warm_up
+from bertline.components import artifacts, pusher, warmup
+from bertline.components.options import ServeOptions
+from bertline.errors import UserError
+from bertline.serving import releases, rollback
+from bertline.serving.protos import PredictionLog
+from bertline.serving.servable import Servable
+from bertline.serving.warmup import warm_up
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_blessed_model_is_pushed_once(tmp_path):
 
 def test_folder_that_cannot_be_written_stops_the_line(tmp_path):
     (tmp_path / "serving").write_text("a file")
-    with pytest.raises(LineError, match=r"serving: writing failed"):
+    with pytest.raises(UserError, match=r"serving: writing failed"):
         push(tmp_path, 1, 1)
 
 

@@ -8,8 +8,8 @@ import recount
 from sklearn import calibration, metrics
 from tfx.types import standard_artifacts
 
-from components import review
-from components.review_page import figures, page
+from bertline.components import review
+from bertline.components.review_page import figures, page
 
 MOODS = ["negative", "neutral", "positive"]
 INTENTS = [f"intent {number}" for number in range(77)]
@@ -190,7 +190,7 @@ def test_other_models_on_the_same_rows_and_past_runs_are_shown(evidence):
         found = {"accuracy": accuracy, "macro_f1": 0.5, "certainty": 0.95, "differences": differences}
         return {**found, "rows_won": 7, "rows_lost": 3, "mcnemar_p": 0.34}
 
-    compared = {"tfidf": other(0.5), "baseline": {"version": "17", "comparison": other(0.6)}}
+    compared = {"tfidf": other(0.5), "last_blessed": {"version": "17", "comparison": other(0.6)}}
     past = {"run": "2026-11-20T10:00:00", "outcome": "blocked", "version": ""}
     past |= {key: evidence.metrics[key] for key in ("rows", "accuracy", "macro_f1", "intervals")}
     changes = {"metrics": {**evidence.metrics, **compared}, "history": [past]}

@@ -4,7 +4,7 @@ import browser as browsers
 import factories
 import pytest
 
-from components.review_page import page
+from bertline.components.review_page import page
 
 pytestmark = browsers.needed
 HOSTILE = """<script>document.title = "taken"</script><img src=x onerror="document.title='taken'">"""

@@ -2,8 +2,8 @@ import apache_beam as beam
 import pytest
 import tensorflow as tf
 
-from components import shards
-from components.shards import Shard
+from bertline.components import shards
+from bertline.components.shards import Shard
 
 
 def records(path):

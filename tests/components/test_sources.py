@@ -5,9 +5,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from components import sources
-from components.errors import LineError
-from components.options import DataOptions
+from bertline.components import sources
+from bertline.components.options import DataOptions
+from bertline.errors import UserError
 
 OPTIONS = DataOptions(source=["."])
 
@@ -21,7 +21,7 @@ def rows_of(path, content, options=OPTIONS):
 
 
 def refusal(path, content, **options):
-    with pytest.raises(LineError) as stop:
+    with pytest.raises(UserError) as stop:
         rows_of(path, content, DataOptions(source=["."], **options))
     return str(stop.value)
 
@@ -164,7 +164,7 @@ def test_globs_folders_and_packages(tmp_path):
         (tmp_path / name).write_text("text,label\n")
     assert [file.name for file in sources.expand(["*.csv", "a.csv"], str(tmp_path))] == ["a.csv", "b.csv"]
     assert [file.name for file in sources.expand(["."], str(tmp_path))] == ["a.csv", "b.csv"]
-    with pytest.raises(LineError, match=r"no_such_package.*not installed"):
+    with pytest.raises(UserError, match=r"no_such_package.*not installed"):
         sources.expand(["package://no_such_package/a.csv"], ".")
 
 
@@ -216,7 +216,7 @@ def test_a_gzip_file_cut_short_stops_instead_of_losing_rows(tmp_path):
 
 def test_a_missing_file_names_its_neighbour(tmp_path):
     (tmp_path / "reviews.csv").write_text("text,label\n")
-    with pytest.raises(LineError, match=r"'review.csv' does not exist.*Did you mean 'reviews.csv'"):
+    with pytest.raises(UserError, match=r"'review.csv' does not exist.*Did you mean 'reviews.csv'"):
         sources.expand(["review.csv"], str(tmp_path))
 
 

@@ -2,9 +2,9 @@ import re
 
 import pytest
 
-from components import sources, spans
-from components.errors import LineError
-from components.options import DataOptions
+from bertline.components import sources, spans
+from bertline.components.options import DataOptions
+from bertline.errors import UserError
 
 
 def folders(tmp_path, *names):
@@ -38,10 +38,10 @@ def test_sources_without_a_span_are_taken_beside_those_with_one(tmp_path):
 
 
 def test_no_span_and_two_names_of_one_span_are_told(tmp_path):
-    with pytest.raises(LineError, match=r"'data-\{SPAN\}': no span is there yet \(looked in .* for data-1, with any"):
+    with pytest.raises(UserError, match=r"'data-\{SPAN\}': no span is there yet \(looked in .* for data-1, with any"):
         names(tmp_path, "data-{SPAN}")
     folders(tmp_path, "data-7", "data-07")
-    with pytest.raises(LineError, match="data-07 and data-7 are both span 7"):
+    with pytest.raises(UserError, match="data-07 and data-7 are both span 7"):
         names(tmp_path, "data-{SPAN}")
 
 

@@ -2,9 +2,9 @@ import random
 
 import numpy
 
-from components import splitting
-from components.options import DataOptions, RowLimits
-from components.splitting import DUPLICATE, NOT_SAMPLED, QUARANTINED, TEST, TRAIN, VALIDATION
+from bertline.components import splitting
+from bertline.components.options import DataOptions, RowLimits
+from bertline.components.splitting import DUPLICATE, NOT_SAMPLED, QUARANTINED, TEST, TRAIN, VALIDATION
 
 CONFLICT = QUARANTINED + splitting.REASONS.index(splitting.OTHER_LABEL) + 1
 

@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from components import spreadsheet
+from bertline.components import spreadsheet
 
 HOSTILE = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "  =1", "\r=1", "\n=1", "'tis", "''", "＝1+1", "=cmd|' /C calc'!A0"]
 HARMLESS = ["", "good", "1 = 1", "a\nb", 'say "no", or', "好 😀", "a'b"]

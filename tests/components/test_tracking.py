@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 from tfx.types import standard_artifacts
 
-from components import artifacts, trackers
-from components.errors import LineError
-from components.options import TrackingOptions
-from components.tracking import Track, curves, flat, run_id
+from bertline.components import artifacts, trackers
+from bertline.components.options import TrackingOptions
+from bertline.components.tracking import Track, curves, flat, run_id
+from bertline.errors import UserError
 
 PARAMETERS = {
     "train": {"learning_rate": 1e-4, "epochs": 2, "tensorboard": True},
@@ -268,14 +268,14 @@ def test_wandb_works_on_local_files_where_the_root_is_remote(tmp_path, evidence,
 def test_what_keeps_a_run_from_being_tracked_is_said_before_it(monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("WANDB_MODE", "online")
-    with pytest.raises(LineError, match="WANDB_API_KEY; WANDB_MODE=offline writes files only"):
+    with pytest.raises(UserError, match="WANDB_API_KEY; WANDB_MODE=offline writes files only"):
         trackers.check(TrackingOptions(tool="wandb"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host")
-    with pytest.raises(LineError, match="MLFLOW_TRACKING_URI holds a password") as caught:
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI holds a password") as caught:
         trackers.check(TrackingOptions(tool="mlflow"))
     assert "secret" not in str(caught.value)
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(LineError, match=r"mlflow is not installed here\. `pip install mlflow-skinny`"):
+    with pytest.raises(UserError, match=r"mlflow is not installed here\. `pip install mlflow-skinny`"):
         trackers.check(TrackingOptions(tool="mlflow"))
     trackers.check(TrackingOptions())
 

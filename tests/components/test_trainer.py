@@ -11,11 +11,11 @@ import tensorflow as tf
 from factories import MOODS, raw_examples, reviews, tiny_model_options, transformed
 from tfx.types import standard_artifacts
 
-from components import trainer
-from components.errors import LineError
-from components.trainer import Trainer
-from models import calibration, classifier
-from models.recipe import TrainOptions
+from bertline.components import trainer
+from bertline.components.trainer import Trainer
+from bertline.errors import UserError
+from bertline.models import calibration, classifier
+from bertline.models.recipe import TrainOptions
 
 RECIPE = TrainOptions(epochs=6, batch_size=8, learning_rate=0.003, precision="float32")
 
@@ -103,8 +103,8 @@ def test_checkpoints_belong_to_their_run(data, tmp_path, monkeypatch):
         if progress.step > 20:
             raise Stopped
 
-    monkeypatch.setattr("models.training._REPORT_SECONDS", 0)
-    monkeypatch.setattr("components.trainer._log_progress", stop)
+    monkeypatch.setattr("bertline.models.training._REPORT_SECONDS", 0)
+    monkeypatch.setattr("bertline.components.trainer._log_progress", stop)
     recipe = RECIPE.model_copy(update={"epochs": 1, "checkpoint_steps": 10})
     with pytest.raises(Stopped):
         train(data, tmp_path, recipe)
@@ -125,7 +125,7 @@ def test_an_empty_split_is_named(data, tmp_path):
     options, graph, _ = data
     empty = standard_artifacts.Examples()
     empty.uri = str(tmp_path / "empty")
-    with pytest.raises(LineError, match=r"Split-train: the split holds no rows"):
+    with pytest.raises(UserError, match=r"Split-train: the split holds no rows"):
         train((options, graph, empty), tmp_path)
 
 
@@ -146,7 +146,7 @@ def test_a_temperature_is_fitted_where_the_recipe_asks_for_one_and_its_figures_a
 def test_a_threshold_that_no_answer_is_below_is_refused():
     trainer.check_abstention(None, ["no", "yes"])
     trainer.check_abstention(0.34, ["a", "b", "c"])
-    with pytest.raises(LineError, match=r"model.abstain: 0.5 is never .* with 2 labels .* at least 0.5"):
+    with pytest.raises(UserError, match=r"model.abstain: 0.5 is never .* with 2 labels .* at least 0.5"):
         trainer.check_abstention(0.5, ["no", "yes"])
 
 
@@ -179,5 +179,5 @@ def test_weights_that_do_not_fit_are_told(data, tmp_path):
     model.uri = str(tmp_path)
     (tmp_path / "Keras").mkdir()
     (tmp_path / "Keras" / "classifier.json").write_text('{"labels": ["good", "bad"]}')
-    with pytest.raises(LineError, match="it knows the labels good, bad, and the data have negative, neutral, positive"):
+    with pytest.raises(UserError, match="it knows the labels good, bad, and the data have negative, neutral, positive"):
         train(data, tmp_path, last_blessed=model)

@@ -6,11 +6,11 @@ import tensorflow as tf
 from factories import raw_examples, tiny_model_options, transformed
 from tfx.types import channel_utils, standard_artifacts
 
-from components.errors import LineError
-from components.options import DataOptions
-from components.transform import read_labels, transform
-from models.dataset import read_rows
-from models.recipe import ModelOptions
+from bertline.components.options import DataOptions
+from bertline.components.transform import read_labels, transform
+from bertline.errors import UserError
+from bertline.models.dataset import read_rows
+from bertline.models.recipe import ModelOptions
 
 LABELS = ["negative", 'good "buy"\n', "neutral"]
 ROWS = [
@@ -93,7 +93,7 @@ def test_parameters_hold_no_path_of_this_machine():
 def test_labels_file(tmp_path, text, message):
     if text:
         (tmp_path / "labels.txt").write_text(text)
-    with pytest.raises(LineError, match=message):
+    with pytest.raises(UserError, match=message):
         read_labels(tmp_path)
 
 

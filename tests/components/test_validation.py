@@ -12,12 +12,12 @@ from tfx.components.schema_gen.executor import Executor as Schemer
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.types import standard_artifacts
 
-from components import validation
-from components.artifacts import DataReport
-from components.errors import LineError
-from components.options import DataOptions, ValidationOptions
-from components.statistics import Executor as Counter
-from models.recipe import ModelOptions, RandomBert
+from bertline.components import validation
+from bertline.components.artifacts import DataReport
+from bertline.components.options import DataOptions, ValidationOptions
+from bertline.components.statistics import Executor as Counter
+from bertline.errors import UserError
+from bertline.models.recipe import ModelOptions, RandomBert
 
 IN_MEMORY = BaseBeamExecutor.Context(beam_pipeline_args=list(factories.BEAM))
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "##s"]
@@ -100,12 +100,12 @@ def test_texts_are_counted_by_the_models_own_tokenizer(tmp_path, model):
 
 
 def test_too_much_truncated_says_how_long_the_texts_are(tmp_path, model):
-    with pytest.raises(LineError, match=r"25.0% of the texts are longer than model.max_length \(5 tokens\).*at most 6"):
+    with pytest.raises(UserError, match=r"25.0% of the texts are longer than model.max_length \(5 tokens\).*at most 6"):
         inspect(tmp_path, same(), model, max_truncated=0.2)
 
 
 def test_too_much_out_of_vocabulary_shows_a_text(tmp_path, model):
-    with pytest.raises(LineError, match=r"18.2% of the wordpieces.*'good xyz xyz film'.*model.backbone"):
+    with pytest.raises(UserError, match=r"18.2% of the wordpieces.*'good xyz xyz film'.*model.backbone"):
         inspect(tmp_path, same(), model, max_out_of_vocabulary=0.1)
 
 
@@ -120,7 +120,7 @@ string_domain { name: "label" value: "neg" value: "pos" }
 
 def test_a_label_outside_the_reviewed_schema_stops_the_line_in_words(tmp_path, model):
     splits = same() | {"test": [*ROWS, ("good film", "positive")]}
-    with pytest.raises(LineError) as stop:
+    with pytest.raises(UserError) as stop:
         inspect(tmp_path, splits, model, reviewed=REVIEWED)
     first, second, _ = str(stop.value).split("\n")
     assert first == "The rows do not fit the schema inferred from the data:"
@@ -155,5 +155,5 @@ def test_a_reviewed_schema_is_carried_by_its_contents(tmp_path):
     assert validation.schema_gen(statistics, rules, str(tmp_path)).exec_properties["contents"] == REVIEWED
     for contents, said in (("feature {", "not a schema"), ('feature { name: "text" }', "no feature 'label'")):
         (tmp_path / "schema.pbtxt").write_text(contents)
-        with pytest.raises(LineError, match=said):
+        with pytest.raises(UserError, match=said):
             validation.schema_gen(statistics, rules, str(tmp_path))

@@ -8,8 +8,8 @@ import factories
 import pytest
 import training_operator
 
-from pipeline import config as configs
-from pipeline import kubeflow
+from bertline.pipeline import config as configs
+from bertline.pipeline import kubeflow
 
 
 class Cluster:
@@ -76,8 +76,8 @@ def test_a_run_ends_with_the_release_that_the_local_line_pushes(cluster, line):
 
 
 def test_the_pushed_model_answers(cluster):
-    from serving.client import Client
-    from serving.server import Server
+    from bertline.serving.client import Client
+    from bertline.serving.server import Server
 
     with Server.of(cluster.serving, "reviews", port=0) as server, Client(server.address, "reviews") as client:
         answers = client.predict(["my item was great and perfect", "broken and late"])

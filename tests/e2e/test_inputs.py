@@ -5,9 +5,9 @@ import json
 import factories
 import pytest
 
-from components.errors import LineError
-from pipeline import config as configs
-from pipeline import local_runner
+from bertline.errors import UserError
+from bertline.pipeline import config as configs
+from bertline.pipeline import local_runner
 
 ROWS = factories.reviews(300)
 
@@ -17,7 +17,7 @@ def stopped(folder, capfd):
     try:
         with pytest.raises(local_runner.RunFailed):
             local_runner.run(configs.load(folder / "task.yaml"), "task.yaml")
-    except LineError as error:  # before the screen is drawn
+    except UserError as error:  # before the screen is drawn
         return str(error)
     assert not (folder / "runs" / "serving").exists()
     return " ".join(capfd.readouterr().out.split())
@@ -99,8 +99,8 @@ def test_many_classes_long_texts_emoji_and_chinese_go_through(tmp_path, capfd):
     release = json.loads((tmp_path / "runs" / "serving" / result.version / "release.json").read_text())
     assert 0 <= release["metrics"]["accuracy"] <= 1
 
-    from serving.client import Client
-    from serving.server import Server
+    from bertline.serving.client import Client
+    from bertline.serving.server import Server
 
     with (
         Server.of(tmp_path / "runs" / "serving", "reviews", port=0) as server,
@@ -121,8 +121,8 @@ def test_text_pairs_go_through_and_both_texts_are_read(tmp_path, capfd):
     result = local_runner.run(configs.load(tmp_path / "task.yaml"), "task.yaml")
     assert result.version, capfd.readouterr().out
 
-    from serving.client import Client
-    from serving.server import Server
+    from bertline.serving.client import Client
+    from bertline.serving.server import Server
 
     with (
         Server.of(tmp_path / "runs" / "serving", "reviews", port=0) as server,

@@ -275,9 +275,9 @@ def test_a_run_killed_in_training_goes_on_from_its_checkpoint(line):
 
 
 def test_serving_picks_up_a_new_version_without_dropping_a_request(line):
-    from serving.client import Client
-    from serving.server import Server
-    from serving.versions import Polling
+    from bertline.serving.client import Client
+    from bertline.serving.server import Server
+    from bertline.serving.versions import Polling
 
     old = line.versions()[-1]
     with (

@@ -12,8 +12,8 @@ from pathlib import Path
 import backend
 import pytest
 
-from pipeline import config as configs
-from pipeline import kubeflow
+from bertline.pipeline import config as configs
+from bertline.pipeline import kubeflow
 
 pytestmark = pytest.mark.shipped
 TOP = Path(__file__).parents[2]

@@ -4,8 +4,8 @@ import factories
 import numpy as np
 import pytest
 
-from models import attributions, backbone, surrogate
-from models.tokenizer import Tokenizer
+from bertline.models import attributions, backbone, surrogate
+from bertline.models.tokenizer import Tokenizer
 
 KEYWORDS = {"awful": 0, "refund": 0, "ordered": 1, "great": 2, "love": 2}
 TEXTS = [

@@ -7,8 +7,8 @@ import pytest
 from factories import tiny_model_options
 from safetensors.numpy import save_file
 
-from models import backbone
-from models.recipe import ModelOptions
+from bertline.models import backbone
+from bertline.models.recipe import ModelOptions
 
 SIZES = {
     "vocab_size": 9,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from models import calibration
+from bertline.models import calibration
 
 
 def drawn(rows, temperature, classes=3, seed=0):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.dataset import Batches, Rows, balanced_weights, padded_length, read_rows
+from bertline.models.dataset import Batches, Rows, balanced_weights, padded_length, read_rows
 
 
 def rows(lengths, segments=False):

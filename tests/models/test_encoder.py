@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import backbone, classifier
-from models.encoder import Batch, Encoder, pack
+from bertline.models import backbone, classifier
+from bertline.models.encoder import Batch, Encoder, pack
 
 TOKENS = tf.constant([[5, 6, 7, 8, 9, 1], [5, 9, 0, 0, 0, 0], [1, 2, 3, 4, 0, 0]])
 SEGMENTS = tf.constant([[0, 0, 0, 1, 1, 1], [0, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0]])

@@ -1,8 +1,8 @@
 import pytest
 import tensorflow as tf
 
-from models import hardware
-from models.hardware import Hardware
+from bertline.models import hardware
+from bertline.models.hardware import Hardware
 
 
 def machine(flags=(), gpus=(), tpu=False):

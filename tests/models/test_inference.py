@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 from test_encoder import LENGTHS, SEGMENTS, TOKENS, keras_logits, tiny_classifier
 
-from models import hardware
-from models.encoder import Batch, Encoder, pack
-from models.inference import FrozenClassifier
+from bertline.models import hardware
+from bertline.models.encoder import Batch, Encoder, pack
+from bertline.models.inference import FrozenClassifier
 
 INPUTS = {"tokens": TOKENS, "segments": SEGMENTS, "lengths": LENGTHS}
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.optimizer import AdamW, Schedule
+from bertline.models.optimizer import AdamW, Schedule
 
 
 def variables():

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from models import packages
+from bertline.models import packages
 
 
 def test_finds_a_file_without_importing_the_package(tmp_path, monkeypatch):

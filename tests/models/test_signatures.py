@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 from factories import MOODS, raw_examples, reviews, tiny_model_options, transformed
 
-from models import backbone, classifier
-from models.signatures import ServedModel, export
-from models.tokenizer import Tokenizer
+from bertline.models import backbone, classifier
+from bertline.models.signatures import ServedModel, export
+from bertline.models.tokenizer import Tokenizer
 
 TEXTS = [text for text, _, _ in reviews(200, seed=3)] + ["", "好 😀", "great " * 1000]
 

@@ -13,11 +13,11 @@ import pytest
 import tensorflow as tf
 from factories import tiny_model_options, tokenised_reviews
 
-from models import backbone, classifier
-from models.dataset import Rows
-from models.encoder import Batch, Encoder, pack
-from models.recipe import TrainOptions
-from models.training import fit
+from bertline.models import backbone, classifier
+from bertline.models.dataset import Rows
+from bertline.models.encoder import Batch, Encoder, pack
+from bertline.models.recipe import TrainOptions
+from bertline.models.training import fit
 
 RECIPE = TrainOptions(epochs=3, batch_size=8, learning_rate=0.003, precision="float32", checkpoint_steps=4)
 
@@ -70,7 +70,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path):
     script = f"""
 import os, signal, sys
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]!r}
-import test_training, pathlib, models.training as training
+import test_training, pathlib, bertline.models.training as training
 training._REPORT_SECONDS = 0
 def killed(progress):
     if progress.step == 18:  # in the middle of the second epoch, two steps after a checkpoint
@@ -177,9 +177,9 @@ WORKER = f"""
 import sys
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]!r}
 import os, pathlib, signal
-from models import hardware
+from bertline.models import hardware
 strategy = hardware.strategy("multi_worker")
-import test_training, models.training as training
+import test_training, bertline.models.training as training
 training._REPORT_SECONDS = 0
 folder, lost_at = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 def progress(seen):

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from apache_beam.options.pipeline_options import FlinkRunnerOptions
 
-from pipeline import config as configs
-from pipeline import kubeflow
+from bertline.pipeline import config as configs
+from bertline.pipeline import kubeflow
 
 TOP = Path(__file__).parents[2]
 DEPLOY = TOP / "pipeline" / "deploy" / "beam"

@@ -10,10 +10,10 @@ from apache_beam.options.pipeline_options_validator import PipelineOptionsValida
 from apache_beam.runners.runner import create_runner
 from typer.testing import CliRunner
 
-from components.errors import LineError
-from pipeline import beam_options, cli, doctor, local_runner
-from pipeline import config as configs
-from pipeline.beam_options import BeamOptions
+from bertline.errors import UserError
+from bertline.pipeline import beam_options, cli, doctor, local_runner
+from bertline.pipeline import config as configs
+from bertline.pipeline.beam_options import BeamOptions
 
 MINIMAL = "name: reviews\ndata: {source: reviews.csv}\n"
 PORTABLE = {"runner": "portable", "job_endpoint": "flink:8099", "environment": {"external": "localhost:50000"}}
@@ -77,7 +77,7 @@ def load(folder, section, more=""):
     ],
 )
 def test_a_mistake_is_told_when_the_config_is_read(tmp_path, capfd, section, expected):
-    with pytest.raises(LineError) as caught:
+    with pytest.raises(UserError) as caught:
         load(tmp_path, section)
     assert expected in str(caught.value)
     assert "task.yaml: beam" in str(caught.value) or "task.yaml: config" in str(caught.value)
@@ -94,7 +94,7 @@ def test_a_mistake_is_told_when_the_config_is_read(tmp_path, capfd, section, exp
         (
             {"runner": "multi-processing", "workers": 4, "options": {"max_cache_memory_usage_mb": 200}},
             [
-                "--runner=components.worker_processes.Runner",
+                "--runner=bertline.components.worker_processes.Runner",
                 "--direct_running_mode=multi_processing",
                 "--direct_num_workers=4",
                 *COMMON,
@@ -182,9 +182,9 @@ def test_the_engine_does_not_key_a_model(tmp_path):
 
 def test_dataflow_is_for_clusters_and_says_so(tmp_path):
     config = load(tmp_path, DATAFLOW, "kubeflow: {pipeline_root: 'gs://bucket/pipelines'}\n")
-    with pytest.raises(LineError, match=r"beam\.runner: dataflow sees no folder of this machine.*bertline compile"):
+    with pytest.raises(UserError, match=r"beam\.runner: dataflow sees no folder of this machine.*bertline compile"):
         local_runner.run(config, "task.yaml")
-    with pytest.raises(LineError, match=r"kubeflow\.data_folder: Dataflow does not see '/volume'"):
+    with pytest.raises(UserError, match=r"kubeflow\.data_folder: Dataflow does not see '/volume'"):
         load(tmp_path, DATAFLOW, "kubeflow: {pipeline_root: 'gs://bucket/a', data_folder: /volume}\n")
 
 
@@ -202,7 +202,7 @@ def test_a_run_does_not_begin_without_its_job_server(tmp_path, closed_port):
     config = factories.write_task(tmp_path, factories.reviews(3))
     section = {**PORTABLE, "job_endpoint": f"127.0.0.1:{closed_port}"}
     config.write_text(f"{config.read_text(encoding='utf-8')}beam: {json.dumps(section)}\n", encoding="utf-8")
-    with pytest.raises(LineError, match=rf"beam\.job_endpoint: 127\.0\.0\.1:{closed_port} cannot be reached: Connecti"):
+    with pytest.raises(UserError, match=rf"beam\.job_endpoint: 127\.0\.0\.1:{closed_port} cannot be reached: Connecti"):
         local_runner.run(configs.load(config), "task.yaml")
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from components.errors import LineError
-from components.options import EvaluateOptions
-from pipeline import compare
-from pipeline.evaluated import Run
+from bertline.components.options import EvaluateOptions
+from bertline.errors import UserError
+from bertline.pipeline import compare
+from bertline.pipeline.evaluated import Run
 
 CLASSES = ["bad", "good", "none"]
 
@@ -50,7 +50,7 @@ def test_only_rows_of_both_runs_count():
     other = run("three", "bg", labels="bg", rows=["row-0", "row-9"])
     found = compare.compare(FIRST, other)
     assert (found["rows"], found["rows_left_out"]) == (1, [5, 1])
-    with pytest.raises(LineError, match="one and four have no test row in common"):
+    with pytest.raises(UserError, match="one and four have no test row in common"):
         compare.compare(FIRST, run("four", "bg", labels="bg", rows=["row-8", "row-9"]))
 
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import LineError
-from pipeline import config as configs
-from pipeline import local_runner
+from bertline.errors import UserError
+from bertline.pipeline import config as configs
+from bertline.pipeline import local_runner
 
 MINIMAL = "name: reviews\ndata: {source: reviews.csv}\n"
 
@@ -16,7 +16,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def refused(folder: Path, text: str) -> str:
-    with pytest.raises(LineError) as caught:
+    with pytest.raises(UserError) as caught:
         configs.load(write(folder, text))
     return str(caught.value)
 
@@ -88,7 +88,7 @@ def test_all_faults_are_named_at_once(tmp_path):
 
 
 def test_a_missing_config_says_how_to_make_one(tmp_path):
-    with pytest.raises(LineError, match="bertline init FILE"):
+    with pytest.raises(UserError, match="bertline init FILE"):
         configs.load(tmp_path / "none.yaml")
 
 
@@ -114,7 +114,7 @@ def test_remote_folders_keep_their_addresses(tmp_path):
 
 def test_a_run_on_this_machine_refuses_a_remote_root(tmp_path):
     config = configs.load(write(tmp_path, MINIMAL + "root: gs://bucket/runs\n"))
-    with pytest.raises(LineError, match=r"root: gs://bucket/runs: .* must be a local folder, since it holds logs"):
+    with pytest.raises(UserError, match=r"root: gs://bucket/runs: .* must be a local folder, since it holds logs"):
         local_runner.run(config, "task.yaml")
 
 

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from pipeline import doctor
+from bertline.pipeline import doctor
 
 GIB = 1 << 30
 

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from components.errors import LineError
-from models import classifier
-from pipeline import cli, explain, lineage
-from pipeline import config as configs
+from bertline.errors import UserError
+from bertline.models import classifier
+from bertline.pipeline import cli, explain, lineage
+from bertline.pipeline import config as configs
 
 KEYWORDS = {"awful": 0, "ordered": 1, "great": 2}
 MOODS = list(factories.MOODS)
@@ -123,7 +123,7 @@ def test_an_incomplete_attribution_says_so(found):
     ],
 )
 def test_what_cannot_be_explained_is_said(found, arguments, message):
-    with pytest.raises(LineError, match=message):
+    with pytest.raises(UserError, match=message):
         found(**arguments)
 
 
@@ -132,7 +132,7 @@ def test_without_a_trained_model_there_is_nothing_to_explain(tmp_path):
 
     def run(*arguments):
         result = CliRunner().invoke(cli.app, ["explain", str(config), "great", *arguments])
-        assert isinstance(result.exception, LineError), result.output
+        assert isinstance(result.exception, UserError), result.output
         return str(result.exception)
 
     assert "no runs yet under" in run()

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from components import answers, estimates, gates
-from components.errors import LineError
-from components.options import EvaluateOptions
-from pipeline import config as configs
-from pipeline import evaluated, explain_gate
-from pipeline.evaluated import Run
+from bertline.components import answers, estimates, gates
+from bertline.components.options import EvaluateOptions
+from bertline.errors import UserError
+from bertline.pipeline import config as configs
+from bertline.pipeline import evaluated, explain_gate
+from bertline.pipeline.evaluated import Run
 
 CLASSES = ["bad", "good"]
 # 60 rows answered rightly and 40 wrongly, each a little further from its label than the one before; shops in turn.
@@ -41,7 +41,7 @@ def run(**options) -> Run:
         "classes": CLASSES,
         "majority_share": 0.6,
         "labels_present": 2,
-        "baseline": {"version": "17"},
+        "last_blessed": {"version": "17"},
     }
     verdicts = [verdict.as_dict() for verdict in gates.judge(metrics, rows, chosen.gates)]
     return Run("2026-11-22T00:00:00", verdicts, "", metrics, table, chosen, Path())
@@ -134,5 +134,5 @@ def test_what_the_canary_refused_is_said():
 
 def test_a_task_without_runs_says_so(tmp_path):
     (tmp_path / "task.yaml").write_text(f"name: reviews\nroot: {tmp_path}/runs\ndata: {{source: reviews.csv}}\n")
-    with pytest.raises(LineError, match="no runs yet"):
+    with pytest.raises(UserError, match="no runs yet"):
         evaluated.read(configs.load(tmp_path / "task.yaml"), None)

@@ -4,8 +4,8 @@ import json
 import numpy
 import pytest
 
-from components.errors import LineError
-from pipeline import config, init
+from bertline.errors import UserError
+from bertline.pipeline import config, init
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def test_labels_that_yaml_would_take_for_other_things(tmp_path):
 def test_a_config_is_replaced_only_on_request(proposal, tmp_path):
     target = tmp_path / "a.yaml"
     target.write_text("mine")
-    with pytest.raises(LineError, match=r"a.yaml exists already; --force"):
+    with pytest.raises(UserError, match=r"a.yaml exists already; --force"):
         init.write(proposal, target)
     assert target.read_text() == "mine"
     init.write(proposal, target, force=True)
@@ -181,7 +181,7 @@ WORDS = [(f"some words {number}", number % 2) for number in range(20)]
     ],
 )
 def test_a_table_that_holds_no_labelled_text(tmp_path, header, rows, said):
-    with pytest.raises(LineError) as stop:
+    with pytest.raises(UserError) as stop:
         init.propose(write_table(tmp_path / "a.csv", header, rows))
     assert said in str(stop.value)
 
@@ -190,11 +190,11 @@ def test_files_that_are_missing_empty_or_binary(tmp_path):
     for content, said in ((None, "no such file"), (b"", "empty"), (b"text,label\n\0", "binary")):
         if content is not None:
             (tmp_path / "a.csv").write_bytes(content)
-        with pytest.raises(LineError, match=said):
+        with pytest.raises(UserError, match=said):
             init.propose(tmp_path / "a.csv")
 
 
 def test_named_columns_must_exist(proposal, tmp_path):
     assert init.propose(tmp_path / "My reviews.csv", label="date").label == "date"
-    with pytest.raises(LineError, match=r"--text body: no such column. Columns: 'id', 'date'"):
+    with pytest.raises(UserError, match=r"--text body: no such column. Columns: 'id', 'date'"):
         init.propose(tmp_path / "My reviews.csv", text="body")

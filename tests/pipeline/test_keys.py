@@ -1,10 +1,10 @@
 import pytest
 from typer.testing import CliRunner
 
-from components.errors import LineError
-from pipeline.keys import app
-from serving.access import Access
-from serving.errors import RequestError
+from bertline.errors import UserError
+from bertline.pipeline.keys import app
+from bertline.serving.access import Access
+from bertline.serving.errors import RequestError
 
 
 def call(*words) -> str:
@@ -39,12 +39,12 @@ def test_a_key_without_limits_is_listed_so(tmp_path):
 
 
 def test_errors_are_a_persons(tmp_path):
-    with pytest.raises(LineError, match=r"nowhere.yaml: cannot be read: No such file or directory"):
+    with pytest.raises(UserError, match=r"nowhere.yaml: cannot be read: No such file or directory"):
         call("list", tmp_path / "nowhere.yaml")
     (tmp_path / "file").touch()
-    with pytest.raises(LineError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         call("add", tmp_path / "file" / "keys.yaml", "a")
-    with pytest.raises(LineError, match="name 'two words'"):
+    with pytest.raises(UserError, match="name 'two words'"):
         call("add", tmp_path / "keys.yaml", "two words")
 
 

@@ -14,11 +14,11 @@ from kfp import components
 from kfp.pipeline_spec import pipeline_spec_pb2
 from typer.testing import CliRunner
 
-from components import artifacts
-from components.errors import LineError
-from pipeline import cli, kubeflow
-from pipeline import config as configs
-from pipeline.kubeflow_options import KubeflowOptions, StageOptions
+from bertline.components import artifacts
+from bertline.errors import UserError
+from bertline.pipeline import cli, kubeflow
+from bertline.pipeline import config as configs
+from bertline.pipeline.kubeflow_options import KubeflowOptions, StageOptions
 
 TOP = Path(__file__).parents[2]
 GOLDEN = TOP / "tests" / "golden" / "kubeflow.yaml"
@@ -227,20 +227,20 @@ def test_facts_come_from_the_first_stage_that_all_wait_for(compiled):
     ],
 )
 def test_what_is_missing_is_named_with_the_way_out(tmp_path, cluster, said):
-    with pytest.raises(LineError, match=said):
+    with pytest.raises(UserError, match=said):
         kubeflow.compile_line(task(tmp_path, cluster))
 
 
 def test_a_source_outside_the_folder_that_pods_are_brought_is_refused(tmp_path):
     config = task(tmp_path, "kubeflow: {image: a, data_folder: 'gs://bucket/data', root: /v}\n")
     config = config.model_copy(update={"data": config.data.model_copy(update={"source": ["../reviews.csv"]})})
-    with pytest.raises(LineError, match=r"data\.source: '\.\./reviews\.csv' lies outside .* beside its data"):
+    with pytest.raises(UserError, match=r"data\.source: '\.\./reviews\.csv' lies outside .* beside its data"):
         kubeflow.compile_line(config)
 
 
 def test_a_serving_folder_that_dies_with_its_pod_is_refused(tmp_path):
     config = task(tmp_path, "kubeflow: {image: a, data_folder: /data}\n").model_copy(update={"root": None})
-    with pytest.raises(LineError, match=r"kubeflow\.root"):
+    with pytest.raises(UserError, match=r"kubeflow\.root"):
         kubeflow.compile_line(config)
 
 
@@ -255,14 +255,14 @@ def test_a_serving_folder_that_dies_with_its_pod_is_refused(tmp_path):
     ],
 )
 def test_a_wrong_word_is_named_by_its_key(tmp_path, section, said):
-    with pytest.raises(LineError) as raised:
+    with pytest.raises(UserError) as raised:
         task(tmp_path, f"kubeflow: {section}\n")
     assert said in str(raised.value)
 
 
 def test_without_kfp_the_extra_is_named(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "kfp", None)
-    with pytest.raises(LineError, match=r"bertline\[kubeflow\]"):
+    with pytest.raises(UserError, match=r"bertline\[kubeflow\]"):
         kubeflow.compile_line(config)
 
 
@@ -295,7 +295,7 @@ def test_the_engine_is_told_beside_the_command_which_keys_the_cache(compiled, tm
 
 def test_beams_workers_must_see_what_a_pod_writes(tmp_path):
     with pytest.raises(
-        LineError, match=r"kubeflow\.volumes: with beam\.runner: portable a volume must be mounted at /s3"
+        UserError, match=r"kubeflow\.volumes: with beam\.runner: portable a volume must be mounted at /s3"
     ):
         kubeflow.compile_line(task(tmp_path, CLUSTER + FLINK))
 

@@ -8,9 +8,9 @@ import factories
 import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-from components.errors import LineError
-from pipeline import config as configs
-from pipeline import lineage, metadata_store
+from bertline.errors import UserError
+from bertline.pipeline import config as configs
+from bertline.pipeline import lineage, metadata_store
 
 PASSWORD = "kept-to-ourselves"
 
@@ -35,7 +35,7 @@ def task(url, name="reviews"):
 )
 def test_an_address_that_cannot_be_meant_is_told_when_the_config_is_read(tmp_path, url, expected):
     (tmp_path / "task.yaml").write_text(f"name: reviews\ndata: {{source: a.csv}}\nmetadata: {url}\n")
-    with pytest.raises(LineError) as caught:
+    with pytest.raises(UserError) as caught:
         configs.load(tmp_path / "task.yaml")
     assert "task.yaml: metadata: " in str(caught.value) and expected in str(caught.value)
 
@@ -59,7 +59,7 @@ def test_a_server_that_is_not_there_is_named():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    with pytest.raises(LineError, match=f"127.0.0.1:{port} cannot be reached: Connection refused. Start the database"):
+    with pytest.raises(UserError, match=f"127.0.0.1:{port} cannot be reached: Connection refused. Start the database"):
         metadata_store.connect(task(f"postgresql://keeper@127.0.0.1:{port}/reviews"))
 
 
@@ -96,7 +96,7 @@ def database(tmp_path_factory):
 
 def test_a_wrong_password_is_told_without_showing_it(database, monkeypatch):
     monkeypatch.setenv(metadata_store.PASSWORD, "guess")
-    with pytest.raises(LineError) as caught:
+    with pytest.raises(UserError) as caught:
         metadata_store.connect(task(f"postgresql://keeper@{database}/reviews"))
     assert "refuses user keeper or database reviews (the password, BERTLINE_METADATA_PASSWORD, is given)" in str(
         caught.value
@@ -110,7 +110,7 @@ def test_a_database_that_holds_another_tasks_runs_is_refused(database, monkeypat
     kind = store.put_context_type(mlmd.ContextType(name="pipeline"))
     store.put_contexts([mlmd.Context(type_id=kind, name="news")])
     assert lineage.Store(task(f"postgresql://keeper@{database}/news", "news")).run_ids() == []
-    with pytest.raises(LineError, match="holds the runs of news; give task reviews a database of its own"):
+    with pytest.raises(UserError, match="holds the runs of news; give task reviews a database of its own"):
         metadata_store.connect(task(f"postgresql://keeper@{database}/news"))
 
 

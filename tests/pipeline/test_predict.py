@@ -5,10 +5,10 @@ import tensorflow as tf
 from factories import save_mood_model, write_task
 from typer.testing import CliRunner
 
-from components.errors import LineError
-from pipeline import cli
-from serving.access import add_key
-from serving.server import Server
+from bertline.errors import UserError
+from bertline.pipeline import cli
+from bertline.serving.access import add_key
+from bertline.serving.server import Server
 
 
 def save_pairs_model(folder):
@@ -53,7 +53,7 @@ def pairs(tmp_path_factory):
 
 def predict(*arguments, stdin=None, env=None):
     result = CliRunner().invoke(cli.app, ["predict", *arguments], input=stdin, env=env)
-    if isinstance(result.exception, LineError):
+    if isinstance(result.exception, UserError):
         raise result.exception
     return result
 
@@ -65,12 +65,12 @@ def test_a_served_model_is_asked_by_its_name(mood):
 
 def test_the_model_of_a_config(tmp_path):
     config = str(write_task(tmp_path, []))
-    with pytest.raises(LineError, match=r"runs/serving holds no pushed version; `bertline run .*task\.yaml` makes one"):
+    with pytest.raises(UserError, match=r"runs/serving holds no pushed version; `bertline run .*task\.yaml` makes one"):
         predict(config, "a good film")
     save_mood_model(tmp_path / "runs" / "serving" / "1")
     with Server.of(tmp_path / "runs" / "serving", "reviews", port=0) as server:
         assert predict(config, "--address", server.address, "a good film").stdout == "positive\t0.750\ta good film\n"
-    with pytest.raises(LineError, match=f"no model server answers at {server.address}"):
+    with pytest.raises(UserError, match=f"no model server answers at {server.address}"):
         predict(config, "--address", server.address, "a good film")
 
 
@@ -80,7 +80,7 @@ def test_a_text_a_line_from_stdin(mood):
         {"text": "so good", "label": "positive", "probabilities": {"negative": 0.25, "positive": 0.75}},
         {"text": "  dull", "label": "negative", "probabilities": {"negative": 0.75, "positive": 0.25}},
     ]
-    with pytest.raises(LineError, match="no text to predict"):
+    with pytest.raises(UserError, match="no text to predict"):
         predict("--address", mood, "--model", "mood", stdin="\n")
 
 
@@ -97,11 +97,11 @@ def test_pairs_are_known_from_the_served_model(mood, pairs):
     asked = ["--address", pairs, "--model", "pairs"]
     assert predict(*asked, "a", "b", "--pair", "a", "--pair", "c").stdout == "same\t0.750\ta\nother\t0.750\tb\n"
     assert predict(*asked, stdin="a\tb\nc\tc\n").stdout == "other\t0.750\ta\nsame\t0.750\tc\n"
-    with pytest.raises(LineError, match="one --pair for each of the 2 texts"):
+    with pytest.raises(UserError, match="one --pair for each of the 2 texts"):
         predict(*asked, "a", "b", "--pair", "a")
-    with pytest.raises(LineError, match="stdin line 2: this model reads text pairs"):
+    with pytest.raises(UserError, match="stdin line 2: this model reads text pairs"):
         predict(*asked, stdin="a\tb\nc\n")
-    with pytest.raises(LineError, match="reads single texts: --pair has no place"):
+    with pytest.raises(UserError, match="reads single texts: --pair has no place"):
         predict("--address", mood, "--model", "mood", "a", "--pair", "b")
 
 
@@ -112,9 +112,9 @@ def test_the_key_comes_from_a_file_or_the_environment(mood_with_key, tmp_path):
     assert predict(*asked, "--key-file", str(tmp_path / "key")).stdout.startswith("positive")
     assert predict(*asked, env={"BERTLINE_API_KEY": key}).stdout.startswith("positive")
     for none in ({"BERTLINE_API_KEY": ""}, {"BERTLINE_API_KEY": "guess"}):
-        with pytest.raises(LineError, match=r"UNAUTHENTICATED.*BERTLINE_API_KEY"):
+        with pytest.raises(UserError, match=r"UNAUTHENTICATED.*BERTLINE_API_KEY"):
             predict(*asked, env=none)
-    with pytest.raises(LineError, match="No such file"):
+    with pytest.raises(UserError, match="No such file"):
         predict(*asked, "--key-file", str(tmp_path / "none"))
 
 
@@ -126,11 +126,11 @@ def test_a_wrong_call_is_refused(mood):
 
 
 def test_failures_are_in_words(mood, tmp_path):
-    with pytest.raises(LineError, match=r"food"):
+    with pytest.raises(UserError, match=r"food"):
         predict("--address", mood, "--model", "food", "a")
-    with pytest.raises(LineError, match=r"no TLS connection"):
+    with pytest.raises(UserError, match=r"no TLS connection"):
         predict("--address", mood, "--model", "mood", "--tls", "a")
-    with pytest.raises(LineError, match=r"no answer within 1e-06 s"):
+    with pytest.raises(UserError, match=r"no answer within 1e-06 s"):
         predict("--address", mood, "--model", "mood", "--timeout", "1e-6", "a")
-    with pytest.raises(LineError, match=r"would travel unencrypted to models\.internal:8500: connect with TLS"):
+    with pytest.raises(UserError, match=r"would travel unencrypted to models\.internal:8500: connect with TLS"):
         predict("--address", "models.internal:8500", "--model", "mood", "a", env={"BERTLINE_API_KEY": "secret"})

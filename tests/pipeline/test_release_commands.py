@@ -5,10 +5,10 @@ import factories
 import pytest
 from typer.testing import CliRunner
 
-from components.errors import LineError
-from pipeline import cli, local_runner
-from pipeline import config as configs
-from serving import push
+from bertline.errors import UserError
+from bertline.pipeline import cli, local_runner
+from bertline.pipeline import config as configs
+from bertline.serving import push
 
 
 @pytest.fixture
@@ -72,14 +72,14 @@ def test_to_names_the_version(config):
     ],
 )
 def test_what_cannot_be_is_a_persons_error(config, arguments, words):
-    with pytest.raises(LineError, match=words):
+    with pytest.raises(UserError, match=words):
         bertline("rollback", config, *arguments)
     assert [each["state"] for each in listed(config)] == ["kept", "served"]
 
 
 def test_empty_folder_says_how_to_fill_it(tmp_path):
     config = factories.write_task(tmp_path, factories.reviews(3))
-    with pytest.raises(LineError, match="holds no pushed version; `bertline run"):
+    with pytest.raises(UserError, match="holds no pushed version; `bertline run"):
         bertline("releases", config)
 
 
@@ -87,8 +87,8 @@ def test_rollback_asks_the_push_stage_again_and_counts_nothing_as_lost(config):
     before = facts(config)
     bertline("rollback", config)
     after = facts(config)
-    assert (before.vanished, before.withdrawn, before.baseline) == (0, "", "200")
-    assert (after.vanished, after.withdrawn, after.baseline) == (0, "200", "100")
+    assert (before.vanished, before.withdrawn, before.last_blessed) == (0, "", "200")
+    assert (after.vanished, after.withdrawn, after.last_blessed) == (0, "200", "100")
     assert json.loads(after.release)["parent"] == 100
     bertline("rollback", config, "--undo")
     assert facts(config) == before, "the cached push counts again"

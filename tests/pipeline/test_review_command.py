@@ -5,9 +5,9 @@ import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from typer.testing import CliRunner
 
-from components.errors import LineError
-from pipeline import cli, lineage, review
-from pipeline import config as configs
+from bertline.errors import UserError
+from bertline.pipeline import cli, lineage, review
+from bertline.pipeline import config as configs
 
 RUNS = ("2026-11-21T10:00:00", "2026-11-22T09:30:00")
 
@@ -45,17 +45,17 @@ def test_the_page_is_opened_from_disk(reviewed, monkeypatch):
 def test_without_a_browser_the_way_out_is_named(reviewed, monkeypatch):
     monkeypatch.setattr("webbrowser.open", lambda address: False)
     result = CliRunner().invoke(cli.app, ["review", str(reviewed)])
-    assert isinstance(result.exception, LineError)
+    assert isinstance(result.exception, UserError)
     assert "--no-open" in str(result.exception)
 
 
 def test_a_missing_page_is_told(config, reviewed):
-    with pytest.raises(LineError, match=r"run 2020 has no review page.*2026-11-22T093000"):
+    with pytest.raises(UserError, match=r"run 2020 has no review page.*2026-11-22T093000"):
         review.find(configs.load(reviewed), "2020")
 
 
 def test_no_page_at_all_is_told(config):
-    with pytest.raises(LineError, match="no review pages yet"):
+    with pytest.raises(UserError, match="no review pages yet"):
         review.find(configs.load(config), None)
 
 

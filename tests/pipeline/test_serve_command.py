@@ -11,9 +11,9 @@ import pytest
 from factories import reviews, save_mood_model, write_task
 from typer.testing import CliRunner
 
-from pipeline import cli
-from serving.access import add_key
-from serving.client import Client
+from bertline.pipeline import cli
+from bertline.serving.access import add_key
+from bertline.serving.client import Client
 
 TOP = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ def serving(config, *flags):
     command = [
         sys.executable,
         "-c",
-        "from pipeline.cli import main; main()",
+        "from bertline.pipeline.cli import main; main()",
         "serve",
         str(config),
         "--embedded",

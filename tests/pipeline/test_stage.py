@@ -1,6 +1,6 @@
 import json
 
-from pipeline import stage
+from bertline.pipeline import stage
 
 EXAMPLES = {"schemaTitle": "", "instanceSchema": "title: tfx.Examples\ntype: object\n"}
 
@@ -46,7 +46,7 @@ def test_types_are_the_declared_ones_by_names_that_tfx_finds(tmp_path):
     found = localised(tmp_path, "s3://bucket/examples")
     assert found["inputs"]["artifacts"]["examples"]["artifacts"][0]["type"] == {"schemaTitle": "tfx.Examples"}
     assert found["outputs"]["artifacts"]["report"]["artifacts"][0]["type"] == {
-        "schemaTitle": "components.artifacts.DataReport"
+        "schemaTitle": "bertline.components.artifacts.DataReport"
     }
 
 

@@ -6,9 +6,9 @@ import pytest
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.errors import LineError
-from pipeline import cli, kubeflow
-from pipeline import submit as submissions
+from bertline.errors import UserError
+from bertline.pipeline import cli, kubeflow
+from bertline.pipeline import submit as submissions
 
 TOKEN = "a-token"
 
@@ -108,13 +108,13 @@ def test_a_schedule_runs_one_at_a_time(api, compiled):
 
 
 def test_a_schedule_of_four_fields_is_refused(compiled):
-    with pytest.raises(LineError, match="minute, hour, day, month and weekday"):
+    with pytest.raises(UserError, match="minute, hour, day, month and weekday"):
         submissions.six_fields("0 3 * *")
 
 
 def test_a_token_comes_from_a_file_or_the_environment(api, compiled, tmp_path, monkeypatch):
     api.token = TOKEN
-    with pytest.raises(LineError, match=r"401 .*who are you.*--token-file"):
+    with pytest.raises(UserError, match=r"401 .*who are you.*--token-file"):
         submissions.start(submission(compiled), submissions.Api(api.url))
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     assert submissions.start(submission(compiled), submissions.Api(api.url, token_file=tmp_path / "token")) == "run-1"
@@ -137,5 +137,5 @@ def test_a_failed_run_is_an_error_to_who_waits_for_it(api, config, capfd):
 
 
 def test_nobody_there_is_said_in_a_line(compiled):
-    with pytest.raises(LineError, match=r"http://127\.0\.0\.1:1 cannot be reached"):
+    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:1 cannot be reached"):
         submissions.start(submission(compiled), submissions.Api("http://127.0.0.1:1"))

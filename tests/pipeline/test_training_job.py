@@ -9,10 +9,10 @@ import pytest
 import training_operator
 import yaml
 
-from components.errors import LineError
-from pipeline import config as configs
-from pipeline import kubeflow, training_job
-from pipeline.kubeflow_options import KubeflowOptions
+from bertline.errors import UserError
+from bertline.pipeline import config as configs
+from bertline.pipeline import kubeflow, training_job
+from bertline.pipeline.kubeflow_options import KubeflowOptions
 
 TOP = Path(__file__).parents[2]
 CLUSTER = """\
@@ -101,13 +101,13 @@ def test_the_role_is_what_the_stage_asks_of_the_api():
 def test_workers_that_cannot_work_together_are_refused(tmp_path, section, message):
     path = factories.write_task(tmp_path, factories.reviews(3))
     path.write_text(f"{path.read_text(encoding='utf-8')}{section}\n", encoding="utf-8")
-    with pytest.raises(LineError, match=message):
+    with pytest.raises(UserError, match=message):
         configs.load(path)
 
 
 def test_spread_training_needs_to_be_told_over_how_many(tmp_path):
     path = factories.write_task(tmp_path, factories.reviews(3), distribution="multi_worker")
-    with pytest.raises(LineError, match=r"kubeflow.workers: .* say on how many pods"):
+    with pytest.raises(UserError, match=r"kubeflow.workers: .* say on how many pods"):
         kubeflow.compile_line(configs.load(path), image="bertline:1")
 
 
@@ -143,7 +143,7 @@ def test_each_worker_runs_the_command_and_knows_the_others(operator):
 
 def test_a_job_that_fails_says_where_its_log_is_and_is_run_anew_by_the_next_try(operator, tmp_path):
     script = f"import pathlib, sys; sys.exit(not pathlib.Path({str(tmp_path / 'mended')!r}).exists())"
-    with pytest.raises(LineError, match=r"team/trainer-1 failed: it has reached .* logs trainer-1-worker-0"):
+    with pytest.raises(UserError, match=r"team/trainer-1 failed: it has reached .* logs trainer-1-worker-0"):
         run(script)
     (tmp_path / "mended").touch()
     run(script)
@@ -176,5 +176,5 @@ def test_a_job_that_an_earlier_try_left_running_is_taken_up(operator):
 )
 def test_a_cluster_that_takes_no_job_is_told_in_words(operator, status, message):
     operator.refusal = status
-    with pytest.raises(LineError, match=message):
+    with pytest.raises(UserError, match=message):
         run("pass")

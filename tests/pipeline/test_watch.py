@@ -8,7 +8,7 @@ from pathlib import Path
 import factories
 import pytest
 
-from pipeline.watch import Watch
+from bertline.pipeline.watch import Watch
 
 BERTLINE = Path(sys.executable).with_name("bertline")
 

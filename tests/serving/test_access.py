@@ -10,10 +10,10 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from serving import access
-from serving.access import Access, AccessInterceptor, key_of
-from serving.errors import RequestError
-from serving.protos import (
+from bertline.serving import access
+from bertline.serving.access import Access, AccessInterceptor, key_of
+from bertline.serving.errors import RequestError
+from bertline.serving.protos import (
     GetModelStatusRequest,
     GetModelStatusResponse,
     ModelServiceServicer,

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
-from serving.batching import BatchingOptions
-from serving.protos import PredictionServiceStub, TensorProto
-from serving.server import Server
+from bertline.serving.batching import BatchingOptions
+from bertline.serving.protos import PredictionServiceStub, TensorProto
+from bertline.serving.server import Server
 
 
 @pytest.fixture(scope="module")

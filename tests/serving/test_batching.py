@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from factories import save_half_plus_model
 
-from serving.batching import Batcher, BatchingOptions
-from serving.calls import Call
-from serving.configuration import BatchingParameters, read_text_proto
-from serving.errors import RequestError
-from serving.metrics import Metrics
-from serving.servable import Servable
+from bertline.serving.batching import Batcher, BatchingOptions
+from bertline.serving.calls import Call
+from bertline.serving.configuration import BatchingParameters, read_text_proto
+from bertline.serving.errors import RequestError
+from bertline.serving.metrics import Metrics
+from bertline.serving.servable import Servable
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_a_request_larger_than_a_batch(recorder):
 
 
 def test_one_callers_bad_row_does_not_fail_the_others(half_plus_two):
-    from serving.protos import Example
+    from bertline.serving.protos import Example
 
     good = Example()
     good.features.feature["x"].float_list.value.append(2.0)

@@ -15,8 +15,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from test_tls import CA, CLIENT, SERVER, STRANGER
 
-from serving.client import AsyncClient, Client, ServingError
-from serving.protos import (
+from bertline.serving.client import AsyncClient, Client, ServingError
+from bertline.serving.protos import (
     DataType,
     ModelServiceServicer,
     PredictionServiceServicer,
@@ -24,7 +24,7 @@ from serving.protos import (
     add_ModelServiceServicer_to_server,
     add_PredictionServiceServicer_to_server,
 )
-from serving.server import Server
+from bertline.serving.server import Server
 
 FLOAT, STRING = DataType.DT_FLOAT, DataType.DT_STRING
 
@@ -395,7 +395,7 @@ def test_the_deadline_ends_retries(recorder, predict):
 
 
 def test_without_a_timeout_a_long_call_is_not_cut_off(recorder, predict, monkeypatch):
-    monkeypatch.setattr("serving.client.REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr("bertline.serving.client.REQUEST_SECONDS", 0.5)
     recorder.seconds = 0.2
     assert len(predict(recorder.address, ["a"] * 4, batch_size=1, concurrency=1)) == 4  # 0.8 s
     recorder.seconds = 1.0

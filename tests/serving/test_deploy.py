@@ -15,12 +15,12 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from serving import flags, ops
-from serving.batching import BatchingOptions
-from serving.client import Client
-from serving.configuration import BatchingParameters, MonitoringConfig, read_text_proto
-from serving.protos import ModelServerConfig
-from serving.server import Server
+from bertline.serving import flags, ops
+from bertline.serving.batching import BatchingOptions
+from bertline.serving.client import Client
+from bertline.serving.configuration import BatchingParameters, MonitoringConfig, read_text_proto
+from bertline.serving.protos import ModelServerConfig
+from bertline.serving.server import Server
 
 TOP = Path(__file__).parents[2]
 DEPLOY = TOP / "serving" / "deploy"

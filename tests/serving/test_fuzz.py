@@ -9,8 +9,8 @@ from factories import save_half_plus_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.batching import BatchingOptions
-from serving.protos import (
+from bertline.serving.batching import BatchingOptions
+from bertline.serving.protos import (
     SERVICES,
     ClassificationRequest,
     DataType,
@@ -19,7 +19,7 @@ from serving.protos import (
     PredictRequest,
     RegressionRequest,
 )
-from serving.server import Server
+from bertline.serving.server import Server
 
 CALLERS_OWN = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED"}
 METHODS = [

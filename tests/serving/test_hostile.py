@@ -13,10 +13,10 @@ import pytest
 import tensorflow as tf
 from factories import save_half_plus_model
 
-from serving.batching import BatchingOptions
-from serving.limits import Limits
-from serving.protos import PredictionServiceStub, PredictRequest
-from serving.server import Server
+from bertline.serving.batching import BatchingOptions
+from bertline.serving.limits import Limits
+from bertline.serving.protos import PredictionServiceStub, PredictRequest
+from bertline.serving.server import Server
 
 LIMITS = Limits(max_request_bytes=1 << 20, max_text_bytes=1000, max_batch_rows=100)
 
@@ -212,7 +212,7 @@ def test_many_slow_clients_do_not_keep_others_out(server, http):
 
 
 def test_a_head_that_never_ends_is_closed(server, monkeypatch):
-    monkeypatch.setattr("serving.http.HEAD_SECONDS", 0.5)
+    monkeypatch.setattr("bertline.serving.http.HEAD_SECONDS", 0.5)
     with raw(server) as connection:
         connection.sendall(b"GET /v1/models/half_plus HTTP/1.1\r\n")
         assert connection.recv(100) == b""

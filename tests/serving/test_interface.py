@@ -24,9 +24,9 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from serving.options import ServerOptions
-from serving.server import Server
-from serving.versions import Polling
+from bertline.serving.options import ServerOptions
+from bertline.serving.server import Server
+from bertline.serving.versions import Polling
 
 
 @pytest.fixture(scope="module")

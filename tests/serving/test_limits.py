@@ -1,9 +1,9 @@
 import grpc
 import pytest
 
-from serving.errors import RequestError
-from serving.limits import Limits
-from serving.protos import DataType, Example, Input, TensorProto
+from bertline.serving.errors import RequestError
+from bertline.serving.limits import Limits
+from bertline.serving.protos import DataType, Example, Input, TensorProto
 
 SMALL = Limits(max_batch_rows=3, max_text_bytes=10, max_request_bytes=1000)
 

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 from google.protobuf import text_format
 
-from serving.errors import RequestError
-from serving.models import Models
-from serving.protos import ModelServerConfig, ModelSpec
-from serving.versions import Polling
+from bertline.serving.errors import RequestError
+from bertline.serving.models import Models
+from bertline.serving.protos import ModelServerConfig, ModelSpec
+from bertline.serving.versions import Polling
 
 
 class Loader:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from serving import ops
-from serving.protos import SavedModel
-from serving.runtime import tf
+from bertline.serving import ops
+from bertline.serving.protos import SavedModel
+from bertline.serving.runtime import tf
 
 TOP = Path(__file__).parents[2]
 
@@ -104,7 +104,7 @@ def test_file_that_is_no_saved_model_is_named(tmp_path, contents):
 
 def test_as_a_program_it_prints_the_faults_and_fails(tmp_path):
     def run(folder):
-        command = [sys.executable, "-m", "serving.ops", str(folder)]
+        command = [sys.executable, "-P", "-m", "bertline.serving.ops", str(folder)]
         return subprocess.run(command, cwd=TOP, capture_output=True, text=True)
 
     ran = run(save_nodes(tmp_path / "bad", ("PyFunc", "x")))

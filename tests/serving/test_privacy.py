@@ -10,8 +10,8 @@ import grpc
 import httpx
 import pytest
 
-from serving.protos import Example, PredictionServiceStub, PredictRequest
-from serving.runtime import tf
+from bertline.serving.protos import Example, PredictionServiceStub, PredictRequest
+from bertline.serving.runtime import tf
 
 ROOT = Path(__file__).parents[2]
 SECRET = "sekret-words"  # and no serialized tf.Example, which "jane-doe" is by accident
@@ -25,7 +25,11 @@ def server(folder, log):
     flags = [f"--model_base_path={folder}", "--model_name=mood", "--port=-1", "--rest_api_port=-1"]
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "serving.server", *flags], cwd=ROOT, env=environment, stdout=-1, stderr=errors
+            [sys.executable, "-P", "-m", "bertline.serving.server", *flags],
+            cwd=ROOT,
+            env=environment,
+            stdout=-1,
+            stderr=errors,
         )
         try:
             yield (process.stdout.readline().split()[-1].decode(), process.stdout.readline().split()[-1].decode())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import push, releases
+from bertline.serving import push, releases
 
 TOP = Path(__file__).parents[2]
 
@@ -75,7 +75,7 @@ def test_kill_in_the_middle_of_a_push_leaves_no_version(saved_model, tmp_path):
     publish(saved_model, serving, "old", now=lambda: 100)
     code = f"""
 import shutil, sys, time
-from serving import push
+from bertline.serving import push
 
 def copy(source, destination):
     shutil.copyfile(source, destination)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import flags, real
+from bertline.serving import flags, real
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from serving import releases
+from bertline.serving import releases
 
 
 def release(folder, version, **record):
@@ -29,7 +29,7 @@ def test_reads_whole_releases_in_order(tmp_path):
 
 def test_no_folder_has_no_releases(tmp_path):
     assert releases.read(tmp_path / "absent") == []
-    assert releases.find_baseline(tmp_path / "absent", "a") is None
+    assert releases.find_last_blessed(tmp_path / "absent", "a") is None
 
 
 def test_version_of_other_hands_is_no_release(tmp_path):
@@ -38,19 +38,19 @@ def test_version_of_other_hands_is_no_release(tmp_path):
     assert releases.read(tmp_path) == []
 
 
-def test_baseline_is_the_newest_of_other_inputs(tmp_path):
+def test_last_blessed_is_the_newest_of_other_inputs(tmp_path):
     release(tmp_path, 100, inputs="a")
     release(tmp_path, 200, inputs="b")
     release(tmp_path, 300, inputs="c")
-    assert releases.find_baseline(tmp_path, "c").version == 200
-    assert releases.find_baseline(tmp_path, "new").version == 300
+    assert releases.find_last_blessed(tmp_path, "c").version == 200
+    assert releases.find_last_blessed(tmp_path, "new").version == 300
 
 
-def test_rerun_meets_the_baseline_of_the_first_time(tmp_path):
+def test_rerun_meets_the_last_blessed_of_the_first_time(tmp_path):
     release(tmp_path, 100, inputs="a")
-    before = releases.find_baseline(tmp_path, "b")
+    before = releases.find_last_blessed(tmp_path, "b")
     release(tmp_path, 200, inputs="b")
-    assert releases.find_baseline(tmp_path, "b") == before
+    assert releases.find_last_blessed(tmp_path, "b") == before
     assert before.version == 100
 
 

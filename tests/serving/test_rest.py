@@ -16,15 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from serving import rest
-from serving.access import Access, add_key
-from serving.batching import BatchingOptions
-from serving.limits import Limits
-from serving.metrics import Metrics
-from serving.models import Models
-from serving.protos import ModelServerConfig
-from serving.service import Service
-from serving.versions import Polling
+from bertline.serving import rest
+from bertline.serving.access import Access, add_key
+from bertline.serving.batching import BatchingOptions
+from bertline.serving.limits import Limits
+from bertline.serving.metrics import Metrics
+from bertline.serving.models import Models
+from bertline.serving.protos import ModelServerConfig
+from bertline.serving.service import Service
+from bertline.serving.versions import Polling
 
 MOST = 1 << 20  # bytes of a body
 
@@ -107,7 +107,7 @@ def save_toys(folder, plus):
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
     """Model `toys`: version 1, labelled `stable`, adds 2; version 2 adds 3."""
-    from serving.servable import Servable
+    from bertline.serving.servable import Servable
 
     folder = tmp_path_factory.mktemp("toys")
     for version in (1, 2):

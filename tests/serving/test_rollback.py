@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from serving import push, releases, rollback
-from serving.client import Client
-from serving.server import Server
-from serving.versions import Polling
+from bertline.serving import push, releases, rollback
+from bertline.serving.client import Client
+from bertline.serving.server import Server
+from bertline.serving.versions import Polling
 
 TOP = Path(__file__).parents[2]
 
@@ -71,7 +71,7 @@ def test_newest_goes_last_and_comes_back_first(serving, monkeypatch):
 def test_rollback_killed_half_way_is_completed_by_the_same_call(serving):
     code = f"""
 import os, signal
-from serving import rollback
+from bertline.serving import rollback
 
 rename = rollback._rename
 def once(*arguments):
@@ -171,9 +171,9 @@ def test_version_numbers_grow_beyond_those_withdrawn(serving, model):
     assert releases.versions(serving) == [100, 200, 300, 301]
 
 
-def test_baseline_is_the_one_that_is_served(serving):
+def test_last_blessed_is_the_one_that_is_served(serving):
     rollback.roll_back(serving)
-    assert releases.find_baseline(serving, "new").version == 200
+    assert releases.find_last_blessed(serving, "new").version == 200
 
 
 def test_pruning_counts_what_is_in_service_and_takes_older_withdrawn_ones_along(serving, model):

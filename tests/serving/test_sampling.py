@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from serving import sampling
-from serving.protos import Example, LoggingConfig, PredictionLog, TensorProto
-from serving.runtime import tf
-from serving.sampling import Sampler, mask_bytes, mask_message, mask_text
+from bertline.serving import sampling
+from bertline.serving.protos import Example, LoggingConfig, PredictionLog, TensorProto
+from bertline.serving.runtime import tf
+from bertline.serving.sampling import Sampler, mask_bytes, mask_message, mask_text
 
 STRING, FLOAT = tf.string.as_datatype_enum, tf.float32.as_datatype_enum
 

@@ -16,8 +16,8 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictLog
 
-from serving.client import Client
-from serving.protos import (
+from bertline.serving.client import Client
+from bertline.serving.protos import (
     GetModelMetadataRequest,
     GetModelStatusRequest,
     ModelServiceStub,
@@ -26,9 +26,9 @@ from serving.protos import (
     PredictRequest,
     SignatureDefMap,
 )
-from serving.releases import WARMUP_FILE
-from serving.server import Server, main
-from serving.versions import Polling
+from bertline.serving.releases import WARMUP_FILE
+from bertline.serving.server import Server, main
+from bertline.serving.versions import Polling
 
 TOP = Path(__file__).parents[2]
 
@@ -345,7 +345,16 @@ def test_empty_folder_is_waited_for(mood_models, tmp_path):
 
 def test_process_serves_and_drains_on_sigterm(mood_models, tmp_path):
     push(mood_models["good"], tmp_path, 1)
-    command = [sys.executable, "-m", "serving.server", "--model_base_path", str(tmp_path), "--model_name", "mood"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "bertline.serving.server",
+        "--model_base_path",
+        str(tmp_path),
+        "--model_name",
+        "mood",
+    ]
     process = subprocess.Popen([*command, "--port=-1"], cwd=TOP, stdout=subprocess.PIPE, text=True)
     try:
         *_, address = process.stdout.readline().split()
@@ -361,9 +370,8 @@ def test_process_serves_and_drains_on_sigterm(mood_models, tmp_path):
 def test_server_ends_with_the_process_that_started_it(mood_models, tmp_path):
     push(mood_models["good"], tmp_path, 1)
     flags = ["--model_base_path", str(tmp_path), "--model_name", "mood", "--port=-1", "--exit_with_parent"]
-    code = (
-        f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-m', 'serving.server', *{flags}], stdout=-1)\n"
-    )
+    command = ["-P", "-m", "bertline.serving.server", *flags]
+    code = f"import subprocess, sys; p = subprocess.Popen([sys.executable, *{command}], stdout=-1)\n"
     code += "p.stdout.readline(); print(p.pid)"
     parent = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=True)
     wait_for(lambda: not alive(int(parent.stdout)))

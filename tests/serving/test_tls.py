@@ -17,8 +17,8 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from serving import tls
-from serving.configuration import SSLConfig, read_text_proto
+from bertline.serving import tls
+from bertline.serving.configuration import SSLConfig, read_text_proto
 
 
 class Party:

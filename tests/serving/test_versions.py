@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from google.protobuf import text_format
 
-from serving.versions import AVAILABLE, END, UNLOADING, Polling, VersionPolicy, Versions, complete_versions
+from bertline.serving.versions import AVAILABLE, END, UNLOADING, Polling, VersionPolicy, Versions, complete_versions
 
 
 @pytest.fixture(autouse=True)
