@@ -17,6 +17,9 @@ from bertline.models.recipe import ModelOptions, RandomBert
 # Hugging Face's names for GELU -> whether it is the approximation by tanh
 _ACTIVATIONS = {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}
 _SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+# What is read of a folder; anything else in it changes no model
+_HUGGING_FACE_FILES = ("config.json", "model*.safetensors", *_SAFE_WEIGHTS[1:], "tokenizer_config.json", "vocab.txt")
+_KERAS_HUB_FILES = ("config.json", "metadata.json", "model*.h5", "model.weights.json", "tokenizer.json", "assets/**/*")
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,32 @@ def load(options: ModelOptions) -> keras_hub.models.BertBackbone:
             f"backbone {source!r}; set max_length to {network.max_sequence_length} or less"
         )
     return network
+
+
+def digest(options: ModelOptions) -> str:
+    """SHA-256 of what the backbone is made of, in hex: the same for the same contents, wherever they lie.
+
+    Of a folder it covers the weights, their config, the vocabulary and the tokenizer's settings; of random weights
+    their sizes and the vocabulary. What keras-hub fetches (a preset, hf://, kaggle://) goes by its name.
+
+    Raises:
+        ValueError: the backbone cannot be found.
+    """
+    source = options.backbone
+    summed, files = hashlib.sha256(), {}
+    if isinstance(source, RandomBert):
+        summed.update(source.model_dump_json(exclude={"vocabulary"}).encode())
+        files = {"vocab.txt": vocabulary(options).path}
+    elif folder := _folder(source):
+        patterns = _HUGGING_FACE_FILES if _is_hugging_face(folder) else _KERAS_HUB_FILES
+        paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+        files = {str(path.relative_to(folder)): path for path in paths}
+    else:
+        summed.update(source.encode())
+    for name, path in sorted(files.items()):
+        with path.open("rb") as file:
+            summed.update(f"\n{name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+    return summed.hexdigest()
 
 
 def set_gelu(network: keras_hub.models.BertBackbone, *, approximate: bool) -> None:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 
 import keras_hub
 import numpy as np
@@ -82,6 +83,49 @@ def test_keras_hub_folder(tmp_path):
     assert backbone.vocabulary(chosen).path.read_text().split() == words
     again = backbone.load(chosen)
     np.testing.assert_array_equal(again.token_embedding.embeddings, network.token_embedding.embeddings)
+
+
+def test_digest_follows_what_is_read_and_nothing_else(tmp_path):
+    folder = write_hugging_face_folder(tmp_path / "bert")
+    first = backbone.digest(options(folder))
+    assert len(first) == 64
+    assert backbone.digest(options(write_hugging_face_folder(tmp_path / "twin"))) == first
+    (folder / "README.md").write_text("what it is good for")
+    assert backbone.digest(options(folder)) == first
+    seen = {first}
+    for name in ("model.safetensors", "config.json", "vocab.txt", "tokenizer_config.json"):
+        path = folder / name
+        before, content = path.stat(), path.read_bytes()
+        path.write_bytes(content.replace(b"e", b"E", 1))  # of the same size
+        os.utime(
+            path, ns=(before.st_atime_ns, before.st_mtime_ns)
+        )  # and, as rsync and cp -p leave it, of the same time
+        seen.add(backbone.digest(options(folder)))
+        path.write_bytes(content)
+    assert len(seen) == 5
+    assert backbone.digest(options(folder)) == first
+
+
+def test_digest_of_random_weights_is_of_their_sizes_and_vocabulary(tmp_path):
+    tiny = tiny_model_options(tmp_path)
+    first = backbone.digest(tiny)
+    wider = tiny.model_copy(update={"backbone": tiny.backbone.model_copy(update={"intermediate": 256})})
+    assert backbone.digest(wider) != first
+    (tmp_path / "elsewhere").mkdir()
+    assert backbone.digest(tiny_model_options(tmp_path / "elsewhere")) == first
+    with (tmp_path / "vocab.txt").open("a") as file:
+        file.write("new\n")
+    assert backbone.digest(tiny) != first
+
+
+def test_digest_of_a_keras_hub_folder_follows_its_vocabulary(tmp_path):
+    backbone.load(tiny_model_options(tmp_path)).save_to_preset(tmp_path / "preset")
+    words = (tmp_path / "vocab.txt").read_text().split()
+    keras_hub.models.BertTokenizer(words, lowercase=True).save_to_preset(tmp_path / "preset")
+    chosen = options(tmp_path / "preset")
+    first = backbone.digest(chosen)
+    (tmp_path / "preset/assets/tokenizer/vocabulary.txt").write_text("\n".join([*words, "new"]))
+    assert backbone.digest(chosen) != first
 
 
 def test_pins(tmp_path):
