@@ -40,7 +40,7 @@ class FinishedRun:
                 f"no evaluated run under {config.root_folder}; start one with `bertline run` of the same config."
             )
         self.stages = {stage.name: stage for stage in store.stages(runs[-1]) if stage.outputs}
-        self._store = metadata_store.connect(config)
+        self._store = metadata_store.connect(config.metadata_location)
 
     def inputs(self, name: str) -> dict[str, Any]:
         """The artifacts that a stage read, as MLMD has them, by the names of its inputs."""

@@ -101,7 +101,7 @@ def runs(config: ConfigArgument, as_json: Annotated[bool, typer.Option("--json")
     from bertline.pipeline import lineage, metadata_store
 
     task = configs.load(config)
-    if not metadata_store.exists(task):
+    if not metadata_store.exists(task.metadata_location):
         raise UserError(f"no runs yet under {task.root_folder}; start one with `bertline run {config}`.")
     store = lineage.Store(task)
     records = [lineage.record(store, run_id) for run_id in store.run_ids()]

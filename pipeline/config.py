@@ -106,6 +106,15 @@ class Config(Section):
         """Absolute path, or address (gs://), of the folder that holds one folder a pushed version."""
         return _absolute(self.serve.folder) if self.serve.folder else self.below_root("serving")
 
+    @property
+    def metadata_location(self) -> metadata_store.Location:
+        """Where the lineage of the task's runs is kept.
+
+        Raises:
+          UserError: `root` is remote, and `metadata` names no database.
+        """
+        return metadata_store.Location(self.metadata, None if self.metadata else self.root_folder, self.name)
+
     def digest(self) -> str:
         """See `digest_of`."""
         return digest_of(self.model_dump(mode="json"))

@@ -60,7 +60,7 @@ class Store:
     """
 
     def __init__(self, config: Config):
-        self._store = metadata_store.connect(config)
+        self._store = metadata_store.connect(config.metadata_location)
 
     def run_ids(self) -> list[str]:
         """Ids of all runs, oldest first."""
@@ -125,7 +125,7 @@ def find(config: Config, run_id: str | None, name: str) -> tuple[Store, str]:
     Raises:
       UserError: there is no such run, or it did not come so far.
     """
-    if not metadata_store.exists(config):
+    if not metadata_store.exists(config.metadata_location):
         raise UserError(f"no runs yet under {config.root_folder}.")
     store = Store(config)
     known = store.run_ids()

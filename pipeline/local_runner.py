@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import datetime
 import json
 import logging
 import os
@@ -22,7 +21,7 @@ import filelock
 from bertline.components import sources, trackers
 from bertline.components.errors import root_cause
 from bertline.errors import UserError
-from bertline.pipeline import beam_options, facts, review, screen
+from bertline.pipeline import beam_options, facts, review, run_ids, screen
 from bertline.pipeline.config import Config
 from bertline.serving import releases
 
@@ -90,12 +89,12 @@ def run(config: Config, config_name: str) -> RunResult:
       RunFailed: a stage failed.
     """
     started = time.monotonic()
-    run_id = datetime.datetime.now().isoformat(timespec="seconds")
+    run_id = run_ids.new()
     root = config.root_folder
     trackers.check(config.tracking)
     beam_options.check_runs_here(config.beam)
     files = sources.of_options(config.data, config.folder)
-    log_file = root / "logs" / f"{run_id.replace(':', '')}.log"
+    log_file = root / "logs" / f"{run_ids.file_stem(run_id)}.log"
     with exclusive(root), screen.quiet(log_file) as console, _bare_arguments():
         try:
             with console.status("starting (importing TensorFlow and TFX takes some ten seconds)"):
@@ -230,7 +229,7 @@ class _Launcher:
             found,
             pipeline.Settings.local(config),
             pipeline_root=str(config.root_folder / "artifacts"),
-            metadata=metadata_store.connection(config),
+            metadata=metadata_store.connection(config.metadata_location),
         )
         self.ir = compiler.Compiler().compile(line)
 

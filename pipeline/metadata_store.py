@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -15,8 +17,6 @@ from bertline.errors import UserError
 if TYPE_CHECKING:
     from ml_metadata.metadata_store import metadata_store
     from ml_metadata.proto import metadata_store_pb2 as mlmd
-
-    from bertline.pipeline.config import Config
 
 FILE = "metadata.sqlite"
 PASSWORD = "BERTLINE_METADATA_PASSWORD"  # environment variable: a password has no place in a config
@@ -27,6 +27,21 @@ TLS = {
     "mysql": ("key", "cert", "ca", "capath", "cipher", "verify_server_cert"),
 }
 SECONDS = 10.0  # to reach the server
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the lineage of a task is kept.
+
+    Attributes:
+      address: of a database on a server (see `check_address`); None where it is a file.
+      folder: of that file, local; None where there is a server.
+      task: the task's name.
+    """
+
+    address: str | None
+    folder: Path | None
+    task: str
 
 
 def check_address(url: str) -> SplitResult:
@@ -53,20 +68,16 @@ def check_address(url: str) -> SplitResult:
     return parts
 
 
-def connection(config: Config) -> mlmd.ConnectionConfig:
-    """What TFX and ML Metadata connect with; it may hold the password, so it is not for logs.
-
-    Raises:
-      UserError: the root is remote, and there is no database.
-    """
+def connection(location: Location) -> mlmd.ConnectionConfig:
+    """What TFX and ML Metadata connect with; it may hold the password, so it is not for logs."""
     from ml_metadata.proto import metadata_store_pb2 as mlmd
 
     found = mlmd.ConnectionConfig()
-    if not config.metadata:
-        found.sqlite.filename_uri = str(config.root_folder / FILE)
+    if not location.address:
+        found.sqlite.filename_uri = str(location.folder / FILE)
         found.sqlite.connection_mode = mlmd.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
         return found
-    parts = check_address(config.metadata)
+    parts = check_address(location.address)
     port = parts.port or PORTS[parts.scheme]
     server = getattr(found, parts.scheme)
     server.host, server.user, server.password = parts.hostname, parts.username, os.environ.get(PASSWORD, "")
@@ -79,12 +90,12 @@ def connection(config: Config) -> mlmd.ConnectionConfig:
     return found
 
 
-def exists(config: Config) -> bool:
+def exists(location: Location) -> bool:
     """Whether there can be runs on record; False for a task that has never run on this machine."""
-    return bool(config.metadata) or (config.root_folder / FILE).exists()
+    return bool(location.address) or (location.folder / FILE).exists()
 
 
-def connect(config: Config) -> metadata_store.MetadataStore:
+def connect(location: Location) -> metadata_store.MetadataStore:
     """Opens the store.
 
     Raises:
@@ -92,21 +103,21 @@ def connect(config: Config) -> metadata_store.MetadataStore:
     """
     from ml_metadata.metadata_store import metadata_store
 
-    if not config.metadata:
-        return metadata_store.MetadataStore(connection(config))
-    parts = check_address(config.metadata)
+    if not location.address:
+        return metadata_store.MetadataStore(connection(location))
+    parts = check_address(location.address)
     _check_reachable(parts)
     os.environ.setdefault("GLOG_minloglevel", "3")  # its C++ would write on the screen beside the error below
     try:
-        store = metadata_store.MetadataStore(connection(config))
+        store = metadata_store.MetadataStore(connection(location))
     except Exception as error:  # RuntimeError with next to nothing in it, or an error of ML Metadata's
         given = "given" if os.environ.get(PASSWORD) else "not set"
         raise UserError(
-            f"metadata: {config.metadata}: the server answers, and refuses user {parts.username} or database "
+            f"metadata: {location.address}: the server answers, and refuses user {parts.username} or database "
             f"{parts.path.strip('/')} (the password, {PASSWORD}, is {given}). MySQL's accounts need the plugin "
             f"mysql_native_password. {error}".strip()
         ) from error
-    _check_task(store, config)
+    _check_task(store, location)
     return store
 
 
@@ -121,13 +132,13 @@ def _check_reachable(parts: SplitResult) -> None:
         ) from error
 
 
-def _check_task(store: metadata_store.MetadataStore, config: Config) -> None:
+def _check_task(store: metadata_store.MetadataStore, location: Location) -> None:
     """One database, one task: run ids, releases and the cache of two would mix."""
     if not any(kind.name == "pipeline" for kind in store.get_context_types()):
         return
-    others = {context.name for context in store.get_contexts_by_type("pipeline")} - {config.name}
+    others = {context.name for context in store.get_contexts_by_type("pipeline")} - {location.task}
     if others:
         raise UserError(
-            f"metadata: {config.metadata} holds the runs of {', '.join(sorted(others))}; give task {config.name} a "
+            f"metadata: {location.address} holds the runs of {', '.join(sorted(others))}; give task {location.task} a "
             "database of its own."
         )

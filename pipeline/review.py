@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bertline.errors import UserError
+from bertline.pipeline import run_ids
 from bertline.pipeline.config import Config
 
 FOLDER = "review"  # in the task's root
@@ -12,8 +13,8 @@ TFMA_SUFFIX = ".tfma.html"
 
 
 def page_file(task: Config, run_id: str) -> Path:
-    """The review page of a run; its name has no colons, which some file systems refuse."""
-    return task.root_folder / FOLDER / f"{run_id.replace(':', '')}.html"
+    """The review page of a run."""
+    return task.root_folder / FOLDER / f"{run_ids.file_stem(run_id)}.html"
 
 
 def find(task: Config, run_id: str | None) -> Path:
@@ -50,7 +51,7 @@ def write_tfma_page(task: Config, run_id: str | None) -> Path:
     from bertline.pipeline import beam_options, evaluated, lineage, metadata_store
 
     main = find(task, run_id)
-    if not metadata_store.exists(task):
+    if not metadata_store.exists(task.metadata_location):
         raise UserError(f"no runs are on record under {task.root_folder}: what TFMA found cannot be looked up.")
     of_page = {page_file(task, each): each for each in lineage.Store(task).run_ids()}
     run = evaluated.read(task, run_id or of_page.get(main, main.stem))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertline.errors import UserError
+from bertline.pipeline import run_ids
 from bertline.pipeline.kubeflow import Compiled
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class Submission:
 
 
 def run_name(pipeline: str) -> str:
-    """Such as "sentiment 2026-11-22T06:10:00"."""
-    return f"{pipeline} {datetime.datetime.now().isoformat(timespec='seconds')}"
+    """Such as "sentiment 2026-11-22T06:10:00Z"."""
+    return f"{pipeline} {run_ids.new()}"
 
 
 def start(submission: Submission, api: Api) -> str:

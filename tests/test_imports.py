@@ -123,7 +123,6 @@ def circle(imports):
     return []
 
 
-@pytest.mark.xfail(reason="config.py and metadata_store.py still name each other", strict=True)
 def test_no_module_imports_itself_by_way_of_others():
     names = {module_name(file) for file in FILES}
     imports = {}

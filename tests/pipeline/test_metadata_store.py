@@ -19,6 +19,10 @@ def task(url, name="reviews"):
     return configs.Config(name=name, data={"source": "a.csv"}, metadata=url)
 
 
+def location(url, name="reviews"):
+    return task(url, name).metadata_location
+
+
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
@@ -42,11 +46,11 @@ def test_an_address_that_cannot_be_meant_is_told_when_the_config_is_read(tmp_pat
 
 def test_an_address_becomes_what_ml_metadata_connects_with(monkeypatch):
     monkeypatch.setenv(metadata_store.PASSWORD, "secret")
-    postgresql = metadata_store.connection(task("postgresql://keeper@db:6000/x?sslmode=require")).postgresql
+    postgresql = metadata_store.connection(location("postgresql://keeper@db:6000/x?sslmode=require")).postgresql
     assert (postgresql.host, postgresql.port, postgresql.user) == ("db", "6000", "keeper")
     assert (postgresql.password, postgresql.dbname) == ("secret", "x")
     assert postgresql.ssloption.sslmode == "require"
-    mysql = metadata_store.connection(task("mysql://keeper@db/reviews?ca=ca.pem&verify_server_cert=true")).mysql
+    mysql = metadata_store.connection(location("mysql://keeper@db/reviews?ca=ca.pem&verify_server_cert=true")).mysql
     assert (mysql.host, mysql.port, mysql.database) == ("db", 3306, "reviews")
     assert (mysql.ssl_options.ca, mysql.ssl_options.verify_server_cert) == ("ca.pem", True)
 
@@ -60,7 +64,7 @@ def test_a_server_that_is_not_there_is_named():
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
     with pytest.raises(UserError, match=f"127.0.0.1:{port} cannot be reached: Connection refused. Start the database"):
-        metadata_store.connect(task(f"postgresql://keeper@127.0.0.1:{port}/reviews"))
+        metadata_store.connect(location(f"postgresql://keeper@127.0.0.1:{port}/reviews"))
 
 
 # === A real PostgreSQL ===
@@ -97,7 +101,7 @@ def database(tmp_path_factory):
 def test_a_wrong_password_is_told_without_showing_it(database, monkeypatch):
     monkeypatch.setenv(metadata_store.PASSWORD, "guess")
     with pytest.raises(UserError) as caught:
-        metadata_store.connect(task(f"postgresql://keeper@{database}/reviews"))
+        metadata_store.connect(location(f"postgresql://keeper@{database}/reviews"))
     assert "refuses user keeper or database reviews (the password, BERTLINE_METADATA_PASSWORD, is given)" in str(
         caught.value
     )
@@ -106,12 +110,12 @@ def test_a_wrong_password_is_told_without_showing_it(database, monkeypatch):
 
 def test_a_database_that_holds_another_tasks_runs_is_refused(database, monkeypatch):
     monkeypatch.setenv(metadata_store.PASSWORD, PASSWORD)
-    store = metadata_store.connect(task(f"postgresql://keeper@{database}/news", "news"))
+    store = metadata_store.connect(location(f"postgresql://keeper@{database}/news", "news"))
     kind = store.put_context_type(mlmd.ContextType(name="pipeline"))
     store.put_contexts([mlmd.Context(type_id=kind, name="news")])
     assert lineage.Store(task(f"postgresql://keeper@{database}/news", "news")).run_ids() == []
     with pytest.raises(UserError, match="holds the runs of news; give task reviews a database of its own"):
-        metadata_store.connect(task(f"postgresql://keeper@{database}/news"))
+        metadata_store.connect(location(f"postgresql://keeper@{database}/news"))
 
 
 def test_runs_are_kept_and_listed_and_the_password_is_nowhere(database, tmp_path, warm):
