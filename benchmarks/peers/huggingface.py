@@ -1,7 +1,7 @@
 """Hugging Face Transformers fine-tuning the same weights by the same recipe, in the mode meant to be its best on a CPU.
 
 The mode: bf16 autocast, batches grouped by length and padded to their longest row, fused AdamW, PyTorch's own
-attention kernel, tokens made once. README.md says which of these were measured and which are taken on trust.
+attention kernel, tokens made once. docs/benchmarks.md says which of these were measured.
 """
 
 from __future__ import annotations

@@ -1,0 +1,132 @@
+"""The Markdown: its links lead somewhere, what it names is there, and the generated pages are the code's."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import typer
+from markdown_it import MarkdownIt
+from pydantic import BaseModel
+
+from bertline.pipeline import cli
+from bertline.pipeline.config import Config
+
+TOP = Path(__file__).resolve().parents[1]
+TRACKED = subprocess.run(["git", "ls-files"], cwd=TOP, capture_output=True, text=True, check=False).stdout.splitlines()
+PAGES = sorted(TOP / name for name in TRACKED if name.endswith(".md"))
+pytestmark = pytest.mark.skipif(not PAGES, reason="no git checkout")
+
+
+def tokens(page):
+    """All tokens of a page, those within lines of text too."""
+    for token in MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8")):
+        yield token
+        yield from token.children or []
+
+
+def anchors(page):
+    """The anchors that GitHub gives to the headings of a page."""
+    before, found = None, []
+    for token in tokens(page):
+        if token.type == "inline" and before == "heading_open":
+            words = "".join(part.content for part in token.children)
+            slug = re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-")
+            again = sum(
+                anchor == slug or re.fullmatch(rf"{re.escape(slug)}-\d+", anchor) is not None for anchor in found
+            )
+            found.append(f"{slug}-{again}" if again else slug)
+        before = token.type
+    return found
+
+
+def code(page):
+    """The code on a page: spans and blocks."""
+    return [token.content for token in tokens(page) if token.type in ("code_inline", "fence", "code_block")]
+
+
+def broken_links(page):
+    links = [token.attrs.get("href") or token.attrs.get("src") for token in tokens(page) if token.attrs]
+    for link in (unquote(link) for link in links if link and not re.match(r"[a-z]+:", link)):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists():
+            yield f"{link}: there is no such file"
+        elif anchor and anchor not in anchors(target):
+            yield f"{link}: no such heading; there are {', '.join(anchors(target))}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+def test_each_link_leads_somewhere(page):
+    assert list(broken_links(page)) == []
+
+
+def test_a_broken_link_is_noticed(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# The `data.split` key\n[a](#the-datasplit-key) [b](#gone) [c](gone.md) ![d](gone.png) [e](page.md#x)"
+    )
+    assert [fault.partition(":")[0] for fault in broken_links(page)] == ["#gone", "gone.md", "gone.png", "page.md#x"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+def test_each_command_that_a_page_names_is_there(page):
+    command = typer.main.get_command(cli.app)
+    targets = set(re.findall(r"^([a-z-]+):", (TOP / "Makefile").read_text(), re.MULTILINE))
+    for text in code(page):
+        assert set(re.findall(r"^\s*(?:.*[|&;] )?bertline ([a-z-]+)", text, re.MULTILINE)) <= set(command.commands)
+        assert set(re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)) <= targets
+        for module in re.findall(r"python -m benchmarks\.(\w+)", text):
+            assert (TOP / "benchmarks" / f"{module}.py").is_file(), module
+
+
+def is_section(annotation):
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def is_a_key(path):
+    """Whether a dotted path is a key of the config, or leads into a mapping of names that a person chooses."""
+    section = Config
+    for name in path.split("."):
+        if section is None or name not in section.model_fields:
+            return False
+        annotation = section.model_fields[name].annotation
+        members = [annotation, *getattr(annotation, "__args__", ())]
+        if any(str(member).startswith("dict") for member in members):
+            return True
+        section = next(filter(is_section, members), None)
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+def test_each_key_of_the_config_that_a_page_names_is_there(page):
+    fields = Config.model_fields.items()
+    sections = "|".join(name for name, field in fields if is_section(field.annotation))
+    endings = (".py", ".md", ".yaml", ".json", ".csv", ".parquet", ".html", ".com")
+    named = [key[1] for text in code(page) if (key := re.fullmatch(rf"((?:{sections})(?:\.[a-z0-9_]+)+)(:.*)?", text))]
+    assert [key for key in named if not key.endswith(endings) and not is_a_key(key)] == []
+
+
+def test_a_key_that_is_not_there_is_noticed():
+    assert is_a_key("evaluate.gates.slices.max_gap")
+    assert is_a_key("kubeflow.stages.Trainer")
+    assert not is_a_key("evaluate.gates.slices.gap")
+    assert not is_a_key("train.epochs.number")
+
+
+def test_the_index_lists_each_page():
+    index = (TOP / "docs" / "README.md").read_text(encoding="utf-8")
+    for page in (TOP / "docs").rglob("*.md"):
+        assert page.name == "README.md" or f"({page.relative_to(TOP / 'docs')})" in index, page.name
+
+
+def test_the_generated_pages_are_what_the_code_says():
+    command = [sys.executable, TOP / "scripts" / "write_reference.py", "--check"]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    keys = (TOP / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert "| `port` | whole number, 0 to 65535 | `8500` | TF Serving's own; 0 takes a free one |" in keys
+    assert "| `source` | list of texts | required | " in keys
+    assert "[section](#evaluategatesslices)" in keys
