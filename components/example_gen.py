@@ -17,8 +17,11 @@ from tfx.dsl.io import fileio
 from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, standard_artifacts
 
-from bertline.components import ingestion, sources, spans, splitting
+from bertline.components import ingestion, spans, splitting
 from bertline.components.artifacts import Quarantine
+from bertline.components.data import formats, task_files
+from bertline.components.data.reader import SourceFile
+from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE
 from bertline.components.ingestion import QUARANTINE_FILE, REPORT_FILE, Task
 from bertline.components.object_store import local_copy
 from bertline.components.options import DataOptions
@@ -52,7 +55,7 @@ def ExampleGen(
             and the shards).
         data: DataOptions as JSON.
         base_folder: where relative paths of the sources start; from an object store the files read are copied.
-        fingerprint: `sources.fingerprint` of the files; a cached run of other contents is not taken for this one.
+        fingerprint: `task_files.fingerprint` of the files; a cached run of other contents is not taken for this one.
         quarantine_folder: where quarantine.csv is copied to, also when the stage fails and its artifacts are removed.
         beam_pipeline: given by TFX.
 
@@ -61,12 +64,16 @@ def ExampleGen(
             of at least two labels.
     """
     options = DataOptions.model_validate_json(data)
-    with local_copy(base_folder, sources.paths_of_options(options)) as folder:
+    with local_copy(base_folder, task_files.paths_of_task(options)) as folder:
         taken = spans.window(options.source, folder, options.newest_spans)
-        files, roles = _files(options, folder)
-        grouped = enumerate(_grouped(files))
-        tasks = [Task(number, members, options, examples.uri, folder, base_folder) for number, members in grouped]
-        ranges = 1 + sum(Path(file.path).stat().st_size for file in files) // BYTES_A_RANGE
+        by_split = task_files.by_split(options, folder)
+        members = [file for of_split in by_split.values() for file in of_split]
+        roles = [SPLITS.index(split) for split, of_split in by_split.items() for _ in of_split]
+        for file in members:
+            formats.check(file, options)
+        grouped = enumerate(_grouped(members))
+        tasks = [Task(number, group, options, examples.uri, folder, base_folder) for number, group in grouped]
+        ranges = 1 + sum(Path(file.path).stat().st_size for file in members) // BYTES_A_RANGE
         with beam_pipeline as pipeline:
             ingestion.passes(pipeline, tasks, roles, options, quarantine.uri, ranges=ranges)
     report = _read_report(examples.uri, quarantine.uri)
@@ -78,24 +85,12 @@ def ExampleGen(
     quarantine.set_string_custom_property("summary", summary(report) + described(taken))
 
 
-def _files(options: DataOptions, base_folder: str) -> tuple[list[sources.SourceFile], list[int]]:
-    """All files, and for each the split it was given for."""
-    files, roles = [], []
-    given = ((options.source, splitting.TRAIN), (options.validation_source, splitting.VALIDATION))
-    for patterns, role in (*given, (options.test_source, splitting.TEST)):
-        for file in sources.expand(patterns or [], base_folder, options.format, options.newest_spans):
-            sources.check(file, options)
-            files.append(file)
-            roles.append(role)
-    return files, roles
-
-
-def _grouped(files: list[sources.SourceFile]) -> list[list[tuple[int, sources.SourceFile]]]:
+def _grouped(files: list[SourceFile]) -> list[list[tuple[int, SourceFile]]]:
     """Neighbouring files, or parts of them, in groups of at most BYTES_A_TASK, or of one that is larger."""
-    groups: list[list[tuple[int, sources.SourceFile]]] = []
+    groups: list[list[tuple[int, SourceFile]]] = []
     room = 0
     for index, file in enumerate(files):
-        for part, size in sources.parts(file, BYTES_A_TASK):
+        for part, size in formats.parts(file, BYTES_A_TASK):
             if size > room:
                 groups.append([])
                 room = BYTES_A_TASK
@@ -174,8 +169,8 @@ def _too_many_quarantined(report: dict[str, Any], options: DataOptions, path: st
 
 
 WAYS_OUT = {
-    sources.BROKEN_LINE: "Broken lines: correct them in the file, or check data.format.",
-    sources.BAD_BYTES: "Bytes: set data.encoding to the file's own (cp1252, latin-1, mac_roman ...), "
+    BROKEN_LINE: "Broken lines: correct them in the file, or check data.format.",
+    BAD_BYTES: "Bytes: set data.encoding to the file's own (cp1252, latin-1, mac_roman ...), "
     "or data.on_bad_bytes: replace.",
     splitting.EMPTY_TEXT: "Empty texts: check that data.text names the right column.",
     splitting.MISSING_LABEL: "Missing labels: check that data.label names the right column, or remove those rows.",

@@ -18,7 +18,11 @@ import apache_beam as beam
 import numpy
 from apache_beam.pvalue import TaggedOutput
 
-from bertline.components import shards, sources, splitting
+from bertline.components import shards, splitting
+from bertline.components.data import formats
+from bertline.components.data.columns import used_columns
+from bertline.components.data.reader import SourceFile
+from bertline.components.data.rows import EXCERPT_CHARACTERS, Fault, Row
 from bertline.components.object_store import brought
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
@@ -41,16 +45,16 @@ class Task(NamedTuple):
     """
 
     number: int
-    files: list[tuple[int, sources.SourceFile]]
+    files: list[tuple[int, SourceFile]]
     options: DataOptions
     examples_uri: str
     folder: str
     base_folder: str
 
-    def read(self, file: sources.SourceFile) -> Iterator[sources.Row]:
+    def read(self, file: SourceFile) -> Iterator[Row]:
         """The rows of one of the files, which a worker on another machine brings itself."""
         with brought(file.path, self.folder, self.base_folder) as path:
-            yield from sources.read(file._replace(path=path), self.options)
+            yield from formats.read(file._replace(path=path), self.options)
 
 
 class Unreadable(NamedTuple):
@@ -128,10 +132,10 @@ class Parsed(NamedTuple):
     text: str
     text_pair: str | None
     label: str
-    fault: sources.Fault | None = None
+    fault: Fault | None = None
 
 
-def parse(row: sources.Row, options: DataOptions) -> Parsed:
+def parse(row: Row, options: DataOptions) -> Parsed:
     """Checks what a reader cannot know: that text and label are there, and the label is one of those listed."""
     if row.fault:
         return Parsed("", None, "", row.fault)
@@ -141,11 +145,11 @@ def parse(row: sources.Row, options: DataOptions) -> Parsed:
     fault = None
     if not text.strip() or (text_pair is not None and not text_pair.strip()):
         column = options.text if not text.strip() else options.text_pair
-        fault = sources.Fault(splitting.EMPTY_TEXT, f"column {column!r} is empty", text or text_pair or "")
+        fault = Fault(splitting.EMPTY_TEXT, f"column {column!r} is empty", text or text_pair or "")
     elif not label:
-        fault = sources.Fault(splitting.MISSING_LABEL, f"column {options.label!r} is empty", text)
+        fault = Fault(splitting.MISSING_LABEL, f"column {options.label!r} is empty", text)
     elif options.labels is not None and label not in options.labels:
-        fault = sources.Fault(splitting.UNKNOWN_LABEL, f"{label[:60]!r} is not among data.labels", text)
+        fault = Fault(splitting.UNKNOWN_LABEL, f"{label[:60]!r} is not among data.labels", text)
     return Parsed(text, text_pair, label, fault)
 
 
@@ -270,7 +274,7 @@ class _Shards:
         self._open.close()
 
 
-def _example(row: sources.Row, file: sources.SourceFile, options: DataOptions) -> bytes:
+def _example(row: Row, file: SourceFile, options: DataOptions) -> bytes:
     parsed = parse(row, options)
     values = {
         features.TEXT: parsed.text,
@@ -280,7 +284,7 @@ def _example(row: sources.Row, file: sources.SourceFile, options: DataOptions) -
     }
     if parsed.text_pair is not None:
         values[features.TEXT_PAIR] = parsed.text_pair
-    columns = dict(zip(sources.used_columns(options), row.values, strict=True))
+    columns = dict(zip(used_columns(options), row.values, strict=True))
     values.update({name: columns[name] or "" for name in options.keep if name not in features.RESERVED})
     example = tf.train.Example()
     for name, value in values.items():
@@ -288,10 +292,10 @@ def _example(row: sources.Row, file: sources.SourceFile, options: DataOptions) -
     return example.SerializeToString(deterministic=True)  # a map has no order of its own
 
 
-def _refusal(row: sources.Row, file: sources.SourceFile, options: DataOptions) -> tuple[str, ...]:
+def _refusal(row: Row, file: SourceFile, options: DataOptions) -> tuple[str, ...]:
     parsed = parse(row, options)
-    fault = parsed.fault or sources.Fault(splitting.OTHER_LABEL, f"here {parsed.label!r}", parsed.text)
-    return file.name, str(row.number), fault.reason, fault.detail, fault.excerpt[: sources.EXCERPT_CHARACTERS]
+    fault = parsed.fault or Fault(splitting.OTHER_LABEL, f"here {parsed.label!r}", parsed.text)
+    return file.name, str(row.number), fault.reason, fault.detail, fault.excerpt[:EXCERPT_CHARACTERS]
 
 
 def _write_report(

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy
 import xxhash
 
+from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE
 from bertline.components.options import DataOptions
-from bertline.components.sources import BAD_BYTES, BROKEN_LINE
 from bertline.models.features import SPLITS
 
 # === Why a row goes to quarantine; a row's reason code is its place here, from 1 ===

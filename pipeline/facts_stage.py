@@ -7,7 +7,7 @@ from typing import TypedDict
 from tfx.dsl.component.experimental.annotations import Parameter
 from tfx.dsl.component.experimental.decorators import component
 
-from bertline.components import sources
+from bertline.components.data import task_files
 from bertline.components.object_store import local_copy
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
@@ -56,8 +56,8 @@ def Facts(
     sections = {"data": data, "validation": validation, "train": train, "evaluate": evaluate, "canary": canary}
     values = json.loads(config) | {name: json.loads(section) for name, section in sections.items()}
     options = DataOptions.model_validate_json(data)
-    with local_copy(data_folder, sources.paths_of_options(options)) as folder:
-        fingerprint = sources.fingerprint(sources.of_options(options, folder))
+    with local_copy(data_folder, task_files.paths_of_task(options)) as folder:
+        fingerprint = task_files.fingerprint(task_files.of_task(options, folder))
     try:
         found = asdict(facts.look(values, fingerprint, serving_folder, commit or None))
     except ValueError as error:

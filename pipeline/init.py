@@ -15,7 +15,10 @@ import chardet
 import numpy
 import yaml
 
-from bertline.components import sources
+from bertline.components.data import formats, task_files
+from bertline.components.data.decoding import UTF16_MARKS
+from bertline.components.data.reader import SourceFile
+from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE, Row
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 from bertline.models import packages
@@ -182,16 +185,16 @@ class Survey:
     warnings: list[str] = field(default_factory=list)
 
 
-def _files(source: str) -> list[sources.SourceFile]:
+def _files(source: str) -> list[SourceFile]:
     if not source.startswith(packages.SCHEME) and not re.search(r"[*?\[]", source) and not Path(source).exists():
         raise UserError(f"{source}: no such file or folder.")
-    return sources.expand([source], os.getcwd())
+    return task_files.expand([source], os.getcwd())
 
 
-def _survey(files: list[sources.SourceFile]) -> Survey:
+def _survey(files: list[SourceFile]) -> Survey:
     encoding = "utf-16" if _is_utf16(files[0]) else "utf-8"
     survey = _read(files, encoding, "quarantine")
-    bad = survey.faults[sources.BAD_BYTES]
+    bad = survey.faults[BAD_BYTES]
     if bad > BAD_BYTES_LEFT_OUT * survey.rows:
         guess = _guess_encoding(files[0])
         survey = _read(files, guess or encoding, "quarantine" if guess else "replace")
@@ -201,28 +204,28 @@ def _survey(files: list[sources.SourceFile]) -> Survey:
         survey.warnings.append(
             f"{bad:,} of {survey.rows:,} rows hold bytes that are not {encoding.upper()}: quarantine"
         )
-    if broken := survey.faults[sources.BROKEN_LINE]:
+    if broken := survey.faults[BROKEN_LINE]:
         survey.warnings.append(f"{broken:,} broken lines: they will go to quarantine")
     if not survey.sample:
         raise UserError(f"{files[0].name}: no usable row among {survey.rows:,}; the first line must name the columns.")
     return survey
 
 
-def _is_utf16(file: sources.SourceFile) -> bool:
+def _is_utf16(file: SourceFile) -> bool:
     with open(file.path, "rb") as stream:
-        return stream.read(2) in sources.UTF16_MARKS
+        return stream.read(2) in UTF16_MARKS
 
 
-def _guess_encoding(file: sources.SourceFile) -> str | None:
+def _guess_encoding(file: SourceFile) -> str | None:
     with open(file.path, "rb") as stream:
         guess = chardet.detect(stream.read(1 << 20))
     usable = guess["encoding"] and guess["confidence"] >= SURE_ENCODING
     return guess["encoding"].lower() if usable and not guess["encoding"].lower().startswith("utf-8") else None
 
 
-def _read(files: list[sources.SourceFile], encoding: str, on_bad_bytes: str) -> Survey:
+def _read(files: list[SourceFile], encoding: str, on_bad_bytes: str) -> Survey:
     options = DataOptions(source=["."], encoding=encoding, on_bad_bytes=on_bad_bytes)
-    names = list(dict.fromkeys(sources.columns(files[0], options)))
+    names = list(dict.fromkeys(formats.columns(files[0], options)))
     survey = Survey(names, encoding, on_bad_bytes, columns={name: Column() for name in names})
     chosen = random.Random(17)  # the same sample for the same file
     for row in _rows(files, options, names):
@@ -236,9 +239,9 @@ def _read(files: list[sources.SourceFile], encoding: str, on_bad_bytes: str) -> 
     return survey
 
 
-def _rows(files: list[sources.SourceFile], options: DataOptions, names: list[str]) -> Iterator[sources.Row]:
+def _rows(files: list[SourceFile], options: DataOptions, names: list[str]) -> Iterator[Row]:
     for file in files:
-        yield from sources.read(file, options, names)
+        yield from formats.read(file, options, names)
 
 
 def _keep_in_sample(survey: Survey, values: tuple[str, ...], chosen: random.Random) -> None:
@@ -434,7 +437,7 @@ def _round_thirds(characters: numpy.ndarray) -> list[int]:
 
 def _name(source: str) -> str:
     stem = Path(source.rstrip("/*")).name
-    while Path(stem).suffix.lower() in {".gz", *sources.FORMATS}:
+    while Path(stem).suffix.lower() in {".gz", *formats.ENDINGS}:
         stem = Path(stem).stem
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._").lower()
     return name[:63] or "task"

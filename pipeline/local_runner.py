@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from bertline.components import sources, trackers
+from bertline.components import trackers
+from bertline.components.data import task_files
+from bertline.components.data.reader import SourceFile
 from bertline.components.errors import root_cause
 from bertline.errors import UserError
 from bertline.pipeline import beam_options, facts, review, run_ids, screen
@@ -93,7 +95,7 @@ def run(config: Config, config_name: str) -> RunResult:
     root = config.root_folder
     trackers.check(config.tracking)
     beam_options.check_runs_here(config.beam)
-    files = sources.of_options(config.data, config.folder)
+    files = task_files.of_task(config.data, config.folder)
     log_file = root / "logs" / f"{run_ids.file_stem(run_id)}.log"
     with exclusive(root), screen.quiet(log_file) as console, _bare_arguments():
         try:
@@ -214,7 +216,7 @@ def gather_facts(config: Config, store: Store, data_fingerprint: str) -> RunFact
 class _Launcher:
     """One run: compiles the line and launches its nodes in order."""
 
-    def __init__(self, config: Config, run_id: str, files: list[sources.SourceFile]):
+    def __init__(self, config: Config, run_id: str, files: list[SourceFile]):
         from tfx.dsl.compiler import compiler
 
         from bertline.pipeline import lineage, metadata_store, pipeline
@@ -222,7 +224,7 @@ class _Launcher:
         self.run_id = run_id
         self.config = config
         self.store = lineage.Store(config)
-        found = gather_facts(config, self.store, sources.fingerprint(files))
+        found = gather_facts(config, self.store, task_files.fingerprint(files))
         log.info("facts of run %s: %s", run_id, found)
         line = pipeline.create_pipeline(
             config,

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from bertline.components import sources
+from bertline.components.data import task_files
 from bertline.errors import UserError
 from bertline.pipeline import config as configs
 
@@ -52,7 +52,7 @@ class Watch:
         """Names, sizes and times of all files; the words of what is wrong where they cannot be listed."""
         try:
             task = configs.load(self._config)
-            files = sources.of_options(task.data, task.folder)
+            files = task_files.of_task(task.data, task.folder)
             return [_stamp(self._config), *(_stamp(Path(file.path)) for file in files)]
         except UserError as error:
             return str(error)

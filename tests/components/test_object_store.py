@@ -5,7 +5,7 @@ from pathlib import Path
 import object_stores
 import pytest
 
-from bertline.components import sources
+from bertline.components.data import task_files
 from bertline.components.object_store import brought, local_copy
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
@@ -23,13 +23,13 @@ def store(request, monkeypatch):
 
 def test_a_folder_is_brought_and_read_as_a_local_one(store):
     with local_copy(f"{store}/data") as folder:
-        files = sources.of_options(DataOptions(source="train/*.csv"), folder)
+        files = task_files.of_task(DataOptions(source="train/*.csv"), folder)
         assert [file.name for file in files] == ["train/a.csv", "train/b.csv"]
         assert Path(files[0].path).read_bytes() == OBJECTS["data/train/a.csv"]
-        fingerprint = sources.fingerprint(files)
+        fingerprint = task_files.fingerprint(files)
     assert not Path(folder).exists()
     with local_copy(f"{store}/data/") as again:
-        assert sources.fingerprint(sources.of_options(DataOptions(source="train/*.csv"), again)) == fingerprint
+        assert task_files.fingerprint(task_files.of_task(DataOptions(source="train/*.csv"), again)) == fingerprint
 
 
 def test_of_spans_the_window_alone_is_brought(monkeypatch):
@@ -38,11 +38,11 @@ def test_of_spans_the_window_alone_is_brought(monkeypatch):
     options = DataOptions(source="day-{SPAN}", validation_source=elsewhere, test_source="test.csv", newest_spans=2)
     with (
         object_stores.s3({**rows, "spans/test.csv": b"text,label\nbad,no\n", "spans/notes.txt": b"x"}, monkeypatch),
-        local_copy(f"s3://{object_stores.BUCKET}/spans", sources.paths_of_options(options)) as folder,
+        local_copy(f"s3://{object_stores.BUCKET}/spans", task_files.paths_of_task(options)) as folder,
     ):
         brought = sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
         assert brought == ["day-10/a.csv", "day-10/b.csv", "day-9/a.csv", "day-9/b.csv", "test.csv"]
-        names = [file.name for file in sources.of_options(options, folder)]
+        names = [file.name for file in task_files.of_task(options, folder)]
         assert names == ["day-9/a.csv", "day-9/b.csv", "day-10/a.csv", "day-10/b.csv", elsewhere, "test.csv"]
         assert Path(folder, "day-10/b.csv").read_bytes() == b"text,label\ngood,yes\n"
 

@@ -2,7 +2,8 @@ import re
 
 import pytest
 
-from bertline.components import sources, spans
+from bertline.components import spans
+from bertline.components.data import task_files
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 
@@ -14,7 +15,7 @@ def folders(tmp_path, *names):
 
 
 def names(tmp_path, pattern, newest=None):
-    return [file.name for file in sources.expand([pattern], str(tmp_path), newest_spans=newest)]
+    return [file.name for file in task_files.expand([pattern], str(tmp_path), newest_spans=newest)]
 
 
 def test_a_window_of_the_newest_spans_by_number_not_by_name(tmp_path):
@@ -33,7 +34,7 @@ def test_a_span_in_the_name_of_a_file_or_of_a_folder_further_up(tmp_path):
 
 def test_sources_without_a_span_are_taken_beside_those_with_one(tmp_path):
     folders(tmp_path, "data-1", "data-2", "base")
-    found = sources.expand(["base", "data-{SPAN}"], str(tmp_path), newest_spans=1)
+    found = task_files.expand(["base", "data-{SPAN}"], str(tmp_path), newest_spans=1)
     assert [file.name for file in found] == ["base/rows.csv", "data-2/rows.csv"]
 
 

@@ -5,7 +5,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from bertline.components import sources
+from bertline.components.data import formats, task_files
+from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 
@@ -15,9 +16,9 @@ OPTIONS = DataOptions(source=["."])
 def rows_of(path, content, options=OPTIONS):
     """(number, values or the fault's reason) of each row."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    [file] = sources.expand([path.name], str(path.parent))
-    sources.check(file, options)
-    return [(row.number, row.fault.reason if row.fault else row.values) for row in sources.read(file, options)]
+    [file] = task_files.expand([path.name], str(path.parent))
+    formats.check(file, options)
+    return [(row.number, row.fault.reason if row.fault else row.values) for row in formats.read(file, options)]
 
 
 def refusal(path, content, **options):
@@ -41,14 +42,13 @@ def test_byte_order_mark_blank_lines_and_bare_carriage_returns(tmp_path):
 
 def test_a_broken_line_costs_its_row_alone(tmp_path):
     content = 'text,label\na,pos\nb,neg,extra\nc\n"d,neg\ne,pos\n"f" g,neg\nh,neg\n'
-    broken = sources.BROKEN_LINE
     assert rows_of(tmp_path / "a.csv", content) == [
         (1, ("a", "pos")),
-        (2, broken),  # three fields
-        (3, broken),  # one field
-        (4, broken),  # its quote is not closed before another one opens
+        (2, BROKEN_LINE),  # three fields
+        (3, BROKEN_LINE),  # one field
+        (4, BROKEN_LINE),  # its quote is not closed before another one opens
         (5, ("e", "pos")),
-        (6, broken),  # text after the closing quote
+        (6, BROKEN_LINE),  # text after the closing quote
         (7, ("h", "neg")),
     ]
 
@@ -56,8 +56,8 @@ def test_a_broken_line_costs_its_row_alone(tmp_path):
 def test_a_quote_that_is_never_closed_does_not_swallow_the_file(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('text,label\na,pos\n"b,neg\nc,pos\nd,neg\n')
-    [file] = sources.expand(["a.csv"], str(tmp_path))
-    rows = list(sources.read(file, OPTIONS))
+    [file] = task_files.expand(["a.csv"], str(tmp_path))
+    rows = list(formats.read(file, OPTIONS))
     assert [row.values for row in rows] == [("a", "pos"), (), ("c", "pos"), ("d", "neg")]
     assert rows[1].fault.detail == "a quote is opened and never closed (line 3)"
     assert rows[1].fault.excerpt == '"b,neg\n'
@@ -79,9 +79,9 @@ def test_tsv_quotes_like_csv(tmp_path):
 def test_bad_bytes_are_named_with_their_place(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"text,label\ncaf\xe9,pos\nb,neg\n")
-    [file] = sources.expand(["a.csv"], str(tmp_path))
-    first, second = sources.read(file, OPTIONS)
-    assert first.fault.reason == sources.BAD_BYTES
+    [file] = task_files.expand(["a.csv"], str(tmp_path))
+    first, second = formats.read(file, OPTIONS)
+    assert first.fault.reason == BAD_BYTES
     assert first.fault.detail == "byte 0xe9 is not utf-8: column 'text', character 4"
     assert second.values == ("b", "neg")
 
@@ -97,7 +97,7 @@ def test_bad_bytes_replaced_or_read_in_their_own_encoding(tmp_path):
 
 
 def test_half_a_character_from_json_is_no_text(tmp_path):
-    assert rows_of(tmp_path / "a.jsonl", r'{"text": "\ud83d", "label": "a"}') == [(1, sources.BAD_BYTES)]
+    assert rows_of(tmp_path / "a.jsonl", r'{"text": "\ud83d", "label": "a"}') == [(1, BAD_BYTES)]
 
 
 # === Other formats ===
@@ -107,10 +107,10 @@ def test_json_lines(tmp_path):
     content = '{"text": "a", "label": 1}\n\nnot json\n[1]\n{"text": "b"}\n{"text": ["c"], "label": true}\n'
     assert rows_of(tmp_path / "a.jsonl", content) == [
         (1, ("a", "1")),
-        (2, sources.BROKEN_LINE),
-        (3, sources.BROKEN_LINE),
+        (2, BROKEN_LINE),
+        (3, BROKEN_LINE),
         (4, ("b", None)),
-        (5, sources.BROKEN_LINE),
+        (5, BROKEN_LINE),
     ]
 
 
@@ -128,21 +128,21 @@ def test_parquet(tmp_path):
         }
     )
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=1)
-    [file] = sources.expand(["a.parquet"], str(tmp_path))
-    sources.check(file, OPTIONS)
-    first, second, third = sources.read(file, OPTIONS)
-    assert (first.values, second.fault.reason, third.values) == (("a", "0"), sources.BAD_BYTES, (None, None))
+    [file] = task_files.expand(["a.parquet"], str(tmp_path))
+    formats.check(file, OPTIONS)
+    first, second, third = formats.read(file, OPTIONS)
+    assert (first.values, second.fault.reason, third.values) == (("a", "0"), BAD_BYTES, (None, None))
 
 
 def test_a_large_parquet_file_is_read_in_parts(tmp_path):
     table = pyarrow.table({"text": list("abcdefg"), "label": ["pos"] * 7})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=2)
-    [file] = sources.expand(["a.parquet"], str(tmp_path))
-    assert [part for part, _ in sources.parts(file, 1_000_000)] == [file]
+    [file] = task_files.expand(["a.parquet"], str(tmp_path))
+    assert [part for part, _ in formats.parts(file, 1_000_000)] == [file]
     group = pyarrow.parquet.ParquetFile(file.path).metadata.row_group(0).total_byte_size
-    parts = [part for part, _ in sources.parts(file, 2 * group)]
+    parts = [part for part, _ in formats.parts(file, 2 * group)]
     assert [(part.groups, part.first, part.rows) for part in parts] == [(range(2), 0, 4), (range(2, 4), 4, 3)]
-    rows = [[(row.number, row.values[0]) for row in sources.read(part, OPTIONS)] for part in parts]
+    rows = [[(row.number, row.values[0]) for row in formats.read(part, OPTIONS)] for part in parts]
     assert rows == [[(1, "a"), (2, "b"), (3, "c"), (4, "d")], [(5, "e"), (6, "f"), (7, "g")]]
 
 
@@ -150,33 +150,10 @@ def test_a_folder_a_class(tmp_path):
     for name, content in {"pos/1.txt": b"a\nb", "neg/1.txt": b"c", "neg/.hidden": b"d", "neg/2.txt": b"\0"}.items():
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / name).write_bytes(content)
-    files = sources.expand(["data"], str(tmp_path))
+    files = task_files.expand(["data"], str(tmp_path))
     assert [file.name for file in files] == ["data/neg/1.txt", "data/neg/2.txt", "data/pos/1.txt"]
-    rows = [row for file in files for row in sources.read(file, OPTIONS)]
+    rows = [row for file in files for row in formats.read(file, OPTIONS)]
     assert [row.values for row in rows] == [("c", "neg"), (), ("a\nb", "pos")]
-
-
-# === Which files ===
-
-
-def test_globs_folders_and_packages(tmp_path):
-    for name in ("b.csv", "a.csv", "notes.txt"):
-        (tmp_path / name).write_text("text,label\n")
-    assert [file.name for file in sources.expand(["*.csv", "a.csv"], str(tmp_path))] == ["a.csv", "b.csv"]
-    assert [file.name for file in sources.expand(["."], str(tmp_path))] == ["a.csv", "b.csv"]
-    with pytest.raises(UserError, match=r"no_such_package.*not installed"):
-        sources.expand(["package://no_such_package/a.csv"], ".")
-
-
-def test_fingerprint_sees_one_changed_byte_and_the_order(tmp_path):
-    for name in ("a.csv", "b.csv"):
-        (tmp_path / name).write_text(f"text,label\n{name},pos\n")
-    files = sources.expand(["a.csv", "b.csv"], str(tmp_path))
-    before = sources.fingerprint(files)
-    assert sources.fingerprint(files) == before
-    assert sources.fingerprint(files[::-1]) != before
-    (tmp_path / "b.csv").write_text("text,label\nb.csv,poz\n")
-    assert sources.fingerprint(files) != before
 
 
 # === Wrong input ===
@@ -212,12 +189,6 @@ def test_what_is_no_table_is_refused_in_words(tmp_path, name, content, said):
 def test_a_gzip_file_cut_short_stops_instead_of_losing_rows(tmp_path):
     whole = gzip.compress(b"text,label\n" + b"".join(b"%d,pos\n" % number for number in range(50_000)))
     assert "cut short" in refusal(tmp_path / "a.csv.gz", whole[: len(whole) // 2])
-
-
-def test_a_missing_file_names_its_neighbour(tmp_path):
-    (tmp_path / "reviews.csv").write_text("text,label\n")
-    with pytest.raises(UserError, match=r"'review.csv' does not exist.*Did you mean 'reviews.csv'"):
-        sources.expand(["review.csv"], str(tmp_path))
 
 
 def test_unknown_encoding(tmp_path):

@@ -1,0 +1,1 @@
+"""The users' files: which ones there are, and how each format is read."""

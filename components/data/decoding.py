@@ -1,0 +1,143 @@
+"""From a file's bytes to text: compression, encoding, and files that are no text."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from bertline.components.data.reader import SourceFile
+from bertline.components.options import DataOptions
+from bertline.errors import UserError
+
+SNIFFED_BYTES = 64 * 1024
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+# === Compression ===
+
+# The ending of a file's name -> how its bytes are unpacked.
+COMPRESSIONS: dict[str, Callable[[str], BinaryIO]] = {".gz": gzip.open}
+
+
+def without_compression(name: str) -> str:
+    """The file's name without the ending of its compression."""
+    return name[: -len(ending)] if (ending := Path(name).suffix) and ending.lower() in COMPRESSIONS else name
+
+
+@contextmanager
+def open_bytes(file: SourceFile) -> Iterator[BinaryIO]:
+    """The file's bytes, unpacked.
+
+    Raises:
+        UserError: the file is gone, not readable, or damaged. Also when that turns out within the block.
+    """
+    unpacked = COMPRESSIONS.get(Path(file.path).suffix.lower())
+    try:
+        with unpacked(file.path) if unpacked else open(file.path, "rb") as stream:
+            yield stream
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{file.name}: not gzip, damaged or cut short ({error}); copy the file again.") from error
+    except OSError as error:
+        raise UserError(
+            f"{file.name}: cannot be read: {error.strerror or error}. Check the file and its permissions."
+        ) from error
+
+
+# === Encoding ===
+
+
+@contextmanager
+def open_text(file: SourceFile, options: DataOptions) -> Iterator[io.TextIOWrapper]:
+    """The file as text. Line ends are kept, so that those inside quotes survive.
+
+    Raises:
+        UserError: as `open_bytes`, or the encoding is not known or needs a byte order mark that is missing.
+    """
+    with open_bytes(file) as stream:
+        try:
+            yield io.TextIOWrapper(stream, encoding=codec(options), errors=error_policy(options), newline="")
+        except UnicodeError as error:  # UTF-16 and UTF-32 without a byte order mark
+            raise UserError(
+                f"{file.name}: cannot be read as {options.encoding}: {error}. Set data.encoding to "
+                f"{options.encoding}-le or {options.encoding}-be, or save the file as UTF-8."
+            ) from error
+
+
+def codec(options: DataOptions) -> str:
+    """Python's name of the encoding.
+
+    Raises:
+        UserError: Python has none of this name.
+    """
+    try:
+        name = codecs.lookup(options.encoding).name
+    except LookupError:
+        raise UserError(
+            f"data.encoding: Python knows no encoding {options.encoding!r}; usual ones are utf-8, latin-1, cp1252, "
+            "mac_roman, utf-16, gb18030, shift_jis."
+        ) from None
+    return "utf-8-sig" if name == "utf-8" else name  # a byte order mark is no part of the first column's name
+
+
+MARK_BAD_BYTES = "bertline.mark_bad_bytes"
+
+
+def error_policy(options: DataOptions) -> str:
+    """What decoding does with bytes that are not in the encoding, as Python's `errors` names it."""
+    return "replace" if options.on_bad_bytes == "replace" else MARK_BAD_BYTES
+
+
+def _mark_bad_bytes(error: UnicodeError) -> tuple[str, int]:
+    """Decodes byte 0xNN that is not in the encoding to the lone surrogate U+DCNN, which no valid text holds.
+
+    Python's surrogateescape does so only for bytes from 0x80 on, and so fails on UTF-16 and the East Asian encodings.
+    """
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(MARK_BAD_BYTES, _mark_bad_bytes)
+
+# === Files that are no text ===
+
+# Files that people mistake for text, by their first bytes.
+SIGNATURES = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook; save the sheet as CSV UTF-8",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook; save the sheet as CSV UTF-8",
+    b"%PDF": "a PDF; copy its text into a CSV file",
+    b"\x89PNG": "a picture; remove it from data.source",
+    b"PAR1": "a Parquet file; let its name end in .parquet, or set data.format: parquet",
+    b"\x1f\x8b": "compressed with gzip; let its name end in .gz",
+    b"SQLite format 3": "an SQLite database; export the table as CSV",
+}
+
+
+def refuse_binary(file: SourceFile, options: DataOptions) -> None:
+    """Raises UserError for a file that is empty or no text, by its first bytes."""
+    with open_bytes(file) as stream:
+        start = stream.read(SNIFFED_BYTES)
+    if not start:
+        raise UserError(f"{file.name}: the file is empty. Copy it again, or remove it from the data.")
+    for signature, kind in SIGNATURES.items():
+        if start.startswith(signature):
+            raise UserError(f"{file.name}: this is not text but {kind}.")
+    if holds_zero_bytes(options):
+        return
+    if start.startswith(UTF16_MARKS):
+        raise UserError(f"{file.name}: this is UTF-16. Set data.encoding: utf-16, or save the file as UTF-8.")
+    if b"\0" in start:
+        raise UserError(
+            f"{file.name}: a binary file, not text (a zero byte at position {start.index(0)}); expected "
+            f"{file.format}. Remove it from the data, or set data.encoding where it is UTF-16 or UTF-32."
+        )
+
+
+def holds_zero_bytes(options: DataOptions) -> bool:
+    """Whether texts in the encoding hold zero bytes, which otherwise mark a file as binary."""
+    return codec(options).startswith(("utf-16", "utf-32"))

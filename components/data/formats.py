@@ -1,0 +1,112 @@
+"""Picks the reader of a file. Every row comes out as values or as a fault, and no row ends the file.
+
+A new format is a module with a Reader, an entry in READERS, its endings in ENDINGS, and its name in
+`DataOptions.format`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bertline.components.data.class_folders import ClassFolders
+from bertline.components.data.columns import check_columns, used_columns
+from bertline.components.data.decoding import without_compression
+from bertline.components.data.delimited import Delimited
+from bertline.components.data.json_lines import JsonLines
+from bertline.components.data.parquet import Parquet
+from bertline.components.data.reader import FOLDERS, Reader, SourceFile
+from bertline.components.data.rows import BAD_BYTES, EXCERPT_CHARACTERS, Fault, Row, excerpt, printable
+from bertline.components.options import DataOptions
+from bertline.errors import UserError
+
+READERS: dict[str, Reader] = {
+    "csv": Delimited(","),
+    "tsv": Delimited("\t"),
+    "jsonl": JsonLines(),
+    "parquet": Parquet(),
+    FOLDERS: ClassFolders(),
+}
+
+# The ending of a file's name, below that of a compression -> its format.
+ENDINGS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+
+
+def by_name(path: Path) -> str | None:
+    """The format that a file's name tells; None where it tells none."""
+    return ENDINGS.get(Path(without_compression(path.name)).suffix.lower())
+
+
+def columns(file: SourceFile, options: DataOptions) -> list[str]:
+    """Names of the columns that hold plain values, not lists or objects.
+
+    Raises:
+        UserError: the file is empty, damaged, not of its format, or not in the encoding.
+    """
+    names = READERS[file.format].columns(file, options)
+    if not names:
+        raise UserError(f"{file.name}: the file has no rows. Add rows, or remove it from the data.")
+    return names
+
+
+def check(file: SourceFile, options: DataOptions) -> None:
+    """Looks at the start of a file before a run is spent on it.
+
+    Raises:
+        UserError: as `columns`, or a column that the options name is missing or appears twice.
+    """
+    check_columns(file, columns(file, options), options)
+
+
+def parts(file: SourceFile, most_bytes: int) -> list[tuple[SourceFile, int]]:
+    """A file in parts that workers can read independently, and the bytes of each; see Reader.parts."""
+    return READERS[file.format].parts(file, most_bytes)
+
+
+def read(file: SourceFile, options: DataOptions, names: Sequence[str] | None = None) -> Iterator[Row]:
+    """The rows of a file, one at a time; memory does not grow with the file.
+
+    Args:
+        file: as `task_files.expand` gives it.
+        options: encoding, policy for bad bytes, and the columns.
+        names: columns to take, in this order; by default `used_columns(options)`.
+
+    Yields:
+        Row, with its fault where it cannot be read.
+
+    Raises:
+        UserError: the file as a whole cannot be read: gone, cut short while compressed, not of its format.
+    """
+    names = used_columns(options) if names is None else names
+    for row in READERS[file.format].rows(file, options, names):
+        yield row if row.fault else _without_bad_bytes(row, names, options)
+
+
+def _without_bad_bytes(row: Row, names: Sequence[str], options: DataOptions) -> Row:
+    for name, value in zip(names, row.values, strict=True):
+        if value is None or value.isascii():
+            continue
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            if options.on_bad_bytes == "replace":
+                return row._replace(values=tuple(text and printable(text) for text in row.values))
+            return Row(row.number, (), _bad_bytes(name, value, error.start, options))
+    return row
+
+
+def _bad_bytes(name: str, value: str, place: int, options: DataOptions) -> Fault:
+    code = ord(value[place])
+    # Other lone surrogates come from JSON escapes such as \ud83d without its second half.
+    what = f"byte 0x{code - 0xDC00:02x}" if 0xDC00 <= code <= 0xDCFF else f"half a character, U+{code:04X},"
+    detail = f"{what} is not {options.encoding}: column {name!r}, character {place + 1}"
+    return Fault(BAD_BYTES, detail, excerpt(value[max(0, place - EXCERPT_CHARACTERS // 2) :]))

@@ -1,0 +1,67 @@
+"""What each format implements: a file's columns, its rows, and the parts that it can be cut into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from bertline.components.data.rows import Row
+from bertline.components.options import DataOptions
+
+FOLDERS = "folders"  # the format of a folder per class
+
+
+class SourceFile(NamedTuple):
+    """One file to read: its absolute path, its name for people (relative to the base folder), its format.
+
+    It may be a part of a Parquet file: some row groups, `rows` in all, with `first` rows before them.
+    """
+
+    path: str
+    name: str
+    format: str
+    groups: range | None = None
+    first: int = 0
+    rows: int | None = None
+
+
+class Reader(Protocol):
+    """Reads the files of one format. `formats.READERS` has one for each format."""
+
+    def columns(self, file: SourceFile, options: DataOptions) -> list[str]:
+        """Names of the columns that hold plain values, in the file's order; [] where the file has no rows.
+
+        Raises:
+            UserError: the file is damaged, not of this format, or not in the encoding.
+        """
+
+    def rows(self, file: SourceFile, options: DataOptions, names: Sequence[str]) -> Iterator[Row]:
+        """The rows, one at a time, so that memory does not grow with the file.
+
+        A row that cannot be read is yielded with its fault, and reading goes on. Bytes that are not in the encoding
+        come as `decoding.MARK_BAD_BYTES` marks them; `formats.read` turns them into faults.
+
+        Args:
+            file: the file, or a part that `parts` gave.
+            options: the encoding, the policy for bad bytes, and the columns' names.
+            names: columns to take, in this order.
+
+        Raises:
+            UserError: the file as a whole cannot be read: gone, cut short, not of this format, without one of `names`.
+        """
+
+    def parts(self, file: SourceFile, most_bytes: int) -> list[tuple[SourceFile, int]]:
+        """The file in parts that workers can read independently, and the bytes of each.
+
+        One part unless a format says where a part may begin: a row's start is otherwise known only once all before it
+        is read.
+
+        Args:
+            file: the whole file.
+            most_bytes: upper bound of a part, which only an indivisible piece of the file may exceed.
+
+        Raises:
+            UserError: as `columns`.
+        """
+        return [(file, Path(file.path).stat().st_size)]

@@ -1,0 +1,157 @@
+"""Which files a task reads: from the sources of its DataOptions to files, their splits and their fingerprint."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import xxhash
+
+from bertline.components import spans
+from bertline.components.data import formats
+from bertline.components.data.reader import FOLDERS, SourceFile
+from bertline.components.options import DataOptions
+from bertline.errors import UserError
+from bertline.models import packages
+from bertline.models.features import SPLITS
+
+# === Of a task ===
+
+
+def by_split(options: DataOptions, base_folder: str) -> dict[str, list[SourceFile]]:
+    """The files that a task reads, by the split that they are given for. Those of `source` are under train.
+
+    Args:
+        options: name the sources.
+        base_folder: where relative paths start.
+
+    Raises:
+        UserError: as `expand`.
+    """
+    sources = zip(SPLITS, (options.source, options.validation_source, options.test_source), strict=True)
+    return {
+        split: expand(patterns or [], base_folder, options.format, options.newest_spans) for split, patterns in sources
+    }
+
+
+def of_task(options: DataOptions, base_folder: str) -> list[SourceFile]:
+    """All files that a task reads; arguments and errors as `by_split`."""
+    return [file for files in by_split(options, base_folder).values() for file in files]
+
+
+def paths_of_task(options: DataOptions) -> Callable[[str], list[str]]:
+    """Finds the files that a task reads in a folder, by their names only; for `object_store.local_copy`."""
+    return lambda folder: [file.path for file in of_task(options, folder)]
+
+
+def fingerprint(files: Iterable[SourceFile]) -> str:
+    """Hash of the files' names and whole contents, in order: one changed byte anywhere changes it. 32 hex digits."""
+    digest = xxhash.xxh3_128()
+    for file in files:
+        # The parent's name is the label in a folder per class; names further up only say where the data lie.
+        digest.update("/".join(Path(file.path).parts[-2:]).encode("utf-8", "surrogateescape") + b"\0")
+        digest.update(file.format.encode() + b"\0")
+        with open(file.path, "rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+# === Of sources ===
+
+
+def expand(
+    sources: Sequence[str], base_folder: str, format: str = "auto", newest_spans: int | None = None
+) -> list[SourceFile]:
+    """The files that the sources name, in a stable order, each once.
+
+    Args:
+        sources: paths, globs, folders of data files, folders with a folder per class, or package://NAME/PATH.
+        base_folder: where relative paths start.
+        format: a format of DataOptions, or "auto" to go by the file's name.
+        newest_spans: where a source has {SPAN}, how many spans to take; None for all.
+
+    Raises:
+        UserError: nothing is there, or a file's format is not known.
+    """
+    files: dict[str, SourceFile] = {}
+    for source in spans.resolve(sources, base_folder, newest_spans):
+        for path in _matches(source, Path(base_folder)):
+            members = _in_folder(path, source, format) if path.is_dir() else [(path, _format_of(path, format))]
+            for file, file_format in members:
+                name = _name(file, path, source, Path(base_folder))
+                files.setdefault(str(file), SourceFile(str(file), name, file_format))
+    return list(files.values())
+
+
+def _matches(source: str, base: Path) -> list[Path]:
+    if source.startswith(packages.SCHEME):
+        try:
+            return [packages.resolve(source)]
+        except ValueError as error:
+            raise UserError(f"data source {error}") from None
+    path = base / Path(source).expanduser()
+    if path.exists():
+        return [path.absolute()]
+    if glob.has_magic(source):
+        matches = sorted(glob.glob(str(path), recursive=True))
+        if matches:
+            return [Path(match).absolute() for match in matches]
+        raise UserError(
+            f"data source {source!r} matches no file (looked in {base}). Correct the pattern in the config."
+        )
+    neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    nearest = difflib.get_close_matches(path.name, neighbours, n=1, cutoff=0.5)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise UserError(f"data source {source!r} does not exist (looked for {path}).{hint} Correct the path in the config.")
+
+
+def _in_folder(folder: Path, source: str, format: str) -> list[tuple[Path, str]]:
+    """The files of a folder and their formats: those of its class folders where it has any, else its data files."""
+    # Neither what editors and systems leave behind nor Python's caches in a package's folder are data.
+    visible = sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "__")))
+    classes = [entry for entry in visible if entry.is_dir()]
+    if format in ("auto", FOLDERS) and classes:
+        files = [(file, FOLDERS) for label in classes for file in _files_of(label)]
+    else:
+        files = [(entry, _format_of(entry, format)) for entry in visible if entry.is_file() and _is_data(entry, format)]
+    if not files:
+        raise UserError(
+            f"data source {source!r} is a folder without data: expected a folder per class with a text file per row, "
+            f"or files ending in {', '.join(formats.ENDINGS)}. Correct the path in the config."
+        )
+    return files
+
+
+def _files_of(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+
+
+def _is_data(path: Path, format: str) -> bool:
+    return format not in ("auto", FOLDERS) or formats.by_name(path) is not None
+
+
+def _format_of(path: Path, format: str) -> str:
+    if format == FOLDERS:
+        raise UserError(f"{path}: the format is 'folders' but this is a file; name the folder that holds the classes.")
+    if format != "auto":
+        return format
+    known = formats.by_name(path)
+    if known is None:
+        raise UserError(
+            f"{path}: format not known from the name. Known endings are {', '.join(formats.ENDINGS)} "
+            f"(text ones also with .gz); or set data.format to one of {', '.join(formats.READERS)}."
+        )
+    return known
+
+
+def _name(file: Path, match: Path, source: str, base: Path) -> str:
+    """The file as a person named it: inside its package, else relative to the base folder, else absolute."""
+    if source.startswith(packages.SCHEME):
+        inside = file.relative_to(match)
+        return source if inside == Path() else f"{source.rstrip('/')}/{inside.as_posix()}"
+    base = base.absolute()
+    return file.relative_to(base).as_posix() if file.is_relative_to(base) else file.as_posix()
