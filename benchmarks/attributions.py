@@ -24,6 +24,7 @@ from bertline.models.words import Reading
 from bertline.pipeline import config as configs
 from bertline.pipeline import evaluated, lineage
 from bertline.pipeline.explain import LIME_SAMPLES, LIME_SEED
+from bertline.pipeline.stages import Node
 
 ROWS, SEED = 100, 1
 ASKED = 0.8
@@ -62,8 +63,8 @@ def main() -> int:
     arguments = parser.parse_args()
     task = configs.load(arguments.config)
     run = evaluated.read(task, None)
-    store, _ = lineage.find(task, run.run_id, "Evaluator")
-    trainer = store.stage(run.run_id, "Trainer")
+    store, _ = lineage.find(task, run.run_id, Node.EVALUATOR)
+    trainer = store.stage(run.run_id, Node.TRAINER)
     asked = explainer.load(
         trainer.outputs["model"][0].uri, ModelOptions.model_validate_json(trainer.parameters["model_options"])
     )

@@ -18,10 +18,11 @@ from benchmarks.speed import BUSY
 from bertline.errors import UserError
 from bertline.pipeline import config as configs
 from bertline.pipeline import lineage, metadata_store
+from bertline.pipeline.stages import Node
 
 PASSES, OWN_SECONDS = 1.5, 15.0  # the Evaluator may take so many times one pass, and so much besides
 # The stages that judge a model; those the config leaves out, or this version does not have, are passed over.
-STAGES = ("Baseline", "Evaluator", "Explainer", "LabelQuality", "Review")
+STAGES = (Node.BASELINE, Node.EVALUATOR, Node.EXPLAINER, Node.LABEL_QUALITY, Node.REVIEW)
 
 
 def limit(one_pass: float) -> float:
@@ -34,7 +35,7 @@ class FinishedRun:
 
     def __init__(self, config: configs.Config):
         store = lineage.Store(config)
-        runs = [run for run in store.run_ids() if (stage := store.stage(run, "Evaluator")) and stage.outputs]
+        runs = [run for run in store.run_ids() if (stage := store.stage(run, Node.EVALUATOR)) and stage.outputs]
         if not runs:
             raise UserError(
                 f"no evaluated run under {config.root_folder}; start one with `bertline run` of the same config."
@@ -94,9 +95,9 @@ def one_pass(run: FinishedRun) -> tuple[float, int]:
     from bertline.components import evaluator
     from bertline.components.options import EvaluateOptions
 
-    inputs = run.inputs("Evaluator")
+    inputs = run.inputs(Node.EVALUATOR)
     table = evaluator.read_rows(f"{inputs['examples'].uri}/Split-test", [])
-    options = EvaluateOptions.model_validate_json(run.stages["Evaluator"].parameters["options"])
+    options = EvaluateOptions.model_validate_json(run.stages[Node.EVALUATOR].parameters["options"])
     saved_model = path_utils.serving_model_path(inputs["model"].uri)
     return evaluator.predict(saved_model, table, options.batch_size).seconds, len(table["examples"])
 
@@ -134,9 +135,9 @@ def main(config: Path) -> int:
     busy, bound = others.percent(), limit((before + after) / 2)
     print(f"{rows:,} test rows; one pass of the model takes {before:.1f} s before and {after:.1f} s after")
     for name, took in seconds.items():
-        print(f"  {name:14} {took:6.1f} s" + (f", at most {bound:.1f}" if name == "Evaluator" else ""))
+        print(f"  {name:14} {took:6.1f} s" + (f", at most {bound:.1f}" if name == Node.EVALUATOR else ""))
     write_result("evaluator", {"rows": rows, "pass": [before, after], "stages": seconds, "busy_percent": busy})
-    holds = seconds["Evaluator"] <= bound
+    holds = seconds[Node.EVALUATOR] <= bound
     if busy > BUSY and not holds:
         print(
             f"no verdict: other programs used {busy:.0f}% of the processors, which the {OWN_SECONDS:g} s do not allow"

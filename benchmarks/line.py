@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.peer import write_result
 from bertline.pipeline import config as configs
+from bertline.pipeline.stages import Node
 
 OWN_LIMIT, CACHED_LIMIT = 45.0, 25.0
 
@@ -53,15 +54,15 @@ def main(config: Path) -> int:
         root = Path(folder) / "runs" / task.name
         total = timed_run(config.absolute(), Path(folder))
         stages = stage_seconds(root)
-        fit = json.loads(one(root, "artifacts/Trainer/model_run/*/training.json").read_text())["wall_seconds"]
-        metrics = json.loads(one(root, "artifacts/Evaluator/evaluation/*/metrics.json").read_text())
+        fit = json.loads(one(root, f"artifacts/{Node.TRAINER}/model_run/*/training.json").read_text())["wall_seconds"]
+        metrics = json.loads(one(root, f"artifacts/{Node.EVALUATOR}/evaluation/*/metrics.json").read_text())
         cached = timed_run(config.absolute(), Path(folder))
     inference = metrics["inference_seconds"]
     own = {
         "start": total - sum(stages.values()),
         **stages,
-        "Trainer": stages["Trainer"] - fit,
-        "Evaluator": stages["Evaluator"] - inference,
+        Node.TRAINER: stages[Node.TRAINER] - fit,
+        Node.EVALUATOR: stages[Node.EVALUATOR] - inference,
     }
     for name, seconds in own.items():
         print(f"  {name:18} {seconds:6.1f} s")

@@ -19,6 +19,7 @@ from bertline.components.example_gen import ExampleGen
 from bertline.components.options import DataOptions, ValidationOptions
 from bertline.models.recipe import ModelOptions
 from bertline.pipeline import beam_options
+from bertline.pipeline.stages import Node
 
 
 class Stages:
@@ -41,10 +42,10 @@ class Stages:
     def all(self) -> dict[str, Callable[[], None]]:
         """By their names."""
         return {
-            "ExampleGen": self._ingest,
-            "StatisticsGen": self._count,
-            "DataGate": self._gate,
-            "Transform": self._transform,
+            Node.EXAMPLE_GEN: self._ingest,
+            Node.STATISTICS_GEN: self._count,
+            Node.DATA_GATE: self._gate,
+            Node.TRANSFORM: self._transform,
         }
 
     def _ingest(self) -> None:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_
 
 from bertline.errors import UserError
 from bertline.models.recipe import Section
+from bertline.pipeline.stages import Beam, Node
 
 SECONDS = 5.0  # to reach a job server
 GCS = "gs://"
@@ -32,8 +33,6 @@ COMMON = (
 NO_IMAGE = "none"
 
 DATAFLOW = "--runner=DataflowRunner"
-# Dataflow's machines see gs:// alone. These stages write files beside Beam's, which must be local.
-NOT_ON_DATAFLOW = frozenset({"Evaluator"})
 
 # === What `options` may not hold ===
 
@@ -243,9 +242,9 @@ def unreachable(address: str) -> str:
 # === Arguments ===
 
 
-def of_stage(beam: BeamOptions, name: str) -> BeamOptions:
+def of_stage(beam: BeamOptions, node: Node) -> BeamOptions:
     """What a stage of a cluster's line gets: the config's, or in memory where Dataflow cannot serve it."""
-    return BeamOptions() if beam.runner == "dataflow" and name in NOT_ON_DATAFLOW else beam
+    return BeamOptions() if beam.runner == "dataflow" and node.beam is Beam.NOT_ON_DATAFLOW else beam
 
 
 def arguments(beam: BeamOptions) -> list[str]:

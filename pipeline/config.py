@@ -28,7 +28,14 @@ from bertline.pipeline.beam_options import GCS, BeamOptions
 from bertline.pipeline.kubeflow_options import KubeflowOptions
 from bertline.serving.releases import is_remote
 
-SECTIONS = ("data", "validation", "train", "evaluate", "canary")  # what stages read when they run
+# The sections that stages read when they run: a run on a cluster may set them anew, as JSON, for itself alone.
+RUNTIME_SECTIONS = {
+    "data": "DataOptions as JSON: sources, limits, shares. The columns are compiled in.",
+    "validation": "ValidationOptions as JSON. A reviewed schema is compiled in.",
+    "train": "TrainOptions as JSON: epochs, learning rate, batch size ...",
+    "evaluate": "EvaluateOptions as JSON: the gates' bounds, slices.",
+    "canary": "CanaryOptions as JSON.",
+}
 # The same model comes out whatever these are.
 AROUND_THE_MODEL = frozenset({"root", "metadata", "serve", "tracking", "beam", "kubeflow"})
 
@@ -114,6 +121,10 @@ class Config(Section):
           UserError: `root` is remote, and `metadata` names no database.
         """
         return metadata_store.Location(self.metadata, None if self.metadata else self.root_folder, self.name)
+
+    def runtime_sections(self) -> dict[str, str]:
+        """The sections of RUNTIME_SECTIONS as JSON, by name."""
+        return {name: getattr(self, name).model_dump_json() for name in RUNTIME_SECTIONS}
 
     def digest(self) -> str:
         """See `digest_of`."""

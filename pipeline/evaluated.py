@@ -14,6 +14,7 @@ from bertline.components.options import EvaluateOptions
 from bertline.errors import UserError
 from bertline.pipeline import lineage
 from bertline.pipeline.config import Config
+from bertline.pipeline.stages import Node
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ def read(task: Config, run_id: str | None) -> Run:
     Raises:
       UserError: there is none, it did not come so far, or its files are gone.
     """
-    store, found = lineage.find(task, run_id, "Evaluator")
-    return _run(found, store.stage(found, "Evaluator"), store.stage(found, "Canary"))
+    store, found = lineage.find(task, run_id, Node.EVALUATOR)
+    return _run(found, store.stage(found, Node.EVALUATOR), store.stage(found, Node.CANARY))
 
 
 def folders(task: Config, run_id: str) -> dict[str, Path]:
@@ -54,7 +55,7 @@ def folders(task: Config, run_id: str) -> dict[str, Path]:
     store, found = lineage.Store(task), {}
     known = store.run_ids()
     for each in known[: known.index(run_id) + 1]:
-        evaluator = store.stage(each, "Evaluator")
+        evaluator = store.stage(each, Node.EVALUATOR)
         if evaluator and evaluator.outputs:
             (evaluation,) = evaluator.outputs["evaluation"]
             found.setdefault(Path(evaluation.uri), each)

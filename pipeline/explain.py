@@ -20,6 +20,7 @@ from bertline.models.recipe import ModelOptions
 from bertline.models.words import Reading
 from bertline.pipeline import lineage, screen
 from bertline.pipeline.config import Config
+from bertline.pipeline.stages import Node
 
 # LIME's default is 5,000, for texts of hundreds of words; so many take seconds on two cores.
 LIME_SAMPLES, LIME_SEED = 500, 17
@@ -79,9 +80,9 @@ def explain(
     Raises:
       UserError: no such run, label or pair, or no word to explain.
     """
-    store, found = lineage.find(task, run_id, "Trainer")
-    trainer = store.stage(found, "Trainer")
-    (graph,) = store.stage(found, "Transform").outputs["transform_graph"]
+    store, found = lineage.find(task, run_id, Node.TRAINER)
+    trainer = store.stage(found, Node.TRAINER)
+    (graph,) = store.stage(found, Node.TRANSFORM).outputs["transform_graph"]
     (model,) = trainer.outputs["model"]
     labels = read_labels(graph.uri)
     if label is not None and label not in labels:

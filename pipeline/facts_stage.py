@@ -2,64 +2,85 @@
 
 import json
 from dataclasses import asdict
-from typing import TypedDict
+from typing import Any, ClassVar
 
-from tfx.dsl.component.experimental.annotations import Parameter
-from tfx.dsl.component.experimental.decorators import component
+from tfx import types
+from tfx.dsl.components.base import base_component, base_executor, executor_spec
+from tfx.types import standard_artifacts
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from bertline.components.data import task_files
 from bertline.components.object_store import local_copy
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 from bertline.pipeline import facts
+from bertline.pipeline.config import RUNTIME_SECTIONS
+
+OUTPUTS = ("fingerprint", "last_blessed", "release")  # fields of bertline.pipeline.facts.RunFacts
 
 
-class Found(TypedDict):
-    """See bertline.pipeline.facts.RunFacts."""
-
-    fingerprint: str
-    last_blessed: str
-    release: str
-
-
-@component
-def Facts(
-    config: Parameter[str],
-    data: Parameter[str],
-    validation: Parameter[str],
-    train: Parameter[str],
-    evaluate: Parameter[str],
-    canary: Parameter[str],
-    data_folder: Parameter[str],
-    serving_folder: Parameter[str],
-    commit: Parameter[str],
-) -> Found:
-    """Looks at the data, the image's code and the serving folder. It runs each time: its answers key the cache.
+def look(config: str, data_folder: str, serving_folder: str, commit: str, sections: dict[str, str]) -> dict[str, str]:
+    """Looks at the data, the image's code and the serving folder.
 
     Args:
-        config: the whole config as JSON; the next five take the place of its sections.
-        data: DataOptions as JSON.
-        validation: ValidationOptions as JSON.
-        train: TrainOptions as JSON.
-        evaluate: EvaluateOptions as JSON.
-        canary: CanaryOptions as JSON.
+        config: the whole config as JSON; `sections` take the place of its own.
         data_folder: where relative sources start.
         serving_folder: where models are pushed.
         commit: what git said of the code when the pipeline was compiled, "" for nothing.
+        sections: the run's RUNTIME_SECTIONS as JSON, by name.
 
     Returns:
-        `fingerprint`, `last_blessed` and `release` of RunFacts.
+        The facts of OUTPUTS.
 
     Raises:
         UserError: the data cannot be found, or a release.json cannot be read.
     """
-    sections = {"data": data, "validation": validation, "train": train, "evaluate": evaluate, "canary": canary}
     values = json.loads(config) | {name: json.loads(section) for name, section in sections.items()}
-    options = DataOptions.model_validate_json(data)
+    options = DataOptions.model_validate_json(sections["data"])
     with local_copy(data_folder, task_files.paths_of_task(options)) as folder:
         fingerprint = task_files.fingerprint(task_files.of_task(options, folder))
     try:
-        found = asdict(facts.look(values, fingerprint, serving_folder, commit or None))
+        known = asdict(facts.look(values, fingerprint, serving_folder, commit or None))
     except ValueError as error:
         raise UserError(str(error)) from error
-    return {name: found[name] for name in Found.__annotations__}
+    return {name: known[name] for name in OUTPUTS}
+
+
+class Executor(base_executor.BaseExecutor):
+    """Makes each fact an output that other stages take as a parameter."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """See the base class."""
+        sections = {name: exec_properties[name] for name in RUNTIME_SECTIONS}
+        rest = {name: value for name, value in exec_properties.items() if name not in sections}
+        for name, value in look(sections=sections, **rest).items():
+            (artifact,) = output_dict[name]
+            artifact.value = value
+
+
+class FactsSpec(ComponentSpec):
+    """The parameters and outputs of Facts, which @component would have us list once more."""
+
+    PARAMETERS: ClassVar = {
+        name: ExecutionParameter(type=str)
+        for name in ("config", *RUNTIME_SECTIONS, "data_folder", "serving_folder", "commit")
+    }
+    INPUTS: ClassVar = {}
+    OUTPUTS: ClassVar = {name: ChannelParameter(type=standard_artifacts.String) for name in OUTPUTS}
+
+
+class Facts(base_component.BaseComponent):
+    """See `look`. It runs each time, since its outputs key the cache."""
+
+    SPEC_CLASS = FactsSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+
+    def __init__(self, **parameters: Any):
+        """Takes the parameters of FactsSpec."""
+        outputs = {name: types.Channel(type=standard_artifacts.String) for name in OUTPUTS}
+        super().__init__(FactsSpec(**parameters, **outputs))

@@ -14,23 +14,14 @@ import yaml
 from bertline.errors import UserError
 from bertline.models.packages import SCHEME
 from bertline.pipeline import beam_options, training_job
-from bertline.pipeline.config import AROUND_THE_MODEL, SECTIONS, Config
+from bertline.pipeline.config import AROUND_THE_MODEL, RUNTIME_SECTIONS, Config
 from bertline.pipeline.kubeflow_options import KubeflowOptions, StageOptions
-from bertline.pipeline.local_runner import REPORTING_NODES
 from bertline.pipeline.stage import BEAM_VARIABLE, FOLDERS
+from bertline.pipeline.stages import Beam, Node
 
-# Each run asks these anew: the first because its answers key the cache, the second because the serving folder is the
-# world's and not the cache's; a push of what is there already changes nothing. Those that only report end well even
-# where they fail, and Kubeflow would cache what they did not make.
-ALWAYS_RUN = frozenset({"Facts", "Pusher"}) | REPORTING_NODES
 COMMAND = ["python", "-P", "-m", "bertline.pipeline.stage"]
 POD_FOLDER = "/tmp/bertline"  # is gone with the pod
-PARAMETERS = {
-    "data": "DataOptions as JSON: sources, limits, shares. The columns are compiled in.",
-    "validation": "ValidationOptions as JSON. A reviewed schema is compiled in.",
-    "train": "TrainOptions as JSON: epochs, learning rate, batch size ...",
-    "evaluate": "EvaluateOptions as JSON: the gates' bounds, slices.",
-    "canary": "CanaryOptions as JSON.",
+PARAMETERS = RUNTIME_SECTIONS | {
     "data_folder": "Where relative data sources start.",
     "serving_folder": "Where models are pushed, and the model in service is found.",
 }
@@ -101,16 +92,15 @@ def compile_line(config: Config, image: str | None = None, commit: str | None = 
     for name, value in settings.items():
         parameter = spec["root"]["inputDefinitions"]["parameters"][name]
         parameter.update(defaultValue=value, description=PARAMETERS[name])
-    for name, task in stages.items():
-        container = spec["deploymentSpec"]["executors"][spec["components"][name]["executorLabel"]]["container"]
-        _set_up(task, container, _pod(config.kubeflow, name))
-        if name == training_job.STAGE and config.kubeflow.workers:
+    for node in map(Node, stages):
+        container = spec["deploymentSpec"]["executors"][spec["components"][node]["executorLabel"]]["container"]
+        _set_up(node, stages[node], container, _pod(config.kubeflow, node))
+        if node is Node.TRAINER and config.kubeflow.workers:
             container["args"] += ["--training_job", json.dumps(training_job.manifest(config.kubeflow, image))]
-    for name in _beam_stages(line):
-        container = spec["deploymentSpec"]["executors"][spec["components"][name]["executorLabel"]]["container"]
-        arguments = beam_options.arguments(beam_options.of_stage(config.beam, name))
-        # Not among the command's arguments, which key Kubeflow's cache: the same rows come out of each engine.
-        container["env"] = [{"name": BEAM_VARIABLE, "value": json.dumps(arguments)}]
+        if node.beam is not Beam.NONE:
+            arguments = beam_options.arguments(beam_options.of_stage(config.beam, node))
+            # Not among the command's arguments, which key Kubeflow's cache: every engine produces the same rows.
+            container["env"] = [{"name": BEAM_VARIABLE, "value": json.dumps(arguments)}]
     if config.kubeflow.pipeline_root:
         spec["defaultPipelineRoot"] = config.kubeflow.pipeline_root
     return Compiled(spec, _platform(spec, config.kubeflow))
@@ -128,7 +118,7 @@ def parameter_values(config: Config) -> dict[str, str]:
       UserError: data or serving folder are on this machine.
     """
     return {
-        **{name: getattr(config, name).model_dump_json() for name in SECTIONS},
+        **config.runtime_sections(),
         "data_folder": _data_folder(config),
         "serving_folder": _serving_folder(config),
     }
@@ -190,14 +180,16 @@ def _pipeline(config: Config, values: dict[str, str], commit: str | None) -> Any
     from bertline.pipeline.facts_stage import Facts
     from bertline.pipeline.pipeline import Settings, create_pipeline
 
-    given = {name: RuntimeParameter(name, ptype=str, default=value) for name, value in values.items()}
-    own = config.model_dump(mode="json", exclude={*values, *AROUND_THE_MODEL})
-    first = Facts(config=json.dumps(own), commit=commit or "", **given)
+    parameters = {name: RuntimeParameter(name, ptype=str, default=value) for name, value in values.items()}
+    compiled_in = config.model_dump(mode="json", exclude={*values, *AROUND_THE_MODEL})
+    first = Facts(config=json.dumps(compiled_in), commit=commit or "", **parameters)
     line = create_pipeline(
         config,
         RunFacts(**{name: channel.future()[0].value for name, channel in first.outputs.items()}),
         Settings(
-            **given,
+            sections={name: parameters[name] for name in RUNTIME_SECTIONS},
+            data_folder=parameters["data_folder"],
+            serving_folder=parameters["serving_folder"],
             quarantine_folder=f"{_root(config)}/quarantine" if _root(config) else "",
             checkpoint_folder=_checkpoints(config),
             tracking_folder=_root(config),
@@ -207,12 +199,6 @@ def _pipeline(config: Config, values: dict[str, str], commit: str | None) -> Any
     )
     line.pipeline_info.pipeline_name = pipeline_name(config)
     return line
-
-
-def _beam_stages(line: Any) -> list[str]:
-    from tfx.dsl.components.base.executor_spec import BeamExecutorSpec
-
-    return [node.id for node in line.components if isinstance(node.executor_spec, BeamExecutorSpec)]
 
 
 def _check_workers_see_the_artifacts(config: Config) -> None:
@@ -233,23 +219,22 @@ def _check_stages(options: KubeflowOptions, known: list[str]) -> None:
             raise UserError(f"kubeflow.stages.{name}: no such stage. This line has {', '.join(known)}.")
 
 
-def _pod(options: KubeflowOptions, name: str) -> StageOptions:
-    """What a stage's pod gets; one that has other pods do its work needs no more than any, but their time."""
-    stage = options.of_stage(name)
-    if name == training_job.STAGE and options.workers:
+def _pod(options: KubeflowOptions, node: Node) -> StageOptions:
+    """What a stage's pod gets. Where other pods do the training, the Trainer's own gets the default, and their time."""
+    stage = options.of_stage(node)
+    if node is Node.TRAINER and options.workers:
         return options.default.model_copy(update={"timeout_seconds": stage.timeout_seconds})
     return stage
 
 
-def _set_up(task: dict[str, Any], container: dict[str, Any], options: StageOptions) -> None:
-    """Puts into a task what TFX does not: caching, faults, retries, resources; and the names of those it waits for."""
-    name = task["taskInfo"]["name"]
-    for given in task.get("inputs", {}).get("parameters", {}).values():
-        if "taskOutputParameter" in given:  # TFX adds "_task" here, and nowhere else
-            producer = given["taskOutputParameter"]["producerTask"]
-            given["taskOutputParameter"]["producerTask"] = producer.removesuffix("_task")
-    task["cachingOptions"] = {} if name in ALWAYS_RUN else {"enableCache": True}
-    if name in REPORTING_NODES:
+def _set_up(node: Node, task: dict[str, Any], container: dict[str, Any], options: StageOptions) -> None:
+    """Adds to a task what TFX leaves out: caching, faults, retries, resources, and the right names of its producers."""
+    for parameter in task.get("inputs", {}).get("parameters", {}).values():
+        if "taskOutputParameter" in parameter:  # TFX adds "_task" to the producer's name here, and nowhere else
+            source = parameter["taskOutputParameter"]
+            source["producerTask"] = source["producerTask"].removesuffix("_task")
+    task["cachingOptions"] = {} if node.always_runs else {"enableCache": True}
+    if node.reports:
         container["args"].append("--reporting")
     if options.retries:
         wait = f"{options.retry_wait_seconds}s"

@@ -8,8 +8,7 @@ from bertline.components.artifacts import ISSUES_FILE
 from bertline.errors import UserError
 from bertline.pipeline import lineage
 from bertline.pipeline.config import Config
-
-STAGE = "LabelQuality"
+from bertline.pipeline.stages import Node
 
 
 def find(task: Config, run_id: str | None) -> Path:
@@ -18,8 +17,8 @@ def find(task: Config, run_id: str | None) -> Path:
     Raises:
       UserError: there is none, or it is gone.
     """
-    store, found = lineage.find(task, run_id, STAGE)
-    (report,) = store.stage(found, STAGE).outputs["report"]
+    store, found = lineage.find(task, run_id, Node.LABEL_QUALITY)
+    (report,) = store.stage(found, Node.LABEL_QUALITY).outputs["report"]
     file = Path(report.uri) / ISSUES_FILE
     if not file.is_file():
         raise UserError(f"run {found}: {file} is gone; run again.")

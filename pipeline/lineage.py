@@ -11,6 +11,7 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from bertline.errors import UserError
 from bertline.pipeline import metadata_store
+from bertline.pipeline.stages import Node
 
 if TYPE_CHECKING:
     from bertline.pipeline.config import Config
@@ -165,7 +166,7 @@ def record(store: Store, run_id: str) -> RunRecord:
     """Sums a run up from its executions."""
     stages = {stage.name: stage for stage in store.stages(run_id)}
     facts = {name: stage for name, stage in stages.items() if stage.outputs}
-    evaluator, pusher = facts.get("Evaluator"), facts.get("Pusher")
+    evaluator, pusher = facts.get(Node.EVALUATOR), facts.get(Node.PUSHER)
     failing = next((stage for stage in stages.values() if stage.state in ("failed", "running")), None)
     verdicts = json.loads(evaluator.text("verdicts") or "[]") if evaluator else []
     blocked = [verdict["reason"] for verdict in verdicts if not verdict["passed"]]
@@ -179,7 +180,7 @@ def record(store: Store, run_id: str) -> RunRecord:
         reason = f"after the push, {failing.name} did not finish" if failing else ""
     else:
         outcome, reason = "blocked", "; ".join(blocked) or pusher.summary
-    ingest, last_blessed = stages.get("ExampleGen"), facts.get("LastBlessed")
+    ingest, last_blessed = stages.get(Node.EXAMPLE_GEN), facts.get(Node.LAST_BLESSED)
     return RunRecord(
         run_id=run_id,
         outcome=outcome,
@@ -209,7 +210,7 @@ def past_figures(store: Store, inputs: str) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for run_id in store.run_ids():
         stages = {stage.name: stage for stage in store.stages(run_id)}
-        evaluator, pusher = stages.get("Evaluator"), stages.get("Pusher")
+        evaluator, pusher = stages.get(Node.EVALUATOR), stages.get(Node.PUSHER)
         if not (evaluator and evaluator.outputs and pusher and pusher.outputs):
             continue
         (evaluation,) = evaluator.outputs["evaluation"]

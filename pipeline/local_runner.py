@@ -23,8 +23,9 @@ from bertline.components.data import task_files
 from bertline.components.data.reader import SourceFile
 from bertline.components.errors import root_cause
 from bertline.errors import UserError
-from bertline.pipeline import beam_options, facts, review, run_ids, screen
+from bertline.pipeline import beam_options, facts, review, run_ids, screen, stages
 from bertline.pipeline.config import Config
+from bertline.pipeline.stages import Node
 from bertline.serving import releases
 
 if TYPE_CHECKING:
@@ -35,24 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bertline.runner")
 
-# What the screen calls a stage, and the nodes behind it.
-STAGES = (
-    ("ingest", ("ExampleGen",)),
-    ("validate", ("StatisticsGen", "SchemaGen", "ReviewedSchema", "ExampleValidator", "DataGate")),
-    ("tokenise", ("Transform",)),
-    ("baseline", ("Baseline",)),
-    ("train", ("LastBlessed", "Trainer")),
-    ("evaluate", ("Evaluator",)),
-    ("canary", ("Canary",)),
-    ("push", ("ModelCard", "Pusher")),
-    ("labels", ("LabelQuality",)),
-    ("explain", ("Explainer",)),
-    ("review", ("Review",)),
-    ("track", ("Track",)),
-)
-# They tell of a push that is done: where one fails, the run ends as the push left it.
-REPORTING = ("labels", "explain", "review", "track")
-REPORTING_NODES = frozenset(node for name, nodes in STAGES if name in REPORTING for node in nodes)
 TRACKED = "bertline.TrackingRecord"  # bertline.components.artifacts.TrackingRecord, which brings TFX
 
 
@@ -247,26 +230,27 @@ class _Launcher:
             deployment.metadata_connection_config, deployment.metadata_connection_config.WhichOneof("connection_config")
         )
         nodes = {node.pipeline_node.node_info.id: node.pipeline_node for node in self.ir.nodes}
-        by_name: dict[str, Stage] = {}
+        done: dict[Node, Stage] = {}
         page = None
-        for name, members in STAGES:
-            if not nodes.keys() & set(members):
+        for line, members in stages.lines().items():
+            wired = [node for node in members if node in nodes]
+            if not wired:
                 continue  # left out by the config
             try:
-                with screen.StageView(console, name) as view:
-                    for node_id in (node_id for node_id in nodes if node_id in members):
-                        self._launch_node(nodes[node_id], deployment, metadata.Metadata(connection))
-                        by_name[node_id] = self.store.stage(self.run_id, node_id)
-                    if name == "review":
-                        page = self._publish_page(by_name["Review"])
+                with screen.StageView(console, line) as view:
+                    for node in wired:
+                        self._launch_node(nodes[node], deployment, metadata.Metadata(connection))
+                        done[node] = self.store.stage(self.run_id, node)
+                    if Node.REVIEW in wired:
+                        page = self._publish_page(done[Node.REVIEW])
             except Exception as error:
-                if name not in REPORTING:
+                if not all(node.reports for node in wired):
                     raise
-                log.error("stage %s failed after the push", name, exc_info=error)
-                console.print(screen.line(name, f"failed: {_in_words(error)}", view.seconds))
+                log.error("stage %s failed after the push", line, exc_info=error)
+                console.print(screen.line(line, f"failed: {_in_words(error)}", view.seconds))
                 break  # what follows reads what is missing now
-            self._show(console, name, [by_name[member] for member in members if member in by_name], view.seconds)
-        return self._result(by_name, page)
+            self._show(console, line, [done[node] for node in wired], view.seconds)
+        return self._result(done, page)
 
     def _launch_node(self, node: Any, deployment: Any, metadata_handle: Any) -> None:
         from tfx.orchestration.local import runner_utils
@@ -294,22 +278,22 @@ class _Launcher:
             told.beam_pipeline_args_placeholders.add().value.string_value = argument
         return beam_executor_operator.BeamExecutorOperator(told, platform_config)
 
-    def _show(self, console: Console, name: str, stages: list[Stage], seconds: float) -> None:
-        if name == "review":
-            return  # where the page is stands at the end, where a person looks for it
-        cached = " (cached)" if all(stage.state == "cached" for stage in stages) else ""
-        summary = next((stage.summary for stage in reversed(stages) if stage.summary), "")
-        console.print(screen.line(name, summary.replace(f"{Path.cwd()}/", "") + cached, seconds))
-        if name == "evaluate":
-            console.print(screen.gates_table(json.loads(stages[-1].text("verdicts"))))
+    def _show(self, console: Console, line: str, executions: list[Stage], seconds: float) -> None:
+        if executions[-1].name == Node.REVIEW:
+            return  # the run's last line says where the page is
+        cached = " (cached)" if all(execution.state == "cached" for execution in executions) else ""
+        summary = next((execution.summary for execution in reversed(executions) if execution.summary), "")
+        console.print(screen.line(line, summary.replace(f"{Path.cwd()}/", "") + cached, seconds))
+        if executions[-1].name == Node.EVALUATOR:
+            console.print(screen.gates_table(json.loads(executions[-1].text("verdicts"))))
 
-    def _result(self, stages: dict[str, Stage], page: Path | None) -> RunResult:
-        version = stages["Pusher"].text("pushed_version")
-        verdicts = json.loads(stages["Evaluator"].text("verdicts"))
+    def _result(self, done: dict[Node, Stage], page: Path | None) -> RunResult:
+        version = done[Node.PUSHER].text("pushed_version")
+        verdicts = json.loads(done[Node.EVALUATOR].text("verdicts"))
         reasons = [verdict["reason"] for verdict in verdicts if not verdict["passed"]]
-        refused = stages["Pusher"].text("refused")
-        blocked = "" if version else refused or "; ".join(reasons) or stages["Canary"].summary
-        cached = page is not None and all(stage.state == "cached" for stage in stages.values())
+        refused = done[Node.PUSHER].text("refused")
+        blocked = "" if version else refused or "; ".join(reasons) or done[Node.CANARY].summary
+        cached = page is not None and all(execution.state == "cached" for execution in done.values())
         return RunResult(self.run_id, version, cached, blocked, page)
 
     def _publish_page(self, stage: Stage) -> Path:

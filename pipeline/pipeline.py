@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ml_metadata.proto import metadata_store_pb2 as mlmd
@@ -26,7 +26,8 @@ from bertline.components.tracking import Track
 from bertline.components.trainer import Trainer
 from bertline.components.transform import transform
 from bertline.components.validation import DataGate, schema_gen, statistics_gen
-from bertline.pipeline.config import SECTIONS, Config
+from bertline.pipeline import stages
+from bertline.pipeline.config import Config
 from bertline.pipeline.facts import RunFacts
 
 
@@ -35,11 +36,7 @@ class Settings:
     """What stages are told when they run: values in a local run; on a cluster mostly the pipeline's parameters.
 
     Attributes:
-      data: DataOptions as JSON; so are the next four, each of its section.
-      validation: ValidationOptions.
-      train: TrainOptions.
-      evaluate: EvaluateOptions.
-      canary: CanaryOptions.
+      sections: the config's sections of RUNTIME_SECTIONS as JSON, by name.
       data_folder: where relative sources start.
       serving_folder: where models are pushed.
       quarantine_folder: where quarantine.csv is copied to, "" for nowhere.
@@ -47,11 +44,7 @@ class Settings:
       tracking_folder: where an experiment tracker's files are kept, "" for nowhere.
     """
 
-    data: str | RuntimeParameter
-    validation: str | RuntimeParameter
-    train: str | RuntimeParameter
-    evaluate: str | RuntimeParameter
-    canary: str | RuntimeParameter
+    sections: Mapping[str, str | RuntimeParameter]
     data_folder: str | RuntimeParameter
     serving_folder: str | RuntimeParameter
     quarantine_folder: str
@@ -62,7 +55,7 @@ class Settings:
     def local(cls, config: Config) -> Settings:
         """The config's own values."""
         return cls(
-            **{name: getattr(config, name).model_dump_json() for name in SECTIONS},
+            sections=config.runtime_sections(),
             data_folder=config.folder,
             serving_folder=config.serving_folder,
             quarantine_folder=config.below_root("quarantine"),
@@ -91,7 +84,7 @@ def create_pipeline(
       before: stages of the runner's own, which come first.
     """
     ingest = ExampleGen(
-        data=settings.data,
+        data=settings.sections["data"],
         base_folder=settings.data_folder,
         # New code must not find old results: it reads the data anew, and all that follows is keyed by what it reads.
         fingerprint=facts.fingerprint,
@@ -108,8 +101,8 @@ def create_pipeline(
         examples=examples,
         schema=schema.outputs["schema"],
         anomalies=anomalies.outputs["anomalies"],
-        data=settings.data,
-        validation=settings.validation,
+        data=settings.sections["data"],
+        validation=settings.sections["validation"],
         model=config.model.model_dump_json(),
     )
 
@@ -122,7 +115,7 @@ def create_pipeline(
         transform_graph=tokens.outputs["transform_graph"],
         transformed_examples=tokens.outputs["transformed_examples"],
         model_options=config.model.model_dump_json(),
-        train_options=settings.train,
+        train_options=settings.sections["train"],
         checkpoint_dir=settings.checkpoint_folder,
         **({"last_blessed": last_blessed.outputs["model"]} if config.train.warm_start else {}),
     )
@@ -132,7 +125,7 @@ def create_pipeline(
         examples=examples,
         model=trainer.outputs["model"],
         last_blessed=last_blessed.outputs["model"],
-        options=settings.evaluate,
+        options=settings.sections["evaluate"],
         keep=json.dumps(config.data.keep),
         **({"tfidf": baseline.outputs["answers"]} if baseline else {}),
     )
@@ -140,7 +133,7 @@ def create_pipeline(
         model=trainer.outputs["model"],
         evaluation=evaluator.outputs["evaluation"],
         blessing=evaluator.outputs["blessing"],
-        options=settings.canary,
+        options=settings.sections["canary"],
     )
     model_card = ModelCard(
         evaluation=evaluator.outputs["evaluation"],
@@ -200,37 +193,39 @@ def create_pipeline(
         model_run=trainer.outputs["model_run"],
         review=review.outputs["review"],
         options=config.tracking.model_dump_json(),
-        data=settings.data,
+        data=settings.sections["data"],
         model=config.model.model_dump_json(),
-        train=settings.train,
-        evaluate=settings.evaluate,
+        train=settings.sections["train"],
+        evaluate=settings.sections["evaluate"],
         folder=settings.tracking_folder,
         release=facts.release,
         untracked=facts.untracked,
     )
+    nodes = [
+        *before,
+        ingest,
+        statistics,
+        schema,
+        anomalies,
+        data_gate,
+        tokens,
+        *([baseline] if baseline else []),
+        last_blessed,
+        trainer,
+        evaluator,
+        canary,
+        model_card,
+        pusher,
+        label_quality,
+        explainer,
+        review,
+        *([track] if track else []),
+    ]
+    stages.check_listed(node.id for node in nodes)
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=pipeline_root,
-        components=[
-            *before,
-            ingest,
-            statistics,
-            schema,
-            anomalies,
-            data_gate,
-            tokens,
-            *([baseline] if baseline else []),
-            last_blessed,
-            trainer,
-            evaluator,
-            canary,
-            model_card,
-            pusher,
-            label_quality,
-            explainer,
-            review,
-            *([track] if track else []),
-        ],
+        components=nodes,
         enable_cache=True,
         metadata_connection_config=metadata,
     )

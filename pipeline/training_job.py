@@ -16,8 +16,8 @@ from typing import Any
 
 from bertline.errors import UserError
 from bertline.pipeline.kubeflow_options import KubeflowOptions
+from bertline.pipeline.stages import Node
 
-STAGE = "Trainer"
 GROUP, VERSION, PLURAL = "kubeflow.org", "v1", "tfjobs"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 POLL_SECONDS = 5.0  # training takes minutes at least
@@ -32,7 +32,7 @@ def manifest(options: KubeflowOptions, image: str) -> dict[str, Any]:
         options: the cluster; `workers` and what the Trainer's pod would ask for.
         image: the container image.
     """
-    stage = options.of_stage(STAGE)
+    stage = options.of_stage(Node.TRAINER)
     container = {
         "name": "tensorflow",  # by this name the operator finds the one that gets TF_CONFIG
         "image": image,

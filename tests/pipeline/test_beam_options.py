@@ -14,6 +14,7 @@ from bertline.errors import UserError
 from bertline.pipeline import beam_options, cli, doctor, local_runner
 from bertline.pipeline import config as configs
 from bertline.pipeline.beam_options import BeamOptions
+from bertline.pipeline.stages import Node
 
 MINIMAL = "name: reviews\ndata: {source: reviews.csv}\n"
 PORTABLE = {"runner": "portable", "job_endpoint": "flink:8099", "environment": {"external": "localhost:50000"}}
@@ -168,9 +169,9 @@ def test_a_section_becomes_arguments_that_beam_takes(section, expected):
 
 def test_dataflow_gets_the_stages_that_can_be_there():
     beam = BeamOptions(**DATAFLOW)
-    assert beam_options.of_stage(beam, "ExampleGen") is beam
-    assert beam_options.of_stage(beam, "Evaluator") == BeamOptions()
-    assert beam_options.of_stage(BeamOptions(**PORTABLE), "Evaluator") == BeamOptions(**PORTABLE)
+    assert beam_options.of_stage(beam, Node.EXAMPLE_GEN) is beam
+    assert beam_options.of_stage(beam, Node.EVALUATOR) == BeamOptions()
+    assert beam_options.of_stage(BeamOptions(**PORTABLE), Node.EVALUATOR) == BeamOptions(**PORTABLE)
 
 
 # === What stays as it is ===

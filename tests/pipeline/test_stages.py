@@ -1,0 +1,72 @@
+"""The table of stages against what is wired: neither has what the other lacks."""
+
+import subprocess
+import sys
+
+import factories
+import pytest
+from tfx.dsl.components.base.executor_spec import BeamExecutorSpec
+
+from bertline.components.validation import ReviewedSchema
+from bertline.pipeline import config as configs
+from bertline.pipeline import kubeflow, stages
+from bertline.pipeline.facts import RunFacts
+from bertline.pipeline.pipeline import Settings, create_pipeline
+from bertline.pipeline.stages import Beam, Node
+
+SCHEMA = "".join(f'feature {{ name: "{name}" type: BYTES }}\n' for name in ("text", "label"))
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """A config that leaves no stage out."""
+    path = factories.write_task(tmp_path_factory.mktemp("task"), factories.reviews(3))
+    cluster = "kubeflow: {image: 'bertline:1', data_folder: /data, root: /volume}\n"
+    path.write_text(f"{path.read_text()}tracking: {{tool: tensorboard}}\n{cluster}", encoding="utf-8")
+    return configs.load(path)
+
+
+def with_reviewed_schema(config):
+    schema = f"{config.folder}/schema.pbtxt"
+    with open(schema, "w", encoding="utf-8") as file:
+        file.write(SCHEMA)
+    validation = config.validation.model_copy(update={"schema_file": schema})
+    return config.model_copy(update={"validation": validation})
+
+
+def local(config, **arguments):
+    return create_pipeline(config, RunFacts("a", "", "{}"), Settings.local(config), pipeline_root="/tmp", **arguments)
+
+
+def test_every_row_of_the_table_is_wired_by_some_config(everything):
+    wired = {node.id for config in (everything, with_reviewed_schema(everything)) for node in local(config).components}
+    assert wired | set(kubeflow.compile_line(everything).stages) == set(Node)
+
+
+def test_a_stage_without_a_row_is_refused(everything):
+    stray = ReviewedSchema(contents="").with_id("Stray")
+    with pytest.raises(LookupError, match=r"Stray: wired, and without a row in .*stages\.Node"):
+        local(everything, before=[stray])
+
+
+def test_the_order_of_the_table_is_one_in_which_the_stages_can_run(everything):
+    order = list(Node)
+    for node in local(everything).components:
+        for before in node.upstream_nodes:
+            assert order.index(before.id) < order.index(node.id)
+
+
+def test_the_table_knows_which_stages_use_beam(everything):
+    by_table = {node for node in Node if node.beam is not Beam.NONE}
+    assert {n.id for n in local(everything).components if isinstance(n.executor_spec, BeamExecutorSpec)} == by_table
+
+
+def test_a_line_of_the_screen_reports_as_a_whole_or_not_at_all():
+    for line, members in stages.lines().items():
+        assert len({node.reports for node in members}) == 1, line
+
+
+def test_the_table_is_read_without_tfx():
+    program = "import sys, bertline.pipeline.stages; print(*({'tfx', 'tensorflow', 'pydantic'} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == ""
