@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks import finished
 from benchmarks.peer import RESULTS, run_peer, same_recipe, write_result
 from bertline.errors import UserError
 from bertline.pipeline import config as configs
+from bertline.pipeline.screen import Screen
 
 METRICS = ("accuracy", "macro_f1")
 # peer -> the least that ours may be above it: a point below Transformers is within noise, less than two points above a
@@ -130,7 +131,7 @@ def check_accuracy(recounted: float, reported: float) -> None:
         )
 
 
-def show(result: dict[str, Any], console: Console) -> None:
+def show(result: dict[str, Any], console: Screen) -> None:
     """Prints the scores and the bars."""
     table = Table(title=f"{result['config']}: {result['test_rows']:,} test rows", title_justify="left")
     for column in ("", "accuracy", "macro-F1"):
@@ -139,11 +140,11 @@ def show(result: dict[str, Any], console: Console) -> None:
         table.add_row(NAMES[who], *(f"{scores[metric]:.4f}" for metric in METRICS))
     console.print(table)
     for bar in result["bars"]:
-        verdict = "holds" if bar["holds"] else "[bold red]fails[/]"
-        console.print(
+        figures = (
             f"{bar['metric']:9} ours less {NAMES[bar['peer']]:28} {bar['difference']:+.4f} "
-            f"(standard error {bar['standard_error']:.4f}), at least {bar['bound']:+.2f}: {verdict}"
+            f"(standard error {bar['standard_error']:.4f}), at least {bar['bound']:+.2f}: "
         )
+        console.print(Text.assemble(figures, "holds" if bar["holds"] else ("fails", "bold red")))
 
 
 def main() -> int:
@@ -159,7 +160,7 @@ def main() -> int:
     except UserError as error:
         print(f"quality: {error}", file=sys.stderr)
         return 2
-    show(result, Console(width=120))
+    show(result, Screen(sys.stdout, width=120))
     print(f"figures: {write_result(f'quality-{config.name}', result)}")
     return 0 if all(bar["holds"] for bar in result["bars"]) else 1
 

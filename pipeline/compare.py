@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -88,14 +87,14 @@ def _changed(table: dict[str, list[Any]]) -> dict[str, list[dict[str, Any]]]:
 # === On the screen ===
 
 
-def show(found: dict[str, Any], console: Console) -> None:
+def show(found: dict[str, Any], console: screen.Screen) -> None:
     """Prints a comparison."""
     first, second = found["runs"]
     left_out = " and ".join(
         f"{count:,} of {run}" for run, count in zip(found["runs"], found["rows_left_out"], strict=True) if count
     )
     aside = f"; left out: {left_out}" if left_out else ""
-    console.print(f"{first} -> {second}: {found['rows']:,} test rows of both{aside}", markup=False)
+    console.print(f"{first} -> {second}: {found['rows']:,} test rows of both{aside}")
     console.print(_figures(found))
     overall = found["overall"]
     for kind, name in (("won", "won"), ("lost", "lost"), ("still_wrong", "another wrong answer")):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from scipy import stats
@@ -160,7 +159,7 @@ def _words(found: Explanation, values: np.ndarray) -> list[dict[str, Any]]:
     ]
 
 
-def show(found: Explanation, console: Console) -> None:
+def show(found: Explanation, console: screen.Screen) -> None:
     """Prints the prediction, its words with what they add, and whether that adds up."""
     predicted = int(found.probabilities.argmax())
     console.print(Text(f"{found.labels[predicted]} {found.probabilities[predicted]:.3f}", style="bold"), end="")

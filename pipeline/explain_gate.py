@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -109,12 +109,12 @@ def _passes(run: Run, rows: answers.Answers, verdict: dict[str, Any], righted: n
 # === In words ===
 
 
-def show(run: Run, console: Console) -> None:
+def show(run: Run, console: screen.Screen) -> None:
     """Prints what blocked a run, and the rows."""
     blocking = [verdict for verdict in run.verdicts if not verdict["passed"]]
     console.print(f"run {run.run_id}: ", end="")
     if run.canary:
-        console.print(f"the gates passed, the canary did not: {run.canary}", markup=False)
+        console.print(f"the gates passed, the canary did not: {run.canary}")
     elif not blocking:
         console.print(f"nothing blocked it; {len(run.verdicts)} gates passed")
     else:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filelock
+from rich.text import Text
 
 from bertline.components import trackers
 from bertline.components.data import task_files
@@ -29,10 +30,9 @@ from bertline.pipeline.stages import Node
 from bertline.serving import releases
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from bertline.pipeline.facts import RunFacts
     from bertline.pipeline.lineage import Stage, Store
+    from bertline.pipeline.screen import Screen
 
 log = logging.getLogger("bertline.runner")
 
@@ -84,9 +84,8 @@ def run(config: Config, config_name: str) -> RunResult:
         try:
             with console.status("starting (importing TensorFlow and TFX takes some ten seconds)"):
                 launcher = _Launcher(config, run_id, files)
-            console.print(
-                f"[bold]bertline {installed.version('bertline')}[/]  {config_name}  run {run_id}  {hardware()}"
-            )
+            version = (f"bertline {installed.version('bertline')}", "bold")
+            console.print(Text.assemble(version, f"  {config_name}  run {run_id}  {hardware()}"))
             result = launcher.launch(console)
         except (KeyboardInterrupt, Exception) as error:
             _report(console, error, log_file)
@@ -98,7 +97,8 @@ def run(config: Config, config_name: str) -> RunResult:
             console.print(screen.line("review", display(result.review)))
         else:
             told = "the push stands" if result.version else "the verdicts above stand"
-            console.print(f"[yellow]no review page could be written[/]  {told}; why: {display(log_file)}")
+            missing = ("no review page could be written", "yellow")
+            console.print(Text.assemble(missing, f"  {told}; why: {display(log_file)}"))
     return result
 
 
@@ -145,17 +145,15 @@ def _bare_arguments() -> Iterator[None]:
         sys.argv = arguments
 
 
-def _report(console: Console, error: BaseException, log_file: Path) -> None:
+def _report(console: Screen, error: BaseException, log_file: Path) -> None:
     """The cause in a few lines, and where the rest is."""
     log.error("the run ended", exc_info=error)
     if isinstance(error, KeyboardInterrupt):
-        console.print(
-            "\n[bold red]interrupted[/]  the same command goes on: finished stages are cached, training resumes"
-        )
+        way_on = "  the same command goes on: finished stages are cached, training resumes"
+        console.print(Text.assemble(("\ninterrupted", "bold red"), way_on))
         return
-    console.print("[bold red]failed[/]  ", end="")
-    console.print(_in_words(error), markup=False)
-    console.print(f"[dim]the whole log: {display(log_file)}[/]")
+    console.print(Text.assemble(("failed", "bold red"), f"  {_in_words(error)}"))
+    console.print(f"the whole log: {display(log_file)}", style="dim")
 
 
 def _in_words(error: BaseException) -> str:
@@ -218,7 +216,7 @@ class _Launcher:
         )
         self.ir = compiler.Compiler().compile(line)
 
-    def launch(self, console: Console) -> RunResult:
+    def launch(self, console: Screen) -> RunResult:
         """Launches every stage, shows each, and sums the run up."""
         from tfx.orchestration import metadata
         from tfx.orchestration.local import runner_utils
@@ -278,7 +276,7 @@ class _Launcher:
             told.beam_pipeline_args_placeholders.add().value.string_value = argument
         return beam_executor_operator.BeamExecutorOperator(told, platform_config)
 
-    def _show(self, console: Console, line: str, executions: list[Stage], seconds: float) -> None:
+    def _show(self, console: Screen, line: str, executions: list[Stage], seconds: float) -> None:
         if executions[-1].name == Node.REVIEW:
             return  # the run's last line says where the page is
         cached = " (cached)" if all(execution.state == "cached" for execution in executions) else ""

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
-from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -22,25 +22,46 @@ NAME_WIDTH = 12
 BAR_WIDTH = 18
 PLAIN_WIDTH = 120
 EXCERPT_WIDTH = 70
-# Off a terminal the bar would fill a log file: a line every so many seconds says that the run is alive.
+# Off a terminal the bar would fill a log file: one line in this many seconds says that the run is alive.
 PLAIN_INTERVAL = 30.0
+# C0, DEL and C1 but tabs and line ends: what moves a terminal's cursor or starts a command to it. rich counts no column
+# for them, so leaving them out moves nothing.
+CONTROL_CHARACTERS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
 
-def console(stream: TextIO) -> Console:
-    """A console on a stream; off a terminal rich would fold at 80 columns."""
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else PLAIN_WIDTH)
+class Screen(Console):
+    """The one console of all commands: it shows every string as it stands.
+
+    Texts, labels, file names and errors come from outside, so rich's markup ("[bold]") and emoji codes (":warning:")
+    mean nothing here, and control characters, which a terminal would obey, are left out. A style is given by
+    `style=` or by a Text.
+
+    Args:
+      stream: where it prints.
+      width: in columns; None for the terminal's, and for PLAIN_WIDTH off a terminal, where rich would fold at 80.
+      soft_wrap: leaves the folding of long lines to the terminal.
+    """
+
+    def __init__(self, stream: TextIO, width: int | None = None, soft_wrap: bool = False):
+        width = width or (None if stream.isatty() else PLAIN_WIDTH)
+        super().__init__(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap, width=width)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """As rich's, without what a terminal would obey."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(segment.text.translate(CONTROL_CHARACTERS), segment.style)
 
 
 @contextmanager
-def quiet(log_file: Path) -> Iterator[Console]:
-    """Sends everything that this process and its children write to `log_file`, and yields a console on the real screen.
+def quiet(log_file: Path) -> Iterator[Screen]:
+    """Sends everything that this process and its children write to `log_file`, and yields a screen on the real stdout.
 
     Works on the file descriptors, so that C++ libraries' messages go to the log as well.
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    screen, errors = os.dup(1), os.dup(2)
+    output, errors = os.dup(1), os.dup(2)
     handler = logging.FileHandler(log_file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
     root = logging.getLogger()
@@ -50,16 +71,16 @@ def quiet(log_file: Path) -> Iterator[Console]:
         os.dup2(handler.stream.fileno(), 2)
         root.addHandler(handler)
         root.setLevel(logging.INFO)
-        with os.fdopen(os.dup(screen), "w", encoding="utf-8", errors="replace") as stream:
-            yield console(stream)
+        with os.fdopen(os.dup(output), "w", encoding="utf-8", errors="replace") as stream:
+            yield Screen(stream)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         root.removeHandler(handler)
         root.setLevel(level)
-        os.dup2(screen, 1)
+        os.dup2(output, 1)
         os.dup2(errors, 2)
-        os.close(screen)
+        os.close(output)
         os.close(errors)
         handler.close()
 
@@ -82,7 +103,7 @@ class StageView(logging.Handler):
     `step`, `steps`, `loss`, `examples_per_second`, `seconds_left`.
     """
 
-    def __init__(self, console: Console, name: str):
+    def __init__(self, console: Screen, name: str):
         super().__init__()
         self.console, self.name_shown = console, name
         self.started = self.last_plain = time.monotonic()
@@ -138,7 +159,7 @@ def _clock(seconds: float) -> str:
 
 
 def gates_table(verdicts: list[dict[str, Any]]) -> Table:
-    """The gates: what was asked, what was found, passed or why not."""
+    """The gates: each with its bound, the figure, and "passed" or why not."""
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(width=NAME_WIDTH)
     table.add_column(no_wrap=True)
@@ -149,7 +170,7 @@ def gates_table(verdicts: list[dict[str, Any]]) -> Table:
         if verdict["passed"]:
             outcome.append(_aside(verdict), style="dim")
         name = Text("  gates" if position == 0 else "", style="bold")
-        table.add_row(name, escape(verdict["gate"]), verdict["value"], outcome)
+        table.add_row(name, verdict["gate"], verdict["value"], outcome)
     return table
 
 

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from rich.console import Console
-
 from bertline.components.data import task_files
 from bertline.errors import UserError
 from bertline.pipeline import config as configs
+from bertline.pipeline.screen import Screen
 
 SETTLED = 1.0  # seconds that files must stand still before the first run; later ones wait for two looks
 
@@ -65,13 +64,13 @@ def _stamp(path: Path) -> tuple[str, int, int]:
     return str(path), found.st_size, found.st_mtime_ns
 
 
-def forever(config: Path, seconds: float, console: Console) -> NoReturn:
+def forever(config: Path, seconds: float, shown: Screen) -> NoReturn:
     """Watches until it is interrupted. Each run is a process of its own, so that none leaves its memory behind."""
 
     def run() -> None:
         subprocess.run([sys.executable, "-P", "-m", "bertline.pipeline.cli", "run", str(config)], check=False)
 
-    watch = Watch(config, run, lambda text: console.print(text, style="dim", markup=False))
+    watch = Watch(config, run, lambda text: shown.print(text, style="dim"))
     watch.look()
     time.sleep(SETTLED)
     while True:

@@ -2,12 +2,12 @@ import io
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from bertline.components.options import EvaluateOptions
 from bertline.errors import UserError
 from bertline.pipeline import compare
 from bertline.pipeline.evaluated import Run
+from bertline.pipeline.screen import Screen
 
 CLASSES = ["bad", "good", "none"]
 
@@ -29,6 +29,12 @@ def run(run_id, answered, labels=None, rows=None):
 
 
 FIRST, SECOND = run("one", "bbgggn"), run("two", "bnbggb")
+
+
+def shown(first, second):
+    output = io.StringIO()
+    compare.show(compare.compare(first, second), Screen(output, width=140))
+    return output.getvalue()
 
 
 def test_won_lost_and_still_wrong_rows():
@@ -55,10 +61,19 @@ def test_only_rows_of_both_runs_count():
 
 
 def test_the_screen_shows_figures_and_rows():
-    console = Console(width=140, record=True, file=io.StringIO())
-    compare.show(compare.compare(FIRST, SECOND), console)
-    text = console.export_text()
+    text = shown(FIRST, SECOND)
     assert "one -> two: 6 test rows of both" in text
     assert "0.667 -> 1.000" in text
     assert "won: 1 rows" in text
     assert "row-2 bad good bad text of row-2" in " ".join(text.split())
+
+
+def test_what_stands_in_the_data_is_shown_as_it_stands():
+    hostile = "[/eu] [bold]:warning:"
+    first, second = (run(f"{name}{hostile}", answered) for name, answered in (("one", "bbgggn"), ("two", "nbbggb")))
+    for table in (first.table, second.table):
+        table["text"][0], table["shop"][0] = f"{hostile}\x1b[2J", hostile
+    text = shown(first, second)
+    assert f"one{hostile} -> two{hostile}: 6 test rows" in text
+    assert f"shop={hostile}" in text
+    assert f"{hostile} [2J" in text

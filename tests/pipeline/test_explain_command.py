@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import factories
 import numpy as np
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from bertline.errors import UserError
 from bertline.models import classifier
 from bertline.pipeline import cli, explain, lineage
 from bertline.pipeline import config as configs
+from bertline.pipeline.screen import Screen
 
 KEYWORDS = {"awful": 0, "ordered": 1, "great": 2}
 MOODS = list(factories.MOODS)
@@ -53,9 +53,9 @@ def found(folder, monkeypatch):
 
 
 def shown(explanation):
-    console = Console(width=100, record=True, file=io.StringIO())
-    explain.show(explanation, console)
-    return console.export_text()
+    output = io.StringIO()
+    explain.show(explanation, Screen(output, width=100))
+    return output.getvalue()
 
 
 def test_the_predicted_label_is_explained_word_by_word(found):
@@ -101,6 +101,15 @@ def test_many_words_are_summed_and_words_past_the_end_are_counted(found, monkeyp
     text = shown(found("the item was great and it was my item and the end of it was not read"))
     assert "12 weaker words" in text
     assert "3 words were not read" in text
+
+
+def test_what_stands_in_the_text_and_labels_is_shown_as_it_stands(found):
+    explanation = found("[/eu] [bold]great :warning: it\x1b[2J")
+    text = shown(dataclasses.replace(explanation, run_id="[/eu]", labels=["[/eu]", "[bold]", ":warning:"]))
+    assert text.startswith(":warning: 0.")
+    assert "(run [/eu])" in text
+    assert [line.split()[0] for line in text.splitlines()[2:6]] == ["[/eu]", "[bold]great", ":warning:", "it"]
+    assert "\x1b" not in text
 
 
 def test_an_incomplete_attribution_says_so(found):

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from bertline.components import answers, estimates, gates
 from bertline.components.options import EvaluateOptions
@@ -12,6 +11,7 @@ from bertline.errors import UserError
 from bertline.pipeline import config as configs
 from bertline.pipeline import evaluated, explain_gate
 from bertline.pipeline.evaluated import Run
+from bertline.pipeline.screen import Screen
 
 CLASSES = ["bad", "good"]
 # 60 rows answered rightly and 40 wrongly, each a little further from its label than the one before; shops in turn.
@@ -53,9 +53,9 @@ def blocking(explained: Run) -> dict:
 
 
 def shown(explained: Run) -> str:
-    console = Console(width=140, record=True, file=io.StringIO())
-    explain_gate.show(explained, console)
-    return console.export_text()
+    output = io.StringIO()
+    explain_gate.show(explained, Screen(output, width=140))
+    return output.getvalue()
 
 
 def test_a_floor_is_reached_by_the_wrong_rows_nearest_to_being_right():
@@ -122,6 +122,14 @@ def test_a_text_cannot_command_the_terminal():
     assert "\x1b" not in text
     assert "[2Jgone [bold]xxx" in text
     assert "\N{HORIZONTAL ELLIPSIS}" in text
+
+
+def test_gates_and_reasons_are_shown_as_they_stand():
+    explained = run(accuracy=0.65)
+    blocking(explained).update(gate="[/eu] >= 1", reason="slice shop=[bold]eu[/bold] :warning:")
+    text = shown(dataclasses.replace(explained, run_id="[/eu]"))
+    assert "run [/eu]: 1 of 1 verdicts block it" in text
+    assert "\n[/eu] >= 1\n  slice shop=[bold]eu[/bold] :warning:\n" in text
 
 
 def test_nothing_blocked():

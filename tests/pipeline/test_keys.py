@@ -2,7 +2,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bertline.errors import UserError
-from bertline.pipeline.keys import app
+from bertline.pipeline.commands.keys import app
 from bertline.serving.access import Access
 from bertline.serving.errors import RequestError
 

@@ -68,7 +68,7 @@ def test_to_names_the_version(config):
         (("--to", "200"), "200 is the version that is served"),
         (("--to", "7"), "there is no release 7"),
         (("--undo",), "nothing to undo"),
-        (("--undo", "--to", "100"), "--to and --reason have no place beside it"),
+        (("--undo", "--to", "100"), "leave out --to and --reason"),
     ],
 )
 def test_what_cannot_be_is_a_persons_error(config, arguments, words):

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from bertline.errors import UserError
+from bertline.pipeline.commands import console
 
 app = typer.Typer(help="API keys of a server: add, list, remove.", no_args_is_help=True)
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The server's key file, YAML.")]
@@ -47,7 +47,7 @@ def list_keys(file: FileArgument) -> None:
     for key in keys:
         rates = ", ".join(str(rate) for rate in key.rates) or "no limit"
         table.add_row(key.name, rates, f"{key.created:%Y-%m-%d}", _expiry(key.expires))
-    Console(highlight=False).print(table)
+    console().print(table)
 
 
 @app.command()

@@ -1,0 +1,106 @@
+"""Commands that make a config and run the line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from bertline.pipeline import config as configs
+from bertline.pipeline import screen
+from bertline.pipeline.commands import BLOCKED, FAILED, LIBRARY_LOG, ConfigArgument, console
+
+if TYPE_CHECKING:
+    from bertline.pipeline.local_runner import RunResult
+
+DEMO_CONFIG = Path("configs/sentiment.yaml")
+DEMO_TEXT = "my flight got cancelled again"
+PANEL = "From a file to a pushed model"
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=PANEL)
+def init(
+    file: Annotated[
+        Path,
+        typer.Argument(help="A CSV, TSV, JSON Lines or Parquet file (or .gz), or a folder with a subfolder per class."),
+    ],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: configs/NAME.yaml.")] = None,
+    text: Annotated[str | None, typer.Option(help="The text column, where the guess is wrong.")] = None,
+    label: Annotated[str | None, typer.Option(help="The label column, where the guess is wrong.")] = None,
+    force: Annotated[bool, typer.Option(help="Replace an existing config.")] = False,
+) -> None:
+    """Look at a file of labelled text and write a config for it."""
+    with screen.quiet(LIBRARY_LOG):
+        from bertline.pipeline import init as proposals
+
+        proposal = proposals.propose(file, text=text, label=label)
+    target = output or Path("configs") / f"{proposal.name}.yaml"
+    proposals.write(proposal, target, force=force)
+    shown = console()
+    for finding in proposal.findings:
+        shown.print(f"  {finding}")
+    for warning in proposal.warnings:
+        shown.print(f"  warning: {warning}", style="yellow")
+    shown.print(f"wrote {target}; next: bertline run {target}")
+
+
+@app.command("config", rich_help_panel=PANEL)
+def show_config(config: ConfigArgument) -> None:
+    """Print a config complete with its defaults."""
+    print(configs.dump(configs.load(config)), end="")
+
+
+@app.command(rich_help_panel=PANEL)
+def run(config: ConfigArgument) -> None:
+    """Run the line: ingest, validate, tokenise, train, evaluate, gate, canary, push."""
+    if not _run(config).version:
+        sys.exit(BLOCKED)
+
+
+@app.command(rich_help_panel=PANEL)
+def watch(
+    config: ConfigArgument,
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 60,
+) -> None:
+    """Run the line now and whenever its data or config change, such as when a span arrives, until Ctrl-C."""
+    from bertline.pipeline import watch as watching
+
+    configs.load(config)
+    watching.forever(config, every, console())
+
+
+@app.command(rich_help_panel=PANEL)
+def demo() -> None:
+    """Run the whole line on real tweets, and end with a prediction over gRPC."""
+    if not _run(DEMO_CONFIG).version:
+        sys.exit(BLOCKED)
+    from bertline.pipeline.predict import own_server
+    from bertline.serving.client import Client
+
+    task = configs.load(DEMO_CONFIG)
+    with own_server(task) as address, Client(address, task.name) as client:
+        (prediction,) = client.predict([DEMO_TEXT])
+    shown = console()
+    answer = (f"{prediction.label} {prediction.probability:.2f}", "bold")
+    shown.print(Text.assemble(("predict", "bold"), f'  "{DEMO_TEXT}"  ->  ', answer, f"   (gRPC {address})"))
+    shown.print(f"next: bertline serve {DEMO_CONFIG}; your own file: bertline init FILE")
+
+
+def _run(path: Path) -> RunResult:
+    from bertline.pipeline import local_runner
+
+    task = configs.load(path)
+    try:
+        result = local_runner.run(task, str(path))
+    except local_runner.RunFailed:
+        sys.exit(FAILED)
+    if result.blocked:
+        shown = console()
+        shown.print(Text.assemble(("not pushed", "bold red"), f"  {result.blocked}"))
+        shown.print(f"the serving folder is unchanged: {local_runner.display(task.serving_folder)}")
+    return result

@@ -1,0 +1,177 @@
+"""Commands for the model in service: releases, servers, predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import filesize
+from rich.table import Table
+from rich.text import Text
+
+from bertline.errors import UserError
+from bertline.pipeline import config as configs
+from bertline.pipeline.commands import ConfigArgument, console
+
+PANEL = "The model in service"
+STATE_STYLES = {"served": "green", "kept": "dim", "withdrawn": "yellow"}
+FIGURES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+
+app = typer.Typer()
+
+
+@app.command("releases", rich_help_panel=PANEL)
+def list_releases(
+    config: ConfigArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object per line.")] = False,
+) -> None:
+    """List the versions in the serving folder: what is served, what is kept, what was rolled back."""
+    from bertline.serving import releases
+
+    task = configs.load(config)
+    with _in_words():
+        versions = releases.overview(task.serving_folder)
+    if not versions:
+        raise UserError(f"{task.serving_folder} holds no pushed version; `bertline run {config}` makes one.")
+    if as_json:
+        for version in versions:
+            print(json.dumps(version))
+        return
+    console().print(_releases_table(versions))
+
+
+@app.command(rich_help_panel=PANEL)
+def rollback(
+    config: ConfigArgument,
+    to: Annotated[int | None, typer.Option(metavar="VERSION", help="Default: the one before the newest.")] = None,
+    reason: Annotated[str, typer.Option(help="For the release's record.")] = "",
+    undo: Annotated[bool, typer.Option("--undo", help="Put back what the last rollback took out.")] = False,
+) -> None:
+    """Take newer versions out of service, so that servers go back to an older one."""
+    from bertline.serving import releases
+    from bertline.serving import rollback as withdrawals
+
+    if undo and (to or reason):
+        raise UserError("--undo puts back what the last rollback took out: leave out --to and --reason.")
+    task = configs.load(config)
+    folder = task.serving_folder
+    with _in_words():
+        moved = withdrawals.undo(folder) if undo else withdrawals.roll_back(folder, to, reason)
+        served = max(releases.versions(folder))
+    versions = ", ".join(str(release.version) for release in moved)
+    shown = console()
+    shown.print(f"{'in service again' if undo else 'withdrawn'}: {versions}; served: {served}")
+    shown.print("running servers follow when they next look at the folder, within a second or two", style="dim")
+    if not undo:
+        shown.print(f"the way back: bertline rollback {config} --undo", style="dim")
+
+
+@app.command(rich_help_panel=PANEL, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    config: ConfigArgument,
+    host: Annotated[str | None, typer.Option(help="Default: the config's serve.host.")] = None,
+    port: Annotated[int | None, typer.Option(help="gRPC; default: the config's serve.port.")] = None,
+    rest_port: Annotated[int | None, typer.Option(help="REST and metrics; default: the config's.")] = None,
+    embedded: Annotated[
+        bool, typer.Option(help="Use our own server even where tensorflow_model_server is installed.")
+    ] = False,
+) -> None:
+    """Serve the newest pushed version over TF Serving's gRPC and REST, and each newer one as it appears.
+
+    Any other flag goes to the server, such as --api_keys_file=FILE or --ssl_config_file=FILE.
+    """
+    from bertline.pipeline import serve as servers
+    from bertline.pipeline.predict import require_release
+
+    task = configs.load(config)
+    require_release(task, config)
+    changes = {"host": host, "port": port, "rest_port": rest_port}
+    options = task.serve.model_copy(update={name: value for name, value in changes.items() if value is not None})
+    with _in_words():
+        servers.run(task.model_copy(update={"serve": options}), context.args, embedded=embedded)
+
+
+@app.command(rich_help_panel=PANEL)
+def predict(
+    config: Annotated[
+        str | None, typer.Argument(metavar="CONFIG", help="The task's YAML file; no CONFIG with --model.")
+    ] = None,
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts; without any, one text per line from stdin.")] = None,
+    pair: Annotated[list[str] | None, typer.Option(help="The second text of each pair, in order.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object per line.")] = False,
+    address: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a server; default: the config's, if it answers.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Name of a model at --address, in place of CONFIG.")] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="File with the API key; default: the variable BERTLINE_API_KEY."
+        ),
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Speak TLS; certificates (PEM) of the authority that signed the server's.",
+        ),
+    ] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS; a public authority signed the server's.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for all texts; default: 60 per request.")] = None,
+) -> None:
+    """Predict labels over gRPC: from a running server, or from one started for this call."""
+    from bertline.pipeline import predict as predictions
+
+    if model and not address:
+        raise typer.BadParameter("--model names a model of the server at --address: give both")
+    if not model and not config:
+        raise typer.BadParameter("give a CONFIG, or a --model and its --address")
+    with _in_words():
+        connection: dict[str, Any] = {"tls": ca or tls, "api_key": predictions.api_key(key_file), "timeout": timeout}
+        if model:
+            all_texts = [config, *(texts or [])] if config else []  # with --model the first word is a text
+            answers = predictions.of_server(address, model, all_texts, pair, **connection)
+        else:
+            answers = predictions.of_config(Path(config), texts or [], pair, address, **connection)
+    for text, prediction in answers:
+        if as_json:
+            answer = {"text": text, "label": prediction.label, "probabilities": prediction.probabilities}
+            abstained = {} if prediction.abstained is None else {"abstained": prediction.abstained}
+            print(json.dumps(answer | abstained, ensure_ascii=False))
+        else:
+            label = f"abstains ({prediction.label})" if prediction.abstained else prediction.label
+            print(f"{label}\t{prediction.probability:.3f}\t{text}")
+
+
+def _releases_table(versions: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("version", "state", "pushed", "parent", "size", "figures"):
+        table.add_column(column, overflow="fold")
+    for version in versions:
+        figures = [f"{FIGURES[name]} {value:.3f}" for name, value in version["metrics"].items() if name in FIGURES]
+        if version["withdrawal"]:
+            figures.append("rolled back {at} {reason}".format(**version["withdrawal"]).rstrip())
+        table.add_row(
+            str(version["version"]),
+            Text(version["state"], style=STATE_STYLES[version["state"]]),
+            version["pushed_at"] or "by other hands",
+            str(version["parent"] or "-"),
+            filesize.decimal(version["bytes"]),
+            "  ".join(figures),
+        )
+    return table
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """What a server or client says is wrong, as a person's error."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(str(error)) from error
