@@ -36,17 +36,15 @@ def init(
 ) -> None:
     """Look at a file of labelled text and write a config for it."""
     with screen.quiet(LIBRARY_LOG):
-        from bertline.pipeline import init as proposals
+        from bertline.pipeline.init import write_config
 
-        proposal = proposals.propose(file, text=text, label=label)
-    target = output or Path("configs") / f"{proposal.name}.yaml"
-    proposals.write(proposal, target, force=force)
+        written = write_config(file, output, text=text, label=label, force=force)
     shown = console()
-    for finding in proposal.findings:
+    for finding in written.findings:
         shown.print(f"  {finding}")
-    for warning in proposal.warnings:
+    for warning in written.warnings:
         shown.print(f"  warning: {warning}", style="yellow")
-    shown.print(f"wrote {target}; next: bertline run {target}")
+    shown.print(f"wrote {written.path}; next: bertline run {written.path}")
 
 
 @app.command("config", rich_help_panel=PANEL)

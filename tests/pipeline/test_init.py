@@ -1,20 +1,26 @@
 import csv
 import json
+import subprocess
+import sys
 
 import numpy
 import pytest
 
+from bertline.components.options import GateOptions
 from bertline.errors import UserError
-from bertline.pipeline import config, init
+from bertline.models import packages
+from bertline.pipeline import config
+from bertline.pipeline.init import write_config
+from bertline.pipeline.init.propose import BACKBONE, PINS, label_warnings, propose_max_length, propose_recipe
+from bertline.pipeline.init.wordpieces import token_lengths
+
+HEAVY = {"tensorflow", "tensorflow_text", "tfx", "apache_beam", "keras", "sklearn", "pandas"}
 
 
-@pytest.fixture(autouse=True)
-def word_lengths(monkeypatch):
-    # The default vocabulary comes from a package of examples; a word a token is enough to check what is made of it.
-    def lengths(texts):
-        return numpy.asarray([2 + sum(len(part.split()) for part in parts) for parts in texts])
-
-    monkeypatch.setattr(init, "token_lengths", lengths)
+def proposed(source, target=None, **named):
+    """What a person reads of a new config, and the config as `run` reads it."""
+    written = write_config(source, target or source.parent / "proposed.yaml", force=True, **named)
+    return written, config.load(written.path)
 
 
 def write_table(path, header, rows):
@@ -38,29 +44,29 @@ HEADER = ("id", "date", "stars", "channel", "review_body")
 
 
 @pytest.fixture
-def proposal(tmp_path):
-    return init.propose(write_table(tmp_path / "My reviews.csv", HEADER, reviews()))
+def table(tmp_path):
+    return write_table(tmp_path / "My reviews.csv", HEADER, reviews())
 
 
-def test_columns_by_name_and_content(proposal):
-    assert (proposal.name, proposal.text, proposal.text_pair, proposal.label) == (
-        "my-reviews",
-        "review_body",
-        None,
-        "stars",
-    )
-    assert proposal.labels == {"good": 50, "poor": 50}
-    assert proposal.findings == [
+# === The columns ===
+
+
+def test_columns_by_name_and_content(table):
+    written, loaded = proposed(table)
+    assert (loaded.name, loaded.data.text, loaded.data.text_pair) == ("my-reviews", "review_body", None)
+    assert (loaded.data.label, loaded.data.labels) == ("stars", ["good", "poor"])
+    assert written.warnings == []
+    assert written.findings == [
         "100 rows; columns: id, date, stars, channel, review_body",
         "text: 'review_body', 21 characters on average",
         "label: 'stars', 2 labels: good 50, poor 50",
     ]
 
 
-def test_columns_by_content_alone(tmp_path):
+def test_columns_by_content_only(tmp_path):
     rows = [(number, f"a line of words {number}", number % 3, number / 100) for number in range(60)]
-    found = init.propose(write_table(tmp_path / "a.csv", ("c1", "c2", "c3", "c4"), rows))
-    assert (found.text, found.label) == ("c2", "c3")
+    _, loaded = proposed(write_table(tmp_path / "a.csv", ("c1", "c2", "c3", "c4"), rows))
+    assert (loaded.data.text, loaded.data.label) == ("c2", "c3")
 
 
 def test_pairs_and_json_lines(tmp_path):
@@ -72,52 +78,49 @@ def test_pairs_and_json_lines(tmp_path):
                 "hypothesis": f"so {number} is",
             }
             stream.write(json.dumps({**row, "meta": {"nested": number}}) + "\n")
-    found = init.propose(tmp_path / "a.jsonl")
-    assert (found.text, found.text_pair, found.label) == ("premise", "hypothesis", "gold")
+    _, loaded = proposed(tmp_path / "a.jsonl")
+    assert (loaded.data.text, loaded.data.text_pair, loaded.data.label) == ("premise", "hypothesis", "gold")
 
 
-def test_a_folder_a_class(tmp_path):
+def test_a_folder_per_class(tmp_path):
     for number in range(20):
         folder = tmp_path / "news" / ("sport" if number % 2 else "tech")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.txt").write_text(f"a story of {number}")
-    found = init.propose(tmp_path / "news")
-    init.write(found, tmp_path / "configs" / "news.yaml")
-    options = config.load(tmp_path / "configs" / "news.yaml").data
+    _, loaded = proposed(tmp_path / "news", tmp_path / "configs" / "news.yaml")
+    options = loaded.data
     assert (options.source, options.format, options.labels) == (["../news"], "folders", ["sport", "tech"])
 
 
 # === What is written ===
 
 
-def test_the_config_loads_and_says_what_was_proposed(proposal, tmp_path):
-    target = tmp_path / "configs" / "reviews.yaml"
-    init.write(proposal, target)
-    loaded = config.load(target)
+def test_the_config_loads_and_says_what_was_proposed(table, tmp_path):
+    written, loaded = proposed(table, tmp_path / "configs" / "reviews.yaml")
     assert loaded.data.source == ["../My reviews.csv"]
-    assert (loaded.data.text, loaded.data.label, loaded.data.labels) == ("review_body", "stars", ["good", "poor"])
-    assert (loaded.model.max_length, loaded.model.sha256) == (16, init.PINS)
+    assert (loaded.model.max_length, loaded.model.sha256) == (16, PINS)
     # 80 rows are 3 batches; 400 steps would be 134 epochs, of which 40 are allowed.
     assert (loaded.train.epochs, loaded.train.patience, loaded.train.learning_rate) == (40, 8, 5e-5)
-    assert loaded.evaluate.gates.beats_majority
-    assert loaded.evaluate.gates.accuracy is None
-    assert loaded.evaluate.gates.slices.not_worse_by == 0.02
-    assert loaded.evaluate.gates == type(loaded.evaluate.gates)()  # what is written out are the defaults
+    assert loaded.evaluate.gates == GateOptions()  # what is written out are the defaults
+    lines = written.path.read_text().splitlines()
+    assert '  # keep: ["channel"] would let evaluate.slices score each of their values' not in lines  # it has one value
+    assert "    beats_majority: true # always answering 'good' has an accuracy of 0.50" in lines
 
 
-def test_labels_that_yaml_would_take_for_other_things(tmp_path):
-    rows = [(f"some words {number}", ["no", "yes", "1", "2026-01-01"][number % 4]) for number in range(80)]
-    init.write(init.propose(write_table(tmp_path / "a.csv", ("text", "label"), rows)), tmp_path / "a.yaml")
-    assert config.load(tmp_path / "a.yaml").data.labels == ["1", "2026-01-01", "no", "yes"]
+def test_labels_that_yaml_would_take_for_other_things_or_break_at(tmp_path):
+    labels = ["no", "yes", "1", "2026-01-01", "1e3", "0o7", "null", "two\nlines", "a: b # c"]
+    rows = [(f"some words {number}", labels[number % len(labels)]) for number in range(180)]
+    _, loaded = proposed(write_table(tmp_path / "a.csv", ("text", "label"), rows))
+    assert loaded.data.labels == sorted(labels)
 
 
-def test_a_config_is_replaced_only_on_request(proposal, tmp_path):
+def test_a_config_is_replaced_only_on_request(table, tmp_path):
     target = tmp_path / "a.yaml"
     target.write_text("mine")
     with pytest.raises(UserError, match=r"a.yaml exists already; --force"):
-        init.write(proposal, target)
+        write_config(table, target)
     assert target.read_text() == "mine"
-    init.write(proposal, target, force=True)
+    write_config(table, target, force=True)
     assert config.load(target).name == "my-reviews"
 
 
@@ -134,18 +137,18 @@ def test_a_config_is_replaced_only_on_request(proposal, tmp_path):
     ],
 )
 def test_epochs_and_rate_follow_rows_and_labels(rows, labels, expected):
-    assert init.propose_recipe(rows, labels) == expected
+    assert propose_recipe(rows, labels) == expected
 
 
 def test_max_length_covers_99_percent_and_fits_the_backbone():
-    assert init.propose_max_length(numpy.asarray([20] * 99 + [400])) == 32
-    assert init.propose_max_length(numpy.asarray([20] * 50 + [33] * 50)) == 48
-    assert init.propose_max_length(numpy.asarray([2000] * 100)) == 512
+    assert propose_max_length(numpy.asarray([20] * 99 + [400])) == 32
+    assert propose_max_length(numpy.asarray([20] * 50 + [33] * 50)) == 48
+    assert propose_max_length(numpy.asarray([2000] * 100)) == 512
 
 
 def test_warnings_of_imbalance_and_rare_labels():
-    assert init.label_warnings({"a": 100, "b": 90}) == []
-    imbalance, few = init.label_warnings({"a": 1000, "b": 5, "c": 200})
+    assert label_warnings({"a": 100, "b": 90}) == []
+    imbalance, few = label_warnings({"a": 1000, "b": 5, "c": 200})
     assert imbalance.startswith("imbalance: 1,000 rows of 'a' for 5 of 'b'")
     assert few.startswith("1 labels have fewer than 10 rows (b)")
 
@@ -156,11 +159,11 @@ def test_warnings_of_imbalance_and_rare_labels():
 def test_a_file_in_another_encoding_is_read_not_refused(tmp_path):
     rows = "".join(f"caf\xe9 na\xefve {number},{'ab'[number % 2]}\n" for number in range(50))
     (tmp_path / "a.csv").write_bytes(("text,label\n" + rows).encode("latin-1"))
-    found = init.propose(tmp_path / "a.csv")
-    assert found.on_bad_bytes == "replace" or found.encoding != "utf-8"
-    assert found.warnings[0].startswith("50 of 50 rows are not UTF-8")
+    written, loaded = proposed(tmp_path / "a.csv")
+    assert loaded.data.on_bad_bytes == "replace" or loaded.data.encoding != "utf-8"
+    assert written.warnings[0].startswith("50 of 50 rows are not UTF-8")
     (tmp_path / "b.csv").write_text("text,label\n" + rows, encoding="utf-16")
-    assert init.propose(tmp_path / "b.csv").encoding == "utf-16"
+    assert proposed(tmp_path / "b.csv")[1].data.encoding == "utf-16"
 
 
 # === Wrong input ===
@@ -182,7 +185,7 @@ WORDS = [(f"some words {number}", number % 2) for number in range(20)]
 )
 def test_a_table_that_holds_no_labelled_text(tmp_path, header, rows, said):
     with pytest.raises(UserError) as stop:
-        init.propose(write_table(tmp_path / "a.csv", header, rows))
+        proposed(write_table(tmp_path / "a.csv", header, rows))
     assert said in str(stop.value)
 
 
@@ -191,10 +194,45 @@ def test_files_that_are_missing_empty_or_binary(tmp_path):
         if content is not None:
             (tmp_path / "a.csv").write_bytes(content)
         with pytest.raises(UserError, match=said):
-            init.propose(tmp_path / "a.csv")
+            proposed(tmp_path / "a.csv")
 
 
-def test_named_columns_must_exist(proposal, tmp_path):
-    assert init.propose(tmp_path / "My reviews.csv", label="date").label == "date"
+def test_named_columns_must_exist(table):
+    assert proposed(table, label="date")[1].data.label == "date"
     with pytest.raises(UserError, match=r"--text body: no such column. Columns: 'id', 'date'"):
-        init.propose(tmp_path / "My reviews.csv", text="body")
+        proposed(table, text="body")
+
+
+# === What it does without ===
+
+
+def test_the_command_imports_no_heavy_library(table):
+    program = (
+        "import sys; sys.argv = ['bertline', 'init', sys.argv[1], '--output', sys.argv[2]]\n"
+        "from bertline.pipeline import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        f"print(sorted({{name.split('.')[0] for name in sys.modules}} & {HEAVY}))"
+    )
+    target = table.parent / "proposed.yaml"
+    ran = subprocess.run([sys.executable, "-c", program, table, target], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "[]"
+    assert config.load(target).data.label == "stars"
+
+
+def test_lengths_are_those_of_the_models_own_tokenizer():
+    from bertline.models.tokenizer import Tokenizer
+
+    vocabulary = packages.resolve(BACKBONE) / "vocab.txt"
+    texts = [
+        "",
+        "I've paid $9.99 for it!!",
+        "unaffable " * 300,
+        "\u597d\u7684 \u8c22\u8c22 \U0001f600",
+        "Na\u00efve caf\u00e9s",
+    ]
+    tokenizer = Tokenizer(vocabulary, lowercase=True, max_length=2**30)
+    expected = tokenizer(texts)[0].row_lengths().numpy().tolist()
+    assert token_lengths([(text,) for text in texts], vocabulary).tolist() == expected
+    expected = tokenizer(texts, texts[::-1])[0].row_lengths().numpy().tolist()
+    assert token_lengths(list(zip(texts, texts[::-1], strict=True)), vocabulary).tolist() == expected

@@ -1,0 +1,53 @@
+"""`bertline init`: looks at a file of labelled text and writes a config for it, with the reason beside each number.
+
+`survey` looks at the file, `propose` chooses the settings, `render` writes them as YAML. None of them imports
+TensorFlow, so that a person who is about to start waits for no library.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from bertline.errors import UserError
+from bertline.pipeline.init.propose import propose
+from bertline.pipeline.init.render import render
+from bertline.pipeline.init.survey import survey
+
+
+class Written(NamedTuple):
+    """A config that was written, and what to tell the person; the findings and warnings are a line each."""
+
+    path: Path
+    findings: list[str]
+    warnings: list[str]
+
+
+def write_config(
+    source: str | Path,
+    target: str | Path | None = None,
+    *,
+    text: str | None = None,
+    label: str | None = None,
+    force: bool = False,
+) -> Written:
+    """Looks at all rows of the data and writes a config for them.
+
+    Args:
+        source: file, folder with a folder per class, glob, or package://NAME/PATH.
+        target: the config's file, by default configs/NAME.yaml; its folder is made where it is missing.
+        text: the text column, where the guess is wrong.
+        label: the label column, where the guess is wrong.
+        force: replace a file that is there.
+
+    Raises:
+        UserError: nothing is there or it is no labelled text: empty, binary, without a text or a label column, with
+            only one label, or with as many labels as rows. Or the target exists and `force` is not set.
+    """
+    proposal = propose(survey(source), text=text, label=label)
+    path = Path(target) if target else Path("configs") / f"{proposal.name}.yaml"
+    if path.exists() and not force:
+        raise UserError(f"{path} exists already; --force replaces it, --output FILE writes another one.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(proposal, path.parent), encoding="utf-8")
+    return Written(path, proposal.findings, proposal.warnings)

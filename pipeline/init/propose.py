@@ -1,0 +1,302 @@
+"""The second step of `bertline init`: chooses the settings from the survey, each with its reason."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy
+
+from bertline.components.data.decoding import without_compression
+from bertline.components.data.formats import ENDINGS
+from bertline.components.options import DataOptions
+from bertline.errors import UserError
+from bertline.models import packages
+from bertline.models.recipe import ModelOptions, TrainOptions
+from bertline.pipeline.init.columns import Columns, choose_columns
+from bertline.pipeline.init.survey import Survey
+from bertline.pipeline.init.wordpieces import token_lengths
+
+# === What the proposals rest on ===
+
+FEW_ROWS = 10  # with fewer, about one row of the label falls in test, and its score means nothing
+IMBALANCE = 10  # commonest label to rarest, from which accuracy says little about the rare ones
+LISTED_LABELS = 8  # on the screen
+LISTED_COLUMNS = 12  # on the screen
+
+# Few labels need some 400 steps of a batch to level off, tens of labels some 32 per label.
+LEAST_STEPS, STEPS_PER_LABEL = 400, 32
+FEWEST_EPOCHS, MOST_EPOCHS = 2, 40
+MANY_LABELS = 20  # from here on the new head is large, and the upper rate gets it moving within the first epochs
+
+BACKBONE = ModelOptions.model_fields["backbone"].default
+LONGEST = 512  # positions of the default backbone
+# As the authors of the default weights publish them: the package is a stranger's, so the hash is trusted, not its name.
+PINS = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+}
+BATCH = TrainOptions.model_fields["batch_size"].default
+
+
+SOURCE = ("data", "source")
+
+
+class Setting(NamedTuple):
+    """A line of the config.
+
+    Attributes:
+        path: its sections and its key.
+        value: what the config says; that of SOURCE is an absolute path, or package://NAME/PATH.
+        reason: the comment behind it.
+        remark: the comment on the line above it.
+    """
+
+    path: tuple[str, ...]
+    value: Any = None
+    reason: str = ""
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A config in the making.
+
+    Attributes:
+        name: the task's name, from the file's.
+        settings: in the order in which they are written.
+        findings: for the screen, a line each.
+        warnings: for the screen, a line each.
+    """
+
+    name: str
+    settings: list[Setting]
+    findings: list[str]
+    warnings: list[str]
+
+
+def propose(seen: Survey, *, text: str | None = None, label: str | None = None) -> Proposal:
+    """Chooses the settings of a task.
+
+    Args:
+        seen: the survey of its rows.
+        text: the text column, where the guess is wrong.
+        label: the label column, where the guess is wrong.
+
+    Raises:
+        UserError: the rows are no labelled text, as `write_config` lists it.
+    """
+    columns = choose_columns(seen, text, label)
+    labels = _labels(seen, columns.label)
+    texts = list(zip(*map(seen.sampled, columns.texts), strict=True))
+    name = task_name(seen.source)
+    return Proposal(
+        name=name,
+        settings=[
+            Setting(("name",), name),
+            *_data(seen, columns, labels),
+            *_model(texts),
+            *_train(labels),
+            *_evaluate(texts, labels),
+        ],
+        findings=_findings(seen, columns, labels),
+        warnings=[*seen.warnings, *label_warnings(labels)],
+    )
+
+
+def task_name(source: str) -> str:
+    """A name for the task, from that of its data."""
+    stem = Path(without_compression(Path(source.rstrip("/*")).name))
+    while stem.suffix.lower() in ENDINGS:
+        stem = Path(stem.stem)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", str(stem)).strip("-._").lower()
+    return name[:63] or "task"
+
+
+# === Labels ===
+
+
+def _labels(seen: Survey, label: str) -> dict[str, int]:
+    """A label's name -> its rows, commonest first."""
+    column = seen.columns[label]
+    if column.many or len(column.values) > max(column.filled / 2, 2):
+        raise UserError(
+            f"The column {label!r} has {len(column.values):,} different values in {column.filled:,} rows: "
+            "that is no label. Name the right one with --label."
+        )
+    if len(column.values) < 2:
+        only = ", ".join(map(repr, column.values)) or "none"
+        raise UserError(
+            f"The column {label!r} holds one label only ({only}): a classifier needs at least two. Name the right "
+            "column with --label, or add rows of another label."
+        )
+    if label in column.values:
+        raise UserError(
+            f"The first line looks like a row, not like column names ({label!r} is also a label). Add a line of column "
+            "names at the top of the file."
+        )
+    return dict(column.values.most_common())
+
+
+def label_warnings(labels: dict[str, int]) -> list[str]:
+    """What to know of labels (name -> rows) before training on them."""
+    warnings = []
+    (commonest, most), (rarest, least) = max(labels.items(), key=_rows), min(labels.items(), key=_rows)
+    if most >= IMBALANCE * least:
+        warnings.append(
+            f"imbalance: {most:,} rows of {commonest!r} for {least:,} of {rarest!r}; watch macro_f1, not accuracy, "
+            "and try train.class_weights: balanced if the rare labels matter"
+        )
+    few = [name for name, rows in labels.items() if rows < FEW_ROWS]
+    if few:
+        shown = ", ".join(few[:5]) + (", ..." if len(few) > 5 else "")
+        warnings.append(f"{len(few)} labels have fewer than {FEW_ROWS} rows ({shown}): test may hold none of them")
+    return warnings
+
+
+def _rows(label: tuple[str, int]) -> int:
+    return label[1]
+
+
+def _findings(seen: Survey, columns: Columns, labels: dict[str, int]) -> list[str]:
+    pair = f" with {columns.text_pair!r}" if columns.text_pair else ""
+    shown = ", ".join(f"{name} {count:,}" for name, count in list(labels.items())[:LISTED_LABELS])
+    more = f", and {len(labels) - LISTED_LABELS} more" if len(labels) > LISTED_LABELS else ""
+    mean = seen.columns[columns.text].mean_characters
+    return [
+        f"{seen.rows:,} rows; columns: {', '.join(seen.names[:LISTED_COLUMNS])}",
+        f"text: {columns.text!r}{pair}, {mean:.0f} characters on average",
+        f"label: {columns.label!r}, {len(labels)} labels: {shown}{more}",
+    ]
+
+
+# === data ===
+
+
+def _data(seen: Survey, columns: Columns, labels: dict[str, int]) -> list[Setting]:
+    relative = "" if seen.source.startswith(packages.SCHEME) else "relative to this file"
+    settings = [Setting(SOURCE, seen.source, relative)]
+    if seen.folders:
+        settings.append(Setting(("data", "format"), "folders", "a folder per label, a text file per row"))
+    else:
+        settings.append(Setting(("data", "text"), columns.text))
+        if columns.text_pair:
+            reason = "the two texts are read together, as one row"
+            settings.append(Setting(("data", "text_pair"), columns.text_pair, reason))
+        settings.append(Setting(("data", "label"), columns.label))
+    if len(labels) <= MANY_LABELS and min(labels.values()) >= FEW_ROWS:
+        settings.append(Setting(("data", "labels"), sorted(labels), "a row with any other label goes to quarantine"))
+    if seen.encoding != "utf-8":
+        settings.append(Setting(("data", "encoding"), seen.encoding))
+    if seen.on_bad_bytes != "quarantine":
+        reason = "too many rows to lose; U+FFFD stands in for such bytes"
+        settings.append(Setting(("data", "on_bad_bytes"), seen.on_bad_bytes, reason))
+    split = DataOptions.model_fields["split"].default.model_dump()
+    return [*settings, Setting(("data", "split"), split, "by the hash of the text", _slicing(columns.slices))]
+
+
+def _slicing(columns: list[str]) -> str:
+    """What the person could add to see the accuracy for each value of other columns."""
+    if not columns:
+        return ""
+    return f"keep: {json.dumps(columns, ensure_ascii=False)} would let evaluate.slices score each of their values"
+
+
+# === model ===
+
+
+def _model(texts: list[tuple[str, ...]]) -> list[Setting]:
+    lengths = token_lengths(texts, packages.resolve(BACKBONE) / "vocab.txt")
+    half, most = (int(numpy.percentile(lengths, share, method="inverted_cdf")) for share in (50, 99))
+    max_length = propose_max_length(lengths)
+    truncated = float((lengths > max_length).mean())
+    reason = f"99% of the texts have at most {most} wordpieces (half have at most {half})"
+    if truncated > 0.01:
+        reason = (
+            f"the most this BERT takes; {truncated:.0%} of the texts are longer and lose their end. "
+            "128 trains several times faster, and is enough where a text's beginning tells its label"
+        )
+    settings = [
+        Setting(("model", "backbone"), BACKBONE, "MiniLM, English: 6 layers"),
+        *(Setting(("model", "sha256", file), digest, "as the authors publish it") for file, digest in PINS.items()),
+        Setting(("model", "max_length"), max_length, reason),
+    ]
+    if truncated > 0.4:
+        settings.append(Setting(("validation", "max_truncated"), 1.0, "long texts are cut on purpose: see max_length"))
+    return settings
+
+
+def propose_max_length(lengths: numpy.ndarray) -> int:
+    """The 99th percentile of the texts' wordpieces, rounded up to a multiple of 16, at most what the backbone takes."""
+    return int(min(LONGEST, 16 * math.ceil(numpy.percentile(lengths, 99, method="inverted_cdf") / 16)))
+
+
+# === train ===
+
+
+def _train(labels: dict[str, int]) -> list[Setting]:
+    rows = int(sum(labels.values()) * DataOptions.model_fields["split"].default.train)
+    epochs, rate = propose_recipe(rows, len(labels))
+    steps = math.ceil(rows / BATCH) * epochs
+    why_epochs = f"{rows:,} rows / {BATCH} per batch x {epochs} = {steps:,} steps at most for {len(labels)} labels"
+    why_rate = "for many labels: the new head is large" if len(labels) >= MANY_LABELS else "usual for small BERTs"
+    patience = max(TrainOptions.model_fields["patience"].default, epochs // 5)
+    why_patience = "training stops after this many epochs without a better validation loss"
+    return [
+        Setting(("train", "epochs"), epochs, why_epochs),
+        Setting(("train", "patience"), patience, why_patience),
+        Setting(("train", "learning_rate"), rate, why_rate),
+    ]
+
+
+def propose_recipe(rows: int, labels: int) -> tuple[int, float]:
+    """Epochs and learning rate: enough steps for the labels to be told apart, however few the rows.
+
+    Args:
+        rows: of training.
+        labels: number of classes.
+    """
+    steps = max(LEAST_STEPS, STEPS_PER_LABEL * labels)
+    steps_per_epoch = math.ceil(rows / BATCH)
+    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(steps / max(steps_per_epoch, 1))))
+    rate = TrainOptions.model_fields["learning_rate"].default
+    return epochs, 2 * rate if labels >= MANY_LABELS else rate
+
+
+# === evaluate ===
+
+
+def _evaluate(texts: list[tuple[str, ...]], labels: dict[str, int]) -> list[Setting]:
+    commonest, rows = max(labels.items(), key=_rows)
+    share = rows / sum(labels.values())
+    characters = numpy.asarray([sum(map(len, parts)) for parts in texts])
+    gates = {
+        "beats_majority": (True, f"always answering {commonest!r} has an accuracy of {share:.2f}", GATES),
+        "not_worse_by": (0.002, "than the last model pushed, on the same rows; luck is allowed for besides"),
+        "accuracy": (None, "", FLOORS),
+        "macro_f1": (None,),
+        "beats_baseline_by": (None, "0 blocks a BERT that is no better than TF-IDF with logistic regression"),
+        "max_calibration_error": (None, "such as 0.1: beyond it, 90% sure means less than 80%"),
+        "slices": ({"accuracy": None, "not_worse_by": 0.02}, "of each slice of 100 rows or more, text lengths too"),
+    }
+    return [
+        Setting(("evaluate", "length_buckets"), _thirds(characters), "characters; they cut the rows in thirds"),
+        *(Setting(("evaluate", "gates", name), *setting) for name, setting in gates.items()),
+    ]
+
+
+GATES = (
+    "A model that fails one of these is not pushed. There are more (size, latency, groups of people): docs/gates.md."
+)
+FLOORS = "Floors: run once, look at the score and its interval, then write what the task cannot do without."
+
+
+def _thirds(characters: numpy.ndarray) -> list[int]:
+    """Two lengths that cut the rows in thirds, to two digits."""
+    cuts = [float(cut) for cut in numpy.percentile(characters, (33, 67))]
+    rounded = [round(cut, 1 - math.floor(math.log10(cut))) if cut >= 1 else 1 for cut in cuts]
+    return sorted({max(1, int(cut)) for cut in rounded})

@@ -1,0 +1,179 @@
+"""The first step of `bertline init`: looks at all rows of the data."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import chardet
+
+from bertline.components.data import formats, task_files
+from bertline.components.data.decoding import UTF16_MARKS
+from bertline.components.data.reader import FOLDERS, SourceFile
+from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE, Row
+from bertline.components.options import DataOptions
+from bertline.errors import UserError
+from bertline.models import packages
+
+MOST_VALUES = 1000  # counted of a column; one of more different values is not taken for a label
+SAMPLED_ROWS = 20_000  # kept whole; the 99th percentile of their lengths is then sure to a few per cent
+SAMPLE_SEED = 17  # the same sample for the same file
+TOLERATED_BAD_BYTES = 0.01  # a share of rows up to this are accidents, and go to quarantine
+SURE_ENCODING = 0.5  # chardet's confidence
+SNIFFED_BYTES = 1 << 20
+
+
+@dataclass
+class Column:
+    """What the values of a column are like.
+
+    Attributes:
+        filled: rows that have a value.
+        characters: of all values together.
+        values: value -> rows, exact for up to MOST_VALUES different ones.
+        many: there are more than MOST_VALUES.
+    """
+
+    filled: int = 0
+    characters: int = 0
+    values: Counter[str] = field(default_factory=Counter)
+    many: bool = False
+
+    def add(self, value: str | None) -> None:
+        """Counts one value."""
+        value = (value or "").strip()
+        if not value:
+            return
+        self.filled += 1
+        self.characters += len(value)
+        if not self.many:
+            self.values[value] += 1
+            self.many = len(self.values) > MOST_VALUES
+
+    @property
+    def mean_characters(self) -> float:
+        """Average length of the values that are there."""
+        return self.characters / max(self.filled, 1)
+
+
+@dataclass
+class Survey:
+    """What a look at all rows of all files found.
+
+    Attributes:
+        source: what was looked at: an absolute path or glob, or package://NAME/PATH.
+        folders: it is a folder per class.
+        names: the columns.
+        encoding, on_bad_bytes: how the files were read, as in DataOptions.
+        rows: all rows, those with a fault too.
+        faults: reason -> rows.
+        columns: name -> what its values are like.
+        sample: SAMPLED_ROWS rows at most, each row's values in the order of `names`, "" where it has none.
+        warnings: a line each.
+    """
+
+    source: str
+    folders: bool
+    names: list[str]
+    encoding: str
+    on_bad_bytes: str
+    rows: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    columns: dict[str, Column] = field(default_factory=dict)
+    sample: list[tuple[str, ...]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def sampled(self, name: str) -> list[str]:
+        """A column's values in the sampled rows."""
+        place = self.names.index(name)
+        return [values[place] for values in self.sample]
+
+
+def survey(source: str | Path) -> Survey:
+    """Looks at all rows of the data.
+
+    Args:
+        source: file, folder with a folder per class, glob, or package://NAME/PATH.
+
+    Raises:
+        UserError: nothing is there, or no row of it can be used.
+    """
+    address = re.sub(r"^package:/+", packages.SCHEME, str(source))  # pathlib joins the two slashes
+    if not address.startswith(packages.SCHEME):
+        if not re.search(r"[*?\[]", address) and not Path(address).exists():
+            raise UserError(f"{address}: no such file or folder. Correct the path.")
+        address = str(Path(address).absolute())
+    files = task_files.expand([address], os.getcwd())
+    seen = _read_as_they_are(address, files)
+    if broken := seen.faults[BROKEN_LINE]:
+        seen.warnings.append(f"{broken:,} broken lines: they will go to quarantine")
+    if not seen.sample:
+        raise UserError(
+            f"{files[0].name}: no usable row among {seen.rows:,}; the first line must name the columns, and rows must "
+            "follow it."
+        )
+    return seen
+
+
+def _read_as_they_are(source: str, files: list[SourceFile]) -> Survey:
+    """Reads the files as UTF-8 or UTF-16; again in another encoding where too many rows are neither."""
+    encoding = "utf-16" if _is_utf16(files[0]) else "utf-8"
+    seen = _read(source, files, encoding, "quarantine")
+    bad = seen.faults[BAD_BYTES]
+    if bad > TOLERATED_BAD_BYTES * seen.rows:
+        guess = _guess_encoding(files[0])
+        seen = _read(source, files, guess or encoding, "quarantine" if guess else "replace")
+        how = f"read as {guess}: check some rows" if guess else "the bytes that are not are replaced by U+FFFD"
+        seen.warnings.append(f"{bad:,} of {seen.rows:,} rows are not {encoding.upper()}; {how}")
+    elif bad:
+        seen.warnings.append(
+            f"{bad:,} of {seen.rows:,} rows hold bytes that are not {encoding.upper()}: they will go to quarantine"
+        )
+    return seen
+
+
+def _is_utf16(file: SourceFile) -> bool:
+    with open(file.path, "rb") as stream:
+        return stream.read(2) in UTF16_MARKS
+
+
+def _guess_encoding(file: SourceFile) -> str | None:
+    with open(file.path, "rb") as stream:
+        guess = chardet.detect(stream.read(SNIFFED_BYTES))
+    name = (guess["encoding"] or "utf-8").lower()
+    return None if name.startswith("utf-8") or guess["confidence"] < SURE_ENCODING else name
+
+
+def _read(source: str, files: list[SourceFile], encoding: str, on_bad_bytes: str) -> Survey:
+    options = DataOptions(source=["."], encoding=encoding, on_bad_bytes=on_bad_bytes)
+    names = list(dict.fromkeys(formats.columns(files[0], options)))
+    columns = {name: Column() for name in names}
+    seen = Survey(source, files[0].format == FOLDERS, names, encoding, on_bad_bytes, columns=columns)
+    generator = random.Random(SAMPLE_SEED)
+    for row in _rows(files, options, names):
+        seen.rows += 1
+        if row.fault:
+            seen.faults[row.fault.reason] += 1
+            continue
+        for name, value in zip(names, row.values, strict=True):
+            columns[name].add(value)
+        _keep_in_sample(seen, tuple(value or "" for value in row.values), generator)
+    return seen
+
+
+def _rows(files: list[SourceFile], options: DataOptions, names: list[str]) -> Iterator[Row]:
+    for file in files:
+        yield from formats.read(file, options, names)
+
+
+def _keep_in_sample(seen: Survey, values: tuple[str, ...], generator: random.Random) -> None:
+    """Reservoir sampling: every row of the file has the same chance, in constant memory."""
+    if len(seen.sample) < SAMPLED_ROWS:
+        seen.sample.append(values)
+    elif (place := generator.randrange(seen.rows)) < SAMPLED_ROWS:
+        seen.sample[place] = values
