@@ -1,7 +1,8 @@
 """LabelQuality: labels that are probably wrong, and texts that stand almost alike in two splits.
 
-The model is not run: its answers to the test rows are the Evaluator's, those to the validation rows the Trainer's. The
-training rows, which it has seen, are judged by TF-IDF with logistic regression across folds.
+The model is not run: its answers to the test rows are the Evaluator's, those to the validation rows come from the
+logits that the Trainer left. The training rows, which it has seen, are judged by TF-IDF with logistic regression
+across folds.
 """
 
 import json
@@ -14,18 +15,25 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_artifacts
 
-from bertline.components import baseline, estimates, label_issues, near_duplicates, spreadsheet
+from bertline.components import (
+    baseline,
+    estimates,
+    export_record,
+    label_issues,
+    near_duplicates,
+    spreadsheet,
+    training_record,
+)
 from bertline.components.artifacts import (
     ISSUES_FILE,
     LABEL_SUMMARY_FILE,
     METRICS_FILE,
     NEAR_DUPLICATES_FILE,
     PREDICTIONS_FILE,
-    VALIDATION_FILE,
     LabelReport,
 )
 from bertline.components.evaluator import read_rows
-from bertline.models import features
+from bertline.models import calibration, features
 
 TRAIN, VALIDATION, TEST = features.SPLITS
 ISSUE_COLUMNS = ("split", "source", "row_id", "label", "suggested", "score", "by", "text", "text_pair")
@@ -39,6 +47,7 @@ Table = dict[str, list[Any]]  # a split's columns, each [rows]
 def LabelQuality(
     examples: InputArtifact[standard_artifacts.Examples],
     model_run: InputArtifact[standard_artifacts.ModelRun],
+    model: InputArtifact[standard_artifacts.Model],
     evaluation: InputArtifact[standard_artifacts.ModelEvaluation],
     report: OutputArtifact[LabelReport],
 ) -> None:
@@ -46,7 +55,8 @@ def LabelQuality(
 
     Args:
         examples: raw Examples of ingestion.
-        model_run: the Trainer's answers to the validation rows.
+        model_run: the logits of the validation rows.
+        model: the exported model's export.json; its temperature makes probabilities of these logits.
         evaluation: the Evaluator's answers to the test rows, and metrics.json.
         report: label_issues.csv, near_duplicates.csv and label_quality.json.
     """
@@ -54,7 +64,7 @@ def LabelQuality(
     with fileio.open(f"{evaluation.uri}/{METRICS_FILE}", "r") as file:
         classes = json.loads(file.read())["classes"]
     test = pq.read_table(f"{evaluation.uri}/{PREDICTIONS_FILE}").to_pydict()
-    validation = pq.read_table(f"{model_run.uri}/{VALIDATION_FILE}").to_pydict()
+    validation = _validation_answers(model_run.uri, model.uri)
     judged = {
         TEST: label_issues.judge(*_answered(tables[TEST], test), classes),
         VALIDATION: label_issues.judge(*_answered(tables[VALIDATION], validation), classes),
@@ -75,6 +85,14 @@ def _rows(examples: standard_artifacts.Examples, split: str) -> Table:
     table = read_rows(artifact_utils.get_split_uri([examples], split), [])
     del table["examples"]
     return table
+
+
+def _validation_answers(model_run: str, model: str) -> Table:
+    """The validation rows' labels, and their probabilities at the exported model's temperature."""
+    left = training_record.read_logits(model_run)
+    temperature = export_record.read(model).calibration.temperature
+    probabilities = calibration.probabilities(left.logits, temperature)
+    return {features.LABEL: left.labels, features.PROBABILITIES: list(probabilities)}
 
 
 def _answered(table: Table, answers: Table) -> tuple[list[str], np.ndarray]:

@@ -21,7 +21,7 @@ from bertline.components import artifacts
 from bertline.components.artifacts import METRICS_FILE, DataReport, Quarantine
 from bertline.components.ingestion import REPORT_FILE as INGEST_FILE
 from bertline.components.review_page import figures
-from bertline.components.trainer import HISTORY_FILE
+from bertline.components.training_record import read_history
 from bertline.components.validation import STATISTICS_FILE
 from bertline.serving.releases import CARD_FILE
 
@@ -63,7 +63,7 @@ def ModelCard(
         json.loads(release),
         metrics=_read(f"{evaluation.uri}/{METRICS_FILE}"),
         verdicts=json.loads(blessing.get_string_custom_property("verdicts")),
-        training=_read(f"{model_run.uri}/{HISTORY_FILE}"),
+        training=read_history(model_run.uri),
         ingest=_read(f"{quarantine.uri}/{INGEST_FILE}"),
         texts=_read(f"{data_report.uri}/{STATISTICS_FILE}"),
     )

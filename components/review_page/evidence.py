@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from bertline.components.export_record import ExportRecord
 from bertline.components.review_page import figures
 
 
@@ -17,6 +18,7 @@ class Evidence:
       scored: the test rows with the model's probabilities.
       verdicts: as gates.Verdict.as_dict gives them.
       training: the Trainer's training.json.
+      export: the Exporter's export.json.
       ingest: ExampleGen's ingest.json.
       texts: DataGate's text_statistics.json.
       anomalies: TFDV's, each `split`, `column`, `severity`, `description`.
@@ -33,6 +35,7 @@ class Evidence:
     scored: figures.ScoredRows
     verdicts: list[dict[str, Any]]
     training: dict[str, Any]
+    export: ExportRecord
     ingest: dict[str, Any]
     texts: dict[str, Any]
     anomalies: list[dict[str, str]]

@@ -41,6 +41,7 @@ def push(tmp_path, model_blessed=1, infra_blessed=1, inputs="a", warmup_rows=0):
     pushed = artifact(standard_artifacts.PushedModel, tmp_path / "pushed")
     pusher.Pusher.EXECUTOR_SPEC.executor_class._FUNCTION(
         model=artifact(standard_artifacts.Model, tmp_path / "model"),
+        weights=artifact(artifacts.Weights, tmp_path / "weights"),
         model_blessing=artifact(standard_artifacts.ModelBlessing, tmp_path / "gates", blessed=model_blessed),
         infra_blessing=artifact(standard_artifacts.InfraBlessing, tmp_path / "canary", blessed=infra_blessed),
         evaluation=evaluation,
@@ -74,7 +75,8 @@ def test_blessed_model_is_pushed_once(tmp_path):
     assert pushed.get_string_custom_property("summary") == release.path
     assert pushed.get_string_custom_property("pushed_version") == str(release.version)
     assert (release.parent, release.metrics) == (7, {"accuracy": 0.75, "rows": 4})
-    assert json.loads((tmp_path / "pushed" / "release.json").read_text())["git_commit"] == "c0ffee"
+    record = json.loads((tmp_path / "pushed" / "release.json").read_text())
+    assert (record["git_commit"], record["weights"]) == ("c0ffee", str(tmp_path / "weights"))
     again = push(tmp_path, 1, 1)
     assert again.get_string_custom_property("summary") == f"already serving {release.version}"
     assert again.get_string_custom_property("pushed_version") == str(release.version)

@@ -89,7 +89,9 @@ def test_calibration_before_and_after_the_temperature(evidence, tables):
 def test_a_temperature_of_one_says_why():
     evidence = factories.review_evidence(MOODS, 60)
     evidence.metrics["calibration"]["temperature"] = 1.0
-    evidence.training["calibration"] |= {"temperature": 1.0, "note": "60 validation rows are too few"}
+    note = {"temperature": 1.0, "note": "60 validation rows are too few"}
+    fitted = evidence.export.calibration.model_copy(update=note)
+    evidence = dataclasses.replace(evidence, export=evidence.export.model_copy(update={"calibration": fitted}))
     html = page.render(evidence, "today")
     assert "as training made them (temperature 1): 60 validation rows are too few." in html
     assert "Reliability before and after" not in html
