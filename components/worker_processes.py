@@ -141,6 +141,8 @@ class Forked:
         beam_fn_api_pb2_grpc.add_BeamFnLoggingServicer_to_server(BeamFnLoggingServicer(), server)
         server.start()
         environment = {**self._environment, "LOGGING_API_SERVICE_DESCRIPTOR": _descriptor(f"localhost:{port}")}
+        # The process that forks them is started as `python -c`, which would look for code in the current folder first.
+        os.environ["PYTHONSAFEPATH"] = "1"
         process = FORKS.Process(target=_work, args=(environment,), daemon=True)
         with _one_at_a_time:
             process.start()
