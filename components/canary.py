@@ -25,6 +25,7 @@ from tfx.utils import path_utils
 
 from bertline.components.artifacts import PREDICTIONS_FILE
 from bertline.components.options import CanaryOptions
+from bertline.errors import UserError
 from bertline.models import features
 from bertline.serving import releases
 from bertline.serving.client import Client, Prediction, ServingError
@@ -71,7 +72,7 @@ def Canary(
     saved_model = path_utils.serving_model_path(model.uri)
     try:
         faults = ops.check(saved_model)
-    except ValueError as error:
+    except UserError as error:
         faults = [str(error)]
     if faults:
         _conclude(canary, False, f"TF Serving cannot run this model: {ops.describe(faults)}")

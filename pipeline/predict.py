@@ -32,9 +32,9 @@ def of_config(file: Path, texts: list[str], pair: list[str] | None, address: str
         connection: further settings of the Client.
 
     Raises:
-        UserError: no text, a pair too few, or nothing to serve.
+        UserError: no text, a pair too few, or nothing to serve; as the Server, for one started for this call.
         ServingError: the server does not answer, or refuses.
-        OSError, ValueError: as the Client, for its settings; as the Server, for one started for this call.
+        OSError, ValueError: as the Client, for its settings.
     """
     task = configs.load(file)
     asked, pairs = _texts(texts, pair, bool(task.data.text_pair))

@@ -26,7 +26,7 @@ def run(task: Config, extra: list[str], *, embedded: bool) -> None:
         embedded: not to look for the real one.
 
     Raises:
-        OSError, ValueError: as the Server.
+        UserError: as the Server.
     """
     chosen, folder = task.serve, task.serving_folder
     files = {

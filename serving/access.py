@@ -37,6 +37,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from bertline.errors import UserError
 from bertline.serving.errors import RequestError
 
 KEY_BITS = 256
@@ -95,21 +96,21 @@ def read_keys(file: str | Path) -> list[Key]:
     """The keys of a key file.
 
     Raises:
-        ValueError: it cannot be read or is not a key file, naming the file, and the key and field at fault.
+        UserError: it cannot be read or is not a key file, naming the file, and the key and field at fault.
     """
     try:
         return KeyFile.model_validate(yaml.safe_load(Path(file).read_text(encoding="utf-8"))).keys
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise UserError(f"{file}: not UTF-8 text: {error.reason} at byte {error.start}") from error
     except yaml.YAMLError as error:  # in words of our own: PyYAML's quote the line, which may hold a key by mistake
         mark = getattr(error, "problem_mark", None)
-        raise ValueError(f"{file}: not YAML{f', line {mark.line + 1}' if mark else ''}") from None
+        raise UserError(f"{file}: not YAML{f', line {mark.line + 1}' if mark else ''}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ValueError(f"{file}: {where}: {first['msg']}; `bertline keys add` writes a right one") from error
+        raise UserError(f"{file}: {where}: {first['msg']}; `bertline keys add` writes a right one") from error
 
 
 def add_key(
@@ -133,12 +134,12 @@ def add_key(
         the key, which is kept nowhere: only its hash is in the file.
 
     Raises:
-        ValueError: the name is taken, a value is out of range, or the file cannot be read or written.
+        UserError: the name is taken, a value is out of range, or the file cannot be read or written.
     """
     secret = KEY_PREFIX + secrets.token_urlsafe(KEY_BITS // 8)
     now = datetime.now(UTC).replace(microsecond=0)
     if days is not None and days < 1:
-        raise ValueError(f"days is {days}: it must be at least 1")
+        raise UserError(f"days is {days}: it must be at least 1")
     try:
         key = Key(
             name=name,
@@ -150,11 +151,11 @@ def add_key(
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ValueError(f"{first['loc'][0]} {first['input']!r}: {first['msg']}") from error
+        raise UserError(f"{first['loc'][0]} {first['input']!r}: {first['msg']}") from error
     with _locked(file) as target:
         keys = read_keys(target) if target.exists() else []
         if any(other.name == name for other in keys):
-            raise ValueError(f"{file}: has a key named {name}; remove it first, or choose another name")
+            raise UserError(f"{file}: has a key named {name}; remove it first, or choose another name")
         _write(target, [*keys, key])
     return secret
 
@@ -163,14 +164,14 @@ def remove_key(file: str | Path, name: str) -> None:
     """Takes a key out of a file; servers that read the file refuse it from their next request on.
 
     Raises:
-        ValueError: there is no such key, or the file cannot be read or written.
+        UserError: there is no such key, or the file cannot be read or written.
     """
     with _locked(file) as target:
         keys = read_keys(target)
         kept = [key for key in keys if key.name != name]
         if len(kept) == len(keys):
             known = ", ".join(key.name for key in keys) or "none"
-            raise ValueError(f"{file}: no key named {name}; it has: {known}")
+            raise UserError(f"{file}: no key named {name}; it has: {known}")
         _write(target, kept)
 
 
@@ -182,7 +183,7 @@ def _locked(file: str | Path) -> Iterator[Path]:
         with FileLock(f"{target}.lock"):
             yield target
     except OSError as error:
-        raise ValueError(f"{file}: cannot be written: {error.strerror}") from error
+        raise UserError(f"{file}: cannot be written: {error.strerror}") from error
 
 
 def _write(file: Path, keys: list[Key]) -> None:
@@ -223,7 +224,7 @@ class Access:
         """Access by the keys of a file.
 
         Raises:
-            ValueError: it cannot be read or is not a key file, naming the file and what is wrong in it.
+            UserError: it cannot be read or is not a key file, naming the file and what is wrong in it.
         """
         return cls(file)
 
@@ -275,7 +276,7 @@ class Access:
         self._stamp = stamp
         try:
             self._keys = read_keys(self._file)
-        except ValueError as error:
+        except UserError as error:
             log.error("%s; the keys read before stay in force", error)
         else:
             log.info("%s: read again, %d keys", self._file, len(self._keys))

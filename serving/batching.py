@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import grpc
 import numpy as np
 
+from bertline.errors import UserError
 from bertline.serving.calls import Call
 from bertline.serving.configuration import BatchingParameters
 from bertline.serving.errors import RequestError, invalid
@@ -52,7 +53,7 @@ class BatchingOptions:
         max_execution_batch_size: with splitting, the most rows in one run; None for max_batch_size.
 
     Raises:
-        ValueError: parameters that contradict each other.
+        UserError: parameters that contradict each other.
     """
 
     max_batch_size: int = 1000
@@ -67,16 +68,16 @@ class BatchingOptions:
     def __post_init__(self):
         for name in ("max_batch_size", "max_enqueued_batches", "num_batch_threads"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.batch_timeout_micros < 0:
-            raise ValueError(f"batch_timeout_micros must not be negative, and is {self.batch_timeout_micros}")
+            raise UserError(f"batch_timeout_micros must not be negative, and is {self.batch_timeout_micros}")
         if not 1 <= self.run_size <= self.max_batch_size:
-            raise ValueError(f"max_execution_batch_size must be between 1 and max_batch_size, {self.max_batch_size}")
+            raise UserError(f"max_execution_batch_size must be between 1 and max_batch_size, {self.max_batch_size}")
         allowed = self.allowed_batch_sizes
         if list(allowed) != sorted(set(allowed)) or (allowed and allowed[0] < 1):
-            raise ValueError(f"allowed_batch_sizes must grow from one to the next: {list(allowed)}")
+            raise UserError(f"allowed_batch_sizes must grow from one to the next: {list(allowed)}")
         if allowed and allowed[-1] != self.run_size:
-            raise ValueError(
+            raise UserError(
                 f"the last of allowed_batch_sizes, {allowed[-1]}, must be the largest batch, {self.run_size}"
             )
 

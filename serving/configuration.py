@@ -12,6 +12,8 @@ from typing import TypeVar
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 from google.protobuf.message import Message
 
+from bertline.errors import UserError
+
 _PACKAGE = "tensorflow.serving"
 _WRAPPERS = wrappers_pb2.DESCRIPTOR
 _FIELD = descriptor_pb2.FieldDescriptorProto
@@ -78,14 +80,14 @@ def read_text_proto(file: str | Path, message: type[AnyMessage]) -> AnyMessage:
         message: the class of the message it holds.
 
     Raises:
-        ValueError: it cannot be read, or is not such a message; the message names the file and the line.
+        UserError: it cannot be read, or is not such a message; the message names the file and the line.
     """
     try:
         return text_format.Parse(Path(file).read_text(encoding="utf-8"), message())
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise UserError(f"{file}: not UTF-8 text: {error.reason} at byte {error.start}") from error
     except text_format.ParseError as error:
         where = f"{file}:{error.GetLine()}" if error.GetLine() else str(file)
-        raise ValueError(f"{where}: not a {message.DESCRIPTOR.name} in text form: {error}") from error
+        raise UserError(f"{where}: not a {message.DESCRIPTOR.name} in text form: {error}") from error

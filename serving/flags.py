@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bertline.errors import UserError
 from bertline.serving import configuration
 from bertline.serving.batching import BatchingOptions
 from bertline.serving.limits import Limits
@@ -54,7 +55,7 @@ def parse(arguments: list[str] | None = None) -> tuple[ServerOptions, bool]:
         arguments: flags; None for those of the process.
 
     Raises:
-        ValueError: a file that a flag names cannot be read, or values contradict each other.
+        UserError: a file that a flag names cannot be read, or values contradict each other.
         SystemExit: a flag that is unknown or has no meaning here, after a line that says so.
     """
     parser = _parser()
@@ -209,7 +210,7 @@ def _metrics_path(file: str | None) -> str | None:
         return None
     path = config.prometheus_config.path or METRICS_PATH
     if not path.startswith("/"):
-        raise ValueError(f"{file}: prometheus_config.path must begin with a slash, and is {path!r}")
+        raise UserError(f"{file}: prometheus_config.path must begin with a slash, and is {path!r}")
     return path
 
 
@@ -217,12 +218,12 @@ def _batching(given: argparse.Namespace) -> BatchingOptions | None:
     parameters = _read(given.batching_parameters_file, configuration.BatchingParameters)
     if not given.enable_batching:
         if parameters is not None:
-            raise ValueError("--batching_parameters_file has no effect without --enable_batching")
+            raise UserError("--batching_parameters_file has no effect without --enable_batching")
         return None
     try:
         return BatchingOptions.of(parameters) if parameters is not None else BatchingOptions()
-    except ValueError as error:
-        raise ValueError(f"{given.batching_parameters_file}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{given.batching_parameters_file}: {error}") from error
 
 
 def _session(given: argparse.Namespace) -> ConfigProto:
@@ -245,7 +246,7 @@ def _channel_arguments(text: str) -> tuple[tuple[str, int | str], ...]:
     for part in filter(None, text.split(",")):
         name, equals, value = part.partition("=")
         if not equals:
-            raise ValueError(f"--grpc_channel_arguments: {part!r} is not name=value")
+            raise UserError(f"--grpc_channel_arguments: {part!r} is not name=value")
         pairs.append((name.strip(), int(value) if value.strip().lstrip("-").isdigit() else value.strip()))
     return tuple(pairs)
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from bertline.errors import UserError
 from bertline.serving.errors import invalid
 from bertline.serving.protos import DataType, Example, Input, TensorProto
 
@@ -31,7 +32,7 @@ class Limits:
     """The most that one request, and all at once, may take; every limit is a positive whole number.
 
     Raises:
-        ValueError: a limit below 1, by name.
+        UserError: a limit below 1, by name.
     """
 
     # Just over the 1,000 rows that TF Serving's own batches hold by default. BERT-base's attention over this many texts
@@ -49,7 +50,7 @@ class Limits:
     def __post_init__(self):
         for field in fields(self):
             if getattr(self, field.name) < 1:
-                raise ValueError(f"{field.name} is {getattr(self, field.name)}: it must be at least 1")
+                raise UserError(f"{field.name} is {getattr(self, field.name)}: it must be at least 1")
 
     def check(self, inputs: Mapping[str, TensorProto]) -> None:
         """Refuses tensors, by input name, that have too many rows, too long a text or too large a total size.

@@ -59,6 +59,10 @@ class Metrics:
             registry=registry,
         )
 
+        self._in_flight = Gauge(
+            "bertline_requests_in_flight", "Requests that run or wait for their turn.", registry=registry
+        )
+
     def _count_batches(self, registry: CollectorRegistry) -> None:
         self._queuing_latency = Histogram(
             ":tensorflow:serving:batching_session:queuing_latency",
@@ -153,6 +157,14 @@ class Metrics:
             depth: gives the number of requests that wait; called from the thread that renders.
         """
         self._queue_depth.set_function(depth)
+
+    def watch_requests(self, in_flight: Callable[[], int]) -> None:
+        """Takes the number of requests that run or wait from `in_flight` whenever the metrics are read.
+
+        Args:
+            in_flight: gives it; called from the thread that renders.
+        """
+        self._in_flight.set_function(in_flight)
 
     def observe_load(self, model: str, version: int, seconds: float, loaded: bool) -> None:
         """A version was loaded and warmed, or turned out not to load.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from bertline.errors import UserError
 from bertline.serving import releases
 from bertline.serving.errors import RequestError, invalid
 from bertline.serving.protos import LoggingConfig, ModelConfig, ModelServerConfig, ModelSpec
@@ -150,7 +151,7 @@ class Models:
             model = staged[name] = _Model(entry, versions, dict(entry.version_labels))
             try:
                 versions.start()
-            except ValueError as error:
+            except UserError as error:
                 raise RequestError(grpc.StatusCode.UNKNOWN, f"model {name}: {error}") from error
             available = versions.loaded()
         self._check_labels(model, available, old.labels if old else {})
@@ -212,7 +213,7 @@ def _sampler(entry: ModelConfig) -> Sampler | None:
 
     try:
         return Sampler(entry.logging_config, entry.name)
-    except ValueError as error:
+    except UserError as error:
         raise invalid(f"model {entry.name}: logging_config: {error}") from error
 
 

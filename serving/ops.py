@@ -14,6 +14,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from google.protobuf.message import DecodeError
+
+from bertline.errors import UserError
 from bertline.serving import releases
 from bertline.serving.protos import SavedModel
 from bertline.serving.runtime import tf  # noqa: F401  before its inner modules, so that they come without Keras
@@ -57,7 +60,7 @@ def check(saved_model: str | Path) -> list[str]:
         A reason for each op at fault, with the first node that uses it and the way out; empty where all is well.
 
     Raises:
-        ValueError: the folder holds no SavedModel; the message names the file.
+        UserError: the folder holds no SavedModel; the message names the file.
     """
     proto = _read(f"{saved_model}/{releases.SAVED_MODEL_FILE}")
     functions = {
@@ -126,9 +129,9 @@ def _read(file: str) -> SavedModel:
         with releases.open_file(file, "rb") as source:
             return SavedModel.FromString(source.read())
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror}") from error
-    except Exception as error:  # protobuf's DecodeError has a different base class in each of its implementations
-        raise ValueError(f"{file}: not a SavedModel: {error}") from error
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+    except DecodeError as error:
+        raise UserError(f"{file}: not a SavedModel: {error}") from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -136,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     (saved_model,) = sys.argv[1:] if arguments is None else arguments
     try:
         faults = check(saved_model)
-    except ValueError as error:
+    except UserError as error:
         faults = [str(error)]
     if faults:
         print(describe(faults))

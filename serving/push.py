@@ -62,7 +62,7 @@ def publish(
 
     Raises:
         RolledBack: a release of the same inputs or the same files was taken out of service.
-        ValueError: the folder cannot be written, or another push holds it.
+        UserError: the folder cannot be written, or another push holds it.
     """
     source, folder = str(source).rstrip("/"), str(folder).rstrip("/")
     copy_file = copy_file or releases.copy_file

@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import NoReturn
 
+from bertline.errors import UserError
+
 log = logging.getLogger("bertline.serving")
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -71,14 +73,14 @@ def command(
             no flag to change that, so a loopback host is answered with a warning in the log.
 
     Raises:
-        ValueError: a port is 0, which the real server takes for none at all.
+        UserError: a port is 0, which the real server takes for none at all.
     """
     program = shutil.which(PROGRAM)
     if program is None:
         return None
     for name, number, usual in (("port", port, 8500), ("rest_port", rest_port, 8501)):
         if number == 0:
-            raise ValueError(f"{name}: {PROGRAM} takes no free port by itself; set serve.{name}, such as {usual}")
+            raise UserError(f"{name}: {PROGRAM} takes no free port by itself; set serve.{name}, such as {usual}")
     if host in LOOPBACK:
         ports = f"ports {port} and {rest_port}" if rest_port else f"port {port}"
         log.warning("%s listens on all addresses, not on %s alone: let a firewall keep %s", PROGRAM, host, ports)

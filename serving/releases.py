@@ -19,6 +19,8 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
+from bertline.errors import UserError
+
 RELEASE_FILE = "release.json"
 SAVED_MODEL_FILE = "saved_model.pb"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"  # where TF Serving looks for them
@@ -60,7 +62,7 @@ def read(folder: str | Path) -> list[Release]:
     release.json was put there by other hands: it is served, and no model is compared with it.
 
     Raises:
-        ValueError: a release.json cannot be read; the message names the file.
+        UserError: a release.json cannot be read; the message names the file.
     """
     return _read(folder, versions(folder), "")
 
@@ -69,7 +71,7 @@ def read_withdrawn(folder: str | Path) -> list[Release]:
     """The releases that were rolled back, ascending by version, each with its `withdrawal`.
 
     Raises:
-        ValueError: as `read`.
+        UserError: as `read`.
     """
     return _read(folder, withdrawn_versions(folder), WITHDRAWN)
 
@@ -93,7 +95,7 @@ def overview(folder: str | Path) -> list[dict[str, Any]]:
         `parent`, `metrics`, `bytes`, and `withdrawal` (`at`, `reason`, `to`) or None.
 
     Raises:
-        ValueError: as `read`.
+        UserError: as `read`.
     """
     known = {release.version: release for release in read(folder)}
     paths = {version: _join(folder, str(version)) for version in versions(folder)}
@@ -133,7 +135,7 @@ def find_last_blessed(folder: str | Path, inputs: str) -> Release | None:
         The release, or None where there is none yet.
 
     Raises:
-        ValueError: as `read`.
+        UserError: as `read`.
     """
     others = [release for release in read(folder) if release.inputs != inputs]
     return others[-1] if others else None
@@ -164,7 +166,7 @@ def _read_release(version: int, path: str, withdrawn: bool) -> Release:
             withdrawal=_withdrawal(record) if withdrawn else None,
         )
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(
+        raise UserError(
             f"{file}: not a release record ({error}); restore it or delete that version's folder"
         ) from error
 
@@ -182,16 +184,16 @@ def locked(folder: str) -> Iterator[None]:
     """Holds a local serving folder, which is made if missing, for one change at a time.
 
     Raises:
-        ValueError: something else has held it for too long, or the block could not write.
+        UserError: something else has held it for too long, or the block could not write.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}/{LOCK_FILE}", timeout=LOCK_SECONDS):
             yield
     except Timeout as error:
-        raise ValueError(f"{folder}: another push has held this folder for {LOCK_SECONDS} s; is it stuck?") from error
+        raise UserError(f"{folder}: another push has held this folder for {LOCK_SECONDS} s; is it stuck?") from error
     except OSError as error:
-        raise ValueError(f"{error.filename or folder}: writing failed: {error.strerror}; free or unlock it") from error
+        raise UserError(f"{error.filename or folder}: writing failed: {error.strerror}; free or unlock it") from error
 
 
 def sync(path: Path) -> None:

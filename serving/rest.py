@@ -29,6 +29,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from bertline.errors import UserError
 from bertline.serving import json_tensor
 from bertline.serving.access import Access, key_of
 from bertline.serving.errors import RequestError, frames, invalid
@@ -103,10 +104,10 @@ def application(
         access: asked before anything is read; None lets everybody in.
 
     Raises:
-        ValueError: metrics_path is no path.
+        UserError: metrics_path is no path.
     """
     if metrics_path and not metrics_path.startswith("/"):
-        raise ValueError(f"the metrics' path {metrics_path!r} must start with /, as in /monitoring/prometheus/metrics")
+        raise UserError(f"the metrics' path {metrics_path!r} must start with /, as in /monitoring/prometheus/metrics")
     rest = _Rest(service, metrics, timeout or None, max_request_bytes, access)
     routes = [Route("/{path:path}", rest.answer, methods=["GET", "POST"])]
     if metrics_path:

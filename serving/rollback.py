@@ -8,6 +8,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bertline.errors import UserError
 from bertline.serving import releases
 from bertline.serving.releases import RELEASE_FILE, WITHDRAWN, Release
 
@@ -29,7 +30,7 @@ def roll_back(folder: str | Path, to: int | None = None, reason: str = "") -> li
         The releases that were withdrawn, ascending by version.
 
     Raises:
-        ValueError: the folder is absent or remote, there is no such release, nothing newer is served, or nothing would
+        UserError: the folder is absent or remote, there is no such release, nothing newer is served, or nothing would
             be left.
     """
     folder = _local(folder)
@@ -40,7 +41,7 @@ def roll_back(folder: str | Path, to: int | None = None, reason: str = "") -> li
         for version in newer:
             if version not in known:
                 path = f"{folder}/{version}"
-                raise ValueError(
+                raise UserError(
                     f"{path} was not pushed by bertline; take it out yourself: mv {path} {folder}/{WITHDRAWN}{version}"
                 )
         note = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "reason": reason, "to": target}
@@ -62,13 +63,13 @@ def undo(folder: str | Path) -> list[Release]:
         The releases that are in service again, ascending by version.
 
     Raises:
-        ValueError: the folder is absent or remote, or nothing in it is withdrawn.
+        UserError: the folder is absent or remote, or nothing in it is withdrawn.
     """
     folder = _local(folder)
     with releases.locked(folder):
         withdrawn = releases.read_withdrawn(folder)
         if not withdrawn:
-            raise ValueError(f"{folder}: no release is withdrawn; there is nothing to undo")
+            raise UserError(f"{folder}: no release is withdrawn; there is nothing to undo")
         last = max(release.withdrawal.at for release in withdrawn)
         restored = [release for release in withdrawn if release.withdrawal.at == last]
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -83,12 +84,12 @@ def undo(folder: str | Path) -> list[Release]:
 
 def _local(folder: str | Path) -> str:
     if releases.is_remote(folder):
-        raise ValueError(
+        raise UserError(
             f"{folder}: object stores rename no folders, so a rollback there could be seen half done; pin the version "
             "in the servers' model config file instead: model_version_policy { specific { versions: VERSION } }"
         )
     if not Path(folder).is_dir():  # taking the lock would make it
-        raise ValueError(f"{folder}: there is no such folder; the first push makes it")
+        raise UserError(f"{folder}: there is no such folder; the first push makes it")
     return str(folder).rstrip("/")
 
 
@@ -96,21 +97,21 @@ def _target(folder: str, to: int | None) -> int:
     """The version to go back to."""
     in_service = [release.version for release in releases.read(folder)]
     if not in_service:
-        raise ValueError(f"{folder}: no release is in service; there is nothing to roll back")
+        raise UserError(f"{folder}: no release is in service; there is nothing to roll back")
     newest = max(releases.versions(folder))
     older = [version for version in in_service if version < newest]
     if to is None:
         if not older:
-            raise ValueError(f"{folder}: {newest} is the only release; without it nothing would be left to serve")
+            raise UserError(f"{folder}: {newest} is the only release; without it nothing would be left to serve")
         return older[-1]
     if to in older:
         return to
     if to == newest:
-        raise ValueError(f"{folder}: {to} is the version that is served")
+        raise UserError(f"{folder}: {to} is the version that is served")
     if to in releases.withdrawn_versions(folder):
-        raise ValueError(f"{folder}: {to} is itself withdrawn; `bertline rollback CONFIG --undo` puts it back")
+        raise UserError(f"{folder}: {to} is itself withdrawn; `bertline rollback CONFIG --undo` puts it back")
     known = ", ".join(map(str, older)) or "none"
-    raise ValueError(f"{folder}: there is no release {to}; older releases in service: {known}")
+    raise UserError(f"{folder}: there is no release {to}; older releases in service: {known}")
 
 
 def _write_record(release: Release, withdrawals: list[dict]) -> None:

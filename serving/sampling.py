@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError, Message
 
+from bertline.errors import UserError
 from bertline.serving.protos import DataType, Example, LoggingConfig, LogMetadata, ModelSpec, PredictionLog, TensorProto
 from bertline.serving.runtime import tf
 
@@ -64,7 +65,7 @@ class Sampler:
             model: name of the model, for the log.
 
         Raises:
-            ValueError: the config asks for what this server does not do, naming the field.
+            UserError: the config asks for what this server does not do, naming the field.
         """
         _check(config)
         self._config, self._model = config, model
@@ -138,16 +139,16 @@ class Sampler:
 def _check(config: LoggingConfig) -> None:
     collector, sampling = config.log_collector_config, config.sampling_config
     if not 0 <= sampling.sampling_rate <= 1:
-        raise ValueError(f"sampling_config.sampling_rate is {sampling.sampling_rate}: it must be from 0 to 1")
+        raise UserError(f"sampling_config.sampling_rate is {sampling.sampling_rate}: it must be from 0 to 1")
     if sampling.attributes:
-        raise ValueError("sampling_config.attributes: this server keeps no origin and no criticality of a request")
+        raise UserError("sampling_config.attributes: this server keeps no origin and no criticality of a request")
     if config.HasField("custom_logging_config"):
-        raise ValueError("custom_logging_config: this server has no logger to hand it to; leave it out")
+        raise UserError("custom_logging_config: this server has no logger to hand it to; leave it out")
     if collector.type != COLLECTOR_TYPE:
-        raise ValueError(f"log_collector_config.type is {collector.type!r}: this server has {COLLECTOR_TYPE!r} alone")
+        raise UserError(f"log_collector_config.type is {collector.type!r}: this server has {COLLECTOR_TYPE!r} alone")
     prefix = collector.filename_prefix
     if not prefix or not Path(prefix).parent.is_dir():
-        raise ValueError(f"log_collector_config.filename_prefix is {prefix!r}: it must start in a folder that exists")
+        raise UserError(f"log_collector_config.filename_prefix is {prefix!r}: it must start in a folder that exists")
 
 
 # === Files ===

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 
+from bertline.errors import UserError
 from bertline.serving import releases
 from bertline.serving.calls import Call
 from bertline.serving.errors import RequestError, invalid
@@ -35,7 +37,7 @@ class Servable:
         session_config: threads and the like; None for TensorFlow's defaults.
 
     Raises:
-        ValueError: the folder holds no SavedModel that serves; the message names the folder.
+        UserError: the folder holds no SavedModel that serves; the message names the folder.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Servable:
                 tf.compat.v1.saved_model.load(self._session, list(tags), str(path))
         except (tf.errors.OpError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
             self.close()
-            raise ValueError(f"{path}: this SavedModel does not load: {error}") from error
+            raise UserError(f"{path}: this SavedModel does not load: {error}") from error
 
     @property
     def where(self) -> str:
@@ -130,10 +132,10 @@ def _signature_defs(path: str | Path, tags: Sequence[str]) -> dict[str, Signatur
         with releases.open_file(file, "rb") as opened:
             saved_model = SavedModel.FromString(opened.read())
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror}") from error
-    except Exception as error:  # protobuf's DecodeError has a different base class in each of its implementations
-        raise ValueError(f"{file}: not a SavedModel: {error}") from error
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+    except DecodeError as error:
+        raise UserError(f"{file}: not a SavedModel: {error}") from error
     for meta_graph in saved_model.meta_graphs:
         if set(tags) == set(meta_graph.meta_info_def.tags):
             return dict(meta_graph.signature_def)
-    raise ValueError(f"{file}: no graph tagged {', '.join(tags)}; export it with tf.saved_model.save")
+    raise UserError(f"{file}: no graph tagged {', '.join(tags)}; export it with tf.saved_model.save")

@@ -25,6 +25,7 @@ import uvicorn
 from grpc_health.v1 import health, health_pb2
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
+from bertline.errors import UserError
 from bertline.serving import configuration, flags, reflection, tls
 from bertline.serving.access import Access, AccessInterceptor
 from bertline.serving.errors import RequestError
@@ -55,8 +56,8 @@ class Server:
     Used as a context manager it is ready inside the block and has drained its requests after it.
 
     Raises (on start):
-        OSError: a port is taken or cannot be opened.
-        ValueError: a model has versions and none of them loads, or an option makes no sense.
+        UserError: a port or a file cannot be opened, a model has versions and none of them loads, or an option makes no
+            sense.
     """
 
     def __init__(self, options: ServerOptions):
@@ -78,6 +79,7 @@ class Server:
         self._rest_socket: socket.socket | None = None
         self._rest_task: asyncio.Task | None = None
         self._watchers: list[asyncio.Task] = []
+        self._served: ModelServerConfig | None = None  # the config that was taken up last
 
     @classmethod
     def of(cls, folder: str | Path, model_name: str, **options) -> Server:
@@ -108,7 +110,7 @@ class Server:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # below it, TensorFlow logs the texts it cannot parse
         self._thread.start()
         self._run(self._listen()).result()  # a taken port is told before TensorFlow's seconds of import
-        self._models.reload(self._configured())
+        self._load_models()
         gc.collect()
         gc.freeze()  # TensorFlow's hundreds of thousands of objects stay; looking through them again costs 0.1 s a time
         self._run(self._serve()).result()
@@ -131,9 +133,6 @@ class Server:
     def __enter__(self) -> Server:
         try:
             self.start()
-        except RequestError as error:
-            self.stop(0)
-            raise ValueError(str(error)) from error
         except BaseException:
             self.stop(0)
             raise
@@ -262,19 +261,21 @@ class Server:
 
     async def _watch_models_file(self) -> None:
         """Takes up what is changed in the file; what is refused changes nothing and is tried again each time."""
-        served, refusal = self._models_text(), ""
+        file, refusal = self.options.models_file, ""
         while True:
             await asyncio.sleep(self.options.models_file_poll_seconds)
             try:
-                text = self._models_text()
-                if text != served:
-                    await asyncio.to_thread(self._models.reload, self._configured())
-                    served, refusal = text, ""
-                    log.info("took up %s", self.options.models_file)
-            except (OSError, ValueError, RequestError) as error:
+                config = self._configured()
+                if config != self._served:
+                    await asyncio.to_thread(self._models.reload, config)
+                    self._served, refusal = config, ""
+                    log.info("took up %s", file)
+            except (UserError, RequestError) as error:
                 if str(error) != refusal:  # once, not at each look
                     refusal = str(error)
-                    log.error("%s: not taken up yet, what is served stays: %s", self.options.models_file, error)
+                    log.error("%s: not taken up yet, what is served stays: %s", file, error)
+            except Exception:  # a fault of ours: the next look may go well, and nobody awaits this task
+                log.exception("%s: not taken up, what is served stays", file)
 
     # === Anywhere ===
 
@@ -283,8 +284,14 @@ class Server:
             return self.options.models
         return configuration.read_text_proto(self.options.models_file, ModelServerConfig)
 
-    def _models_text(self) -> bytes:
-        return self.options.models_file.read_bytes()
+    def _load_models(self) -> None:
+        """Serves what is configured; a file that changes meanwhile is taken up by the watch on it."""
+        config = self._configured()
+        try:
+            self._models.reload(config)
+        except RequestError as error:
+            raise UserError(str(error)) from error
+        self._served = config
 
     def _load(self, model: str, path: Path, version: int) -> Servable:
         from bertline.serving.servable import Servable
@@ -313,7 +320,7 @@ class Server:
                 return self._grpc.add_secure_port(address, tls.grpc_credentials(self.options.tls))
             return self._grpc.add_insecure_port(address)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: {self._reason(address)}") from error
+            raise UserError(f"cannot listen on {address}: {self._reason(address)}") from error
 
     def _reason(self, address: str) -> str:
         """Why the address cannot be had, which grpc keeps to itself."""
@@ -354,7 +361,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options, exit_with_parent = flags.parse(arguments)
         run(Server(options), exit_with_parent)
-    except (OSError, ValueError) as error:
+    except UserError as error:
         print(f"bertline-model-server: {error}", file=sys.stderr)
         return 1
     return 0
@@ -368,7 +375,7 @@ def _socket(host: str, port: int) -> socket.socket:
     """A listening socket.
 
     Raises:
-        OSError: in words, with the way out.
+        UserError: it cannot be had; the message names the way out.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -378,7 +385,7 @@ def _socket(host: str, port: int) -> socket.socket:
         return opened
     except (OSError, OverflowError) as error:
         message = f"cannot listen on {_address(host, port)}: {error}; choose another port, or a free one with"
-        raise OSError(f"{message} --port=-1 or --rest_api_port=-1") from error
+        raise UserError(f"{message} --port=-1 or --rest_api_port=-1") from error
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Service:
 
     Args:
         models: what is served.
-        metrics: where batches are counted.
+        metrics: where batches and requests in flight are counted.
         limits: what a request may ask for.
         batching: how requests share runs; None runs each by itself.
         may_reload: whether HandleReloadConfigRequest may change what is served.
@@ -75,6 +75,7 @@ class Service:
         self._free_threads = asyncio.Semaphore(threads)
         self._may_reload = may_reload
         self._running = 0
+        metrics.watch_requests(lambda: self._running)
 
     def acquire(self, spec: ModelSpec):
         """Context manager: the servable that a model_spec names, kept loaded until the block ends.

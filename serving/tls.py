@@ -16,6 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from bertline.errors import UserError
 from bertline.serving.configuration import SSLConfig
 
 
@@ -23,7 +24,7 @@ def grpc_credentials(config: SSLConfig) -> grpc.ServerCredentials:
     """What `add_secure_port` of a gRPC server takes.
 
     Raises:
-        ValueError: a key, certificate or CA that cannot be used, naming the field and why.
+        UserError: a key, certificate or CA that cannot be used, naming the field and why.
     """
     _check(config)
     pair = (config.server_key.encode(), config.server_cert.encode())
@@ -38,7 +39,7 @@ def ssl_context(config: SSLConfig) -> ssl.SSLContext:
     user can read, and that is gone when this function returns.
 
     Raises:
-        ValueError: a key, certificate or CA that cannot be used, naming the field and why.
+        UserError: a key, certificate or CA that cannot be used, naming the field and why.
     """
     _check(config)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -58,36 +59,36 @@ def _check(config: SSLConfig) -> None:
     key = _private_key(config.server_key)
     chain = _certificates("server_cert", config.server_cert)
     if chain[0].public_key() != key.public_key():
-        raise ValueError(
+        raise UserError(
             f"server_key: not the key of server_cert, {chain[0].subject.rfc4514_string()}; in server_cert the server's "
             "own certificate comes first, those that signed it after"
         )
     for certificate in chain:
         if fault := _not_in_force(certificate):
-            raise ValueError(f"server_cert: {fault}")
+            raise UserError(f"server_cert: {fault}")
     if not config.client_verify:
         return
     if not config.custom_ca:
-        raise ValueError("custom_ca: empty, but client_verify needs the CA certificate that signed the clients'")
+        raise UserError("custom_ca: empty, but client_verify needs the CA certificate that signed the clients'")
     faults = [_not_in_force(authority) for authority in _certificates("custom_ca", config.custom_ca)]
     if all(faults):  # beside a new one, the old may stay in the bundle: no client can use it
-        raise ValueError(f"custom_ca: {faults[0]}")
+        raise UserError(f"custom_ca: {faults[0]}")
 
 
 def _private_key(pem: str) -> PrivateKeyTypes:
     try:
         return load_pem_private_key(pem.encode(), password=None)
     except TypeError as error:
-        raise ValueError("server_key: encrypted; decrypt it (`openssl pkey -in KEY`) and paste that") from error
+        raise UserError("server_key: encrypted; decrypt it (`openssl pkey -in KEY`) and paste that") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ValueError(f"server_key: {_not_pem(pem, 'private key')}") from error
+        raise UserError(f"server_key: {_not_pem(pem, 'private key')}") from error
 
 
 def _certificates(field: str, pem: str) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem.encode())
     except ValueError as error:
-        raise ValueError(f"{field}: {_not_pem(pem, 'certificate')}") from error
+        raise UserError(f"{field}: {_not_pem(pem, 'certificate')}") from error
 
 
 def _not_pem(pem: str, what: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from bertline.errors import UserError
 from bertline.serving import releases
 from bertline.serving.protos import FileSystemStoragePathSourceConfig, ModelVersionStatus
 
@@ -120,11 +121,11 @@ class Versions:
         """Loads the versions wanted, then goes on watching; an empty folder is waited for.
 
         Raises:
-            ValueError: there are versions and none of them loads; the message is the newest one's.
+            UserError: there are versions and none of them loads; the message is the newest one's.
         """
         self.refresh()
         if not self._slots and self._states:
-            raise ValueError(self._states[max(self._states)].message)
+            raise UserError(self._states[max(self._states)].message)
         if not self._slots:
             log.warning("%s holds no complete version yet; waiting for one", self.folder)
         if self._polling.seconds:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bertline.errors import UserError
 from bertline.serving import methods
 from bertline.serving.calls import Call
 from bertline.serving.errors import RequestError
@@ -50,13 +51,13 @@ def warm_up(servable: Servable, rounds: int = 1) -> None:
 
     Raises:
         RequestError: a recorded request that the version cannot answer.
-        ValueError: the record file cannot be read, or has more than 1,000 records.
+        UserError: the record file cannot be read, or has more than 1,000 records.
     """
     warm: set[str] = set()
     for recorded in _recorded(Path(servable.path) / WARMUP_FILE):
         kind = recorded.WhichOneof("log_type")
         if kind not in _METHODS:
-            raise ValueError(f"{Path(servable.path) / WARMUP_FILE}: a record of {kind or 'nothing'} cannot be replayed")
+            raise UserError(f"{Path(servable.path) / WARMUP_FILE}: a record of {kind or 'nothing'} cannot be replayed")
         method, request = _METHODS[kind], getattr(recorded, kind).request
         for _ in range(rounds):
             method.answer(servable, request, servable.run(method.prepare(servable, request)))
@@ -97,7 +98,7 @@ def _recorded(file: Path) -> Iterator[PredictionLog]:
     try:
         for number, record in enumerate(tf.data.TFRecordDataset(str(file)).as_numpy_iterator()):
             if number == MAX_RECORDS:
-                raise ValueError(f"{file}: more than {MAX_RECORDS} warm-up requests; keep the most telling ones")
+                raise UserError(f"{file}: more than {MAX_RECORDS} warm-up requests; keep the most telling ones")
             yield PredictionLog.FromString(record)
     except tf.errors.OpError as error:
-        raise ValueError(f"{file}: not a TFRecord file: {error.message}") from error
+        raise UserError(f"{file}: not a TFRecord file: {error.message}") from error

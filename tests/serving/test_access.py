@@ -10,6 +10,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
+from bertline.errors import UserError
 from bertline.serving import access
 from bertline.serving.access import Access, AccessInterceptor, key_of
 from bertline.serving.errors import RequestError
@@ -66,10 +67,10 @@ def test_a_link_to_the_file_stays_a_link(file, tmp_path):
 def test_a_name_is_taken_once_and_removed_once(file):
     access.add_key(file, "a")
     access.add_key(file, "b")
-    with pytest.raises(ValueError, match="has a key named a; remove it first"):
+    with pytest.raises(UserError, match="has a key named a; remove it first"):
         access.add_key(file, "a")
     access.remove_key(file, "a")
-    with pytest.raises(ValueError, match="no key named a; it has: b"):
+    with pytest.raises(UserError, match="no key named a; it has: b"):
         access.remove_key(file, "a")
 
 
@@ -82,7 +83,7 @@ def test_a_name_is_taken_once_and_removed_once(file):
     ],
 )
 def test_values_out_of_range(file, values, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(UserError, match=words):
         access.add_key(file, **values)
     assert not file.exists()
 
@@ -104,14 +105,14 @@ ENTRY = f"{{name: a, sha256: '{HASH}', created: 2026-01-01T00:00:00Z}}"
 )
 def test_a_wrong_file_is_named_with_what_is_wrong(file, text, words):
     file.write_text(text)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         Access.read(file)
     assert str(file) in str(caught.value) and words in str(caught.value)
 
 
 def test_a_key_put_in_by_mistake_is_not_repeated(file):
     file.write_text("keys: [name: a, key: bertline_secret")
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         Access.read(file)
     assert "secret" not in str(caught.value)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from factories import save_half_plus_model
 
+from bertline.errors import UserError
 from bertline.serving.batching import Batcher, BatchingOptions
 from bertline.serving.calls import Call
 from bertline.serving.configuration import BatchingParameters, read_text_proto
@@ -203,5 +204,5 @@ def test_options_from_a_file(tmp_path):
     ],
 )
 def test_options_that_contradict_each_other(given, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(UserError, match=words):
         BatchingOptions(**given)

@@ -324,6 +324,14 @@ def test_a_server_for_strangers_does_not_reload(models):
         assert refused(service.HandleReloadConfigRequest, message)[0] == "PERMISSION_DENIED"
 
 
+def answers(stub, message):
+    """The model's y for one number; None where it is refused."""
+    try:
+        return float(stub.Predict(message, timeout=20).outputs["y"].float_val[0])
+    except grpc.RpcError:
+        return None
+
+
 def test_a_label_in_the_models_file_waits_for_its_version(models, tmp_path, caplog):
     save_half_plus_model(tmp_path / "late" / "1", 2.0)
 
@@ -335,13 +343,14 @@ def test_a_label_in_the_models_file_waits_for_its_version(models, tmp_path, capl
     options = ServerOptions(
         models_file=tmp_path / "models.config", models_file_poll_seconds=0.05, port=0, polling=Polling(0.05)
     )
-    with Server(options) as server:
+    with Server(options) as server, grpc.insecure_channel(server.address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         write("version_labels { key: 'new' value: 2 }")
         wait_for(lambda: "label new to version 2" in caplog.text)
         said = caplog.text.count("label new to version 2")
         save_half_plus_model(tmp_path / "late" / ".2", 3.0)
         (tmp_path / "late" / ".2").rename(tmp_path / "late" / "2")
-        wait_for(lambda: server._models._models["late"].labels == {"new": 2})
+        wait_for(lambda: answers(stub, predict([[0.0]], label="new", model="late")) == 3.0)
         assert caplog.text.count("label new to version 2") == said == 1
 
 

@@ -1,6 +1,7 @@
 import grpc
 import pytest
 
+from bertline.errors import UserError
 from bertline.serving.errors import RequestError
 from bertline.serving.limits import Limits
 from bertline.serving.protos import DataType, Example, Input, TensorProto
@@ -127,5 +128,5 @@ def test_a_context_counts_once_for_each_example():
 
 
 def test_limits_are_positive():
-    with pytest.raises(ValueError, match="max_text_bytes is 0: it must be at least 1"):
+    with pytest.raises(UserError, match="max_text_bytes is 0: it must be at least 1"):
         Limits(max_text_bytes=0)

@@ -10,7 +10,7 @@ from google.protobuf import text_format
 from bertline.serving.errors import RequestError
 from bertline.serving.models import Models
 from bertline.serving.protos import ModelServerConfig, ModelSpec
-from bertline.serving.versions import Polling
+from bertline.serving.versions import AVAILABLE, Polling
 
 
 class Loader:
@@ -81,7 +81,7 @@ def test_a_label_moves_with_the_policy_and_is_always_answered(models, load, tmp_
     load.gates[7] = threading.Event()
     moving = threading.Thread(target=models.reload, args=(config(tmp_path, a=pinned(2), slow=""),))
     moving.start()
-    wait_for(lambda: models._models["a"].versions.loaded() == [1, 2])
+    wait_for(lambda: {state.state for state in models.states("a").values()} == {AVAILABLE} and 2 in models.states("a"))
     assert answered(models, "a", "stable") == 1, "the config's other model still loads"
     load.gates[7].set()
     moving.join()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bertline.errors import UserError
 from bertline.serving import ops
 from bertline.serving.protos import SavedModel
 from bertline.serving.runtime import tf
@@ -98,7 +99,7 @@ def test_compiled_function_as_tensorflow_saves_it(tmp_path):
 def test_file_that_is_no_saved_model_is_named(tmp_path, contents):
     if contents is not None:
         (tmp_path / "saved_model.pb").write_bytes(contents)
-    with pytest.raises(ValueError, match=rf"{tmp_path}/saved_model.pb: "):
+    with pytest.raises(UserError, match=rf"{tmp_path}/saved_model.pb: "):
         ops.check(tmp_path)
 
 

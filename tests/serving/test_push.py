@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bertline.errors import UserError
 from bertline.serving import push, releases
 
 TOP = Path(__file__).parents[2]
@@ -99,7 +100,7 @@ def test_full_disk_leaves_nothing_behind(saved_model, tmp_path):
         Path(destination).write_bytes(b"half")
         raise OSError(28, "No space left on device", destination)
 
-    with pytest.raises(ValueError, match="No space left on device"):
+    with pytest.raises(UserError, match="No space left on device"):
         publish(saved_model, tmp_path / "serving", copy_file=copy)
     assert names(tmp_path / "serving") == []
 
@@ -138,7 +139,7 @@ def test_two_pushes_at_once_take_turns(saved_model, tmp_path):
 
 def test_folder_that_cannot_be_written_is_named(saved_model, tmp_path):
     (tmp_path / "serving").write_text("a file")
-    with pytest.raises(ValueError, match=r"serving: writing failed"):
+    with pytest.raises(UserError, match=r"serving: writing failed"):
         publish(saved_model, tmp_path / "serving")
 
 

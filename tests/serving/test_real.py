@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bertline.errors import UserError
 from bertline.serving import flags, real
 
 
@@ -60,9 +61,9 @@ def test_loopback_is_warned_of(model_server, caplog):
 
 
 def test_port_zero_is_refused(model_server):
-    with pytest.raises(ValueError, match=r"^port: .* set serve\.port, such as 8500"):
+    with pytest.raises(UserError, match=r"^port: .* set serve\.port, such as 8500"):
         real.command("runs/x", "mood", port=0)
-    with pytest.raises(ValueError, match=r"^rest_port: .* set serve\.rest_port, such as 8501"):
+    with pytest.raises(UserError, match=r"^rest_port: .* set serve\.rest_port, such as 8501"):
         real.command("runs/x", "mood", rest_port=0)
 
 

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from bertline.errors import UserError
 from bertline.serving import releases
 
 
@@ -57,7 +58,7 @@ def test_rerun_meets_the_last_blessed_of_the_first_time(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", '{"parent": "x"}', '{"metrics": 3}'])
 def test_broken_record_is_named(tmp_path, text):
     (release(tmp_path, 100) / "release.json").write_text(text)
-    with pytest.raises(ValueError, match=r"100/release.json: not a release record"):
+    with pytest.raises(UserError, match=r"100/release.json: not a release record"):
         releases.read(tmp_path)
 
 

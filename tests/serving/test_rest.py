@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from bertline.errors import UserError
 from bertline.serving import rest
 from bertline.serving.access import Access, add_key
 from bertline.serving.batching import BatchingOptions
@@ -527,7 +528,7 @@ def test_metrics_page(service):
 def test_no_metrics_page_unless_there_is_a_path(service):
     with TestClient(application(service, metrics_path=None)) as client:
         assert client.get("/metrics").status_code == 404
-    with pytest.raises(ValueError, match="must start with /"):
+    with pytest.raises(UserError, match="must start with /"):
         application(service, metrics_path="metrics")
 
 

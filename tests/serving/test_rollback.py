@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bertline.errors import UserError
 from bertline.serving import push, releases, rollback
 from bertline.serving.client import Client
 from bertline.serving.server import Server
@@ -49,7 +50,7 @@ def test_undo_puts_back_what_the_last_rollback_took_out_and_keeps_the_history(se
     assert releases.files(serving / "300") == before
     (noted,) = releases.read(serving)[-1].record["withdrawals"]
     assert noted["at"] < noted["restored_at"]
-    with pytest.raises(ValueError, match="nothing to undo"):
+    with pytest.raises(UserError, match="nothing to undo"):
         rollback.undo(serving)
 
 
@@ -97,41 +98,39 @@ rollback.roll_back({str(serving)!r}, to=100)
     ],
 )
 def test_wrong_targets_are_refused(serving, to, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(UserError, match=words):
         rollback.roll_back(serving, to=to)
     assert releases.versions(serving) == [100, 200, 300]
 
 
 def test_withdrawn_target_names_the_way_back(serving):
     rollback.roll_back(serving)
-    with pytest.raises(ValueError, match=r"300 is itself withdrawn; .*--undo"):
+    with pytest.raises(UserError, match=r"300 is itself withdrawn; .*--undo"):
         rollback.roll_back(serving, to=300)
 
 
 def test_last_release_stays(serving):
     rollback.roll_back(serving, to=100)
-    with pytest.raises(ValueError, match="100 is the only release; without it nothing would be left"):
+    with pytest.raises(UserError, match="100 is the only release; without it nothing would be left"):
         rollback.roll_back(serving)
     assert releases.versions(serving) == [100]
 
 
 def test_absent_empty_and_remote_folders_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="absent: there is no such folder"):
+    with pytest.raises(UserError, match="absent: there is no such folder"):
         rollback.undo(tmp_path / "absent")
     assert not (tmp_path / "absent").exists()
-    with pytest.raises(ValueError, match="no release is in service"):
+    with pytest.raises(UserError, match="no release is in service"):
         rollback.roll_back(tmp_path)
-    with pytest.raises(ValueError, match=r"gs://bucket/x: object stores rename no folders"):
+    with pytest.raises(UserError, match=r"gs://bucket/x: object stores rename no folders"):
         rollback.roll_back("gs://bucket/x")
-    with pytest.raises(ValueError, match=r"specific \{ versions: VERSION \}"):
+    with pytest.raises(UserError, match=r"specific \{ versions: VERSION \}"):
         rollback.undo("gs://bucket/x")
 
 
 def test_newer_version_of_other_hands_stops_it_before_anything_moves(serving):
     (serving / "250").mkdir()
-    with pytest.raises(
-        ValueError, match=rf"250 was not pushed by bertline; .*mv {serving}/250 {serving}/withdrawn-250"
-    ):
+    with pytest.raises(UserError, match=rf"250 was not pushed by bertline; .*mv {serving}/250 {serving}/withdrawn-250"):
         rollback.roll_back(serving, to=100)
     assert releases.versions(serving) == [100, 200, 250, 300]
     (serving / "250").rename(serving / "withdrawn-250")

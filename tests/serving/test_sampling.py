@@ -2,10 +2,10 @@ import logging
 import socket
 import stat
 import time
-from pathlib import Path
 
 import pytest
 
+from bertline.errors import UserError
 from bertline.serving import sampling
 from bertline.serving.protos import Example, LoggingConfig, PredictionLog, TensorProto
 from bertline.serving.runtime import tf
@@ -246,9 +246,13 @@ def test_what_cannot_be_written_does_not_stop_the_next(tmp_path):
 
 
 def test_after_a_full_disk_the_next_sample_starts_a_file(tmp_path, monkeypatch):
-    new = sampling._Records._new
-    files = iter([Path("/dev/full"), new(sampling._Records(str(tmp_path / "mood")))])
-    monkeypatch.setattr(sampling._Records, "_new", lambda self: next(files))
+    open_writer, opened = tf.io.TFRecordWriter, []
+
+    def first_on_a_full_disk(file):
+        opened.append(file)
+        return open_writer("/dev/full" if len(opened) == 1 else file)
+
+    monkeypatch.setattr(tf.io, "TFRecordWriter", first_on_a_full_disk)
     (sample,) = sampled(tmp_path, predict_log("lost"), predict_log("kept"))
     assert list(sample.predict_log.request.inputs["text"].string_val) == [b"kept"]
 
@@ -263,20 +267,20 @@ def test_after_close_samples_are_dropped(tmp_path):
 
 @pytest.mark.parametrize("rate", [-0.1, 1.5, float("nan")])
 def test_a_rate_is_a_probability(tmp_path, rate):
-    with pytest.raises(ValueError, match=r"sampling_rate is .*: it must be from 0 to 1"):
+    with pytest.raises(UserError, match=r"sampling_rate is .*: it must be from 0 to 1"):
         Sampler(config(tmp_path / "mood", rate), "mood")
 
 
 def test_what_is_not_done_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="type is 'kafka': this server has 'tfrecord' alone"):
+    with pytest.raises(UserError, match="type is 'kafka': this server has 'tfrecord' alone"):
         Sampler(config(tmp_path / "mood", kind="kafka"), "mood")
-    with pytest.raises(ValueError, match=r"filename_prefix is .*/nowhere/mood': it must start in a folder that exists"):
+    with pytest.raises(UserError, match=r"filename_prefix is .*/nowhere/mood': it must start in a folder that exists"):
         Sampler(config(tmp_path / "nowhere" / "mood"), "mood")
     with_attributes = config(tmp_path / "mood")
     with_attributes.sampling_config.attributes = 1
-    with pytest.raises(ValueError, match=r"sampling_config\.attributes"):
+    with pytest.raises(UserError, match=r"sampling_config\.attributes"):
         Sampler(with_attributes, "mood")
     custom = config(tmp_path / "mood")
     custom.custom_logging_config.SetInParent()
-    with pytest.raises(ValueError, match="custom_logging_config"):
+    with pytest.raises(UserError, match="custom_logging_config"):
         Sampler(custom, "mood")

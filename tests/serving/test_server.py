@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictLog
 
+from bertline.errors import UserError
 from bertline.serving.client import Client
 from bertline.serving.protos import (
     GetModelMetadataRequest,
@@ -221,7 +222,7 @@ def test_a_request_under_way_when_the_server_stops_is_answered(mood_models, tmp_
     server.start()
     with grpc.insecure_channel(server.address) as channel:
         answer = PredictionServiceStub(channel).Predict.future(request("count", n=np.int64(300_000)))
-        wait_for(lambda: server._service._running == 1)
+        wait_for(lambda: in_flight(server) == 1)
         server.stop()
         assert tf.make_ndarray(answer.result().outputs["n"]) == 300_000
 
@@ -263,12 +264,13 @@ def test_a_server_that_stops_under_load_fails_no_request_that_it_took(mood_model
 
 def test_requests_whose_time_is_up_leave_nothing_behind(served, stub):
     slow = [stub.Predict.future(request("count", n=np.int64(300_000))) for _ in range(os.cpu_count())]
-    wait_for(lambda: served._service._running == len(slow))
-    late = [stub.Predict.future(request(), timeout=0.05) for _ in range(50)]
+    wait_for(lambda: in_flight(served) == len(slow))
+    late = [stub.Predict.future(request("count", n=np.int64(300_000)), timeout=0.05) for _ in range(100)]
     assert {each.code().name for each in late} == {"DEADLINE_EXCEEDED"}
-    assert served._service._threads._work_queue.qsize() == 0
+    wait_for(lambda: in_flight(served) <= len(slow))
+    # Had the late ones to be run first, this one would wait for half a minute.
+    assert list(stub.Predict(request(), timeout=15).outputs["label"].string_val) == [b"positive"]
     assert [tf.make_ndarray(each.result().outputs["n"]) for each in slow] == [300_000] * len(slow)
-    assert list(stub.Predict(request()).outputs["label"].string_val) == [b"positive"]
 
 
 @pytest.mark.parametrize(("end", "code"), [("deadline", "DEADLINE_EXCEEDED"), ("cancel", "CANCELLED")])
@@ -281,7 +283,7 @@ def test_a_request_that_nobody_waits_for_is_counted_by_how_it_ended(served, stub
     before = counted()
     answer = stub.Predict.future(request("count", n=np.int64(300_000)), timeout=0.3 if end == "deadline" else 20)
     if end == "cancel":
-        wait_for(lambda: served._service._running)
+        wait_for(lambda: in_flight(served) == 1)
         answer.cancel()
     wait_for(lambda: counted() == before + 1)
 
@@ -290,12 +292,12 @@ def test_a_request_that_nobody_waits_for_is_counted_by_how_it_ended(served, stub
 
 
 def test_taken_port_is_a_clear_error(served, tmp_path):
-    with pytest.raises(OSError, match=rf"cannot listen on 127.0.0.1:{served.port}: .*in use.*--port"):
+    with pytest.raises(UserError, match=rf"cannot listen on 127.0.0.1:{served.port}: .*in use.*--port"):
         Server.of(tmp_path, "mood", port=served.port).start()
 
 
 def test_address_that_is_not_here_is_a_clear_error(tmp_path):
-    with pytest.raises(OSError, match=r"cannot listen on 192\.0\.2\.1:8500: .*assign"):
+    with pytest.raises(UserError, match=r"cannot listen on 192\.0\.2\.1:8500: .*assign"):
         Server.of(tmp_path, "mood", host="192.0.2.1").start()  # an address for documentation, nobody's
 
 
@@ -375,6 +377,10 @@ def test_server_ends_with_the_process_that_started_it(mood_models, tmp_path):
     code += "p.stdout.readline(); print(p.pid)"
     parent = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=True)
     wait_for(lambda: not alive(int(parent.stdout)))
+
+
+def in_flight(server):
+    return server.metrics.registry.get_sample_value("bertline_requests_in_flight")
 
 
 def alive(process):

@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from bertline.errors import UserError
 from bertline.serving import tls
 from bertline.serving.configuration import SSLConfig, read_text_proto
 
@@ -82,20 +83,20 @@ MUTUAL = {"custom_ca": CA.certificate, "client_verify": True}
 )
 @pytest.mark.parametrize("use", [tls.grpc_credentials, tls.ssl_context])
 def test_the_field_at_fault_is_named(use, changes, words):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         use(config(**changes))
     assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(("days", "words"), [((-9, -2), "expired on"), ((2, 9), "holds only from")])
 def test_dates(days, words):
-    with pytest.raises(ValueError, match=f"server_cert: the certificate CN=server {words}"):
+    with pytest.raises(UserError, match=f"server_cert: the certificate CN=server {words}"):
         tls.ssl_context(config(Party("server", CA, days)))
 
 
 def test_no_message_repeats_the_key():
     broken = SERVER.key().replace("END", "END ")
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         tls.grpc_credentials(config(server_key=broken))
     assert SERVER.key().splitlines()[1] not in str(caught.value)
 

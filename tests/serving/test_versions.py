@@ -21,13 +21,17 @@ def add(folder, version, content="graph"):
 
 
 def versions(folder, policy="", **polling):
-    """Loads a version by its number alone; one whose graph says "broken" does not load."""
+    """Loads a version by its number alone; one whose graph says "broken" or "vanishes" does not load."""
     loads = []
 
     def load(path, version):
         loads.append(version)
-        if (path / "saved_model.pb").read_text() == "broken":
+        graph = (path / "saved_model.pb").read_text()
+        if graph == "broken":
             raise ValueError(f"{path}: broken")
+        if graph == "vanishes":
+            shutil.rmtree(path)
+            (path / "saved_model.pb").read_text()
         return SimpleNamespace(version=version, close=lambda: closed.append(version))
 
     closed = []
@@ -185,14 +189,7 @@ def test_version_that_vanishes_while_it_loads_leaves_the_old_one(tmp_path):
     add(tmp_path, 1)
     made = versions(tmp_path)
     made.refresh()
-    load = made._load
-
-    def vanish(path, version):
-        shutil.rmtree(path)
-        return load(path, version)
-
-    made._load = vanish
-    add(tmp_path, 2)
+    add(tmp_path, 2, "vanishes")
     made.refresh()
     made.refresh()
     assert made.loaded() == [1]
