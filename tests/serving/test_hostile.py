@@ -2,7 +2,6 @@
 
 import json
 import socket
-import time
 
 import grpc
 import httpx
@@ -229,41 +228,3 @@ def test_a_head_that_never_ends_is_closed(server, monkeypatch):
         while chunk := connection.recv(10_000):
             received += chunk
         assert received.startswith(b"HTTP/1.1 200") and received.count(b"HTTP/1.1") == 1
-
-
-def test_more_requests_than_it_takes_on(mood_models, tmp_path):
-    """Of three requests the third is refused, over gRPC and REST; those that are cancelled make room for others."""
-    (tmp_path / "1").symlink_to(mood_models["good"])
-    limits = Limits(max_concurrent_requests=2)
-    with (
-        Server.of(tmp_path, "mood", port=0, rest_port=0, limits=limits) as server,
-        grpc.insecure_channel(server.address) as channel,
-    ):
-        stub = PredictionServiceStub(channel)
-        slow = [stub.Predict.future(mood("count", n=np.int64(1_000_000)), timeout=60) for _ in range(2)]
-        wait_for(lambda: server.metrics.registry.get_sample_value("bertline_requests_in_flight") == 2)
-        code, details = refused(channel, mood("text", text=["good"]))
-        assert code == "RESOURCE_EXHAUSTED" and details.startswith("2 requests are under way")
-        body = {"signature_name": "text", "instances": ["good"]}
-        answer = httpx.post(f"{server.rest_address}/v1/models/mood:predict", json=body, trust_env=False)
-        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
-        for call in slow:
-            call.cancel()
-        wait_for(lambda: server.metrics.registry.get_sample_value("bertline_requests_in_flight") == 0)
-        crowd = [stub.Predict.future(mood("text", text=["good"]), timeout=60) for _ in range(2)]
-        assert [list(call.result().outputs["label"].string_val) for call in crowd] == [[b"positive"]] * 2
-
-
-def mood(signature, **inputs):
-    message = PredictRequest()
-    message.model_spec.name, message.model_spec.signature_name = "mood", signature
-    for name, value in inputs.items():
-        message.inputs[name].CopyFrom(tf.make_tensor_proto(value))
-    return message
-
-
-def wait_for(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)

@@ -18,6 +18,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictLog
 
 from bertline.errors import UserError
 from bertline.serving.client import Client
+from bertline.serving.limits import Limits
 from bertline.serving.protos import (
     GetModelMetadataRequest,
     GetModelStatusRequest,
@@ -271,6 +272,29 @@ def test_requests_whose_time_is_up_leave_nothing_behind(served, stub):
     # Had the late ones to be run first, this one would wait for half a minute.
     assert list(stub.Predict(request(), timeout=15).outputs["label"].string_val) == [b"positive"]
     assert [tf.make_ndarray(each.result().outputs["n"]) for each in slow] == [300_000] * len(slow)
+
+
+def test_more_requests_than_it_takes_on(mood_models, tmp_path):
+    """Of three requests the third is refused, over gRPC and REST; those that are cancelled make room for others."""
+    push(mood_models["good"], tmp_path, 1)
+    limits = Limits(max_concurrent_requests=2)
+    with (
+        Server.of(tmp_path, "mood", port=0, rest_port=0, limits=limits) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stub = PredictionServiceStub(channel)
+        slow = [stub.Predict.future(request("count", n=np.int64(500_000)), timeout=60) for _ in range(2)]
+        wait_for(lambda: in_flight(server) == 2)
+        code, details = refused(stub.Predict, request())
+        assert code == "RESOURCE_EXHAUSTED" and details.startswith("2 requests are under way")
+        body = {"signature_name": "text", "instances": ["good"]}
+        answer = httpx.post(f"{server.rest_address}/v1/models/mood:predict", json=body, trust_env=False)
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        for call in slow:
+            call.cancel()
+        wait_for(lambda: in_flight(server) == 0)
+        crowd = [stub.Predict.future(request(), timeout=60) for _ in range(2)]
+        assert [list(call.result().outputs["label"].string_val) for call in crowd] == [[b"positive"]] * 2
 
 
 @pytest.mark.parametrize(("end", "code"), [("deadline", "DEADLINE_EXCEEDED"), ("cancel", "CANCELLED")])
