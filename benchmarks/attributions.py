@@ -64,18 +64,18 @@ def main() -> int:
     task = configs.load(arguments.config)
     run = evaluated.read(task, None)
     store, _ = lineage.find(task, run.run_id, Node.EVALUATOR)
-    exporter = store.stage(run.run_id, Node.EXPORTER)
-    (weights,) = store.stage(run.run_id, Node.TRAINER).outputs["weights"]
-    (model,) = exporter.outputs["model"]
-    options = ModelOptions.model_validate_json(exporter.parameters["model_options"])
-    asked = explainer.load(weights.uri, model.uri, options)
-    pairs = run.table["text_pair"] if task.data.text_pair else [None] * len(run.table["text"])
+    trainer = store.stage(run.run_id, Node.TRAINER)
+    asked = explainer.load(
+        trainer.outputs["model"][0].uri, ModelOptions.model_validate_json(trainer.parameters["model_options"])
+    )
+    texts, labels = run.answers.columns["text"], run.answers.predicted
+    pairs = run.answers.columns["text_pair"] if task.data.text_pair else [None] * len(texts)
     chance = np.random.default_rng(SEED)
     rows = []
     for row in chance.permutation(len(pairs)):
-        reading = asked.read(run.table["text"][row], pairs[row])
+        reading = asked.read(texts[row], pairs[row])
         if sum(bool(word.tokens) for word in reading.words) > 1:
-            rows.append((reading, run.metrics["classes"].index(run.table["predicted"][row])))
+            rows.append((reading, int(labels[row])))
         if len(rows) == arguments.rows:
             break
     blank = asked.tokenizer.id(attributions.BASELINE)

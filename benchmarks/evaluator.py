@@ -92,14 +92,15 @@ def one_pass(run: FinishedRun) -> tuple[float, int]:
     """Seconds of the exported model's answers to the test rows, and how many rows these are."""
     from tfx.utils import path_utils
 
-    from bertline.components import evaluator
+    from bertline.components import evaluator, examples
     from bertline.components.options import EvaluateOptions
 
     inputs = run.inputs(Node.EVALUATOR)
-    table = evaluator.read_rows(f"{inputs['examples'].uri}/Split-test", [])
+    table = examples.read_examples(f"{inputs['examples'].uri}/Split-test", [])
     options = EvaluateOptions.model_validate_json(run.stages[Node.EVALUATOR].parameters["options"])
     saved_model = path_utils.serving_model_path(inputs["model"].uri)
-    return evaluator.predict(saved_model, table, options.batch_size).seconds, len(table["examples"])
+    rows, seconds = evaluator.predict(saved_model, table, options.batch_size)
+    return seconds, len(rows.labels)
 
 
 class Others:

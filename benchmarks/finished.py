@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from bertline.errors import UserError
 from bertline.models import features
@@ -66,8 +65,3 @@ def export(examples: Path, folder: Path) -> dict[str, list[dict[str, str]]]:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
     return splits
-
-
-def read_metrics(evaluation: Path) -> dict[str, Any]:
-    """The Evaluator's metrics.json."""
-    return json.loads((evaluation / "metrics.json").read_text())

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.peer import write_result
 from bertline.components import gates
-from bertline.components.answers import Answers
+from bertline.components.answers import PREVIOUS, Answers
 from bertline.components.options import GateOptions
 
 DRAWS, ROWS = 200, 2000
@@ -69,11 +69,14 @@ def draw(scenario: Scenario, disagreement: float, generator: np.random.Generator
     previous = lot < both + alone
     candidate = (lot < both - loss) | ((lot >= both + alone) & (lot < both + 2 * alone))
     wrong = (labels + generator.integers(1, len(CLASSES), ROWS)) % len(CLASSES)
+    predicted = np.where(candidate, labels, wrong)
+    names = np.array(CLASSES)[np.where(previous, labels, wrong)]
     return Answers(
         CLASSES,
         labels,
-        np.where(candidate, labels, wrong),
-        previous=np.where(previous, labels, wrong),
+        predicted,
+        probabilities=np.eye(len(CLASSES), dtype=np.float32)[predicted],
+        columns={PREVIOUS: names.tolist()},
         version="last",
         slices={name: slices == name for name in SLICES},
     )
@@ -85,7 +88,7 @@ def blocked(scenario: Scenario, disagreement: float, draws: int = DRAWS) -> list
     options = GateOptions(beats_majority=False)
     found = []
     for _ in range(draws):
-        verdicts = gates.judge({}, draw(scenario, disagreement, generator), options)
+        verdicts = gates.judge_answers(draw(scenario, disagreement, generator), options)
         found.append([verdict for verdict in verdicts if not verdict.passed])
     return found
 

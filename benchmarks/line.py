@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from benchmarks.peer import write_result
+from bertline.components.evaluation import read_metrics
 from bertline.pipeline import config as configs
 from bertline.pipeline.stages import Node
 
@@ -55,9 +56,9 @@ def main(config: Path) -> int:
         total = timed_run(config.absolute(), Path(folder))
         stages = stage_seconds(root)
         fit = json.loads(one(root, f"artifacts/{Node.TRAINER}/model_run/*/training.json").read_text())["wall_seconds"]
-        metrics = json.loads(one(root, f"artifacts/{Node.EVALUATOR}/evaluation/*/metrics.json").read_text())
+        metrics = read_metrics(str(one(root, f"artifacts/{Node.EVALUATOR}/evaluation/*/metrics.json").parent))
         cached = timed_run(config.absolute(), Path(folder))
-    inference = metrics["inference_seconds"]
+    inference = metrics.inference_seconds
     own = {
         "start": total - sum(stages.values()),
         **stages,

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from benchmarks import finished
 from benchmarks.peer import RESULTS, run_peer, same_recipe, write_result
+from bertline.components.evaluation import read_metrics
 from bertline.errors import UserError
 from bertline.pipeline import config as configs
 from bertline.pipeline.screen import Screen
@@ -118,7 +119,7 @@ def run(config: configs.Config, seeds: list[int]) -> dict[str, Any]:
         "bars": judge({peer: compare(expected, answered["ours"], answered[peer]) for peer in BARS}),
         "peers": reports,
     }
-    check_accuracy(result["scores"]["ours"]["accuracy"], finished.read_metrics(evaluation)["accuracy"])
+    check_accuracy(result["scores"]["ours"]["accuracy"], read_metrics(str(evaluation)).accuracy)
     return result
 
 

@@ -1,94 +1,119 @@
-"""The test rows as the gates see them: labels, what each model answered, and which rows a slice has."""
+"""The test rows with their labels and what each model answered, and the Parquet file that holds them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bertline.components.options import EvaluateOptions
 from bertline.models import features
+from bertline.serving import releases
 
+PREDICTIONS_FILE = "predictions-test.parquet"  # in the Evaluator's ModelEvaluation
 LENGTH_BUCKET = "text_length"
-# Columns of predictions-test.parquet beside the model's own answers
-PREVIOUS, TFIDF = "previous", "tfidf"
+# Columns of the file beside the rows' own and those of the SavedModel's outputs
+PREDICTED, PROBABILITY = "predicted", "probability"
+PREVIOUS, TFIDF = "previous", "tfidf"  # label names that the last blessed model and TF-IDF answer
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The test rows as the gates see them.
+    """Test rows with their labels and what each model answered.
+
+    Labels and answers are indices of `classes`; `len(classes)` stands for a label that is none of them.
 
     Attributes:
-      classes: the label names.
-      labels: int [rows], index of the true label.
-      predicted: int [rows], index of the candidate's answer.
-      previous: int [rows], the last blessed model's; len(classes) where that is none of them. None without a model.
-      version: that model's.
-      tfidf: int [rows], the baseline's answers; None without one.
-      slices: slice name to bool [rows].
+      classes: label names, in the order of the columns of `probabilities`.
+      labels: int64 [rows], the true labels.
+      predicted: int64 [rows], the model's answers.
+      probabilities: float32 [rows, labels].
+      columns: the rows' other columns by name, each [rows]: text, text_pair, row_id, source, what ingestion keeps, and
+        as PREVIOUS and TFIDF the label names that these models answered.
+      abstained: bool [rows], of a model that abstains; else None.
+      version: the last blessed model's; "" without one.
+      slices: slice name to bool [rows], see `sliced`.
       groups: str [rows], the fairness gates' column; None without.
     """
 
     classes: list[str]
     labels: np.ndarray
     predicted: np.ndarray
-    previous: np.ndarray | None = None
+    probabilities: np.ndarray
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+    abstained: np.ndarray | None = None
     version: str = ""
-    tfidf: np.ndarray | None = None
     slices: dict[str, np.ndarray] = field(default_factory=dict)
     groups: np.ndarray | None = None
 
     @property
     def right(self) -> np.ndarray:
-        """bool [rows], where the candidate's answer is the label."""
+        """bool [rows], whether the model's answer is the label."""
         return self.predicted == self.labels
 
     @property
+    def confidence(self) -> np.ndarray:
+        """float64 [rows], the probability of each row's answer."""
+        return self.probabilities[np.arange(len(self.predicted)), self.predicted].astype(np.float64)
+
+    @property
     def confusion(self) -> np.ndarray:
-        """int [labels, labels], rows are true labels, columns the candidate's answers."""
+        """int64 [labels, labels], rows are true labels, columns the model's answers."""
         size = len(self.classes)
         return np.bincount(self.labels * size + self.predicted, minlength=size * size).reshape(size, size)
 
+    @cached_property
+    def previous(self) -> np.ndarray | None:
+        """int64 [rows], the last blessed model's answers; None without one."""
+        return self._others(PREVIOUS)
 
-def from_table(table: dict[str, list[Any]], classes: list[str], version: str, options: EvaluateOptions) -> Answers:
-    """The answers of a table of test rows.
+    @cached_property
+    def tfidf(self) -> np.ndarray | None:
+        """int64 [rows], TF-IDF's answers; None without them."""
+        return self._others(TFIDF)
 
-    Args:
-      table: columns `text`, `label`, `predicted` and the kept ones, each [rows]; where there is one, `previous`, the
-        last blessed model's labels, and `tfidf`, the baseline's.
-      classes: the candidate's label names.
-      version: of the last blessed model, "" without one.
-      options: name the slices, and the groups of the fairness gates.
-    """
+    def _others(self, column: str) -> np.ndarray | None:
+        return indices(self.columns[column], self.classes) if column in self.columns else None
+
+    def names(self, labels: np.ndarray) -> list[str]:
+        """The names of labels, int [rows], that are all of `classes`."""
+        return [self.classes[label] for label in labels]
+
+    def beside(self, others: dict[str, list[str]], version: str) -> Answers:
+        """The same rows with what other models answered.
+
+        Args:
+          others: label names, [rows], by PREVIOUS and TFIDF.
+          version: of the last blessed model; "" without one.
+        """
+        return replace(self, columns=self.columns | others, version=version)
+
+    def sliced(self, options: EvaluateOptions) -> Answers:
+        """The same rows with the slices and the fairness gates' groups that the options name."""
+        slices = {}
+        for name, values in slice_columns(self.columns, options).items():
+            column = np.array(values)
+            slices |= {f"{name}={value}": column == value for value in np.unique(column)}
+        fairness = options.gates.fairness
+        return replace(self, slices=slices, groups=np.array(self.columns[fairness.column]) if fairness else None)
+
+
+def indices(names: list[str], classes: list[str]) -> np.ndarray:
+    """The position of each name among the classes, int64 [rows]; len(classes) for a name that is none of them."""
     index = {name: position for position, name in enumerate(classes)}
-
-    def indices(column: str) -> np.ndarray | None:
-        return np.array([index.get(label, len(index)) for label in table[column]]) if column in table else None
-
-    slices = {}
-    for name, values in slice_columns(table, options).items():
-        column = np.array(values)
-        slices |= {f"{name}={value}": column == value for value in np.unique(column)}
-    fairness = options.gates.fairness
-    return Answers(
-        classes,
-        indices(features.LABEL),
-        indices("predicted"),
-        previous=indices(PREVIOUS),
-        version=version,
-        tfidf=indices(TFIDF),
-        slices=slices,
-        groups=np.array(table[fairness.column]) if fairness else None,
-    )
+    return np.array([index.get(name, len(index)) for name in names], np.int64)
 
 
-def slice_columns(table: dict[str, list[Any]], options: EvaluateOptions) -> dict[str, list[str]]:
+def slice_columns(columns: dict[str, list[Any]], options: EvaluateOptions) -> dict[str, list[str]]:
     """The columns that slice the rows: the config's, and the bucket of each text's length. Each [rows]."""
-    columns = {name: table[name] for name in options.slices}
+    slicing = {name: columns[name] for name in options.slices}
     if options.length_buckets:
-        columns[LENGTH_BUCKET] = [length_bucket(len(text), options.length_buckets) for text in table[features.TEXT]]
-    return columns
+        slicing[LENGTH_BUCKET] = [length_bucket(len(text), options.length_buckets) for text in columns[features.TEXT]]
+    return slicing
 
 
 def length_bucket(characters: int, bounds: list[int]) -> str:
@@ -99,3 +124,59 @@ def length_bucket(characters: int, bounds: list[int]) -> str:
             return f"{lower}-{bound - 1}"
         lower = bound
     return f"{lower}+"
+
+
+# === The file ===
+
+
+def write_answers(folder: str, rows: Answers) -> None:
+    """Writes PREDICTIONS_FILE into an evaluation's folder: the rows' columns, names of labels and answers, figures."""
+    columns = {
+        **rows.columns,
+        features.LABEL: rows.names(rows.labels),
+        PREDICTED: rows.names(rows.predicted),
+        PROBABILITY: rows.confidence.astype(np.float32),
+        features.PROBABILITIES: arrow_lists(rows.probabilities),
+    }
+    if rows.abstained is not None:
+        columns[features.ABSTAINED] = rows.abstained
+    with releases.open_file(f"{folder}/{PREDICTIONS_FILE}", "wb") as file:
+        pq.write_table(pa.table(columns), file)
+
+
+def read_answers(folder: str, classes: list[str], version: str = "") -> Answers:
+    """Reads PREDICTIONS_FILE from an evaluation's folder, local or remote.
+
+    Args:
+      folder: of the evaluation.
+      classes: the label names in the order of the probabilities, as metrics.json has them.
+      version: of the last blessed model; "" without one.
+    """
+    with releases.open_file(f"{folder}/{PREDICTIONS_FILE}", "rb") as file:
+        table = pq.read_table(file)
+    scores = probabilities(table)
+    columns = table.drop_columns([features.PROBABILITIES]).to_pydict()
+    columns.pop(PROBABILITY, None)  # it follows from the probabilities
+    abstained = columns.pop(features.ABSTAINED, None)
+    return Answers(
+        classes,
+        labels=indices(columns.pop(features.LABEL), classes),
+        predicted=indices(columns.pop(PREDICTED), classes),
+        probabilities=scores,
+        columns=columns,
+        abstained=None if abstained is None else np.array(abstained, bool),
+        version=version,
+    )
+
+
+def probabilities(table: pa.Table) -> np.ndarray:
+    """The column of probabilities as float32 [rows, labels]; no list of Python numbers, which takes ten times that."""
+    flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table[features.PROBABILITIES].chunks]
+    return np.concatenate(flat).astype(np.float32, copy=False).reshape(table.num_rows, -1)
+
+
+def arrow_lists(values: np.ndarray) -> pa.ListArray:
+    """float32 [rows, labels] as an Arrow column with a list per row."""
+    rows, labels = values.shape
+    flat = pa.array(np.ascontiguousarray(values, np.float32).ravel())
+    return pa.ListArray.from_arrays(pa.array(np.arange(rows + 1, dtype=np.int32) * labels), flat)

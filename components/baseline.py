@@ -11,7 +11,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact_utils, standard_artifacts
 
 from bertline.components.artifacts import BASELINE_FILE, BaselineAnswers
-from bertline.components.evaluator import read_rows
+from bertline.components.examples import read_examples
 from bertline.models import features
 
 # The inverse strength of the penalty that did best on the demo's tweets; on news, 3 did, by less than half a point.
@@ -31,7 +31,7 @@ def Baseline(
       examples: raw Examples of ingestion; the splits "train" and "test" are read.
       answers: the answer to each test row, in BASELINE_FILE: columns `row_id` and `predicted`.
     """
-    train, test = (read_rows(artifact_utils.get_split_uri([examples], split), []) for split in ("train", "test"))
+    train, test = (read_examples(artifact_utils.get_split_uri([examples], split), []) for split in ("train", "test"))
     began = time.monotonic()
     predicted = fit_and_answer(train, test)
     seconds = time.monotonic() - began

@@ -23,7 +23,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
-from bertline.components.artifacts import PREDICTIONS_FILE
+from bertline.components.answers import PREDICTIONS_FILE
 from bertline.components.options import CanaryOptions
 from bertline.errors import UserError
 from bertline.models import features

@@ -1,21 +1,26 @@
 """How sure a figure is: intervals, two models on the same rows, calibration error, gaps between groups of people.
 
-Resampling is over rows, drawn as counts of equal rows from a multinomial: rows that agree in all that a figure looks at
-are one cell, so that a test set of any size resamples in milliseconds (Efron and Tibshirani 1993, the percentile
-bootstrap).
+Test sets are resampled by the percentile bootstrap (Efron and Tibshirani 1993). Rows that agree in everything that a
+figure looks at form one cell, and the cells' counts are drawn from a multinomial distribution. Only cells that have
+rows are drawn, so time and memory depend on the rows and not on the square of the number of labels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
-from scipy import stats
+from scipy import sparse, stats
 from sklearn import metrics
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000  # puts the bounds of a 95% interval within about 0.1 of its width
 GROUP_RESAMPLES = 200  # fairlearn takes some 5 ms for each; the bounds are then within a fifth of the width
+BATCH_NUMBERS = 4_000_000  # drawn at once: 32 MB of int64
 # As in Guo et al. 2017, whose figures people compare with.
 CALIBRATION_BINS = 15
+SCORES = ("accuracy", "macro_f1")  # the figures by which two models are compared
 
 Interval = tuple[float, float]
 
@@ -23,20 +28,34 @@ Interval = tuple[float, float]
 # === Resampling ===
 
 
-def bootstrap(counts: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
-    """Counts of resampled test sets, as drawing rows with replacement gives them.
+def bootstrap(
+    figure: Callable[[np.ndarray], np.ndarray],
+    counts: np.ndarray,
+    *,
+    resamples: int = RESAMPLES,
+    width: int = 1,
+    seed: int = 0,
+) -> np.ndarray:
+    """A figure of resampled test sets, drawn as rows with replacement are.
 
     Args:
-      counts: int, any shape: how many rows each cell has, such as a confusion matrix.
-      seed: of the generator.
+      figure: takes the counts of some test sets, int64 [sets, cells], and gives its value in each, [sets, ...].
+      counts: int [cells], the rows of each cell.
       resamples: how many test sets to draw.
+      width: numbers that the figure computes per test set, if these are more than the cells.
+      seed: of the generator.
 
     Returns:
-      int64, [resamples, *counts.shape].
+      The figure's values, [resamples, ...].
     """
-    rows = int(counts.sum())
-    drawn = np.random.default_rng(seed).multinomial(rows, counts.ravel() / rows, size=resamples)
-    return drawn.reshape(resamples, *counts.shape)
+    generator, rows = np.random.default_rng(seed), int(counts.sum())
+    batch = max(1, BATCH_NUMBERS // max(len(counts), width))
+    return np.concatenate(
+        [
+            figure(generator.multinomial(rows, counts / rows, size=min(batch, resamples - drawn)))
+            for drawn in range(0, resamples, batch)
+        ]
+    )
 
 
 def percentile_interval(values: np.ndarray, certainty: float | None = None) -> Interval:
@@ -61,22 +80,47 @@ def share_interval(hits: int, rows: int, certainty: float | None = None) -> Inte
     return float(interval.low), float(interval.high)
 
 
-def f1_per_class(confusion: np.ndarray) -> np.ndarray:
-    """F1 of each class, NaN for a class without true or predicted rows.
+class ClassCounts(NamedTuple):
+    """Rows of each class, [..., labels]: `true`, that have it; `answered`, that the model calls so; `hits`, both."""
+
+    hits: np.ndarray
+    true: np.ndarray
+    answered: np.ndarray
+
+    @property
+    def precision(self) -> np.ndarray:
+        """float64 [..., labels], NaN for a class that was never answered."""
+        return _ratio(self.hits, self.answered)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """float64 [..., labels], NaN for a class without rows."""
+        return _ratio(self.hits, self.true)
+
+    @property
+    def f1(self) -> np.ndarray:
+        """float64 [..., labels], NaN for a class without true or predicted rows."""
+        return _ratio(2.0 * self.hits, self.true + self.answered)
+
+
+def class_counts(counts: np.ndarray, labels: np.ndarray, answers: np.ndarray, classes: int) -> ClassCounts:
+    """Counts by class, of one test set or of several that were resampled.
 
     Args:
-      confusion: float or int, [..., labels, labels], rows are true labels, columns predictions.
-
-    Returns:
-      float64, [..., labels].
+      counts: int, [cells] or [sets, cells], how many rows each cell has.
+      labels: int [cells], the true class of each cell.
+      answers: int [cells], the class answered; `classes`, here and in `labels`, stands for any label that is none.
+      classes: how many classes there are.
     """
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    return _ratio(2.0 * hits, confusion.sum(-1) + confusion.sum(-2))
 
+    def by_class(of_cell: np.ndarray, counted: np.ndarray) -> np.ndarray:
+        ones = sparse.csr_array(
+            (counted.astype(np.int64), (np.arange(len(of_cell)), of_cell)), shape=(len(of_cell), classes + 1)
+        )
+        return (counts @ ones)[..., :classes]
 
-def recall_per_class(confusion: np.ndarray) -> np.ndarray:
-    """Recall of each class, NaN where the class has no rows. Shapes as in f1_per_class."""
-    return _ratio(np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1))
+    every = np.ones(len(labels), bool)
+    return ClassCounts(by_class(labels, labels == answers), by_class(labels, every), by_class(answers, every))
 
 
 def probability_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
@@ -109,13 +153,23 @@ def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def intervals(confusion: np.ndarray) -> dict[str, Interval]:
-    """95% intervals of accuracy, macro F1 and balanced accuracy, from a confusion matrix, int [labels, labels]."""
-    resampled = bootstrap(confusion)
+    """95% intervals of accuracy, macro F1 and balanced accuracy, from a confusion matrix, int [labels, labels].
+
+    Rows of the matrix are true labels, columns answers.
+    """
+    labels, answers = np.nonzero(confusion)
+    counts, classes = confusion[labels, answers], len(confusion)
     present = confusion.sum(-1) > 0
+
+    def macro_f1_and_balanced_accuracy(drawn: np.ndarray) -> np.ndarray:
+        by_class = class_counts(drawn, labels, answers, classes)
+        return np.stack([np.nanmean(by_class.f1, -1), np.nanmean(by_class.recall[..., present], -1)], -1)
+
+    drawn = bootstrap(macro_f1_and_balanced_accuracy, counts, width=classes)
     return {
         "accuracy": share_interval(int(np.trace(confusion)), int(confusion.sum())),
-        "macro_f1": percentile_interval(np.nanmean(f1_per_class(resampled), axis=-1)),
-        "balanced_accuracy": percentile_interval(np.nanmean(recall_per_class(resampled)[..., present], axis=-1)),
+        "macro_f1": percentile_interval(drawn[:, 0]),
+        "balanced_accuracy": percentile_interval(drawn[:, 1]),
     }
 
 
@@ -141,13 +195,13 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> tuple[float,
     cells = bins * 2 + right
     counts = np.bincount(cells, minlength=2 * CALIBRATION_BINS)
     mean = _ratio(np.bincount(cells, confidence.astype(np.float64), minlength=2 * CALIBRATION_BINS), counts)
-    surplus = (np.arange(2 * CALIBRATION_BINS) % 2) - np.nan_to_num(mean)  # of accuracy over probability, a row
+    surplus = (np.arange(2 * CALIBRATION_BINS) % 2) - np.nan_to_num(mean)  # of accuracy over probability, per row
 
     def error(drawn: np.ndarray) -> np.ndarray:
         by_bin = (drawn * surplus).reshape(*drawn.shape[:-1], CALIBRATION_BINS, 2).sum(-1)
         return np.abs(by_bin).sum(-1) / counts.sum()
 
-    return float(error(counts)), percentile_interval(error(bootstrap(counts)))
+    return float(error(counts)), percentile_interval(bootstrap(error, counts))
 
 
 def calibration(labels: np.ndarray, answers: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
@@ -182,25 +236,25 @@ def paired_differences(
       For "accuracy" and "macro_f1" the difference, and float64 [RESAMPLES], the difference in resampled test sets.
     """
     cells, counts = np.unique(np.stack([labels, ours, theirs]), axis=1, return_counts=True)
-    resampled = bootstrap(counts).astype(np.float64)
-    observed, drawn = (
-        [_scores(each, cells[0], answers, classes) for answers in cells[1:]] for each in (counts, resampled)
-    )
-    return {name: (float(observed[0][name] - observed[1][name]), drawn[0][name] - drawn[1][name]) for name in drawn[0]}
+
+    def differences(drawn: np.ndarray) -> np.ndarray:  # [..., figures]
+        mine, other = (_scores(drawn, cells[0], answers, classes) for answers in cells[1:])
+        return mine - other
+
+    observed, drawn = differences(counts), bootstrap(differences, counts, width=classes)
+    return {name: (float(observed[place]), drawn[:, place]) for place, name in enumerate(SCORES)}
 
 
 def scores(labels: np.ndarray, answers: np.ndarray, classes: int) -> dict[str, float]:
     """Accuracy and macro-F1 of answers, int [rows]; arguments as in paired_differences."""
-    found = _scores(np.ones(len(labels)), labels, answers, classes)
-    return {name: float(value) for name, value in found.items()}
+    found = _scores(np.ones(len(labels), np.int64), labels, answers, classes)
+    return dict(zip(SCORES, found.tolist(), strict=True))
 
 
-def _scores(counts: np.ndarray, labels: np.ndarray, answers: np.ndarray, classes: int) -> dict[str, np.ndarray]:
-    """Accuracy and macro-F1, float [...], where each pair of label and answer occurs so often: counts, [..., cells]."""
-    true, answered = np.eye(classes + 1)[labels], np.eye(classes + 1)[answers]  # [cells, classes + 1]
-    hits = counts @ (true * answered)
-    f1 = _ratio(2 * hits, counts @ (true + answered))[..., :classes]
-    return {"accuracy": hits.sum(-1) / counts.sum(-1), "macro_f1": np.nanmean(f1, axis=-1)}
+def _scores(counts: np.ndarray, labels: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
+    """SCORES, float64 [..., 2]; arguments as in class_counts."""
+    by_class = class_counts(counts, labels, answers, classes)
+    return np.stack([by_class.hits.sum(-1) / counts.sum(-1), np.nanmean(by_class.f1, -1)], -1)
 
 
 def mcnemar(ours_right: np.ndarray, theirs_right: np.ndarray) -> tuple[int, int, float]:
@@ -233,7 +287,7 @@ def gap_to_the_whole(right: np.ndarray, inside: np.ndarray) -> tuple[float, np.n
         whole = (drawn[..., 1] + drawn[..., 3]) / drawn.sum(-1)
         return whole - _ratio(drawn[..., 3], drawn[..., 2] + drawn[..., 3])
 
-    return float(gap(counts)), gap(bootstrap(counts))
+    return float(gap(counts)), bootstrap(gap, counts)
 
 
 def group_gaps(
@@ -255,7 +309,7 @@ def group_gaps(
 
     _, index = np.unique(groups, return_inverse=True)
     cells, counts = np.unique(np.stack([positive, answered, index]), axis=1, return_counts=True)
-    weights = np.concatenate([counts[None], bootstrap(counts, resamples=GROUP_RESAMPLES)])
+    weights = np.concatenate([counts[None], bootstrap(lambda drawn: drawn, counts, resamples=GROUP_RESAMPLES)])
     true, predicted, group = (np.tile(cell, len(weights)) for cell in cells)
     rates = {"demographic_parity": fairness.selection_rate, "equal_opportunity": fairness.true_positive_rate}
     frame = fairness.MetricFrame(

@@ -11,9 +11,12 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import standard_artifacts
 
-from bertline.components import export_record
-from bertline.components.artifacts import ATTRIBUTIONS_FILE, METRICS_FILE, PREDICTIONS_FILE, Attributions, Weights
+from bertline.components.answers import read_answers
+from bertline.components.artifacts import ATTRIBUTIONS_FILE, Attributions
+from bertline.components.evaluation import read_metrics
 from bertline.components.review_page import figures
+from bertline.components.trainer import KERAS_FOLDER
+from bertline.errors import UserError
 from bertline.models import attributions as attribution
 from bertline.models import backbone, classifier, features
 from bertline.models.recipe import ModelOptions
@@ -22,7 +25,6 @@ from bertline.models.tokenizer import Tokenizer
 
 @component
 def Explainer(
-    weights: InputArtifact[Weights],
     model: InputArtifact[standard_artifacts.Model],
     transform_graph: InputArtifact[standard_artifacts.TransformGraph],
     evaluation: InputArtifact[standard_artifacts.ModelEvaluation],
@@ -32,8 +34,7 @@ def Explainer(
     """Explains the answers that the review page lists as most confidently wrong.
 
     Args:
-        weights: the trained classifier, which is asked.
-        model: the exported model; its temperature counts.
+        model: the Trainer's; its Keras weights are asked.
         transform_graph: says whether rows are pairs.
         evaluation: metrics.json and predictions-test.parquet.
         attributions: ATTRIBUTIONS_FILE.
@@ -43,13 +44,12 @@ def Explainer(
         UserError: the vocabulary is gone.
     """
     began = time.monotonic()
-    with fileio.open(f"{evaluation.uri}/{METRICS_FILE}", "r") as file:
-        classes = json.loads(file.read())["classes"]
-    rows = figures.confidently_wrong(figures.read_rows(f"{evaluation.uri}/{PREDICTIONS_FILE}", classes))
+    classes = read_metrics(evaluation.uri).classes
+    rows = figures.confidently_wrong(read_answers(evaluation.uri, classes))
     found = {}
     if rows:
         paired = is_paired(transform_graph.uri)
-        explainer = load(weights.uri, model.uri, ModelOptions.model_validate_json(model_options))
+        explainer = load(model.uri, ModelOptions.model_validate_json(model_options))
         for row in rows:
             pair = row[features.TEXT_PAIR] if paired else None
             found[row[features.ROW_ID]] = explain(explainer, row[features.TEXT], pair, row["answered"], classes)
@@ -58,21 +58,18 @@ def Explainer(
     attributions.set_string_custom_property("summary", describe(found, time.monotonic() - began))
 
 
-def load(weights: str, model: str, options: ModelOptions) -> attribution.Explainer:
-    """The trained classifier, ready to be asked why.
-
-    Args:
-        weights: folder of a Weights artifact.
-        model: folder of the Model artifact that was exported from it; scores are taken at its temperature.
-        options: names the vocabulary.
+def load(model: str, options: ModelOptions) -> attribution.Explainer:
+    """The trained classifier of a Model artifact's folder, ready to be asked why.
 
     Raises:
-        UserError: the weights or the vocabulary are gone.
+        UserError: its weights or its vocabulary are gone.
     """
-    words = backbone.vocabulary(options)
-    tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
-    temperature = export_record.read(model).calibration.temperature
-    return attribution.Explainer(classifier.load(Path(weights), temperature=temperature), tokenizer)
+    try:
+        words = backbone.vocabulary(options)
+        tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
+        return attribution.Explainer(classifier.load(Path(model) / KERAS_FOLDER), tokenizer)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def is_paired(transform_graph: str) -> bool:

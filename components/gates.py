@@ -15,6 +15,7 @@ import numpy as np
 
 from bertline.components import estimates
 from bertline.components.answers import Answers
+from bertline.components.evaluation import Comparison, Difference, Differences, Metrics
 from bertline.components.options import FairnessGates, GateOptions, SliceGates
 from bertline.errors import UserError
 
@@ -56,21 +57,23 @@ class Verdict:
         return asdict(self)
 
 
-def judge(metrics: dict[str, Any], answers: Answers, options: GateOptions) -> list[Verdict]:
+def judge(metrics: Metrics, answers: Answers, options: GateOptions) -> list[Verdict]:
     """All configured gates' verdicts.
 
     Args:
-      metrics: `accuracy`, `macro_f1`, `majority_share`, `calibration_error`, `model_bytes` and `intervals` of the
-        candidate (see evaluator.summarise).
-      answers: of the candidate, and of what it is compared with.
+      metrics: the candidate's.
+      answers: the candidate's, and those of the models that it is compared with.
       options: the config's gates.
 
     Raises:
       UserError: the fairness gates name a label that the model lacks.
     """
-    verdicts = list(_of_all_rows(metrics, options))
-    if options.beats_majority:
-        verdicts.append(_beats_majority(metrics))
+    return [*_of_all_rows(metrics, options), *judge_answers(answers, options)]
+
+
+def judge_answers(answers: Answers, options: GateOptions) -> list[Verdict]:
+    """The verdicts of the gates that look at rows: on other models, slices and groups of people; as in judge."""
+    verdicts = []
     if options.beats_baseline_by is not None and answers.tfidf is not None:
         verdicts.append(_beats_baseline(answers, options.beats_baseline_by, options.certainty))
     if options.not_worse_by is not None and answers.previous is not None:
@@ -84,14 +87,17 @@ def judge(metrics: dict[str, Any], answers: Answers, options: GateOptions) -> li
 # === All rows ===
 
 
-def _of_all_rows(metrics: dict[str, Any], options: GateOptions) -> Iterator[Verdict]:
-    for kind, bound in (("accuracy", options.accuracy), ("macro_f1", options.macro_f1)):
-        if bound is not None:
-            yield _floor(kind, metrics[kind], bound, metrics["intervals"][kind])
+def _of_all_rows(metrics: Metrics, options: GateOptions) -> Iterator[Verdict]:
+    if options.accuracy is not None:
+        yield _floor("accuracy", metrics.accuracy, options.accuracy, metrics.intervals.accuracy)
+    if options.macro_f1 is not None:
+        yield _floor("macro_f1", metrics.macro_f1, options.macro_f1, metrics.intervals.macro_f1)
     if options.max_calibration_error is not None:
         yield _calibrated(metrics, options.max_calibration_error)
     if options.max_size is not None:
-        yield _small(metrics["model_bytes"], options.max_size)
+        yield _small(metrics.model_bytes, options.max_size)
+    if options.beats_majority:
+        yield _beats_majority(metrics)
 
 
 def _floor(kind: str, value: float, bound: float, interval: estimates.Interval) -> Verdict:
@@ -109,8 +115,8 @@ def _floor(kind: str, value: float, bound: float, interval: estimates.Interval) 
     )
 
 
-def _calibrated(metrics: dict[str, Any], bound: float) -> Verdict:
-    value = metrics["calibration_error"]
+def _calibrated(metrics: Metrics, bound: float) -> Verdict:
+    value = metrics.calibration_error
     passed = value <= bound
     return Verdict(
         f"calibration error <= {bound:g}",
@@ -120,7 +126,7 @@ def _calibrated(metrics: dict[str, Any], bound: float) -> Verdict:
         "" if passed else f"the probabilities are off by {value:.3f} on average (ECE); {bound:g} is allowed",
         kind="max_calibration_error",
         metric="calibration_error",
-        interval=metrics["intervals"]["calibration_error"],
+        interval=metrics.intervals.calibration_error,
         missing=max(value - bound, 0.0),
     )
 
@@ -139,20 +145,18 @@ def _small(size: int, bound: int) -> Verdict:
     )
 
 
-def _beats_majority(metrics: dict[str, Any]) -> Verdict:
+def _beats_majority(metrics: Metrics) -> Verdict:
     """Better than always answering the commonest label.
 
     That answer has an accuracy of the label's share and a balanced accuracy of one in the labels present, as has any
     answer that ignores the text; so accuracy must reach the share, and balanced accuracy exceed chance beyond doubt.
     """
-    share, chance = metrics["majority_share"], 1 / metrics["labels_present"]
-    low = metrics["intervals"]["balanced_accuracy"][0]
+    share, chance = metrics.majority_share, 1 / metrics.labels_present
+    low = metrics.intervals.balanced_accuracy[0]
     reason, missing = "", 0.0
-    if metrics["accuracy"] < share:
-        missing = share - metrics["accuracy"]
-        reason = (
-            f"accuracy {metrics['accuracy']:.3f} is below {share:.3f}, that of always answering the commonest label"
-        )
+    if metrics.accuracy < share:
+        missing = share - metrics.accuracy
+        reason = f"accuracy {metrics.accuracy:.3f} is below {share:.3f}, that of always answering the commonest label"
     elif low <= chance:
         missing = chance - low
         reason = (
@@ -160,13 +164,13 @@ def _beats_majority(metrics: dict[str, Any]) -> Verdict:
         )
     return Verdict(
         "beats the commonest label",
-        f"{metrics['accuracy']:.3f}",
+        f"{metrics.accuracy:.3f}",
         f"{share:.3f}",
         not reason,
         reason,
         kind="beats_majority",
         metric="accuracy",
-        interval=metrics["intervals"]["accuracy"],
+        interval=metrics.intervals.accuracy,
         missing=missing,
     )
 
@@ -174,58 +178,56 @@ def _beats_majority(metrics: dict[str, Any]) -> Verdict:
 # === Against another model, on the same rows ===
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A figure of the candidate less the other model's: `low` and `high` each hold with the config's certainty."""
-
-    metric: str
-    value: float
-    low: float
-    high: float
+Part = np.ndarray | slice  # of the rows: bool [rows], or
+ALL_ROWS = slice(None)
 
 
-def compare(answers: Answers, theirs: np.ndarray, certainty: float) -> dict[str, Any]:
-    """What metrics.json says of another model on the same rows. theirs: int [rows].
+def compare(answers: Answers, theirs: np.ndarray, certainty: float, inside: Part = ALL_ROWS) -> Comparison:
+    """What metrics.json says of another model on the same rows.
 
-    Returns:
-      Their `accuracy` and `macro_f1`, `differences` (ours less theirs, and the bounds that hold with `certainty`), and
-      McNemar's exact test: `rows_won`, `rows_lost`, `mcnemar_p`.
+    Args:
+      answers: ours.
+      theirs: int [rows], the other model's answers.
+      certainty: that each bound of a difference holds with.
+      inside: bool [rows], the rows to compare on.
     """
-    won, lost, p = estimates.mcnemar(answers.right, theirs == answers.labels)
-    return {
-        **estimates.scores(answers.labels, theirs, len(answers.classes)),
-        "certainty": certainty,
-        "differences": {
-            each.metric: {"value": each.value, "low": each.low, "high": each.high}
-            for each in differences(answers, theirs, certainty)
-        },
-        "rows_won": won,
-        "rows_lost": lost,
-        "mcnemar_p": p,
-    }
+    won, lost, p = estimates.mcnemar(answers.right[inside], (theirs == answers.labels)[inside])
+    return Comparison(
+        **estimates.scores(answers.labels[inside], theirs[inside], len(answers.classes)),
+        certainty=certainty,
+        differences=differences(answers, theirs, certainty, inside),
+        rows_won=won,
+        rows_lost=lost,
+        mcnemar_p=p,
+    )
 
 
-def differences(answers: Answers, theirs: np.ndarray, certainty: float) -> list[Difference]:
-    """Accuracy and macro-F1 less another model's, by a paired bootstrap of the rows. theirs: int [rows]."""
-    found = estimates.paired_differences(answers.labels, answers.predicted, theirs, len(answers.classes))
-    return [
-        Difference(name, value, *estimates.percentile_interval(drawn, certainty))
-        for name, (value, drawn) in found.items()
-    ]
+def differences(answers: Answers, theirs: np.ndarray, certainty: float, inside: Part = ALL_ROWS) -> Differences:
+    """Our figures less another model's, by a paired bootstrap of the rows; arguments as in compare."""
+    resampled = estimates.paired_differences(
+        answers.labels[inside], answers.predicted[inside], theirs[inside], len(answers.classes)
+    )
+    bounds = {name: estimates.percentile_interval(drawn, certainty) for name, (_, drawn) in resampled.items()}
+    return Differences(
+        **{
+            name: Difference(value=value, low=bounds[name][0], high=bounds[name][1])
+            for name, (value, _) in resampled.items()
+        }
+    )
 
 
-def _cross_check(answers: Answers, theirs: np.ndarray) -> str:
-    """McNemar's exact test of the accuracies, in words."""
-    won, lost, p = estimates.mcnemar(answers.right, theirs == answers.labels)
+def _cross_check(answers: Answers, theirs: np.ndarray, inside: Part = ALL_ROWS) -> str:
+    """McNemar's exact test of the accuracies, in words; arguments as in compare."""
+    won, lost, p = estimates.mcnemar(answers.right[inside], (theirs == answers.labels)[inside])
     return f"{won:,} rows won, {lost:,} lost, McNemar p {p:.2g}"
 
 
 def _not_worse(answers: Answers, margin: float, certainty: float) -> Verdict:
     """Blocks where accuracy or macro-F1 is, with certainty, lower by more than the margin."""
-    worst = min(differences(answers, answers.previous, certainty), key=lambda each: each.high)
+    metric, worst = min(differences(answers, answers.previous, certainty), key=lambda named: named[1].high)
     passed = worst.high >= -margin
     reason = (
-        f"{NAMES[worst.metric]} fell by {-worst.value:.3f} against version {answers.version} on the same rows, with "
+        f"{NAMES[metric]} fell by {-worst.value:.3f} against version {answers.version} on the same rows, with "
         f"{certainty:.0%} certainty by more than {-worst.high:.3f}; a loss of {margin:g} is allowed"
     )
     return Verdict(
@@ -235,7 +237,7 @@ def _not_worse(answers: Answers, margin: float, certainty: float) -> Verdict:
         passed,
         "" if passed else reason,
         kind="not_worse_by",
-        metric=worst.metric,
+        metric=metric,
         interval=(worst.low, worst.high),
         note=_cross_check(answers, answers.previous),
         missing=max(-margin - worst.high, 0.0),
@@ -244,10 +246,10 @@ def _not_worse(answers: Answers, margin: float, certainty: float) -> Verdict:
 
 def _beats_baseline(answers: Answers, margin: float, certainty: float) -> Verdict:
     """Blocks unless accuracy and macro-F1 are, with certainty, higher by more than the margin."""
-    worst = min(differences(answers, answers.tfidf, certainty), key=lambda each: each.low)
+    metric, worst = min(differences(answers, answers.tfidf, certainty), key=lambda named: named[1].low)
     passed = worst.low > margin
     reason = (
-        f"{NAMES[worst.metric]} is {worst.value:+.3f} from that of TF-IDF with logistic regression on the same rows, "
+        f"{NAMES[metric]} is {worst.value:+.3f} from that of TF-IDF with logistic regression on the same rows, "
         f"with {certainty:.0%} certainty only above {worst.low:+.3f}; {margin:+g} is asked"
     )
     return Verdict(
@@ -257,7 +259,7 @@ def _beats_baseline(answers: Answers, margin: float, certainty: float) -> Verdic
         passed,
         "" if passed else reason,
         kind="beats_baseline_by",
-        metric=worst.metric,
+        metric=metric,
         interval=(worst.low, worst.high),
         note=_cross_check(answers, answers.tfidf),
         missing=max(margin - worst.low, 0.0),
@@ -332,26 +334,24 @@ def _slice_gap(answers: Answers, name: str, inside: np.ndarray, bound: float, ce
 
 
 def _slice_not_worse(answers: Answers, name: str, inside: np.ndarray, bound: float, certainty: float) -> Verdict:
-    part = Answers(answers.classes, answers.labels[inside], answers.predicted[inside])
-    found = differences(part, answers.previous[inside], certainty)
-    worst = next(each for each in found if each.metric == "accuracy")
-    passed = worst.high >= -bound
+    lost = differences(answers, answers.previous, certainty, inside).accuracy
+    passed = lost.high >= -bound
     reason = (
-        f"accuracy on the {int(inside.sum()):,} rows of {name} fell by {-worst.value:.3f} against version "
-        f"{answers.version}, surely by more than {-worst.high:.3f}; a loss of {bound:g} is allowed"
+        f"accuracy on the {int(inside.sum()):,} rows of {name} fell by {-lost.value:.3f} against version "
+        f"{answers.version}, surely by more than {-lost.high:.3f}; a loss of {bound:g} is allowed"
     )
     return Verdict(
         f"{name}: not worse than {answers.version}",
-        f"{worst.value:+.3f}",
+        f"{lost.value:+.3f}",
         f"{-bound:g}",
         passed,
         "" if passed else reason,
         kind="slices.not_worse_by",
         metric="accuracy",
         slice=name,
-        interval=(worst.low, worst.high),
-        note=_cross_check(part, answers.previous[inside]),
-        missing=max(-bound - worst.high, 0.0),
+        interval=(lost.low, lost.high),
+        note=_cross_check(answers, answers.previous, inside),
+        missing=max(-bound - lost.high, 0.0),
     )
 
 

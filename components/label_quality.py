@@ -1,8 +1,7 @@
 """LabelQuality: labels that are probably wrong, and texts that stand almost alike in two splits.
 
-The model is not run: its answers to the test rows are the Evaluator's, those to the validation rows come from the
-logits that the Trainer left. The training rows, which it has seen, are judged by TF-IDF with logistic regression
-across folds.
+The model is not run: its answers to the test rows are the Evaluator's, those to the validation rows the Trainer's. The
+training rows, which it has seen, are judged by TF-IDF with logistic regression across folds.
 """
 
 import json
@@ -15,39 +14,29 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_artifacts
 
-from bertline.components import (
-    baseline,
-    estimates,
-    export_record,
-    label_issues,
-    near_duplicates,
-    spreadsheet,
-    training_record,
-)
+from bertline.components import baseline, estimates, label_issues, near_duplicates, spreadsheet
+from bertline.components.answers import probabilities, read_answers
 from bertline.components.artifacts import (
     ISSUES_FILE,
     LABEL_SUMMARY_FILE,
-    METRICS_FILE,
     NEAR_DUPLICATES_FILE,
-    PREDICTIONS_FILE,
+    VALIDATION_FILE,
     LabelReport,
 )
-from bertline.components.evaluator import read_rows
-from bertline.models import calibration, features
+from bertline.components.evaluation import read_metrics
+from bertline.components.examples import SERIALIZED, Table, read_examples
+from bertline.models import features
 
 TRAIN, VALIDATION, TEST = features.SPLITS
 ISSUE_COLUMNS = ("split", "source", "row_id", "label", "suggested", "score", "by", "text", "text_pair")
 SIDE_COLUMNS = ("split", "source", "row_id", "label", "text", "text_pair")
 PAIR_COLUMNS = ("similarity", *(f"{side}_{name}" for side in ("first", "second") for name in SIDE_COLUMNS))
 
-Table = dict[str, list[Any]]  # a split's columns, each [rows]
-
 
 @component
 def LabelQuality(
     examples: InputArtifact[standard_artifacts.Examples],
     model_run: InputArtifact[standard_artifacts.ModelRun],
-    model: InputArtifact[standard_artifacts.Model],
     evaluation: InputArtifact[standard_artifacts.ModelEvaluation],
     report: OutputArtifact[LabelReport],
 ) -> None:
@@ -55,24 +44,23 @@ def LabelQuality(
 
     Args:
         examples: raw Examples of ingestion.
-        model_run: the logits of the validation rows.
-        model: the exported model's export.json; its temperature makes probabilities of these logits.
+        model_run: the Trainer's answers to the validation rows.
         evaluation: the Evaluator's answers to the test rows, and metrics.json.
         report: label_issues.csv, near_duplicates.csv and label_quality.json.
     """
     tables = {split: _rows(examples, split) for split in features.SPLITS}
-    with fileio.open(f"{evaluation.uri}/{METRICS_FILE}", "r") as file:
-        classes = json.loads(file.read())["classes"]
-    test = pq.read_table(f"{evaluation.uri}/{PREDICTIONS_FILE}").to_pydict()
-    validation = _validation_answers(model_run.uri, model.uri)
+    classes = read_metrics(evaluation.uri).classes
+    test = read_answers(evaluation.uri, classes)
+    check_order(test.names(test.labels), tables[TEST])
+    validation = pq.read_table(f"{model_run.uri}/{VALIDATION_FILE}")
+    check_order(validation[features.LABEL].to_pylist(), tables[VALIDATION])
     judged = {
-        TEST: label_issues.judge(*_answered(tables[TEST], test), classes),
-        VALIDATION: label_issues.judge(*_answered(tables[VALIDATION], validation), classes),
+        TEST: label_issues.judge(tables[TEST][features.LABEL], test.probabilities, classes),
+        VALIDATION: label_issues.judge(tables[VALIDATION][features.LABEL], probabilities(validation), classes),
         TRAIN: label_issues.judge_training(tables[TRAIN]),
     }
     found = near_duplicates.find({split: baseline.texts(table) for split, table in tables.items()})
-    right = np.array(test["predicted"]) == np.array(test[features.LABEL])
-    figures = summarise(judged, found, tables, right)
+    figures = summarise(judged, found, tables, test.right)
 
     spreadsheet.write(f"{report.uri}/{ISSUES_FILE}", ISSUE_COLUMNS, issue_rows(judged, tables))
     spreadsheet.write(f"{report.uri}/{NEAR_DUPLICATES_FILE}", PAIR_COLUMNS, pair_rows(found, tables))
@@ -82,24 +70,15 @@ def LabelQuality(
 
 
 def _rows(examples: standard_artifacts.Examples, split: str) -> Table:
-    table = read_rows(artifact_utils.get_split_uri([examples], split), [])
-    del table["examples"]
+    table = read_examples(artifact_utils.get_split_uri([examples], split), [])
+    del table[SERIALIZED]
     return table
 
 
-def _validation_answers(model_run: str, model: str) -> Table:
-    """The validation rows' labels, and their probabilities at the exported model's temperature."""
-    left = training_record.read_logits(model_run)
-    temperature = export_record.read(model).calibration.temperature
-    probabilities = calibration.probabilities(left.logits, temperature)
-    return {features.LABEL: left.labels, features.PROBABILITIES: list(probabilities)}
-
-
-def _answered(table: Table, answers: Table) -> tuple[list[str], np.ndarray]:
-    """Given labels [rows] and the model's probabilities, float32 [rows, labels], in the order of ingestion's rows."""
-    if answers[features.LABEL] != table[features.LABEL]:
+def check_order(answered: list[str], table: Table) -> None:
+    """Raises ValueError where the labels of the model's answers, [rows], are not in the order of ingestion's rows."""
+    if answered != table[features.LABEL]:
         raise ValueError("the model's answers are not in the order of ingestion's rows")
-    return table[features.LABEL], np.array(answers[features.PROBABILITIES], np.float32)
 
 
 # === The files ===

@@ -18,21 +18,16 @@ from tfx.dsl.io import fileio
 from tfx.types import standard_artifacts
 
 from bertline.components import artifacts
-from bertline.components.artifacts import METRICS_FILE, DataReport, Quarantine
+from bertline.components.artifacts import DataReport, Quarantine
+from bertline.components.evaluation import Metrics, read_metrics
 from bertline.components.ingestion import REPORT_FILE as INGEST_FILE
 from bertline.components.review_page import figures
-from bertline.components.training_record import read_history
+from bertline.components.trainer import HISTORY_FILE
 from bertline.components.validation import STATISTICS_FILE
 from bertline.serving.releases import CARD_FILE
 
 TAGS = ["bertline", "bert", "tensorflow", "text-classification"]
 UNKNOWN_LICENSE = "unknown"  # Hugging Face's own word where none is stated
-# The Evaluator's figures in the front matter: Hugging Face's name of the metric, its arguments, and what it shows
-RESULTS = {
-    "accuracy": ("accuracy", None, "Accuracy"),
-    "macro_f1": ("f1", {"average": "macro"}, "Macro F1"),
-    "weighted_f1": ("f1", {"average": "weighted"}, "Weighted F1"),
-}
 
 
 @component
@@ -61,9 +56,9 @@ def ModelCard(
     card = render(
         json.loads(config),
         json.loads(release),
-        metrics=_read(f"{evaluation.uri}/{METRICS_FILE}"),
+        metrics=read_metrics(evaluation.uri),
         verdicts=json.loads(blessing.get_string_custom_property("verdicts")),
-        training=read_history(model_run.uri),
+        training=_read(f"{model_run.uri}/{HISTORY_FILE}"),
         ingest=_read(f"{quarantine.uri}/{INGEST_FILE}"),
         texts=_read(f"{data_report.uri}/{STATISTICS_FILE}"),
     )
@@ -106,10 +101,15 @@ def render(config: dict[str, Any], release: dict[str, Any], **found: Any) -> str
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
-def front_matter(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+def front_matter(config: dict[str, Any], metrics: Metrics) -> str:
     """The card's metadata as YAML, by Hugging Face's own library."""
     card = config["card"]
     source = ", ".join(config["data"]["source"])
+    results_shown = (  # Hugging Face's name of the metric, its arguments, and the name that it shows
+        (metrics.accuracy, "accuracy", None, "Accuracy"),
+        (metrics.macro_f1, "f1", {"average": "macro"}, "Macro F1"),
+        (metrics.weighted_f1, "f1", {"average": "weighted"}, "Weighted F1"),
+    )
     results = [
         EvalResult(
             task_type="text-classification",
@@ -119,9 +119,9 @@ def front_matter(config: dict[str, Any], metrics: dict[str, Any]) -> str:
             metric_type=kind,
             metric_name=shown,
             metric_args=arguments,
-            metric_value=round(float(metrics[key]), 6),
+            metric_value=round(value, 6),
         )
-        for key, (kind, arguments, shown) in RESULTS.items()
+        for value, kind, arguments, shown in results_shown
     ]
     data = ModelCardData(
         model_name=config["name"],

@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-from typing import Any
 
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
@@ -10,7 +9,9 @@ from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
 from bertline.components import warmup
-from bertline.components.artifacts import METRICS_FILE, PREDICTIONS_FILE, ModelCard, Weights
+from bertline.components.answers import PREDICTIONS_FILE
+from bertline.components.artifacts import ModelCard
+from bertline.components.evaluation import read_metrics
 from bertline.components.object_store import ADDRESS
 from bertline.errors import UserError
 from bertline.serving import push, releases
@@ -19,7 +20,6 @@ from bertline.serving import push, releases
 @component
 def Pusher(
     model: InputArtifact[standard_artifacts.Model],
-    weights: InputArtifact[Weights],
     model_blessing: InputArtifact[standard_artifacts.ModelBlessing],
     infra_blessing: InputArtifact[standard_artifacts.InfraBlessing],
     evaluation: InputArtifact[standard_artifacts.ModelEvaluation],
@@ -35,8 +35,7 @@ def Pusher(
     """Pushes the exported model as a new version, if both blessings are positive.
 
     Args:
-        model: the exported model.
-        weights: what it was exported from; where they lie goes into release.json, for a training that starts from them.
+        model: the exported model; where it lies goes into release.json, for a training that starts from it.
         model_blessing: the gates' verdict.
         infra_blessing: the canary's verdict.
         evaluation: its metrics.json goes into release.json, rows of its predictions become warm-up requests.
@@ -65,9 +64,9 @@ def Pusher(
         pushed_model.set_string_custom_property("summary", "not pushed: canary failed")
         return
     source = path_utils.serving_model_path(model.uri)
-    metrics = _headline(f"{evaluation.uri}/{METRICS_FILE}")
-    address = weights.get_string_custom_property(ADDRESS) or weights.uri
-    record = {**json.loads(release), "metrics": metrics, "weights": address}
+    metrics = read_metrics(evaluation.uri).headline()
+    trained = model.get_string_custom_property(ADDRESS) or model.uri
+    record = {**json.loads(release), "metrics": metrics, "trained_model": trained}
     try:
         with tempfile.TemporaryDirectory(prefix="bertline-push-") as scratch:
             extra = {releases.CARD_FILE: f"{model_card.uri}/{releases.CARD_FILE}"}
@@ -87,10 +86,3 @@ def Pusher(
     pushed_model.set_string_custom_property("pushed_version", str(pushed.version))
     pushed_model.set_string_custom_property("pushed_destination", pushed.path)
     pushed_model.set_string_custom_property("summary", pushed.path if new else f"already serving {pushed.version}")
-
-
-def _headline(metrics_file: str) -> dict[str, Any]:
-    """The overall figures of metrics.json, without tables."""
-    with releases.open_file(metrics_file, "r") as file:
-        metrics = json.load(file)
-    return {name: value for name, value in metrics.items() if isinstance(value, int | float)}

@@ -10,14 +10,13 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_artifacts
 
-from bertline.components import export_record, spreadsheet
+from bertline.components import spreadsheet
+from bertline.components.answers import read_answers
 from bertline.components.artifacts import (
     ATTRIBUTIONS_FILE,
     ISSUES_FILE,
     LABEL_SUMMARY_FILE,
-    METRICS_FILE,
     NEAR_DUPLICATES_FILE,
-    PREDICTIONS_FILE,
     REVIEW_FILE,
     Attributions,
     DataReport,
@@ -27,9 +26,11 @@ from bertline.components.artifacts import (
     ReviewPage,
 )
 from bertline.components.canary import REPORT_FILE as CANARY_FILE
+from bertline.components.evaluation import read_metrics
 from bertline.components.ingestion import REPORT_FILE as INGEST_FILE
-from bertline.components.review_page import figures, page
-from bertline.components.training_record import read_history
+from bertline.components.review_page import page
+from bertline.components.review_page.evidence import Evidence
+from bertline.components.trainer import HISTORY_FILE
 from bertline.components.validation import ANOMALIES_FILE, STATISTICS_FILE
 from bertline.serving.releases import CARD_FILE
 
@@ -42,7 +43,6 @@ def Review(
     pushed_model: InputArtifact[standard_artifacts.PushedModel],
     model_card: InputArtifact[ModelCard],
     model_run: InputArtifact[standard_artifacts.ModelRun],
-    model: InputArtifact[standard_artifacts.Model],
     label_report: InputArtifact[LabelReport],
     quarantine: InputArtifact[Quarantine],
     data_report: InputArtifact[DataReport],
@@ -61,7 +61,6 @@ def Review(
         pushed_model: the pushed version, or why there is none.
         model_card: the card that a pushed version has in its folder.
         model_run: the training's history.
-        model: the exported model's export.json.
         label_report: probable label errors and near-duplicates.
         quarantine: ingestion's counts.
         data_report: statistics of the texts.
@@ -69,15 +68,14 @@ def Review(
         attributions: the Explainer's.
         review: review.html.
         release: JSON of the run's facts, as the Pusher gets them.
-        history: earlier runs as a JSON list, the oldest first (see page.Evidence).
+        history: earlier runs as a JSON list, the oldest first (see Evidence).
     """
-    metrics = _read(f"{evaluation.uri}/{METRICS_FILE}")
-    evidence = page.Evidence(
+    metrics = read_metrics(evaluation.uri)
+    evidence = Evidence(
         metrics=metrics,
-        scored=figures.read_rows(f"{evaluation.uri}/{PREDICTIONS_FILE}", metrics["classes"]),
+        answers=read_answers(evaluation.uri, metrics.classes),
         verdicts=json.loads(blessing.get_string_custom_property("verdicts")),
-        training=read_history(model_run.uri),
-        export=export_record.read(model.uri),
+        training=_read(f"{model_run.uri}/{HISTORY_FILE}"),
         ingest=_read(f"{quarantine.uri}/{INGEST_FILE}"),
         texts=_read(f"{data_report.uri}/{STATISTICS_FILE}"),
         anomalies=read_anomalies(anomalies),
@@ -103,7 +101,7 @@ def Review(
     made_at = datetime.datetime.now(datetime.UTC).isoformat(sep=" ", timespec="minutes")
     with fileio.open(f"{review.uri}/{REVIEW_FILE}", "w") as file:
         file.write(page.render(evidence, made_at))
-    review.set_string_custom_property("summary", f"{len(evidence.verdicts)} verdicts, {metrics['rows']:,} test rows")
+    review.set_string_custom_property("summary", f"{len(evidence.verdicts)} verdicts, {metrics.rows:,} test rows")
 
 
 def read_anomalies(anomalies: standard_artifacts.ExampleAnomalies) -> list[dict[str, str]]:

@@ -17,10 +17,11 @@ from tfx.dsl.io import fileio
 from tfx.types import standard_artifacts
 
 from bertline.components import trackers
-from bertline.components.artifacts import METRICS_FILE, REVIEW_FILE, ReviewPage, TrackingRecord
+from bertline.components.artifacts import REVIEW_FILE, ReviewPage, TrackingRecord
 from bertline.components.canary import REPORT_FILE as CANARY_FILE
+from bertline.components.evaluation import Metrics, read_metrics
 from bertline.components.options import TrackingOptions
-from bertline.components.training_record import read_history
+from bertline.components.trainer import HISTORY_FILE
 from bertline.serving.errors import frames
 
 VALUE_CHARACTERS = 500  # MLflow 1 takes no longer parameters
@@ -41,7 +42,6 @@ def Track(
     data: Parameter[str],
     model: Parameter[str],
     train: Parameter[str],
-    export: Parameter[str],
     evaluate: Parameter[str],
     folder: Parameter[str],
     release: Parameter[str],
@@ -58,10 +58,9 @@ def Track(
         review: the page, sent where the options say so.
         record: int property `tracked`, 0 where the tracker could not be told; `summary` says where or why not.
         options: a TrackingOptions as JSON.
-        data: DataOptions as JSON; with the next four, the parameters told.
+        data: DataOptions as JSON; with the next three, the parameters told.
         model: ModelOptions as JSON.
         train: TrainOptions as JSON.
-        export: ExportOptions as JSON.
         evaluate: EvaluateOptions as JSON.
         folder: the task's root, "" for none.
         release: JSON of the run's facts, as the Pusher gets them.
@@ -70,8 +69,8 @@ def Track(
     """
     del untracked
     chosen = TrackingOptions.model_validate_json(options)
-    facts, metrics = json.loads(release), _read(f"{evaluation.uri}/{METRICS_FILE}")
-    sections = {"data": data, "model": model, "train": train, "export": export, "evaluate": evaluate}
+    facts, metrics = json.loads(release), read_metrics(evaluation.uri)
+    sections = {"data": data, "model": model, "train": train, "evaluate": evaluate}
     version = pushed_model.get_string_custom_property("pushed_version")
     report = f"{canary.uri}/{CANARY_FILE}"
     with tempfile.TemporaryDirectory(prefix="bertline-track-") as scratch:
@@ -82,7 +81,7 @@ def Track(
             id=run_id(metrics),
             project=chosen.project or facts["name"],
             parameters=flat({name: json.loads(section) for name, section in sections.items()}),
-            epochs=curves(read_history(model_run.uri)),
+            epochs=curves(_read(f"{model_run.uri}/{HISTORY_FILE}")),
             figures=figures(metrics, _read(report) if fileio.exists(report) else {}),
             gates=gates_in_words(json.loads(blessing.get_string_custom_property("verdicts"))),
             facts={
@@ -107,9 +106,9 @@ def _told(run: trackers.TrackedRun, options: TrackingOptions, folder: str) -> tu
         return False, f"NOT tracked by {options.tool}: {lines[0]}. The same command tries again; the rest is cached."
 
 
-def run_id(metrics: dict[str, Any]) -> str:
+def run_id(metrics: Metrics) -> str:
     """Names an evaluation by its figures, 12 hex digits; its seconds tell two of the same model apart."""
-    return hashlib.sha256(json.dumps(metrics, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(metrics.model_dump_json().encode()).hexdigest()[:12]
 
 
 def flat(sections: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
@@ -131,10 +130,10 @@ def curves(history: dict[str, Any]) -> list[dict[str, float]]:
     return [{name: value for name, value in epoch.items() if name != "epoch"} for epoch in history["epochs"]]
 
 
-def figures(metrics: dict[str, Any], canary: dict[str, Any]) -> dict[str, float]:
+def figures(metrics: Metrics, canary: dict[str, Any]) -> dict[str, float]:
     """The final figures: those of all test rows, the ends of their 95% intervals, the canary's latencies."""
-    found = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-    for name, (low, high) in metrics["intervals"].items():
+    found = metrics.headline()
+    for name, (low, high) in metrics.intervals:
         found |= {f"{name}_low": low, f"{name}_high": high}
     found |= {name: canary[name] for name in ("p50_ms", "p99_ms") if name in canary}
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}

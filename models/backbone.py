@@ -11,7 +11,6 @@ from pathlib import Path
 import keras
 import keras_hub
 
-from bertline.errors import UserError
 from bertline.models import packages
 from bertline.models.recipe import ModelOptions, RandomBert
 
@@ -35,7 +34,7 @@ def vocabulary(options: ModelOptions) -> Vocabulary:
     """The vocabulary of the chosen backbone; reads no weights.
 
     Raises:
-        UserError: the backbone cannot be found, a pinned file differs, or max_length does not fit.
+        ValueError: the backbone cannot be found, a pinned file differs, or max_length does not fit.
     """
     source = options.backbone
     if isinstance(source, RandomBert):
@@ -48,7 +47,7 @@ def vocabulary(options: ModelOptions) -> Vocabulary:
         tokenizer.save_assets(assets)
         return Vocabulary(assets / "vocabulary.txt", tokenizer.lowercase)
     if not (folder / "vocab.txt").is_file():
-        raise UserError(f"{folder}: holds no vocab.txt; only BERT's WordPiece vocabularies are supported")
+        raise ValueError(f"{folder}: holds no vocab.txt; only BERT's WordPiece vocabularies are supported")
     settings = folder / "tokenizer_config.json"
     lowercase = json.loads(settings.read_text()).get("do_lower_case", True) if settings.is_file() else True
     return Vocabulary(folder / "vocab.txt", lowercase)
@@ -58,13 +57,13 @@ def load(options: ModelOptions) -> keras_hub.models.BertBackbone:
     """The chosen BERT with its weights, variables in float32, `options.dropout` in each of its layers.
 
     Raises:
-        UserError: the backbone cannot be found or is no BERT, a pinned file differs from its sha256, there are no
+        ValueError: the backbone cannot be found or is no BERT, a pinned file differs from its sha256, there are no
             safetensors, or max_length is more than the backbone has positions.
     """
     source = options.backbone
     network = _random(source, options) if isinstance(source, RandomBert) else _pretrained(source, options)
     if options.max_length > network.max_sequence_length:
-        raise UserError(
+        raise ValueError(
             f"max_length {options.max_length} is more than the {network.max_sequence_length} positions of the "
             f"backbone {source!r}; set max_length to {network.max_sequence_length} or less"
         )
@@ -78,12 +77,12 @@ def digest(options: ModelOptions) -> str:
     their sizes and the vocabulary. What keras-hub fetches (a preset, hf://, kaggle://) goes by its name.
 
     Raises:
-        UserError: the backbone cannot be found.
+        ValueError: the backbone cannot be found.
     """
     source = options.backbone
     summed, files = hashlib.sha256(), {}
     if isinstance(source, RandomBert):
-        summed.update(f"{source.model_dump_json(exclude={'vocabulary'})} {_positions(options)}".encode())
+        summed.update(source.model_dump_json(exclude={"vocabulary"}).encode())
         files = {"vocab.txt": vocabulary(options).path}
     elif folder := _folder(source):
         patterns = _HUGGING_FACE_FILES if _is_hugging_face(folder) else _KERAS_HUB_FILES
@@ -121,14 +120,9 @@ def _random(size: RandomBert, options: ModelOptions) -> keras_hub.models.BertBac
         hidden_dim=size.hidden,
         intermediate_dim=size.intermediate,
         dropout=options.dropout,
-        max_sequence_length=_positions(options),
+        max_sequence_length=max(options.max_length, 512),
         dtype="float32",
     )
-
-
-def _positions(options: ModelOptions) -> int:
-    """The positions of random weights; 512 is BERT's own number, so that texts can be made longer later."""
-    return max(options.max_length, 512)
 
 
 def _pretrained(source: str, options: ModelOptions) -> keras_hub.models.BertBackbone:
@@ -141,12 +135,12 @@ def _pretrained(source: str, options: ModelOptions) -> keras_hub.models.BertBack
         str(folder or source), dropout=options.dropout, dtype="float32"
     )
     if not isinstance(backbone, keras_hub.models.BertBackbone):
-        raise UserError(f"{source!r} is a {type(backbone).__name__}; the line fine-tunes BERT")
+        raise ValueError(f"{source!r} is a {type(backbone).__name__}; the line fine-tunes BERT")
     if local_hugging_face:
         config = json.loads((folder / "config.json").read_text())
         name = config.get("hidden_act", "gelu")
         if name not in _ACTIVATIONS:
-            raise UserError(f"{folder}/config.json: hidden_act {name!r} is not one of {', '.join(_ACTIVATIONS)}")
+            raise ValueError(f"{folder}/config.json: hidden_act {name!r} is not one of {', '.join(_ACTIVATIONS)}")
         set_gelu(backbone, approximate=_ACTIVATIONS[name])
     return backbone
 
@@ -159,7 +153,7 @@ def _folder(source: str) -> Path | None:
         return _local_path(source, "backbone")
     if source in keras_hub.models.BertBackbone.presets:
         return None
-    raise UserError(
+    raise ValueError(
         f"backbone {source!r} is neither a folder nor a keras-hub preset; presets: "
         f"{', '.join(sorted(keras_hub.models.BertBackbone.presets))}"
     )
@@ -168,31 +162,31 @@ def _folder(source: str) -> Path | None:
 def _local_path(source: str, key: str) -> Path:
     path = packages.resolve(source) if source.startswith(packages.SCHEME) else Path(source)
     if not path.exists():
-        raise UserError(f"{key} {source!r}: there is no such file or folder")
+        raise ValueError(f"{key} {source!r}: there is no such file or folder")
     return path
 
 
 def _is_hugging_face(folder: Path) -> bool:
     config = folder / "config.json"
     if not config.is_file():
-        raise UserError(f"{folder}: holds no config.json; expected a Hugging Face or keras-hub folder of a BERT")
+        raise ValueError(f"{folder}: holds no config.json; expected a Hugging Face or keras-hub folder of a BERT")
     model_type = json.loads(config.read_text()).get("model_type")
     if model_type not in (None, "bert"):
-        raise UserError(f"{config}: model_type is {model_type!r}; the line fine-tunes 'bert'")
+        raise ValueError(f"{config}: model_type is {model_type!r}; the line fine-tunes 'bert'")
     return model_type == "bert"
 
 
 def _check_pins(folder: Path | None, source: str, pins: dict[str, str]) -> None:
     if pins and folder is None:
-        raise UserError(f"sha256: pins are for folders and package://; {source!r} is fetched by keras-hub")
+        raise ValueError(f"sha256: pins are for folders and package://; {source!r} is fetched by keras-hub")
     for name, expected in pins.items():
         path = folder / name
         if not path.is_file():
-            raise UserError(f"sha256: {path} is pinned but does not exist")
+            raise ValueError(f"sha256: {path} is pinned but does not exist")
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != expected.lower():
-            raise UserError(
+            raise ValueError(
                 f"{path} is not the pinned file: expected sha256 {expected}, found {found}. Install the right file, or "
                 f"change the pin under model.sha256 if you trust this one"
             )
@@ -201,7 +195,7 @@ def _check_pins(folder: Path | None, source: str, pins: dict[str, str]) -> None:
 def _check_safetensors(folder: Path) -> None:
     if not any((folder / name).is_file() for name in _SAFE_WEIGHTS):
         pickles = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "none at all"
-        raise UserError(
+        raise ValueError(
             f"{folder}: weights must be in model.safetensors, found {pickles}. Pickles can run code and are never "
             f"loaded; convert them with safetensors first"
         )

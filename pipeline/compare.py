@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from bertline.components import answers, estimates, gates
+from bertline.components import estimates, gates
+from bertline.components.answers import PREDICTED, PREVIOUS, PROBABILITY, Answers
 from bertline.errors import UserError
 from bertline.models import features
 from bertline.pipeline import screen
@@ -31,56 +31,61 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
     Raises:
       UserError: the runs share no test row.
     """
-    table, shared = _shared(first, second)
-    if not shared:
+    rows, shared = _beside(first, second)
+    if not shared.any():
         raise UserError(f"runs {first.run_id} and {second.run_id} have no test row in common.")
-    rows = answers.from_table(table, second.metrics["classes"], first.run_id, second.options)
-    certainty = second.options.gates.certainty
+    certainty, both = second.options.gates.certainty, int(shared.sum())
+    slices = {name: inside & shared for name, inside in rows.slices.items()}
     return {
         "runs": [first.run_id, second.run_id],
-        "rows": shared,
-        "rows_left_out": [len(run.table[features.ROW_ID]) - shared for run in (first, second)],
-        "overall": _side_by_side(rows, certainty),
-        "slices": {name: _side_by_side(_part(rows, inside), certainty) for name, inside in rows.slices.items()},
-        **_changed(table),
+        "rows": both,
+        "rows_left_out": [len(run.answers.labels) - both for run in (first, second)],
+        "overall": _side_by_side(rows, shared, certainty),
+        "slices": {name: _side_by_side(rows, inside, certainty) for name, inside in slices.items() if inside.any()},
+        **_changed(rows, shared),
     }
 
 
-def _shared(first: Run, second: Run) -> tuple[dict[str, list[Any]], int]:
-    """The second run's table, rows of both runs only, with the first run's answers as `previous`; and its length."""
-    before = dict(zip(first.table[features.ROW_ID], first.table["predicted"], strict=True))
-    kept = [position for position, row_id in enumerate(second.table[features.ROW_ID]) if row_id in before]
-    table = {name: [column[position] for position in kept] for name, column in second.table.items()}
-    table[answers.PREVIOUS] = [before[row_id] for row_id in table[features.ROW_ID]]
-    return table, len(kept)
+def _beside(first: Run, second: Run) -> tuple[Answers, np.ndarray]:
+    """The second run's rows with the first run's answers as PREVIOUS, and bool [rows], whether both runs tested each.
+
+    Rows that only the second run has get no answer, "".
+    """
+    names = first.answers.names(first.answers.predicted)
+    before = dict(zip(first.answers.columns[features.ROW_ID], names, strict=True))
+    row_ids = second.answers.columns[features.ROW_ID]
+    rows = second.answers.beside({PREVIOUS: [before.get(row_id, "") for row_id in row_ids]}, first.run_id)
+    return rows, np.array([row_id in before for row_id in row_ids])
 
 
-def _part(rows: answers.Answers, inside: np.ndarray) -> answers.Answers:
-    return dataclasses.replace(
-        rows, labels=rows.labels[inside], predicted=rows.predicted[inside], previous=rows.previous[inside], slices={}
-    )
-
-
-def _side_by_side(rows: answers.Answers, certainty: float) -> dict[str, Any]:
-    compared = gates.compare(rows, rows.previous, certainty)
+def _side_by_side(rows: Answers, inside: np.ndarray, certainty: float) -> dict[str, Any]:
+    """Both runs on the rows `inside`, bool [rows]."""
+    compared = gates.compare(rows, rows.previous, certainty, inside)
     return {
-        "rows": len(rows.labels),
-        "first": {name: compared.pop(name) for name in FIGURES},
-        "second": estimates.scores(rows.labels, rows.predicted, len(rows.classes)),
-        **compared,
+        "rows": int(inside.sum()),
+        "first": {"accuracy": compared.accuracy, "macro_f1": compared.macro_f1},
+        "second": estimates.scores(rows.labels[inside], rows.predicted[inside], len(rows.classes)),
+        **compared.model_dump(exclude=set(FIGURES)),
     }
 
 
-def _changed(table: dict[str, list[Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The rows whose answer changed, the surest of the second run first."""
+def _changed(rows: Answers, shared: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+    """The `shared` rows whose answer changed, the surest of the second run first."""
     changed: dict[str, list[dict[str, Any]]] = {"won": [], "lost": [], "still_wrong": []}
-    names = (features.ROW_ID, features.LABEL, answers.PREVIOUS, "predicted", "probability", features.TEXT)
-    for values in sorted(zip(*(table[name] for name in names), strict=True), key=lambda row: -row[4]):
-        row = dict(zip(names, values, strict=True))
-        if row["predicted"] == row[answers.PREVIOUS]:
-            continue
-        right = {row["predicted"]: "won", row[answers.PREVIOUS]: "lost"}
-        changed[right.get(row[features.LABEL], "still_wrong")].append(row)
+    confidence, before = rows.confidence, rows.columns[PREVIOUS]
+    positions = np.flatnonzero(shared & (rows.predicted != rows.previous))
+    for row in positions[np.argsort(-confidence[positions], kind="stable")]:
+        kind = {rows.predicted[row]: "won", rows.previous[row]: "lost"}.get(rows.labels[row], "still_wrong")
+        changed[kind].append(
+            {
+                features.ROW_ID: rows.columns[features.ROW_ID][row],
+                features.LABEL: rows.classes[rows.labels[row]],
+                PREVIOUS: before[row],
+                PREDICTED: rows.classes[rows.predicted[row]],
+                PROBABILITY: float(confidence[row]),
+                features.TEXT: rows.columns[features.TEXT][row],
+            }
+        )
     return changed
 
 
@@ -128,6 +133,6 @@ def _rows(changed: list[dict[str, Any]]) -> Table:
     for column in ("  row_id", "label", "before", "now", "text"):
         table.add_column(column, no_wrap=True, overflow="ellipsis")
     for row in changed:
-        cells = [row[name] for name in (features.LABEL, answers.PREVIOUS, "predicted", features.TEXT)]
+        cells = [row[name] for name in (features.LABEL, PREVIOUS, PREDICTED, features.TEXT)]
         table.add_row(Text(f"  {row[features.ROW_ID][:12]}"), *(Text(screen.excerpt(cell)) for cell in cells))
     return table

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from bertline.components.artifacts import METRICS_FILE, PREDICTIONS_FILE
+from bertline.components.answers import Answers, read_answers
+from bertline.components.evaluation import Metrics, read_metrics
 from bertline.components.options import EvaluateOptions
 from bertline.errors import UserError
 from bertline.pipeline import lineage
@@ -25,8 +24,8 @@ class Run:
       run_id: when it started.
       verdicts: as bertline.components.gates.Verdict.as_dict gives them.
       canary: what the canary said, "" where it passed or was not asked.
-      metrics: metrics.json.
-      table: predictions-test.parquet, columns [rows].
+      metrics: the Evaluator's.
+      answers: the test rows and what was answered to them, with the slices of `options`.
       options: the run's own, whatever the config says now.
       folder: of the evaluation, with TFMA's results.
     """
@@ -34,8 +33,8 @@ class Run:
     run_id: str
     verdicts: list[dict[str, Any]]
     canary: str
-    metrics: dict[str, Any]
-    table: dict[str, list[Any]]
+    metrics: Metrics
+    answers: Answers
     options: EvaluateOptions
     folder: Path
 
@@ -64,10 +63,11 @@ def folders(task: Config, run_id: str) -> dict[str, Path]:
 
 def _run(run_id: str, evaluator: lineage.Stage, canary: lineage.Stage | None) -> Run:
     (evaluation,) = evaluator.outputs["evaluation"]
-    folder = Path(evaluation.uri)
+    options = EvaluateOptions.model_validate_json(evaluator.parameters["options"])
     try:
-        metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
-        table = pq.read_table(folder / PREDICTIONS_FILE).to_pydict()
+        metrics = read_metrics(evaluation.uri)
+        version = metrics.last_blessed.version if metrics.last_blessed else ""
+        answers = read_answers(evaluation.uri, metrics.classes, version).sliced(options)
     except FileNotFoundError as error:
         raise UserError(f"run {run_id}: {error.filename} is gone; run again.") from error
     verdicts = json.loads(evaluator.text("verdicts"))
@@ -78,9 +78,9 @@ def _run(run_id: str, evaluator: lineage.Stage, canary: lineage.Stage | None) ->
         verdicts=verdicts,
         canary=_refusal(canary) if all(verdict["passed"] for verdict in verdicts) else "",
         metrics=metrics,
-        table=table,
-        options=EvaluateOptions.model_validate_json(evaluator.parameters["options"]),
-        folder=folder,
+        answers=answers,
+        options=options,
+        folder=Path(evaluation.uri),
     )
 
 

@@ -12,7 +12,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from bertline.components import answers, estimates, gates
+from bertline.components import estimates, gates
+from bertline.components.answers import Answers
 from bertline.components.options import EvaluateOptions
 from bertline.models import features
 from bertline.pipeline import screen
@@ -43,22 +44,21 @@ def change(run: Run, verdict: dict[str, Any]) -> Change | None:
 
     The rows are tried nearest first: the gate is asked again with the first k answered rightly, and k is halved in on.
     """
-    version = run.metrics.get("last_blessed", {}).get("version", "")
-    rows = answers.from_table(run.table, run.metrics["classes"], version, run.options)
+    rows = run.answers
     counting = _that_count(rows, verdict, run.options)
     if counting is None:
         return None
-    nearest = np.flatnonzero(counting)[np.argsort(_distances(run)[counting], kind="stable")]
+    nearest = np.flatnonzero(counting)[np.argsort(_distances(rows)[counting], kind="stable")]
     low, high = 1, len(nearest)
-    if not high or not _passes(run, rows, verdict, nearest):
+    if not high or not _passes(run, verdict, nearest):
         return Change(None, nearest)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if _passes(run, rows, verdict, nearest[:middle]) else (middle + 1, high)
+        low, high = (low, middle) if _passes(run, verdict, nearest[:middle]) else (middle + 1, high)
     return Change(low, nearest[:low])
 
 
-def _that_count(rows: answers.Answers, verdict: dict[str, Any], options: EvaluateOptions) -> np.ndarray | None:
+def _that_count(rows: Answers, verdict: dict[str, Any], options: EvaluateOptions) -> np.ndarray | None:
     """bool [rows], the wrong answers that a gate holds against the model; None if it holds none."""
     kind = verdict["kind"]
     if kind in ("max_calibration_error", "max_size"):
@@ -71,7 +71,7 @@ def _that_count(rows: answers.Answers, verdict: dict[str, Any], options: Evaluat
     return wrong & rows.slices[verdict["slice"]] if verdict["slice"] else wrong
 
 
-def _favoured_of_the_least(rows: answers.Answers, kind: str, options: EvaluateOptions) -> np.ndarray:
+def _favoured_of_the_least(rows: Answers, kind: str, options: EvaluateOptions) -> np.ndarray:
     """bool [rows], the rows of the favourable label in the group that it is answered for least."""
     favourable = rows.classes.index(options.gates.fairness.label)
     favoured = rows.labels == favourable
@@ -82,24 +82,19 @@ def _favoured_of_the_least(rows: answers.Answers, kind: str, options: EvaluateOp
     return favoured & (rows.groups == least)
 
 
-def _distances(run: Run) -> np.ndarray:
-    """float [rows], how far the true label's probability is below the answer's."""
-    probabilities = np.array(run.table["probabilities"])
-    classes = run.metrics["classes"]
-    true = np.array([classes.index(label) for label in run.table[features.LABEL]])
-    return probabilities.max(-1) - probabilities[np.arange(len(true)), true]
+def _distances(rows: Answers) -> np.ndarray:
+    """float64 [rows], how far the true label's probability is below the answer's."""
+    return rows.confidence - rows.probabilities[np.arange(len(rows.labels)), rows.labels]
 
 
-def _passes(run: Run, rows: answers.Answers, verdict: dict[str, Any], righted: np.ndarray) -> bool:
+def _passes(run: Run, verdict: dict[str, Any], righted: np.ndarray) -> bool:
     """Whether the verdict's gate passes once the rows `righted`, int [any], are answered rightly."""
-    predicted = rows.predicted.copy()
-    predicted[righted] = rows.labels[righted]
-    changed = dataclasses.replace(rows, predicted=predicted)
-    metrics = {
-        **run.metrics,
-        **estimates.scores(changed.labels, changed.predicted, len(changed.classes)),
-        "intervals": {**run.metrics["intervals"], **estimates.intervals(changed.confusion)},
-    }
+    predicted = run.answers.predicted.copy()
+    predicted[righted] = run.answers.labels[righted]
+    changed = dataclasses.replace(run.answers, predicted=predicted)
+    intervals = run.metrics.intervals.model_copy(update=estimates.intervals(changed.confusion))
+    scores = estimates.scores(changed.labels, changed.predicted, len(changed.classes))
+    metrics = run.metrics.model_copy(update={**scores, "intervals": intervals})
     same = (verdict["kind"], verdict["slice"])
     return all(
         found.passed for found in gates.judge(metrics, changed, run.options.gates) if (found.kind, found.slice) == same
@@ -150,9 +145,10 @@ def _rows_table(run: Run, positions: np.ndarray) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     for column in ("  row_id", "label", "answered", "short by", "text"):
         table.add_column(column, no_wrap=True, overflow="ellipsis")
-    distances = _distances(run)
+    rows, distances = run.answers, _distances(run.answers)
     for row in positions:
-        cells = [run.table[name][row] for name in (features.ROW_ID, features.LABEL, "predicted", features.TEXT)]
-        row_id, label, answered, text = map(screen.excerpt, cells)
+        row_id, text = (rows.columns[name][row] for name in (features.ROW_ID, features.TEXT))
+        label, answered = rows.names([rows.labels[row], rows.predicted[row]])
+        row_id, label, answered, text = map(screen.excerpt, (row_id, label, answered, text))
         table.add_row(Text(f"  {row_id[:12]}"), Text(label), Text(answered), f"{distances[row]:.3f}", Text(text))
     return table

@@ -17,7 +17,6 @@ from bertline.components.canary import Canary
 from bertline.components.evaluator import Evaluator
 from bertline.components.example_gen import ExampleGen
 from bertline.components.explainer import Explainer
-from bertline.components.exporter import Exporter
 from bertline.components.label_quality import LabelQuality
 from bertline.components.last_blessed import LastBlessed
 from bertline.components.model_card import ModelCard
@@ -120,25 +119,18 @@ def create_pipeline(
         checkpoint_dir=settings.checkpoint_folder,
         **({"last_blessed": last_blessed.outputs["model"]} if config.train.warm_start else {}),
     )
-    exporter = Exporter(
-        weights=trainer.outputs["weights"],
-        model_run=trainer.outputs["model_run"],
-        transform_graph=tokens.outputs["transform_graph"],
-        model_options=config.model.model_dump_json(),
-        options=settings.sections["export"],
-    )
 
     baseline = Baseline(examples=examples) if config.evaluate.baseline else None
     evaluator = Evaluator(
         examples=examples,
-        model=exporter.outputs["model"],
+        model=trainer.outputs["model"],
         last_blessed=last_blessed.outputs["model"],
         options=settings.sections["evaluate"],
         keep=json.dumps(config.data.keep),
         **({"tfidf": baseline.outputs["answers"]} if baseline else {}),
     )
     canary = Canary(
-        model=exporter.outputs["model"],
+        model=trainer.outputs["model"],
         evaluation=evaluator.outputs["evaluation"],
         blessing=evaluator.outputs["blessing"],
         options=settings.sections["canary"],
@@ -153,8 +145,7 @@ def create_pipeline(
         release=facts.release,
     )
     pusher = Pusher(
-        model=exporter.outputs["model"],
-        weights=trainer.outputs["weights"],
+        model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=canary.outputs["canary"],
         evaluation=evaluator.outputs["evaluation"],
@@ -169,12 +160,10 @@ def create_pipeline(
     label_quality = LabelQuality(
         examples=examples,
         model_run=trainer.outputs["model_run"],
-        model=exporter.outputs["model"],
         evaluation=evaluator.outputs["evaluation"],
     )
     explainer = Explainer(
-        weights=trainer.outputs["weights"],
-        model=exporter.outputs["model"],
+        model=trainer.outputs["model"],
         transform_graph=tokens.outputs["transform_graph"],
         evaluation=evaluator.outputs["evaluation"],
         model_options=config.model.model_dump_json(),
@@ -188,7 +177,6 @@ def create_pipeline(
         pushed_model=pusher.outputs["pushed_model"],
         model_card=model_card.outputs["model_card"],
         model_run=trainer.outputs["model_run"],
-        model=exporter.outputs["model"],
         label_report=label_quality.outputs["report"],
         quarantine=ingest.outputs["quarantine"],
         data_report=data_gate.outputs["report"],
@@ -208,7 +196,6 @@ def create_pipeline(
         data=settings.sections["data"],
         model=config.model.model_dump_json(),
         train=settings.sections["train"],
-        export=settings.sections["export"],
         evaluate=settings.sections["evaluate"],
         folder=settings.tracking_folder,
         release=facts.release,
@@ -225,7 +212,6 @@ def create_pipeline(
         *([baseline] if baseline else []),
         last_blessed,
         trainer,
-        exporter,
         evaluator,
         canary,
         model_card,

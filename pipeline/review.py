@@ -30,7 +30,7 @@ def find(task: Config, run_id: str | None) -> Path:
         raise UserError(f"no review pages yet under {task.root_folder}; `bertline run` writes one a run.")
     if not run_id:
         return pages[-1]
-    page = page_file(task, run_ids.of_spelling(run_id))
+    page = page_file(task, run_id)
     if page not in pages:
         raise UserError(
             f"run {run_id} has no review page: it is no run of this task, or did not come so far. "
@@ -58,7 +58,7 @@ def write_tfma_page(task: Config, run_id: str | None) -> Path:
     html = tfma_page.render(
         beam.Pipeline(argv=beam_options.arguments(beam_options.BeamOptions())),  # one batch: nothing to spread
         task.name,
-        run.table,
+        run.answers,
         run.metrics,
         run.options,
         evaluated.folders(task, run.run_id),

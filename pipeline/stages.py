@@ -49,7 +49,6 @@ class Node(StrEnum):
     BASELINE = _Row("Baseline", "baseline")
     LAST_BLESSED = _Row("LastBlessed", "train")
     TRAINER = _Row("Trainer", "train")
-    EXPORTER = _Row("Exporter", "export")
     EVALUATOR = _Row("Evaluator", "evaluate", Beam.NOT_ON_DATAFLOW)
     CANARY = _Row("Canary", "canary")
     MODEL_CARD = _Row("ModelCard", "push")

@@ -189,27 +189,6 @@ def tokenised_reviews(options, rows: int, seed: int = 0):
     return Rows(tf.cast(ids, tf.int32), None, labels)
 
 
-def trained_weights(folder, options, keywords):
-    """What the Trainer leaves of a `keyword_classifier`; returns the folder."""
-    from bertline.models import backbone, classifier
-
-    classifier.save(
-        keyword_classifier(options, keywords), folder, list(MOODS), backbone_digest=backbone.digest(options)
-    )
-    return folder
-
-
-def write_export_record(folder, temperature=1.0):
-    """An export.json in the folder, as the Exporter leaves it beside the SavedModel; returns the folder."""
-    from bertline.components import export_record
-
-    figures = {"calibration_error": 0.1, "log_loss": 0.5}
-    calibration = {"temperature": temperature, "note": "", "rows": 500, "before": figures, "after": figures}
-    record = export_record.ExportRecord(dtype="float32", abstain=None, calibration=calibration)
-    export_record.write(str(folder), record)
-    return folder
-
-
 def keyword_classifier(options, keywords):
     """A classifier whose answers are known by construction: of `keywords`, word -> label, the more frequent one wins.
 
@@ -311,18 +290,93 @@ def transformed(folder, model, examples, schema, pair=False):
 # === The review page ===
 
 
-def review_evidence(classes, rows, seed=0, texts=None, absent=0, **changes):
-    """What a run of `rows` test rows would have left: half of the answers right or more, the rest at random.
+def answers(classes, labels, predicted, probabilities=None, previous=None, tfidf=None, columns=None, **changes):
+    """Test rows and what was answered to them; labels and answers are indices, int [rows].
 
-    The last `absent` classes have no test rows and are never answered. Its metrics are scikit-learn's, in the shape of
-    the Evaluator's metrics.json.
+    Without `probabilities` each answer has 1. `previous` and `tfidf` are the other models' answers.
     """
+    import numpy as np
+
+    from bertline.components.answers import PREVIOUS, TFIDF, Answers
+
+    names = [*classes, "another label"]
+    others = {PREVIOUS: previous, TFIDF: tfidf}
+    return Answers(
+        list(classes),
+        np.asarray(labels),
+        np.asarray(predicted),
+        np.eye(len(classes), dtype=np.float32)[predicted] if probabilities is None else probabilities,
+        (columns or {})
+        | {name: [names[each] for each in given] for name, given in others.items() if given is not None},
+        **changes,
+    )
+
+
+def slice_figures(rows, inside):
+    """Figures of some rows by scikit-learn, as the Evaluator has them by name."""
     import numpy as np
     from sklearn import metrics as sklearn_metrics
 
-    from bertline.components import estimates, export_record
-    from bertline.components.review_page import figures, page
+    from bertline.components import estimates
+
+    true, answered, labels = rows.labels[inside], rows.predicted[inside], range(len(rows.classes))
+    scores = sklearn_metrics.precision_recall_fscore_support(true, answered, labels=labels, zero_division=np.nan)
+    accuracy = sklearn_metrics.accuracy_score(true, answered)
+    return {
+        "rows": len(true),
+        "accuracy": accuracy,
+        "micro_f1": accuracy,
+        "macro_f1": sklearn_metrics.f1_score(true, answered, average="macro", zero_division=0),
+        "weighted_f1": sklearn_metrics.f1_score(true, answered, average="weighted", zero_division=0),
+        "per_class": {
+            name: {
+                key: None if np.isnan(value) else float(value)
+                for key, value in zip(("precision", "recall", "f1"), values, strict=True)
+            }
+            for name, values in zip(rows.classes, zip(*scores[:3], strict=True), strict=True)
+        },
+        **estimates.probability_scores(true, rows.probabilities[inside]),
+    }
+
+
+def metrics(rows, **changes):
+    """The Metrics of test rows by scikit-learn, as the Evaluator has them, with the slices that the rows have."""
+    import numpy as np
+
+    from bertline.components import estimates
+    from bertline.components.evaluation import Cell, Metrics
     from bertline.models import calibration
+
+    confusion, (error, interval) = rows.confusion, estimates.calibration_error(rows.confidence, rows.right)
+    before = calibration.unscaled(rows.probabilities, 2.0)
+    figures = {
+        **slice_figures(rows, np.full(len(rows.labels), True)),
+        "calibration_error": error,
+        "intervals": {**estimates.intervals(confusion), "calibration_error": interval},
+        "model_bytes": 2_500_000,
+        "inference_seconds": 1.5,
+        "majority_share": float(confusion.sum(-1).max() / confusion.sum()),
+        "labels_present": int((confusion.sum(-1) > 0).sum()),
+        "classes": rows.classes,
+        "confusion": [Cell(*map(int, cell), int(confusion[tuple(cell)])) for cell in np.argwhere(confusion)],
+        "slices": {name: slice_figures(rows, inside) for name, inside in rows.slices.items()},
+        "calibration": {
+            "temperature": 2.0,
+            "before": estimates.calibration(rows.labels, rows.predicted, before),
+            "after": estimates.calibration(rows.labels, rows.predicted, rows.probabilities),
+        },
+    }
+    return Metrics.model_validate({**figures, **changes})
+
+
+def review_evidence(classes, rows, seed=0, texts=None, absent=0, **changes):
+    """What a run of `rows` test rows would have left: half of the answers right or more, the rest at random.
+
+    The last `absent` classes have no test rows and are never answered.
+    """
+    import numpy as np
+
+    from bertline.components.review_page.evidence import Evidence
 
     chance = np.random.default_rng(seed)
     present = len(classes) - absent
@@ -330,8 +384,7 @@ def review_evidence(classes, rows, seed=0, texts=None, absent=0, **changes):
     probabilities = chance.dirichlet(np.full(len(classes), 0.5), rows)
     probabilities[np.arange(rows), truth] += chance.uniform(0, 1, rows)
     probabilities[:, present:] = 0
-    probabilities = (probabilities / probabilities.sum(-1, keepdims=True)).astype(np.float32).astype(np.float64)
-    predicted = probabilities.argmax(-1)
+    probabilities = (probabilities / probabilities.sum(-1, keepdims=True)).astype(np.float32)
     texts = texts or [f"text {row}" for row in range(rows)]
     shops = np.arange(rows) % 5 < 2
     columns = {
@@ -340,61 +393,22 @@ def review_evidence(classes, rows, seed=0, texts=None, absent=0, **changes):
         "text_pair": [""] * rows,
         "row_id": [str(row) for row in range(rows)],
     }
-    scored = figures.ScoredRows(list(classes), truth, predicted, probabilities, columns)
-
-    def counted(members):
-        true, given = truth[members], predicted[members]
-        scores = sklearn_metrics.precision_recall_fscore_support(
-            true, given, labels=range(len(classes)), zero_division=np.nan
-        )
-        each = zip(*scores[:3], strict=True)
-        return {
-            "accuracy": sklearn_metrics.accuracy_score(true, given),
-            "macro_f1": sklearn_metrics.f1_score(true, given, average="macro", zero_division=0),
-            "rows": float(len(true)),
-            "per_class": {
-                name: {
-                    key: None if np.isnan(value) else float(value)  # as the Evaluator has it
-                    for key, value in zip(("precision", "recall", "f1"), values, strict=True)
-                }
-                for name, values in zip(classes, each, strict=True)
-            },
-        }
-
-    confusion = sklearn_metrics.confusion_matrix(truth, predicted, labels=range(len(classes)))
-    error, interval = estimates.calibration_error(probabilities.max(-1), predicted == truth)
-    metrics = {
-        **counted(np.full(rows, True)),
-        "weighted_f1": sklearn_metrics.f1_score(truth, predicted, average="weighted"),
-        **estimates.probability_scores(truth, probabilities),
-        "calibration_error": error,
-        "intervals": {**estimates.intervals(confusion), "calibration_error": interval},
-        "model_bytes": 2_500_000,
-        "majority_share": float(confusion.sum(-1).max() / rows),
-        "classes": list(classes),
-        "confusion": confusion.tolist(),
-        "slices": {"shop=north": counted(shops), "shop=south": counted(~shops)},
-    }
-    metrics["calibration"] = {
-        "temperature": 2.0,
-        "before": estimates.calibration(truth, predicted, calibration.unscaled(probabilities, 2.0)),
-        "after": estimates.calibration(truth, predicted, probabilities),
-    }
+    slices = {"shop=north": shops, "shop=south": ~shops}
+    answered = answers(classes, truth, probabilities.argmax(-1), probabilities, columns=columns, slices=slices)
+    figures = metrics(answered)
     labels = {name: {"rows": 10, "share": 1 / len(classes)} for name in classes}
     split = {"rows": 10 * len(classes), "labels": labels, "histogram": [{"from": 0, "rows": 9}, {"from": 8, "rows": 3}]}
     epoch = {"epoch": 1, "train_loss": 0.8, "validation_loss": 0.6, "validation_accuracy": 0.7}
     facts = {"git_commit": None, "config_hash": "c", "data_hash": "d", "code_hash": "e", "libraries": {"tfx": "1.21.0"}}
     left = {
-        "metrics": metrics,
-        "scored": scored,
-        "verdicts": [verdict("accuracy >= 0.4", f"{metrics['accuracy']:.3f}")],
+        "metrics": figures,
+        "answers": answered,
+        "verdicts": [verdict("accuracy >= 0.4", f"{figures.accuracy:.3f}")],
         "training": {
             "epochs": [epoch, {**epoch, "epoch": 2}], "best_epoch": 2, "step": 20, "examples_per_second": 90.0,
             "precision": "float32", "wall_seconds": 90.0, "resumed_at": [],
+            "calibration": {**figures.calibration.model_dump(), "note": "", "rows": 500},
         },
-        "export": export_record.ExportRecord(
-            dtype="float32", abstain=None, calibration={**metrics["calibration"], "note": "", "rows": 500}
-        ),
         "ingest": {"rows": 99, "distinct": 90, "duplicates": 4, "not_sampled": 0, "quarantined": {"no text": 5}},
         "texts": {
             "max_length": 8, "truncated": 0.01, "out_of_vocabulary": 0.0,
@@ -409,7 +423,7 @@ def review_evidence(classes, rows, seed=0, texts=None, absent=0, **changes):
         "labels": label_report(rows, texts, classes),
         "history": [],
     }  # fmt: skip
-    return page.Evidence(**{**left, **changes})
+    return Evidence(**{**left, **changes})
 
 
 def label_report(rows, texts, classes):
@@ -436,21 +450,6 @@ def label_report(rows, texts, classes):
         ],
         "pair_rows": [{**pair, "first_split": "validation", "similarity": "1.0"}, {**pair, "similarity": "0.9"}],
     }  # fmt: skip
-
-
-def write_predictions(scored, path):
-    """Writes scored rows as the Evaluator exports them; returns the path."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    names = {
-        column: [scored.classes[index] for index in values]
-        for column, values in (("label", scored.truth), ("predicted", scored.predicted))
-    }
-    probabilities = list(scored.probabilities.astype(np.float32))
-    pq.write_table(pa.table({**scored.rows, **names, "probabilities": probabilities}), path)
-    return path
 
 
 def verdict(gate, value, passed=True, reason=""):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from bertline.components.review_page.figures import ClassFigures
+from bertline.components.evaluation import Comparison, Metrics
+from bertline.components.review_page.figures import ClassFigures, Slice
 
 SHOWN = 3  # slices or labels named in a sentence; the section lists all
 # Mean probability and accuracy this close are as good as equal: a point either way is noise on 2,000 rows.
@@ -26,10 +27,10 @@ class Answer(NamedTuple):
 
 
 def answers(
-    metrics: dict[str, Any],
+    metrics: Metrics,
     classes: list[ClassFigures],
-    slices: list[dict[str, Any]],
-    comparisons: list[dict[str, Any]],
+    slices: list[Slice],
+    comparisons: list[tuple[str, Comparison]],
     confusions: list[dict[str, Any]],
     bins: list[dict[str, float]],
 ) -> list[Answer]:
@@ -39,7 +40,7 @@ def answers(
       metrics: the Evaluator's.
       classes: figures.per_class.
       slices: figures.slices.
-      comparisons: page.comparisons.
+      comparisons: other models on the same rows, each with its name.
       confusions: figures.confusions.
       bins: figures.reliability.
     """
@@ -52,46 +53,45 @@ def answers(
     ]
 
 
-def _quality(metrics: dict[str, Any]) -> str:
-    low, high = metrics["intervals"]["accuracy"]
+def _quality(metrics: Metrics) -> str:
+    low, high = metrics.intervals.accuracy
     return (
-        f"It answers {metrics['accuracy']:.1%} of {metrics['rows']:,} test rows rightly (95% interval {low:.1%} to "
-        f"{high:.1%}); always giving the commonest label would get {metrics['majority_share']:.1%}. "
-        f"Macro F1, which counts every label alike, is {metrics['macro_f1']:.3f}."
+        f"It answers {metrics.accuracy:.1%} of {metrics.rows:,} test rows correctly (95% interval {low:.1%} to "
+        f"{high:.1%}); always giving the commonest label would get {metrics.majority_share:.1%}. "
+        f"Macro F1, which counts every label alike, is {metrics.macro_f1:.3f}."
     )
 
 
-def _slices(slices: list[dict[str, Any]]) -> str:
+def _slices(slices: list[Slice]) -> str:
     if not slices:
         return "Not known: no slices are configured."
-    worse = [each for each in slices if each["verdict"] == "worse"]
+    worse = [each for each in slices if each.verdict == "worse"]
     if not worse:
-        lowest = slices[0]
-        return (
-            f"None of {len(slices)} slices is worse than all rows beyond chance; the lowest is "
-            f"{_quoted(lowest['name'])} with {lowest['accuracy']:.1%} of {lowest['rows']:,} rows."
-        )
-    named = [f"{_quoted(each['name'])} ({each['accuracy']:.1%} of {each['rows']:,} rows)" for each in worse]
-    return f"Worse than all rows beyond chance: {_listed(named)}."
+        return f"None of {len(slices)} slices is worse than all rows beyond chance; the lowest is {_slice(slices[0])}."
+    return f"Worse than all rows beyond chance: {_listed([_slice(each) for each in worse])}."
 
 
-def _comparisons(comparisons: list[dict[str, Any]]) -> str:
+def _slice(each: Slice) -> str:
+    return f"{_quoted(each.name)} ({each.figures.accuracy:.1%} of {each.figures.rows:,} rows)"
+
+
+def _comparisons(comparisons: list[tuple[str, Comparison]]) -> str:
     if not comparisons:
         return "There is no other model to compare with: no earlier release, and no baseline is configured."
-    return " ".join(_comparison(each) for each in comparisons)
+    return " ".join(_comparison(name, comparison) for name, comparison in comparisons)
 
 
-def _comparison(other: dict[str, Any]) -> str:
-    found = other["differences"]["accuracy"]
-    if found["low"] > 0:
+def _comparison(name: str, comparison: Comparison) -> str:
+    gain = comparison.differences.accuracy
+    if gain.low > 0:
         verdict = "better, and not by luck"
-    elif found["high"] < 0:
+    elif gain.high < 0:
         verdict = "worse, and not by bad luck"
     else:
         verdict = "no difference that luck could not explain"
     return (
-        f"Against {other['name']}: {100 * found['value']:+.1f} points of accuracy "
-        f"({100 * found['low']:+.1f} to {100 * found['high']:+.1f}), {verdict}."
+        f"Against {name}: {100 * gain.value:+.1f} points of accuracy "
+        f"({100 * gain.low:+.1f} to {100 * gain.high:+.1f}), {verdict}."
     )
 
 

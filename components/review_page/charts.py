@@ -12,6 +12,9 @@ import altair as alt
 import vl_convert
 from markupsafe import Markup, escape
 
+from bertline.components.evaluation import Cell
+from bertline.components.review_page.figures import Slice
+
 # A chart this wide stands on a phone without being scaled; wider windows put several in a row.
 WIDTH, HEIGHT = 290, 210
 PANEL_WIDTH, PANEL_HEIGHT = 210, 150
@@ -233,37 +236,39 @@ def class_scores(bars: list[dict[str, Any]], name: str) -> Markup:
     return draw(chart, f"Scores of {name}", description, width=PANEL_WIDTH, height=PANEL_HEIGHT)
 
 
-def heat_map(confusion: list[list[int]], classes: list[str]) -> Markup:
-    """A confusion matrix of many classes: cells without names, darker for a larger share of the true label's rows."""
-    cells = [
-        {"true": row, "answered": column, "share": count / sum(counts), "right": row == column}
-        for row, counts in enumerate(confusion)
-        for column, count in enumerate(counts)
-        if count
+def heat_map(cells: list[tuple[Cell, float]], labels: list[int]) -> Markup:
+    """A confusion matrix of many classes: cells without names, darker for a larger share of the true label's rows.
+
+    Args:
+      cells: each with its share.
+      labels: indices of the labels to draw, in their order.
+    """
+    drawn = [
+        {"true": cell.true, "answered": cell.answered, "share": share, "right": cell.true == cell.answered}
+        for cell, share in cells
     ]
-    order = list(range(len(classes)))
     bare = alt.Axis(labels=False, ticks=False)
     chart = (
-        alt.Chart(_data(cells))
+        alt.Chart(_data(drawn))
         .mark_rect()
         .encode(
-            x=alt.X("answered:O", title="answered", axis=bare, scale=alt.Scale(domain=order)),
-            y=alt.Y("true:O", title="true label", axis=bare, scale=alt.Scale(domain=order)),
+            x=alt.X("answered:O", title="answered", axis=bare, scale=alt.Scale(domain=labels)),
+            y=alt.Y("true:O", title="true label", axis=bare, scale=alt.Scale(domain=labels)),
             opacity=alt.Opacity("share:Q", legend=None, scale=alt.Scale(domain=[0, 1], range=[0.3, 1])),
             color=alt.Color("right:N", legend=None, scale=alt.Scale(domain=[True, False], range=[FIRST, BAD])),
         )
     )
-    description = f"{len(classes)} by {len(classes)} cells; the diagonal is right. The commonest confusions are listed."
+    description = f"{len(labels)} by {len(labels)} cells; the diagonal is right. The commonest confusions are listed."
     return draw(chart, "Confusion matrix", description, width=320, height=320)
 
 
 # === Slices, training, past runs, texts ===
 
 
-def slice_intervals(slices: list[dict[str, Any]], overall: float) -> Markup:
+def slice_intervals(slices: list[Slice], overall: float) -> Markup:
     """Accuracy of each slice with its 95% interval, against that of all rows."""
     rows = [
-        {"name": each["name"], "accuracy": each["accuracy"], "low": each["interval"][0], "high": each["interval"][1]}
+        {"name": each.name, "accuracy": each.figures.accuracy, "low": each.interval[0], "high": each.interval[1]}
         for each in slices
     ]
     names = [row["name"] for row in rows]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bertline.components.export_record import ExportRecord
-from bertline.components.review_page import figures
+from bertline.components.answers import Answers
+from bertline.components.evaluation import Metrics
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,10 @@ class Evidence:
     """What the stages of a run left behind for a person to judge its model.
 
     Attributes:
-      metrics: the Evaluator's metrics.json.
-      scored: the test rows with the model's probabilities.
+      metrics: the Evaluator's.
+      answers: the test rows with the model's answers.
       verdicts: as gates.Verdict.as_dict gives them.
       training: the Trainer's training.json.
-      export: the Exporter's export.json.
       ingest: ExampleGen's ingest.json.
       texts: DataGate's text_statistics.json.
       anomalies: TFDV's, each `split`, `column`, `severity`, `description`.
@@ -31,11 +30,10 @@ class Evidence:
       history: earlier runs, the oldest first: `run`, `outcome`, `version`, `rows`, `accuracy`, `macro_f1`, `intervals`.
     """
 
-    metrics: dict[str, Any]
-    scored: figures.ScoredRows
+    metrics: Metrics
+    answers: Answers
     verdicts: list[dict[str, Any]]
     training: dict[str, Any]
-    export: ExportRecord
     ingest: dict[str, Any]
     texts: dict[str, Any]
     anomalies: list[dict[str, str]]

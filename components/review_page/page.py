@@ -7,12 +7,14 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from bertline.components.answers import Answers
+from bertline.components.evaluation import Comparison, Interval, Metrics
 from bertline.components.review_page import attributions, brief, charts, figures, trust
 from bertline.components.review_page.evidence import Evidence
 
@@ -39,16 +41,9 @@ MATRIX_CLASSES = 12
 # Curves are drawn for so many classes, the worst first: three charts each, some 50 ms a chart.
 CURVE_CLASSES = 8
 OPEN_CLASSES = 3  # of those, unfolded when the page opens
-# The Evaluator's figures in the page's order: the name shown, and who counted it. Log loss and AUC are scikit-learn's,
-# as TFMA has the one in float32 and the other from buckets of scores.
-HEADLINES = {
-    "accuracy": ("Accuracy", "TFMA"),
-    "macro_f1": ("Macro F1", "TFMA"),
-    "weighted_f1": ("Weighted F1", "TFMA"),
-    "loss": ("Log loss", "scikit-learn"),
-    "macro_auc": ("Macro AUC, each class against the rest", "scikit-learn"),
-    "calibration_error": ("Expected calibration error", "bertline"),
-}
+# Classes in the confusion map, in the slider's list and in each slice's table, the worst first; the table of classes
+# has all. A thousand would make a page of ten megabytes, and cells of a third of a pixel.
+LISTED_CLASSES = 100
 
 
 def render(evidence: Evidence, made_at: str) -> str:
@@ -67,8 +62,9 @@ def render(evidence: Evidence, made_at: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        score=_score, signed=_signed, count=_count, percent=_percent, span=_span, json=_json, excerpt=figures.excerpt
-    )
+        score=_score, signed=_signed, count=_count, percent=_percent, span=_span, json=_json,
+        excerpt=figures.excerpt, slice_classes=figures.slice_classes,
+    )  # fmt: skip
     return environment.get_template("page.html.j2").render(
         {
             "evidence": evidence,
@@ -103,63 +99,100 @@ def source(text: str) -> str:
 
 def _views(evidence: Evidence) -> dict[str, Any]:
     """Figures and charts, by the names that the template gives them."""
-    metrics, scored = evidence.metrics, evidence.scored
-    classes = figures.per_class(scored, metrics)
+    metrics, rows = evidence.metrics, evidence.answers
+    classes = figures.per_class(rows, metrics)
     drawn = [each for each in classes if each.auc is not None]
     slices, comparisons = figures.slices(metrics), _comparisons(metrics)
-    confusions = figures.confusions(metrics["confusion"], metrics["classes"])
-    confidence = _confidence(scored, metrics["calibration_error"])
+    confusions = figures.confusions(metrics)
+    confidence = _confidence(rows, metrics.calibration_error)
     return {
         "brief": brief.answers(metrics, classes, slices, comparisons, confusions, confidence["bins"]),
         "classes": classes,
         "headlines": _headlines(metrics),
         "comparisons": comparisons,
-        "curves": [_curves(scored, each) for each in drawn[:CURVE_CLASSES]],
+        "curves": [_curves(rows, each) for each in drawn[:CURVE_CLASSES]],
         "open_classes": OPEN_CLASSES,
-        "matrix": _matrix(metrics) if len(classes) <= MATRIX_CLASSES else None,
-        "confusion_cells": [
-            (row, column, count)
-            for row, counts in enumerate(metrics["confusion"])
-            for column, count in enumerate(counts)
-            if count
-        ],
-        "heat_map": charts.heat_map(metrics["confusion"], metrics["classes"]) if len(classes) > MATRIX_CLASSES else "",
+        "listed_classes": LISTED_CLASSES,
+        "class_thresholds": figures.class_thresholds(rows, _listed(classes, metrics)),
         "confusions": confusions,
         "slices": slices,
-        "slice_chart": charts.slice_intervals(slices, metrics["accuracy"]) if slices else "",
-        "wrong": attributions.explained(figures.confidently_wrong(scored), evidence.attributions),
+        "slice_chart": charts.slice_intervals(slices, metrics.accuracy) if slices else "",
+        "wrong": attributions.explained(figures.confidently_wrong(rows), evidence.attributions),
         "card": _html(evidence.card),
         "runs": [*evidence.history, _this_run(evidence)],
+        **_confusion(metrics),
         **confidence,
         **_around(evidence),
         **trust.views(evidence),
     }
 
 
-def _headlines(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+def _listed(classes: list[figures.ClassFigures], metrics: Metrics) -> list[str]:
+    """All labels in their order, or of many those with the lowest F1."""
+    if len(classes) <= LISTED_CLASSES:
+        return metrics.classes
+    return [each.name for each in classes[:LISTED_CLASSES]]
+
+
+class Headline(NamedTuple):
+    """One of the Evaluator's figures: its name on the page, and who counted it."""
+
+    name: str
+    source: str
+    value: float | None
+    interval: Interval | None = None
+    tile: bool = False  # shown in large above the table
+
+
+def _headlines(metrics: Metrics) -> list[Headline]:
+    # Log loss and AUC are scikit-learn's: TFMA computes the one in float32, the other from buckets of scores.
+    intervals = metrics.intervals
     return [
-        {"key": key, "name": name, "source": source, "value": metrics[key], "interval": metrics["intervals"].get(key)}
-        for key, (name, source) in HEADLINES.items()
+        Headline("Accuracy", "TFMA", metrics.accuracy, intervals.accuracy, tile=True),
+        Headline("Macro F1", "TFMA", metrics.macro_f1, intervals.macro_f1, tile=True),
+        Headline("Weighted F1", "TFMA", metrics.weighted_f1),
+        Headline("Log loss", "scikit-learn", metrics.loss),
+        Headline("Macro AUC, each class against the rest", "scikit-learn", metrics.macro_auc),
+        Headline(
+            "Expected calibration error",
+            "bertline",
+            metrics.calibration_error,
+            intervals.calibration_error,
+            tile=True,
+        ),
     ]
 
 
-def _comparisons(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """Other models on the same rows, each `name` and what the gates found (see gates.compare)."""
+def _comparisons(metrics: Metrics) -> list[tuple[str, Comparison]]:
+    """Other models on the same rows, each with its name."""
     found = []
-    if last := metrics.get("last_blessed"):
-        found.append({"name": f"last blessed, version {last['version']}", **last["comparison"]})
-    if tfidf := metrics.get("tfidf"):
-        found.append({"name": "TF-IDF with logistic regression", **tfidf})
+    if last := metrics.last_blessed:
+        found.append((f"last blessed, version {last.version}", last.comparison))
+    if metrics.tfidf:
+        found.append(("TF-IDF with logistic regression", metrics.tfidf))
     return found
 
 
-def _confidence(scored: figures.ScoredRows, error: float) -> dict[str, Any]:
-    bins, thresholds, bars = figures.reliability(scored), figures.thresholds(scored), figures.confidences(scored)
+def _confusion(metrics: Metrics) -> dict[str, Any]:
+    """The confusion matrix as a table, or of more than MATRIX_CLASSES as a map."""
+    if len(metrics.classes) <= MATRIX_CLASSES:
+        return {"matrix": _matrix(metrics)}
+    labels = figures.most_confused(metrics, LISTED_CLASSES)
+    cells = figures.shares(metrics.confusion, labels)
+    return {
+        "matrix": None,
+        "mapped": len(labels),
+        "heat_map": charts.heat_map(cells, labels),
+        "confusion_cells": [cell for cell, _ in cells],
+    }
+
+
+def _confidence(rows: Answers, error: float) -> dict[str, Any]:
+    bins, thresholds, bars = figures.reliability(rows), figures.thresholds(rows), figures.confidences(rows)
     return {
         "bins": bins,
         "thresholds": thresholds,
         "reliability_chart": charts.reliability(bins, error),
-        "class_thresholds": figures.class_thresholds(scored),
         "confidence_chart": charts.confidence_histogram(bars),
         "confidence_points": [(bar["low"], bar["group"], bar["rows"]) for bar in bars],
         "coverage_chart": charts.coverage(thresholds),
@@ -179,10 +212,10 @@ def _around(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _curves(scored: figures.ScoredRows, each: figures.ClassFigures) -> dict[str, Any]:
-    share = each.rows / len(scored.truth)
-    precision_recall, roc = figures.precision_recall(scored, each.name), figures.roc(scored, each.name)
-    scores = figures.class_scores(scored, each.name)
+def _curves(rows: Answers, each: figures.ClassFigures) -> dict[str, Any]:
+    share = each.rows / len(rows.labels)
+    precision_recall, roc = figures.precision_recall(rows, each.name), figures.roc(rows, each.name)
+    scores = figures.class_scores(rows, each.name)
     return {
         "figures": each,
         "precision_recall": charts.precision_recall(precision_recall, each.name, each.average_precision, share),
@@ -196,17 +229,20 @@ def _curves(scored: figures.ScoredRows, each: figures.ClassFigures) -> dict[str,
     }
 
 
-def _matrix(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+def _matrix(metrics: Metrics) -> list[dict[str, Any]]:
     """The confusion matrix by rows, each cell with its share of the row and the depth of its colour, 0 to 10."""
-    rows = []
-    for position, (name, counts) in enumerate(zip(metrics["classes"], metrics["confusion"], strict=True)):
-        total = max(sum(counts), 1)
-        cells = [
-            {"rows": count, "share": count / total, "depth": round(10 * count / total), "right": column == position}
-            for column, count in enumerate(counts)
-        ]
-        rows.append({"name": name, "cells": cells})
-    return rows
+    counts = {(cell.true, cell.answered): cell.rows for cell in metrics.confusion}
+    totals = figures.label_rows(metrics.confusion)
+    matrix = []
+    for true, name in enumerate(metrics.classes):
+        total = max(totals[true], 1)
+        cells = []
+        for answered in range(len(metrics.classes)):
+            rows = counts.get((true, answered), 0)
+            share = rows / total
+            cells.append({"rows": rows, "share": share, "depth": round(10 * share), "right": true == answered})
+        matrix.append({"name": name, "cells": cells})
+    return matrix
 
 
 def _html(card: str) -> Markup:
@@ -224,13 +260,15 @@ def _html(card: str) -> Markup:
 
 
 def _this_run(evidence: Evidence) -> dict[str, Any]:
-    version = evidence.push["version"]
-    keys = ("rows", "accuracy", "macro_f1", "intervals")
+    version, metrics = evidence.push["version"], evidence.metrics
     return {
         "run": "this run",
         "outcome": "pushed" if version else "blocked",
         "version": version,
-        **{key: evidence.metrics[key] for key in keys},
+        "rows": metrics.rows,
+        "accuracy": metrics.accuracy,
+        "macro_f1": metrics.macro_f1,
+        "intervals": metrics.intervals.model_dump(),
     }
 
 
@@ -261,5 +299,5 @@ def _json(points: list[Any]) -> str:
     return json.dumps(finite, separators=(",", ":"))
 
 
-def _span(interval: tuple[float, float] | None, sign: str = "") -> str:
+def _span(interval: Interval | None, sign: str = "") -> str:
     return f"{interval[0]:{sign}.3f} to {interval[1]:{sign}.3f}" if interval else ""

@@ -10,14 +10,15 @@ from typing import Any
 
 import apache_beam as beam
 import jinja2
-import numpy as np
 import tensorflow_model_analysis as tfma
 from markupsafe import Markup
 from tensorflow_model_analysis import constants
 from tensorflow_model_analysis.proto import config_pb2
 from tensorflow_model_analysis.view import util, view_types
 
-from bertline.components import answers, evaluator
+from bertline.components import tfma_counts
+from bertline.components.answers import LENGTH_BUCKET, Answers, slice_columns
+from bertline.components.evaluation import Metrics
 from bertline.components.options import EvaluateOptions
 from bertline.components.review_page import page
 from bertline.models import features
@@ -40,8 +41,8 @@ OUTPUT = "probabilities"
 def render(
     beam_pipeline: beam.Pipeline,
     name: str,
-    table: dict[str, list[Any]],
-    metrics: dict[str, Any],
+    rows: Answers,
+    metrics: Metrics,
     options: EvaluateOptions,
     folders: dict[str, Path],
 ) -> str:
@@ -52,20 +53,21 @@ def render(
     Args:
       beam_pipeline: to count in.
       name: the task's.
-      table: predictions-test.parquet, columns [rows].
-      metrics: the run's metrics.json.
+      rows: the run's test rows.
+      metrics: the run's.
       options: the run's.
       folders: TFMA's results of runs by their id, the oldest first, the last of them this run's.
     """
     results = {run_id: load(folder) for run_id, folder in folders.items()}
-    plotted = sorted(metrics["classes"], key=lambda each: metrics["per_class"][each]["f1"] or 0.0)[:CLASSES]
+    classes = metrics.classes
+    plotted = sorted(classes, key=lambda each: metrics.per_class[each].f1 or 0.0)[:CLASSES]
     with tempfile.TemporaryDirectory(prefix="bertline-tfma-") as folder:
-        counted = _count(beam_pipeline, table, metrics["classes"], plotted, options, folder)
+        counted = _count(beam_pipeline, rows, plotted, options, folder)
     data = {
-        "slicing": _slicing(list(results.values())[-1], metrics["classes"], plotted, options),
-        "plots": [_plot(counted, metrics["classes"], each) for each in plotted],
+        "slicing": _slicing(list(results.values())[-1], classes, plotted, options),
+        "plots": [_plot(counted, classes, each) for each in plotted],
         "time_series": _time_series(results),
-        "fairness": [_fairness(counted, metrics["classes"], each) for each in plotted],
+        "fairness": [_fairness(counted, classes, each) for each in plotted],
     }
     return _page(name, data)
 
@@ -95,27 +97,25 @@ def _page(name: str, data: dict[str, Any]) -> str:
 
 
 def load(folder: Path) -> tfma.EvalResult:
-    """TFMA's results of a run's own model: where there was one to compare with, the folder has those of two."""
+    """TFMA's results of a run's own model; the folder also has those of the last blessed model where there was one."""
     config = tfma.load_eval_result(str(folder)).config
     named = [spec.name for spec in config.model_specs]
-    return tfma.load_eval_result(str(folder), model_name=evaluator.CANDIDATE if evaluator.CANDIDATE in named else None)
+    own = tfma_counts.CANDIDATE
+    return tfma.load_eval_result(str(folder), model_name=own if own in named else None)
 
 
 def _count(
     beam_pipeline: beam.Pipeline,
-    table: dict[str, list[Any]],
-    classes: list[str],
+    rows: Answers,
     plotted: list[str],
     options: EvaluateOptions,
     folder: str,
 ) -> tfma.EvalResult:
     """Plots and fairness indicators of the `plotted` classes, counted by TFMA."""
-    probabilities = np.array(table["probabilities"], np.float32)
-    answered = evaluator.Predictions(classes, table["predicted"], probabilities)
-    slices = answers.slice_columns(table, options)
-    batch = evaluator.record_batch(table, {evaluator.CANDIDATE: answered}, classes, slices)
-    config = _config([classes.index(each) for each in plotted], list(slices))
-    evaluator.analyse(beam_pipeline, batch, config, folder)
+    slices = slice_columns(rows.columns, options)
+    batch = tfma_counts.record_batch({tfma_counts.CANDIDATE: rows}, slices)
+    config = _config([rows.classes.index(each) for each in plotted], list(slices))
+    tfma_counts.analyse(beam_pipeline, batch, config, folder)
     return tfma.load_eval_result(folder)
 
 
@@ -131,7 +131,7 @@ def _config(class_ids: list[int], slice_keys: list[str]) -> config_pb2.EvalConfi
     return config_pb2.EvalConfig(
         model_specs=[
             config_pb2.ModelSpec(
-                prediction_keys={OUTPUT: f"{evaluator.CANDIDATE}_{OUTPUT}"}, label_keys={OUTPUT: features.LABEL_ID}
+                prediction_keys={OUTPUT: f"{tfma_counts.CANDIDATE}_{OUTPUT}"}, label_keys={OUTPUT: features.LABEL_ID}
             )
         ],
         slicing_specs=[config_pb2.SlicingSpec(), *(config_pb2.SlicingSpec(feature_keys=[key]) for key in slice_keys)],
@@ -158,7 +158,7 @@ def _slicing(
 ) -> list[dict[str, Any]]:
     """All rows, and the slices of each column: `title`, `config` and `data` of tfma-nb-slicing-metrics."""
     config = util.get_slicing_config(result.config)
-    columns = [*options.slices, *([answers.LENGTH_BUCKET] if options.length_buckets else [])]
+    columns = [*options.slices, *([LENGTH_BUCKET] if options.length_buckets else [])]
     found = {"all rows": util.get_slicing_metrics(result.slicing_metrics)}
     found |= {column: util.get_slicing_metrics(result.slicing_metrics, column) for column in columns}
     return [

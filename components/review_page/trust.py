@@ -7,25 +7,25 @@ from typing import Any
 
 from markupsafe import Markup
 
+from bertline.components.answers import Answers
+from bertline.components.evaluation import Abstention
 from bertline.components.review_page import charts, figures
 from bertline.components.review_page.evidence import Evidence
 from bertline.models import calibration
 
 SHOWN_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # the page's table of all has a hundred
 SHOWN_ROWS = 25  # of the files; the rest is a command away
-SIDES = ("before", "after")
 
 
 def views(evidence: Evidence) -> dict[str, Any]:
     """Figures and charts of the sections "calibration" and "labels", by the names that their templates give them."""
-    scored, metrics = evidence.scored, evidence.metrics
-    points = figures.thresholds(scored)
-    threshold = metrics.get("abstain", {}).get("threshold")
+    rows, metrics = evidence.answers, evidence.metrics
+    points = figures.thresholds(rows)
     return {
         "calibrated": calibrated(evidence),
-        "temperature_chart": reliability_before_and_after(scored, metrics["calibration"]["temperature"]),
-        "abstentions": abstentions(points, metrics.get("abstain")),
-        "risk_chart": charts.risk_by_coverage(points, threshold),
+        "temperature_chart": reliability_before_and_after(rows, metrics.calibration.temperature),
+        "abstentions": abstentions(points, metrics.abstain),
+        "risk_chart": charts.risk_by_coverage(points, metrics.abstain.threshold if metrics.abstain else None),
         "issue_rows": evidence.labels["issue_rows"][:SHOWN_ROWS],
         "pair_rows": leaks_first(evidence.labels["pair_rows"])[:SHOWN_ROWS],
     }
@@ -36,26 +36,22 @@ def views(evidence: Evidence) -> dict[str, Any]:
 
 def calibrated(evidence: Evidence) -> list[dict[str, Any]]:
     """Calibration error and log loss `before` and `after` the temperature, by `split`, each with its `rows`."""
-    validation, test = evidence.export.calibration.model_dump(), evidence.metrics["calibration"]
+    validation, test = evidence.training["calibration"], evidence.metrics.calibration
     return [
-        {"split": "validation, which the temperature was fitted on", "rows": validation["rows"], **_sides(validation)},
-        {"split": "test", "rows": len(evidence.scored.truth), **_sides(test)},
+        {"split": "validation, which the temperature was fitted on", **validation},
+        {"split": "test", "rows": evidence.metrics.rows, "before": test.before, "after": test.after},
     ]
 
 
-def _sides(found: dict[str, Any]) -> dict[str, Any]:
-    return {side: found[side] for side in SIDES}
-
-
-def reliability_before_and_after(scored: figures.ScoredRows, temperature: float) -> Markup | str:
+def reliability_before_and_after(rows: Answers, temperature: float) -> Markup | str:
     """Accuracy by confidence with and without the temperature; "" where it is 1."""
     if temperature == 1:
         return ""
-    raw = dataclasses.replace(scored, probabilities=calibration.unscaled(scored.probabilities, temperature))
+    raw = dataclasses.replace(rows, probabilities=calibration.unscaled(rows.probabilities, temperature))
     points = [
         {"side": side, **each}
-        for side, rows in zip(SIDES, (raw, scored), strict=True)
-        for each in figures.reliability(rows)
+        for side, scaled in (("before", raw), ("after", rows))
+        for each in figures.reliability(scaled)
     ]
     return charts.reliability_before_and_after(points, temperature)
 
@@ -63,13 +59,13 @@ def reliability_before_and_after(scored: figures.ScoredRows, temperature: float)
 # === Abstaining ===
 
 
-def abstentions(points: list[dict[str, Any]], chosen: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Some of the thresholds, and the one that the model abstains below, as the Evaluator counted it (`chosen`)."""
-    shown = [{**each, "chosen": False} for each in points if each["threshold"] in SHOWN_THRESHOLDS]
-    if chosen:
-        wrong = 0 if chosen["accuracy"] is None else round(chosen["rows"] * (1 - chosen["accuracy"]))
-        shown = [each for each in shown if each["threshold"] != chosen["threshold"]]
-        shown.append({**chosen, "errors": wrong, "chosen": True})
+def abstentions(points: list[dict[str, Any]], own: Abstention | None) -> list[dict[str, Any]]:
+    """Some of the thresholds, and the model's `own` with the figures that the Evaluator counted, marked as `own`."""
+    shown = [{**each, "own": False} for each in points if each["threshold"] in SHOWN_THRESHOLDS]
+    if own:
+        wrong = 0 if own.accuracy is None else round(own.rows * (1 - own.accuracy))
+        shown = [each for each in shown if each["threshold"] != own.threshold]
+        shown.append({**own.model_dump(), "errors": wrong, "own": True})
     return sorted(shown, key=lambda each: each["threshold"])
 
 

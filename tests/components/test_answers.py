@@ -1,3 +1,9 @@
+import dataclasses
+
+import factories
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bertline.components import answers
@@ -9,6 +15,7 @@ TABLE = {
     "predicted": ["good", "good", "bad"],
     "previous": ["fine", "bad", "good"],
     "shop": ["north", "south", "north"],
+    "probabilities": [[0.25, 0.75], [0.5, 0.5], [1.0, 0.0]],
 }
 OPTIONS = EvaluateOptions(
     slices=["shop"],
@@ -17,8 +24,13 @@ OPTIONS = EvaluateOptions(
 )
 
 
-def test_labels_are_indices_and_slices_are_masks():
-    rows = answers.from_table(TABLE, ["bad", "good"], "17", OPTIONS)
+@pytest.fixture
+def rows(tmp_path):
+    pq.write_table(pa.table(TABLE), tmp_path / answers.PREDICTIONS_FILE)
+    return answers.read_answers(str(tmp_path), ["bad", "good"], "17").sliced(OPTIONS)
+
+
+def test_labels_are_indices_and_slices_are_masks(rows):
     assert rows.labels.tolist() == [1, 0, 1]
     assert rows.right.tolist() == [True, False, False]
     assert rows.previous.tolist() == [2, 0, 1]  # "fine" is none of the candidate's labels
@@ -32,8 +44,28 @@ def test_labels_are_indices_and_slices_are_masks():
     assert rows.groups.tolist() == ["north", "south", "north"]
 
 
-def test_the_confusion_matrix_has_true_labels_in_its_rows():
-    assert answers.from_table(TABLE, ["bad", "good"], "17", OPTIONS).confusion.tolist() == [[0, 1], [1, 1]]
+def test_the_confusion_matrix_has_true_labels_in_its_rows(rows):
+    assert rows.confusion.tolist() == [[0, 1], [1, 1]]
+
+
+def test_the_file_has_names_and_gives_the_same_rows_back(tmp_path):
+    written = factories.answers(
+        ["bad", "good"],
+        [1, 0, 1],
+        [1, 1, 0],
+        np.array([[0.25, 0.75], [0.5, 0.5], [1, 0]], np.float32),
+        previous=[2, 0, 1],
+        columns={"text": ["a", "b", "c"]},
+        abstained=np.array([False, True, False]),
+    )
+    answers.write_answers(str(tmp_path), written)
+    table = pq.read_table(tmp_path / answers.PREDICTIONS_FILE).to_pydict()
+    assert table["previous"] == ["another label", "bad", "good"]
+    assert table["predicted"] == ["good", "good", "bad"]
+    assert table["probability"] == [0.75, 0.5, 1.0]
+    read = answers.read_answers(str(tmp_path), ["bad", "good"])
+    for field in dataclasses.fields(written):
+        assert np.array_equal(getattr(read, field.name), getattr(written, field.name)), field.name
 
 
 @pytest.mark.parametrize(("characters", "bucket"), [(0, "0-9"), (9, "0-9"), (10, "10-49"), (50, "50+")])

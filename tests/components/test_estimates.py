@@ -28,11 +28,11 @@ def test_bounds_that_each_hold_with_a_certainty_are_those_of_a_one_sided_test():
     assert (high - 0.85) / math.sqrt(high * (1 - high) / 100) == pytest.approx(stats.norm.ppf(0.95), abs=1e-6)
 
 
-def test_f1_agrees_with_scikit_learn():
+def test_scores_of_each_class_agree_with_scikit_learn():
     true, predicted = [0, 0, 0, 1, 1, 2], [0, 1, 0, 1, 2, 2]
-    confusion = sklearn_metrics.confusion_matrix(true, predicted)
-    expected = sklearn_metrics.f1_score(true, predicted, average=None)
-    assert estimates.f1_per_class(confusion) == pytest.approx(expected)
+    by_class = estimates.class_counts(np.ones(6, int), np.array(true), np.array(predicted), 3)
+    expected = sklearn_metrics.precision_recall_fscore_support(true, predicted)
+    assert [by_class.precision, by_class.recall, by_class.f1] == [pytest.approx(scores) for scores in expected[:3]]
 
 
 def test_the_bootstrap_interval_holds_the_value_and_narrows_with_rows():

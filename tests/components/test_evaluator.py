@@ -1,13 +1,16 @@
-import json
+import dataclasses
 
 import apache_beam as beam
+import factories
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from bertline.components import evaluator
+from bertline.components import evaluation, evaluator, tfma_counts
+from bertline.components.answers import slice_columns
+from bertline.components.evaluation import Metrics
 from bertline.components.options import EvaluateOptions
 from bertline.errors import UserError
 
@@ -29,97 +32,130 @@ def pipeline():
     return beam.Pipeline(argv=["--direct_running_mode=in_memory"])
 
 
-def answered(labels, classes=CLASSES):
+def indices(names, classes):
+    return [classes.index(name) if name in classes else len(classes) for name in names]
+
+
+def answered(labels, classes=CLASSES, **changes):
+    """Rows of PAIRS that a model with these classes answers so, each with a probability of 0.9."""
+    predicted = indices(labels, classes)
     probabilities = np.full((len(labels), len(classes)), 0.1 / (len(classes) - 1), np.float32)
-    probabilities[np.arange(len(labels)), [classes.index(label) for label in labels]] = 0.9
-    return evaluator.Predictions(classes, list(labels), probabilities)
+    probabilities[np.arange(len(labels)), predicted] = 0.9
+    true = indices([true for true, _ in PAIRS], classes)
+    return factories.answers(classes, true, predicted, probabilities, columns=COLUMNS, **changes)
 
 
-TABLE = {
+COLUMNS = {
     "text": ["x" * (5 if row % 2 else 15) for row in range(len(PAIRS))],
-    "label": [true for true, _ in PAIRS],
     "shop": ["north" if row < 8 else "south" for row in range(len(PAIRS))],
 }
+ROWS = answered([predicted for _, predicted in PAIRS])
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    candidate = answered([predicted for _, predicted in PAIRS])
+def counts(tmp_path_factory):
     # The last blessed model knows no "silent" and has a label of its own, which must count as wrong.
-    last_blessed = answered(["other" if true == "neutral" else "negative" for true, _ in PAIRS], ["other", "negative"])
-    return evaluator.run_tfma(pipeline(), TABLE, candidate, last_blessed, OPTIONS, str(tmp_path_factory.mktemp("tfma")))
+    previous = answered(["other" if true == "neutral" else "negative" for true, _ in PAIRS], ["other", "negative"])
+    folder = str(tmp_path_factory.mktemp("tfma"))
+    models = {"candidate": ROWS, "last_blessed": previous}
+    return tfma_counts.run_tfma(pipeline(), models, slice_columns(COLUMNS, OPTIONS), folder)
 
 
-def test_tfmas_numbers_are_scikit_learns(results):
+@pytest.fixture(scope="module")
+def figures(counts):
+    return evaluator.slice_figures(ROWS, counts["candidate"][""])
+
+
+def test_the_numbers_are_scikit_learns(figures):
     true, predicted = zip(*PAIRS, strict=True)
-    overall = results["candidate"]["overall"]
-    assert overall["accuracy"] == pytest.approx(14 / 20)
-    assert overall["rows"] == 20
-    assert overall["macro_f1"] == pytest.approx(sklearn_metrics.f1_score(true, predicted, average="macro"))
-    assert overall["weighted_f1"] == pytest.approx(sklearn_metrics.f1_score(true, predicted, average="weighted"))
-    one_hot = np.eye(4)[[CLASSES.index(label) for label in predicted]] * (0.9 - 0.1 / 3) + 0.1 / 3
-    expected = sklearn_metrics.log_loss([CLASSES.index(label) for label in true], one_hot, labels=range(4))
-    assert overall["loss"] == pytest.approx(expected, abs=1e-5)
+    assert figures.accuracy == pytest.approx(14 / 20)
+    assert figures.rows == 20
+    assert figures.macro_f1 == pytest.approx(sklearn_metrics.f1_score(true, predicted, average="macro"))
+    assert figures.weighted_f1 == pytest.approx(sklearn_metrics.f1_score(true, predicted, average="weighted"))
+    expected = sklearn_metrics.log_loss(ROWS.labels, ROWS.probabilities.astype(float), labels=range(4))
+    assert figures.loss == pytest.approx(expected, abs=1e-5)
 
 
-def test_each_class_has_its_precision_recall_and_f1(results):
-    negative = results["candidate"]["per_class"]["negative"]
-    assert negative["precision"] == pytest.approx(6 / 8)
-    assert negative["recall"] == pytest.approx(6 / 8)
-    assert results["candidate"]["per_class"]["silent"]["recall"] == 0
+def test_each_class_has_its_precision_recall_and_f1(figures):
+    assert figures.per_class["negative"].precision == pytest.approx(6 / 8)
+    assert figures.per_class["negative"].recall == pytest.approx(6 / 8)
+    assert figures.per_class["silent"].recall == 0
+    assert figures.per_class["silent"].precision is None
 
 
-def test_the_confusion_matrix_has_true_labels_in_its_rows(results):
-    assert results["candidate"]["confusion"].tolist() == [[6, 2, 0, 0], [0, 3, 1, 0], [2, 0, 5, 0], [0, 0, 1, 0]]
+def test_only_the_cells_of_the_confusion_matrix_that_have_rows_are_kept(counts):
+    assert counts["candidate"][""].confusion == [
+        (0, 0, 6), (0, 1, 2), (1, 1, 3), (1, 2, 1), (2, 0, 2), (2, 2, 5), (3, 2, 1),
+    ]  # fmt: skip
 
 
-def test_slices_by_column_and_by_text_length(results):
-    slices = results["candidate"]["slices"]
-    assert set(slices) == {"shop=north", "shop=south", "text_length=0-9", "text_length=10+"}
-    assert slices["shop=north"]["accuracy"] == pytest.approx(6 / 8)
-    assert slices["shop=north"]["rows"] == 8
+def test_slices_by_column_and_by_text_length(counts):
+    by_slice = counts["candidate"]
+    assert set(by_slice) == {"", "shop=north", "shop=south", "text_length=0-9", "text_length=10+"}
+    assert by_slice["shop=north"].accuracy == pytest.approx(6 / 8)
+    assert by_slice["shop=north"].rows == 8
 
 
-def test_a_last_blessed_model_with_other_labels_is_judged_on_the_same_rows(results):
-    assert results["last_blessed"]["overall"]["accuracy"] == pytest.approx(8 / 20)
+def test_a_last_blessed_model_with_other_labels_is_judged_on_the_same_rows(counts):
+    assert counts["last_blessed"][""].accuracy == pytest.approx(8 / 20)
 
 
-def test_the_summary_is_json_with_intervals_and_the_commonest_labels_share(results):
-    summary = evaluator.summarise(TABLE, answered([predicted for _, predicted in PAIRS]), results["candidate"])
-    assert json.loads(json.dumps(summary))["majority_share"] == pytest.approx(8 / 20)
-    low, high = summary["intervals"]["accuracy"]
+def test_metrics_come_back_from_their_file_with_intervals_and_the_commonest_labels_share(counts, tmp_path):
+    rows = ROWS.sliced(OPTIONS)
+    metrics = Metrics(
+        **evaluator.all_rows(rows, counts["candidate"]),
+        model_bytes=9,
+        inference_seconds=0.5,
+        calibration=evaluator.calibrated(rows, 2.0),
+        **evaluator.comparisons(rows.beside({"previous": ["negative"] * 20}, "17"), 0.95),
+    )
+    evaluation.write_metrics(str(tmp_path), metrics)
+    read = evaluation.read_metrics(str(tmp_path))
+    assert read == metrics
+    assert read.majority_share == pytest.approx(8 / 20)
+    low, high = read.intervals.accuracy
     assert low < 0.7 < high
-    assert evaluator.describe(summary).startswith("accuracy 0.700 (0.")
+    assert evaluator.describe(read).startswith("accuracy 0.700 (0.")
     # Every answer has 0.9: off by 0.9 - 14 / 20.
-    assert summary["calibration_error"] == pytest.approx(0.2)
+    assert read.calibration_error == pytest.approx(0.2)
+    assert read.last_blessed.comparison.accuracy == pytest.approx(8 / 20)
+    assert read.slices["shop=south"].macro_auc is not None
+
+
+def test_a_figure_that_is_not_a_number_stays_one(tmp_path):
+    evaluation.write_metrics(str(tmp_path), factories.metrics(ROWS, loss=float("nan")))
+    assert np.isnan(evaluation.read_metrics(str(tmp_path)).loss)
+
+
+def test_metrics_of_another_bertline_are_said_to_be(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"accuracy": 0.7}')
+    with pytest.raises(UserError, match=r"metrics\.json is of another version of bertline \(.*required\); run again"):
+        evaluation.read_metrics(str(tmp_path))
 
 
 def test_the_figures_before_the_temperature_follow_from_the_probabilities_and_it():
-    after = answered([predicted for _, predicted in PAIRS])
-    found = evaluator.calibrated(TABLE, after, 2.0)
+    calibration = evaluator.calibrated(ROWS, 2.0)
     # Each answer has 0.9 and three labels share 0.1, before: the squares of these, as shares.
     sure = 0.9**2 / (0.9**2 + 3 * (0.1 / 3) ** 2)
-    assert found["before"]["calibration_error"] == pytest.approx(sure - 14 / 20, abs=1e-6)
-    assert found["before"]["log_loss"] == pytest.approx(
-        -(14 * np.log(sure) + 6 * np.log((1 - sure) / 3)) / 20, abs=1e-6
-    )
-    assert found["after"]["calibration_error"] == pytest.approx(0.9 - 14 / 20, abs=1e-6)
-    assert found["after"]["log_loss"] == pytest.approx(-(14 * np.log(0.9) + 6 * np.log(0.1 / 3)) / 20, abs=1e-6)
+    before, after = calibration.before, calibration.after
+    assert before.calibration_error == pytest.approx(sure - 14 / 20, abs=1e-6)
+    assert before.log_loss == pytest.approx(-(14 * np.log(sure) + 6 * np.log((1 - sure) / 3)) / 20, abs=1e-6)
+    assert after.calibration_error == pytest.approx(0.9 - 14 / 20, abs=1e-6)
+    assert after.log_loss == pytest.approx(-(14 * np.log(0.9) + 6 * np.log(0.1 / 3)) / 20, abs=1e-6)
 
 
 def test_what_abstaining_leaves_is_stated():
-    predictions = answered([predicted for _, predicted in PAIRS])
-    predictions.abstained = np.array([True] * 8 + [False] * 12)  # the rows of "negative", 6 of 8 right
-    found = evaluator.abstention(TABLE, predictions, 0.6)
-    assert found == {"threshold": 0.6, "rows": 12, "coverage": 0.6, "accuracy": pytest.approx(8 / 12)}
-    assert evaluator.answer_columns(predictions, None)["abstained"].sum() == 8
-    predictions.abstained[:] = True
-    assert evaluator.abstention(TABLE, predictions, 0.99)["accuracy"] is None
+    abstained = np.array([True] * 8 + [False] * 12)  # the rows of "negative", 6 of 8 right
+    left = evaluator.abstention(dataclasses.replace(ROWS, abstained=abstained), 0.6)
+    assert (left.threshold, left.rows, left.coverage) == (0.6, 12, 0.6)
+    assert left.accuracy == pytest.approx(8 / 12)
+    nothing = dataclasses.replace(ROWS, abstained=np.full(20, True))
+    assert evaluator.abstention(nothing, 0.99).accuracy is None
 
 
 def test_the_baselines_answers_are_put_in_the_order_of_the_rows(tmp_path):
     pq.write_table(pa.table({"row_id": ["b", "a"], "predicted": ["good", "bad"]}), tmp_path / "answers.parquet")
-    assert evaluator.read_baseline(str(tmp_path / "answers.parquet"), {"row_id": ["a", "b"]}) == ["bad", "good"]
+    assert evaluator.read_tfidf(str(tmp_path / "answers.parquet"), ["a", "b"]) == ["bad", "good"]
 
 
 def test_a_models_size_is_that_of_all_its_files(tmp_path):
@@ -129,8 +165,7 @@ def test_a_models_size_is_that_of_all_its_files(tmp_path):
     assert evaluator.folder_bytes(str(tmp_path)) == 8
 
 
-def test_test_rows_of_a_label_that_the_model_lacks_are_an_error(tmp_path):
+def test_test_rows_of_a_label_that_the_model_lacks_are_an_error():
+    rows = answered(["negative"] * 20, ["negative", "neutral", "positive"])
     with pytest.raises(UserError, match="not trained on: silent"):
-        evaluator.run_tfma(
-            pipeline(), TABLE, answered(["negative"] * 20, ["negative", "neutral", "positive"]), None, OPTIONS, ""
-        )
+        evaluator.check_labels(rows, [true for true, _ in PAIRS])

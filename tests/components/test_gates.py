@@ -1,8 +1,8 @@
+import factories
 import numpy as np
 import pytest
 
 from bertline.components import estimates, gates
-from bertline.components.answers import Answers
 from bertline.components.options import FairnessGates, GateOptions, SliceGates
 from bertline.errors import UserError
 
@@ -17,22 +17,16 @@ def rows_of(confusion):
 
 
 def judged(confusion, parts=None, **changes):
-    """Verdicts on a candidate with this confusion matrix: `parts` are its slices, the rest GateOptions or Answers."""
-    confusion = np.array(confusion)
-    rows = confusion.sum(-1)
+    """Verdicts on a candidate with this confusion matrix.
+
+    `parts` are its slices, the rest GateOptions or what factories.answers takes.
+    """
     options = {name: changes.pop(name) for name in list(changes) if name in GateOptions.model_fields}
-    metrics = {
-        "accuracy": np.trace(confusion) / confusion.sum(),
-        "macro_f1": float(estimates.f1_per_class(confusion).mean()),
-        "calibration_error": 0.05,
-        "model_bytes": 90_000_000,
-        "intervals": {**estimates.intervals(confusion), "calibration_error": (0.03, 0.08)},
-        "majority_share": rows.max() / rows.sum(),
-        "labels_present": int((rows > 0).sum()),
-    }
     labels, predicted = rows_of(confusion)
-    answers = Answers(CLASSES, labels, predicted, slices=parts or {}, **changes)
-    return gates.judge(metrics, answers, NONE.model_copy(update=options))
+    rows = factories.answers([*CLASSES, "middling"][: len(confusion)], labels, predicted, slices=parts or {}, **changes)
+    intervals = {**estimates.intervals(rows.confusion), "calibration_error": (0.03, 0.08)}
+    metrics = factories.metrics(rows, calibration_error=0.05, model_bytes=90_000_000, intervals=intervals)
+    return gates.judge(metrics, rows, NONE.model_copy(update=options))
 
 
 def failed(confusion, parts=None, **changes):

@@ -36,8 +36,8 @@ def test_the_front_matter_is_hugging_faces():
     assert (data.model_name, data.license, data.language) == ("reviews", "apache-2.0", ["en"])
     assert data.pipeline_tag == "text-classification"
     found = {result.metric_name: result.metric_value for result in data.eval_results}
-    assert found["Accuracy"] == pytest.approx(metrics["accuracy"], abs=1e-6)
-    assert found["Macro F1"] == pytest.approx(metrics["macro_f1"], abs=1e-6)
+    assert found["Accuracy"] == pytest.approx(metrics.accuracy, abs=1e-6)
+    assert found["Macro F1"] == pytest.approx(metrics.macro_f1, abs=1e-6)
     assert {result.dataset_split for result in data.eval_results} == {"test"}
 
 
@@ -58,10 +58,10 @@ def test_a_persons_words_stand_in_their_places():
 
 def test_figures_have_their_intervals():
     card, metrics = rendered()
-    low, high = metrics["intervals"]["accuracy"]
-    assert f"| Accuracy | {metrics['accuracy']:.3f} | {low:.3f} to {high:.3f} |" in card
-    assert f"| positive | {metrics['per_class']['positive']['precision']:.3f} |" in card
-    assert f"| shop=north | 120 | {metrics['slices']['shop=north']['accuracy']:.3f} |" in card
+    low, high = metrics.intervals.accuracy
+    assert f"| Accuracy | {metrics.accuracy:.3f} | {low:.3f} to {high:.3f} |" in card
+    assert f"| positive | {metrics.per_class['positive'].precision:.3f} |" in card
+    assert f"| shop=north | 120 | {metrics.slices['shop=north'].accuracy:.3f} |" in card
     assert "No groups of people are named in the config" in card
     assert "2.5 MB" in card
 

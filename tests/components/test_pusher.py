@@ -1,5 +1,6 @@
 import json
 
+import factories
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -8,6 +9,7 @@ from factories import save_mood_model
 from tfx.types import standard_artifacts
 
 from bertline.components import artifacts, pusher, warmup
+from bertline.components.evaluation import write_metrics
 from bertline.components.options import ServeOptions
 from bertline.errors import UserError
 from bertline.serving import releases, rollback
@@ -34,14 +36,13 @@ def artifact(kind, folder, **properties):
 
 def push(tmp_path, model_blessed=1, infra_blessed=1, inputs="a", warmup_rows=0):
     evaluation = artifact(standard_artifacts.ModelEvaluation, tmp_path / "evaluation")
-    metrics = {"accuracy": 0.75, "rows": 4, "per_class": {"a": {}}, "classes": ["a", "b"]}
-    (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
+    metrics = factories.metrics(factories.answers(["a", "b"], [0, 1, 0, 1], [0, 1, 1, 1]))
+    write_metrics(evaluation.uri, metrics)
     card = artifact(artifacts.ModelCard, tmp_path / "card")
     (tmp_path / "card" / "MODEL_CARD.md").write_text("# The card")
     pushed = artifact(standard_artifacts.PushedModel, tmp_path / "pushed")
     pusher.Pusher.EXECUTOR_SPEC.executor_class._FUNCTION(
         model=artifact(standard_artifacts.Model, tmp_path / "model"),
-        weights=artifact(artifacts.Weights, tmp_path / "weights"),
         model_blessing=artifact(standard_artifacts.ModelBlessing, tmp_path / "gates", blessed=model_blessed),
         infra_blessing=artifact(standard_artifacts.InfraBlessing, tmp_path / "canary", blessed=infra_blessed),
         evaluation=evaluation,
@@ -74,9 +75,10 @@ def test_blessed_model_is_pushed_once(tmp_path):
     (release,) = releases.read(tmp_path / "serving")
     assert pushed.get_string_custom_property("summary") == release.path
     assert pushed.get_string_custom_property("pushed_version") == str(release.version)
-    assert (release.parent, release.metrics) == (7, {"accuracy": 0.75, "rows": 4})
-    record = json.loads((tmp_path / "pushed" / "release.json").read_text())
-    assert (record["git_commit"], record["weights"]) == ("c0ffee", str(tmp_path / "weights"))
+    assert release.parent == 7
+    assert (release.metrics["accuracy"], release.metrics["rows"]) == (0.75, 4)
+    assert all(isinstance(value, int | float) for value in release.metrics.values())
+    assert json.loads((tmp_path / "pushed" / "release.json").read_text())["git_commit"] == "c0ffee"
     again = push(tmp_path, 1, 1)
     assert again.get_string_custom_property("summary") == f"already serving {release.version}"
     assert again.get_string_custom_property("pushed_version") == str(release.version)

@@ -9,6 +9,8 @@ from sklearn import calibration, metrics
 from tfx.types import standard_artifacts
 
 from bertline.components import review
+from bertline.components.answers import PREDICTIONS_FILE, read_answers, write_answers
+from bertline.components.evaluation import Abstention, Comparison, LastBlessed, SliceFigures
 from bertline.components.review_page import figures, page
 
 MOODS = ["negative", "neutral", "positive"]
@@ -41,16 +43,17 @@ def by_name(rows):
 @pytest.mark.parametrize("classes", [["no", "yes"], MOODS, INTENTS], ids=["2", "3", "77"])
 def test_every_figure_is_scikit_learns_of_the_exported_predictions(classes, tmp_path):
     evidence = factories.review_evidence(classes, 20 * len(classes))
-    parquet = factories.write_predictions(evidence.scored, tmp_path / "predictions.parquet")
-    read = figures.read_rows(str(parquet), classes)
-    recount.check(page.render(dataclasses.replace(evidence, scored=read), "today"), parquet, classes)
+    write_answers(str(tmp_path), evidence.answers)
+    read = read_answers(str(tmp_path), classes)
+    html = page.render(dataclasses.replace(evidence, answers=read), "today")
+    recount.check(html, tmp_path / PREDICTIONS_FILE, classes)
 
 
 def test_every_figure_where_a_class_has_no_test_rows(tmp_path):
     evidence = factories.review_evidence([*MOODS, "silent"], 200, absent=1)
-    parquet = factories.write_predictions(evidence.scored, tmp_path / "predictions.parquet")
+    write_answers(str(tmp_path), evidence.answers)
     html = page.render(evidence, "today")
-    recount.check(html, parquet, evidence.scored.classes)
+    recount.check(html, tmp_path / PREDICTIONS_FILE, evidence.answers.classes)
     assert "No test row has the label “\u2068silent\u2069”" in html
     assert "<title>ROC curve of silent</title>" not in html
 
@@ -60,62 +63,65 @@ def test_the_classes_with_the_lowest_f1_come_first(tables):
 
 
 def test_the_areas_under_the_drawn_curves_are_those_of_the_table(evidence):
-    scored = evidence.scored
-    for each in figures.per_class(scored, evidence.metrics):
-        points = figures.roc(scored, each.name)
+    rows = evidence.answers
+    for each in figures.per_class(rows, evidence.metrics):
+        points = figures.roc(rows, each.name)
         area = metrics.auc([p["false_positive_rate"] for p in points], [p["true_positive_rate"] for p in points])
         assert area == pytest.approx(each.auc, abs=1e-6)
-        points = figures.precision_recall(scored, each.name)
+        points = figures.precision_recall(rows, each.name)
         steps = -np.diff([p["recall"] for p in points]) * [p["precision"] for p in points[:-1]]
         # Points on a level of recall are left out of the drawing: as wide as a step is high, so the area may differ.
         assert steps.sum() == pytest.approx(each.average_precision, abs=0.01)
 
 
 def test_calibration_before_and_after_the_temperature(evidence, tables):
-    scored = evidence.scored
+    rows = evidence.answers
     validation, test = tables["temperature-table"]
     assert validation[1:] == [500, *test[2:]]
-    before = scored.probabilities.astype(float) ** 2
+    before = rows.probabilities.astype(float) ** 2
     before /= before.sum(-1, keepdims=True)
-    for column, probabilities in ((2, before), (3, scored.probabilities.astype(float))):
-        right, mean = calibration.calibration_curve(scored.correct, probabilities.max(-1), n_bins=15)
-        rows = np.histogram(probabilities.max(-1), bins=15, range=(0, 1))[0]
-        error = (rows[rows > 0] * np.abs(right - mean)).sum() / 300
+    for column, probabilities in ((2, before), (3, rows.probabilities.astype(float))):
+        right, mean = calibration.calibration_curve(rows.right, probabilities.max(-1), n_bins=15)
+        counts = np.histogram(probabilities.max(-1), bins=15, range=(0, 1))[0]
+        error = (counts[counts > 0] * np.abs(right - mean)).sum() / 300
         assert test[column] == pytest.approx(error, abs=1e-6)
         probabilities /= probabilities.sum(-1, keepdims=True)
-        assert test[column + 2] == pytest.approx(metrics.log_loss(scored.truth, probabilities), abs=1e-6)
+        assert test[column + 2] == pytest.approx(metrics.log_loss(rows.labels, probabilities), abs=1e-6)
 
 
 def test_a_temperature_of_one_says_why():
     evidence = factories.review_evidence(MOODS, 60)
-    evidence.metrics["calibration"]["temperature"] = 1.0
-    note = {"temperature": 1.0, "note": "60 validation rows are too few"}
-    fitted = evidence.export.calibration.model_copy(update=note)
-    evidence = dataclasses.replace(evidence, export=evidence.export.model_copy(update={"calibration": fitted}))
+    calibration = evidence.metrics.calibration.model_copy(update={"temperature": 1.0})
+    metrics = evidence.metrics.model_copy(update={"calibration": calibration})
+    evidence = dataclasses.replace(evidence, metrics=metrics)
+    evidence.training["calibration"] |= {"temperature": 1.0, "note": "60 validation rows are too few"}
     html = page.render(evidence, "today")
     assert "as training made them (temperature 1): 60 validation rows are too few." in html
     assert "Reliability before and after" not in html
 
 
 def test_what_abstaining_costs_and_gains(evidence, tables):
-    scored = evidence.scored
+    answers = evidence.answers
     thresholds = [row[0] for row in tables["abstain-table"]]
     assert thresholds == ["0.5", "0.6", "0.7", "0.8", "0.9", "0.95", "0.99"]
     for threshold, rows, coverage, accuracy, errors in tables["abstain-table"][:4]:
-        kept = scored.confidence >= float(threshold)
+        kept = answers.confidence >= float(threshold)
         assert (rows, coverage) == (kept.sum(), pytest.approx(kept.mean(), abs=1e-6))
-        assert accuracy == pytest.approx(metrics.accuracy_score(scored.truth[kept], scored.predicted[kept]), abs=1e-6)
-        assert errors == (kept & ~scored.correct).sum()
+        assert accuracy == pytest.approx(
+            metrics.accuracy_score(answers.labels[kept], answers.predicted[kept]), abs=1e-6
+        )
+        assert errors == (kept & ~answers.right).sum()
 
 
 def test_the_models_own_threshold_is_marked_with_the_evaluators_figures(evidence):
-    kept = evidence.scored.confidence >= 0.65
-    chosen = {"threshold": 0.65, "rows": int(kept.sum()), "coverage": kept.mean()}
-    chosen["accuracy"] = evidence.scored.correct[kept].mean()
-    html = page.render(factories.review_evidence(MOODS, 300, metrics={**evidence.metrics, "abstain": chosen}), "today")
+    kept = evidence.answers.confidence >= 0.65
+    accuracy = evidence.answers.right[kept].mean()
+    own = Abstention(threshold=0.65, rows=kept.sum(), coverage=kept.mean(), accuracy=accuracy)
+    figures = evidence.metrics.model_copy(update={"abstain": own})
+    html = page.render(factories.review_evidence(MOODS, 300, metrics=figures), "today")
     row = by_name(factories.page_tables(html)["abstain-table"])["0.65, the model's"]
-    errors = (kept & ~evidence.scored.correct).sum()
-    assert row == [kept.sum(), pytest.approx(kept.mean()), pytest.approx(chosen["accuracy"]), errors]
+    errors = (kept & ~evidence.answers.right).sum()
+    assert row == [kept.sum(), pytest.approx(kept.mean()), pytest.approx(accuracy), errors]
     assert "The model abstains below 0.65" in html
     assert "the model&#39;s threshold, 0.65" in html
 
@@ -132,19 +138,19 @@ def test_probable_label_errors_and_near_duplicates(tables, html):
 
 
 def test_a_slice_whose_interval_lies_below_the_whole_is_worse():
-    def figure(accuracy, rows):
-        return {"accuracy": accuracy, "rows": rows, "macro_f1": accuracy, "per_class": {}}
-
-    found = figures.slices({"accuracy": 0.8, "slices": {"a": figure(0.79, 100.0), "b": figure(0.6, 100.0)}})
-    assert [(each["name"], each["verdict"]) for each in found] == [("b", "worse"), ("a", "")]
-    low, high = found[0]["interval"]
+    metrics = factories.review_evidence(MOODS, 100).metrics
+    accuracies = {"a": 0.79, "b": 0.6}
+    slices = {name: SliceFigures(**{**dict(metrics), "accuracy": accuracy}) for name, accuracy in accuracies.items()}
+    found = figures.slices(metrics.model_copy(update={"accuracy": 0.8, "slices": slices}))
+    assert [(each.name, each.verdict) for each in found] == [("b", "worse"), ("a", "")]
+    low, high = found[0].interval
     # Wilson's interval of 60 in 100, as published tables have it
     assert (low, high) == (pytest.approx(0.502, abs=1e-3), pytest.approx(0.691, abs=1e-3))
 
 
 def test_the_surest_errors_come_first(evidence, tables):
     confidences = [row[3] for row in tables["wrong-table"]]
-    wrong = evidence.scored.confidence[~evidence.scored.correct]
+    wrong = evidence.answers.confidence[~evidence.answers.right]
     np.testing.assert_allclose(confidences, np.sort(wrong)[::-1][:25])
 
 
@@ -188,18 +194,21 @@ def test_a_canary_that_refused_is_quoted():
 
 def test_other_models_on_the_same_rows_and_past_runs_are_shown(evidence):
     def other(accuracy):
-        differences = {"accuracy": {"value": 0.1, "low": 0.05, "high": 0.15}}
-        found = {"accuracy": accuracy, "macro_f1": 0.5, "certainty": 0.95, "differences": differences}
-        return {**found, "rows_won": 7, "rows_lost": 3, "mcnemar_p": 0.34}
+        difference = {"value": 0.1, "low": 0.05, "high": 0.15}
+        found = {"accuracy": accuracy, "macro_f1": 0.5, "certainty": 0.95}
+        differences = {"accuracy": difference, "macro_f1": difference}
+        return Comparison(**found, differences=differences, rows_won=7, rows_lost=3, mcnemar_p=0.34)
 
-    compared = {"tfidf": other(0.5), "last_blessed": {"version": "17", "comparison": other(0.6)}}
+    compared = {"tfidf": other(0.5), "last_blessed": LastBlessed(version="17", comparison=other(0.6))}
     past = {"run": "2026-11-20T10:00:00", "outcome": "blocked", "version": ""}
-    past |= {key: evidence.metrics[key] for key in ("rows", "accuracy", "macro_f1", "intervals")}
-    changes = {"metrics": {**evidence.metrics, **compared}, "history": [past]}
+    past |= evidence.metrics.model_dump(include={"rows", "accuracy", "macro_f1", "intervals"})
+    changes = {"metrics": evidence.metrics.model_copy(update=compared), "history": [past]}
     tables = factories.page_tables(page.render(factories.review_evidence(MOODS, 300, **changes), "today"))
     assert tables["comparison-table"] == [
         ["last blessed, version 17", "accuracy", 0.6, 0.1, "+0.050 to +0.150"],
+        ["last blessed, version 17", "macro F1", 0.5, 0.1, "+0.050 to +0.150"],
         ["TF-IDF with logistic regression", "accuracy", 0.5, 0.1, "+0.050 to +0.150"],
+        ["TF-IDF with logistic regression", "macro F1", 0.5, 0.1, "+0.050 to +0.150"],
     ]
     assert [row[1:4] for row in tables["run-table"]] == [
         ["2026-11-20T10:00:00", "blocked", ""],

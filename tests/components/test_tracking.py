@@ -19,7 +19,6 @@ PARAMETERS = {
     "train": {"learning_rate": 1e-4, "epochs": 2, "tensorboard": True},
     "model": {"backbone": "package://tiny", "sha256": {}},
     "data": {"labels": ["bad", "good"], "validation_source": None},
-    "export": {"dtype": "float32"},
     "evaluate": {"batch_size": 64},
 }
 KEY = "k" * 40
@@ -69,7 +68,9 @@ def track(folder, evidence, options, parameters=PARAMETERS, root=None):
     """The stage on what a run left; returns its record."""
     record = artifact(artifacts.TrackingRecord, folder / "record")
     Track.test_call(
-        evaluation=artifact(standard_artifacts.ModelEvaluation, folder / "e", {"metrics.json": evidence.metrics}),
+        evaluation=artifact(
+            standard_artifacts.ModelEvaluation, folder / "e", {"metrics.json": evidence.metrics.model_dump_json()}
+        ),
         blessing=artifact(standard_artifacts.ModelBlessing, folder / "b", verdicts=json.dumps(evidence.verdicts)),
         canary=artifact(standard_artifacts.InfraBlessing, folder / "c", {"report.json": {"p50_ms": 11.5, "rows": 20}}),
         pushed_model=artifact(standard_artifacts.PushedModel, folder / "p", pushed_version=evidence.push["version"]),
@@ -132,8 +133,8 @@ def test_tensorboard_compares_runs_by_parameters_and_final_figures(tmp_path, evi
     assert shown.hparams["version"].string_value == "1795295123"
     assert groups[run_id(other.metrics)].hparams["train.epochs"].number_value == 3
     figures = {value.name.tag: value.value for value in shown.metric_values}
-    assert figures["accuracy"] == pytest.approx(evidence.metrics["accuracy"])
-    low, high = evidence.metrics["intervals"]["accuracy"]
+    assert figures["accuracy"] == pytest.approx(evidence.metrics.accuracy)
+    low, high = evidence.metrics.intervals.accuracy
     assert [figures["accuracy_low"], figures["accuracy_high"]] == pytest.approx([low, high])
     assert figures["p50_ms"] == 11.5
     curve = events.Tensors(run_id(other.metrics), "train_loss")
@@ -169,15 +170,15 @@ def test_mlflow_holds_the_run_once(tmp_path, evidence, calls_out):
     assert run.info.status == "FINISHED"
     assert run.data.params["train.learning_rate"] == "0.0001"
     assert run.data.params["data.labels"] == '["bad", "good"]'
-    assert run.data.metrics["macro_f1"] == pytest.approx(evidence.metrics["macro_f1"])
-    assert run.data.metrics["macro_f1_low"] == pytest.approx(evidence.metrics["intervals"]["macro_f1"][0])
+    assert run.data.metrics["macro_f1"] == pytest.approx(evidence.metrics.macro_f1)
+    assert run.data.metrics["macro_f1_low"] == pytest.approx(evidence.metrics.intervals.macro_f1[0])
     curve = client.get_metric_history(run.info.run_id, "validation_loss")
     assert [(point.step, point.value) for point in curve] == [(1, 0.6), (2, 0.6)]
     tags = run.data.tags
     assert (tags["outcome"], tags["version"], tags["parent"]) == ("pushed", "1795295123", "1795295000")
     folder = Path(run.info.artifact_uri.removeprefix("file://"))
     assert json.loads((folder / "gates.json").read_text()) == {
-        "accuracy >= 0.4": f"passed: {evidence.metrics['accuracy']:.3f}"
+        "accuracy >= 0.4": f"passed: {evidence.metrics.accuracy:.3f}"
     }
     assert (folder / "review.html").read_text() == "<p>the page</p>"
     assert calls_out == []
@@ -209,9 +210,9 @@ def test_wandb_offline_writes_its_folder_and_calls_nobody(tmp_path, evidence, mo
     assert told["project"] == "reviews"
     assert told["config"]["train.learning_rate"] == 1e-4
     assert [row["train_loss"] for row in told["history"]] == [0.8, 0.8]
-    assert told["summary"]["accuracy"] == pytest.approx(evidence.metrics["accuracy"])
+    assert told["summary"]["accuracy"] == pytest.approx(evidence.metrics.accuracy)
     assert told["summary"]["outcome"] == "pushed"
-    assert told["summary"]["gates"] == {"accuracy >= 0.4": f"passed: {evidence.metrics['accuracy']:.3f}"}
+    assert told["summary"]["gates"] == {"accuracy >= 0.4": f"passed: {evidence.metrics.accuracy:.3f}"}
     assert told["artifacts"] == [f"review-{run_id(evidence.metrics)}"]
     assert calls_out == []
 

@@ -16,6 +16,8 @@ import pytest
 import recount
 from huggingface_hub import ModelCard
 
+from bertline.components.evaluation import read_metrics
+
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "review.ipynb"
 
 
@@ -28,7 +30,6 @@ def test_a_first_run_ends_with_a_pushed_version(line):
         "tokenise",
         "baseline",
         "train",
-        "export",
         "evaluate",
         "gates",
         "canary",
@@ -63,8 +64,8 @@ def test_the_release_has_its_model_card_with_hugging_faces_front_matter(line):
 def test_every_figure_of_the_review_page_is_scikit_learns_of_the_predictions(line):
     printed = line.bertline("review", line.config, "--no-open").stdout.strip()
     (predictions,) = line.folder.glob("runs/artifacts/Evaluator/evaluation/*/predictions-test.parquet")
-    evaluated = json.loads((predictions.parent / "metrics.json").read_text())
-    recount.check((line.folder / printed).read_text(encoding="utf-8"), predictions, evaluated["classes"])
+    classes = read_metrics(str(predictions.parent)).classes
+    recount.check((line.folder / printed).read_text(encoding="utf-8"), predictions, classes)
 
 
 @browsers.needed
@@ -73,7 +74,7 @@ def test_tfmas_own_components_hold_the_runs_figures(line):
     page = line.folder / printed.stdout.strip()
     assert page.name.endswith(".tfma.html"), printed.stderr
     (file,) = line.folder.glob("runs/artifacts/Evaluator/evaluation/*/metrics.json")
-    metrics = json.loads(file.read_text())
+    metrics = read_metrics(str(file.parent))
     with browsers.opened(page) as browser:
 
         def held(selector, name="data"):
@@ -82,12 +83,12 @@ def test_tfmas_own_components_hold_the_runs_figures(line):
         assert browser.execute_script("return !!customElements.get('tfma-nb-slicing-metrics')")
         ((overall,), series) = held("tfma-nb-slicing-metrics"), held("tfma-nb-time-series")
         for found in (overall["metrics"][""][""], series[0]["metrics"][""][""]):
-            assert found["sparse_categorical_accuracy"]["doubleValue"] == pytest.approx(metrics["accuracy"], abs=1e-6)
+            assert found["sparse_categorical_accuracy"]["doubleValue"] == pytest.approx(metrics.accuracy, abs=1e-6)
         slices = held('tfma-nb-slicing-metrics[data-index="1"]')
         assert {each["slice"] for each in slices} == {"shop:north", "shop:south"}
         matrices = held("tfma-nb-plot")["confusionMatrixAtThresholds"]["matrices"]
         chosen = browser.execute_script("return document.querySelector('select').selectedOptions[0].textContent")
-        rows = sum(metrics["confusion"][metrics["classes"].index(chosen)])
+        rows = sum(cell.rows for cell in metrics.confusion if metrics.classes[cell.true] == chosen)
         assert max(each.get("truePositives", 0) for each in matrices) == rows
         indicators = held("fairness-nb-container", "slicingMetrics")
         assert {each["slice"] for each in indicators} >= {"Overall", "shop:north", "shop:south"}
@@ -112,8 +113,8 @@ def test_the_notebook_shows_the_same_evaluation_and_falls_back_to_the_page(line,
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     printed = "".join(output.get("text", "") for output in outputs if output["output_type"] == "stream")
     (file,) = line.folder.glob("runs/artifacts/Evaluator/evaluation/*/metrics.json")
-    metrics = json.loads(file.read_text())
-    assert f"Overall {'':22} {metrics['accuracy']:.3f}" in printed
+    metrics = read_metrics(str(file.parent))
+    assert f"Overall {'':22} {metrics.accuracy:.3f}" in printed
     widgets = [
         output["data"]["application/vnd.jupyter.widget-view+json"]["model_id"]
         for output in outputs
@@ -122,7 +123,7 @@ def test_the_notebook_shows_the_same_evaluation_and_falls_back_to_the_page(line,
     held = notebook.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
     slicing, plot = (held[model]["state"] for model in widgets)
     accuracy = slicing["data"][0]["metrics"]["decision"][""]["sparse_categorical_accuracy"]["doubleValue"]
-    assert accuracy == pytest.approx(metrics["accuracy"], abs=1e-6)
+    assert accuracy == pytest.approx(metrics.accuracy, abs=1e-6)
     assert "multiClassConfusionMatrixAtThresholds" in plot["data"]
     assert any("<iframe" in output.get("data", {}).get("text/html", "") for output in outputs)
 
@@ -273,23 +274,6 @@ def test_a_run_killed_in_training_goes_on_from_its_checkpoint(line):
     assert len(line.versions()) == len(before) + 1
     assert not checkpoints.exists() or not list(checkpoints.glob("**/*.index"))
     assert "interrupted" in {run["outcome"] for run in line.runs()}
-
-
-def test_a_new_threshold_and_dtype_change_the_answers_and_train_nothing(line):
-    text = "the item"  # without a word that tells the moods apart
-    before = line.versions()
-    (answer,) = line.bertline("predict", line.config, text, "--json").stdout.splitlines()
-    assert "abstained" not in json.loads(answer)
-    line.edit("", "export: {dtype: bfloat16, abstain: 0.999}\n")
-    exported = line.run()
-    assert exported.returncode == 0, exported.stdout
-    (trained,) = [row for row in exported.stdout.splitlines() if row.startswith("  train ")]
-    assert "(cached)" in trained
-    assert "\n  export     bfloat16, " in exported.stdout
-    assert len(line.versions()) == len(before) + 1
-    (answer,) = line.bertline("predict", line.config, text, "--json").stdout.splitlines()
-    assert json.loads(answer)["abstained"] is True
-    line.edit("export: {dtype: bfloat16, abstain: 0.999}\n", "")
 
 
 def test_serving_picks_up_a_new_version_without_dropping_a_request(line):

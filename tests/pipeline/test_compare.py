@@ -1,6 +1,9 @@
+import dataclasses
 import io
 from pathlib import Path
 
+import factories
+import numpy as np
 import pytest
 
 from bertline.components.options import EvaluateOptions
@@ -14,18 +17,18 @@ CLASSES = ["bad", "good", "none"]
 
 def run(run_id, answered, labels=None, rows=None):
     """A run that gave these answers, by the first letter of the label."""
-    labels = labels or "bbbggg"
-    names = {name[0]: name for name in CLASSES}
+    index = {name[0]: position for position, name in enumerate(CLASSES)}
     rows = rows or [f"row-{row}" for row in range(len(answered))]
-    table = {
+    labels, predicted = ([index[label] for label in given] for given in (labels or "bbbggg", answered))
+    confidence = 0.5 + np.arange(len(answered))[:, np.newaxis] / 100
+    columns = {
         "row_id": rows,
         "text": [f"text of {row}" for row in rows],
-        "label": [names[label] for label in labels],
-        "predicted": [names[label] for label in answered],
-        "probability": [0.5 + row / 100 for row in range(len(answered))],
         "shop": ["north", "south"] * (len(answered) // 2),
     }
-    return Run(run_id, [], "", {"classes": CLASSES}, table, EvaluateOptions(slices=["shop"], length_buckets=[]), Path())
+    options = EvaluateOptions(slices=["shop"], length_buckets=[])
+    answers = factories.answers(CLASSES, labels, predicted, confidence * np.eye(3)[predicted], columns=columns)
+    return Run(run_id, [], "", factories.metrics(answers), answers.sliced(options), options, Path())
 
 
 FIRST, SECOND = run("one", "bbgggn"), run("two", "bnbggb")
@@ -71,8 +74,9 @@ def test_the_screen_shows_figures_and_rows():
 def test_what_stands_in_the_data_is_shown_as_it_stands():
     hostile = "[/eu] [bold]:warning:"
     first, second = (run(f"{name}{hostile}", answered) for name, answered in (("one", "bbgggn"), ("two", "nbbggb")))
-    for table in (first.table, second.table):
-        table["text"][0], table["shop"][0] = f"{hostile}\x1b[2J", hostile
+    columns = second.answers.columns
+    columns["text"][0], columns["shop"][0] = f"{hostile}\x1b[2J", hostile
+    second = dataclasses.replace(second, answers=second.answers.sliced(second.options))
     text = shown(first, second)
     assert f"one{hostile} -> two{hostile}: 6 test rows" in text
     assert f"shop={hostile}" in text

@@ -2,10 +2,11 @@ import dataclasses
 import io
 from pathlib import Path
 
+import factories
 import numpy as np
 import pytest
 
-from bertline.components import answers, estimates, gates
+from bertline.components import gates
 from bertline.components.options import EvaluateOptions
 from bertline.errors import UserError
 from bertline.pipeline import config as configs
@@ -15,7 +16,6 @@ from bertline.pipeline.screen import Screen
 
 CLASSES = ["bad", "good"]
 # 60 rows answered rightly and 40 wrongly, each a little further from its label than the one before; shops in turn.
-PREDICTED = ["good"] * 100
 LABELS = ["good"] * 60 + ["bad"] * 40
 SHORT_BY = [0.8] * 60 + [0.01 * (row + 1) for row in range(40)]
 
@@ -24,27 +24,28 @@ def run(**options) -> Run:
     chosen = EvaluateOptions(
         slices=["shop"], length_buckets=[], gates={"not_worse_by": None, "beats_majority": False, **options}
     )
-    table = {
-        "row_id": [f"row-{row}" for row in range(100)],
-        "text": [f"text {row}" for row in range(100)],
-        "label": LABELS,
-        "predicted": PREDICTED,
-        "probabilities": [[0.5 - short / 2, 0.5 + short / 2] for short in SHORT_BY],
-        "previous": ["good"] * 60 + ["bad"] * 30 + ["good"] * 10,
-        "shop": ["north" if row % 2 else "south" for row in range(100)],
-    }
-    rows = answers.from_table(table, CLASSES, "17", chosen)
-    metrics = {
-        **estimates.scores(rows.labels, rows.predicted, 2),
-        "intervals": {**estimates.intervals(rows.confusion), "calibration_error": (0.1, 0.3)},
-        "calibration_error": 0.2,
-        "classes": CLASSES,
-        "majority_share": 0.6,
-        "labels_present": 2,
-        "last_blessed": {"version": "17"},
-    }
-    verdicts = [verdict.as_dict() for verdict in gates.judge(metrics, rows, chosen.gates)]
-    return Run("2026-11-22T00:00:00", verdicts, "", metrics, table, chosen, Path())
+    short_by = np.array(SHORT_BY)
+    answers = factories.answers(
+        CLASSES,
+        [CLASSES.index(label) for label in LABELS],
+        [1] * 100,
+        np.stack([0.5 - short_by / 2, 0.5 + short_by / 2], -1),
+        previous=[1] * 60 + [0] * 30 + [1] * 10,
+        columns={
+            "row_id": [f"row-{row}" for row in range(100)],
+            "text": [f"text {row}" for row in range(100)],
+            "shop": ["north" if row % 2 else "south" for row in range(100)],
+        },
+        version="17",
+    ).sliced(chosen)
+    return judged(Run("2026-11-22T00:00:00", [], "", factories.metrics(answers), answers, chosen, Path()))
+
+
+def judged(explained: Run, **changes) -> Run:
+    """The run with these changes of its answers, and what its gates say of them."""
+    answers = dataclasses.replace(explained.answers, **changes)
+    verdicts = gates.judge(factories.metrics(answers), answers, explained.options.gates)
+    return dataclasses.replace(explained, answers=answers, verdicts=[verdict.as_dict() for verdict in verdicts])
 
 
 def blocking(explained: Run) -> dict:
@@ -75,14 +76,9 @@ def test_a_loss_against_the_last_model_is_made_good_by_rows_that_it_had_right():
     explained = run(not_worse_by=0.05)
     change = explain_gate.change(explained, blocking(explained))
     assert set(change.rows) <= set(range(60, 90))
-    changed = dataclasses.replace(
-        answers.from_table(explained.table, CLASSES, "17", explained.options),
-        predicted=np.array([1] * 60 + [0] * change.needed + [1] * (40 - change.needed)),
-    )
-    (verdict,) = gates.judge(explained.metrics, changed, explained.options.gates)[:1]
-    assert verdict.passed  # and with a row less it does not
-    fewer = dataclasses.replace(changed, predicted=np.where(np.arange(100) == 59 + change.needed, 1, changed.predicted))
-    assert not gates.judge(explained.metrics, fewer, explained.options.gates)[0].passed
+    for righted in (change.needed - 1, change.needed):
+        predicted = np.array([1] * 60 + [0] * righted + [1] * (40 - righted))
+        assert judged(explained, predicted=predicted).verdicts[0]["passed"] == (righted == change.needed)
 
 
 def test_rows_of_the_slice_alone_help_a_slice():
@@ -90,22 +86,19 @@ def test_rows_of_the_slice_alone_help_a_slice():
     verdicts = [verdict for verdict in explained.verdicts if not verdict["passed"]]
     assert {verdict["slice"] for verdict in verdicts} == {"shop=north", "shop=south"}
     for verdict in verdicts:
-        shops = {explained.table["shop"][row] for row in explain_gate.change(explained, verdict).rows}
+        shops = {explained.answers.columns["shop"][row] for row in explain_gate.change(explained, verdict).rows}
         assert {f"shop={shop}" for shop in shops} == {verdict["slice"]}
 
 
 def test_groups_are_helped_by_the_group_that_is_favoured_least():
     explained = run(fairness={"column": "shop", "label": "bad", "equal_opportunity": 0.1}, slices={"minimum_rows": 10})
     # No bad row is found in either shop; give north all of its own.
-    table = {**explained.table, "predicted": list(PREDICTED)}
-    for row in range(61, 100, 2):
-        table["predicted"][row] = "bad"
-    explained = dataclasses.replace(explained, table=table)
-    rows = answers.from_table(table, CLASSES, "17", explained.options)
-    explained.verdicts[:] = [each.as_dict() for each in gates.judge(explained.metrics, rows, explained.options.gates)]
+    predicted = np.full(100, 1)
+    predicted[61::2] = 0
+    explained = judged(explained, predicted=predicted)
     verdict = next(each for each in explained.verdicts if each["kind"] == "fairness.equal_opportunity")
     change = explain_gate.change(explained, verdict)
-    assert {explained.table["shop"][row] for row in change.rows} == {"south"}
+    assert {explained.answers.columns["shop"][row] for row in change.rows} == {"south"}
     assert 10 <= change.needed <= 20
 
 
@@ -117,7 +110,7 @@ def test_no_single_row_changes_the_calibration():
 
 def test_a_text_cannot_command_the_terminal():
     explained = run(accuracy=0.65)
-    explained.table["text"][60] = "\x1b[2Jgone [bold]" + "x" * 100
+    explained.answers.columns["text"][60] = "\x1b[2Jgone [bold]" + "x" * 100
     text = shown(explained)
     assert "\x1b" not in text
     assert "[2Jgone [bold]xxx" in text

@@ -1,0 +1,205 @@
+"""metrics.json: the figures of a model on the test rows, as one typed model with its only writer and reader."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bertline.errors import UserError
+from bertline.serving import releases
+
+METRICS_FILE = "metrics.json"  # in the Evaluator's ModelEvaluation
+
+Interval = tuple[float, float]
+
+
+class Figures(BaseModel):
+    """The base of every part of metrics.json: it cannot be changed, and keeps a figure that is not a number."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants", protected_namespaces=())
+
+
+class ClassScores(Figures):
+    """One class against the rest; None where a score is a ratio of nothing."""
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+class SliceFigures(Figures):
+    """Figures of some of the test rows.
+
+    Attributes:
+      rows: how many they are.
+      accuracy: TFMA's, as are the counts behind the next four.
+      macro_f1: the mean F1 of the classes that have true or predicted rows.
+      weighted_f1: the mean F1 of the classes, weighted by their rows.
+      micro_f1: equals the accuracy, as each row has one label.
+      per_class: scores by label name.
+      loss: the log loss in nats, scikit-learn's.
+      macro_auc: the mean area under the ROC curves, scikit-learn's; None where no class has a curve.
+    """
+
+    rows: int
+    accuracy: float
+    macro_f1: float
+    weighted_f1: float
+    micro_f1: float
+    per_class: dict[str, ClassScores]
+    loss: float
+    macro_auc: float | None
+
+
+class Intervals(Figures):
+    """95% intervals."""
+
+    accuracy: Interval
+    macro_f1: Interval
+    balanced_accuracy: Interval
+    calibration_error: Interval
+
+
+class Cell(NamedTuple):
+    """A cell of the confusion matrix that has rows: the indices of the true and the answered label, and the rows."""
+
+    true: int
+    answered: int
+    rows: int
+
+
+class CalibrationFigures(Figures):
+    """How far probabilities can be trusted."""
+
+    calibration_error: float
+    log_loss: float
+
+
+class Calibration(Figures):
+    """The test rows' probabilities before and after they were divided by the temperature."""
+
+    temperature: float
+    before: CalibrationFigures
+    after: CalibrationFigures
+
+
+class Abstention(Figures):
+    """What abstaining below the model's `threshold` leaves.
+
+    Attributes:
+      threshold: the probability below which the model abstains.
+      rows: rows answered.
+      coverage: their share of all rows.
+      accuracy: of the rows answered; None where there are none.
+    """
+
+    threshold: float
+    rows: int
+    coverage: float
+    accuracy: float | None
+
+
+class Difference(Figures):
+    """A figure of this model less the other model's; `low` and `high` each hold with the comparison's certainty."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Differences(Figures):
+    """Iterating gives the name of each figure with its difference."""
+
+    accuracy: Difference
+    macro_f1: Difference
+
+
+class Comparison(Figures):
+    """Another model on the same rows.
+
+    Attributes:
+      accuracy, macro_f1: the other model's.
+      certainty: the probability with which each bound of a difference holds.
+      differences: this model's figures less the other's.
+      rows_won, rows_lost: rows that only this model, and only the other model, answers rightly.
+      mcnemar_p: McNemar's exact test of these two numbers.
+    """
+
+    accuracy: float
+    macro_f1: float
+    certainty: float
+    differences: Differences
+    rows_won: int
+    rows_lost: int
+    mcnemar_p: float
+
+
+class LastBlessed(Figures):
+    """The last blessed model on the same rows."""
+
+    version: str
+    comparison: Comparison
+
+
+class Metrics(SliceFigures):
+    """The figures of all test rows; those of SliceFigures are theirs too.
+
+    Attributes:
+      calibration_error: the expected calibration error.
+      intervals: 95% intervals of the main figures.
+      majority_share: the accuracy of always answering the commonest label.
+      labels_present: labels that some test row has.
+      model_bytes: size of the exported SavedModel.
+      inference_seconds: time that the answers took, without loading the model.
+      classes: the label names, in the order of the model's probabilities.
+      confusion: the cells of the confusion matrix that have rows.
+      slices: figures by slice name, such as "shop=north".
+      calibration: what the temperature changes.
+      abstain: what abstaining leaves; None for a model that always answers.
+      last_blessed: None where there is no model to compare with.
+      tfidf: the comparison with TF-IDF; None where the config leaves it out.
+    """
+
+    calibration_error: float
+    intervals: Intervals
+    majority_share: float
+    labels_present: int
+    model_bytes: int
+    inference_seconds: float
+    classes: list[str]
+    confusion: list[Cell]
+    slices: dict[str, SliceFigures]
+    calibration: Calibration
+    abstain: Abstention | None = None
+    last_blessed: LastBlessed | None = None
+    tfidf: Comparison | None = None
+
+    def headline(self) -> dict[str, float]:
+        """The figures that are one number each, by name: what a release and a tracker keep."""
+        return {name: value for name, value in self if isinstance(value, int | float)}
+
+
+def write_metrics(folder: str, metrics: Metrics) -> None:
+    """Writes metrics.json into an evaluation's folder, local or remote."""
+    with releases.open_file(f"{folder}/{METRICS_FILE}", "w") as file:
+        file.write(metrics.model_dump_json(indent=1) + "\n")
+
+
+def read_metrics(folder: str) -> Metrics:
+    """Reads metrics.json from an evaluation's folder, local or remote.
+
+    Raises:
+      UserError: another version of bertline wrote the file.
+      FileNotFoundError: it is gone.
+    """
+    path = f"{folder}/{METRICS_FILE}"
+    with releases.open_file(path, "r") as file:
+        text = file.read()
+    try:
+        return Metrics.model_validate(json.loads(text))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} is of another version of bertline ({field}: {first['msg']}); run again.") from error

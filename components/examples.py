@@ -1,0 +1,42 @@
+"""The rows of a split, read from the raw Examples that ingestion wrote."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from bertline.errors import UserError
+from bertline.models import features
+
+SERIALIZED = "examples"  # the column of the serialized Examples
+
+Table = dict[str, list[Any]]  # a split's columns, each [rows]
+
+
+def read_examples(folder: str, keep: list[str]) -> Table:
+    """Reads a split of raw Examples.
+
+    Args:
+      folder: of the split, local or remote.
+      keep: kept columns to read beside the text, the pair, the label, the row's id and its source.
+
+    Returns:
+      A list per column, and the serialized Examples in SERIALIZED.
+
+    Raises:
+      UserError: the split is empty.
+    """
+    files = sorted(tf.io.gfile.glob(os.path.join(folder, "*")))
+    records = list(tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator())
+    if not records:
+        split = os.path.basename(folder.rstrip("/")).removeprefix("Split-")
+        raise UserError(f"the {split} split has no rows; give data.split.{split} a larger share.")
+    names = {features.TEXT, features.TEXT_PAIR, features.LABEL, features.ROW_ID, features.SOURCE, *keep}
+    spec = {name: tf.io.FixedLenFeature([], tf.string, default_value="") for name in names}
+    parsed = tf.io.parse_example(tf.constant(records), spec)
+    table: Table = {
+        name: [value.decode("utf-8", "replace") for value in column.numpy()] for name, column in parsed.items()
+    }
+    return table | {SERIALIZED: records}

@@ -1,0 +1,191 @@
+"""TensorFlow Model Analysis (TFMA) on the answers of one or two models: what it counts, by slice."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.proto import config_pb2
+
+from bertline.components import answers
+from bertline.components.answers import Answers
+from bertline.components.evaluation import Cell
+from bertline.models import features
+
+CANDIDATE, LAST_BLESSED = "candidate", "last_blessed"
+# TFMA counts each class of a row on its own: 400 classes took 259 s and 4 GB for 227 rows. The review page counts
+# classes from the confusion matrix; with more labels than this, only TFMA's own page does without.
+BINARIZED_LABELS = 20
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What TFMA counts on all rows or on a slice.
+
+    Attributes:
+      rows: how many rows.
+      accuracy: share of right answers.
+      confusion: the cells of the confusion matrix that have rows.
+    """
+
+    rows: int
+    accuracy: float
+    confusion: list[Cell]
+
+
+def run_tfma(
+    beam_pipeline: beam.Pipeline, models: dict[str, Answers], slices: dict[str, list[str]], folder: str
+) -> dict[str, dict[str, Counts]]:
+    """Runs TFMA, writes its results into `folder` and returns them.
+
+    Args:
+      beam_pipeline: to count in.
+      models: each model's answers to the same rows, by CANDIDATE and, where there is one, LAST_BLESSED.
+      slices: the columns that slice the rows, str [rows] each.
+      folder: where TFMA's results go.
+
+    Returns:
+      For each model its counts by slice name; "" is all rows.
+    """
+    classes = models[CANDIDATE].classes
+    config = eval_config(list(models), len(classes), list(slices))
+    analyse(beam_pipeline, record_batch(models, slices), config, folder)
+    return {name: _read(folder, name if len(models) > 1 else None) for name in models}
+
+
+def analyse(beam_pipeline: beam.Pipeline, batch: pa.RecordBatch, config: config_pb2.EvalConfig, folder: str) -> None:
+    """Runs TFMA over one batch of answers, as record_batch makes it, and writes its metrics and plots into `folder`."""
+    # Validations are our gates' business: only metrics and plots are written.
+    paths = {kind: os.path.join(folder, kind) for kind in (tfma.METRICS_KEY, tfma.PLOTS_KEY)}
+    with beam_pipeline as pipeline:
+        _ = (
+            pipeline
+            | beam.Create([batch])
+            | tfma.ExtractEvaluateAndWriteResults(
+                eval_config=config,
+                extractors=tfma.default_extractors(eval_config=config),
+                output_path=folder,
+                writers=[
+                    tfma.writers.MetricsPlotsAndValidationsWriter(output_paths=paths, eval_config=config),
+                    tfma.writers.EvalConfigWriter(folder, eval_config=config),
+                ],
+            )
+        )
+
+
+def record_batch(models: dict[str, Answers], slices: dict[str, list[str]]) -> pa.RecordBatch:
+    """One Arrow batch: label index, each model's probabilities and one-hot decision, and the slice columns."""
+    candidate = models[CANDIDATE]
+    columns: dict[str, pa.Array] = {features.LABEL_ID: _single(candidate.labels)}
+    for name, rows in models.items():
+        probabilities, decisions = _aligned(rows, candidate.classes)
+        columns[f"{name}_probabilities"] = answers.arrow_lists(probabilities)
+        columns[f"{name}_decision"] = answers.arrow_lists(decisions)
+    columns |= {name: _single(values) for name, values in slices.items()}
+    return pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
+
+
+def _single(values: Any) -> pa.ListArray:
+    """A column with a list of one value per row."""
+    return pa.ListArray.from_arrays(pa.array(np.arange(len(values) + 1, dtype=np.int32)), pa.array(values))
+
+
+def _aligned(rows: Answers, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and one-hot decisions, float32 [rows, labels], in the order of `classes`.
+
+    The last blessed model may have been trained on other labels. A label that only it knows gets no column, so
+    answering it counts as wrong.
+    """
+    probabilities = np.zeros((len(rows.predicted), len(classes)), np.float32)
+    decisions = np.zeros_like(probabilities)
+    for column, name in enumerate(classes):
+        if name in rows.classes:
+            theirs = rows.classes.index(name)
+            probabilities[:, column] = rows.probabilities[:, theirs]
+            decisions[:, column] = rows.predicted == theirs
+    return probabilities, decisions
+
+
+def eval_config(models: list[str], labels: int, slice_keys: list[str]) -> config_pb2.EvalConfig:
+    """TFMA's config: rank metrics on the probabilities, counting metrics on the one-hot decision.
+
+    TFMA binarises by a threshold, which is not the answer of the highest probability; on the one-hot decision a
+    threshold of one half is.
+    """
+
+    def metric(name: str, **config: Any) -> config_pb2.MetricConfig:
+        return config_pb2.MetricConfig(class_name=name, config=json.dumps(config) if config else "")
+
+    outputs = ("probabilities", "decision")
+    specs = [
+        config_pb2.MetricsSpec(
+            output_names=["probabilities"],
+            metrics=[
+                metric("ExampleCount"),
+                metric("SparseCategoricalCrossentropy"),
+                metric("MultiClassConfusionMatrixPlot"),
+            ],
+        ),
+        config_pb2.MetricsSpec(output_names=["decision"], metrics=[metric("SparseCategoricalAccuracy")]),
+    ]
+    if labels <= BINARIZED_LABELS:
+        specs += [
+            config_pb2.MetricsSpec(
+                output_names=["probabilities"],
+                aggregate=config_pb2.AggregationOptions(
+                    macro_average=True, class_weights=dict.fromkeys(range(labels), 1.0)
+                ),
+                metrics=[metric("AUC")],
+            ),
+            config_pb2.MetricsSpec(
+                output_names=["decision"],
+                binarize=config_pb2.BinarizationOptions(class_ids={"values": list(range(labels))}),
+                metrics=[metric(name, thresholds=[0.5]) for name in ("Precision", "Recall", "F1Score")],
+            ),
+        ]
+    return config_pb2.EvalConfig(
+        model_specs=[
+            config_pb2.ModelSpec(
+                name=name if len(models) > 1 else "",
+                prediction_keys={output: f"{name}_{output}" for output in outputs},
+                label_keys=dict.fromkeys(outputs, features.LABEL_ID),
+            )
+            for name in models
+        ],
+        slicing_specs=[config_pb2.SlicingSpec(), *(config_pb2.SlicingSpec(feature_keys=[key]) for key in slice_keys)],
+        metrics_specs=specs,
+    )
+
+
+def _read(folder: str, model_name: str | None) -> dict[str, Counts]:
+    result = tfma.load_eval_result(folder, model_name=model_name)
+    confusion = {_slice_name(key): _cells(outputs) for key, outputs in result.plots}
+    counts = {}
+    for key, outputs in result.slicing_metrics:
+        name = _slice_name(key)
+        counts[name] = Counts(
+            rows=round(outputs["probabilities"][""]["example_count"]["doubleValue"]),
+            accuracy=outputs["decision"][""]["sparse_categorical_accuracy"]["doubleValue"],
+            confusion=confusion[name],
+        )
+    return dict(sorted(counts.items()))
+
+
+def _cells(outputs: dict[str, Any]) -> list[Cell]:
+    (matrix,) = outputs["probabilities"][""]["multiClassConfusionMatrixAtThresholds"]["matrices"]
+    cells = (
+        # Protocol buffers leave out what is 0.
+        Cell(entry.get("actualClassId", 0), entry.get("predictedClassId", 0), round(entry["numWeightedExamples"]))
+        for entry in matrix["entries"]
+    )
+    return sorted(cell for cell in cells if cell.rows)
+
+
+def _slice_name(key: tuple[tuple[str, str], ...]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in key)
