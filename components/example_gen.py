@@ -5,7 +5,6 @@ The files are read twice, by the passes of `ingestion`. So texts stream through 
 
 import csv
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -221,12 +220,13 @@ def _label_without_rows(report: dict[str, Any], options: DataOptions, _path: str
 def _empty_split(report: dict[str, Any], options: DataOptions, _path: str) -> str | None:
     for split in SPLITS:
         if not sum(report["splits"][split].values()):
-            sizes = Counter({name: sum(rows.values()) for name, rows in report["splits"].items()})
-            return (
-                f"The split {split} is empty ({', '.join(f'{sizes[name]} {name}' for name in SPLITS)} of "
-                f"{report['distinct']} distinct rows). Add rows, raise data.split.{split}, "
-                + ("or lower data.split.train." if split != "train" else "or lower the other shares.")
-            )
+            sizes = {name: sum(rows.values()) for name, rows in report["splits"].items()}
+            counted = ", ".join(f"{sizes[name]} {name}" for name in SPLITS)
+            empty = f"The split {split} is empty ({counted} of {report['distinct']} distinct rows)."
+            if split != "train" and (source := getattr(options, f"{split}_source")):
+                return f"{empty} Add rows to {', '.join(source)} (data.{split}_source)."
+            others = "data.split.train" if split != "train" else "the other shares"
+            return f"{empty} Add rows, raise data.split.{split}, or lower {others}."
     return None
 
 

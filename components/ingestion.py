@@ -149,7 +149,9 @@ def parse(row: Row, options: DataOptions) -> Parsed:
     elif not label:
         fault = Fault(splitting.MISSING_LABEL, f"column {options.label!r} is empty", text)
     elif options.labels is not None and label not in options.labels:
-        fault = Fault(splitting.UNKNOWN_LABEL, f"{label[:60]!r} is not among data.labels", text)
+        fault = Fault(
+            splitting.UNKNOWN_LABEL, f"column {options.label!r}: {label[:60]!r} is not among data.labels", text
+        )
     return Parsed(text, text_pair, label, fault)
 
 
@@ -294,7 +296,9 @@ def _example(row: Row, file: SourceFile, options: DataOptions) -> bytes:
 
 def _refusal(row: Row, file: SourceFile, options: DataOptions) -> tuple[str, ...]:
     parsed = parse(row, options)
-    fault = parsed.fault or Fault(splitting.OTHER_LABEL, f"here {parsed.label!r}", parsed.text)
+    fault = parsed.fault or Fault(
+        splitting.OTHER_LABEL, f"column {options.label!r}: {parsed.label!r} here, another label elsewhere", parsed.text
+    )
     return file.name, str(row.number), fault.reason, fault.detail, fault.excerpt[:EXCERPT_CHARACTERS]
 
 

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, ByteSize, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from bertline.components import spans
-from bertline.models.features import RESERVED
+from bertline.models import features
 from bertline.models.recipe import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
-# What the Evaluator adds to the test rows
-ANSWER_COLUMNS = frozenset({"predicted", "probability", "probabilities", "abstained", "previous", "tfidf"})
 Sources = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
 class SplitShares(Section):
-    """Shares of the distinct texts a split gets, by the hash of the text."""
+    """Each split's share of the distinct texts, by the hash of the text.
+
+    A share that is left out is what the others leave. A split with files of its own needs none: the other splits get
+    its share, in their proportions.
+    """
 
     train: Share = 0.8
     validation: Share = 0.1
     test: Share = 0.1
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_the_rest(cls, shares: Any) -> Any:
+        if not isinstance(shares, dict):
+            return shares
+        missing = [name for name in cls.model_fields if name not in shares]
+        written = [share for share in shares.values() if isinstance(share, int | float)]
+        rest = round(1 - sum(written), 6)
+        if len(written) < len(shares) or rest < 0 or not (len(missing) == 1 or rest == 0):
+            return shares
+        return {**shares, **dict.fromkeys(missing, rest)}
+
     @model_validator(mode="after")
     def _shares_add_up(self) -> SplitShares:
         total = self.train + self.validation + self.test
-        if abs(total - 1) > 1e-6 or not self.train or not self.validation or not self.test:
-            raise ValueError(f"train, validation and test must each be above 0 and add up to 1, not {total:g}")
+        if abs(total - 1) > 1e-6 or not self.train:
+            raise ValueError(
+                f"train {self.train:g}, validation {self.validation:g} and test {self.test:g} add up to {total:g}; "
+                "they must add up to 1, with train above 0, such as {train: 0.8, validation: 0.1, test: 0.1}"
+            )
         return self
 
 
@@ -73,13 +90,24 @@ class DataOptions(Section):
         return self
 
     @model_validator(mode="after")
+    def _no_split_is_empty(self) -> DataOptions:
+        for split, source in (("validation", self.validation_source), ("test", self.test_source)):
+            if not getattr(self.split, split) and not source:
+                raise ValueError(
+                    f"split: no share is left for {split}; give it one, such as {{train: 0.8, validation: 0.1, "
+                    f"test: 0.1}}, or name its files in {split}_source"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _names_are_distinct(self) -> DataOptions:
-        used = [name for name in (self.text, self.text_pair, self.label) if name]
-        if len(set(used)) < len(used):
-            raise ValueError(f"text, text_pair and label must be different columns, not {', '.join(used)}")
+        used = {features.TEXT: self.text, features.TEXT_PAIR: self.text_pair, features.LABEL: self.label}
+        names = [name for name in used.values() if name]
+        if len(set(names)) < len(names):
+            raise ValueError(f"text, text_pair and label must be different columns, not {', '.join(names)}")
         for name in self.keep:
-            if (name in RESERVED and name not in used) or name in ANSWER_COLUMNS:
-                raise ValueError(f"keep: {name!r} is a name bertline uses itself; rename the column in the file")
+            if name in features.RESERVED and used.get(name) != name:
+                raise ValueError(f"keep: bertline uses the name {name!r} itself; rename the column in the file")
         if self.labels is not None and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
             raise ValueError("labels: list at least two different labels, or leave it out to take those found")
         return self

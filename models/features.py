@@ -18,5 +18,22 @@ PROBABILITIES = "probabilities"  # float32, [batch, labels]
 ABSTAINED = "abstained"  # bool, [batch]: the largest probability is below model.abstain; only where that is set
 CLASSES = "classes"  # string, [batch, labels]: the label names in the order of the probabilities
 
-RESERVED = frozenset({TEXT, TEXT_PAIR, LABEL, ROW_ID, SOURCE, TOKEN_IDS, SEGMENT_IDS, LABEL_ID})
+# === Columns of the test rows once they are answered ===
+SERIALIZED = "examples"  # the raw Examples themselves
+PREDICTED = "predicted"  # name of the label that the model answers
+PROBABILITY = "probability"  # of that label
+PREVIOUS = "previous"  # name of the label that the last blessed model answers
+TFIDF = "tfidf"  # name of the label that TF-IDF answers
+LENGTH_BUCKET = "text_length"  # a bucket of the text's length, for slices
+CANDIDATE, LAST_BLESSED = "candidate", "last_blessed"  # the two models, as TFMA knows them
+TFMA_OUTPUTS = ("probabilities", "decision")  # of each model, in columns such as candidate_decision
+
+# A kept column that had one of these names would be taken for what the line itself writes under it.
+RESERVED = frozenset(
+    {
+        *(TEXT, TEXT_PAIR, LABEL, ROW_ID, SOURCE, TOKEN_IDS, SEGMENT_IDS, LABEL_ID),
+        *(SERIALIZED, PREDICTED, PROBABILITY, PROBABILITIES, ABSTAINED, PREVIOUS, TFIDF, LENGTH_BUCKET),
+        *(f"{model}_{output}" for model in (CANDIDATE, LAST_BLESSED) for output in TFMA_OUTPUTS),
+    }
+)
 SPLITS = ("train", "validation", "test")

@@ -158,8 +158,11 @@ def test_pairs_and_given_files(tmp_path):
     header = ("a", "b", "label")
     write_rows(tmp_path, [(text, "second", label) for text, label in many(30)], header)
     write_rows(tmp_path, [("text number 1", "second", "pos"), ("other", "second", "neg")], header, "test.csv")
-    examples, _ = ingest(tmp_path, text="a", text_pair="b", test_source="test.csv")
+    examples, _ = ingest(
+        tmp_path, text="a", text_pair="b", test_source="test.csv", split={"train": 0.9, "validation": 0.1}
+    )
     rows = rows_of(examples)
+    assert rows["train"] and rows["validation"]
     assert [(row["text"], row["text_pair"]) for row in rows["test"]] == [
         ("text number 1", "second"),
         ("other", "second"),

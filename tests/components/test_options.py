@@ -1,0 +1,84 @@
+"""What a person writes under `data`, as `bertline run` reads it."""
+
+import pytest
+
+from bertline.components.data import formats
+from bertline.components.options import DataOptions
+from bertline.errors import UserError
+from bertline.pipeline import config
+
+
+def read(tmp_path, data):
+    path = tmp_path / "task.yaml"
+    path.write_text(f"name: a\ndata: {{source: a.csv, {data}}}\n")
+    return config.load(path).data
+
+
+def refusal(tmp_path, data):
+    with pytest.raises(UserError) as stop:
+        read(tmp_path, data)
+    return str(stop.value)
+
+
+# === Names that bertline uses itself ===
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("text", "text_pair", "label", "row_id", "source"),  # ingestion's features
+        *("token_ids", "segment_ids", "label_id"),  # Transform's
+        *("predicted", "probability", "probabilities", "abstained", "previous", "tfidf"),  # of predictions-test.parquet
+        *("examples", "text_length"),  # of the Evaluator's table of test rows
+        *("candidate_decision", "candidate_probabilities", "last_blessed_decision"),  # TFMA's
+    ],
+)
+def test_a_kept_column_must_not_have_a_name_that_the_line_uses(tmp_path, name):
+    message = refusal(tmp_path, f"text: review, label: stars, keep: [shop, {name}]")
+    assert f"keep: bertline uses the name '{name}' itself; rename the column in the file" in message
+
+
+def test_the_text_and_the_label_themselves_may_be_kept(tmp_path):
+    assert read(tmp_path, "keep: [label, text]").keep == ["label", "text"]
+    # This column "label" is the text: under its name ingestion writes the label.
+    assert "'label' itself" in refusal(tmp_path, "text: label, label: stars, keep: [label]")
+
+
+# === Shares ===
+
+
+@pytest.mark.parametrize(
+    ("data", "shares"),
+    [
+        ("test_source: b.csv, split: {train: 0.9, validation: 0.1}", (0.9, 0.1, 0)),
+        ("test_source: b.csv, split: {train: 0.8, validation: 0.1, test: 0.1}", (0.8, 0.1, 0.1)),
+        ("validation_source: b.csv, split: {train: 0.9, test: 0.1}", (0.9, 0, 0.1)),
+        ("validation_source: b.csv, test_source: c.csv, split: {train: 1}", (1, 0, 0)),
+        ("split: {train: 0.7, test: 0.1}", (0.7, 0.2, 0.1)),
+        ("encoding: utf-8", (0.8, 0.1, 0.1)),
+    ],
+)
+def test_shares_that_leave_no_split_empty(tmp_path, data, shares):
+    options = read(tmp_path, data)
+    assert (options.split.train, options.split.validation, options.split.test) == pytest.approx(shares)
+    assert DataOptions.model_validate_json(options.model_dump_json()) == options  # as the stages get them
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("split: {train: 0.9, validation: 0.1}", "no share is left for test; give it one, such as {train: 0.8"),
+        ("test_source: b.csv, split: {train: 1}", "or name its files in validation_source"),
+        ("split: {train: 0.9, validation: 0.2, test: 0.1}", "train 0.9, validation 0.2 and test 0.1 add up to 1.2"),
+        ("split: {test: 0.2}", "add up to 1.1; they must add up to 1"),
+        ("split: {train: 80, validation: 10, test: 10}", "data.split.train: 80: "),
+        ("split: {train: most, validation: 0.1}", "data.split.train: 'most': "),
+    ],
+)
+def test_shares_that_do_not_add_up_are_refused_with_what_to_write(tmp_path, data, said):
+    assert said in refusal(tmp_path, data)
+
+
+def test_every_format_has_a_reader():
+    assert set(DataOptions.model_fields["format"].annotation.__args__) == {"auto", *formats.READERS}
+    assert set(formats.ENDINGS.values()) <= set(formats.READERS)
