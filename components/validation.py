@@ -19,6 +19,7 @@ from tfx.types import artifact_utils, standard_artifacts
 from bertline.components import text_statistics
 from bertline.components.artifacts import DataReport
 from bertline.components.options import DataOptions, ValidationOptions
+from bertline.components.reviewed_schema import ReviewedSchema
 from bertline.components.statistics import StatisticsGen
 from bertline.errors import UserError
 from bertline.models.features import LABEL, RESERVED, TEXT, TEXT_PAIR
@@ -79,18 +80,6 @@ def _reviewed(path: Path) -> str:
                 "Start from the schema.pbtxt that a run without schema_file infers."
             )
     return contents
-
-
-@component
-def ReviewedSchema(schema: OutputArtifact[standard_artifacts.Schema], contents: Parameter[str]) -> None:
-    """Writes a reviewed schema. ImportSchemaGen takes a path, and so a cached run would miss that the file has changed.
-
-    Args:
-        schema: schema.pbtxt.
-        contents: the schema in protobuf's text form.
-    """
-    with fileio.open(f"{schema.uri}/schema.pbtxt", "w") as stream:
-        stream.write(contents)
 
 
 # === The gate ===

@@ -8,19 +8,22 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertline.models.recipe import ModelOptions
+from bertline.pipeline import cache_keys
 from bertline.pipeline.config import digest_of
+from bertline.pipeline.stages import Node
 from bertline.serving import releases
 
 if TYPE_CHECKING:
     from tfx.dsl.placeholder.placeholder import Placeholder
 
 LIBRARIES = ("bertline", "tensorflow", "tensorflow-text", "keras", "keras-hub", "tfx", "apache-beam")
-CODE_SUFFIXES = {".py", ".j2", ".css", ".js"}  # the last three are the review page's
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,10 @@ class RunFacts:
     """What keys the cache beside the config: values in a local run, outputs of the first stage on a cluster.
 
     Attributes:
-      fingerprint: hash of the contents of all source files, and of the stages' code: a new version of bertline does not
-        reuse an older one's results.
+      fingerprint: hash of the contents of all source files.
       last_blessed: version of the release to compare with, "" for none.
       release: JSON for release.json: fingerprints, git commit, library versions, parent.
+      cache_keys: by stage, what the cache must know of its code, the libraries and the backbone (see cache_keys.py).
       vanished: how many pushed versions on record are gone from the serving folder; a new loss pushes again.
       withdrawn: the versions that were rolled back, with commas between them; a rollback asks the push stage again.
       untracked: how often the experiment tracker could not be told; each time asks the tracking stage again.
@@ -41,25 +44,15 @@ class RunFacts:
     fingerprint: str | Placeholder
     last_blessed: str | Placeholder
     release: str | Placeholder
+    cache_keys: Mapping[Node, str | Placeholder]
     vanished: int = 0
     withdrawn: str = ""
     untracked: int = 0
     history: str = "[]"
 
 
-def code_fingerprint() -> str:
-    """Hash of the stages' source code, so that an upgrade does not reuse results of older code."""
-    digest = hashlib.sha256()
-    top = Path(__file__).resolve().parent.parent
-    for folder in ("components", "models", "serving"):
-        for path in sorted((top / folder).rglob("*")):
-            if path.suffix in CODE_SUFFIXES:
-                digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def look(config: dict[str, Any], data_fingerprint: str, serving_folder: str | Path, commit: str | None) -> RunFacts:
-    """The facts that data, code and serving folder tell.
+    """The facts that data, code, backbone and serving folder tell.
 
     Args:
       config: the config's sections as JSON values.
@@ -70,7 +63,8 @@ def look(config: dict[str, Any], data_fingerprint: str, serving_folder: str | Pa
     Raises:
       ValueError: a release.json in the serving folder cannot be read; the message names the file.
     """
-    code, digest = code_fingerprint(), digest_of(config)
+    keys, digest = cache_keys.of_stages(ModelOptions.model_validate(config["model"])), digest_of(config)
+    code = hashlib.sha256(json.dumps([key for node, key in keys.items() if node.makes_model]).encode()).hexdigest()[:16]
     inputs = hashlib.sha256(f"{digest} {data_fingerprint} {code}".encode()).hexdigest()[:32]
     last_blessed = releases.find_last_blessed(serving_folder, inputs)
     release = {
@@ -84,9 +78,10 @@ def look(config: dict[str, Any], data_fingerprint: str, serving_folder: str | Pa
         "libraries": {name: installed.version(name) for name in LIBRARIES},
     }
     return RunFacts(
-        fingerprint=f"{data_fingerprint}-{code}",
+        fingerprint=data_fingerprint,
         last_blessed=str(last_blessed.version) if last_blessed else "",
         release=json.dumps(release, sort_keys=True),
+        cache_keys=keys,
     )
 
 

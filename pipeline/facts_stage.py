@@ -1,7 +1,6 @@
 """Facts: the first stage on a cluster, which finds out there what a local run knows before it starts."""
 
 import json
-from dataclasses import asdict
 from typing import Any, ClassVar
 
 from tfx import types
@@ -13,14 +12,17 @@ from bertline.components.data import task_files
 from bertline.components.object_store import local_copy
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
-from bertline.pipeline import facts
+from bertline.pipeline import cache_keys, facts
 from bertline.pipeline.config import RUNTIME_SECTIONS
 
-OUTPUTS = ("fingerprint", "last_blessed", "release")  # fields of bertline.pipeline.facts.RunFacts
+# Fields of bertline.pipeline.facts.RunFacts. A cache key is an output by itself: one of all would change with each.
+FIELDS = ("fingerprint", "last_blessed", "release")
+KEY_OUTPUTS = {node: f"cache_key_{node}" for node in cache_keys.KEYED}
+OUTPUTS = (*FIELDS, *KEY_OUTPUTS.values())
 
 
 def look(config: str, data_folder: str, serving_folder: str, commit: str, sections: dict[str, str]) -> dict[str, str]:
-    """Looks at the data, the image's code and the serving folder.
+    """Looks at the data, the image's code, the backbone and the serving folder.
 
     Args:
         config: the whole config as JSON; `sections` take the place of its own.
@@ -30,7 +32,7 @@ def look(config: str, data_folder: str, serving_folder: str, commit: str, sectio
         sections: the run's RUNTIME_SECTIONS as JSON, by name.
 
     Returns:
-        The facts of OUTPUTS.
+        The facts by their names in OUTPUTS.
 
     Raises:
         UserError: the data cannot be found, or a release.json cannot be read.
@@ -40,10 +42,11 @@ def look(config: str, data_folder: str, serving_folder: str, commit: str, sectio
     with local_copy(data_folder, task_files.paths_of_task(options)) as folder:
         fingerprint = task_files.fingerprint(task_files.of_task(options, folder))
     try:
-        known = asdict(facts.look(values, fingerprint, serving_folder, commit or None))
+        known = facts.look(values, fingerprint, serving_folder, commit or None)
     except ValueError as error:
         raise UserError(str(error)) from error
-    return {name: known[name] for name in OUTPUTS}
+    keys = {KEY_OUTPUTS[node]: key for node, key in known.cache_keys.items()}
+    return {name: getattr(known, name) for name in FIELDS} | keys
 
 
 class Executor(base_executor.BaseExecutor):

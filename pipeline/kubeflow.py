@@ -177,15 +177,19 @@ def _pipeline(config: Config, values: dict[str, str], commit: str | None) -> Any
     from tfx.orchestration.data_types import RuntimeParameter
 
     from bertline.pipeline.facts import RunFacts
-    from bertline.pipeline.facts_stage import Facts
+    from bertline.pipeline.facts_stage import FIELDS, KEY_OUTPUTS, Facts
     from bertline.pipeline.pipeline import Settings, create_pipeline
 
     parameters = {name: RuntimeParameter(name, ptype=str, default=value) for name, value in values.items()}
     compiled_in = config.model_dump(mode="json", exclude={*values, *AROUND_THE_MODEL})
     first = Facts(config=json.dumps(compiled_in), commit=commit or "", **parameters)
+    told = {name: channel.future()[0].value for name, channel in first.outputs.items()}
     line = create_pipeline(
         config,
-        RunFacts(**{name: channel.future()[0].value for name, channel in first.outputs.items()}),
+        RunFacts(
+            **{name: told[name] for name in FIELDS},
+            cache_keys={node: told[output] for node, output in KEY_OUTPUTS.items()},
+        ),
         Settings(
             sections={name: parameters[name] for name in RUNTIME_SECTIONS},
             data_folder=parameters["data_folder"],

@@ -26,9 +26,10 @@ from bertline.components.tracking import Track
 from bertline.components.trainer import Trainer
 from bertline.components.transform import transform
 from bertline.components.validation import DataGate, schema_gen, statistics_gen
-from bertline.pipeline import stages
+from bertline.pipeline import cache_keys, stages
 from bertline.pipeline.config import Config
 from bertline.pipeline.facts import RunFacts
+from bertline.pipeline.stages import Node
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,6 @@ def create_pipeline(
     ingest = ExampleGen(
         data=settings.sections["data"],
         base_folder=settings.data_folder,
-        # New code must not find old results: it reads the data anew, and all that follows is keyed by what it reads.
         fingerprint=facts.fingerprint,
         quarantine_folder=settings.quarantine_folder,
     )
@@ -222,6 +222,10 @@ def create_pipeline(
         *([track] if track else []),
     ]
     stages.check_listed(node.id for node in nodes)
+    for node in nodes:
+        if node.id in cache_keys.KEYED:
+            # No stage reads it, but the cache does, here and on a cluster.
+            node.spec.exec_properties["cache_key"] = facts.cache_keys[Node(node.id)]
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=pipeline_root,

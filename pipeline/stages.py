@@ -22,9 +22,11 @@ class Beam(Enum):
 class _Row(NamedTuple):
     node: str
     line: str
+    module: str
     beam: Beam = Beam.NONE
     always_runs: bool = False
     reports: bool = False
+    makes_model: bool = False
 
 
 class Node(StrEnum):
@@ -32,39 +34,46 @@ class Node(StrEnum):
 
     Attributes:
       line: the line on the screen that it belongs to; "" for one that runs only on a cluster.
+      module: whose code the stage runs; a new version of that code, or of what it imports, runs the stage anew.
       beam: where its Beam pipeline runs.
       always_runs: on a cluster it is never cached.
       reports: it only reports on a push that is done. Where it fails, the run ends as the push left it.
+      makes_model: what it writes goes into the model. Two runs are of the same inputs where these stages have the same
+        keys, whatever became of the code of the others.
     """
 
     # Its answers key the cache of all others.
-    FACTS = _Row("Facts", "", always_runs=True)
-    EXAMPLE_GEN = _Row("ExampleGen", "ingest", Beam.ANY_ENGINE)
-    STATISTICS_GEN = _Row("StatisticsGen", "validate", Beam.ANY_ENGINE)
-    SCHEMA_GEN = _Row("SchemaGen", "validate")
-    REVIEWED_SCHEMA = _Row("ReviewedSchema", "validate")  # in place of SchemaGen: validation.schema_file
-    EXAMPLE_VALIDATOR = _Row("ExampleValidator", "validate")
-    DATA_GATE = _Row("DataGate", "validate", Beam.ANY_ENGINE)
-    TRANSFORM = _Row("Transform", "tokenise", Beam.ANY_ENGINE)
-    BASELINE = _Row("Baseline", "baseline")
-    LAST_BLESSED = _Row("LastBlessed", "train")
-    TRAINER = _Row("Trainer", "train")
-    EVALUATOR = _Row("Evaluator", "evaluate", Beam.NOT_ON_DATAFLOW)
-    CANARY = _Row("Canary", "canary")
-    MODEL_CARD = _Row("ModelCard", "push")
+    FACTS = _Row("Facts", "", "bertline.pipeline.facts_stage", always_runs=True)
+    EXAMPLE_GEN = _Row("ExampleGen", "ingest", "bertline.components.example_gen", Beam.ANY_ENGINE, makes_model=True)
+    STATISTICS_GEN = _Row(
+        "StatisticsGen", "validate", "bertline.components.statistics", Beam.ANY_ENGINE, makes_model=True
+    )
+    # TFX's own SchemaGen and ExampleValidator only call TFDV.
+    SCHEMA_GEN = _Row("SchemaGen", "validate", "tensorflow_data_validation", makes_model=True)
+    REVIEWED_SCHEMA = _Row("ReviewedSchema", "validate", "bertline.components.reviewed_schema", makes_model=True)
+    EXAMPLE_VALIDATOR = _Row("ExampleValidator", "validate", "tensorflow_data_validation")
+    DATA_GATE = _Row("DataGate", "validate", "bertline.components.validation", Beam.ANY_ENGINE)
+    TRANSFORM = _Row("Transform", "tokenise", "bertline.components.transform", Beam.ANY_ENGINE, makes_model=True)
+    BASELINE = _Row("Baseline", "baseline", "bertline.components.baseline")
+    LAST_BLESSED = _Row("LastBlessed", "train", "bertline.components.last_blessed")
+    TRAINER = _Row("Trainer", "train", "bertline.components.trainer", makes_model=True)
+    EVALUATOR = _Row("Evaluator", "evaluate", "bertline.components.evaluator", Beam.NOT_ON_DATAFLOW)
+    CANARY = _Row("Canary", "canary", "bertline.components.canary")
+    MODEL_CARD = _Row("ModelCard", "push", "bertline.components.model_card")
     # The serving folder is the world's, not the cache's. Pushing what is there already changes nothing.
-    PUSHER = _Row("Pusher", "push", always_runs=True)
+    PUSHER = _Row("Pusher", "push", "bertline.components.pusher", always_runs=True)
     # They succeed even where they fail (see `reports`), and Kubeflow would cache the outputs that they did not make.
-    LABEL_QUALITY = _Row("LabelQuality", "labels", always_runs=True, reports=True)
-    EXPLAINER = _Row("Explainer", "explain", always_runs=True, reports=True)
-    REVIEW = _Row("Review", "review", always_runs=True, reports=True)
-    TRACK = _Row("Track", "track", always_runs=True, reports=True)
+    LABEL_QUALITY = _Row("LabelQuality", "labels", "bertline.components.label_quality", always_runs=True, reports=True)
+    EXPLAINER = _Row("Explainer", "explain", "bertline.components.explainer", always_runs=True, reports=True)
+    REVIEW = _Row("Review", "review", "bertline.components.review", always_runs=True, reports=True)
+    TRACK = _Row("Track", "track", "bertline.components.tracking", always_runs=True, reports=True)
 
-    def __new__(cls, node: str, line: str, beam: Beam, always_runs: bool, reports: bool) -> Node:
+    def __new__(cls, node: str, line: str, module: str, beam: Beam, *flags: bool) -> Node:
         """Makes a member of a row; its value is the node's id."""
         member = str.__new__(cls, node)
         member._value_ = node
-        member.line, member.beam, member.always_runs, member.reports = line, beam, always_runs, reports
+        member.line, member.module, member.beam = line, module, beam
+        member.always_runs, member.reports, member.makes_model = flags
         return member
 
 

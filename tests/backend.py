@@ -13,13 +13,11 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-TOP = Path(__file__).parents[1]
 PIPELINE_ROOT = "minio://mlpipeline/v2/artifacts"  # an installation's own, where a run names none
 SCHEMES = {"gs://": "gcs", "s3://": "s3", "minio://": "minio"}
 
@@ -141,18 +139,18 @@ class Backend:
 
     def _command(self, container, executor_input, pod):
         """Runs a container's command, with this Python for the image's; returns its exit code."""
-        program, flag, module = container["command"]
-        assert (program, flag) == ("python", "-m")
+        program, *flags, module = container["command"]
+        assert (program, flags) == ("python", ["-P", "-m"])
         arguments = [argument.replace("{{$}}", executor_input) for argument in container["args"]]
         work, log = pod / "work", pod / "log"
         work.mkdir(parents=True)
-        env = {"PYTHONPATH": str(TOP), "BERTLINE_LAUNCHER_ROOT": str(pod)}
+        env = {"BERTLINE_LAUNCHER_ROOT": str(pod)}
         env |= {each["name"]: each["value"] for each in container.get("env", [])}
         if self.warm and pod.name not in self.cold:
             return self.warm.run(module, arguments, cwd=work, env=env, stdout=log, stderr=log)
         with log.open("wb") as written:
             return subprocess.run(
-                [sys.executable, flag, module, *arguments], cwd=work, env={**os.environ, **env},
+                [sys.executable, *flags, module, *arguments], cwd=work, env={**os.environ, **env},
                 stdin=subprocess.DEVNULL, stdout=written, stderr=subprocess.STDOUT, timeout=self.seconds, check=False,
             ).returncode  # fmt: skip
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from bertline.pipeline import beam_options
 
-TOP = Path(__file__).parents[1]
 STARTED = 60  # seconds in which a server is up
 
 
@@ -24,7 +23,7 @@ def free_port():
 def job_server(folder):
     """A job server and a worker pool, whose log lies in the folder; gives the section of a config that names them."""
     bin_folder = Path(sys.executable).parent
-    environment = {**os.environ, "PYTHONPATH": str(TOP), "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
     jobs, workers = free_port(), free_port()
     commands = (
         ["apache_beam.runners.portability.local_job_service_main", f"--port={jobs}"],

@@ -98,7 +98,7 @@ class Operator(ThreadingHTTPServer):
         with open(self.folder / f"{job['metadata']['name']}-worker-{index}.log", "ab") as log:
             return subprocess.Popen(
                 [sys.executable, *arguments],
-                env={**os.environ, "PYTHONPATH": str(TOP), **env, "TF_CONFIG": json.dumps(place)},
+                env={**os.environ, **env, "TF_CONFIG": json.dumps(place)},
                 cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 

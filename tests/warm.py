@@ -9,15 +9,13 @@ import tempfile
 import traceback
 from pathlib import Path
 
-TOP = Path(__file__).parents[1]
-
 
 class Warm:
     """The process; close it, or use it as a context manager."""
 
     def __init__(self):
         self._process = subprocess.Popen(
-            [sys.executable, __file__], cwd=TOP, env={**os.environ, "PYTHONPATH": str(TOP)}, text=True,
+            [sys.executable, __file__], text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 

@@ -228,8 +228,7 @@ if __name__ == "__main__":
 
 def test_no_worker_outlives_a_run_that_is_killed(tmp_path, multi_processing):
     (tmp_path / "sleeps.py").write_text(SLEEPS)
-    environment = {**os.environ, "PYTHONPATH": str(Path(shards.__file__).parents[1])}
-    run = subprocess.Popen([sys.executable, tmp_path / "sleeps.py", *multi_processing], env=environment)
+    run = subprocess.Popen([sys.executable, tmp_path / "sleeps.py", *multi_processing])
     below, until = [], time.monotonic() + engines.STARTED
     while all(process.ppid() == run.pid for process in below):  # what workers are forks of
         assert time.monotonic() < until

@@ -35,7 +35,8 @@ def with_reviewed_schema(config):
 
 
 def local(config, **arguments):
-    return create_pipeline(config, RunFacts("a", "", "{}"), Settings.local(config), pipeline_root="/tmp", **arguments)
+    facts = RunFacts("a", "", "{}", cache_keys=dict.fromkeys(Node, ""))
+    return create_pipeline(config, facts, Settings.local(config), pipeline_root="/tmp", **arguments)
 
 
 def test_every_row_of_the_table_is_wired_by_some_config(everything):
@@ -59,6 +60,24 @@ def test_the_order_of_the_table_is_one_in_which_the_stages_can_run(everything):
 def test_the_table_knows_which_stages_use_beam(everything):
     by_table = {node for node in Node if node.beam is not Beam.NONE}
     assert {n.id for n in local(everything).components if isinstance(n.executor_spec, BeamExecutorSpec)} == by_table
+
+
+def test_the_table_knows_which_stages_make_the_model(everything):
+    makers = set()
+    for config in (everything, with_reviewed_schema(everything)):
+        nodes = {node.id: node for node in local(config).components}
+        waiting = [nodes[Node.PUSHER].inputs["model"]]
+        while waiting:
+            maker = nodes[waiting.pop().producer_component_id]
+            makers.add(maker.id)
+            waiting += maker.inputs.values()
+    assert makers == {node for node in Node if node.makes_model}
+
+
+def test_the_table_knows_the_module_of_a_stage(everything):
+    for node in [*local(everything).components, ReviewedSchema(contents="")]:
+        module = node.executor_spec.executor_class.__module__
+        assert Node(node.id).module == (module if module.startswith("bertline.") else "tensorflow_data_validation")
 
 
 def test_a_line_of_the_screen_reports_as_a_whole_or_not_at_all():

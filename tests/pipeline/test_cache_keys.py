@@ -1,0 +1,130 @@
+"""What makes a stage run anew, and what does not: keys of copies of the source tree."""
+
+import shutil
+import sys
+from importlib import metadata as installed
+from pathlib import Path
+
+import factories
+import pytest
+
+from bertline.models import backbone
+from bertline.models.recipe import ModelOptions
+from bertline.pipeline import cache_keys
+from bertline.pipeline.stages import Node
+
+TOP = Path(__file__).parents[2]
+TRAINING = (Node.EXAMPLE_GEN, Node.STATISTICS_GEN, Node.SCHEMA_GEN, Node.TRANSFORM, Node.TRAINER)
+# They carry rows, bytes, options and pages: figures are the same with each version of them.
+CARRIERS = {
+    "altair", "apache_beam", "filelock", "google", "grpc", "huggingface_hub", "jinja2", "markdown_it", "markupsafe",
+    "mlflow", "pydantic", "tensorboard", "tensorflow_metadata", "tensorflow_serving", "vl_convert", "wandb", "xxhash",
+}  # fmt: skip
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for folder in ("bertline", "components", "models", "serving", "pipeline"):
+        shutil.copytree(TOP / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def keys(tree, backbone_digest="cafe"):
+    source = cache_keys.SourceTree(tree)
+    return {node: cache_keys.key(node, source, backbone_digest) for node in cache_keys.KEYED}
+
+
+def changed_by_edit(tree, file, old, new):
+    """The stages whose key is another one after an edit."""
+    before = keys(tree)
+    text = (tree / file).read_text(encoding="utf-8")
+    assert old in text
+    (tree / file).write_text(text.replace(old, new, 1), encoding="utf-8")
+    after = keys(tree)
+    return {node for node in after if after[node] != before[node]}
+
+
+def test_a_docstring_or_a_comment_runs_nothing_anew(tree):
+    assert changed_by_edit(tree, "serving/client.py", '"""', '"""Once more: ') == set()
+    assert changed_by_edit(tree, "models/training.py", "\nimport ", "\n# why\nimport ") == set()
+
+
+def test_code_of_the_client_runs_the_canary_anew_and_trains_nothing(tree):
+    changed = changed_by_edit(tree, "serving/client.py", "\nimport ", "\nimport this\nimport ")
+    assert Node.CANARY in changed
+    assert not changed & {*TRAINING, Node.EVALUATOR, Node.PUSHER}
+
+
+@pytest.mark.parametrize("file", ["page.css", "page.js", "sections/verdict.html.j2"])
+def test_a_rule_of_the_page_runs_the_review_alone(tree, file):
+    (tree / "components" / "review_page" / file).open("a").write("\n")
+    before = keys(TOP)
+    after = keys(tree)
+    assert {node for node in after if after[node] != before[node]} == {Node.REVIEW}
+
+
+def test_the_cards_template_runs_the_card_alone(tree):
+    assert changed_by_edit(tree, "components/model_card.md.j2", "#", "# ") == {Node.MODEL_CARD}
+
+
+def test_training_code_trains_anew_and_reads_no_row_again(tree):
+    changed = changed_by_edit(tree, "models/training.py", "\nimport ", "\nimport this\nimport ")
+    assert Node.TRAINER in changed
+    assert not changed & {Node.EXAMPLE_GEN, Node.STATISTICS_GEN, Node.SCHEMA_GEN, Node.TRANSFORM}
+
+
+def test_code_that_a_stage_reaches_through_others_counts(tree):
+    assert Node.TRAINER in changed_by_edit(tree, "models/kernels.py", "\nimport ", "\nimport this\nimport ")
+    assert Node.EXAMPLE_GEN in changed_by_edit(
+        tree, "components/data/parquet.py", "\nimport ", "\nimport this\nimport "
+    )
+
+
+def test_an_import_within_a_function_counts_and_one_for_type_checkers_does_not(tmp_path):
+    folder = tmp_path / "components"
+    folder.mkdir()
+    (folder / "a.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from bertline.components import c\n"
+        "def run():\n    from bertline.components.b import work\n"
+    )
+    for name in "bc":
+        (folder / f"{name}.py").write_text("")
+    names = [module.name for module in cache_keys.SourceTree(tmp_path).closure("bertline.components.a")]
+    assert [name for name in names if name.startswith("bertline")] == ["bertline.components.a", "bertline.components.b"]
+
+
+def test_other_weights_train_anew_and_no_row_is_read_again():
+    before, after = keys(TOP, "one"), keys(TOP, "another")
+    changed = {node for node in after if after[node] != before[node]}
+    assert changed >= {Node.DATA_GATE, Node.TRANSFORM, Node.TRAINER}
+    assert not changed & {Node.EXAMPLE_GEN, Node.STATISTICS_GEN, Node.SCHEMA_GEN, Node.EVALUATOR, Node.PUSHER}
+
+
+def test_a_replaced_vocabulary_is_another_backbone(tmp_path):
+    factories.write_task(tmp_path, factories.reviews(3))
+    options = {"backbone": {"vocabulary": str(tmp_path / "vocab.txt"), "layers": 1, "heads": 1, "hidden": 8}}
+    model = ModelOptions.model_validate(options)
+    before = cache_keys.of_stages(model)
+    words = (tmp_path / "vocab.txt").read_text(encoding="utf-8")
+    (tmp_path / "vocab.txt").write_text(f"{words}another\n", encoding="utf-8")
+    after = cache_keys.of_stages(model)
+    assert before[Node.TRANSFORM] != after[Node.TRANSFORM]
+    assert before[Node.EXAMPLE_GEN] == after[Node.EXAMPLE_GEN]
+    assert backbone.digest(model) == backbone.digest(model)
+
+
+def test_another_tensorflow_is_noticed_by_what_uses_it(monkeypatch):
+    before = keys(TOP)
+    version = installed.version
+    monkeypatch.setattr(installed, "version", lambda name: "9" if name == "tensorflow" else version(name))
+    after = keys(TOP)
+    assert {node for node in after if after[node] != before[node]} >= {Node.TRANSFORM, Node.TRAINER, Node.EVALUATOR}
+    assert before[Node.SCHEMA_GEN] == after[Node.SCHEMA_GEN]
+
+
+def test_each_library_of_the_stages_decides_figures_or_does_not():
+    source = cache_keys.SourceTree(TOP)
+    modules = [module for node in cache_keys.KEYED for module in source.closure(node.module)]
+    imported = {name.partition(".")[0] for module in modules for name in module.imports}
+    imported -= {"bertline", *sys.stdlib_module_names}
+    assert imported == {*cache_keys.LIBRARIES} | CARRIERS
