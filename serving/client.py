@@ -2,7 +2,7 @@
 
 Works against the embedded server and tensorflow_model_server alike, and starts neither TensorFlow nor Keras.
 
-    from bertline.serving.client import Client
+    from bertline import Client
 
     with Client("127.0.0.1:8500", "reviews") as client:
         for prediction in client.predict(["arrived broken", "works like a charm"], timeout=5):

@@ -121,3 +121,25 @@ def test_the_compiled_line_runs_in_it_to_a_pushed_model(image, volume):
     ]
     assert not [summary for summary in told if summary.startswith("failed")], logs
     assert (volume / "models/serving" / run.metadata("Pusher", "pushed_model")["pushed_version"]).is_dir()
+
+
+def test_its_servers_answer_over_grpc_for_the_pushed_model(image, volume):
+    """Needs the test above, whose run pushes the model. Servers and clients share the loopback of one container."""
+    served = (volume / "task.yaml").read_text(encoding="utf-8")
+    served = served.replace("serve: {port: 0}", f"serve: {{port: 8500, folder: {volume}/models/serving}}")
+    (volume / "served.yaml").write_text(served, encoding="utf-8")
+    model = f"--model_base_path={volume}/models/serving --model_name=reviews"
+    ask = "from bertline import Client; c = Client('127.0.0.1:{}', 'reviews'); c.wait_until_ready(120); "
+    ask += "print(c.predict(['great love it was'])[0].label)"
+    script = f"""
+        bertline serve served.yaml --embedded & first=$!
+        bertline-model-server {model} --port=8600 & second=$!
+        python -c "{ask.format(8500)}" && python -c "{ask.format(8600)}" &&
+            bertline predict served.yaml 'awful refund it was'
+        answered=$?
+        kill -TERM $first $second && wait $first && wait $second && exit $answered
+    """
+    shown = image.run(["sh", "-c", script], volume, folder=volume, capture_output=True, text=True, timeout=300)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert shown.stdout.split().count("positive") == 2, shown.stdout
+    assert "negative\t" in shown.stdout
