@@ -12,13 +12,10 @@ import pyarrow.parquet as pq
 
 from bertline.components.options import EvaluateOptions
 from bertline.models import features
+from bertline.models.features import LENGTH_BUCKET, PREDICTED, PREVIOUS, PROBABILITY, TFIDF
 from bertline.serving import releases
 
 PREDICTIONS_FILE = "predictions-test.parquet"  # in the Evaluator's ModelEvaluation
-LENGTH_BUCKET = "text_length"
-# Columns of the file beside the rows' own and those of the SavedModel's outputs
-PREDICTED, PROBABILITY = "predicted", "probability"
-PREVIOUS, TFIDF = "previous", "tfidf"  # label names that the last blessed model and TF-IDF answer
 
 
 @dataclass(frozen=True)

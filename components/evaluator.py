@@ -37,9 +37,10 @@ from bertline.components.evaluation import (
 )
 from bertline.components.examples import SERIALIZED, Table, read_examples
 from bertline.components.options import EvaluateOptions
-from bertline.components.tfma_counts import CANDIDATE, LAST_BLESSED, Counts, run_tfma
+from bertline.components.tfma_counts import Counts, run_tfma
 from bertline.errors import UserError
 from bertline.models import calibration, features
+from bertline.models.features import CANDIDATE, LAST_BLESSED
 from bertline.serving.calls import Call
 from bertline.serving.servable import Servable
 

@@ -9,8 +9,7 @@ import tensorflow as tf
 
 from bertline.errors import UserError
 from bertline.models import features
-
-SERIALIZED = "examples"  # the column of the serialized Examples
+from bertline.models.features import SERIALIZED
 
 Table = dict[str, list[Any]]  # a split's columns, each [rows]
 

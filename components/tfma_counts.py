@@ -17,8 +17,8 @@ from bertline.components import answers
 from bertline.components.answers import Answers
 from bertline.components.evaluation import Cell
 from bertline.models import features
+from bertline.models.features import CANDIDATE, TFMA_OUTPUTS
 
-CANDIDATE, LAST_BLESSED = "candidate", "last_blessed"
 # TFMA counts each class of a row on its own: 400 classes took 259 s and 4 GB for 227 rows. The review page counts
 # classes from the confusion matrix; with more labels than this, only TFMA's own page does without.
 BINARIZED_LABELS = 20
@@ -84,9 +84,8 @@ def record_batch(models: dict[str, Answers], slices: dict[str, list[str]]) -> pa
     candidate = models[CANDIDATE]
     columns: dict[str, pa.Array] = {features.LABEL_ID: _single(candidate.labels)}
     for name, rows in models.items():
-        probabilities, decisions = _aligned(rows, candidate.classes)
-        columns[f"{name}_probabilities"] = answers.arrow_lists(probabilities)
-        columns[f"{name}_decision"] = answers.arrow_lists(decisions)
+        for output, values in zip(TFMA_OUTPUTS, _aligned(rows, candidate.classes), strict=True):
+            columns[f"{name}_{output}"] = answers.arrow_lists(values)
     columns |= {name: _single(values) for name, values in slices.items()}
     return pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
 
@@ -122,7 +121,6 @@ def eval_config(models: list[str], labels: int, slice_keys: list[str]) -> config
     def metric(name: str, **config: Any) -> config_pb2.MetricConfig:
         return config_pb2.MetricConfig(class_name=name, config=json.dumps(config) if config else "")
 
-    outputs = ("probabilities", "decision")
     specs = [
         config_pb2.MetricsSpec(
             output_names=["probabilities"],
@@ -153,8 +151,8 @@ def eval_config(models: list[str], labels: int, slice_keys: list[str]) -> config
         model_specs=[
             config_pb2.ModelSpec(
                 name=name if len(models) > 1 else "",
-                prediction_keys={output: f"{name}_{output}" for output in outputs},
-                label_keys=dict.fromkeys(outputs, features.LABEL_ID),
+                prediction_keys={output: f"{name}_{output}" for output in TFMA_OUTPUTS},
+                label_keys=dict.fromkeys(TFMA_OUTPUTS, features.LABEL_ID),
             )
             for name in models
         ],

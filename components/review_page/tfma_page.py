@@ -100,7 +100,7 @@ def load(folder: Path) -> tfma.EvalResult:
     """TFMA's results of a run's own model; the folder also has those of the last blessed model where there was one."""
     config = tfma.load_eval_result(str(folder)).config
     named = [spec.name for spec in config.model_specs]
-    own = tfma_counts.CANDIDATE
+    own = features.CANDIDATE
     return tfma.load_eval_result(str(folder), model_name=own if own in named else None)
 
 
@@ -113,7 +113,7 @@ def _count(
 ) -> tfma.EvalResult:
     """Plots and fairness indicators of the `plotted` classes, counted by TFMA."""
     slices = slice_columns(rows.columns, options)
-    batch = tfma_counts.record_batch({tfma_counts.CANDIDATE: rows}, slices)
+    batch = tfma_counts.record_batch({features.CANDIDATE: rows}, slices)
     config = _config([rows.classes.index(each) for each in plotted], list(slices))
     tfma_counts.analyse(beam_pipeline, batch, config, folder)
     return tfma.load_eval_result(folder)
@@ -131,7 +131,7 @@ def _config(class_ids: list[int], slice_keys: list[str]) -> config_pb2.EvalConfi
     return config_pb2.EvalConfig(
         model_specs=[
             config_pb2.ModelSpec(
-                prediction_keys={OUTPUT: f"{tfma_counts.CANDIDATE}_{OUTPUT}"}, label_keys={OUTPUT: features.LABEL_ID}
+                prediction_keys={OUTPUT: f"{features.CANDIDATE}_{OUTPUT}"}, label_keys={OUTPUT: features.LABEL_ID}
             )
         ],
         slicing_specs=[config_pb2.SlicingSpec(), *(config_pb2.SlicingSpec(feature_keys=[key]) for key in slice_keys)],

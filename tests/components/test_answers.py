@@ -8,6 +8,7 @@ import pytest
 
 from bertline.components import answers
 from bertline.components.options import EvaluateOptions
+from bertline.models import features
 
 TABLE = {
     "text": ["short", "a longer text", "tiny"],
@@ -63,6 +64,7 @@ def test_the_file_has_names_and_gives_the_same_rows_back(tmp_path):
     assert table["previous"] == ["another label", "bad", "good"]
     assert table["predicted"] == ["good", "good", "bad"]
     assert table["probability"] == [0.75, 0.5, 1.0]
+    assert set(table) <= features.RESERVED  # so no kept column stands in their place
     read = answers.read_answers(str(tmp_path), ["bad", "good"])
     for field in dataclasses.fields(written):
         assert np.array_equal(getattr(read, field.name), getattr(written, field.name)), field.name

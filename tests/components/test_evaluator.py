@@ -13,6 +13,7 @@ from bertline.components.answers import slice_columns
 from bertline.components.evaluation import Metrics
 from bertline.components.options import EvaluateOptions
 from bertline.errors import UserError
+from bertline.models import features
 
 CLASSES = ["negative", "neutral", "positive", "silent"]
 # True and predicted label; "silent" is never predicted, and stands in one row.
@@ -94,6 +95,11 @@ def test_slices_by_column_and_by_text_length(counts):
     assert set(by_slice) == {"", "shop=north", "shop=south", "text_length=0-9", "text_length=10+"}
     assert by_slice["shop=north"].accuracy == pytest.approx(6 / 8)
     assert by_slice["shop=north"].rows == 8
+
+
+def test_no_kept_column_can_stand_in_the_place_of_tfmas():
+    batch = tfma_counts.record_batch({"candidate": ROWS, "last_blessed": ROWS}, {"shop": COLUMNS["shop"]})
+    assert set(batch.schema.names) - {"shop"} <= features.RESERVED
 
 
 def test_a_last_blessed_model_with_other_labels_is_judged_on_the_same_rows(counts):
