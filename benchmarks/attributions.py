@@ -64,10 +64,11 @@ def main() -> int:
     task = configs.load(arguments.config)
     run = evaluated.read(task, None)
     store, _ = lineage.find(task, run.run_id, Node.EVALUATOR)
-    trainer = store.stage(run.run_id, Node.TRAINER)
-    asked = explainer.load(
-        trainer.outputs["model"][0].uri, ModelOptions.model_validate_json(trainer.parameters["model_options"])
-    )
+    exporter = store.stage(run.run_id, Node.EXPORTER)
+    (weights,) = store.stage(run.run_id, Node.TRAINER).outputs["weights"]
+    (model,) = exporter.outputs["model"]
+    options = ModelOptions.model_validate_json(exporter.parameters["model_options"])
+    asked = explainer.load(weights.uri, model.uri, options)
     texts, labels = run.answers.columns["text"], run.answers.predicted
     pairs = run.answers.columns["text_pair"] if task.data.text_pair else [None] * len(texts)
     chance = np.random.default_rng(SEED)

@@ -2,7 +2,8 @@
 
 Length-sorted batches of 32 test rows, text in and probabilities out, and single texts. The two run in turn, each
 in a process of its own, many short rounds long: the machine's speed drifts, so only the ratios inside a round mean
-anything. Takes the test rows and the SavedModel of the newest finished run of the config.
+anything. Takes the test rows and the weights of the newest finished run of the config, and exports them in bfloat16,
+the peer's dtype.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,8 +25,10 @@ from benchmarks.peer import BENCHMARKS, RESULTS, command_of, weights_folder, wri
 from benchmarks.speed import BUSY
 from bertline.errors import UserError
 from bertline.models import features
-from bertline.models.recipe import ModelOptions
+from bertline.models.recipe import ExportOptions, ModelOptions
 from bertline.pipeline import config as configs
+from bertline.pipeline import lineage
+from bertline.pipeline.stages import Node
 
 BAR = 0.8  # of Transformers' examples a second with bf16 weights; 1.0 is the aim
 P50_BAR = 1.0  # a single text waits no longer than with Transformers
@@ -50,16 +54,22 @@ def sample_rows(config: configs.Config, count: int) -> Path:
     return folder
 
 
-def newest_export(root: Path) -> Path:
-    """The SavedModel that the newest run under a task's root exported.
+def bfloat16_export(config: configs.Config) -> Path:
+    """The trained weights of the newest run, exported in the peer's dtype; the run may serve another one.
 
     Raises:
-      UserError: there is none.
+      UserError: no run of the config has exported a model.
     """
-    found = sorted(root.glob("**/Format-Serving/saved_model.pb"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise UserError(f"no exported model under {root}; start a run with `bertline run` of the same config.")
-    return found[-1].parent
+    from bertline.components import exporter
+
+    store, run_id = lineage.find(config, None, Node.EXPORTER)
+    (graph,) = store.stage(run_id, Node.TRANSFORM).outputs["transform_graph"]
+    (weights,) = store.stage(run_id, Node.TRAINER).outputs["weights"]
+    folder = RESULTS / f"exported-{config.name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    options = ExportOptions(dtype="bfloat16")
+    exporter.write_saved_model(folder, Path(weights.uri), graph.uri, config.model, options, temperature=1.0)
+    return folder
 
 
 class Contender:
@@ -161,12 +171,12 @@ def main() -> int:
     parser.add_argument("config", type=Path)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--examples", type=int, default=512, help="test rows a round")
-    parser.add_argument("--saved-model", type=Path, help="another SavedModel than that of the newest run")
+    parser.add_argument("--saved-model", type=Path, help="another SavedModel than the newest run's weights in bfloat16")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up is no news
     try:
         config = configs.load(arguments.config)
-        saved_model = arguments.saved_model or newest_export(config.root_folder)
+        saved_model = arguments.saved_model or bfloat16_export(config)
         result = compare(config, saved_model, arguments.rounds, arguments.examples)
     except UserError as error:
         print(f"inference: {error}", file=sys.stderr)

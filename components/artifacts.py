@@ -5,15 +5,20 @@ Each type is named `bertline.` and its class: the form that Kubeflow's pipeline 
 
 from tfx.types.artifact import Artifact
 
-# In the Model, beside Format-Serving: what bertline.models.classifier.load reads
+# In LastBlessed's Model, beside Format-Serving: the weights that a warm start takes, as the Trainer's Weights has them
 KERAS_FOLDER = "Keras"
-VALIDATION_FILE = "answers-validation.parquet"  # in the Trainer's ModelRun: see trainer.write_validation
 BASELINE_FILE = "answers-test.parquet"  # in BaselineAnswers: the baseline's answers to the same rows
 ISSUES_FILE = "label_issues.csv"  # in LabelReport: rows whose label is probably wrong, the surest first
 NEAR_DUPLICATES_FILE = "near_duplicates.csv"  # texts that stand almost alike in two splits
 LABEL_SUMMARY_FILE = "label_quality.json"  # the counts of both, see label_quality.summarise
 ATTRIBUTIONS_FILE = "attributions.json"  # in Attributions: see explainer.explain
 REVIEW_FILE = "review.html"  # in ReviewPage
+
+
+class Weights(Artifact):
+    """The trained classifier: the Keras weights and classifier.json that bertline.models.classifier.load reads."""
+
+    TYPE_NAME = "bertline.Weights"
 
 
 class Quarantine(Artifact):

@@ -11,12 +11,11 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import standard_artifacts
 
+from bertline.components import export_record
 from bertline.components.answers import read_answers
-from bertline.components.artifacts import ATTRIBUTIONS_FILE, Attributions
+from bertline.components.artifacts import ATTRIBUTIONS_FILE, Attributions, Weights
 from bertline.components.evaluation import read_metrics
 from bertline.components.review_page import figures
-from bertline.components.trainer import KERAS_FOLDER
-from bertline.errors import UserError
 from bertline.models import attributions as attribution
 from bertline.models import backbone, classifier, features
 from bertline.models.recipe import ModelOptions
@@ -25,6 +24,7 @@ from bertline.models.tokenizer import Tokenizer
 
 @component
 def Explainer(
+    weights: InputArtifact[Weights],
     model: InputArtifact[standard_artifacts.Model],
     transform_graph: InputArtifact[standard_artifacts.TransformGraph],
     evaluation: InputArtifact[standard_artifacts.ModelEvaluation],
@@ -34,7 +34,8 @@ def Explainer(
     """Explains the answers that the review page lists as most confidently wrong.
 
     Args:
-        model: the Trainer's; its Keras weights are asked.
+        weights: the trained classifier, which is asked.
+        model: the exported model; its temperature counts.
         transform_graph: says whether rows are pairs.
         evaluation: metrics.json and predictions-test.parquet.
         attributions: ATTRIBUTIONS_FILE.
@@ -49,7 +50,7 @@ def Explainer(
     found = {}
     if rows:
         paired = is_paired(transform_graph.uri)
-        explainer = load(model.uri, ModelOptions.model_validate_json(model_options))
+        explainer = load(weights.uri, model.uri, ModelOptions.model_validate_json(model_options))
         for row in rows:
             pair = row[features.TEXT_PAIR] if paired else None
             found[row[features.ROW_ID]] = explain(explainer, row[features.TEXT], pair, row["answered"], classes)
@@ -58,18 +59,21 @@ def Explainer(
     attributions.set_string_custom_property("summary", describe(found, time.monotonic() - began))
 
 
-def load(model: str, options: ModelOptions) -> attribution.Explainer:
-    """The trained classifier of a Model artifact's folder, ready to be asked why.
+def load(weights: str, model: str, options: ModelOptions) -> attribution.Explainer:
+    """The trained classifier, ready to be asked why.
+
+    Args:
+        weights: folder of a Weights artifact.
+        model: folder of the Model artifact that was exported from it; scores are taken at its temperature.
+        options: names the vocabulary.
 
     Raises:
-        UserError: its weights or its vocabulary are gone.
+        UserError: the weights or the vocabulary are gone.
     """
-    try:
-        words = backbone.vocabulary(options)
-        tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
-        return attribution.Explainer(classifier.load(Path(model) / KERAS_FOLDER), tokenizer)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    words = backbone.vocabulary(options)
+    tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
+    temperature = export_record.read(model).calibration.temperature
+    return attribution.Explainer(classifier.load(Path(weights), temperature=temperature), tokenizer)
 
 
 def is_paired(transform_graph: str) -> bool:

@@ -1,31 +1,38 @@
 """LabelQuality: labels that are probably wrong, and texts that stand almost alike in two splits.
 
-The model is not run: its answers to the test rows are the Evaluator's, those to the validation rows the Trainer's. The
-training rows, which it has seen, are judged by TF-IDF with logistic regression across folds.
+The model is not run: its answers to the test rows are the Evaluator's, those to the validation rows come from the
+logits that the Trainer left. The training rows, which it has seen, are judged by TF-IDF with logistic regression
+across folds.
 """
 
 import json
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact
 from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_artifacts
 
-from bertline.components import baseline, estimates, label_issues, near_duplicates, spreadsheet
-from bertline.components.answers import probabilities, read_answers
+from bertline.components import (
+    baseline,
+    estimates,
+    export_record,
+    label_issues,
+    near_duplicates,
+    spreadsheet,
+    training_record,
+)
+from bertline.components.answers import read_answers
 from bertline.components.artifacts import (
     ISSUES_FILE,
     LABEL_SUMMARY_FILE,
     NEAR_DUPLICATES_FILE,
-    VALIDATION_FILE,
     LabelReport,
 )
 from bertline.components.evaluation import read_metrics
 from bertline.components.examples import SERIALIZED, Table, read_examples
-from bertline.models import features
+from bertline.models import calibration, features
 
 TRAIN, VALIDATION, TEST = features.SPLITS
 ISSUE_COLUMNS = ("split", "source", "row_id", "label", "suggested", "score", "by", "text", "text_pair")
@@ -37,6 +44,7 @@ PAIR_COLUMNS = ("similarity", *(f"{side}_{name}" for side in ("first", "second")
 def LabelQuality(
     examples: InputArtifact[standard_artifacts.Examples],
     model_run: InputArtifact[standard_artifacts.ModelRun],
+    model: InputArtifact[standard_artifacts.Model],
     evaluation: InputArtifact[standard_artifacts.ModelEvaluation],
     report: OutputArtifact[LabelReport],
 ) -> None:
@@ -44,7 +52,8 @@ def LabelQuality(
 
     Args:
         examples: raw Examples of ingestion.
-        model_run: the Trainer's answers to the validation rows.
+        model_run: the logits of the validation rows.
+        model: the exported model's export.json; its temperature makes probabilities of these logits.
         evaluation: the Evaluator's answers to the test rows, and metrics.json.
         report: label_issues.csv, near_duplicates.csv and label_quality.json.
     """
@@ -52,11 +61,13 @@ def LabelQuality(
     classes = read_metrics(evaluation.uri).classes
     test = read_answers(evaluation.uri, classes)
     check_order(test.names(test.labels), tables[TEST])
-    validation = pq.read_table(f"{model_run.uri}/{VALIDATION_FILE}")
-    check_order(validation[features.LABEL].to_pylist(), tables[VALIDATION])
+    validation = training_record.read_logits(model_run.uri)
+    check_order(validation.labels, tables[VALIDATION])
+    temperature = export_record.read(model.uri).calibration.temperature
+    probabilities = calibration.probabilities(validation.logits, temperature)
     judged = {
         TEST: label_issues.judge(tables[TEST][features.LABEL], test.probabilities, classes),
-        VALIDATION: label_issues.judge(tables[VALIDATION][features.LABEL], probabilities(validation), classes),
+        VALIDATION: label_issues.judge(tables[VALIDATION][features.LABEL], probabilities, classes),
         TRAIN: label_issues.judge_training(tables[TRAIN]),
     }
     found = near_duplicates.find({split: baseline.texts(table) for split, table in tables.items()})

@@ -55,8 +55,10 @@ def LastBlessed(
 
 
 def _copy_weights(release: releases.Release, destination: str) -> None:
-    source = f"{release.record.get('trained_model', release.path)}/{KERAS_FOLDER}"  # older releases do not say
+    source = release.record.get("weights")
     try:
+        if not source:
+            raise UserError("its release.json does not say where they are")
         with local_copy(source) as folder:
             names = releases.files(folder)
             for name in names:

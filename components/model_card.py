@@ -22,7 +22,7 @@ from bertline.components.artifacts import DataReport, Quarantine
 from bertline.components.evaluation import Metrics, read_metrics
 from bertline.components.ingestion import REPORT_FILE as INGEST_FILE
 from bertline.components.review_page import figures
-from bertline.components.trainer import HISTORY_FILE
+from bertline.components.training_record import read_history
 from bertline.components.validation import STATISTICS_FILE
 from bertline.serving.releases import CARD_FILE
 
@@ -58,7 +58,7 @@ def ModelCard(
         json.loads(release),
         metrics=read_metrics(evaluation.uri),
         verdicts=json.loads(blessing.get_string_custom_property("verdicts")),
-        training=_read(f"{model_run.uri}/{HISTORY_FILE}"),
+        training=read_history(model_run.uri),
         ingest=_read(f"{quarantine.uri}/{INGEST_FILE}"),
         texts=_read(f"{data_report.uri}/{STATISTICS_FILE}"),
     )

@@ -10,7 +10,7 @@ from tfx.utils import path_utils
 
 from bertline.components import warmup
 from bertline.components.answers import PREDICTIONS_FILE
-from bertline.components.artifacts import ModelCard
+from bertline.components.artifacts import ModelCard, Weights
 from bertline.components.evaluation import read_metrics
 from bertline.components.object_store import ADDRESS
 from bertline.errors import UserError
@@ -20,6 +20,7 @@ from bertline.serving import push, releases
 @component
 def Pusher(
     model: InputArtifact[standard_artifacts.Model],
+    weights: InputArtifact[Weights],
     model_blessing: InputArtifact[standard_artifacts.ModelBlessing],
     infra_blessing: InputArtifact[standard_artifacts.InfraBlessing],
     evaluation: InputArtifact[standard_artifacts.ModelEvaluation],
@@ -35,7 +36,8 @@ def Pusher(
     """Pushes the exported model as a new version, if both blessings are positive.
 
     Args:
-        model: the exported model; where it lies goes into release.json, for a training that starts from it.
+        model: the exported model.
+        weights: what it was exported from; where they lie goes into release.json, for a training that starts from them.
         model_blessing: the gates' verdict.
         infra_blessing: the canary's verdict.
         evaluation: its metrics.json goes into release.json, rows of its predictions become warm-up requests.
@@ -65,8 +67,8 @@ def Pusher(
         return
     source = path_utils.serving_model_path(model.uri)
     metrics = read_metrics(evaluation.uri).headline()
-    trained = model.get_string_custom_property(ADDRESS) or model.uri
-    record = {**json.loads(release), "metrics": metrics, "trained_model": trained}
+    address = weights.get_string_custom_property(ADDRESS) or weights.uri
+    record = {**json.loads(release), "metrics": metrics, "weights": address}
     try:
         with tempfile.TemporaryDirectory(prefix="bertline-push-") as scratch:
             extra = {releases.CARD_FILE: f"{model_card.uri}/{releases.CARD_FILE}"}

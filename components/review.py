@@ -10,7 +10,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_artifacts
 
-from bertline.components import spreadsheet
+from bertline.components import export_record, spreadsheet
 from bertline.components.answers import read_answers
 from bertline.components.artifacts import (
     ATTRIBUTIONS_FILE,
@@ -30,7 +30,7 @@ from bertline.components.evaluation import read_metrics
 from bertline.components.ingestion import REPORT_FILE as INGEST_FILE
 from bertline.components.review_page import page
 from bertline.components.review_page.evidence import Evidence
-from bertline.components.trainer import HISTORY_FILE
+from bertline.components.training_record import read_history
 from bertline.components.validation import ANOMALIES_FILE, STATISTICS_FILE
 from bertline.serving.releases import CARD_FILE
 
@@ -43,6 +43,7 @@ def Review(
     pushed_model: InputArtifact[standard_artifacts.PushedModel],
     model_card: InputArtifact[ModelCard],
     model_run: InputArtifact[standard_artifacts.ModelRun],
+    model: InputArtifact[standard_artifacts.Model],
     label_report: InputArtifact[LabelReport],
     quarantine: InputArtifact[Quarantine],
     data_report: InputArtifact[DataReport],
@@ -61,6 +62,7 @@ def Review(
         pushed_model: the pushed version, or why there is none.
         model_card: the card that a pushed version has in its folder.
         model_run: the training's history.
+        model: the exported model's export.json.
         label_report: probable label errors and near-duplicates.
         quarantine: ingestion's counts.
         data_report: statistics of the texts.
@@ -75,7 +77,8 @@ def Review(
         metrics=metrics,
         answers=read_answers(evaluation.uri, metrics.classes),
         verdicts=json.loads(blessing.get_string_custom_property("verdicts")),
-        training=_read(f"{model_run.uri}/{HISTORY_FILE}"),
+        training=read_history(model_run.uri),
+        export=export_record.read(model.uri),
         ingest=_read(f"{quarantine.uri}/{INGEST_FILE}"),
         texts=_read(f"{data_report.uri}/{STATISTICS_FILE}"),
         anomalies=read_anomalies(anomalies),

@@ -21,7 +21,7 @@ from bertline.components.artifacts import REVIEW_FILE, ReviewPage, TrackingRecor
 from bertline.components.canary import REPORT_FILE as CANARY_FILE
 from bertline.components.evaluation import Metrics, read_metrics
 from bertline.components.options import TrackingOptions
-from bertline.components.trainer import HISTORY_FILE
+from bertline.components.training_record import read_history
 from bertline.serving.errors import frames
 
 VALUE_CHARACTERS = 500  # MLflow 1 takes no longer parameters
@@ -42,6 +42,7 @@ def Track(
     data: Parameter[str],
     model: Parameter[str],
     train: Parameter[str],
+    export: Parameter[str],
     evaluate: Parameter[str],
     folder: Parameter[str],
     release: Parameter[str],
@@ -58,9 +59,10 @@ def Track(
         review: the page, sent where the options say so.
         record: int property `tracked`, 0 where the tracker could not be told; `summary` says where or why not.
         options: a TrackingOptions as JSON.
-        data: DataOptions as JSON; with the next three, the parameters told.
+        data: DataOptions as JSON; with the next four, the parameters told.
         model: ModelOptions as JSON.
         train: TrainOptions as JSON.
+        export: ExportOptions as JSON.
         evaluate: EvaluateOptions as JSON.
         folder: the task's root, "" for none.
         release: JSON of the run's facts, as the Pusher gets them.
@@ -70,7 +72,7 @@ def Track(
     del untracked
     chosen = TrackingOptions.model_validate_json(options)
     facts, metrics = json.loads(release), read_metrics(evaluation.uri)
-    sections = {"data": data, "model": model, "train": train, "evaluate": evaluate}
+    sections = {"data": data, "model": model, "train": train, "export": export, "evaluate": evaluate}
     version = pushed_model.get_string_custom_property("pushed_version")
     report = f"{canary.uri}/{CANARY_FILE}"
     with tempfile.TemporaryDirectory(prefix="bertline-track-") as scratch:
@@ -81,7 +83,7 @@ def Track(
             id=run_id(metrics),
             project=chosen.project or facts["name"],
             parameters=flat({name: json.loads(section) for name, section in sections.items()}),
-            epochs=curves(_read(f"{model_run.uri}/{HISTORY_FILE}")),
+            epochs=curves(read_history(model_run.uri)),
             figures=figures(metrics, _read(report) if fileio.exists(report) else {}),
             gates=gates_in_words(json.loads(blessing.get_string_custom_property("verdicts"))),
             facts={

@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import keras_hub
 
+from bertline.errors import UserError
 from bertline.models import packages
 from bertline.models.recipe import ModelOptions, RandomBert
 
@@ -34,7 +35,7 @@ def vocabulary(options: ModelOptions) -> Vocabulary:
     """The vocabulary of the chosen backbone; reads no weights.
 
     Raises:
-        ValueError: the backbone cannot be found, a pinned file differs, or max_length does not fit.
+        UserError: the backbone cannot be found, a pinned file differs, or max_length does not fit.
     """
     source = options.backbone
     if isinstance(source, RandomBert):
@@ -47,7 +48,7 @@ def vocabulary(options: ModelOptions) -> Vocabulary:
         tokenizer.save_assets(assets)
         return Vocabulary(assets / "vocabulary.txt", tokenizer.lowercase)
     if not (folder / "vocab.txt").is_file():
-        raise ValueError(f"{folder}: holds no vocab.txt; only BERT's WordPiece vocabularies are supported")
+        raise UserError(f"{folder}: holds no vocab.txt; only BERT's WordPiece vocabularies are supported")
     settings = folder / "tokenizer_config.json"
     lowercase = json.loads(settings.read_text()).get("do_lower_case", True) if settings.is_file() else True
     return Vocabulary(folder / "vocab.txt", lowercase)
@@ -57,13 +58,13 @@ def load(options: ModelOptions) -> keras_hub.models.BertBackbone:
     """The chosen BERT with its weights, variables in float32, `options.dropout` in each of its layers.
 
     Raises:
-        ValueError: the backbone cannot be found or is no BERT, a pinned file differs from its sha256, there are no
+        UserError: the backbone cannot be found or is no BERT, a pinned file differs from its sha256, there are no
             safetensors, or max_length is more than the backbone has positions.
     """
     source = options.backbone
     network = _random(source, options) if isinstance(source, RandomBert) else _pretrained(source, options)
     if options.max_length > network.max_sequence_length:
-        raise ValueError(
+        raise UserError(
             f"max_length {options.max_length} is more than the {network.max_sequence_length} positions of the "
             f"backbone {source!r}; set max_length to {network.max_sequence_length} or less"
         )
@@ -77,12 +78,12 @@ def digest(options: ModelOptions) -> str:
     their sizes and the vocabulary. What keras-hub fetches (a preset, hf://, kaggle://) goes by its name.
 
     Raises:
-        ValueError: the backbone cannot be found.
+        UserError: the backbone cannot be found.
     """
     source = options.backbone
     summed, files = hashlib.sha256(), {}
     if isinstance(source, RandomBert):
-        summed.update(source.model_dump_json(exclude={"vocabulary"}).encode())
+        summed.update(f"{source.model_dump_json(exclude={'vocabulary'})} {_positions(options)}".encode())
         files = {"vocab.txt": vocabulary(options).path}
     elif folder := _folder(source):
         patterns = _HUGGING_FACE_FILES if _is_hugging_face(folder) else _KERAS_HUB_FILES
@@ -120,9 +121,14 @@ def _random(size: RandomBert, options: ModelOptions) -> keras_hub.models.BertBac
         hidden_dim=size.hidden,
         intermediate_dim=size.intermediate,
         dropout=options.dropout,
-        max_sequence_length=max(options.max_length, 512),
+        max_sequence_length=_positions(options),
         dtype="float32",
     )
+
+
+def _positions(options: ModelOptions) -> int:
+    """The positions of random weights; 512 is BERT's own number, so that texts can be made longer later."""
+    return max(options.max_length, 512)
 
 
 def _pretrained(source: str, options: ModelOptions) -> keras_hub.models.BertBackbone:
@@ -135,12 +141,12 @@ def _pretrained(source: str, options: ModelOptions) -> keras_hub.models.BertBack
         str(folder or source), dropout=options.dropout, dtype="float32"
     )
     if not isinstance(backbone, keras_hub.models.BertBackbone):
-        raise ValueError(f"{source!r} is a {type(backbone).__name__}; the line fine-tunes BERT")
+        raise UserError(f"{source!r} is a {type(backbone).__name__}; the line fine-tunes BERT")
     if local_hugging_face:
         config = json.loads((folder / "config.json").read_text())
         name = config.get("hidden_act", "gelu")
         if name not in _ACTIVATIONS:
-            raise ValueError(f"{folder}/config.json: hidden_act {name!r} is not one of {', '.join(_ACTIVATIONS)}")
+            raise UserError(f"{folder}/config.json: hidden_act {name!r} is not one of {', '.join(_ACTIVATIONS)}")
         set_gelu(backbone, approximate=_ACTIVATIONS[name])
     return backbone
 
@@ -153,7 +159,7 @@ def _folder(source: str) -> Path | None:
         return _local_path(source, "backbone")
     if source in keras_hub.models.BertBackbone.presets:
         return None
-    raise ValueError(
+    raise UserError(
         f"backbone {source!r} is neither a folder nor a keras-hub preset; presets: "
         f"{', '.join(sorted(keras_hub.models.BertBackbone.presets))}"
     )
@@ -162,31 +168,31 @@ def _folder(source: str) -> Path | None:
 def _local_path(source: str, key: str) -> Path:
     path = packages.resolve(source) if source.startswith(packages.SCHEME) else Path(source)
     if not path.exists():
-        raise ValueError(f"{key} {source!r}: there is no such file or folder")
+        raise UserError(f"{key} {source!r}: there is no such file or folder")
     return path
 
 
 def _is_hugging_face(folder: Path) -> bool:
     config = folder / "config.json"
     if not config.is_file():
-        raise ValueError(f"{folder}: holds no config.json; expected a Hugging Face or keras-hub folder of a BERT")
+        raise UserError(f"{folder}: holds no config.json; expected a Hugging Face or keras-hub folder of a BERT")
     model_type = json.loads(config.read_text()).get("model_type")
     if model_type not in (None, "bert"):
-        raise ValueError(f"{config}: model_type is {model_type!r}; the line fine-tunes 'bert'")
+        raise UserError(f"{config}: model_type is {model_type!r}; the line fine-tunes 'bert'")
     return model_type == "bert"
 
 
 def _check_pins(folder: Path | None, source: str, pins: dict[str, str]) -> None:
     if pins and folder is None:
-        raise ValueError(f"sha256: pins are for folders and package://; {source!r} is fetched by keras-hub")
+        raise UserError(f"sha256: pins are for folders and package://; {source!r} is fetched by keras-hub")
     for name, expected in pins.items():
         path = folder / name
         if not path.is_file():
-            raise ValueError(f"sha256: {path} is pinned but does not exist")
+            raise UserError(f"sha256: {path} is pinned but does not exist")
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != expected.lower():
-            raise ValueError(
+            raise UserError(
                 f"{path} is not the pinned file: expected sha256 {expected}, found {found}. Install the right file, or "
                 f"change the pin under model.sha256 if you trust this one"
             )
@@ -195,7 +201,7 @@ def _check_pins(folder: Path | None, source: str, pins: dict[str, str]) -> None:
 def _check_safetensors(folder: Path) -> None:
     if not any((folder / name).is_file() for name in _SAFE_WEIGHTS):
         pickles = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "none at all"
-        raise ValueError(
+        raise UserError(
             f"{folder}: weights must be in model.safetensors, found {pickles}. Pickles can run code and are never "
             f"loaded; convert them with safetensors first"
         )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import keras_hub
 
+from bertline.errors import UserError
 from bertline.models.backbone import approximate_gelu, set_gelu
 
 _CONFIG, _WEIGHTS = "classifier.json", "classifier.weights.h5"
@@ -23,10 +25,10 @@ def build(
         a model from token_ids, segment_ids and padding_mask, int32 [batch, tokens], to logits, float32 [batch, labels].
 
     Raises:
-        ValueError: fewer than two labels.
+        UserError: fewer than two labels.
     """
     if labels < 2:
-        raise ValueError(f"a classifier needs at least two labels, not {labels}")
+        raise UserError(f"a classifier needs at least two labels, not {labels}")
     model = keras_hub.models.BertTextClassifier(backbone, labels, dropout=dropout, dtype="float32")
     # keras-hub's own initializer has no seed.
     initial = keras.initializers.TruncatedNormal(stddev=0.02, seed=seed)
@@ -35,14 +37,21 @@ def build(
 
 
 def save(
-    model: keras_hub.models.BertTextClassifier, folder: Path, labels: Sequence[str], *, temperature: float = 1.0
+    model: keras_hub.models.BertTextClassifier, folder: Path, labels: Sequence[str], *, backbone_digest: str
 ) -> None:
-    """Writes what `load` needs into the folder: the weights as trained, and what their logits are to be divided by."""
+    """Writes the weights and what else `load` and `take_weights` need.
+
+    Args:
+        model: the trained classifier.
+        folder: is made where it is missing.
+        labels: names in the order of the model's logits.
+        backbone_digest: of the backbone that training started from (see backbone.digest).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "labels": list(labels),
         "dropout": model.dropout,
-        "temperature": temperature,
+        "backbone_digest": backbone_digest,
         "approximate_gelu": approximate_gelu(model.backbone),
         "backbone": {
             key: getattr(model.backbone, key)
@@ -62,40 +71,51 @@ def save(
     model.save_weights(folder / _WEIGHTS)
 
 
-def take_weights(model: keras_hub.models.BertTextClassifier, folder: Path, labels: Sequence[str]) -> None:
+def take_weights(
+    model: keras_hub.models.BertTextClassifier, folder: Path, labels: Sequence[str], *, backbone_digest: str
+) -> None:
     """Gives a classifier the weights of the one that `save` wrote.
 
     Args:
-        model: of the same backbone; its dropout is its own.
+        model: the classifier; it keeps its dropout.
         folder: where the other was saved.
         labels: names in the order of the model's logits.
+        backbone_digest: of the model's backbone. Two backbones can have layers of the same sizes.
 
     Raises:
-        ValueError: the other has other labels, or layers of other sizes.
+        UserError: the saved classifier has other labels or another backbone.
     """
-    saved = json.loads((folder / _CONFIG).read_text())
+    saved = _read_config(folder)
     if saved["labels"] != list(labels):
-        raise ValueError(f"it knows the labels {', '.join(saved['labels'])}, and the data have {', '.join(labels)}")
-    try:
-        model.load_weights(folder / _WEIGHTS)
-    except ValueError as error:
-        raise ValueError("its layers have other sizes than those of model.backbone") from error
+        raise UserError(f"it knows the labels {', '.join(saved['labels'])}, and the data have {', '.join(labels)}")
+    if saved["backbone_digest"] != backbone_digest:
+        raise UserError("it was trained from another backbone than model.backbone, or from other files of it")
+    model.load_weights(folder / _WEIGHTS)
 
 
-def load(folder: Path) -> keras_hub.models.BertTextClassifier:
-    """The classifier that `save` wrote, its logits divided by the temperature: their softmax is what the model serves.
+def load(folder: Path, *, temperature: float = 1.0) -> keras_hub.models.BertTextClassifier:
+    """The classifier that `save` wrote.
+
+    Args:
+        folder: where it was saved.
+        temperature: its logits are divided by this. With the temperature that it is served at, the softmax of the
+            logits is what the served model answers.
 
     Raises:
-        ValueError: the folder holds no saved classifier.
+        UserError: the folder holds no saved classifier.
     """
-    if not (folder / _CONFIG).is_file():
-        raise ValueError(f"{folder}: holds no {_CONFIG}; expected a folder written by the Trainer")
-    config = json.loads((folder / _CONFIG).read_text())
+    config = _read_config(folder)
     backbone = keras_hub.models.BertBackbone(**config["backbone"], dtype="float32")
     set_gelu(backbone, approximate=config["approximate_gelu"])
     labels = len(config["labels"])
     model = keras_hub.models.BertTextClassifier(backbone, labels, dropout=config["dropout"], dtype="float32")
     model.load_weights(folder / _WEIGHTS)
     for variable in (model.output_dense.kernel, model.output_dense.bias):
-        variable.assign(variable / config["temperature"])
+        variable.assign(variable / temperature)
     return model
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not (folder / _CONFIG).is_file():
+        raise UserError(f"{folder}: holds no {_CONFIG}; expected a folder written by the Trainer")
+    return json.loads((folder / _CONFIG).read_text())

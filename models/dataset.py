@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from bertline.errors import UserError
 from bertline.models.features import LABEL_ID, SEGMENT_IDS, TOKEN_IDS
 
 # Rows are sorted by length within windows of so many batches: enough that a batch's rows differ by a token or two, few
@@ -44,7 +45,7 @@ def read_rows(folder: Path, *, pair: bool) -> Rows:
         pair: whether the rows have segment ids.
 
     Raises:
-        ValueError: the folder holds no rows.
+        UserError: the folder holds no rows.
     """
     spec = {TOKEN_IDS: tf.io.RaggedFeature(tf.int64), LABEL_ID: tf.io.FixedLenFeature([], tf.int64)}
     if pair:
@@ -58,7 +59,7 @@ def read_rows(folder: Path, *, pair: bool) -> Rows:
 
     parsed = list(records.map(parse))
     if not parsed:
-        raise ValueError(f"{folder}: the split holds no rows; give it more rows or a larger share")
+        raise UserError(f"{folder}: the split holds no rows; give it more rows or a larger share")
 
     def column(name: str) -> tf.RaggedTensor:
         return tf.concat([part[name] for part in parsed], axis=0)

@@ -15,7 +15,7 @@ LABEL_ID = "label_id"  # index into the labels, scalar
 # === Outputs of the SavedModel's prediction signatures ===
 PREDICTED_LABEL = "label"  # string, [batch]
 PROBABILITIES = "probabilities"  # float32, [batch, labels]
-ABSTAINED = "abstained"  # bool, [batch]: the largest probability is below model.abstain; only where that is set
+ABSTAINED = "abstained"  # bool, [batch]: the largest probability is below export.abstain; only where that is set
 CLASSES = "classes"  # string, [batch, labels]: the label names in the order of the probabilities
 
 # === Columns of the test rows once they are answered ===

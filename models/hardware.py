@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from bertline.errors import UserError
 from bertline.models.recipe import Distribution, Precision
 
 # CPU flags with which oneDNN multiplies bfloat16 in hardware; without them bfloat16 is slower than float32.
@@ -85,7 +86,7 @@ def strategy(distribution: Distribution) -> tf.distribute.Strategy:
     For multi_worker to be called before TensorFlow does anything else in the process.
 
     Raises:
-        ValueError: a TPU is asked for and there is none, or workers and nothing says where they are.
+        UserError: a TPU is asked for and there is none, or workers and nothing says where they are.
     """
     chosen = describe().distribution if distribution == "auto" else distribution
     if chosen == "tpu":
@@ -102,14 +103,14 @@ def strategy(distribution: Distribution) -> tf.distribute.Strategy:
 
 def _multi_worker_strategy() -> tf.distribute.Strategy:
     if not os.environ.get("TF_CONFIG"):
-        raise ValueError(
+        raise UserError(
             "distribution: multi_worker needs TF_CONFIG in the environment, which tells each worker where the others "
             "are and which one it is; Kubeflow's training operator sets it. Choose auto for a machine by itself"
         )
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
-        raise ValueError(
+        raise UserError(
             f"distribution: multi_worker must be set up before TensorFlow does anything else in the process ({error}); "
             "run the Trainer in a process of its own, as a compiled pipeline does"
         ) from error
@@ -131,5 +132,5 @@ def _tpu_strategy() -> tf.distribute.Strategy:
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, tf.errors.OpError) as error:
-        raise ValueError(f"distribution: no TPU is reached ({error}); choose auto, one_device or mirrored") from error
+        raise UserError(f"distribution: no TPU is reached ({error}); choose auto, one_device or mirrored") from error
     return tf.distribute.TPUStrategy(resolver)

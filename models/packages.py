@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from bertline.errors import UserError
+
 SCHEME = "package://"
 
 
@@ -18,16 +20,16 @@ def resolve(uri: str) -> Path:
         An absolute path that exists.
 
     Raises:
-        ValueError: the URI is malformed, the package is not installed, or it holds no such path.
+        UserError: the URI is malformed, the package is not installed, or it holds no such path.
     """
     if not uri.startswith(SCHEME):
-        raise ValueError(f"{uri!r} is not of the form package://NAME/PATH")
+        raise UserError(f"{uri!r} is not of the form package://NAME/PATH")
     name, _, inside = uri.removeprefix(SCHEME).partition("/")
     if not name.isidentifier():
-        raise ValueError(f"{uri!r}: {name!r} is not the name of a Python package; write package://NAME/PATH")
+        raise UserError(f"{uri!r}: {name!r} is not the name of a Python package; write package://NAME/PATH")
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(
+        raise UserError(
             f"{uri!r}: the package {name!r} is not installed; install it with `pip install {name.replace('_', '-')}`"
         )
     roots = [Path(location).resolve() for location in spec.submodule_search_locations]
@@ -35,4 +37,4 @@ def resolve(uri: str) -> Path:
         found = (root / inside).resolve()
         if found.is_relative_to(root) and found.exists():
             return found
-    raise ValueError(f"{uri!r}: the package {name!r} in {roots[0]} holds no {inside!r}")
+    raise UserError(f"{uri!r}: the package {name!r} in {roots[0]} holds no {inside!r}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 Distribution = Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
+ServedDtype = Literal["float32", "bfloat16", "float16"]
 
 
 class Section(BaseModel):
@@ -43,10 +44,12 @@ class ModelOptions(Section):
     sha256: dict[str, str] = Field(default_factory=dict)
     # Tweets take some 30 wordpieces; `bertline init` sets it from the user's own texts.
     max_length: int = Field(default=128, ge=3, le=4096)
-    # A largest probability below it marks the prediction as an abstention, inside the exported model; null marks none.
-    # What each threshold costs in answers and gains in accuracy stands on the review page.
-    abstain: float | None = Field(default=None, gt=0, lt=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)  # as in the BERT paper, on the head and inside the encoder
+
+    @model_validator(mode="before")
+    @classmethod
+    def _abstain_has_moved(cls, values: Any) -> Any:
+        return _refuse_moved(values, "abstain")
 
 
 class TrainOptions(Section):
@@ -67,10 +70,34 @@ class TrainOptions(Section):
     # window of spans that rolls on wants. Labels and backbone must be the same.
     warm_start: bool = False
     seed: int = 17
-    # How sure an answer is, set on the validation rows after training (see models/calibration.py): fine-tuned BERTs are
-    # too sure, and one number mends most of that. "none" leaves the probabilities as training made them.
-    calibrate: Literal["temperature", "none"] = "temperature"
-    precision: Precision = "auto"  # see models/hardware.py
+    precision: Precision = "auto"  # of training only (see models/hardware.py); export.dtype says what is served
     distribution: Distribution = "auto"
     checkpoint_steps: PositiveInt = 200  # an interrupted run loses at most so many steps
     tensorboard: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _calibrate_has_moved(cls, values: Any) -> Any:
+        return _refuse_moved(values, "calibrate")
+
+
+class ExportOptions(Section):
+    """What is served of the trained weights. A change here trains nothing again."""
+
+    # float32 gives the same answers on every machine, but for rounding. bfloat16 halves the file and is about twice as
+    # fast on a CPU with AMX or AVX512_BF16, slower on others; it moves a probability by about 0.001. float16 is for
+    # GPUs that have no bfloat16.
+    dtype: ServedDtype = "float32"
+    # Predictions whose largest probability is below it are marked as abstentions; null marks none. The review page
+    # shows what each threshold costs in answers and gains in accuracy.
+    abstain: float | None = Field(default=None, gt=0, lt=1)
+    # Fine-tuned BERTs are too sure of their answers. Dividing the logits by one number, fitted on the validation rows,
+    # mends most of that (see models/calibration.py). "none" leaves the probabilities as training made them.
+    calibrate: Literal["temperature", "none"] = "temperature"
+
+
+def _refuse_moved(values: Any, key: str) -> Any:
+    """Raises ValueError where a key stands in the section that it was in before there was `export`."""
+    if isinstance(values, dict) and key in values:
+        raise ValueError(f"{key} has moved: write it as export.{key}, in the section `export`")
+    return values

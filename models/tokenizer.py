@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
+from bertline.errors import UserError
+
 UNKNOWN, START, SEPARATOR = "[UNK]", "[CLS]", "[SEP]"
 MAX_BYTES_A_WORD = 100  # longer words are unknown, as in BERT's own tokenizer
 
@@ -18,16 +20,16 @@ def read_vocabulary(path: str | Path) -> list[str]:
     """The wordpieces of a vocab.txt in the order of their ids.
 
     Raises:
-        ValueError: [UNK], [CLS] or [SEP] is missing, or a wordpiece appears twice.
+        UserError: [UNK], [CLS] or [SEP] is missing, or a wordpiece appears twice.
     """
     # Not splitlines(): real vocabularies hold U+2028 and other characters that it would take for line ends.
     words = Path(path).read_bytes().decode("utf-8").removesuffix("\n").split("\n")
     missing = [token for token in (UNKNOWN, START, SEPARATOR) if token not in words]
     if missing:
-        raise ValueError(f"{path}: not a BERT vocabulary, its lines lack {', '.join(missing)}")
+        raise UserError(f"{path}: not a BERT vocabulary, its lines lack {', '.join(missing)}")
     word, times = Counter(words).most_common(1)[0]
     if times > 1:
-        raise ValueError(f"{path}: the wordpiece {word!r} appears {times} times")
+        raise UserError(f"{path}: the wordpiece {word!r} appears {times} times")
     return words
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import special
 
+from bertline.errors import UserError
 from bertline.models import hardware
 from bertline.models.dataset import Batches, Rows, balanced_weights
 from bertline.models.encoder import DROPOUT_PLACES, Batch, Encoder, pack
@@ -127,11 +128,11 @@ def fit(
     all go on from the checkpoint when they are started again.
 
     Raises:
-        ValueError: a split is empty or the loss is no longer a number.
+        UserError: a split is empty or the loss is no longer a number.
     """
     for name, rows in (("training", train), ("validation", validation)):
         if not len(rows):
-            raise ValueError(f"the {name} split has no rows; give it a larger share or more data")
+            raise UserError(f"the {name} split has no rows; give it a larger share or more data")
     started = time.perf_counter()
     keras.utils.set_random_seed(options.seed)
     strategy = strategy or hardware.strategy(options.distribution)
@@ -252,7 +253,7 @@ class Run:
         loss, rows = self._train_function(batch, self._seed(history.step)).numpy()
         seconds = time.perf_counter() - begun
         if not math.isfinite(loss):
-            raise ValueError(
+            raise UserError(
                 f"the training loss became {loss} at step {history.step + 1} of {self.steps}; lower "
                 f"train.learning_rate (now {self._options.learning_rate:g}) or train.clip_norm"
             )

@@ -22,7 +22,7 @@ from bertline.components.options import (
     ValidationOptions,
 )
 from bertline.errors import UserError
-from bertline.models.recipe import ModelOptions, Section, TrainOptions
+from bertline.models.recipe import ExportOptions, ModelOptions, Section, TrainOptions
 from bertline.pipeline import metadata_store
 from bertline.pipeline.beam_options import GCS, BeamOptions
 from bertline.pipeline.kubeflow_options import KubeflowOptions
@@ -33,6 +33,7 @@ RUNTIME_SECTIONS = {
     "data": "DataOptions as JSON: sources, limits, shares. The columns are compiled in.",
     "validation": "ValidationOptions as JSON. A reviewed schema is compiled in.",
     "train": "TrainOptions as JSON: epochs, learning rate, batch size ...",
+    "export": "ExportOptions as JSON: dtype, abstention threshold, calibration.",
     "evaluate": "EvaluateOptions as JSON: the gates' bounds, slices.",
     "canary": "CanaryOptions as JSON.",
 }
@@ -54,6 +55,7 @@ class Config(Section):
     validation: ValidationOptions = ValidationOptions()
     model: ModelOptions = ModelOptions()
     train: TrainOptions = TrainOptions()
+    export: ExportOptions = ExportOptions()
     evaluate: EvaluateOptions = EvaluateOptions()
     canary: CanaryOptions = CanaryOptions()
     serve: ServeOptions = ServeOptions()

@@ -79,15 +79,17 @@ def explain(
     Raises:
       UserError: no such run, label or pair, or no word to explain.
     """
-    store, found = lineage.find(task, run_id, Node.TRAINER)
-    trainer = store.stage(found, Node.TRAINER)
+    store, found = lineage.find(task, run_id, Node.EXPORTER)
+    exporter = store.stage(found, Node.EXPORTER)
+    (weights,) = store.stage(found, Node.TRAINER).outputs["weights"]
     (graph,) = store.stage(found, Node.TRANSFORM).outputs["transform_graph"]
-    (model,) = trainer.outputs["model"]
+    (model,) = exporter.outputs["model"]
     labels = read_labels(graph.uri)
     if label is not None and label not in labels:
         raise UserError(_unknown_label(label, labels))
     _check_pair(pair, explainer.is_paired(graph.uri))
-    asked = explainer.load(model.uri, ModelOptions.model_validate_json(trainer.parameters["model_options"]))
+    options = ModelOptions.model_validate_json(exporter.parameters["model_options"])
+    asked = explainer.load(weights.uri, model.uri, options)
     reading = asked.read(text, pair)
     if not any(word.tokens for word in reading.words):
         raise UserError("the text has no word to explain: it is empty, or all white space.")

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from ml_metadata.metadata_store.metadata_store import ListOptions, OrderByField
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
+from bertline.components.evaluation import METRICS_FILE, read_metrics
 from bertline.errors import UserError
-from bertline.pipeline import metadata_store
+from bertline.pipeline import metadata_store, run_ids
 from bertline.pipeline.stages import Node
 
 if TYPE_CHECKING:
     from bertline.pipeline.config import Config
 
 HISTORY_RUNS = 30  # on the review page: more would not be told apart on a phone
+RUN_TYPE = "pipeline_run"
+PORTION = 500  # rows of the first portion: a run makes some thirty artifacts
 _DONE = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
+_STATES = {mlmd.Execution.COMPLETE: "complete", mlmd.Execution.CACHED: "cached", mlmd.Execution.FAILED: "failed"}
+_OUTPUT_EVENTS = (mlmd.Event.OUTPUT, mlmd.Event.DECLARED_OUTPUT)
 
 
 @dataclass
@@ -62,57 +70,127 @@ class Store:
 
     def __init__(self, config: Config):
         self._store = metadata_store.connect(config.metadata_location)
+        self._names: dict[int, str] = {}  # of execution types, by their ids
+
+    # === Runs ===
 
     def run_ids(self) -> list[str]:
         """Ids of all runs, oldest first."""
-        if not any(kind.name == "pipeline_run" for kind in self._store.get_context_types()):
+        if self._run_type() is None:
             return []
-        runs = self._store.get_contexts_by_type("pipeline_run")
+        runs = self._store.get_contexts_by_type(RUN_TYPE)
         return [run.name for run in sorted(runs, key=lambda run: run.id)]
+
+    def newest_runs(self) -> Iterator[str]:
+        """Ids of the runs, newest first; reads no more of them than the caller takes, but for one portion."""
+        run_type = self._run_type()
+        for context in _newest_first(self._store.get_contexts):
+            if context.type_id == run_type:
+                yield context.name
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether there is a run of this id."""
+        return self._run(run_id) is not None
+
+    def run_of(self, execution_id: int) -> str:
+        """The id of the run that an execution belongs to."""
+        run_type = self._run_type()
+        contexts = self._store.get_contexts_by_execution(execution_id)
+        return next(context.name for context in contexts if context.type_id == run_type)
+
+    def _run_type(self) -> int | None:
+        return next((kind.id for kind in self._store.get_context_types() if kind.name == RUN_TYPE), None)
+
+    def _run(self, run_id: str) -> mlmd.Context | None:
+        return self._store.get_context_by_type_and_name(RUN_TYPE, run_id)
+
+    # === Stages ===
 
     def stages(self, run_id: str) -> list[Stage]:
         """The stages of a run, in the order they started."""
-        context = self._store.get_context_by_type_and_name("pipeline_run", run_id)
-        executions = self._store.get_executions_by_context(context.id) if context else []
-        return [self._stage(execution) for execution in sorted(executions, key=lambda execution: execution.id)]
+        return self._read(self._executions(run_id))
 
     def stage(self, run_id: str, name: str) -> Stage | None:
         """The latest execution of a stage in a run."""
-        found = [stage for stage in self.stages(run_id) if stage.name == name]
-        return found[-1] if found else None
+        executions = [execution for execution in self._executions(run_id) if self._name(execution) == name]
+        return self._read(executions[-1:])[0] if executions else None
+
+    def _executions(self, run_id: str) -> list[mlmd.Execution]:
+        run = self._run(run_id)
+        executions = self._store.get_executions_by_context(run.id) if run else []
+        return sorted(executions, key=lambda execution: execution.id)
+
+    def _name(self, execution: mlmd.Execution) -> str:
+        if execution.type_id not in self._names:
+            kinds = self._store.get_execution_types()
+            self._names = {kind.id: kind.name.rsplit(".", 1)[-1] for kind in kinds}
+        return self._names[execution.type_id]
+
+    def _read(self, executions: list[mlmd.Execution]) -> list[Stage]:
+        outputs = self._outputs([execution.id for execution in executions if execution.last_known_state in _DONE])
+        return [
+            Stage(
+                name=self._name(execution),
+                state=_STATES.get(execution.last_known_state, "running"),
+                outputs=outputs.get(execution.id, {}),
+                parameters={
+                    name: getattr(value, value.WhichOneof("value"))
+                    for name, value in execution.custom_properties.items()
+                    if value.WhichOneof("value")
+                },
+            )
+            for execution in executions
+        ]
+
+    def _outputs(self, execution_ids: list[int]) -> dict[int, dict[str, list[mlmd.Artifact]]]:
+        """The artifacts of executions: execution id -> output key -> artifacts."""
+        if not execution_ids:
+            return {}
+        events = self._store.get_events_by_execution_ids(execution_ids)
+        events = [event for event in events if event.type in _OUTPUT_EVENTS]
+        artifacts = {each.id: each for each in self._store.get_artifacts_by_id({event.artifact_id for event in events})}
+        outputs: dict[int, dict[str, list[mlmd.Artifact]]] = {}
+        for event in events:
+            by_key = outputs.setdefault(event.execution_id, {})
+            by_key.setdefault(event.path.steps[0].key, []).append(artifacts[event.artifact_id])
+        return outputs
+
+    # === Artifacts ===
 
     def artifacts(self, type_name: str) -> list[mlmd.Artifact]:
         """All artifacts of a type."""
-        if not any(kind.name == type_name for kind in self._store.get_artifact_types()):
+        if self._artifact_type(type_name) is None:
             return []
         return self._store.get_artifacts_by_type(type_name)
 
-    def _stage(self, execution: mlmd.Execution) -> Stage:
-        kind = self._store.get_execution_types_by_id([execution.type_id])[0]
-        states = {mlmd.Execution.COMPLETE: "complete", mlmd.Execution.CACHED: "cached", mlmd.Execution.FAILED: "failed"}
-        parameters = {
-            name: getattr(value, value.WhichOneof("value"))
-            for name, value in execution.custom_properties.items()
-            if value.WhichOneof("value")
-        }
-        return Stage(
-            name=kind.name.rsplit(".", 1)[-1],
-            state=states.get(execution.last_known_state, "running"),
-            outputs=self._outputs(execution.id) if execution.last_known_state in _DONE else {},
-            parameters=parameters,
-        )
+    def newest_artifacts(self, type_name: str) -> Iterator[mlmd.Artifact]:
+        """The artifacts of a type, newest first; reads no more of them than the caller takes, but for one portion."""
+        wanted = self._artifact_type(type_name)
+        for artifact in _newest_first(self._store.get_artifacts):
+            if artifact.type_id == wanted:
+                yield artifact
 
-    def _outputs(self, execution_id: int) -> dict[str, list[mlmd.Artifact]]:
-        events = [
-            event
-            for event in self._store.get_events_by_execution_ids([execution_id])
-            if event.type in (mlmd.Event.OUTPUT, mlmd.Event.DECLARED_OUTPUT)
-        ]
-        found = {item.id: item for item in self._store.get_artifacts_by_id([event.artifact_id for event in events])}
-        outputs: dict[str, list[mlmd.Artifact]] = {}
-        for event in events:
-            outputs.setdefault(event.path.steps[0].key, []).append(found[event.artifact_id])
-        return outputs
+    def executions_with_output(self, artifact: mlmd.Artifact) -> list[int]:
+        """Ids of the executions that made an artifact or found it in the cache, oldest first."""
+        events = self._store.get_events_by_artifact_ids([artifact.id])
+        return sorted({event.execution_id for event in events if event.type in _OUTPUT_EVENTS})
+
+    def _artifact_type(self, name: str) -> int | None:
+        return next((kind.id for kind in self._store.get_artifact_types() if kind.name == name), None)
+
+
+Row = TypeVar("Row")
+
+
+def _newest_first(read: Callable[[ListOptions], list[Row]]) -> Iterator[Row]:
+    """The rows of a table from the newest on, in portions; ML Metadata's client has no offset, so portions grow."""
+    taken, limit = 0, PORTION
+    while True:
+        rows = read(ListOptions(limit=limit, order_by=OrderByField.ID, is_asc=False))
+        yield from rows[taken:]
+        if len(rows) < limit:
+            return
+        taken, limit = limit, 2 * limit
 
 
 def find(config: Config, run_id: str | None, name: str) -> tuple[Store, str]:
@@ -129,10 +207,14 @@ def find(config: Config, run_id: str | None, name: str) -> tuple[Store, str]:
     if not metadata_store.exists(config.metadata_location):
         raise UserError(f"no runs yet under {config.root_folder}.")
     store = Store(config)
-    known = store.run_ids()
-    if run_id and run_id not in known:
-        raise UserError(f"{run_id} is no run under {config.root_folder}; `bertline runs CONFIG` lists them.")
-    for candidate in [run_id] if run_id else reversed(known):
+    if run_id is None:
+        candidates = store.newest_runs()
+    else:
+        run_id = run_ids.of_spelling(run_id)
+        candidates = iter([run_id])
+        if not store.has_run(run_id):
+            raise UserError(f"{run_id} is no run under {config.root_folder}; `bertline runs CONFIG` lists them.")
+    for candidate in candidates:
         stage = store.stage(candidate, name)
         if stage and stage.outputs:
             return store, candidate
@@ -196,7 +278,7 @@ def past_figures(store: Store, inputs: str) -> list[dict[str, Any]]:
     """Figures of the last HISTORY_RUNS evaluations of other inputs than `inputs`, the oldest first.
 
     Runs of the same inputs are left out as they have the same figures; so a run that is repeated finds the same
-    history, and its review in the cache.
+    history, and its review in the cache. How much is read does not grow with the number of runs.
 
     Args:
       store: the task's.
@@ -205,28 +287,44 @@ def past_figures(store: Store, inputs: str) -> list[dict[str, Any]]:
     Returns:
       Each `run`, `outcome`, `version`, `rows`, `accuracy`, `macro_f1` and `intervals`.
     """
-    from bertline.components.evaluation import METRICS_FILE, read_metrics  # not needed for a list of runs
+    evaluations = store.newest_artifacts("ModelEvaluation")
+    figures = (shown for each in evaluations if (shown := _figures(store, each, inputs)))
+    return list(islice(figures, HISTORY_RUNS))[::-1]
 
-    found: dict[str, dict[str, Any]] = {}
-    for run_id in store.run_ids():
-        stages = {stage.name: stage for stage in store.stages(run_id)}
-        evaluator, pusher = stages.get(Node.EVALUATOR), stages.get(Node.PUSHER)
-        if not (evaluator and evaluator.outputs and pusher and pusher.outputs):
-            continue
-        (evaluation,) = evaluator.outputs["evaluation"]
-        gone = not (Path(evaluation.uri) / METRICS_FILE).exists()
-        if json.loads(pusher.parameters["release"])["inputs"] == inputs or gone:
-            continue
-        metrics = read_metrics(evaluation.uri)
-        version = pusher.text("pushed_version")
-        # A repeated run stands where its evaluation first stood, with what became of it last.
-        found[evaluation.uri] = {
-            "run": found.get(evaluation.uri, {}).get("run", run_id),
-            "outcome": "pushed" if version else "blocked",
-            "version": version,
-            "rows": metrics.rows,
-            "accuracy": metrics.accuracy,
-            "macro_f1": metrics.macro_f1,
-            "intervals": metrics.intervals.model_dump(),
-        }
-    return list(found.values())[-HISTORY_RUNS:]
+
+def _figures(store: Store, evaluation: mlmd.Artifact, inputs: str) -> dict[str, Any] | None:
+    """An evaluation's figures, with the run that made it and what last became of it; None if it is to be left out."""
+    if not (Path(evaluation.uri) / METRICS_FILE).exists():
+        return None
+    executions = store.executions_with_output(evaluation)
+    first = _first_push(store, executions)
+    if first is None or first.inputs == inputs:
+        return None
+    last = _first_push(store, executions[::-1], but=inputs)
+    metrics = read_metrics(evaluation.uri)
+    return {
+        "run": first.run_id,
+        "outcome": "pushed" if last.version else "blocked",
+        "version": last.version,
+        **metrics.model_dump(include={"rows", "accuracy", "macro_f1", "intervals"}),
+    }
+
+
+class _Push(NamedTuple):
+    """What a run's push stage came to: `version` is "" where nothing was pushed."""
+
+    run_id: str
+    inputs: str
+    version: str
+
+
+def _first_push(store: Store, executions: list[int], but: str | None = None) -> _Push | None:
+    """The push of the first of these executions' runs that came to it and had other inputs than `but`."""
+    for execution in executions:
+        run_id = store.run_of(execution)
+        stage = store.stage(run_id, Node.PUSHER)
+        if stage and stage.outputs:
+            push = _Push(run_id, json.loads(stage.parameters["release"])["inputs"], stage.text("pushed_version"))
+            if push.inputs != but:
+                return push
+    return None

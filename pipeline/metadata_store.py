@@ -10,7 +10,9 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from pydantic import TypeAdapter, ValidationError
+from yarl import URL
 
 from bertline.errors import UserError
 
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
 FILE = "metadata.sqlite"
 PASSWORD = "BERTLINE_METADATA_PASSWORD"  # environment variable: a password has no place in a config
 PORTS = {"postgresql": 5432, "mysql": 3306}
-# What may stand behind the question mark: ML Metadata's own names. They are text, all but verify_server_cert.
+# What may stand behind the question mark: ML Metadata's own names. All are text but for BOOLEANS.
 TLS = {
     "postgresql": ("sslmode", "sslcert", "sslkey", "sslpassword", "sslrootcert"),
     "mysql": ("key", "cert", "ca", "capath", "cipher", "verify_server_cert"),
 }
+BOOLEANS = frozenset({"verify_server_cert"})
+FORM = "postgresql://USER@HOST:PORT/DATABASE or mysql://USER@HOST:PORT/DATABASE"
 SECONDS = 10.0  # to reach the server
 
 
@@ -44,50 +48,66 @@ class Location:
     task: str
 
 
-def check_address(url: str) -> SplitResult:
+def check_address(address: str) -> URL:
     """The parts of a database's address, such as postgresql://keeper@db.example.com:5432/sentiment?sslmode=require.
 
     Raises:
       ValueError: what is wrong with it.
     """
-    form = "postgresql://USER@HOST:PORT/DATABASE or mysql://USER@HOST:PORT/DATABASE"
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        url = URL(address)
     except ValueError as error:
-        raise ValueError(f"{error}; expected {form}") from error
-    if parts.password is not None:
+        raise ValueError(f"{error}; expected {FORM}") from error
+    if url.password is not None:
         raise ValueError(f"an address with a password in it; take that out and set {PASSWORD} in the environment")
-    if parts.scheme not in PORTS or not parts.hostname or not parts.username or port == 0:
-        raise ValueError(f"not a database's address; expected {form}")
-    if not parts.path.strip("/") or "/" in parts.path.strip("/"):
-        raise ValueError(f"names no database; expected {form}, a database of its own for each task")
-    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
-        if name not in TLS[parts.scheme]:
-            raise ValueError(f"?{name}: unknown; known for {parts.scheme} are {', '.join(TLS[parts.scheme])}")
-    return parts
+    if url.scheme not in PORTS or not url.host or not url.user or url.explicit_port == 0:
+        raise ValueError(f"not a database's address; expected {FORM}")
+    if not _database(url) or "/" in _database(url):
+        raise ValueError(f"names no database; expected {FORM}, a database of its own for each task")
+    for name, value in url.query.items():
+        if name not in TLS[url.scheme]:
+            raise ValueError(f"?{name}: unknown; known for {url.scheme} are {', '.join(TLS[url.scheme])}")
+        _tls_value(name, value)
+    return url
+
+
+def _database(url: URL) -> str:
+    return url.path.strip("/")
+
+
+def _port(url: URL) -> int:
+    return url.explicit_port or PORTS[url.scheme]
+
+
+def _tls_value(name: str, value: str) -> str | bool:
+    """The value of an option behind the question mark, as ML Metadata takes it; ValueError where it is no boolean."""
+    if name not in BOOLEANS:
+        return value
+    try:
+        return TypeAdapter(bool).validate_python(value)
+    except ValidationError:
+        raise ValueError(f"?{name}={value}: neither true nor false") from None
 
 
 def connection(location: Location) -> mlmd.ConnectionConfig:
     """What TFX and ML Metadata connect with; it may hold the password, so it is not for logs."""
     from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-    found = mlmd.ConnectionConfig()
+    settings = mlmd.ConnectionConfig()
     if not location.address:
-        found.sqlite.filename_uri = str(location.folder / FILE)
-        found.sqlite.connection_mode = mlmd.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
-        return found
-    parts = check_address(location.address)
-    port = parts.port or PORTS[parts.scheme]
-    server = getattr(found, parts.scheme)
-    server.host, server.user, server.password = parts.hostname, parts.username, os.environ.get(PASSWORD, "")
-    if parts.scheme == "postgresql":
-        server.port, server.dbname, tls = str(port), parts.path.strip("/"), server.ssloption
+        settings.sqlite.filename_uri = str(location.folder / FILE)
+        settings.sqlite.connection_mode = mlmd.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
+        return settings
+    url = check_address(location.address)
+    server = getattr(settings, url.scheme)
+    server.host, server.user, server.password = url.host, url.user, os.environ.get(PASSWORD, "")
+    if url.scheme == "postgresql":
+        server.port, server.dbname, tls = str(_port(url)), _database(url), server.ssloption
     else:
-        server.port, server.database, tls = port, parts.path.strip("/"), server.ssl_options
-    for name, value in parse_qsl(parts.query):
-        setattr(tls, name, value == "true" if name == "verify_server_cert" else value)
-    return found
+        server.port, server.database, tls = _port(url), _database(url), server.ssl_options
+    for name, value in url.query.items():
+        setattr(tls, name, _tls_value(name, value))
+    return settings
 
 
 def exists(location: Location) -> bool:
@@ -105,35 +125,38 @@ def connect(location: Location) -> metadata_store.MetadataStore:
 
     if not location.address:
         return metadata_store.MetadataStore(connection(location))
-    parts = check_address(location.address)
-    _check_reachable(parts)
+    url = check_address(location.address)
+    if fault := unreachable(location.address):
+        raise UserError(
+            f"metadata: {fault}. Start the database, correct the address, or leave `metadata` out: runs are then kept "
+            "in a file below the task's root."
+        )
     os.environ.setdefault("GLOG_minloglevel", "3")  # its C++ would write on the screen beside the error below
     try:
         store = metadata_store.MetadataStore(connection(location))
     except Exception as error:  # RuntimeError with next to nothing in it, or an error of ML Metadata's
-        given = "given" if os.environ.get(PASSWORD) else "not set"
+        password = "set" if os.environ.get(PASSWORD) else "not set"
         raise UserError(
-            f"metadata: {location.address}: the server answers, and refuses user {parts.username} or database "
-            f"{parts.path.strip('/')} (the password, {PASSWORD}, is {given}). MySQL's accounts need the plugin "
+            f"metadata: {location.address}: the server answers, and refuses user {url.user} or database "
+            f"{_database(url)} (the password, {PASSWORD}, is {password}). MySQL's accounts need the plugin "
             f"mysql_native_password. {error}".strip()
         ) from error
     _check_task(store, location)
     return store
 
 
-def _check_reachable(parts: SplitResult) -> None:
-    port = parts.port or PORTS[parts.scheme]
+def unreachable(address: str) -> str:
+    """Why a database's server cannot be reached, "" where it can."""
+    url = check_address(address)
     try:
-        socket.create_connection((parts.hostname, port), timeout=SECONDS).close()
+        socket.create_connection((url.host, _port(url)), timeout=SECONDS).close()
     except OSError as error:
-        raise UserError(
-            f"metadata: {parts.hostname}:{port} cannot be reached: {error.strerror or error}. Start the database, mend "
-            "the address, or leave `metadata` out: runs are then kept in a file below the task's root."
-        ) from error
+        return f"{url.host}:{_port(url)} cannot be reached: {error.strerror or error}"
+    return ""
 
 
 def _check_task(store: metadata_store.MetadataStore, location: Location) -> None:
-    """One database, one task: run ids, releases and the cache of two would mix."""
+    """Refuses a database of another task: run ids, releases and caches would mix."""
     if not any(kind.name == "pipeline" for kind in store.get_context_types()):
         return
     others = {context.name for context in store.get_contexts_by_type("pipeline")} - {location.task}

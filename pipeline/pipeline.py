@@ -17,6 +17,7 @@ from bertline.components.canary import Canary
 from bertline.components.evaluator import Evaluator
 from bertline.components.example_gen import ExampleGen
 from bertline.components.explainer import Explainer
+from bertline.components.exporter import Exporter
 from bertline.components.label_quality import LabelQuality
 from bertline.components.last_blessed import LastBlessed
 from bertline.components.model_card import ModelCard
@@ -119,18 +120,25 @@ def create_pipeline(
         checkpoint_dir=settings.checkpoint_folder,
         **({"last_blessed": last_blessed.outputs["model"]} if config.train.warm_start else {}),
     )
+    exporter = Exporter(
+        weights=trainer.outputs["weights"],
+        model_run=trainer.outputs["model_run"],
+        transform_graph=tokens.outputs["transform_graph"],
+        model_options=config.model.model_dump_json(),
+        options=settings.sections["export"],
+    )
 
     baseline = Baseline(examples=examples) if config.evaluate.baseline else None
     evaluator = Evaluator(
         examples=examples,
-        model=trainer.outputs["model"],
+        model=exporter.outputs["model"],
         last_blessed=last_blessed.outputs["model"],
         options=settings.sections["evaluate"],
         keep=json.dumps(config.data.keep),
         **({"tfidf": baseline.outputs["answers"]} if baseline else {}),
     )
     canary = Canary(
-        model=trainer.outputs["model"],
+        model=exporter.outputs["model"],
         evaluation=evaluator.outputs["evaluation"],
         blessing=evaluator.outputs["blessing"],
         options=settings.sections["canary"],
@@ -145,7 +153,8 @@ def create_pipeline(
         release=facts.release,
     )
     pusher = Pusher(
-        model=trainer.outputs["model"],
+        model=exporter.outputs["model"],
+        weights=trainer.outputs["weights"],
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=canary.outputs["canary"],
         evaluation=evaluator.outputs["evaluation"],
@@ -160,10 +169,12 @@ def create_pipeline(
     label_quality = LabelQuality(
         examples=examples,
         model_run=trainer.outputs["model_run"],
+        model=exporter.outputs["model"],
         evaluation=evaluator.outputs["evaluation"],
     )
     explainer = Explainer(
-        model=trainer.outputs["model"],
+        weights=trainer.outputs["weights"],
+        model=exporter.outputs["model"],
         transform_graph=tokens.outputs["transform_graph"],
         evaluation=evaluator.outputs["evaluation"],
         model_options=config.model.model_dump_json(),
@@ -177,6 +188,7 @@ def create_pipeline(
         pushed_model=pusher.outputs["pushed_model"],
         model_card=model_card.outputs["model_card"],
         model_run=trainer.outputs["model_run"],
+        model=exporter.outputs["model"],
         label_report=label_quality.outputs["report"],
         quarantine=ingest.outputs["quarantine"],
         data_report=data_gate.outputs["report"],
@@ -196,6 +208,7 @@ def create_pipeline(
         data=settings.sections["data"],
         model=config.model.model_dump_json(),
         train=settings.sections["train"],
+        export=settings.sections["export"],
         evaluate=settings.sections["evaluate"],
         folder=settings.tracking_folder,
         release=facts.release,
@@ -212,6 +225,7 @@ def create_pipeline(
         *([baseline] if baseline else []),
         last_blessed,
         trainer,
+        exporter,
         evaluator,
         canary,
         model_card,

@@ -30,7 +30,7 @@ def find(task: Config, run_id: str | None) -> Path:
         raise UserError(f"no review pages yet under {task.root_folder}; `bertline run` writes one a run.")
     if not run_id:
         return pages[-1]
-    page = page_file(task, run_id)
+    page = page_file(task, run_ids.of_spelling(run_id))
     if page not in pages:
         raise UserError(
             f"run {run_id} has no review page: it is no run of this task, or did not come so far. "

@@ -5,7 +5,12 @@ UTC has no hour that comes twice, so ids in the order of their letters are in th
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+from pathlib import Path
+
+SUFFIXES = re.compile(r"(\.tfma)?\.html$|\.log$")  # of the files that are named after a run
+STEM = re.compile(r"(\d{4}-\d\d-\d\dT\d\d)(\d\d)(\d\dZ?)")  # without Z: local time, as older versions wrote it
 
 
 def new() -> str:
@@ -16,3 +21,8 @@ def new() -> str:
 def file_stem(run_id: str) -> str:
     """How files of the run are called: the id without its colons, which some file systems refuse."""
     return run_id.replace(":", "")
+
+
+def of_spelling(spelling: str) -> str:
+    """The id of the run that a person means: by its id, or by the name or path of its log or review page."""
+    return STEM.sub(r"\1:\2:\3", SUFFIXES.sub("", Path(spelling).name))

@@ -57,6 +57,7 @@ class Node(StrEnum):
     BASELINE = _Row("Baseline", "baseline", "bertline.components.baseline")
     LAST_BLESSED = _Row("LastBlessed", "train", "bertline.components.last_blessed")
     TRAINER = _Row("Trainer", "train", "bertline.components.trainer", makes_model=True)
+    EXPORTER = _Row("Exporter", "export", "bertline.components.exporter", makes_model=True)
     EVALUATOR = _Row("Evaluator", "evaluate", "bertline.components.evaluator", Beam.NOT_ON_DATAFLOW)
     CANARY = _Row("Canary", "canary", "bertline.components.canary")
     MODEL_CARD = _Row("ModelCard", "push", "bertline.components.model_card")

@@ -189,6 +189,27 @@ def tokenised_reviews(options, rows: int, seed: int = 0):
     return Rows(tf.cast(ids, tf.int32), None, labels)
 
 
+def trained_weights(folder, options, keywords):
+    """What the Trainer leaves of a `keyword_classifier`; returns the folder."""
+    from bertline.models import backbone, classifier
+
+    classifier.save(
+        keyword_classifier(options, keywords), folder, list(MOODS), backbone_digest=backbone.digest(options)
+    )
+    return folder
+
+
+def write_export_record(folder, temperature=1.0):
+    """An export.json in the folder, as the Exporter leaves it beside the SavedModel; returns the folder."""
+    from bertline.components import export_record
+
+    figures = {"calibration_error": 0.1, "log_loss": 0.5}
+    calibration = {"temperature": temperature, "note": "", "rows": 500, "before": figures, "after": figures}
+    record = export_record.ExportRecord(dtype="float32", abstain=None, calibration=calibration)
+    export_record.write(str(folder), record)
+    return folder
+
+
 def keyword_classifier(options, keywords):
     """A classifier whose answers are known by construction: of `keywords`, word -> label, the more frequent one wins.
 
@@ -376,6 +397,7 @@ def review_evidence(classes, rows, seed=0, texts=None, absent=0, **changes):
     """
     import numpy as np
 
+    from bertline.components import export_record
     from bertline.components.review_page.evidence import Evidence
 
     chance = np.random.default_rng(seed)
@@ -407,8 +429,10 @@ def review_evidence(classes, rows, seed=0, texts=None, absent=0, **changes):
         "training": {
             "epochs": [epoch, {**epoch, "epoch": 2}], "best_epoch": 2, "step": 20, "examples_per_second": 90.0,
             "precision": "float32", "wall_seconds": 90.0, "resumed_at": [],
-            "calibration": {**figures.calibration.model_dump(), "note": "", "rows": 500},
         },
+        "export": export_record.ExportRecord(
+            dtype="float32", abstain=None, calibration={**figures.calibration.model_dump(), "note": "", "rows": 500}
+        ),
         "ingest": {"rows": 99, "distinct": 90, "duplicates": 4, "not_sampled": 0, "quarantined": {"no text": 5}},
         "texts": {
             "max_length": 8, "truncated": 0.01, "out_of_vocabulary": 0.0,

@@ -18,6 +18,7 @@ class PastRuns:
         connection.sqlite.filename_uri = str(root / "metadata.sqlite")
         connection.sqlite.connection_mode = mlmd.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
         self.store = metadata_store.MetadataStore(connection)
+        self._artifact_ids = {}
         self._run_type = self.store.put_context_type(mlmd.ContextType(name="pipeline_run"))
 
     def add(self, run_id: str, stages: list[tuple[str, str, dict]], parameters: dict | None = None) -> None:
@@ -36,30 +37,40 @@ class PastRuns:
             execution = mlmd.Execution(type_id=kind, last_known_state=mlmd.Execution.State.Value(state))
             for name, value in (parameters or {}).get(node, {}).items():
                 setattr(execution.custom_properties[name], KINDS[type(value)], value)
-            pairs = [_output(self.store, key, *output) for key, output in outputs.items()]
-            self.store.put_execution(execution, pairs, [run])
+            pairs = [self._output(key, *output) for key, output in outputs.items()]
+            _, artifact_ids, _ = self.store.put_execution(execution, pairs, [run])
+            self._artifact_ids |= {artifact.uri: id for (artifact, _), id in zip(pairs, artifact_ids, strict=True)}
 
-    def add_pushed(self, run_id: str, version: str, reason: str = "", folder: Path = Path("/evaluation")) -> None:
-        """Records a run that came to its push: of `version`, or blocked for a `reason`."""
+    def add_pushed(
+        self, run_id: str, version: str, reason: str = "", inputs: str = "", folder: Path = Path("/evaluation")
+    ) -> None:
+        """Records a run of these inputs that came to its push: of `version`, or blocked for a `reason`.
+
+        Runs with the same evaluation `folder` found that in the cache.
+        """
         verdicts = json.dumps([{"kind": "accuracy", "passed": not reason, "reason": reason}])
-        blessing = ("ModelBlessing", "/blessing", {"verdicts": verdicts})
+        blessing = ("ModelBlessing", f"/blessing/{run_id}", {"verdicts": verdicts})
         evaluation = ("ModelEvaluation", str(folder), {"summary": "accuracy 0.900"})
-        push = ("PushedModel", "/push", {"pushed_version": version, "summary": version or "not pushed: gates blocked"})
-        release = json.dumps({"inputs": f"inputs of {folder}"})
+        push = (
+            "PushedModel",
+            f"/push/{run_id}",
+            {"pushed_version": version, "summary": version or "not pushed: gates blocked"},
+        )
         self.add(
             run_id,
             [
                 ("Evaluator", "COMPLETE", {"evaluation": evaluation, "blessing": blessing}),
                 ("Pusher", "COMPLETE", {"pushed_model": push}),
             ],
-            {"Pusher": {"release": release}},
+            {"Pusher": {"release": json.dumps({"inputs": inputs})}},
         )
 
-
-def _output(store, key, kind, address, properties):
-    artifact = mlmd.Artifact(type_id=store.put_artifact_type(mlmd.ArtifactType(name=kind)), uri=address)
-    for name, value in properties.items():
-        setattr(artifact.custom_properties[name], KINDS[type(value)], value)
-    event = mlmd.Event(type=mlmd.Event.OUTPUT)
-    event.path.steps.add().key = key
-    return artifact, event
+    def _output(self, key, kind, address, properties):
+        artifact = mlmd.Artifact(type_id=self.store.put_artifact_type(mlmd.ArtifactType(name=kind)), uri=address)
+        if address in self._artifact_ids:
+            artifact.id = self._artifact_ids[address]
+        for name, value in properties.items():
+            setattr(artifact.custom_properties[name], KINDS[type(value)], value)
+        event = mlmd.Event(type=mlmd.Event.OUTPUT)
+        event.path.steps.add().key = key
+        return artifact, event

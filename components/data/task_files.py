@@ -91,7 +91,7 @@ def _matches(source: str, base: Path) -> list[Path]:
     if source.startswith(packages.SCHEME):
         try:
             return [packages.resolve(source)]
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"data source {error}") from None
     path = base / Path(source).expanduser()
     if path.exists():

@@ -7,6 +7,7 @@ from typing import Any
 
 from bertline.components.answers import Answers
 from bertline.components.evaluation import Metrics
+from bertline.components.export_record import ExportRecord
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Evidence:
       answers: the test rows with the model's answers.
       verdicts: as gates.Verdict.as_dict gives them.
       training: the Trainer's training.json.
+      export: the Exporter's export.json.
       ingest: ExampleGen's ingest.json.
       texts: DataGate's text_statistics.json.
       anomalies: TFDV's, each `split`, `column`, `severity`, `description`.
@@ -34,6 +36,7 @@ class Evidence:
     answers: Answers
     verdicts: list[dict[str, Any]]
     training: dict[str, Any]
+    export: ExportRecord
     ingest: dict[str, Any]
     texts: dict[str, Any]
     anomalies: list[dict[str, str]]

@@ -36,7 +36,7 @@ def views(evidence: Evidence) -> dict[str, Any]:
 
 def calibrated(evidence: Evidence) -> list[dict[str, Any]]:
     """Calibration error and log loss `before` and `after` the temperature, by `split`, each with its `rows`."""
-    validation, test = evidence.training["calibration"], evidence.metrics.calibration
+    validation, test = evidence.export.calibration.model_dump(), evidence.metrics.calibration
     return [
         {"split": "validation, which the temperature was fitted on", **validation},
         {"split": "test", "rows": evidence.metrics.rows, "before": test.before, "after": test.after},

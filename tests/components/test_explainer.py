@@ -8,7 +8,7 @@ from tfx.types import standard_artifacts
 
 from bertline.components import explainer
 from bertline.components.answers import read_answers, write_answers
-from bertline.components.artifacts import Attributions
+from bertline.components.artifacts import Attributions, Weights
 from bertline.components.evaluation import write_metrics
 from bertline.components.review_page import attributions, figures, page
 from bertline.errors import UserError
@@ -56,15 +56,15 @@ def transform_graph(folder, names):
 
 
 def trained(folder, options, keywords=KEYWORDS):
-    classifier.save(factories.keyword_classifier(options, keywords), folder / "Keras", MOODS)
-    return artifact(standard_artifacts.Model, folder)
+    return artifact(Weights, factories.trained_weights(folder, options, keywords))
 
 
-def explained(folder, options, evaluation, graph, model):
+def explained(folder, options, evaluation, graph, weights, temperature=1.0):
     found = artifact(Attributions, folder / "attributions")
     (folder / "attributions").mkdir()
-    explainer.Explainer.EXECUTOR_SPEC.executor_class._FUNCTION(
-        model=model,
+    explainer.Explainer.test_call(
+        weights=weights,
+        model=artifact(standard_artifacts.Model, factories.write_export_record(folder / "model", temperature)),
         transform_graph=graph,
         evaluation=evaluation,
         attributions=found,
@@ -83,7 +83,7 @@ def test_the_rows_that_the_page_shows_are_explained(tmp_path):
     probabilities = [[0.2, 0.1, 0.7], [0.9, 0.05, 0.05], [0.1, 0.6, 0.3], [0.0, 0.1, 0.9]]
     evaluation = evaluated(tmp_path / "evaluation", ROWS, probabilities)
     graph = transform_graph(tmp_path / "graph", ["token_ids"])
-    artifact, rows = explained(tmp_path, options, evaluation, graph, trained(tmp_path / "model", options))
+    artifact, rows = explained(tmp_path, options, evaluation, graph, trained(tmp_path / "weights", options))
     shown = figures.confidently_wrong(read_answers(evaluation.uri, MOODS))
     assert list(rows) == [row["row_id"] for row in shown] == ["row-3", "row-0", "row-2"]
     assert [row["label"] for row in rows.values()] == ["positive", "positive", "neutral"]
@@ -103,20 +103,32 @@ def test_pairs_are_explained_in_both_texts(tmp_path):
     pairs = ["it was great", "awful"]
     evaluation = evaluated(tmp_path / "evaluation", rows, [[0.2, 0.1, 0.7], [0.8, 0.1, 0.1]], pairs=pairs)
     graph = transform_graph(tmp_path / "graph", ["token_ids", "segment_ids"])
-    _, found = explained(tmp_path, options, evaluation, graph, trained(tmp_path / "model", options))
+    _, found = explained(tmp_path, options, evaluation, graph, trained(tmp_path / "weights", options))
     words = found["row-0"]["words"]
     assert [(word["part"], word["start"], word["end"]) for word in words[1:3]] == [(0, 4, 8), (1, 0, 2)]
     assert max(words, key=lambda word: word["value"]) == words[4]  # great
+
+
+def test_scores_are_those_of_the_served_temperature(tmp_path):
+    options = factories.tiny_model_options(tmp_path, dropout=0.0)
+    weights = factories.trained_weights(tmp_path / "weights", options, KEYWORDS)
+    answers = []
+    for temperature in (1.0, 2.0):
+        model = factories.write_export_record(tmp_path / f"model-{temperature}", temperature)
+        asked = explainer.load(str(weights), str(model), options)
+        answers.append(asked.probabilities([asked.read("it was great")])[0])
+    halved = np.sqrt(answers[0])
+    np.testing.assert_allclose(answers[1], halved / halved.sum(), atol=1e-5)
 
 
 def test_seventy_seven_classes(tmp_path):
     options = factories.tiny_model_options(tmp_path, dropout=0.0)
     classes = [f"intent {number}" for number in range(77)]
     model = classifier.build(backbone.load(options), 77, dropout=0.0, seed=1)
-    classifier.save(model, tmp_path / "model" / "Keras", classes)
+    classifier.save(model, tmp_path / "weights", classes, backbone_digest=backbone.digest(options))
     evaluation = evaluated(tmp_path / "evaluation", [("it was great", "intent 0")], [np.eye(77)[5]], classes)
     graph = transform_graph(tmp_path / "graph", ["token_ids"])
-    _, rows = explained(tmp_path, options, evaluation, graph, artifact(standard_artifacts.Model, tmp_path / "model"))
+    _, rows = explained(tmp_path, options, evaluation, graph, artifact(Weights, tmp_path / "weights"))
     assert (rows["row-0"]["label"], rows["row-0"]["complete"]) == ("intent 5", True)
     assert rows["row-0"]["score"] == pytest.approx(np.log(1 / 76), abs=1)  # a head drawn at random knows nothing
 
@@ -124,7 +136,7 @@ def test_seventy_seven_classes(tmp_path):
 def test_without_a_wrong_answer_no_model_is_loaded(tmp_path):
     options = factories.tiny_model_options(tmp_path)
     evaluation = evaluated(tmp_path / "evaluation", ROWS[1:2], [[0.9, 0.05, 0.05]])
-    nothing = artifact(standard_artifacts.Model, tmp_path / "nothing")
+    nothing = artifact(Weights, tmp_path / "nothing")
     found, rows = explained(tmp_path, options, evaluation, artifact(standard_artifacts.TransformGraph, ""), nothing)
     assert rows == {}
     assert found.get_string_custom_property("summary") == "no wrong answer to explain"
@@ -132,11 +144,12 @@ def test_without_a_wrong_answer_no_model_is_loaded(tmp_path):
 
 def test_weights_or_words_that_are_gone_are_named(tmp_path):
     options = factories.tiny_model_options(tmp_path)
+    places = str(tmp_path), str(factories.write_export_record(tmp_path / "model"))
     with pytest.raises(UserError, match=r"holds no classifier\.json"):
-        explainer.load(str(tmp_path), options)
+        explainer.load(*places, options)
     (tmp_path / "vocab.txt").unlink()
     with pytest.raises(UserError, match=r"vocab\.txt': there is no such file"):
-        explainer.load(str(tmp_path), options)
+        explainer.load(*places, options)
 
 
 # === On the page ===

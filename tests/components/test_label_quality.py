@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from tfx.types import standard_artifacts
 
-from bertline.components import spreadsheet
+from bertline.components import spreadsheet, training_record
 from bertline.components.artifacts import LabelReport
 from bertline.components.evaluation import write_metrics
 from bertline.components.label_quality import LabelQuality, describe
@@ -18,7 +18,7 @@ LEAK = "my item arrived broken and it was awful and late and the refund was late
 
 
 def answers(path, labels, meant):
-    """What a model that is sure of what the rows mean answered, as the Trainer and the Evaluator leave it."""
+    """What a model that is sure of what the rows mean answered, as the Evaluator leaves it."""
     index = [CLASSES.index(label) for label in meant]
     probabilities = np.full((len(labels), len(CLASSES)), 0.05, np.float32)
     probabilities[np.arange(len(labels)), index] = 0.9
@@ -32,17 +32,34 @@ def answers(path, labels, meant):
 def run(folder, splits, meant, classes=CLASSES):
     examples, _ = factories.raw_examples(folder, splits, classes)
     given = {split: [row[-1] for row in rows] for split, rows in splits.items()}
-    answers(folder / "run/answers-validation.parquet", given["validation"], meant["validation"])
+    logits(folder, given["validation"], meant["validation"])
     answers(folder / "evaluation/predictions-test.parquet", given["test"], meant["test"])
-    model_run, evaluation, report = standard_artifacts.ModelRun(), standard_artifacts.ModelEvaluation(), LabelReport()
-    model_run.uri, evaluation.uri, report.uri = (str(folder / name) for name in ("run", "evaluation", "report"))
-    (folder / "report").mkdir()
-    LabelQuality.EXECUTOR_SPEC.executor_class._FUNCTION(
-        examples=examples, model_run=model_run, evaluation=evaluation, report=report
-    )
+    report = judge(folder, examples)
     figures = json.loads((folder / "report/label_quality.json").read_text())
     tables = [spreadsheet.read(str(folder / "report" / name)) for name in ("label_issues.csv", "near_duplicates.csv")]
     return report, figures, *tables
+
+
+def logits(folder, labels, meant):
+    """The same of the validation rows, as the Trainer and the Exporter leave it: logits, and a temperature of 2."""
+    index = [CLASSES.index(label) for label in meant]
+    probabilities = np.full((len(labels), len(CLASSES)), 0.05)
+    probabilities[np.arange(len(labels)), index] = 0.9
+    left = training_record.ValidationLogits(labels, 2 * np.log(probabilities))
+    training_record.write_logits(str(folder / "run"), left)
+    factories.write_export_record(folder / "model", temperature=2.0)
+
+
+def judge(folder, examples):
+    """Runs the stage; returns its report."""
+    kinds = {"model_run": standard_artifacts.ModelRun, "model": standard_artifacts.Model,
+             "evaluation": standard_artifacts.ModelEvaluation, "report": LabelReport}  # fmt: skip
+    made = {name: kind() for name, kind in kinds.items()}
+    for name, each in made.items():
+        each.uri = str(folder / name.removeprefix("model_"))
+    (folder / "report").mkdir()
+    LabelQuality.test_call(examples=examples, **made)
+    return made["report"]
 
 
 def clean(rows=300):
@@ -130,11 +147,8 @@ def test_pairs_of_texts_are_judged_as_pairs(tmp_path):
 def test_answers_in_another_order_are_not_taken_for_these_rows(tmp_path):
     splits, meant = split(clean())
     examples, _ = factories.raw_examples(tmp_path, splits, CLASSES)
-    for name, part in (("run/answers-validation", "validation"), ("evaluation/predictions-test", "test")):
-        answers(tmp_path / f"{name}.parquet", [label for _, label in splits[part]][::-1], meant[part])
-    model_run, evaluation = standard_artifacts.ModelRun(), standard_artifacts.ModelEvaluation()
-    model_run.uri, evaluation.uri = str(tmp_path / "run"), str(tmp_path / "evaluation")
+    reversed_labels = {name: [label for _, label in part][::-1] for name, part in splits.items()}
+    logits(tmp_path, reversed_labels["validation"], meant["validation"])
+    answers(tmp_path / "evaluation/predictions-test.parquet", reversed_labels["test"], meant["test"])
     with pytest.raises(ValueError, match="not in the order of ingestion's rows"):
-        LabelQuality.EXECUTOR_SPEC.executor_class._FUNCTION(
-            examples=examples, model_run=model_run, evaluation=evaluation, report=LabelReport()
-        )
+        judge(tmp_path, examples)

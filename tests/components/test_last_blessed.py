@@ -29,7 +29,7 @@ def find(tmp_path, serving, release, weights=0):
 
 
 def trained_in(serving, address):
-    (serving / "100" / "release.json").write_text(json.dumps({"inputs": "a", "trained_model": str(address)}))
+    (serving / "100" / "release.json").write_text(json.dumps({"inputs": "a", "weights": str(address)}))
 
 
 def test_copies_the_release_without_its_record(tmp_path, serving):
@@ -44,8 +44,8 @@ def test_copies_the_release_without_its_record(tmp_path, serving):
 
 def test_the_keras_weights_of_the_run_that_pushed_come_along_where_they_are_wanted(tmp_path, serving):
     trained_in(serving, tmp_path / "trained")
-    (tmp_path / "trained" / "Keras").mkdir(parents=True)
-    (tmp_path / "trained" / "Keras" / "classifier.weights.h5").write_text("weights")
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "classifier.weights.h5").write_text("weights")
     find(tmp_path / "wanted", serving, "100", weights=1)
     assert (tmp_path / "wanted" / "artifact" / "Keras" / "classifier.weights.h5").read_text() == "weights"
     find(tmp_path / "not", serving, "100")
@@ -54,16 +54,20 @@ def test_the_keras_weights_of_the_run_that_pushed_come_along_where_they_are_want
 
 @pytest.mark.parametrize("scheme", ["s3", "minio", "gs"])
 def test_the_weights_of_a_run_on_a_cluster_come_from_its_object_store(tmp_path, serving, scheme, monkeypatch):
-    trained_in(serving, f"{scheme}://{object_stores.BUCKET}/run/model")
+    trained_in(serving, f"{scheme}://{object_stores.BUCKET}/run/weights")
     protocol = object_stores.google if scheme == "gs" else object_stores.s3
-    with protocol({"run/model/Keras/classifier.weights.h5": b"weights"}, monkeypatch):
+    with protocol({"run/weights/classifier.weights.h5": b"weights"}, monkeypatch):
         find(tmp_path, serving, "100", weights=1)
     assert (tmp_path / "artifact" / "Keras" / "classifier.weights.h5").read_text() == "weights"
 
 
 @pytest.mark.parametrize(
     ("address", "said"),
-    [("/runs/1/model", "/runs/1/model/Keras is gone"), ("s3://bucket/model", "s3://bucket/model/Keras: there is no")],
+    [
+        ("/runs/1/weights", "/runs/1/weights is gone"),
+        ("s3://bucket/weights", "s3://bucket/weights: there is no"),
+        ("", "its release.json does not say where they are"),
+    ],
 )
 def test_weights_that_are_gone_are_told_with_the_way_out(tmp_path, serving, address, said, monkeypatch):
     trained_in(serving, address)

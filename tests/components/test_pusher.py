@@ -43,6 +43,7 @@ def push(tmp_path, model_blessed=1, infra_blessed=1, inputs="a", warmup_rows=0):
     pushed = artifact(standard_artifacts.PushedModel, tmp_path / "pushed")
     pusher.Pusher.EXECUTOR_SPEC.executor_class._FUNCTION(
         model=artifact(standard_artifacts.Model, tmp_path / "model"),
+        weights=artifact(artifacts.Weights, tmp_path / "weights"),
         model_blessing=artifact(standard_artifacts.ModelBlessing, tmp_path / "gates", blessed=model_blessed),
         infra_blessing=artifact(standard_artifacts.InfraBlessing, tmp_path / "canary", blessed=infra_blessed),
         evaluation=evaluation,
@@ -78,7 +79,8 @@ def test_blessed_model_is_pushed_once(tmp_path):
     assert release.parent == 7
     assert (release.metrics["accuracy"], release.metrics["rows"]) == (0.75, 4)
     assert all(isinstance(value, int | float) for value in release.metrics.values())
-    assert json.loads((tmp_path / "pushed" / "release.json").read_text())["git_commit"] == "c0ffee"
+    record = json.loads((tmp_path / "pushed" / "release.json").read_text())
+    assert (record["git_commit"], record["weights"]) == ("c0ffee", str(tmp_path / "weights"))
     again = push(tmp_path, 1, 1)
     assert again.get_string_custom_property("summary") == f"already serving {release.version}"
     assert again.get_string_custom_property("pushed_version") == str(release.version)

@@ -93,8 +93,10 @@ def test_a_temperature_of_one_says_why():
     evidence = factories.review_evidence(MOODS, 60)
     calibration = evidence.metrics.calibration.model_copy(update={"temperature": 1.0})
     metrics = evidence.metrics.model_copy(update={"calibration": calibration})
-    evidence = dataclasses.replace(evidence, metrics=metrics)
-    evidence.training["calibration"] |= {"temperature": 1.0, "note": "60 validation rows are too few"}
+    note = {"temperature": 1.0, "note": "60 validation rows are too few"}
+    fitted = evidence.export.calibration.model_copy(update=note)
+    export = evidence.export.model_copy(update={"calibration": fitted})
+    evidence = dataclasses.replace(evidence, metrics=metrics, export=export)
     html = page.render(evidence, "today")
     assert "as training made them (temperature 1): 60 validation rows are too few." in html
     assert "Reliability before and after" not in html

@@ -19,6 +19,7 @@ PARAMETERS = {
     "train": {"learning_rate": 1e-4, "epochs": 2, "tensorboard": True},
     "model": {"backbone": "package://tiny", "sha256": {}},
     "data": {"labels": ["bad", "good"], "validation_source": None},
+    "export": {"dtype": "float32"},
     "evaluate": {"batch_size": 64},
 }
 KEY = "k" * 40

@@ -68,7 +68,7 @@ def test_a_run_ends_with_the_release_that_the_local_line_pushes(cluster, line):
         assert release["metrics"][name] == pytest.approx(local["metrics"][name], abs=1e-4), name
     same = ("inputs", "config_hash", "data_hash", "code_hash", "libraries", "parent", "name")
     assert {name: release[name] for name in same} == {name: local[name] for name in same}
-    assert release["trained_model"] == cluster.first.tasks["Trainer"].artifacts["model"]["uri"]  # and no pod's folder
+    assert release["weights"] == cluster.first.tasks["Trainer"].artifacts["weights"]["uri"]  # and no pod's folder
     metrics = cluster.metrics(cluster.first)
     assert metrics["classes"] == line.first_metrics["classes"]
     assert metrics["confusion"] == line.first_metrics["confusion"]
@@ -113,9 +113,9 @@ def test_workers_of_a_training_job_train_the_model_that_the_stage_leaves(cluster
     operator.shutdown()
     assert run.tasks["Trainer"].state == "succeeded", run.tasks["Trainer"].log + operator.log(operator.created[0], 0)
     assert run.states("succeeded") == {"Facts", "Trainer"}
-    assert "best epoch 1 of 1" in run.metadata("Trainer", "model")["summary"]
-    left = cluster.backend.path(run.tasks["Trainer"].artifacts["model"]["uri"])
-    assert (left / "Format-Serving/saved_model.pb").is_file()
+    assert "best epoch 1 of 1" in run.metadata("Trainer", "weights")["summary"]
+    left = cluster.backend.path(run.tasks["Trainer"].artifacts["weights"]["uri"])
+    assert (left / "classifier.weights.h5").is_file()
     history = cluster.backend.path(run.tasks["Trainer"].artifacts["model_run"]["uri"]) / "training.json"
     (path,) = line.folder.glob("runs/artifacts/Trainer/model_run/*/training.json")
     local = json.loads(path.read_text())
@@ -136,21 +136,23 @@ def up_to(name, spec):
 def test_a_lost_version_is_pushed_again_and_a_report_that_fails_is_told_and_fails_nothing(cluster):
     shutil.rmtree(cluster.serving / cluster.versions()[0])
     trained = cluster.backend.path(cluster.first.tasks["Trainer"].artifacts["model_run"]["uri"])
-    (trained / "answers-validation.parquet").rename(trained / "lost")
+    (trained / "logits-validation.parquet").rename(trained / "lost")
     again = cluster.run()
-    (trained / "lost").rename(trained / "answers-validation.parquet")
+    (trained / "lost").rename(trained / "logits-validation.parquet")
     assert "Trainer" in again.states("cached")
     assert len(cluster.versions()) == 1
     assert again.states("failed") == set()
     assert again.metadata("LabelQuality", "report")["summary"].startswith("failed: FileNotFoundError: ")
-    assert "answers-validation.parquet" in again.tasks["LabelQuality"].log.splitlines()[-1]
+    assert "logits-validation.parquet" in again.tasks["LabelQuality"].log.splitlines()[-1]
     assert again.metadata("Review", "review")["summary"].startswith("failed: there is no label_report: FileNotFound")
     assert not cluster.backend.path(again.tasks["Review"].artifacts["review"]["uri"]).exists()
 
 
 def test_a_gate_raised_for_one_run_blocks_that_run_and_what_failed_before_is_made_again(cluster):
     before = cluster.versions()
-    run = cluster.run(evaluate=cluster.gated(max_calibration_error=0.0))
+    export = {**cluster.config.export.model_dump(mode="json"), "abstain": 0.9}
+    run = cluster.run(evaluate=cluster.gated(max_calibration_error=0.0), export=json.dumps(export))
+    assert run.metadata("Exporter", "model")["summary"].endswith("abstains below 0.9")
     assert "probable label errors" in run.metadata("LabelQuality", "report")["summary"]
     assert run.states("cached") >= {"ExampleGen", "Transform", "Trainer", "Baseline"}
     assert run.metadata("Pusher", "pushed_model")["summary"] == "not pushed: gates blocked"

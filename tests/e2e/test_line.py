@@ -30,6 +30,7 @@ def test_a_first_run_ends_with_a_pushed_version(line):
         "tokenise",
         "baseline",
         "train",
+        "export",
         "evaluate",
         "gates",
         "canary",
@@ -274,6 +275,23 @@ def test_a_run_killed_in_training_goes_on_from_its_checkpoint(line):
     assert len(line.versions()) == len(before) + 1
     assert not checkpoints.exists() or not list(checkpoints.glob("**/*.index"))
     assert "interrupted" in {run["outcome"] for run in line.runs()}
+
+
+def test_a_new_threshold_and_dtype_change_the_answers_and_train_nothing(line):
+    text = "the item"  # without a word that tells the moods apart
+    before = line.versions()
+    (answer,) = line.bertline("predict", line.config, text, "--json").stdout.splitlines()
+    assert "abstained" not in json.loads(answer)
+    line.edit("", "export: {dtype: bfloat16, abstain: 0.999}\n")
+    exported = line.run()
+    assert exported.returncode == 0, exported.stdout
+    (trained,) = [row for row in exported.stdout.splitlines() if row.startswith("  train ")]
+    assert "(cached)" in trained
+    assert "\n  export     bfloat16, " in exported.stdout
+    assert len(line.versions()) == len(before) + 1
+    (answer,) = line.bertline("predict", line.config, text, "--json").stdout.splitlines()
+    assert json.loads(answer)["abstained"] is True
+    line.edit("export: {dtype: bfloat16, abstain: 0.999}\n", "")
 
 
 def test_serving_picks_up_a_new_version_without_dropping_a_request(line):

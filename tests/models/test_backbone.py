@@ -8,6 +8,7 @@ import pytest
 from factories import tiny_model_options
 from safetensors.numpy import save_file
 
+from bertline.errors import UserError
 from bertline.models import backbone
 from bertline.models.recipe import ModelOptions
 
@@ -70,7 +71,7 @@ def test_activation_is_that_of_the_weights(tmp_path):
     folder = write_hugging_face_folder(tmp_path / "bert", hidden_act="gelu_new")
     assert backbone.approximate_gelu(backbone.load(options(folder)))
     relu = write_hugging_face_folder(tmp_path / "relu", hidden_act="relu")
-    with pytest.raises(ValueError, match="hidden_act 'relu' is not one of gelu"):
+    with pytest.raises(UserError, match="hidden_act 'relu' is not one of gelu"):
         backbone.load(options(relu))
 
 
@@ -134,19 +135,19 @@ def test_pins(tmp_path):
     assert backbone.vocabulary(options(folder, sha256={"vocab.txt": right})).path.is_file()
     (folder / "model.safetensors").write_bytes(b"not what it was")
     with pytest.raises(
-        ValueError, match=r"model.safetensors is not the pinned file: expected sha256 00, found [0-9a-f]{64}"
+        UserError, match=r"model.safetensors is not the pinned file: expected sha256 00, found [0-9a-f]{64}"
     ):
         backbone.load(options(folder, sha256={"model.safetensors": "00"}))
-    with pytest.raises(ValueError, match="is pinned but does not exist"):
+    with pytest.raises(UserError, match="is pinned but does not exist"):
         backbone.load(options(folder, sha256={"weights.safetensors": "00"}))
-    with pytest.raises(ValueError, match="fetched by keras-hub"):
+    with pytest.raises(UserError, match="fetched by keras-hub"):
         backbone.load(options("hf://some/bert", sha256={"model.safetensors": "00"}))
 
 
 def test_pickles_are_refused(tmp_path):
     folder = write_hugging_face_folder(tmp_path / "bert")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"found pytorch_model.bin. Pickles can run code"):
+    with pytest.raises(UserError, match=r"found pytorch_model.bin. Pickles can run code"):
         backbone.load(options(folder))
 
 
@@ -159,17 +160,17 @@ def test_pickles_are_refused(tmp_path):
     ],
 )
 def test_what_is_not_there(source, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         backbone.load(ModelOptions(backbone=source))
 
 
 def test_other_models_are_refused(tmp_path):
     folder = write_hugging_face_folder(tmp_path / "roberta", model_type="roberta")
-    with pytest.raises(ValueError, match="model_type is 'roberta'"):
+    with pytest.raises(UserError, match="model_type is 'roberta'"):
         backbone.vocabulary(options(folder))
 
 
 def test_max_length_must_fit_the_positions(tmp_path):
     folder = write_hugging_face_folder(tmp_path / "bert")
-    with pytest.raises(ValueError, match="max_length 11 is more than the 10 positions"):
+    with pytest.raises(UserError, match="max_length 11 is more than the 10 positions"):
         backbone.load(options(folder, max_length=11))

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bertline.errors import UserError
 from bertline.models.dataset import Batches, Rows, balanced_weights, padded_length, read_rows
 
 
@@ -34,7 +35,7 @@ def test_reads_all_shards(tmp_path):
 
 def test_an_empty_split_is_an_error(tmp_path):
     write_examples(tmp_path / "a-00000-of-00001.gz", [])
-    with pytest.raises(ValueError, match="the split holds no rows"):
+    with pytest.raises(UserError, match="the split holds no rows"):
         read_rows(tmp_path, pair=False)
 
 

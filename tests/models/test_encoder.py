@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bertline.errors import UserError
 from bertline.models import backbone, classifier
 from bertline.models.encoder import Batch, Encoder, pack
 
@@ -97,9 +98,10 @@ def test_dropout_follows_the_seed():
 
 def test_saved_and_loaded(tmp_path):
     model = tiny_classifier(approximate=True, dropout=0.25)
-    classifier.save(model, tmp_path / "keras", [f"label {number}" for number in range(model.num_classes)])
+    labels = [f"label {number}" for number in range(model.num_classes)]
+    classifier.save(model, tmp_path / "keras", labels, backbone_digest="")
     again = classifier.load(tmp_path / "keras")
     np.testing.assert_array_equal(keras_logits(again), keras_logits(model))
     assert Encoder.of(again) == Encoder.of(model)
-    with pytest.raises(ValueError, match="written by the Trainer"):
+    with pytest.raises(UserError, match="written by the Trainer"):
         classifier.load(tmp_path)

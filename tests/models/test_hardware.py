@@ -1,6 +1,7 @@
 import pytest
 import tensorflow as tf
 
+from bertline.errors import UserError
 from bertline.models import hardware
 from bertline.models.hardware import Hardware
 
@@ -39,13 +40,13 @@ def test_the_config_can_force_a_precision():
 
 
 def test_no_tpu_is_one_clear_error():
-    with pytest.raises(ValueError, match="no TPU is reached"):
+    with pytest.raises(UserError, match="no TPU is reached"):
         hardware.strategy("tpu")
 
 
 def test_workers_that_nobody_told_of_each_other_are_refused(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(ValueError, match="multi_worker needs TF_CONFIG in the environment"):
+    with pytest.raises(UserError, match="multi_worker needs TF_CONFIG in the environment"):
         hardware.strategy("multi_worker")
 
 

@@ -2,6 +2,7 @@ import sys
 
 import pytest
 
+from bertline.errors import UserError
 from bertline.models import packages
 
 
@@ -25,6 +26,6 @@ def test_finds_a_file_without_importing_the_package(tmp_path, monkeypatch):
     ],
 )
 def test_errors_name_the_way_out(uri, message):
-    with pytest.raises(ValueError, match="package") as error:
+    with pytest.raises(UserError, match="package") as error:
         packages.resolve(uri)
     assert message in str(error.value)

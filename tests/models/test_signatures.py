@@ -58,7 +58,11 @@ def example(**features):
     return tf.train.Example(features=tf.train.Features(feature=lists)).SerializeToString()
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float32, 1e-5), (tf.bfloat16, 1e-2)], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(tf.float32, 1e-5), (tf.bfloat16, 1e-2), (tf.float16, 2e-3)],
+    ids=["float32", "bfloat16", "float16"],
+)
 def test_answers_are_the_keras_models(line, tmp_path, dtype, tolerance):
     answers = saved(line, tmp_path, dtype)["text"](text=tf.constant(TEXTS))
     expected = keras_probabilities(line, TEXTS)
@@ -78,8 +82,8 @@ def test_a_temperature_moves_the_probabilities_and_no_label_and_keras_answers_al
     expected = np.sqrt(plain["probabilities"])
     expected /= expected.sum(-1, keepdims=True)
     np.testing.assert_allclose(warm["probabilities"], expected, atol=1e-6)
-    classifier.save(line[2], tmp_path / "keras", MOODS, temperature=2.0)
-    loaded = line[0], line[1], classifier.load(tmp_path / "keras")
+    classifier.save(line[2], tmp_path / "keras", MOODS, backbone_digest="")
+    loaded = line[0], line[1], classifier.load(tmp_path / "keras", temperature=2.0)
     np.testing.assert_allclose(keras_probabilities(loaded, TEXTS), warm["probabilities"], atol=1e-5)
 
 

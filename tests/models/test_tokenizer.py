@@ -1,6 +1,7 @@
 import pytest
 import tensorflow as tf
 
+from bertline.errors import UserError
 from bertline.models.tokenizer import Tokenizer, read_vocabulary
 
 #            0        1        2        3        4    5      6      7       8     9    10
@@ -88,7 +89,7 @@ def test_line_separators_inside_a_wordpiece_are_no_line_ends(tmp_path):
 def test_a_wrong_vocabulary_is_refused(tmp_path, words, message):
     path = tmp_path / "vocab.txt"
     path.write_text("\n".join(words) + "\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_vocabulary(path)
 
 

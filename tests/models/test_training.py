@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from factories import tiny_model_options, tokenised_reviews
 
+from bertline.errors import UserError
 from bertline.models import backbone, classifier
 from bertline.models.dataset import Rows
 from bertline.models.encoder import Batch, Encoder, pack
@@ -114,7 +115,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
         return made
 
     rows = tokenised_reviews(model, 16)
-    with pytest.raises(ValueError, match=r"loss became nan at step 1 of 18; lower train.learning_rate \(now 1\)"):
+    with pytest.raises(UserError, match=r"loss became nan at step 1 of 18; lower train.learning_rate \(now 1\)"):
         fit(nan_model, rows, rows, options, checkpoints=tmp_path / "checkpoints")
 
 
@@ -122,7 +123,7 @@ def test_an_empty_split_is_named(tmp_path):
     model = tiny_model_options(tmp_path)
     rows = tokenised_reviews(model, 8)
     empty = Rows(rows.token_ids[:0], None, rows.labels[:0])
-    with pytest.raises(ValueError, match="the validation split has no rows"):
+    with pytest.raises(UserError, match="the validation split has no rows"):
         fit(lambda: build(model), rows, empty, RECIPE, checkpoints=tmp_path)
 
 

@@ -9,7 +9,6 @@ import pytest
 from typer.testing import CliRunner
 
 from bertline.errors import UserError
-from bertline.models import classifier
 from bertline.pipeline import cli, explain, lineage
 from bertline.pipeline import config as configs
 from bertline.pipeline.screen import Screen
@@ -21,10 +20,11 @@ TEXT = "Great item, and it was AWFUL!"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What a run's Trainer and Transform left: the weights, and a graph that names labels and features."""
+    """What a run's Trainer, Exporter and Transform left: weights, export.json, and a graph that names the labels."""
     folder = tmp_path_factory.mktemp("run")
     options = factories.tiny_model_options(folder, dropout=0.0)
-    classifier.save(factories.keyword_classifier(options, KEYWORDS), folder / "model" / "Keras", MOODS)
+    factories.trained_weights(folder / "weights", options, KEYWORDS)
+    factories.write_export_record(folder / "model")
     (folder / "options.json").write_text(options.model_dump_json())
     (folder / "graph" / "transformed_metadata").mkdir(parents=True)
     (folder / "graph" / "labels.txt").write_text("".join(f"{json.dumps(label)}\n" for label in MOODS))
@@ -37,7 +37,8 @@ def folder(tmp_path_factory):
 def found(folder, monkeypatch):
     """The command's answer to arguments, of a run whose files are in the folder."""
     stages = {
-        "Trainer": SimpleNamespace(
+        "Trainer": SimpleNamespace(outputs={"weights": [SimpleNamespace(uri=str(folder / "weights"))]}),
+        "Exporter": SimpleNamespace(
             outputs={"model": [SimpleNamespace(uri=str(folder / "model"))]},
             parameters={"model_options": (folder / "options.json").read_text()},
         ),
@@ -148,5 +149,5 @@ def test_without_a_trained_model_there_is_nothing_to_explain(tmp_path):
     task = configs.load(config)
     task.root_folder.mkdir()
     lineage.Store(task).run_ids()  # makes an empty store
-    assert run() == "no run has completed its Trainer yet."
+    assert run() == "no run has completed its Exporter yet."
     assert "yesterday is no run under" in run("--run", "yesterday")

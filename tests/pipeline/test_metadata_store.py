@@ -35,6 +35,7 @@ def location(url, name="reviews"):
             "mysql://keeper@db.example.com/reviews?sslmode=require",
             r"?sslmode: unknown; known for mysql are key, cert, ca",
         ),
+        ("mysql://keeper@db.example.com/reviews?verify_server_cert=maybe", "verify_server_cert=maybe: neither true"),
     ],
 )
 def test_an_address_that_cannot_be_meant_is_told_when_the_config_is_read(tmp_path, url, expected):
@@ -53,6 +54,19 @@ def test_an_address_becomes_what_ml_metadata_connects_with(monkeypatch):
     mysql = metadata_store.connection(location("mysql://keeper@db/reviews?ca=ca.pem&verify_server_cert=true")).mysql
     assert (mysql.host, mysql.port, mysql.database) == ("db", 3306, "reviews")
     assert (mysql.ssl_options.ca, mysql.ssl_options.verify_server_cert) == ("ca.pem", True)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "value"), [("True", True), ("yes", True), ("1", True), ("off", False), ("0", False)]
+)
+def test_a_boolean_is_read_in_each_usual_spelling(spelling, value):
+    mysql = metadata_store.connection(location(f"mysql://keeper@db/x?verify_server_cert={spelling}")).mysql
+    assert mysql.ssl_options.verify_server_cert is value
+
+
+def test_percent_codes_are_decoded():
+    mysql = metadata_store.connection(location("mysql://keeper%40corp@db/the%20reviews?ca=%2Fetc%2Fa%20b.pem")).mysql
+    assert (mysql.user, mysql.database, mysql.ssl_options.ca) == ("keeper@corp", "the reviews", "/etc/a b.pem")
 
 
 def test_the_database_does_not_key_a_model():
@@ -102,7 +116,7 @@ def test_a_wrong_password_is_told_without_showing_it(database, monkeypatch):
     monkeypatch.setenv(metadata_store.PASSWORD, "guess")
     with pytest.raises(UserError) as caught:
         metadata_store.connect(location(f"postgresql://keeper@{database}/reviews"))
-    assert "refuses user keeper or database reviews (the password, BERTLINE_METADATA_PASSWORD, is given)" in str(
+    assert "refuses user keeper or database reviews (the password, BERTLINE_METADATA_PASSWORD, is set)" in str(
         caught.value
     )
     assert "guess" not in str(caught.value)

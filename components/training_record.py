@@ -1,0 +1,61 @@
+"""What the Trainer leaves in its ModelRun beside TensorBoard's files: the history, and the validation rows' logits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bertline.models.features import LABEL
+from bertline.serving import releases
+
+if TYPE_CHECKING:
+    from bertline.models.training import History
+
+HISTORY_FILE = "training.json"
+VALIDATION_FILE = "logits-validation.parquet"
+LOGITS = "logits"
+
+
+@dataclass(frozen=True)
+class ValidationLogits:
+    """What the trained weights give for the validation rows, before any temperature.
+
+    Attributes:
+        labels: the true labels' names, in the order of the split.
+        logits: float32 [rows, labels].
+    """
+
+    labels: list[str]
+    logits: np.ndarray
+
+
+def write_history(folder: str, history: History) -> None:
+    """Writes training.json."""
+    figures = {**asdict(history), "examples_per_second": history.examples_per_second}
+    with releases.open_file(f"{folder}/{HISTORY_FILE}", "w") as file:
+        json.dump(figures, file, indent=1)
+
+
+def read_history(folder: str) -> dict[str, Any]:
+    """The fields of bertline.models.training.History, and `examples_per_second`."""
+    with releases.open_file(f"{folder}/{HISTORY_FILE}", "r") as file:
+        return json.load(file)
+
+
+def write_logits(folder: str, validation: ValidationLogits) -> None:
+    """Writes the logits as Parquet, one validation row per row."""
+    table = pa.table({LABEL: validation.labels, LOGITS: list(validation.logits.astype(np.float32))})
+    with releases.open_file(f"{folder}/{VALIDATION_FILE}", "wb") as file:
+        pq.write_table(table, file)
+
+
+def read_logits(folder: str) -> ValidationLogits:
+    """Reads what `write_logits` wrote."""
+    with releases.open_file(f"{folder}/{VALIDATION_FILE}", "rb") as file:
+        table = pq.read_table(file)
+    return ValidationLogits(table[LABEL].to_pylist(), np.array(table[LOGITS].to_pylist(), np.float32))
