@@ -18,7 +18,7 @@ from bertline.components import artifacts
 from bertline.errors import UserError
 from bertline.pipeline import cli, kubeflow
 from bertline.pipeline import config as configs
-from bertline.pipeline.kubeflow_options import KubeflowOptions, StageOptions
+from bertline.pipeline.kubeflow_options import StageOptions
 
 TOP = Path(__file__).parents[2]
 GOLDEN = TOP / "tests" / "golden" / "kubeflow.yaml"
@@ -177,16 +177,19 @@ def test_retries_are_the_tasks(compiled):
     assert compiled.stages["Trainer"]["retryPolicy"] == expected
 
 
-def test_a_tpu_is_chosen_by_its_topology():
-    stage = StageOptions(
+def test_a_tpu_is_chosen_by_its_topology(config):
+    trainer = StageOptions(
         accelerator="google.com/tpu", accelerators=4, tpu_type="tpu-v5-lite-podslice", tpu_topology="2x2"
     )
-    assert kubeflow._executor_config(KubeflowOptions(), stage) == {
-        "nodeSelector": {
-            "labels": {
-                "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
-                "cloud.google.com/gke-tpu-topology": "2x2",
-            }
+    options = config.kubeflow.model_copy(update={"stages": {"Trainer": trainer}})
+    on_tpu = kubeflow.compile_line(config.model_copy(update={"kubeflow": options}))
+    assert container(on_tpu, "Trainer")["resources"]["accelerator"] == {
+        "resourceType": "google.com/tpu", "resourceCount": "4",
+    }  # fmt: skip
+    assert executor(on_tpu, "Trainer")["nodeSelector"] == {
+        "labels": {
+            "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+            "cloud.google.com/gke-tpu-topology": "2x2",
         }
     }
 
