@@ -20,7 +20,7 @@ __all__ = ["AsyncClient", "Client"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first asked for, so that `import bertline` costs nothing."""
+    """Imports a public name when it is first used, so that `import bertline` costs nothing."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("bertline.serving.client"), name)

@@ -9,8 +9,8 @@ The key file is YAML (so JSON will do), made by `bertline keys`:
       expires: 2027-11-22T10:00:00Z                 # optional
       per_minute: 600                               # optional, as is per_second
 
-A key is 256 random bits, never a person's choice, so SHA-256 alone is right for keeping it: there is nothing to guess
-or to look up in a table, and a slow, salted hash, made for passwords, would cost every request what it costs a thief.
+A key is 256 random bits, never a person's choice, so plain SHA-256 is enough to store it: nobody can guess it or look
+it up in a table. A slow, salted hash, as passwords need, would cost every request as much as it costs a thief.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ log = logging.getLogger(__name__)
 
 
 class Key(BaseModel):
-    """What the key file says of one key; the key itself is nowhere."""
+    """One entry of the key file. The key itself is stored nowhere."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    # Shown in answers and logs: a plain word.
+    # A plain word: answers and logs show it.
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     created: AwareDatetime
@@ -66,7 +66,7 @@ class Key(BaseModel):
 
     @property
     def rates(self) -> list[RateLimitItem]:
-        """The limits to pass, shortest first: a request that the second refuses does not count for the minute."""
+        """The rate limits, shortest first, so that what the limit per second refuses does not count for the minute."""
         rates = []
         if self.per_second:
             rates.append(RateLimitItemPerSecond(self.per_second))
@@ -76,7 +76,7 @@ class Key(BaseModel):
 
 
 class KeyFile(BaseModel):
-    """The whole file: no two keys of one name or one hash."""
+    """The whole file. No two keys have the same name or hash."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -121,17 +121,17 @@ def add_key(
     per_minute: int | None = None,
     days: int | None = None,
 ) -> str:
-    """Adds a key to a file, which is made where there is none.
+    """Adds a key to a file, and makes the file if there is none.
 
     Args:
-        file: the key file; it is replaced whole, mode 0600.
+        file: the key file; it is replaced as a whole, with mode 0600.
         name: who will use the key.
         per_second: the most requests in any second; None for no limit.
         per_minute: the most requests in any minute; None for no limit.
-        days: how long the key is good for; None for ever.
+        days: how long the key is valid; None for ever.
 
     Returns:
-        the key, which is kept nowhere: only its hash is in the file.
+        The key, which is stored nowhere: the file has only its hash.
 
     Raises:
         UserError: the name is taken, a value is out of range, or the file cannot be read or written.
@@ -161,7 +161,7 @@ def add_key(
 
 
 def remove_key(file: str | Path, name: str) -> None:
-    """Takes a key out of a file; servers that read the file refuse it from their next request on.
+    """Removes a key from a file. Servers that read the file refuse it from their next request on.
 
     Raises:
         UserError: there is no such key, or the file cannot be read or written.
@@ -187,7 +187,7 @@ def _locked(file: str | Path) -> Iterator[Path]:
 
 
 def _write(file: Path, keys: list[Key]) -> None:
-    """The whole file or nothing of it, readable by its owner alone."""
+    """Writes the whole file or nothing of it, readable only by its owner."""
     values = KeyFile(keys=keys).model_dump(exclude_none=True)
     with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=f".{file.name}.", delete=False) as new:  # mode 0600
         new.write(FILE_HEADER + yaml.safe_dump(values, sort_keys=False))
@@ -206,9 +206,9 @@ def _hash(key: str) -> str:
 class Access:
     """Answers whether a key may make a request now.
 
-    The file is looked at with each check and read again when it has changed, so a key that is taken out of it stops
-    working at once. A file that went away or cannot be understood changes nothing and is logged, once a change: a slip
-    of the editor must not shut everybody out. To shut everybody out, write `keys: []`.
+    Each check looks at the file and reads it again if it has changed, so a key that is removed stops working at once. A
+    file that is gone or cannot be parsed changes nothing; it is logged once per change. A slip in an editor must not
+    shut everybody out. To shut everybody out, write `keys: []`.
 
     Rates are counted in this process's memory, over a moving window, by key name.
     """
@@ -232,11 +232,11 @@ class Access:
         """Counts one request of a key.
 
         Args:
-            key: what the caller sent; None for nothing.
-            now: the time to judge the key's expiry by, with a time zone; None for the clock's.
+            key: what the caller sent; None if it sent none.
+            now: the time that decides whether the key has expired, with a time zone; None for the clock's.
 
         Returns:
-            the name of the key.
+            The name of the key.
 
         Raises:
             RequestError: UNAUTHENTICATED for a missing, unknown or expired key; RESOURCE_EXHAUSTED over its rate, with
@@ -245,29 +245,29 @@ class Access:
         self._refresh()
         if not key:
             raise _refused("no API key; send `authorization: Bearer KEY` or `x-api-key: KEY` as metadata or header")
-        found = self._find(key)
-        if found is None:
+        entry = self._find(key)
+        if entry is None:
             raise _refused("unknown API key")
-        if found.expires and (now or datetime.now(UTC)) >= found.expires:
-            raise _refused(f"API key {found.name} expired at {found.expires.isoformat()}")
-        for rate in found.rates:
-            if not self._limiter.hit(rate, found.name):
-                until = self._limiter.get_window_stats(rate, found.name).reset_time
+        if entry.expires and (now or datetime.now(UTC)) >= entry.expires:
+            raise _refused(f"API key {entry.name} expired at {entry.expires.isoformat()}")
+        for rate in entry.rates:
+            if not self._limiter.hit(rate, entry.name):
+                until = self._limiter.get_window_stats(rate, entry.name).reset_time
                 wait = max(math.ceil(until - time.time()), 1)
                 raise RequestError(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"API key {found.name} is over its rate of {rate}; try again in {wait} s",
+                    f"API key {entry.name} is over its rate of {rate}; try again in {wait} s",
                     retry_after=wait,
                 )
-        return found.name
+        return entry.name
 
     def _find(self, key: str) -> Key | None:
-        """The entry of a key. Every entry is compared, and whole: how long it takes tells nothing of any hash."""
-        given, found = _hash(key), None
+        """The entry of a key. Every entry is compared in full, so the time it takes reveals nothing of any hash."""
+        digest, match = _hash(key), None
         for entry in self._keys:
-            if hmac.compare_digest(entry.sha256, given):
-                found = entry
-        return found
+            if hmac.compare_digest(entry.sha256, digest):
+                match = entry
+        return match
 
     def _refresh(self) -> None:
         stamp = _stamp(self._file)
@@ -307,9 +307,9 @@ def key_of(headers: Mapping[str, str]) -> str | None:
 
 
 class AccessInterceptor(grpc.aio.ServerInterceptor):
-    """Asks Access before any method of a grpc.aio server, of whatever kind or service, but the health service's.
+    """Checks the key before every method of a grpc.aio server except the health service's.
 
-    A refused call is ended before its message is read, with the code and words of Access's RequestError.
+    A refused call ends before its message is read, with the code and words of Access's RequestError.
     """
 
     def __init__(self, access: Access):
@@ -333,5 +333,5 @@ def _refusal(error: RequestError) -> grpc.RpcMethodHandler:
     async def refuse(_, context: grpc.aio.ServicerContext) -> None:
         await context.abort(error.code, str(error))
 
-    # On the wire all calls are streams, so this one kind refuses all four.
+    # On the wire all calls are streams, so this one kind of handler refuses all four kinds of calls.
     return grpc.stream_stream_rpc_method_handler(refuse)

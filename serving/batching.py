@@ -27,7 +27,7 @@ from bertline.serving.metrics import Metrics
 if TYPE_CHECKING:
     from bertline.serving.servable import Servable
 
-# Parameters whose absence the file's message can tell from zero.
+# Parameters for which the file's message distinguishes absent from zero.
 _WRAPPED = (
     "max_batch_size",
     "batch_timeout_micros",
@@ -43,11 +43,11 @@ class BatchingOptions:
     """TF Serving's batching parameters, with its defaults.
 
     Args:
-        max_batch_size: most rows in a request, and in a batch unless that is split.
-        batch_timeout_micros: how long a request waits for others before a batch that is not full is run.
-        max_enqueued_batches: of a queue; a request that finds so many full batches waiting is refused.
-        num_batch_threads: batches run at the same time.
-        allowed_batch_sizes: a batch is filled up to the next of these by repeating its first row; () for none.
+        max_batch_size: most rows in a request, and in a batch unless it is split.
+        batch_timeout_micros: how long a request waits for others before a batch that is not full runs.
+        max_enqueued_batches: most full batches that wait in a queue; a request beyond them is refused.
+        num_batch_threads: how many batches run at the same time.
+        allowed_batch_sizes: a batch is padded to the next of these by repeating its first row; () does not pad.
         pad_variable_length_inputs: rows of different shapes share a batch, each padded with its first value.
         enable_large_batch_splitting: requests are split into runs of max_execution_batch_size rows.
         max_execution_batch_size: with splitting, the most rows in one run; None for max_batch_size.
@@ -83,10 +83,10 @@ class BatchingOptions:
 
     @classmethod
     def of(cls, parameters: BatchingParameters) -> BatchingOptions:
-        """The options in a file's message; what it leaves out has TF Serving's default."""
-        given = {name: getattr(parameters, name).value for name in _WRAPPED if parameters.HasField(name)}
+        """The options in a file's message, with TF Serving's defaults for what it leaves out."""
+        values = {name: getattr(parameters, name).value for name in _WRAPPED if parameters.HasField(name)}
         return cls(
-            **given,
+            **values,
             allowed_batch_sizes=tuple(parameters.allowed_batch_sizes),
             pad_variable_length_inputs=parameters.pad_variable_length_inputs,
         )
@@ -99,13 +99,13 @@ class BatchingOptions:
         return self.max_batch_size
 
     def filled(self, rows: int) -> int:
-        """Rows that a batch of so many is filled up to."""
+        """The size that a batch of `rows` rows is padded to."""
         return next((size for size in self.allowed_batch_sizes if size >= rows > 0), rows)
 
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """A request's rows, or a part of them, waiting for their turn."""
+    """A request's rows, or a part of them, that wait for their turn."""
 
     call: Call
     result: asyncio.Future
@@ -113,7 +113,7 @@ class _Task:
 
 
 class _Queue:
-    """Tasks that may share a batch: same servable, same tensors, and the same shapes of a row unless padded."""
+    """Tasks that may share a batch: same servable, same tensors and, unless padded, same shape per row."""
 
     def __init__(self, servable: Servable, signature: str):
         self.servable = servable
@@ -136,7 +136,7 @@ class _Queue:
         return batch
 
     def discard(self, task: _Task) -> None:
-        """Drops a task whose caller is gone, if it still waits."""
+        """Drops a task whose caller is gone, if it is still waiting."""
         if task in self.tasks:
             self.tasks.remove(task)
             self.rows -= task.call.rows
@@ -147,14 +147,14 @@ class Batcher:
 
     Args:
         options: sizes, times and threads.
-        metrics: where batches and the queue's length are counted.
+        metrics: counts batches and the queue's length.
     """
 
     def __init__(self, options: BatchingOptions, metrics: Metrics):
         self.options = options
         self._metrics = metrics
         self._queues: dict[tuple, _Queue] = {}
-        # One thread each, and the one that ran last goes first: its core's caches still hold the model.
+        # Executors of one thread each. The one that ran last goes first: its core's caches still hold the model.
         self._threads = [ThreadPoolExecutor(1, f"batch-{number}") for number in range(options.num_batch_threads)]
         self._free = [*self._threads]
         self._wake: asyncio.TimerHandle | None = None
@@ -165,10 +165,10 @@ class Batcher:
         return sum(len(queue.tasks) for queue in list(self._queues.values()))
 
     async def run(self, servable: Servable, signature: str, call: Call) -> dict[str, np.ndarray]:
-        """The outputs of a call, computed in one batch with others'. Cancelling the caller takes it from the queue.
+        """The outputs of a call, computed in one batch with others. Cancelling the caller removes it from the queue.
 
         Args:
-            servable: what runs it; kept loaded by the caller.
+            servable: runs it; the caller keeps it loaded.
             signature: its name, for the metrics.
             call: feeds with the same number of rows each.
 
@@ -223,9 +223,9 @@ class Batcher:
         return self._queues[key]
 
     def _dispatch(self) -> None:
-        """Starts batches while there are threads for them; sets a clock for the next that will be due."""
+        """Starts batches while there are free threads, and sets a timer for the next batch that will be due."""
         if not self._free:
-            return  # the thread that is free next looks again
+            return  # the next thread to finish dispatches again
         now = asyncio.get_running_loop().time()
         while self._free:
             ready = [queue for queue in self._queues.values() if queue.tasks and self._due(queue) <= now]
@@ -267,7 +267,7 @@ class Batcher:
         self, thread: ThreadPoolExecutor, batch: list[_Task], outcomes: list[dict[str, np.ndarray] | BaseException]
     ) -> None:
         self._free.append(thread)
-        self._dispatch()  # first, so that the thread has work while the answers are written
+        self._dispatch()  # first, so that the thread works while the answers are written
         for task, outcome in zip(batch, outcomes, strict=True):
             if task.result.done():
                 continue
@@ -283,15 +283,15 @@ class Batcher:
 def _run_batch(
     servable: Servable, calls: list[Call], options: BatchingOptions
 ) -> list[dict[str, np.ndarray] | BaseException]:
-    """What became of each call: its outputs or its error."""
+    """The outcome of each call: its outputs or its error."""
     try:
         return _run_together(servable, calls, options)
     except RequestError as error:
         if len(calls) == 1:
             return [error]
-        # One caller's bad row must not fail the others': each by itself.
+        # One caller's bad row must not fail the others, so each call runs by itself.
         return [outcome for call in calls for outcome in _run_batch(servable, [call], options)]
-    except Exception as error:  # whatever it is, every caller has to hear of it
+    except Exception as error:  # whatever it is, every caller gets it; the service logs it with its traceback
         return [error] * len(calls)
 
 
@@ -321,17 +321,17 @@ def _run_together(servable: Servable, calls: list[Call], options: BatchingOption
 
 
 def _padded(parts: list[np.ndarray]) -> list[np.ndarray]:
-    """Arrays of one rank, each grown to the largest size of any in every dimension but the first."""
+    """Arrays of one rank, each padded to the largest size in every dimension except the first."""
     largest = np.max([part.shape[1:] for part in parts], axis=0, initial=0)
-    grown = []
+    padded = []
     for part in parts:
         widths = [(0, 0), *((0, int(size) - own) for size, own in zip(largest, part.shape[1:], strict=True))]
         if any(after for _, after in widths):
             if not part.size:
                 raise invalid("Got empty tensor in batch of non-empty tensors.")
             part = np.pad(part, widths, constant_values=part.flat[0])
-        grown.append(part)
-    return grown
+        padded.append(part)
+    return padded
 
 
 def _parts(call: Call, most: int) -> list[Call]:

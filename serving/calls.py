@@ -1,4 +1,4 @@
-"""A run of a graph as data, for what schedules runs without knowing TensorFlow."""
+"""A run of a graph as data, so that the scheduling of runs needs no TensorFlow."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ class Call:
 
     @cached_property
     def rows(self) -> int:
-        """The size of the feeds' first dimension, which is the batch; the smallest where they differ."""
+        """The number of rows: the size of the feeds' first dimension, the smallest if they differ."""
         return min(feed.shape[0] for feed in self.feeds.values())

@@ -1,4 +1,4 @@
-"""How a client reaches a server: channel, retries, TLS and key, and what goes wrong there in words."""
+"""How a client reaches a server: channel, retries, TLS and key, and in words what can go wrong."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-# grpc's own retries, the same for both clients. Not for ModelService: who asks for the state wants the present one.
+# grpc's own retries, for both clients. ModelService has none: its callers want the present state.
 SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [
@@ -44,7 +44,7 @@ Pem = bytes | str | os.PathLike
 
 
 class Connection:
-    """Where a server is, and how to reach and convince it; opens a channel of grpc or of grpc.aio.
+    """A server's address, and what it takes to reach it: TLS and key. Opens a channel of grpc or of grpc.aio.
 
     Args and errors are those of `bertline.serving.client.Client`.
 
@@ -88,7 +88,7 @@ class Connection:
         return transport.secure_channel(self.address, self._credentials, self._options)
 
     def explain(self, code: grpc.StatusCode, details: str, seconds: float) -> str:
-        """What a failed request means and what to do, from its status; `seconds` is the time it had."""
+        """What a failed request's status means, and the way out; `seconds` is the time that the request had."""
         address = self.address
         if code == grpc.StatusCode.UNAVAILABLE and re.search("handshake|verification", details, re.IGNORECASE):
             return (

@@ -8,10 +8,12 @@ import grpc
 
 
 class RequestError(Exception):
-    """Carries the gRPC status code of the answer, and a message that names what is at fault.
+    """The gRPC status code of the answer, and a message that names what is at fault.
 
-    `retry_after` is for answers that may be asked for again, in whole seconds. Half a second is what the largest number
-    of requests under way takes; one second is the least that HTTP's Retry-After can say.
+    Attributes:
+        code: gRPC's status code.
+        retry_after: whole seconds after which the caller may try again. The largest number of requests in flight takes
+            half a second, and one second is the least that HTTP's Retry-After can say.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str, retry_after: int = 1):
@@ -21,10 +23,10 @@ class RequestError(Exception):
 
 
 def frames(error: BaseException) -> str:
-    """Where an unexpected error was raised and its type, for a log: its words could quote a request."""
+    """An unexpected error's type and traceback, for a log. Its words are left out: they could quote a request."""
     return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
 
 
 def invalid(message: str) -> RequestError:
-    """The error for a request that will never be right for this model: INVALID_ARGUMENT."""
+    """INVALID_ARGUMENT, the error for a request that will never be right for this model."""
     return RequestError(grpc.StatusCode.INVALID_ARGUMENT, message)

@@ -1,6 +1,6 @@
 """tensorflow_model_server's command line, and the few flags that it lacks.
 
-Flags, defaults and meanings are those of TF Serving 2.19 (model_servers/main.cc) but where the help says otherwise.
+Flags, defaults and meanings are those of TF Serving 2.19 (model_servers/main.cc), except where the help says otherwise.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ABSENT = {
     "thread_pool_factory_config_file": "there is one kind of thread pool",
     "mixed_precision": "a model is exported in its precision",
 }
-# Flags that steer what this server does by itself; accepted, so that one command line fits both.
+# Flags for what this server does by itself. They are accepted, so that one command line fits both servers.
 _WITHOUT_EFFECT = (
     "rest_api_num_threads",
     "grpc_max_threads",
@@ -56,52 +56,52 @@ def parse(arguments: list[str] | None = None) -> tuple[ServerOptions, bool]:
 
     Raises:
         UserError: a file that a flag names cannot be read, or values contradict each other.
-        SystemExit: a flag that is unknown or has no meaning here, after a line that says so.
+        SystemExit: a flag is unknown or has no meaning here; the screen says which.
     """
     parser = _parser()
-    given = parser.parse_args(arguments)
+    flags = parser.parse_args(arguments)
     for name, reason in _ABSENT.items():
-        if getattr(given, name) is not None:
+        if getattr(flags, name) is not None:
             parser.error(f"--{name} is not supported: {reason}")
-    if not given.model_config_file and not given.model_base_path:
+    if not flags.model_config_file and not flags.model_base_path:
         parser.error("give --model_base_path, or --model_config_file")
-    if given.port == 0 and not given.grpc_socket_path:
+    if flags.port == 0 and not flags.grpc_socket_path:
         parser.error("--port=0 listens on no port, so --grpc_socket_path is needed")
-    return _options(given), given.exit_with_parent
+    return _options(flags), flags.exit_with_parent
 
 
-def _options(given: argparse.Namespace) -> ServerOptions:
-    by_file = bool(given.model_config_file)
+def _options(flags: argparse.Namespace) -> ServerOptions:
+    by_file = bool(flags.model_config_file)
     return ServerOptions(
-        models=ModelServerConfig() if by_file else one_model(given.model_name, given.model_base_path),
-        models_file=Path(given.model_config_file) if by_file else None,
-        models_file_poll_seconds=given.model_config_file_poll_wait_seconds,
-        host=given.host,
-        port=_port(given.port),
-        socket_path=given.grpc_socket_path,
-        rest_port=_port(given.rest_api_port),
-        rest_timeout=given.rest_api_timeout_in_ms / 1000,
-        cors=given.rest_api_enable_cors_support,
-        metrics_path=_metrics_path(given.monitoring_config_file),
+        models=ModelServerConfig() if by_file else one_model(flags.model_name, flags.model_base_path),
+        models_file=Path(flags.model_config_file) if by_file else None,
+        models_file_poll_seconds=flags.model_config_file_poll_wait_seconds,
+        host=flags.host,
+        port=_port(flags.port),
+        socket_path=flags.grpc_socket_path,
+        rest_port=_port(flags.rest_api_port),
+        rest_timeout=flags.rest_api_timeout_in_ms / 1000,
+        cors=flags.rest_api_enable_cors_support,
+        metrics_path=_metrics_path(flags.monitoring_config_file),
         polling=Polling(
-            given.file_system_poll_wait_seconds,
-            given.max_num_load_retries if given.num_load_retries is None else given.num_load_retries,
-            given.load_retry_interval_micros / 1e6,
+            flags.file_system_poll_wait_seconds,
+            flags.max_num_load_retries if flags.num_load_retries is None else flags.num_load_retries,
+            flags.load_retry_interval_micros / 1e6,
         ),
-        labels_in_advance=given.allow_version_labels_for_unavailable_models,
-        batching=_batching(given),
-        tags=tuple(given.saved_model_tags.split(",")),
-        session=_session(given),
-        warm_up=given.enable_model_warmup,
-        warm_up_rounds=max(given.num_request_iterations_for_warmup, 1),
-        as_content=given.enable_serialization_as_tensor_content,
-        health=given.enable_grpc_healthcheck_service,
-        tls=_read(given.ssl_config_file, configuration.SSLConfig),
-        keys_file=Path(given.api_keys_file) if given.api_keys_file else None,
+        labels_in_advance=flags.allow_version_labels_for_unavailable_models,
+        batching=_batching(flags),
+        tags=tuple(flags.saved_model_tags.split(",")),
+        session=_session(flags),
+        warm_up=flags.enable_model_warmup,
+        warm_up_rounds=max(flags.num_request_iterations_for_warmup, 1),
+        as_content=flags.enable_serialization_as_tensor_content,
+        health=flags.enable_grpc_healthcheck_service,
+        tls=_read(flags.ssl_config_file, configuration.SSLConfig),
+        keys_file=Path(flags.api_keys_file) if flags.api_keys_file else None,
         limits=Limits(
-            given.max_batch_rows, given.max_text_bytes, given.max_concurrent_requests, given.max_request_bytes
+            flags.max_batch_rows, flags.max_text_bytes, flags.max_concurrent_requests, flags.max_request_bytes
         ),
-        grpc_arguments=_channel_arguments(given.grpc_channel_arguments),
+        grpc_arguments=_channel_arguments(flags.grpc_channel_arguments),
     )
 
 
@@ -125,9 +125,9 @@ def _add_serving_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where it listens")
     free = f"{FREE_PORT} takes a free one and prints it"
     group.add_argument("--port", type=int, default=8500, help=f"TCP port for gRPC; 0 has none, {free}")
-    group.add_argument("--grpc_socket_path", help="a Unix socket for gRPC, beside the port")
+    group.add_argument("--grpc_socket_path", help="a Unix socket for gRPC, in addition to the port")
     group.add_argument("--rest_api_port", type=int, default=0, help=f"TCP port for REST; 0 has none, {free}")
-    group.add_argument("--rest_api_timeout_in_ms", type=int, default=30_000, help="time a REST request may take")
+    group.add_argument("--rest_api_timeout_in_ms", type=int, default=30_000, help="time that a REST request may take")
     _add_switch(group, "rest_api_enable_cors_support", False, "let pages of other sites call REST")
     group.add_argument("--grpc_channel_arguments", default="", help="of the gRPC server: name=value,name=value")
     group.add_argument("--ssl_config_file", help="an SSLConfig in text form, for gRPC and REST")
@@ -140,7 +140,7 @@ def _add_serving_flags(parser: argparse.ArgumentParser) -> None:
 def _add_loading_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what it serves")
     group.add_argument("--model_name", default="default", help="the name that requests call the model by")
-    group.add_argument("--model_base_path", help="the serving folder, with a folder a version")
+    group.add_argument("--model_base_path", help="the serving folder, with one folder per version")
     group.add_argument("--model_config_file", help="a ModelServerConfig in text form, in place of the two above")
     group.add_argument("--model_config_file_poll_wait_seconds", type=float, default=0, help="0 reads it once")
     group.add_argument("--file_system_poll_wait_seconds", type=_not_negative, default=1.0, help="0 looks once")
@@ -148,12 +148,12 @@ def _add_loading_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--num_load_retries", type=int, help="another name of --max_num_load_retries")
     group.add_argument("--load_retry_interval_micros", type=int, default=60_000_000, help="time between them")
     _add_switch(group, "allow_version_labels_for_unavailable_models", False, "labels on versions yet to come")
-    group.add_argument("--saved_model_tags", default="serve", help="of the graph to load, with commas between")
+    group.add_argument("--saved_model_tags", default="serve", help="tags of the graph to load, separated by commas")
     _add_switch(group, "enable_model_warmup", True, "replay assets.extra/tf_serving_warmup_requests before answering")
-    group.add_argument("--num_request_iterations_for_warmup", type=int, default=1, help="how often")
+    group.add_argument("--num_request_iterations_for_warmup", type=int, default=1, help="how often each is replayed")
     _add_switch(group, "enable_batching", False, "let requests share runs of the graph")
     group.add_argument("--batching_parameters_file", help="BatchingParameters in text form")
-    group.add_argument("--tensorflow_session_parallelism", type=int, default=0, help="both of the two below")
+    group.add_argument("--tensorflow_session_parallelism", type=int, default=0, help="sets both of the two below")
     group.add_argument("--tensorflow_intra_op_parallelism", type=int, default=0, help="threads of one op; 0: all cores")
     group.add_argument(
         "--tensorflow_inter_op_parallelism",
@@ -168,7 +168,7 @@ def _add_own_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("flags that tensorflow_model_server does not have")
     limits = Limits()
     group.add_argument("--host", default="127.0.0.1", help="address to listen on (the real server: all)")
-    group.add_argument("--api_keys_file", help="API keys, made by `bertline keys`; without it nobody is asked for one")
+    group.add_argument("--api_keys_file", help="API keys, made by `bertline keys`; without it no key is needed")
     group.add_argument("--max_request_bytes", type=int, default=limits.max_request_bytes, help="of one request")
     group.add_argument("--max_batch_rows", type=int, default=limits.max_batch_rows, help="of one request")
     group.add_argument("--max_text_bytes", type=int, default=limits.max_text_bytes, help="of one string")
@@ -177,7 +177,7 @@ def _add_own_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_switch(group, name: str, default: bool, words: str) -> None:
-    """A flag that is true alone or as --name=true, and false as --name=false."""
+    """A flag that is true as --name or --name=true, and false as --name=false."""
     group.add_argument(f"--{name}", nargs="?", const=True, default=default, type=_boolean, help=words)
 
 
@@ -214,28 +214,28 @@ def _metrics_path(file: str | None) -> str | None:
     return path
 
 
-def _batching(given: argparse.Namespace) -> BatchingOptions | None:
-    parameters = _read(given.batching_parameters_file, configuration.BatchingParameters)
-    if not given.enable_batching:
+def _batching(flags: argparse.Namespace) -> BatchingOptions | None:
+    parameters = _read(flags.batching_parameters_file, configuration.BatchingParameters)
+    if not flags.enable_batching:
         if parameters is not None:
             raise UserError("--batching_parameters_file has no effect without --enable_batching")
         return None
     try:
         return BatchingOptions.of(parameters) if parameters is not None else BatchingOptions()
     except UserError as error:
-        raise UserError(f"{given.batching_parameters_file}: {error}") from error
+        raise UserError(f"{flags.batching_parameters_file}: {error}") from error
 
 
-def _session(given: argparse.Namespace) -> ConfigProto:
-    config = _read(given.tensorflow_session_config_file, ConfigProto) or ConfigProto()
+def _session(flags: argparse.Namespace) -> ConfigProto:
+    config = _read(flags.tensorflow_session_config_file, ConfigProto) or ConfigProto()
     config.intra_op_parallelism_threads = (
-        given.tensorflow_intra_op_parallelism
-        or given.tensorflow_session_parallelism
+        flags.tensorflow_intra_op_parallelism
+        or flags.tensorflow_session_parallelism
         or config.intra_op_parallelism_threads
     )
     config.inter_op_parallelism_threads = (
-        given.tensorflow_inter_op_parallelism
-        or given.tensorflow_session_parallelism
+        flags.tensorflow_inter_op_parallelism
+        or flags.tensorflow_session_parallelism
         or config.inter_op_parallelism_threads
     )
     return config

@@ -41,17 +41,16 @@ def add_services(server: grpc.aio.Server, service: Service, metrics: Metrics, as
 
 
 class Calls:
-    """Answers calls: their errors become gRPC's, and each is counted with the code it ended with.
+    """Answers calls, turns their errors into gRPC's, and counts each with the code it ended with.
 
-    A server that stops ends calls that it has received and not yet begun with CANCELLED, which no client tries again.
-    So it holds them first, until there are none left to receive, and refuses them when it is stopping: that is
-    UNAVAILABLE, and clients go elsewhere.
+    A gRPC server that stops ends calls that it has received but not begun with CANCELLED, which no client retries. So
+    calls are held until no more arrive, and then refused with UNAVAILABLE, on which clients go elsewhere.
     """
 
     def __init__(self, service: Service, metrics: Metrics, as_content: bool):
         self._service = service
         self._metrics = metrics
-        self._stopping: asyncio.Event | None = None  # while there is one, calls are held until it is set
+        self._stopping: asyncio.Event | None = None  # if there is one, calls wait until it is set
         self._answers: dict[str, Callable[[Message], Awaitable[Message]]] = {
             "Predict": partial(service.predict, as_content=as_content),
             "Classify": service.classify,
@@ -63,7 +62,7 @@ class Calls:
         }
 
     def hold(self) -> None:
-        """From now on calls wait. Those under way are answered."""
+        """From now on new calls wait. Those in flight are answered."""
         self._stopping = asyncio.Event()
 
     def refuse_held(self) -> None:
@@ -102,7 +101,7 @@ class Calls:
         return handle
 
     def _model(self, request: Message | RequestError) -> str:
-        """The model that a request names, if it is served: strangers' names would fill the registry."""
+        """The model that a request names if it is served, else "": strangers' names would fill the registry."""
         if isinstance(request, MultiInferenceRequest):
             request = request.tasks[0] if request.tasks else request
         name = request.model_spec.name if hasattr(request, "model_spec") else ""
@@ -110,7 +109,7 @@ class Calls:
 
 
 def _reader(kind: type[Request]) -> Callable[[bytes], Request | RequestError]:
-    """Reads a message; one that is malformed comes out as the error to answer, which gRPC's own would not name."""
+    """Reads a message, or returns the error to answer with: gRPC's own for a malformed message says nothing."""
 
     def read(message: bytes) -> Request | RequestError:
         try:

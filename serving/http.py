@@ -1,4 +1,4 @@
-"""uvicorn's HTTP connections, with an end to requests that never come whole."""
+"""uvicorn's HTTP connections, with a time limit for a request's head."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_SECONDS = 20.0  # for the head of a request; its body is timed where it is read
+HEAD_SECONDS = 20.0  # for the head of a request; rest.py limits the time for its body
 
 
 class Protocol(H11Protocol):
-    """A connection that is closed when a request's head takes too long, which uvicorn by itself waits for forever."""
+    """A connection that is closed when a request's head takes too long. uvicorn by itself waits for ever."""
 
     _late: asyncio.TimerHandle | None = None
 

@@ -1,7 +1,7 @@
 """TF Serving's JSON: request messages out of REST bodies, and REST bodies out of response messages.
 
-The forms are those of https://www.tensorflow.org/tfx/serving/api_rest. Errors name a value by its place, never by what
-it is: a request's text stays out of whatever reads the errors. Needs no TensorFlow.
+The forms are those of https://www.tensorflow.org/tfx/serving/api_rest. Errors name the place of a value, never the
+value: a request's text stays out of whatever reads the errors. Needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ _WORDS = {
 def parse(body: bytes) -> dict[str, Any]:
     """The JSON object in a request's body; NaN, Infinity and -Infinity are numbers, as TF Serving has them.
 
-    Of two members with one name, the last counts.
+    Of two members with the same name, the last counts.
 
     Raises:
-        RequestError: INVALID_ARGUMENT; not UTF-8, not JSON or no object, with the place.
+        RequestError: INVALID_ARGUMENT with the place; the body is not UTF-8, not JSON or not an object.
     """
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
@@ -83,10 +83,10 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def signature_name(document: Mapping[str, Any]) -> str:
-    """The signature that a request names; "" where it names none.
+    """The signature that a request names; "" if it names none.
 
     Raises:
-        RequestError: INVALID_ARGUMENT; the name is no string.
+        RequestError: INVALID_ARGUMENT; the name is not a string.
     """
     name = document.get("signature_name", "")
     if not isinstance(name, str):
@@ -137,7 +137,7 @@ def fill_examples(document: Mapping[str, Any], input: Input) -> None:
 
 
 def _parse_lenient(body: bytes, strict: orjson.JSONDecodeError) -> Any:
-    """What orjson refused: numbers that JSON itself does not know, or something that is wrong."""
+    """Parses what orjson refused: numbers that JSON does not have (NaN, Infinity). Raises for anything else."""
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
@@ -146,9 +146,8 @@ def _parse_lenient(body: bytes, strict: orjson.JSONDecodeError) -> Any:
         raise _parse_error(strict)
     try:
         document = json.loads(text)
-        orjson.dumps(
-            document
-        )  # raises for what its parser refuses too: halves of surrogate pairs, numbers out of range
+        # Raises for what orjson's parser refuses too: halves of surrogate pairs, numbers out of range.
+        orjson.dumps(document)
     except json.JSONDecodeError as error:
         raise _parse_error(error) from None
     except RecursionError:
@@ -168,7 +167,7 @@ def _parse_error(error: json.JSONDecodeError) -> RequestError:
 
 
 def _columns_of_rows(rows: Any, names: Sequence[str]) -> dict[str, list]:
-    """Input name -> its values, a row each, of the row form: a list of objects, or of one input's values."""
+    """Input name -> its value in each row, from the row form: a list of objects, or of one input's values."""
     if not isinstance(rows, list) or not rows:
         raise invalid(f"'{ROWS}' must be a list with at least one row")
     if not _is_named(rows[0]):
@@ -185,7 +184,7 @@ def _columns_of_rows(rows: Any, names: Sequence[str]) -> dict[str, list]:
 def _columns(inputs: Any, names: Sequence[str]) -> dict[str, Any]:
     """Input name -> its value, of the columnar form: an object, or the value of the one input.
 
-    Names that the signature does not have are passed over, as TF Serving does.
+    Names that the signature does not have are ignored, as in TF Serving.
     """
     if not _is_named(inputs):
         return {_only(names, f"'{COLUMNS}' must be an object"): inputs}
@@ -208,7 +207,7 @@ def _difference(row: dict[str, Any], wanted: set[str]) -> str:
 
 
 def _is_named(value: Any) -> bool:
-    """Whether it is an object of inputs by name, and not one value in base64."""
+    """Whether the value is an object of inputs by name, and not one value in base64."""
     return isinstance(value, dict) and not _is_base64(value)
 
 
@@ -230,7 +229,7 @@ def _fill_tensor(name: str, value: Any, dtype: int, tensor: TensorProto) -> None
 
 
 def _flatten(name: str, value: Any) -> tuple[list[int], list]:
-    """Shape and values of a nested list, level by level: no depth is too deep for it."""
+    """Shape and values of a nested list, level by level, so that no depth ends in a recursion error."""
     shape: list[int] = []
     level = [value]
     while list in (kinds := set(map(type, level))):
@@ -278,8 +277,8 @@ def _numbers(name: str, values: list, shape: list[int], dtype: int) -> np.ndarra
     allowed = {int, float} if dtype in _FLOATS else {int} if dtype in _INTEGERS else {bool}
     if not set(map(type, values)) <= allowed:
         place = next(place for place, value in enumerate(values) if type(value) not in allowed)
-        found, expected = _WORDS[type(values[place])], DataType.Name(dtype)
-        raise invalid(f"{_place(name, shape, place)} is {found}, not of expected type: {expected}")
+        actual, expected = _WORDS[type(values[place])], DataType.Name(dtype)
+        raise invalid(f"{_place(name, shape, place)} is {actual}, not of expected type: {expected}")
     try:
         with np.errstate(over="ignore"):  # what is too large for float32 is infinite, as in TF Serving
             return np.array(values, _NUMBERS[dtype][0])
@@ -290,7 +289,7 @@ def _numbers(name: str, values: list, shape: list[int], dtype: int) -> np.ndarra
 
 
 def _place(name: str, shape: Sequence[int], flat: int) -> str:
-    """`input x[2][0]`: where a value is, by its position in the flattened lists."""
+    """Where a value is, as in `input x[2][0]`, from its position in the flattened lists."""
     indices = np.unravel_index(flat, shape) if shape else ()
     return f"input {name}{''.join(f'[{index}]' for index in indices)}"
 
@@ -309,7 +308,7 @@ def _fill_example(place: str, features: Any, example: Example) -> None:
 
 
 def _fill_feature(place: str, values: list, feature: Any) -> None:
-    """Texts and base64 become bytes, whole numbers and booleans int64, other numbers float; a feature has one kind."""
+    """Texts and base64 become bytes, whole numbers and booleans int64, other numbers float. One kind per feature."""
     kinds = set(map(type, values))
     if kinds <= {str, dict}:
         feature.bytes_list.value.extend(_string(place, value) for value in values)
@@ -320,9 +319,9 @@ def _fill_feature(place: str, values: list, feature: Any) -> None:
     elif kinds == {float}:
         feature.float_list.value.extend(values)
     else:
-        found = ", ".join(sorted(_WORDS[kind] for kind in kinds))
+        words = ", ".join(sorted(_WORDS[kind] for kind in kinds))
         raise invalid(
-            f"{place} must be strings, whole numbers or numbers with a fraction, and one kind; it has {found}"
+            f"{place} must be strings, whole numbers or numbers with a fraction, and one kind; it has {words}"
         )
 
 
@@ -333,7 +332,7 @@ def predictions(response: PredictResponse, form: str) -> bytes:
     """The body of a predict response, in the form of its request.
 
     Raises:
-        RequestError: INVALID_ARGUMENT, naming the output: it has no JSON form, or no rows where rows are asked for.
+        RequestError: INVALID_ARGUMENT, naming the output; it has no JSON form, or has no rows in the row form.
     """
     outputs = {name: _values(name, tensor) for name, tensor in sorted(response.outputs.items())}
     if form == ROWS:
@@ -349,15 +348,15 @@ def predictions(response: PredictResponse, form: str) -> bytes:
 
 def classifications(result: ClassificationResult) -> bytes:
     """The body of a classify response: for each example a list of [label, score]."""
-    scores = [np.array([each.score for each in row.classes], np.float32) for row in result.classifications]
-    labels = [[each.label for each in row.classes] for row in result.classifications]
+    scores = [np.array([entry.score for entry in row.classes], np.float32) for row in result.classifications]
+    labels = [[entry.label for entry in row.classes] for row in result.classifications]
     rows = [[list(pair) for pair in zip(*row, strict=True)] for row in zip(labels, scores, strict=True)]
     return _dumps({"results": rows}, scores)
 
 
 def regressions(result: RegressionResult) -> bytes:
     """The body of a regress response: a number for each example."""
-    values = np.array([each.value for each in result.regressions], np.float32)
+    values = np.array([regression.value for regression in result.regressions], np.float32)
     return _dumps({"results": values}, [values])
 
 

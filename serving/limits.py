@@ -1,8 +1,8 @@
-"""How much one request may ask for, so that no single caller can take the memory or the time of all.
+"""How much one request may take, so that no single caller can use up the memory or the time of all.
 
-Checked on the request as it came, before anything is decoded or allocated: a tensor of a few bytes on the wire can
-stand for terabytes (TensorProto lets a short list repeat its last value), and an Input's context is copied into each
-of its examples.
+The limits are checked on the request as it arrived, before anything is decoded or allocated. A tensor of a few bytes on
+the wire can stand for terabytes (TensorProto lets a short list repeat its last value), and an Input's context is copied
+into each of its examples.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bertline.serving.protos import DataType, Example, Input, TensorProto
 
 KIB, MIB = 1 << 10, 1 << 20
 
-# Bytes an element takes in memory; 4 for types not named. A string is TensorFlow's tstring, its characters extra.
+# Bytes that an element takes in memory; 4 for types not named. A string is TensorFlow's tstring, plus its characters.
 _ELEMENT_BYTES = {
     **dict.fromkeys((DataType.DT_BOOL, DataType.DT_INT8, DataType.DT_UINT8), 1),
     **dict.fromkeys((DataType.DT_INT16, DataType.DT_UINT16, DataType.DT_HALF, DataType.DT_BFLOAT16), 2),
@@ -29,7 +29,7 @@ _ELEMENT_BYTES = {
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that one request, and all at once, may take; every limit is a positive whole number.
+    """The most that one request, and all requests in flight, may take; every limit is a positive whole number.
 
     Raises:
         UserError: a limit below 1, by name.
@@ -38,11 +38,11 @@ class Limits:
     # Just over the 1,000 rows that TF Serving's own batches hold by default. BERT-base's attention over this many texts
     # takes 0.2 GiB at 64 tokens but 12 GiB at 512: lower it for long texts.
     max_batch_rows: int = 1024
-    # BERT reads 512 tokens, some 12 KiB at most, but the line takes rows of 100,000 characters and cuts them off in the
-    # graph: what it was trained on it answers. Tokenising such a text takes milliseconds.
+    # BERT reads 512 tokens, some 12 KiB at most. But the line accepts rows of 100,000 characters, which the graph cuts
+    # off, and a model should answer every text that it can be trained on. Tokenising such a text takes milliseconds.
     max_text_bytes: int = 512 * KIB
-    # Four times the 64 clients that two cores are measured with, half a second of single texts; with the largest
-    # request each, 4 GiB. What would wait longer had better be told at once to go elsewhere.
+    # Four times the 64 clients that two cores are measured with: half a second of single texts, or 4 GiB if every
+    # request has the largest size. A request that would wait longer had better go elsewhere at once.
     max_concurrent_requests: int = 256
     # A batch of 1,024 rows with 16 KiB each. gRPC's own default for what a server receives is 4 MiB.
     max_request_bytes: int = 16 * MIB
@@ -53,10 +53,10 @@ class Limits:
                 raise UserError(f"{field.name} is {getattr(self, field.name)}: it must be at least 1")
 
     def check(self, inputs: Mapping[str, TensorProto]) -> None:
-        """Refuses tensors, by input name, that have too many rows, too long a text or too large a total size.
+        """Refuses tensors that have too many rows, too long a text or too large a total size.
 
         A tensor's rows are its first dimension. String tensors in the packed form (`tensor_content`) are held to
-        max_text_bytes as a whole: where one text ends is seen only by decoding it.
+        max_text_bytes as a whole: only decoding shows where one text ends.
 
         Raises:
             RequestError: INVALID_ARGUMENT, naming the input and the limit.
@@ -93,7 +93,7 @@ class Limits:
                 )
 
     def _size(self, name: str, tensor: TensorProto) -> int:
-        """Bytes the whole tensor takes in memory, once its own limits are checked."""
+        """Bytes that the whole tensor takes in memory; checks the tensor's own limits first."""
         shape = [dimension.size for dimension in tensor.tensor_shape.dim]
         if any(size < 0 for size in shape):
             raise invalid(f"input {name}: shape {shape} has a negative size")
@@ -105,7 +105,7 @@ class Limits:
         return size + self._text_size(name, tensor, elements)
 
     def _text_size(self, name: str, tensor: TensorProto, elements: int) -> int:
-        """Bytes of a string tensor's characters, no text of which is too long."""
+        """Bytes of a string tensor's characters; refuses a text that is too long."""
         if tensor.tensor_content:
             self._check_text(f"input {name}", len(tensor.tensor_content))
             return len(tensor.tensor_content)

@@ -24,15 +24,15 @@ from bertline.serving.protos import (
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model says of one text.
+    """The model's answer to one text.
 
     Attributes:
         label: the most probable label.
-        probability: that label's, 0 to 1.
-        probabilities: the probability of each label.
-        version: the model's version that answered, where the server tells it; while a new one takes over, the texts of
-            one call may be answered by either.
-        abstained: whether the model is less sure than the threshold it was exported with; None where it has none.
+        probability: the probability of that label, 0 to 1.
+        probabilities: label -> its probability; they add up to 1.
+        version: the model version that answered, if the server tells it. While a new version takes over, either may
+            answer the texts of one call.
+        abstained: whether the model is less sure than the threshold it was exported with; None if it has none.
     """
 
     label: str
@@ -44,7 +44,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """State of a version as the server tells it: START, LOADING, AVAILABLE, UNLOADING or END; an error or ""."""
+    """A version's state at the server, START, LOADING, AVAILABLE, UNLOADING or END, and its error or ""."""
 
     version: int
     state: str
@@ -53,7 +53,12 @@ class VersionStatus:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """An input or output of a signature: its dtype (as "DT_STRING") and shape, -1 where it is free."""
+    """An input or output of a signature: its dtype, such as "DT_STRING", and its shape.
+
+    Attributes:
+        dtype: TensorFlow's name of it.
+        shape: a size per dimension, -1 where it is free; None where the rank is unknown.
+    """
 
     dtype: str
     shape: tuple[int, ...] | None
@@ -74,7 +79,7 @@ def encoded(name: str, texts: Iterable[str]) -> list[bytes]:
     """The texts as UTF-8.
 
     Raises:
-        ValueError: one string in place of many, something else than a string, or a lone surrogate; by name and row.
+        ValueError: one string in place of a list, a value that is no string, or a lone surrogate; names it and its row.
     """
     if isinstance(texts, str):
         raise ValueError(f"{name} must be a list of strings, not one string")
@@ -137,7 +142,7 @@ def _strings(proto: TensorProto) -> list[str]:
 
 
 def unpacked_strings(content: bytes, count: int) -> list[bytes]:
-    """The strings in a tensor_content: the length of every one, each a varint, and then all their bytes.
+    """The strings in a tensor_content: the lengths of all strings as varints, then the bytes of all strings.
 
     EncodeStringList in TensorFlow's core/platform/tensor_coding.h; what tensorflow_model_server sends with
     --enable_serialization_as_tensor_content.
@@ -207,8 +212,8 @@ def _tensor_infos(infos) -> dict[str, TensorInfo]:
 
 def statuses(response: GetModelStatusResponse) -> list[VersionStatus]:
     """The versions' states, ascending."""
-    found = [
-        VersionStatus(each.version, ModelVersionStatus.State.Name(each.state), each.status.error_message)
-        for each in response.model_version_status
+    listed = [
+        VersionStatus(entry.version, ModelVersionStatus.State.Name(entry.state), entry.status.error_message)
+        for entry in response.model_version_status
     ]
-    return sorted(found, key=lambda status: status.version)
+    return sorted(listed, key=lambda status: status.version)

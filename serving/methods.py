@@ -1,6 +1,6 @@
-"""PredictionService's methods: what a request feeds to the graph, and what the graph's outputs answer.
+"""PredictionService's methods: from a request to the graph's inputs, and from the graph's outputs to the answer.
 
-Words and status codes of the errors are tensorflow_model_server's, with the model, version and signature added.
+The errors' words and status codes are tensorflow_model_server's, with the model, version and signature added.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Outputs = Mapping[str, np.ndarray]  # tensor name -> value
 
 
 class Method(NamedTuple):
-    """A method: `prepare` makes the call of a request, `answer` the response of its outputs."""
+    """A method: `prepare` makes a call from a request, `answer` a response from the call's outputs."""
 
     name: str
     spec: Callable[[Any], ModelSpec]
@@ -55,17 +55,17 @@ class Method(NamedTuple):
 
 def _prepare_predict(servable: Servable, request: PredictRequest) -> Call:
     _, signature = _predict_signature(servable, request.model_spec)
-    given, wanted = set(request.inputs), set(signature.inputs)
-    if not wanted - set(signature.defaults) <= given <= wanted:
-        extra = ",".join(sorted(given - wanted))
-        missing = ",".join(sorted(wanted - given - set(signature.defaults)))
+    sent, wanted = set(request.inputs), set(signature.inputs)
+    if not wanted - set(signature.defaults) <= sent <= wanted:
+        extra = ",".join(sorted(sent - wanted))
+        missing = ",".join(sorted(wanted - sent - set(signature.defaults)))
         raise invalid(
-            f"input size does not match signature: {len(given)}!={len(wanted)} len({{{','.join(sorted(given))}}}) != "
+            f"input size does not match signature: {len(sent)}!={len(wanted)} len({{{','.join(sorted(sent))}}}) != "
             f"len({{{','.join(sorted(wanted))}}}). Sent extra: {{{extra}}}. Missing but required: {{{missing}}}."
         )
-    sent = {**signature.defaults, **request.inputs}
+    values = {**signature.defaults, **request.inputs}
     feeds = {
-        _tensor_name("input", alias, info): tensors.decode(alias, info, sent[alias])
+        _tensor_name("input", alias, info): tensors.decode(alias, info, values[alias])
         for alias, info in sorted(signature.inputs.items())
     }
     fetched = _wanted_outputs(signature, request.output_filter)
@@ -103,7 +103,7 @@ def _predict_signature(servable: Servable, spec: ModelSpec) -> tuple[str, Signat
 
 
 def _wanted_outputs(signature: SignatureDef, output_filter: Iterable[str]) -> list[str]:
-    """Names of the outputs to send: the filter's, each known and named once, or all."""
+    """Names of the outputs to send: those of the filter, or all. The filter must name known outputs, each once."""
     wanted = list(output_filter)
     for position, alias in enumerate(wanted):
         if alias not in signature.outputs:
@@ -182,36 +182,36 @@ def _check_inputs(signature: SignatureDef, kind: str) -> None:
         raise invalid(f"Input {INPUTS} of the signature must be DT_STRING, serialized tf.Examples, for {kind}.")
 
 
-def _example_call(given: Input, signature: SignatureDef, aliases: list[str]) -> Call:
+def _example_call(input: Input, signature: SignatureDef, aliases: list[str]) -> Call:
     return Call(
-        {signature.inputs[INPUTS].name: _serialized(given)}, tuple(signature.outputs[alias].name for alias in aliases)
+        {signature.inputs[INPUTS].name: _serialized(input)}, tuple(signature.outputs[alias].name for alias in aliases)
     )
 
 
-def _examples(given: Input) -> int:
+def _examples(input: Input) -> int:
     """Number of examples in a request's input."""
-    if given.WhichOneof("kind") == "example_list_with_context":
-        return len(given.example_list_with_context.examples)
-    return len(given.example_list.examples)
+    if input.WhichOneof("kind") == "example_list_with_context":
+        return len(input.example_list_with_context.examples)
+    return len(input.example_list.examples)
 
 
-def _serialized(given: Input) -> np.ndarray:
-    """The examples serialized, string [examples]; a context's features come before each example's own."""
-    if not _examples(given):
+def _serialized(input: Input) -> np.ndarray:
+    """The serialized examples, bytes objects of shape [examples]; a context's features come before an example's own."""
+    if not _examples(input):
         raise invalid("Input is empty.")
     context = b""
-    examples = given.example_list.examples
-    if given.WhichOneof("kind") == "example_list_with_context":
-        context = given.example_list_with_context.context.SerializeToString()
-        examples = given.example_list_with_context.examples
-    # Protobuf merges messages that stand one after the other.
+    examples = input.example_list.examples
+    if input.WhichOneof("kind") == "example_list_with_context":
+        context = input.example_list_with_context.context.SerializeToString()
+        examples = input.example_list_with_context.examples
+    # Protobuf merges serialized messages that follow one another.
     return np.array([context + example.SerializeToString() for example in examples], object)
 
 
 def _classifications(signature: SignatureDef, outputs: Outputs, examples: int) -> ClassificationResult:
-    found = {alias: outputs[signature.outputs[alias].name] for alias in _classify_outputs(signature)}
+    values = {alias: outputs[signature.outputs[alias].name] for alias in _classify_outputs(signature)}
     for alias, dtype, words in ((CLASSES, np.object_, "DT_STRING"), (SCORES, np.float32, "DT_FLOAT")):
-        value = found.get(alias)
+        value = values.get(alias)
         if value is None:
             continue
         if value.ndim != 2:
@@ -220,7 +220,7 @@ def _classifications(signature: SignatureDef, outputs: Outputs, examples: int) -
             raise invalid(f"Expected {alias} Tensor of {words}. Got: {value.dtype}")
         if value.shape[0] != examples:
             raise invalid(f"Expected {alias} output batch size of {examples}. Got: {value.shape[0]}")
-    classes, scores = found.get(CLASSES), found.get(SCORES)
+    classes, scores = values.get(CLASSES), values.get(SCORES)
     if classes is not None and scores is not None and classes.shape != scores.shape:
         raise invalid(
             f"Tensors class and score should match in dim_size(1). Got {classes.shape[1]} vs. {scores.shape[1]}"
@@ -240,7 +240,7 @@ def _classifications(signature: SignatureDef, outputs: Outputs, examples: int) -
 def _text(label: bytes) -> str:
     try:
         return label.decode()
-    except UnicodeDecodeError as error:  # the field is a string, which holds UTF-8 alone
+    except UnicodeDecodeError as error:  # the field is a string, which can only hold UTF-8
         raise invalid(f"The model's label {label!r} is not UTF-8, and Classify sends text; use Predict") from error
 
 

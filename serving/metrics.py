@@ -38,7 +38,7 @@ class Metrics:
         self._count_requests(registry)
         self._count_batches(registry)
         self._count_loads(registry)
-        self._series = functools.cache(self._series_of)  # finding them by their labels costs more than counting
+        self._series = functools.cache(self._series_of)  # finding a series by its labels costs more than counting
 
     def _count_requests(self, registry: CollectorRegistry) -> None:
         self._request_count = Counter(
@@ -110,11 +110,11 @@ class Metrics:
         """A request was answered.
 
         Args:
-            model: a model that is served, "" for any other: names out of requests would be label values without end.
+            model: a model that is served, "" for any other: strangers' names would make label values without end.
             method: `Predict`, `Classify` ... over gRPC, `predict`, `classify` ... over REST, as TF Serving has them.
             entrypoint: `GRPC` or `REST`.
             code: the status it was answered with.
-            seconds: from arrival to answer; recorded for OK alone, as in TF Serving.
+            seconds: from arrival to answer; recorded only for OK, as in TF Serving.
         """
         count, requests, latency = self._series(model, method, entrypoint, code)
         count.inc()
@@ -125,7 +125,7 @@ class Metrics:
     def _series_of(
         self, model: str, method: str, entrypoint: str, code: grpc.StatusCode
     ) -> tuple[Counter, Counter, Histogram | None]:
-        """What counts such an answer twice, and what times it if it is OK."""
+        """The two counters of such an answer, and its histogram if it is OK."""
         latency = self._request_latency.labels(model, method, entrypoint) if code is grpc.StatusCode.OK else None
         return (
             self._request_count.labels(model, code.name),

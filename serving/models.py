@@ -31,7 +31,7 @@ Load = Callable[[str, Path, int], "Servable"]  # model name, folder of the versi
 
 @dataclass
 class _Model:
-    """One model: its versions, the labels on them, and who samples its requests."""
+    """One model: its versions, its version labels, and the sampler of its requests."""
 
     config: ModelConfig
     versions: Versions
@@ -39,7 +39,7 @@ class _Model:
     sampler: Sampler | None = None
 
     def close_sampler(self) -> None:
-        """Writes what waits to be sampled."""
+        """Writes the samples that wait, and closes the file."""
         if self.sampler:
             self.sampler.close()
 
@@ -49,8 +49,8 @@ class Models:
 
     Args:
         load: makes a Servable of (model name, path, version), loaded and warm.
-        polling: when the models' folders are looked at.
-        labels_in_advance: a label may be given to a version that is not loaded yet.
+        polling: how often to look at the models' folders.
+        labels_in_advance: whether a label may name a version that is not loaded yet.
     """
 
     def __init__(self, load: Load, polling: Polling, *, labels_in_advance: bool = False):
@@ -70,7 +70,7 @@ class Models:
         return bool(models) and all(model.versions.loaded() for model in models)
 
     def states(self, name: str) -> dict[int, VersionState]:
-        """Version -> state of a model; none of a model that is not there."""
+        """Version -> state, of a model; empty for a model that is not served."""
         model = self._models.get(name)
         return model.versions.states() if model else {}
 
@@ -94,7 +94,7 @@ class Models:
         """The servable that a request's model_spec names, kept loaded until the block ends.
 
         Raises:
-            RequestError: NOT_FOUND, saying what there is instead.
+            RequestError: NOT_FOUND; the message says what is there instead.
         """
         version = self.version_of(spec)
         model = self._models.get(spec.name)
@@ -106,16 +106,16 @@ class Models:
             yield servable
 
     def sampler(self, name: str) -> Sampler | None:
-        """Who samples the requests of a model, where that is configured."""
+        """The sampler of a model's requests, if one is configured."""
         model = self._models.get(name)
         return model.sampler if model else None
 
     def reload(self, config: ModelServerConfig) -> None:
         """Serves exactly the models of `config`: loads the new, changes policies and labels, unloads the others.
 
-        Returns when every new model has a version that answers, or its folder is empty. All changes are visible to
-        requests at once, when everything is loaded and before anything is unloaded, so a label may move to a version
-        that takes the place of the one it was on. A config that is refused changes nothing.
+        Returns when every new model has a version that answers, or its folder is empty. Requests see all changes at the
+        same moment: after everything is loaded and before anything is unloaded. So a label can move to a version that
+        replaces the one it was on. A config that is refused changes nothing.
 
         Raises:
             RequestError: INVALID_ARGUMENT for a config that makes no sense, FAILED_PRECONDITION for a label on a
@@ -133,7 +133,7 @@ class Models:
             self._leave(before, after)
 
     def stop(self) -> None:
-        """Unloads everything once its requests are answered."""
+        """Unloads every model once its requests are answered."""
         with self._reloading:
             before, self._models = self._models, {}
             for model in before.values():
@@ -141,7 +141,7 @@ class Models:
                 model.close_sampler()
 
     def _stage(self, name: str, entry: ModelConfig, staged: dict[str, _Model]) -> None:
-        """Adds a model as it will be, loaded: a known folder has the versions of both policies meanwhile."""
+        """Adds a model to `staged`, loaded. A folder that is served already keeps both policies' versions meanwhile."""
         old, folder, policy = self._models.get(name), Path(entry.base_path), entry.model_version_policy
         if old and old.versions.folder == folder:
             model = staged[name] = _Model(entry, old.versions, dict(entry.version_labels))
@@ -161,7 +161,7 @@ class Models:
             model.sampler = _sampler(entry)
 
     def _leave(self, left: dict[str, _Model], kept: dict[str, _Model]) -> None:
-        """Lets go of what models have that others, kept, do not; versions are unloaded beside the caller."""
+        """Drops what the models in `left` do not share with those in `kept`. Versions unload in separate threads."""
         for name, model in left.items():
             other = kept.get(name)
             if other is None or other.versions is not model.versions:
@@ -182,12 +182,12 @@ class Models:
                 )
 
     def _not_found(self, spec: ModelSpec) -> str:
-        """tensorflow_model_server's words, and what there is instead."""
-        wanted = f"Latest({spec.name})"
+        """The error in tensorflow_model_server's words, followed by what is there instead."""
+        servable = f"Latest({spec.name})"
         if spec.HasField("version"):
-            wanted = f"Specific({spec.name}, {spec.version.value})"
+            servable = f"Specific({spec.name}, {spec.version.value})"
         elif spec.version_label:
-            wanted = f"Label({spec.name}, {spec.version_label})"
+            servable = f"Label({spec.name}, {spec.version_label})"
         model = self._models.get(spec.name)
         if model is None:
             here = f"This server has model {', '.join(sorted(self._models)) or 'none yet'}"
@@ -196,7 +196,7 @@ class Models:
             here = f"Model {spec.name} has version {', '.join(map(str, loaded)) or 'none yet'}"
             if model.labels:
                 here += f", labels {', '.join(sorted(model.labels))}"
-        return f"Servable not found for request: {wanted}. {here}."
+        return f"Servable not found for request: {servable}. {here}."
 
 
 def one_model(name: str, folder: str | Path) -> ModelServerConfig:

@@ -1,9 +1,9 @@
-"""Which ops of a SavedModel the real TF Serving cannot run: found before the push rather than when a server starts.
+"""Finds the ops of a SavedModel that the real TF Serving cannot run, before the push and not when a server starts.
 
     python -m bertline.serving.ops runs/sentiment/serving/1795307951
 
-TF Serving links TensorFlow's core ops and TF Text's. What it links is read from the registry of a process that has
-loaded just these two (`bertline.serving.runtime`), less what TensorFlow's Python package has and the server has not.
+TF Serving links TensorFlow's core ops and TF Text's. This module reads them from the registry of a process that has
+loaded only these two (`bertline.serving.runtime`), minus what only TensorFlow's Python package has.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from tensorflow.python.framework import kernels, op_def_registry  # isort: skip
 
 SHOWN = 3  # ops in a message; they mostly share a cause
 
-# The kernels of these are part of the Python package: they call back into the process that made the graph.
+# The kernels of these ops are part of the Python package: they call back into the process that made the graph.
 PYTHON_ONLY = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
-# What TensorFlow 2.21's wheel has kernels of and 2.19.1's has not, as their registries list them.
+# TensorFlow 2.21's wheel has kernels of these, and 2.19.1's has none, as their registries list them.
 NEWER_OPS = frozenset({"DecodeJxl", "DecodeWebP"})
 # An attribute that the server's op does not know is an error there, unless the export left its default out.
 NEWER_ATTRIBUTES = {"TensorListGetItem": {"Tshape"}, "XlaCallModule": {"use_shardy_partitioner"}}
@@ -82,7 +82,7 @@ def describe(faults: list[str]) -> str:
 
 
 def _fault(node: Node) -> str:
-    """Why the server cannot run a node; "" if it can."""
+    """The reason why the server cannot run a node; "" if it can."""
     if node.op in PYTHON_ONLY:
         return "it runs Python, which TF Serving has none of; write tf.py_function's part in TensorFlow's own ops"
     if node.op in NEWER_OPS:

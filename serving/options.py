@@ -20,29 +20,29 @@ class ServerOptions:
     """What a server serves, where it listens and what it lets pass.
 
     Args:
-        models: the models; replaced by those of `models_file` where that is given.
+        models: the models to serve; ignored if there is a `models_file`.
         models_file: a ModelServerConfig in text form.
-        models_file_poll_seconds: time between two looks at it; 0 looks once.
+        models_file_poll_seconds: time between two looks at that file; 0 reads it once.
         host: address to listen on; loopback unless the network is meant to reach it.
         port: TCP port for gRPC; 0 takes a free one, None listens on none.
-        socket_path: path of a Unix socket for gRPC, beside the port.
+        socket_path: path of a Unix socket for gRPC, in addition to the port.
         rest_port: TCP port for REST and metrics; 0 takes a free one, None listens on none.
         rest_timeout: seconds that a REST request may take.
         cors: whether pages of other sites may call REST.
-        metrics_path: where REST answers Prometheus; None does not.
-        polling: when folders are looked at.
-        labels_in_advance: labels may be given to versions that are not loaded yet.
+        metrics_path: the REST path with Prometheus' metrics; None for no metrics.
+        polling: how often to look at the models' folders.
+        labels_in_advance: whether labels may name versions that are not loaded yet.
         batching: how requests share runs; None runs each by itself.
         tags: of the graph to load from a SavedModel.
         session: TensorFlow's session: threads and the like.
         warm_up: whether a version is warmed before it answers.
         warm_up_rounds: how often each recorded request is replayed.
-        as_content: Predict answers numbers as raw bytes.
-        health: whether gRPC's health service is there.
+        as_content: whether Predict answers numbers as raw bytes.
+        health: whether there is gRPC's health service.
         tls: certificates; None speaks in the clear.
-        keys_file: API keys, without which no request is answered; None asks for none.
-        limits: of a request.
-        grpc_arguments: of the gRPC server, such as ("grpc.max_connection_age_ms", 2000).
+        keys_file: API keys, one of which each request needs; None for no keys.
+        limits: the most that a request may take.
+        grpc_arguments: channel arguments of the gRPC server, such as ("grpc.max_connection_age_ms", 2000).
     """
 
     models: ModelServerConfig = field(default_factory=ModelServerConfig)

@@ -1,9 +1,9 @@
 """TF Serving's messages and gRPC stubs, without starting TensorFlow.
 
 The generated modules of tensorflow_serving.apis import messages from `tensorflow.core`. Importing those the ordinary
-way runs `tensorflow/__init__.py` first, which takes 6 seconds, all for some message classes: a client that sends a
-request needs none of it (0.1 s without). So while they are imported, a bare package that only knows TensorFlow's folder
-stands in for `tensorflow`; afterwards it is taken away, and a later `import tensorflow` is whole.
+way runs `tensorflow/__init__.py` first, which takes 6 seconds, and a client needs only some message classes (0.1 s). So
+while they are imported, a bare package that only knows TensorFlow's folder replaces `tensorflow`. Afterwards it is
+removed, and a later `import tensorflow` works as usual.
 """
 
 from __future__ import annotations

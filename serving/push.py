@@ -1,4 +1,4 @@
-"""Puts a SavedModel into a serving folder as its newest version: whole or not at all, whatever happens meanwhile."""
+"""Puts a SavedModel into a serving folder as its newest version, whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any
 from bertline.serving import releases
 from bertline.serving.releases import Release
 
-UNFINISHED = ".unfinished-"  # servers pass over folders with a leading dot
+UNFINISHED = ".unfinished-"  # servers ignore folders with a leading dot
 CHUNK_BYTES = 1 << 20
 
 log = logging.getLogger("bertline.push")
 
 
 class RolledBack(Exception):
-    """This model was pushed before and taken out of service; the message says when, why and the way back."""
+    """This model was pushed before and rolled back; the message says when, why, and the way back."""
 
     def __init__(self, release: Release):
         withdrawal = release.withdrawal
@@ -46,19 +46,19 @@ def publish(
 ) -> tuple[Release, bool]:
     """Makes the SavedModel in `source` the newest version in a serving folder.
 
-    Killed at any point, it leaves no partial version; what it leaves has a leading dot, and the next push removes it.
+    If it is killed, no partial version is left: what is left has a leading dot, and the next push removes it.
 
     Args:
         source: folder of the SavedModel, local or remote (gs://).
-        folder: the serving folder, local or remote; made if missing.
+        folder: the serving folder, local or remote; it is made if missing.
         record: for release.json; `version`, `pushed_at` and `digest` are added.
-        extra: files that the version gets beside the SavedModel's own, path in the version -> file to copy.
-        keep_versions: older releases beyond so many are removed; 0 keeps all.
+        extra: further files of the version, path in the version -> file to copy.
+        keep_versions: how many releases to keep; older ones are removed. 0 keeps all.
         now: the clock, seconds since 1970.
         copy_file: copies one file; None for the file system's own way.
 
     Returns:
-        The release, and whether it is new: the newest one of the same inputs and the same files is not pushed twice.
+        The release, and whether it is new: if the newest one has the same inputs and files, nothing is pushed.
 
     Raises:
         RolledBack: a release of the same inputs or the same files was taken out of service.
@@ -78,7 +78,7 @@ def publish(
         log.info("pushed version %d to %s", stamped["version"], folder)
         return releases.read(folder)[-1], True
 
-    if releases.is_remote(folder):  # no locks there: one push at a time is the orchestrator's to keep
+    if releases.is_remote(folder):  # there are no locks: the orchestrator has to run one push at a time
         return push(_write_last)
     with releases.locked(folder):
         _remove_unfinished(folder)
@@ -101,7 +101,7 @@ def digest_of(saved_model: str | Path) -> str:
 
 
 def _present(folder: str, inputs: str | None, digest: str) -> Release | None:
-    """The newest release, if it is this model; a push would change nothing."""
+    """The newest release, if it is this model and a push would change nothing."""
     in_service = releases.read(folder)
     if in_service and (in_service[-1].inputs, in_service[-1].digest) == (inputs, digest):
         return in_service[-1]
@@ -112,8 +112,8 @@ def _present(folder: str, inputs: str | None, digest: str) -> Release | None:
 
 
 def _stamped(folder: str, record: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """The record with its version, the time in seconds."""
-    # It grows even where the clock went back, two pushes share a second, or a newer version was rolled back.
+    """The record with its version, which is the time in seconds, and the time of the push."""
+    # Versions grow even if the clock goes back, two pushes share a second, or a newer version was rolled back.
     taken = releases.versions(folder) + releases.withdrawn_versions(folder)
     version = max([int(seconds), *(number + 1 for number in taken)])
     return {
@@ -126,7 +126,7 @@ def _stamped(folder: str, record: dict[str, Any], seconds: float) -> dict[str, A
 def _write_aside(
     copies: Mapping[str, str], folder: str, record: dict[str, Any], copy_file: Callable[[str, str], object]
 ) -> None:
-    """Copies beside the versions, makes sure that it is on the disk, then renames: the one step that shows it."""
+    """Copies into a hidden folder, waits until it is on the disk, then renames it, so that it appears in one step."""
     unfinished = Path(folder) / f"{UNFINISHED}{record['version']}"
     try:
         unfinished.mkdir()
@@ -146,7 +146,7 @@ def _write_aside(
 def _write_last(
     copies: Mapping[str, str], folder: str, record: dict[str, Any], copy_file: Callable[[str, str], object]
 ) -> None:
-    """Copies in place with saved_model.pb last: object stores rename no folders, and servers wait for that file."""
+    """Copies in place, saved_model.pb last: object stores cannot rename a folder, and servers wait for that file."""
     target = f"{folder}/{record['version']}"
     with releases.open_file(f"{target}/{releases.RELEASE_FILE}", "w") as file:
         file.write(_text(record))
@@ -165,9 +165,9 @@ def _remove_unfinished(folder: str) -> None:
 
 
 def _prune(folder: str, keep_versions: int) -> None:
-    """Removes the oldest releases, with what was rolled back before the oldest that stays.
+    """Removes the oldest releases, and the withdrawn ones that are older than the oldest that stays.
 
-    Each vanishes from the servers' sight by a rename before its files go.
+    Each is renamed first, so that servers no longer see it when its files go.
     """
     if not keep_versions:
         return

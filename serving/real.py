@@ -1,4 +1,4 @@
-"""Hands over to a real tensorflow_model_server, where there is one."""
+"""Hands over to the real tensorflow_model_server, if there is one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def flags(
     monitoring_config_file: str | Path | None = None,
     ssl_config_file: str | Path | None = None,
 ) -> list[str]:
-    """The flags that serve `folder`, for the real server and the embedded one alike.
+    """The flags that serve `folder`, for both the real server and the embedded one.
 
     Args:
         folder: the serving folder; the real server needs it absolute unless it is remote (gs://).
@@ -35,7 +35,7 @@ def flags(
         rest_port: TCP port for REST and metrics; None for neither.
         batching_parameters_file: BatchingParameters in text form; None runs each request by itself.
         monitoring_config_file: MonitoringConfig in text form; None for no metrics.
-        ssl_config_file: SSLConfig in text form; None speaks in the clear.
+        ssl_config_file: SSLConfig in text form; None for no TLS.
     """
     values = {
         "port": port,
@@ -44,9 +44,9 @@ def flags(
         "model_base_path": str(folder) if "://" in str(folder) else str(Path(folder).absolute()),
         "file_system_poll_wait_seconds": 1,
         "enable_grpc_healthcheck_service": "true",  # the embedded server has it always
-        # A batch for each core does half as much again as one batch after the other over all cores (BERT, two cores).
+        # One batch per core does 1.5 times as much as one batch at a time over all cores (BERT, two cores).
         "tensorflow_intra_op_parallelism": 1,
-        # Ops run in the batch's own thread: handing a single text's small ops to others costs half of its time.
+        # Ops run in the batch's own thread: handing a single text's small ops to other threads takes half of its time.
         "tensorflow_inter_op_parallelism": -1,
         "enable_batching": "true" if batching_parameters_file else None,
         "batching_parameters_file": batching_parameters_file,
@@ -65,7 +65,7 @@ def command(
     rest_port: int | None = None,
     **files: str | Path | None,
 ) -> list[str] | None:
-    """The command that serves `folder` with the real server, or None where the PATH has none.
+    """The command that serves `folder` with the real server; None if the PATH has no such program.
 
     Args:
         folder, model_name, port, rest_port, files: as for `flags`.
@@ -73,7 +73,7 @@ def command(
             no flag to change that, so a loopback host is answered with a warning in the log.
 
     Raises:
-        UserError: a port is 0, which the real server takes for none at all.
+        UserError: a port is 0, which means no port to the real server.
     """
     program = shutil.which(PROGRAM)
     if program is None:
@@ -83,7 +83,7 @@ def command(
             raise UserError(f"{name}: {PROGRAM} takes no free port by itself; set serve.{name}, such as {usual}")
     if host in LOOPBACK:
         ports = f"ports {port} and {rest_port}" if rest_port else f"port {port}"
-        log.warning("%s listens on all addresses, not on %s alone: let a firewall keep %s", PROGRAM, host, ports)
+        log.warning("%s listens on all addresses, not only on %s: protect %s with a firewall", PROGRAM, host, ports)
     return [program, *flags(folder, model_name, port, rest_port=rest_port, **files)]
 
 

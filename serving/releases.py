@@ -1,7 +1,7 @@
-"""The releases in a serving folder: pushed versions, each with a release.json that tells where it comes from.
+"""The releases in a serving folder: pushed versions, each with a release.json that says where it comes from.
 
 A release that was rolled back stays in the folder as `withdrawn-VERSION`. That is no number, so TF Serving and the
-embedded server pass over it.
+embedded server ignore it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from bertline.errors import UserError
 RELEASE_FILE = "release.json"
 SAVED_MODEL_FILE = "saved_model.pb"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"  # where TF Serving looks for them
-CARD_FILE = "MODEL_CARD.md"  # servers pass over it as they do over release.json
-ADDED_BY_PUSH = frozenset({RELEASE_FILE, WARMUP_FILE, CARD_FILE})  # a version's files beside the model's own
+CARD_FILE = "MODEL_CARD.md"  # servers ignore it, as they ignore release.json
+ADDED_BY_PUSH = frozenset({RELEASE_FILE, WARMUP_FILE, CARD_FILE})  # a version's files that are not the model's own
 VERSION_NAME = re.compile(r"0|[1-9]\d{0,18}", re.ASCII)  # a plain number that fits TF Serving's int64
 WITHDRAWN = "withdrawn-"  # before the version in the name of a release that was rolled back
 LOCK_FILE = ".push.lock"
@@ -45,7 +45,7 @@ class Withdrawal:
 class Release:
     """One pushed version and its record."""
 
-    version: int  # Unix time of the push, seconds
+    version: int  # Unix time of the push, in seconds
     path: str
     inputs: str = ""  # fingerprint of the config, data and code that made the model
     digest: str = ""  # of the SavedModel's files
@@ -56,10 +56,10 @@ class Release:
 
 
 def read(folder: str | Path) -> list[Release]:
-    """The releases in service, ascending by version; none where the folder is not there.
+    """The releases in service, ascending by version; none if there is no such folder.
 
-    Only whole versions count: a number for a name, saved_model.pb and release.json inside. A version without
-    release.json was put there by other hands: it is served, and no model is compared with it.
+    Only whole versions count: the name is a number, and saved_model.pb and release.json are inside. A version without
+    release.json was not pushed by bertline: servers serve it, and no model is compared with it.
 
     Raises:
         UserError: a release.json cannot be read; the message names the file.
@@ -88,7 +88,7 @@ def withdrawn_versions(folder: str | Path) -> list[int]:
 
 
 def overview(folder: str | Path) -> list[dict[str, Any]]:
-    """All whole versions of a serving folder, ascending: in service, withdrawn, and those of other hands.
+    """All whole versions of a serving folder, ascending: in service, withdrawn, and those that bertline did not push.
 
     Returns:
         For each `version`, `state` ("served": the newest, which servers answer with; "kept"; "withdrawn"), `pushed_at`,
@@ -101,7 +101,7 @@ def overview(folder: str | Path) -> list[dict[str, Any]]:
     paths = {version: _join(folder, str(version)) for version in versions(folder)}
     whole = [version for version, path in paths.items() if _exists(_join(path, SAVED_MODEL_FILE))]
     in_service = [known.get(version) or Release(version, paths[version]) for version in whole]
-    found = sorted(in_service + read_withdrawn(folder), key=lambda release: release.version)
+    present = sorted(in_service + read_withdrawn(folder), key=lambda release: release.version)
     return [
         {
             "version": release.version,
@@ -112,7 +112,7 @@ def overview(folder: str | Path) -> list[dict[str, Any]]:
             "bytes": size(release.path),
             "withdrawal": vars(release.withdrawal) if release.withdrawal else None,
         }
-        for release in found
+        for release in present
     ]
 
 
@@ -142,10 +142,10 @@ def find_last_blessed(folder: str | Path, inputs: str) -> Release | None:
 
 
 def _read(folder: str | Path, numbers: list[int], prefix: str) -> list[Release]:
-    found = [(version, _join(folder, f"{prefix}{version}")) for version in numbers]
+    paths = [(version, _join(folder, f"{prefix}{version}")) for version in numbers]
     return [
         _read_release(version, path, withdrawn=bool(prefix))
-        for version, path in found
+        for version, path in paths
         if _exists(_join(path, SAVED_MODEL_FILE)) and _exists(_join(path, RELEASE_FILE))
     ]
 
@@ -181,10 +181,10 @@ def _withdrawal(record: dict[str, Any]) -> Withdrawal:
 
 @contextmanager
 def locked(folder: str) -> Iterator[None]:
-    """Holds a local serving folder, which is made if missing, for one change at a time.
+    """Locks a local serving folder for one change at a time; makes the folder if it is missing.
 
     Raises:
-        UserError: something else has held it for too long, or the block could not write.
+        UserError: another process has held the lock for too long, or the block could not write.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -205,7 +205,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-# === Folders here and remote (gs://), which TensorFlow's file system reaches ===
+# === Local folders, and remote ones (gs://) through TensorFlow's file system ===
 
 
 def is_remote(folder: str | Path) -> bool:
@@ -214,7 +214,7 @@ def is_remote(folder: str | Path) -> bool:
 
 
 def open_file(path: str, mode: str) -> IO:
-    """Opens a local or remote file; the folder of one to be written is made."""
+    """Opens a local or remote file; for writing, it makes the folder too."""
     remote = is_remote(path)
     if "w" in mode:
         make_folders = _gfile().makedirs if remote else partial(os.makedirs, exist_ok=True)
@@ -235,7 +235,7 @@ def files(folder: str | Path) -> list[str]:
 
 
 def copy_file(source: str, destination: str) -> None:
-    """Copies one file, from and to wherever."""
+    """Copies one file; source and destination may each be local or remote."""
     if is_remote(source) or is_remote(destination):
         _gfile().makedirs(os.path.dirname(destination))
         _gfile().copy(source, destination, overwrite=True)

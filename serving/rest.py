@@ -53,9 +53,9 @@ log = logging.getLogger("bertline.serving")
 Answer = TypeVar("Answer")
 
 MESSAGE_CHARACTERS = 1500  # as over gRPC: names out of a request, which errors quote, can be of any length
-# A body of texts is read in 1 ms, one of numbers in 5; what is larger goes to a thread, so that the loop stays free.
+# Parsing so many bytes of texts takes 1 ms, of numbers 5 ms. Larger bodies go to a thread, so that the loop stays free.
 LOOP_BYTES = 64 << 10
-# Bodies of the largest size that may be under way: 512 MiB by the limit's default, however many clients send slowly.
+# How many bodies of the largest size may be in flight, however many clients send slowly: 512 MiB by default.
 BODIES = 32
 MAX_VERSION = 2**63 - 1
 SIGNATURE_DEF = "signature_def"
@@ -97,14 +97,14 @@ def application(
     Args:
         service: answers the requests.
         metrics: counts them, and is shown.
-        timeout: seconds that a request may take from its first byte to its answer; None or 0 for no end.
-        metrics_path: where the metrics are; None for nowhere.
-        max_request_bytes: of a request's body, as it came and unpacked.
-        cors: whether scripts of pages from elsewhere may call.
-        access: asked before anything is read; None lets everybody in.
+        timeout: seconds that a request may take from its first byte to its answer; None or 0 for no limit.
+        metrics_path: the path of the metrics; None for no metrics.
+        max_request_bytes: the most that a request's body may have, as sent and unpacked.
+        cors: whether pages of other sites may call.
+        access: checked before anything is read; None lets everybody in.
 
     Raises:
-        UserError: metrics_path is no path.
+        UserError: metrics_path does not start with a slash.
     """
     if metrics_path and not metrics_path.startswith("/"):
         raise UserError(f"the metrics' path {metrics_path!r} must start with /, as in /monitoring/prometheus/metrics")
@@ -157,7 +157,7 @@ class _Rest:
         return Response(body, headers={"content-type": content_type})
 
     async def answer(self, request: Request) -> Response:
-        """Any other path; the last of its connection when the server is about to stop (`app.state.stopping`)."""
+        """Answers any other path. While the server is stopping, it is the last answer of its connection."""
         response = await self._counted(request)
         if request.app.state.stopping:
             response.headers["connection"] = "close"  # or the next request would meet a connection that is being closed
@@ -233,17 +233,17 @@ class _Rest:
 
 
 def _call(request: Request) -> _Call:
-    """What the path asks for, from the path as it was sent: a name may hold an escaped / or :."""
+    """What the path asks for. Reads the path as it was sent, since a name may hold an escaped / or :."""
     path = request.scope["raw_path"].decode("latin-1")
     if not re.match(r"/v1(/|$)", path, re.IGNORECASE):
         raise RequestError(grpc.StatusCode.NOT_FOUND, f"Malformed request: {request.method} {path}: all is under /v1")
-    found = (_POST if request.method == "POST" else _GET).fullmatch(path)
-    if found is None:
+    match = (_POST if request.method == "POST" else _GET).fullmatch(path)
+    if match is None:
         raise invalid(
             f"Malformed request: {request.method} {path}: it should be POST /v1/models/NAME:predict, :classify or "
             ":regress, or GET /v1/models/NAME or /v1/models/NAME/metadata; NAME may be NAME/versions/N or NAME/labels/L"
         )
-    name, version, label, rest = found.groups()
+    name, version, label, rest = match.groups()
     spec = ModelSpec(name=_unquoted("model name", name))
     if version:
         digits = version.lstrip("0") or "0"
@@ -265,15 +265,15 @@ def _unquoted(what: str, text: str) -> str:
 
 
 class _Bodies:
-    """Reads bodies, each of them and all together up to a size."""
+    """Reads bodies, up to a size for each and a size for all in flight."""
 
     def __init__(self, most: int):
         self._most = most
-        self._held = 0  # bytes of the bodies under way, however slowly they come
+        self._held = 0  # bytes of the bodies in flight, however slowly they arrive
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """The body, unpacked; of one that is too large no more is read than shows it."""
+        """The body, unpacked. Reading stops as soon as it is clear that the body is too large."""
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", "gzip", "x-gzip"):
             raise _Refused(
@@ -299,7 +299,7 @@ class _Bodies:
                 if len(body) > self._most:
                     raise _too_large(self._most)
                 if self._held > self._most * BODIES:
-                    message = f"the bodies of all requests under way have more than {self._most * BODIES} bytes"
+                    message = f"the bodies of all requests in flight have more than {self._most * BODIES} bytes"
                     raise RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{message}; try again shortly")
         except ClientDisconnect:
             raise _gone() from None
@@ -316,7 +316,7 @@ def _unzipped(body: bytes, most: int) -> bytes:
 
 
 def _with_tensors(body: bytes, request: PredictRequest, servable: Servable) -> tuple[PredictRequest, str]:
-    """The request with its signature and tensors, and its form."""
+    """The request, completed with its signature and tensors, and its form."""
     with _placed(servable, request.model_spec):
         document = json_tensor.parse(body)
         name = request.model_spec.signature_name = json_tensor.signature_name(document)
@@ -328,7 +328,7 @@ def _with_tensors(body: bytes, request: PredictRequest, servable: Servable) -> t
 
 
 def _with_examples(body: bytes, request: Any, servable: Servable) -> Any:
-    """The request with its signature and examples."""
+    """The request, completed with its signature and examples."""
     with _placed(servable, request.model_spec):
         document = json_tensor.parse(body)
         request.model_spec.signature_name = json_tensor.signature_name(document)
@@ -350,14 +350,14 @@ def _placed(servable: Servable, spec: ModelSpec) -> Iterator[None]:
 
 
 async def _off_loop(body: bytes, read: Callable[..., Answer], *arguments: Any) -> Answer:
-    """What `read` makes of a body: in a thread where it takes long."""
+    """The result of `read` on a body; a large body is read in a thread."""
     if len(body) <= LOOP_BYTES:
         return read(body, *arguments)
     return await asyncio.to_thread(read, body, *arguments)
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
-    """The result of `work`, which is cancelled when the client goes: an ASGI server only tells of it."""
+    """The result of `work`. Cancels it when the client disconnects, of which an ASGI server only informs."""
     working = asyncio.create_task(work)
     going = asyncio.create_task(request.receive())  # the body was read: the one message left is http.disconnect
     try:

@@ -1,4 +1,4 @@
-"""Takes releases out of service and puts them back, by renaming their folders: servers follow what the folder shows."""
+"""Takes releases out of service and puts them back, by renaming their folders. Servers follow the folder."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ log = logging.getLogger("bertline.push")
 def roll_back(folder: str | Path, to: int | None = None, reason: str = "") -> list[Release]:
     """Takes every version newer than a release out of service, so that servers go back to that release.
 
-    One rename decides what is served: the newest version's, which comes last. Killed before it, the newest goes on
-    being served, and the same call completes the rest.
+    The newest version is renamed last, and only that rename changes what is served. If the process is killed before it,
+    the newest stays in service, and the same call completes the rest.
 
     Args:
         folder: the serving folder.

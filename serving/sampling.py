@@ -1,12 +1,13 @@
-"""Sampled requests and answers, personal data masked, as TF Serving's logging_config asks for them a model.
+"""Sampled requests and answers with personal data masked, as a model's logging_config asks for them.
 
-The only place in the server where the text of a request is kept. A sample is a PredictionLog, TF Serving's own message,
-in TFRecord files: what a warm-up file holds, and what replays or measures drift with. tensorflow_model_server as it is
-released has no log collector of any type, so leave logging_config out of a file that both read.
+This is the only place in the server that keeps the text of a request. A sample is a PredictionLog, TF Serving's own
+message, in TFRecord files. Warm-up files hold the same, and it can be replayed or measured for drift.
+tensorflow_model_server as released has no log collector of any type, so leave logging_config out of a file that both
+servers read.
 
-Masked is every string of the request and the answer, those in tf.Examples too, sent as such or serialized: e-mail
+Every string of the request and the answer is masked, also in tf.Examples, serialized or not: e-mail
 addresses, phone, card, bank account and identity numbers, IP and MAC addresses, URLs, user names (@name) and any run of
-seven digits or more become <EMAIL_ADDRESS> and so on. What is not masked: names of people and places, which take a
+seven digits or more become <EMAIL_ADDRESS> and so on. Not masked are names of people and places, which take a
 language model to find, the names of tf.Example features, and numbers in numeric tensors and features.
 """
 
@@ -48,9 +49,9 @@ log = logging.getLogger(__name__)
 class Sampler:
     """Keeps each request of a model with a given probability.
 
-    Offering a sample costs a put in a queue. A thread of its own masks and writes; what it cannot keep up with is
-    dropped and counted, and so is what cannot be masked or written: unmasked it is never written. Files are named
-    `PREFIX-TIME-NUMBER.tfrecord`, readable by their owner alone, and made when the first sample comes.
+    Offering a sample only puts it in a queue. A separate thread masks and writes. Samples that it cannot keep up with,
+    mask or write are dropped and counted; nothing unmasked is ever written. Files are named
+    `PREFIX-TIME-NUMBER.tfrecord`, are readable only by their owner, and are made when the first sample comes.
 
     Attributes:
         written, dropped: PredictionLogs so far.
@@ -65,7 +66,7 @@ class Sampler:
             model: name of the model, for the log.
 
         Raises:
-            UserError: the config asks for what this server does not do, naming the field.
+            UserError: the config asks for something that this server does not do; the message names the field.
         """
         _check(config)
         self._config, self._model = config, model
@@ -81,11 +82,11 @@ class Sampler:
             self._thread.start()
 
     def is_next(self) -> bool:
-        """Draws whether the request at hand is to be offered; ask once a request."""
+        """Draws whether to offer the current request; call it once per request."""
         return random.random() < self._rate
 
     def offer(self, sample: PredictionLog) -> None:
-        """Hands over a sample, which the caller leaves alone from then on. Never waits, never raises."""
+        """Hands over a sample, which the caller must not change afterwards. Never waits, never raises."""
         size = sample.ByteSize()
         with self._counting:
             if self._closed_at is None and self._waiting_bytes < WAITING_BYTES:
@@ -95,7 +96,7 @@ class Sampler:
                 self._count_dropped("more samples than can be masked; lower sampling_rate")
 
     def close(self) -> None:
-        """Writes what waits, for CLOSE_SECONDS at most, and closes the file."""
+        """Writes the samples that wait, for at most CLOSE_SECONDS, and closes the file."""
         with self._counting:
             if self._closed_at is not None:
                 return
@@ -114,7 +115,7 @@ class Sampler:
                     raise TimeoutError("the server ends")
                 file.write(self._masked(sample).SerializeToString())
                 self.written += 1
-            except Exception as error:  # of whatever kind: a sample must not end the thread. Its words may quote a text
+            except Exception as error:  # any kind: no sample may end the thread. The error's words may quote a text
                 with self._counting:
                     self._count_dropped(type(error).__name__)
             finally:
@@ -124,7 +125,7 @@ class Sampler:
 
     def _count_dropped(self, why: str) -> None:
         self.dropped += 1
-        if self.dropped & (self.dropped - 1) == 0:  # at 1, 2, 4, 8 ...: said soon, and not once a request
+        if self.dropped & (self.dropped - 1) == 0:  # at 1, 2, 4, 8 ...: soon, but not for every request
             log.warning("model %s: %d samples dropped so far, the last one: %s", self._model, self.dropped, why)
 
     def _masked(self, sample: PredictionLog) -> PredictionLog:
@@ -145,7 +146,7 @@ def _check(config: LoggingConfig) -> None:
     if config.HasField("custom_logging_config"):
         raise UserError("custom_logging_config: this server has no logger to hand it to; leave it out")
     if collector.type != COLLECTOR_TYPE:
-        raise UserError(f"log_collector_config.type is {collector.type!r}: this server has {COLLECTOR_TYPE!r} alone")
+        raise UserError(f"log_collector_config.type is {collector.type!r}: this server has only {COLLECTOR_TYPE!r}")
     prefix = collector.filename_prefix
     if not prefix or not Path(prefix).parent.is_dir():
         raise UserError(f"log_collector_config.filename_prefix is {prefix!r}: it must start in a folder that exists")
@@ -180,7 +181,7 @@ class _Records:
             self._writer = None
 
     def _new(self) -> Path:
-        """A file that was not there before, made for its owner alone; the writer keeps the mode."""
+        """A new file that only its owner can read; the writer keeps the mode."""
         started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         number = 0
         while True:
@@ -197,9 +198,9 @@ class _Records:
 
 
 def mask_message(message: Message) -> None:
-    """Masks, in place, every string in a message and the messages in it, but those that name a model or the sampling.
+    """Masks, in place, every string in a message and those nested in it, except names of models and the sampling.
 
-    Fields that the message's type does not know are taken out: what is in them cannot be told.
+    Fields that the message's type does not know are removed: nobody can say what is in them.
     """
     message.DiscardUnknownFields()
     _mask_fields(message)
@@ -222,10 +223,10 @@ def _mask_fields(message: Message) -> None:
 
 
 def mask_bytes(value: bytes) -> bytes:
-    """The same for the bytes of a string tensor or feature: UTF-8 text, or a serialized tf.Example.
+    """Masks the bytes of a string tensor or feature: UTF-8 text, or a serialized tf.Example.
 
     Returns:
-        the masked text or Example; <NOT_TEXT> for anything else, <TOO_LONG> for a text over MASKABLE_CHARACTERS.
+        The masked text or Example; <NOT_TEXT> for anything else, <TOO_LONG> for a text over MASKABLE_CHARACTERS.
     """
     example = _example(value)
     if example:
@@ -238,21 +239,23 @@ def mask_bytes(value: bytes) -> bytes:
 
 
 def mask_text(text: str) -> str:
-    """The text with each piece of personal data that is found replaced by its kind, as in "call <PHONE_NUMBER>"."""
+    """The text with each piece of personal data replaced by its kind, as in "call <PHONE_NUMBER>"."""
     if len(text) > MASKABLE_CHARACTERS:
         return TOO_LONG.decode()
-    found = [result for finder in _recognizers() for result in finder.analyze(text, finder.supported_entities)]
+    results = [
+        result for recognizer in _recognizers() for result in recognizer.analyze(text, recognizer.supported_entities)
+    ]
     pieces, end = [], 0
-    for start, stop, kind in _merged(found):
+    for start, stop, kind in _merged(results):
         pieces += [text[end:start], f"<{kind}>"]
         end = stop
     return "".join([*pieces, text[end:]])
 
 
-def _merged(found: list[RecognizerResult]) -> Iterator[tuple[int, int, str]]:
-    """(start, end, kind) of what is found, those that overlap as one, of the surest kind, in order."""
+def _merged(results: list[RecognizerResult]) -> Iterator[tuple[int, int, str]]:
+    """(start, end, kind) of each result, in order. Overlapping results become one, of the surest kind."""
     group: list[RecognizerResult] = []
-    for result in sorted(found, key=lambda result: result.start):
+    for result in sorted(results, key=lambda result: result.start):
         if group and result.start >= max(one.end for one in group):
             yield _as_one(group)
             group = []
@@ -278,14 +281,14 @@ def _messages(field, value) -> Iterator[Message]:
 
 
 def _unpack_strings(tensor: TensorProto) -> None:
-    """Strings in the packed form lie among their lengths, so they are left out, all of them."""
+    """Removes strings in the packed form: they lie among their lengths, where masking cannot reach them."""
     if tensor.dtype == DataType.DT_STRING and tensor.tensor_content:
         tensor.ClearField("tensor_content")
         tensor.string_val[:] = [PACKED]  # stands for as many as the shape says
 
 
 def _example(value: bytes) -> Example | None:
-    """The tf.Example in the bytes: with features, and nothing that an Example would not have."""
+    """The tf.Example in the bytes; None unless it has features and consists of nothing else."""
     try:
         example = Example.FromString(value)
     except DecodeError:
@@ -296,11 +299,11 @@ def _example(value: bytes) -> Example | None:
 
 @functools.cache
 def _recognizers() -> list[EntityRecognizer]:
-    """What finds personal data: presidio's recognizers that need no language model, and patterns for the rest.
+    """What recognises personal data: presidio's recognizers that need no language model, and our own patterns.
 
-    They are asked directly, not through presidio's AnalyzerEngine, whose word on context takes a language model, and
-    which is to be had from the network. The patterns of our own are linear in time. Presidio's for e-mail and URL take
-    seconds on a text made for it, and its e-mail one fetches the list of domains and lets through what is not on it.
+    They are called directly, not through presidio's AnalyzerEngine, which needs a language model from the network. Our
+    own patterns take linear time. Presidio's patterns for e-mail and URL take seconds on a hostile text, and the e-mail
+    one fetches the list of domains and lets through what is not on it.
     """
     from presidio_analyzer import Pattern, PatternRecognizer, pattern_recognizer
     from presidio_analyzer import predefined_recognizers as presidio

@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bertline.serving")
 
-DRAIN_SECONDS = 25.0  # Kubernetes kills a pod 30 s after SIGTERM; the models are then still to be let go of
-SETTLE_SECONDS = 0.2  # in which what clients have on its way arrives, and their connections end with an answer
+DRAIN_SECONDS = 25.0  # Kubernetes kills a pod 30 s after SIGTERM, and unloading the models takes some of it
+SETTLE_SECONDS = 0.2  # requests that clients have sent arrive meanwhile, and connections end with an answer
 PARENT_CHECK_SECONDS = 1.0
 PENDING = 100_000
 BACKLOG = 512  # connections that wait to be accepted
-HEALTH_SECONDS = 0.5  # between two looks at whether every model answers
+HEALTH_SECONDS = 0.5  # time between two looks at whether every model answers
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -53,7 +53,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Server:
     """Serves models over gRPC and REST from a thread with an event loop of its own.
 
-    Used as a context manager it is ready inside the block and has drained its requests after it.
+    Use it as a context manager: the server is ready inside the block, and its requests are drained after the block.
 
     Raises (on start):
         UserError: a port or a file cannot be opened, a model has versions and none of them loads, or an option makes no
@@ -83,7 +83,7 @@ class Server:
 
     @classmethod
     def of(cls, folder: str | Path, model_name: str, **options) -> Server:
-        """A server of one model's newest version; `options` as ServerOptions has them."""
+        """A server of one model's newest version, with ServerOptions' other options."""
         return cls(ServerOptions(models=one_model(model_name, folder), **options))
 
     @property
@@ -106,18 +106,20 @@ class Server:
         return self._models.names()
 
     def start(self) -> None:
-        """Takes the ports, loads the models, and begins to answer."""
+        """Takes the ports, loads the models, and starts to answer."""
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # below it, TensorFlow logs the texts it cannot parse
         self._thread.start()
-        self._run(self._listen()).result()  # a taken port is told before TensorFlow's seconds of import
+        self._run(
+            self._listen()
+        ).result()  # first, so that a taken port is reported before TensorFlow is imported, which takes seconds
         self._load_models()
         gc.collect()
-        gc.freeze()  # TensorFlow's hundreds of thousands of objects stay; looking through them again costs 0.1 s a time
+        gc.freeze()  # TensorFlow's hundreds of thousands of objects stay; each collection over them costs 0.1 s
         self._run(self._serve()).result()
         log.info("answering on %s%s", self.address, f" and {self.rest_address}" if self.rest_address else "")
 
     def stop(self, grace: float = DRAIN_SECONDS) -> None:
-        """Refuses new requests and waits for those under way, at most `grace` seconds."""
+        """Refuses new requests and waits for those in flight, at most `grace` seconds."""
         if self._stopped.is_set():
             return
         self._stopped.set()
@@ -228,13 +230,13 @@ class Server:
             await self._settle(settling)
         grace -= settling
         stopping = asyncio.gather(self._grpc.stop(grace), self._stop_rest(grace))
-        await asyncio.sleep(0)  # it has told the clients to go
+        await asyncio.sleep(0)  # now the clients know that they must go
         if self._calls:
             self._calls.refuse_held()
         await stopping
 
     async def _settle(self, seconds: float) -> None:
-        """Leaves nothing under way that stopping would cut off."""
+        """Waits until nothing is in flight that stopping would cut off."""
         if self._calls:
             self._calls.hold()
         if self._application:
@@ -260,7 +262,7 @@ class Server:
             await asyncio.sleep(HEALTH_SECONDS)
 
     async def _watch_models_file(self) -> None:
-        """Takes up what is changed in the file; what is refused changes nothing and is tried again each time."""
+        """Serves what the file says whenever it changes. A config that is refused changes nothing and is retried."""
         file, refusal = self.options.models_file, ""
         while True:
             await asyncio.sleep(self.options.models_file_poll_seconds)
@@ -314,7 +316,7 @@ class Server:
             self.metrics.observe_load(model, version, self._loop.time() - began, loaded)
 
     def _bind(self, address: str) -> int:
-        """Opens a port for gRPC; returns its number."""
+        """Opens an address for gRPC; returns the port's number."""
         try:
             if self.options.tls:
                 return self._grpc.add_secure_port(address, tls.grpc_credentials(self.options.tls))
@@ -323,7 +325,7 @@ class Server:
             raise UserError(f"cannot listen on {address}: {self._reason(address)}") from error
 
     def _reason(self, address: str) -> str:
-        """Why the address cannot be had, which grpc keeps to itself."""
+        """The reason why an address cannot be opened, which grpc does not tell."""
         if address.startswith("unix:"):
             return "the folder must exist and be writable, and the path at most 107 bytes long"
         _socket(self.options.host, self.port).close()
@@ -334,11 +336,11 @@ class Server:
 
 
 def run(server: Server, exit_with_parent: bool = False) -> None:
-    """Serves until SIGTERM or SIGINT, then drains. To be called from the main thread.
+    """Serves until SIGTERM or SIGINT, then drains. Call it from the main thread.
 
     Args:
         server: not yet started.
-        exit_with_parent: also stop when the process that started this one is gone.
+        exit_with_parent: also stop when the process that started this one has ended.
     """
     parent = os.getppid()
     stop = threading.Event()
@@ -357,7 +359,9 @@ def run(server: Server, exit_with_parent: bool = False) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """`bertline-model-server`; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # that its loader of SavedModels is an old one
+    logging.getLogger("tensorflow").setLevel(
+        logging.ERROR
+    )  # it would warn that this loader of SavedModels is deprecated
     try:
         options, exit_with_parent = flags.parse(arguments)
         run(Server(options), exit_with_parent)
@@ -375,12 +379,12 @@ def _socket(host: str, port: int) -> socket.socket:
     """A listening socket.
 
     Raises:
-        UserError: it cannot be had; the message names the way out.
+        UserError: the address cannot be opened; the message names the way out.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         opened = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        # uvicorn writes head and body apart, and the second waited 40 ms for the first's acknowledgement.
+        # uvicorn writes head and body separately, and the body waited 40 ms for the head's acknowledgement.
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return opened
     except (OSError, OverflowError) as error:

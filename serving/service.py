@@ -46,12 +46,12 @@ SIGNATURE_DEF = "signature_def"  # the one metadata field there is
 class Service:
     """Answers requests with the models. All methods are for one event loop; the models run in threads.
 
-    A request whose caller is gone (its task is cancelled) and that has not begun to run costs nothing more.
+    A request that has not begun to run costs nothing more once its caller is gone (its task is cancelled).
 
     Args:
         models: what is served.
         metrics: where batches and requests in flight are counted.
-        limits: what a request may ask for.
+        limits: the most that a request may take.
         batching: how requests share runs; None runs each by itself.
         may_reload: whether HandleReloadConfigRequest may change what is served.
     """
@@ -68,10 +68,10 @@ class Service:
         self.models = models
         self._limits = limits
         self._batcher = Batcher(batching, metrics) if batching else None
-        # TensorFlow spreads one run over all cores: more runs at a time would only wait for each other.
+        # TensorFlow spreads one run over all cores: more runs at once would only wait for each other.
         threads = os.cpu_count() or 1
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
-        # What waits in an executor's own queue stays there when its caller goes, so calls wait for a thread here.
+        # A call in an executor's own queue would stay there when its caller goes, so calls wait for a thread here.
         self._free_threads = asyncio.Semaphore(threads)
         self._may_reload = may_reload
         self._running = 0
@@ -81,7 +81,7 @@ class Service:
         """Context manager: the servable that a model_spec names, kept loaded until the block ends.
 
         Raises:
-            RequestError: NOT_FOUND, saying what there is instead.
+            RequestError: NOT_FOUND; the message says what is there instead.
         """
         return self.models.acquire(spec)
 
@@ -97,9 +97,9 @@ class Service:
 
         Args:
             request: model_spec, inputs as the signature has them, and an output_filter of output names (all if empty).
-            timeout: seconds after which the answer is of no use; None waits.
-            servable: acquired by the caller; None for the one that the model_spec names.
-            as_content: answer values as packed bytes (tensor_content) rather than as lists.
+            timeout: seconds after which the caller needs no answer; None waits for ever.
+            servable: the servable that the caller acquired; None for the one that the model_spec names.
+            as_content: whether to answer values as packed bytes (tensor_content) rather than as lists.
 
         Raises:
             RequestError: what is wrong with the request (NOT_FOUND for the model or version, FAILED_PRECONDITION for
@@ -138,7 +138,7 @@ class Service:
         """The signatures of a model, packed as TF Serving packs them.
 
         Raises:
-            RequestError: INVALID_ARGUMENT for the fields asked for, NOT_FOUND for the model.
+            RequestError: INVALID_ARGUMENT for unknown metadata fields, NOT_FOUND for the model.
         """
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
@@ -157,7 +157,7 @@ class Service:
         return response
 
     def get_model_status(self, request: GetModelStatusRequest) -> GetModelStatusResponse:
-        """The state of each version of a model, or of the one asked for.
+        """The state of each version of a model, or of the version that the request names.
 
         Raises:
             RequestError: NOT_FOUND for the model or version.
@@ -184,13 +184,13 @@ class Service:
         """Serves the models of the request's config in place of the present ones; returns when they answer.
 
         Raises:
-            RequestError: PERMISSION_DENIED where strangers could ask for it; else as `Models.reload`.
+            RequestError: PERMISSION_DENIED if strangers can call this server; otherwise as `Models.reload`.
         """
         if not self._may_reload:
             raise RequestError(
                 grpc.StatusCode.PERMISSION_DENIED,
                 "this server listens beyond its own machine without API keys or client certificates, so its models "
-                "are changed by --model_config_file alone",
+                "can be changed only through --model_config_file",
             )
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid(
@@ -201,7 +201,7 @@ class Service:
         return ReloadConfigResponse()
 
     def close(self) -> None:
-        """Lets go of the threads."""
+        """Ends the threads."""
         if self._batcher:
             self._batcher.close()
         self._threads.shutdown(wait=False)
@@ -239,7 +239,7 @@ class Service:
             raise RequestError(error.code, f"{error} [{servable.where}{signature}]") from error
 
     async def _run_alone(self, servable: Servable, call: Call) -> dict[str, np.ndarray]:
-        """The outputs of a call that shares its run with no other."""
+        """The outputs of a call that runs by itself."""
         await self._free_threads.acquire()
         loop = asyncio.get_running_loop()
         work = self._threads.submit(servable.run, call)
@@ -248,11 +248,11 @@ class Service:
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
-        """Counts a request under way; one too many is told at once, rather than wait for a long time."""
+        """Counts a request in flight. One too many is refused at once rather than left to wait for long."""
         if self._running >= self._limits.max_concurrent_requests:
             raise RequestError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"{self._running} requests are under way, and no more are taken on; try again shortly",
+                f"{self._running} requests are in flight, and no more are accepted; try again shortly",
             )
         self._running += 1
         try:

@@ -1,4 +1,4 @@
-"""TensorProto to array and back; a request's tensor is checked against what its signature says of the input."""
+"""TensorProto to array and back. A request's tensor is checked against its signature's input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bertline.serving.runtime import tf
 
 MAX_DIMENSIONS = 64  # numpy's; TensorFlow's are 254
 _STRING = DataType.Value("DT_STRING")
-# The lists of values that hold a dtype as it is; the others (half, bfloat16, complex) pack it, as TensorFlow knows.
+# The lists of values that hold a dtype as it is. The others (half, bfloat16, complex) are packed, as TensorFlow knows.
 _FIELDS = {
     np.dtype(name): field
     for name, field in {
@@ -90,12 +90,12 @@ def encode(value: np.ndarray, proto: TensorProto, as_content: bool = False) -> N
 
 
 def dtype_name(number: int) -> str:
-    """DT_FLOAT and the like, or the number where there is no such dtype."""
+    """The dtype's name, such as DT_FLOAT, or its number if there is no such dtype."""
     return DataType.Name(number) if number in DataType.values() else f"data type {number}"
 
 
 def _varint(number: int) -> bytes:
-    """Protobuf's encoding of a number; lengths stand so before the strings of a packed tensor."""
+    """Protobuf's encoding of a number, which a packed tensor has for the length of each string."""
     low, rest = number & 0x7F, number >> 7
     return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])
 
@@ -132,7 +132,7 @@ def _numbers(alias: str, proto: TensorProto, shape: list[int], elements: int, dt
 
 
 def _packed_numbers(alias: str, proto: TensorProto, shape: list[int]) -> np.ndarray:
-    """Dtypes whose lists hold bit patterns or pairs: TensorFlow's own decoder knows them."""
+    """Decodes dtypes whose lists hold bit patterns or pairs, with TensorFlow's own decoder."""
     try:
         return tf.make_ndarray(proto).reshape(shape)
     except (ValueError, TypeError, IndexError) as error:
@@ -140,7 +140,7 @@ def _packed_numbers(alias: str, proto: TensorProto, shape: list[int]) -> np.ndar
 
 
 def _filled(alias: str, values: list, shape: list[int], elements: int) -> list:
-    """As many values as the shape has: a short list repeats its last one, which is TensorProto's own rule."""
+    """As many values as the shape has. A short list repeats its last value, which is TensorProto's own rule."""
     if len(values) == elements:
         return values
     if not values or len(values) > elements:

@@ -1,7 +1,7 @@
-"""TLS from TF Serving's ssl config file, for gRPC and for REST; a client certificate is asked for with client_verify.
+"""TLS from TF Serving's ssl config file, for gRPC and for REST. With client_verify, clients need a certificate too.
 
-The file holds the texts of PEM files, not their paths. It is read once: a server with a new certificate is a new
-server. tensorflow_model_server uses it for gRPC alone and leaves REST in plain text; here REST gets the same.
+The file holds the texts of PEM files, not their paths. It is read once: a new certificate needs a new server.
+tensorflow_model_server uses it only for gRPC and leaves REST in plain text; here REST uses it as well.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def grpc_credentials(config: SSLConfig) -> grpc.ServerCredentials:
     """What `add_secure_port` of a gRPC server takes.
 
     Raises:
-        UserError: a key, certificate or CA that cannot be used, naming the field and why.
+        UserError: a key, certificate or CA cannot be used; the message names the field and the reason.
     """
     _check(config)
     pair = (config.server_key.encode(), config.server_cert.encode())
@@ -35,11 +35,11 @@ def grpc_credentials(config: SSLConfig) -> grpc.ServerCredentials:
 def ssl_context(config: SSLConfig) -> ssl.SSLContext:
     """The same for REST: `uvicorn.Config(..., ssl_context_factory=lambda config, default: context)`.
 
-    Python's ssl takes a server's key from a file alone. It is given one in the system's temporary folder that only this
-    user can read, and that is gone when this function returns.
+    Python's ssl reads a server's key only from a file. So the key is written into a file in the system's temporary
+    folder that only this user can read, and that is removed before this function returns.
 
     Raises:
-        UserError: a key, certificate or CA that cannot be used, naming the field and why.
+        UserError: a key, certificate or CA cannot be used; the message names the field and the reason.
     """
     _check(config)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -55,7 +55,7 @@ def ssl_context(config: SSLConfig) -> ssl.SSLContext:
 
 
 def _check(config: SSLConfig) -> None:
-    """Refuses, in words, what gRPC and OpenSSL refuse without, or let pass until the first client fails."""
+    """Refuses in words what gRPC and OpenSSL refuse without words, or accept until the first client fails."""
     key = _private_key(config.server_key)
     chain = _certificates("server_cert", config.server_cert)
     if chain[0].public_key() != key.public_key():
@@ -71,7 +71,7 @@ def _check(config: SSLConfig) -> None:
     if not config.custom_ca:
         raise UserError("custom_ca: empty, but client_verify needs the CA certificate that signed the clients'")
     faults = [_not_in_force(authority) for authority in _certificates("custom_ca", config.custom_ca)]
-    if all(faults):  # beside a new one, the old may stay in the bundle: no client can use it
+    if all(faults):  # an old one may stay in the bundle with a new one: no client can use it
         raise UserError(f"custom_ca: {faults[0]}")
 
 

@@ -34,12 +34,12 @@ END = ModelVersionStatus.END
 
 @dataclass(frozen=True)
 class Polling:
-    """When folders are looked at, and how often a version that does not load is tried again.
+    """How often to look at folders, and how often to retry a version that does not load.
 
     Args:
         seconds: time between two looks; 0 looks once.
-        max_load_retries: further tries of a version that failed and has not changed since.
-        retry_seconds: time between them.
+        max_load_retries: how often to retry a version that failed and has not changed since.
+        retry_seconds: time between retries.
     """
 
     seconds: float = 1.0  # TF Serving's default; listing a folder costs next to nothing
@@ -48,17 +48,17 @@ class Polling:
 
 
 def complete_versions(folder: Path) -> list[int]:
-    """Versions in a serving folder that are whole, ascending: folders with a plain number and a saved_model.pb inside.
+    """The whole versions in a serving folder, ascending: folders named by a number, with a saved_model.pb inside.
 
-    Anything else (a push under way in a folder with a leading dot, notes, files) is passed over. A folder that is not
-    there has no versions.
+    Anything else is ignored: files, notes, a push in progress in a folder with a leading dot. A folder that does not
+    exist has no versions.
     """
     return [version for version in releases.versions(folder) if (folder / str(version) / "saved_model.pb").is_file()]
 
 
 @dataclass
 class VersionState:
-    """Where a version is in its life, as GetModelStatus reports it."""
+    """A version's state, as GetModelStatus reports it."""
 
     state: int
     code: int = 0  # grpc status code: 0 is OK
@@ -87,15 +87,15 @@ class _Failure:
 class Versions:
     """Serves the versions in a folder that its policy wants; new ones replace old ones without dropping a request.
 
-    A version that does not load leaves those that are served, and is tried again: at once when its files change, a few
-    times otherwise. Under the policy "latest" the next older version that loads takes its place. When all versions
-    vanish from the folder, those that are loaded are served on.
+    A version that does not load does not disturb those that are served. It is retried: at once when its files change,
+    otherwise a few times. Under the policy "latest" the next older version that loads takes its place. When all
+    versions vanish from the folder, the loaded ones stay in service.
 
     Args:
-        folder: the serving folder, a folder a version.
-        load: makes a Servable of (path, version), loaded and warm.
-        polling: when to look.
-        policy: latest (of which the newest alone is the default), all, or specific versions.
+        folder: the serving folder, with one folder per version.
+        load: makes a Servable from (path, version), loaded and warm.
+        polling: how often to look.
+        policy: latest (by default only the newest), all, or specific versions.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Versions:
         policy: VersionPolicy | None = None,
     ):
         self.folder = folder
-        self._policies = [policy or VersionPolicy()]  # of two while one prepares to take the other's place
+        self._policies = [policy or VersionPolicy()]  # two while one prepares to replace the other
         self._load = load
         self._polling = polling
         self._lock = threading.Lock()
@@ -118,10 +118,10 @@ class Versions:
         self._thread = threading.Thread(target=self._watch, name="version-watcher", daemon=True)
 
     def start(self) -> None:
-        """Loads the versions wanted, then goes on watching; an empty folder is waited for.
+        """Loads the versions wanted, then goes on watching. An empty folder is no error: versions may come.
 
         Raises:
-            UserError: there are versions and none of them loads; the message is the newest one's.
+            UserError: there are versions and none of them loads; the message is that of the newest.
         """
         self.refresh()
         if not self._slots and self._states:
@@ -151,7 +151,7 @@ class Versions:
 
     @contextmanager
     def acquire(self, version: int | None) -> Iterator[Servable | None]:
-        """The servable for a request, kept loaded until the block ends; None where it is not being served.
+        """The servable for a request, kept loaded until the block ends; None if the version is not served.
 
         Args:
             version: the version wanted; None for the newest.
@@ -168,15 +168,15 @@ class Versions:
                 self._release(slot)
 
     def prepare(self, policy: VersionPolicy) -> list[int]:
-        """Loads what another policy wants, beside what is served, until `adopt` decides for one of them.
+        """Loads what another policy wants, in addition to what is served, until `adopt` chooses a policy.
 
         Returns:
-            The versions that answer once the policy is adopted, ascending.
+            The versions that will answer once the policy is adopted, ascending.
         """
         with self._refreshing:
             self._policies.append(policy)
-            chosen = self._take_up(complete_versions(self.folder), policy)
-        return sorted(chosen) or self.loaded()
+            versions = self._take_up(complete_versions(self.folder), policy)
+        return sorted(versions) or self.loaded()
 
     def adopt(self, policy: VersionPolicy) -> None:
         """Serves what this policy wants, and nothing else."""
@@ -189,18 +189,18 @@ class Versions:
             on_disk = complete_versions(self.folder)
             serving = set().union(*(self._take_up(on_disk, policy) for policy in self._policies))
             if not serving:
-                return  # rather the old ones than none
-            for slot in self._withdraw(serving):  # beside the watch: a slow request must not hold up the next version
+                return  # the old versions are better than none
+            for slot in self._withdraw(serving):  # in a thread: a slow request must not delay the next version
                 threading.Thread(target=self._unload, args=(slot,), name="version-unloader", daemon=True).start()
 
     def _take_up(self, on_disk: Sequence[int], policy: VersionPolicy) -> set[int]:
         """The versions that a policy serves, loaded."""
         if policy.WhichOneof("policy_choice") in ("all", "specific"):
-            chosen = [v for v in on_disk if policy.HasField("all") or v in policy.specific.versions]
-            for version in chosen:
+            wanted = [v for v in on_disk if policy.HasField("all") or v in policy.specific.versions]
+            for version in wanted:
                 if version not in self._states:
                     self._set(version, START)
-            return {version for version in chosen if self._is_loaded(version)}
+            return {version for version in wanted if self._is_loaded(version)}
         serving: set[int] = set()
         for version in reversed(on_disk):
             if len(serving) == (policy.latest.num_versions or 1):
@@ -210,7 +210,7 @@ class Versions:
         return serving
 
     def _is_loaded(self, version: int) -> bool:
-        """Whether the version is there to answer, loading it if it is not."""
+        """Whether the version can answer; loads it if it is not loaded."""
         with self._lock:
             if version in self._slots:
                 return True
@@ -227,7 +227,7 @@ class Versions:
         return self._try(version, stamp)
 
     def _try(self, version: int, stamp: tuple[int, int]) -> bool:
-        """Loads and warms a version, and lets it answer; False where it does not load."""
+        """Loads and warms a version and puts it into service; False if it does not load."""
         self._set(version, LOADING)
         try:
             servable = self._load(self.folder / str(version), version)
@@ -246,7 +246,7 @@ class Versions:
         return True
 
     def _withdraw(self, serving: set[int]) -> list[_Slot]:
-        """Takes all versions but these from new requests."""
+        """Takes all other versions out of service for new requests."""
         with self._lock:
             withdrawn = [self._slots.pop(version) for version in list(self._slots) if version not in serving]
             for slot in withdrawn:
@@ -286,6 +286,6 @@ class Versions:
             self._states[version] = VersionState(state, code, message)
 
     def _stamp(self, version: int) -> tuple[int, int]:
-        """Changes with any file of the version: the newest modification (ns) and the bytes of all files."""
+        """The newest modification time (ns) and the bytes of all files: it changes with any file of the version."""
         statuses = [file.lstat() for file in (self.folder / str(version)).rglob("*")]
         return (max((s.st_mtime_ns for s in statuses), default=0), sum(s.st_size for s in statuses))

@@ -1,4 +1,4 @@
-"""Warms a version before it answers, so that no client waits for TensorFlow to optimise a graph.
+"""Warms a version before it answers, so that no client waits while TensorFlow optimises a graph.
 
 https://www.tensorflow.org/tfx/serving/saved_model_warmup
 """
@@ -30,8 +30,8 @@ _METHODS = {
     "regress_log": methods.REGRESS,
     "multi_inference_log": methods.MULTI_INFERENCE,
 }
-# What may feed a string input: serialized tf.Examples as often as texts. Features that the parser requires are those
-# that this line's and TFX's models have.
+# A string input may take serialized tf.Examples or texts. The features here are those that this line's and TFX's
+# models require.
 _EMPTY = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b""]))
 _BLANK_EXAMPLE = tf.train.Example(
     features=tf.train.Features(feature={"text": _EMPTY, "text_pair": _EMPTY, "label": _EMPTY})
@@ -40,7 +40,7 @@ _EXAMPLE_INPUTS = ("examples", methods.INPUTS)
 
 
 def warm_up(servable: Servable, rounds: int = 1) -> None:
-    """Replays the version's recorded requests; a signature without any gets one blank row.
+    """Replays the version's recorded requests, and runs one blank row through each signature that has none.
 
     A recorded request that fails keeps the version out, as in TF Serving. A signature that refuses a blank row stays
     cold.

@@ -84,9 +84,9 @@ def test_doctor_finds_nothing_that_will_not_work(image, volume):
 
 
 def test_nothing_of_the_image_is_the_users_to_change(image):
-    found = image.run_writable(["find", "/", "-xdev", "-writable", "-not", "-type", "l"])
-    places = {"/".join(path.split("/")[:3]) for path in found.stdout.split()}
-    assert places <= {"/tmp", "/var/tmp", "/run/lock", "/var/lock"}, found.stdout
+    writable = image.run_writable(["find", "/", "-xdev", "-writable", "-not", "-type", "l"])
+    places = {"/".join(path.split("/")[:3]) for path in writable.stdout.split()}
+    assert places <= {"/tmp", "/var/tmp", "/run/lock", "/var/lock"}, writable.stdout
 
 
 def test_nothing_that_builds_or_installs_is_left(image):

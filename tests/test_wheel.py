@@ -116,11 +116,11 @@ def started(installed, folder, words, *arguments):
         watchdog.start()
         try:
             shown = ""
-            while not (found := re.search(words, shown)):
+            while not (match := re.search(words, shown)):
                 line = process.stdout.readline()
                 assert line, shown
                 shown += line
-            yield found
+            yield match
         finally:
             watchdog.cancel()
             process.send_signal(signal.SIGINT)
@@ -144,8 +144,8 @@ def test_a_stranger_goes_from_a_file_to_an_answer(installed, folder):
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert len(list(folder.glob("runs/serving/*/release.json"))) == 1
 
-    with started(installed, folder, r"answering on (\S+:\d+)", "serve", "task.yaml", "--embedded") as found:
-        answered = bertline(installed, folder, "predict", "task.yaml", "--address", found[1], "great love it was")
+    with started(installed, folder, r"answering on (\S+:\d+)", "serve", "task.yaml", "--embedded") as match:
+        answered = bertline(installed, folder, "predict", "task.yaml", "--address", match[1], "great love it was")
     assert answered.returncode == 0, answered.stdout + answered.stderr
     label, probability, text = answered.stdout.rstrip("\n").split("\t")
     assert label in factories.MOODS and 0 < float(probability) <= 1 and text == "great love it was"

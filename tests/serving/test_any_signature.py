@@ -38,9 +38,9 @@ def folder(tmp_path_factory):
 
     odd = Odd()
     names = ("upper", "next", "vocabulary", "scale", "words")
-    found = tmp_path_factory.mktemp("odd")
-    tf.saved_model.save(odd, str(found / "1"), signatures={name: getattr(odd, name) for name in names})
-    return found
+    folder = tmp_path_factory.mktemp("odd")
+    tf.saved_model.save(odd, str(folder / "1"), signatures={name: getattr(odd, name) for name in names})
+    return folder
 
 
 @pytest.fixture(scope="module", params=[None, BatchingOptions(max_batch_size=8, allowed_batch_sizes=(4, 8))])

@@ -194,7 +194,7 @@ def test_options_from_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("parameters", "words"),
     [
         ({"max_batch_size": 0}, "max_batch_size must be at least 1"),
         ({"batch_timeout_micros": -1}, "batch_timeout_micros must not be negative"),
@@ -203,6 +203,6 @@ def test_options_from_a_file(tmp_path):
         ({"enable_large_batch_splitting": True, "max_execution_batch_size": 2000}, "between 1 and max_batch_size"),
     ],
 )
-def test_options_that_contradict_each_other(given, words):
+def test_options_that_contradict_each_other(parameters, words):
     with pytest.raises(UserError, match=words):
-        BatchingOptions(**given)
+        BatchingOptions(**parameters)

@@ -634,7 +634,9 @@ def test_the_readmes_grpcurl_lines_work(mood_models, tmp_path):
 
 
 def grpcurl(channel, pool, body, service, method):
-    found = pool.FindServiceByName(service).FindMethodByName(method)
-    asked, answered = (message_factory.GetMessageClass(each) for each in (found.input_type, found.output_type))
-    call = channel.unary_unary(f"/{service}/{method}", asked.SerializeToString, answered.FromString)
-    return call(json_format.Parse(body, asked()), timeout=10)
+    descriptor = pool.FindServiceByName(service).FindMethodByName(method)
+    request, response = (
+        message_factory.GetMessageClass(message) for message in (descriptor.input_type, descriptor.output_type)
+    )
+    call = channel.unary_unary(f"/{service}/{method}", request.SerializeToString, response.FromString)
+    return call(json_format.Parse(body, request()), timeout=10)

@@ -69,8 +69,8 @@ def built():
 
 
 def deployment(overlay):
-    (found,) = [each for (kind, _), each in overlay.items() if kind == "Deployment"]
-    return found
+    (deployed,) = [built for (kind, _), built in overlay.items() if kind == "Deployment"]
+    return deployed
 
 
 def pod(overlay):
@@ -198,8 +198,8 @@ def test_embedded_server_runs_with_the_same_files(mood_models, tmp_path):
     models.write_text((CONFIG / "models.config").read_text().replace("/models/sentiment", str(tmp_path)))
     args = yaml.safe_load((KUBERNETES / "base/deployment.yaml").read_text())["spec"]["template"]["spec"]["containers"]
     replaced = {"--port": "-1", "--rest_api_port": "-1", "--model_config_file": models}
-    given = [arg for arg in arguments_of(args[0]["args"]) if arg.split("=")[0] not in replaced]
-    options, _ = flags.parse([*given, *(f"{name}={value}" for name, value in replaced.items())])
+    kept = [arg for arg in arguments_of(args[0]["args"]) if arg.split("=")[0] not in replaced]
+    options, _ = flags.parse([*kept, *(f"{name}={value}" for name, value in replaced.items())])
     with Server(options) as server, Client(server.address, "sentiment") as client:
         answers = client.predict(["a good film"] * 100)
         assert {answer.label for answer in answers} == {"positive"}

@@ -26,7 +26,7 @@ METHODS = [
     f"/tensorflow.serving.{service}/{method}"
     for service, methods in SERVICES.items()
     for method in methods
-    if method != "HandleReloadConfigRequest"  # what it is asked for, it does
+    if method != "HandleReloadConfigRequest"  # it would do what the request says
 ]
 
 fuzz = settings(deadline=None)  # examples: Hypothesis' default, or the profile's that the run asks for

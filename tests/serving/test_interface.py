@@ -120,8 +120,8 @@ def test_half_plus_two(stub):
 
 
 def test_the_newest_version_answers_unless_a_version_or_a_label_is_named(stub):
-    def answered(**chosen):
-        response = stub.Predict(predict([[0.0]], **chosen))
+    def answered(**spec):
+        response = stub.Predict(predict([[0.0]], **spec))
         return response.model_spec.version.value, float(tf.make_ndarray(response.outputs["y"])[0, 0])
 
     assert answered() == (2, 3.0)
@@ -258,9 +258,9 @@ def test_metadata_of_a_version(stub):
     assert response.model_spec.version.value == 1
 
 
-def states(model_stub, **chosen):
+def states(model_stub, **spec):
     message = get_model_status_pb2.GetModelStatusRequest()
-    name(message.model_spec, **chosen)
+    name(message.model_spec, **spec)
     statuses = model_stub.GetModelStatus(message).model_version_status
     return {s.version: get_model_status_pb2.ModelVersionStatus.State.Name(s.state) for s in statuses}
 

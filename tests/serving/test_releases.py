@@ -70,18 +70,18 @@ def test_overview_tells_served_kept_withdrawn_and_other_hands_versions(tmp_path)
     (tmp_path / "150").mkdir()
     (tmp_path / "150" / "saved_model.pb").write_bytes(b"12345")
     (tmp_path / "400").mkdir()  # no saved_model.pb: not whole
-    found = releases.overview(tmp_path)
-    assert [(each["version"], each["state"]) for each in found] == [
+    listed = releases.overview(tmp_path)
+    assert [(release["version"], release["state"]) for release in listed] == [
         (100, "kept"),
         (150, "kept"),
         (200, "served"),
         (300, "withdrawn"),
     ]
-    assert [each["pushed_at"] for each in found] == ["2026-11-21T23:52:21+00:00", None, None, None]
-    assert found[1]["bytes"] == 5
-    assert (found[2]["parent"], found[2]["metrics"], found[2]["withdrawal"]) == (100, {"accuracy": 0.8}, None)
-    assert found[3]["withdrawal"] == withdrawal
-    assert found[3]["bytes"] == (withdrawn / "release.json").stat().st_size
+    assert [release["pushed_at"] for release in listed] == ["2026-11-21T23:52:21+00:00", None, None, None]
+    assert listed[1]["bytes"] == 5
+    assert (listed[2]["parent"], listed[2]["metrics"], listed[2]["withdrawal"]) == (100, {"accuracy": 0.8}, None)
+    assert listed[3]["withdrawal"] == withdrawal
+    assert listed[3]["bytes"] == (withdrawn / "release.json").stat().st_size
     assert releases.overview(tmp_path / "absent") == []
 
 
@@ -99,5 +99,5 @@ def test_overview_of_a_remote_folder():
     for name, text in (("saved_model.pb", "12345"), ("release.json", "{}")):
         with releases.open_file(f"{folder}/7/{name}", "w") as file:
             file.write(text)
-    (found,) = releases.overview(folder)
-    assert (found["version"], found["state"], found["bytes"]) == (7, "served", 7)
+    (listed,) = releases.overview(folder)
+    assert (listed["version"], listed["state"], listed["bytes"]) == (7, "served", 7)

@@ -500,8 +500,8 @@ def test_pages_from_elsewhere_call_only_where_that_is_asked_for(service, client)
     origin = {"origin": "https://app.example"}
     preflight = {**origin, "access-control-request-method": "POST", "access-control-request-headers": "content-type"}
     with TestClient(application(service, cors=True)) as open_client:
-        asked = open_client.options("/v1/models/toys:predict", headers=preflight)
-        assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (200, "*")
+        answer = open_client.options("/v1/models/toys:predict", headers=preflight)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
         answer = open_client.post("/v1/models/toys:predict", json={"inputs": [1]}, headers=origin)
         assert answer.headers["access-control-allow-origin"] == "*"
         assert open_client.get("/v1/models/nil", headers=origin).headers["access-control-allow-origin"] == "*"

@@ -286,7 +286,7 @@ def test_more_requests_than_it_takes_on(mood_models, tmp_path):
         slow = [stub.Predict.future(request("count", n=np.int64(500_000)), timeout=60) for _ in range(2)]
         wait_for(lambda: in_flight(server) == 2)
         code, details = refused(stub.Predict, request())
-        assert code == "RESOURCE_EXHAUSTED" and details.startswith("2 requests are under way")
+        assert code == "RESOURCE_EXHAUSTED" and details.startswith("2 requests are in flight")
         body = {"signature_name": "text", "instances": ["good"]}
         answer = httpx.post(f"{server.rest_address}/v1/models/mood:predict", json=body, trust_env=False)
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")

@@ -124,14 +124,14 @@ def credentials(client: Party | None, authority: Party = CA) -> grpc.ChannelCred
     return grpc.ssl_channel_credentials(authority.certificate.encode(), *pair)
 
 
-async def grpc_answer(ssl_config: SSLConfig, given: grpc.ChannelCredentials | None):
+async def grpc_answer(ssl_config: SSLConfig, credentials: grpc.ChannelCredentials | None):
     """Of a health check over a new channel: the status, or the code of the refusal."""
     server = grpc.aio.server()
     health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
     port = server.add_secure_port("127.0.0.1:0", tls.grpc_credentials(ssl_config))
     await server.start()
     address = f"127.0.0.1:{port}"
-    opened = grpc.aio.secure_channel(address, given) if given else grpc.aio.insecure_channel(address)
+    opened = grpc.aio.secure_channel(address, credentials) if credentials else grpc.aio.insecure_channel(address)
     try:
         async with opened:
             check = health_pb2_grpc.HealthStub(opened).Check
@@ -146,7 +146,7 @@ SERVING, UNAVAILABLE = health_pb2.HealthCheckResponse.SERVING, grpc.StatusCode.U
 
 
 @pytest.mark.parametrize(
-    ("changes", "given", "answer"),
+    ("changes", "credentials", "answer"),
     [
         ({}, credentials(None), SERVING),
         ({}, credentials(None, Party("another ca")), UNAVAILABLE),
@@ -157,8 +157,8 @@ SERVING, UNAVAILABLE = health_pb2.HealthCheckResponse.SERVING, grpc.StatusCode.U
     ],
     ids=["tls", "server unknown to client", "plain text", "mutual", "no certificate", "another's certificate"],
 )
-def test_grpc(changes, given, answer):
-    assert asyncio.run(grpc_answer(config(**changes), given)) == answer
+def test_grpc(changes, credentials, answer):
+    assert asyncio.run(grpc_answer(config(**changes), credentials)) == answer
 
 
 async def rest_answer(ssl_config: SSLConfig, client: Party | None, folder: Path) -> str:
