@@ -57,7 +57,7 @@ def test_relative_folder_becomes_absolute_and_remote_stays(model_server):
 def test_loopback_is_warned_of(model_server, caplog):
     caplog.set_level(logging.WARNING, "bertline.serving")
     real.command("runs/x", "mood", "127.0.0.1", 8500)
-    assert "listens on all addresses, not on 127.0.0.1 alone" in caplog.text
+    assert "listens on all addresses, not only on 127.0.0.1" in caplog.text
 
 
 def test_port_zero_is_refused(model_server):

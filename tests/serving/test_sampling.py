@@ -272,7 +272,7 @@ def test_a_rate_is_a_probability(tmp_path, rate):
 
 
 def test_what_is_not_done_is_refused(tmp_path):
-    with pytest.raises(UserError, match="type is 'kafka': this server has 'tfrecord' alone"):
+    with pytest.raises(UserError, match="type is 'kafka': this server has only 'tfrecord'"):
         Sampler(config(tmp_path / "mood", kind="kafka"), "mood")
     with pytest.raises(UserError, match=r"filename_prefix is .*/nowhere/mood': it must start in a folder that exists"):
         Sampler(config(tmp_path / "nowhere" / "mood"), "mood")
