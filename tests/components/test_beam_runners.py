@@ -27,12 +27,12 @@ from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.types import channel_utils, standard_artifacts
 
 from bertline.components import (
-    evaluator,
     example_gen,
     shards,
     spans,
     statistics,
     text_statistics,
+    tfma_counts,
     tokenisation,
     validation,
 )
@@ -41,7 +41,7 @@ from bertline.components.artifacts import Quarantine
 from bertline.components.errors import root_cause
 from bertline.components.options import DataOptions, EvaluateOptions
 from bertline.errors import UserError
-from bertline.models.features import SPLITS
+from bertline.models.features import CANDIDATE, SPLITS
 from bertline.pipeline import beam_options
 from bertline.pipeline.beam_options import BeamOptions
 
@@ -287,7 +287,7 @@ def count_and_tokenise(folder, transformed, arguments):
         target = folders["texts"] / "text_statistics.json"
         text_statistics.measure(pipeline, examples.uri, model, pair=False, target=str(target))
         tokenisation.tokenise(pipeline, graph.uri, examples.uri, str(folders["tokens"]))
-        evaluator.analyse(shared, *answers(), str(folders["metrics"]))
+        tfma_counts.analyse(shared, *answers(), str(folders["metrics"]))
     metrics = tfma.load_eval_result(str(folders["metrics"]))
     return {
         "statistics": {
@@ -307,16 +307,15 @@ def answers():
     """A batch of a model's answers to 90 rows, and what TFMA is asked of them."""
     classes = ["neg", "new", "pos"]
     probabilities = np.random.default_rng(3).dirichlet([1, 1, 1], 90).astype(np.float32)
-    given = evaluator.Predictions(classes, [classes[column] for column in probabilities.argmax(1)], probabilities)
-    table = {
+    columns = {
         "text": ["x" * (row % 20) for row in range(90)],
-        "label": [classes[row % 3] for row in range(90)],
         "shop": [("north", "south")[row % 2] for row in range(90)],
     }
-    slices = slice_columns(table, EvaluateOptions(slices=["shop"], length_buckets=[10]))
-    models = {evaluator.CANDIDATE: given}
-    batch = evaluator.record_batch(table, models, classes, slices)
-    return batch, evaluator._eval_config(list(models), len(classes), list(slices))
+    labels = [row % 3 for row in range(90)]
+    rows = factories.answers(classes, labels, probabilities.argmax(1), probabilities, columns=columns)
+    slices = slice_columns(columns, EvaluateOptions(slices=["shop"], length_buckets=[10]))
+    batch = tfma_counts.record_batch({CANDIDATE: rows}, slices)
+    return batch, tfma_counts.eval_config([CANDIDATE], len(classes), list(slices))
 
 
 @pytest.fixture(scope="module")
