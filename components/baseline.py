@@ -28,8 +28,8 @@ def Baseline(
     """Fits the baseline on the training rows and answers the test rows.
 
     Args:
-      examples: raw Examples of ingestion; the splits "train" and "test" are read.
-      answers: the answer to each test row, in BASELINE_FILE: columns `row_id` and `predicted`.
+        examples: raw Examples of ingestion; the splits "train" and "test" are read.
+        answers: the answer to each test row, in BASELINE_FILE: columns `row_id` and `predicted`.
     """
     train, test = (read_examples(artifact_utils.get_split_uri([examples], split), []) for split in ("train", "test"))
     began = time.monotonic()
@@ -47,8 +47,8 @@ def fit_and_answer(train: dict[str, list[Any]], test: dict[str, list[Any]]) -> l
     """The baseline's answers to the test rows, [rows]: one fit, on words and pairs of neighbouring words.
 
     Args:
-      train: columns `text`, `text_pair` and `label`, each [rows].
-      test: columns `text` and `text_pair`, each [rows].
+        train: columns `text`, `text_pair` and `label`, each [rows].
+        test: columns `text` and `text_pair`, each [rows].
     """
     fitted = classifier().fit(texts(train), train[features.LABEL])
     return [str(label) for label in fitted.predict(texts(test))]

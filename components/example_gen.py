@@ -1,10 +1,11 @@
 """Ingestion: from the users' files to Examples in three splits, and a quarantine of the rows that cannot be used.
 
-The files are read twice, by the passes of `ingestion`. So texts stream through and are never grouped or held.
+`ingestion` reads the files twice, so that texts stream through and are never held or grouped.
 """
 
 import csv
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,16 @@ from bertline.components.artifacts import Quarantine
 from bertline.components.data import formats, task_files
 from bertline.components.data.reader import SourceFile
 from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE
-from bertline.components.ingestion import QUARANTINE_FILE, REPORT_FILE, Task
+from bertline.components.ingestion import INGEST_FILE, QUARANTINE_FILE, Task
+from bertline.components.labels import write_labels
 from bertline.components.object_store import local_copy
 from bertline.components.options import DataOptions
 from bertline.components.shards import UNFINISHED
 from bertline.errors import UserError
 from bertline.models.features import SPLITS
 
-LABELS_FILE = "labels.txt"
-
-BYTES_A_TASK = 4 * 1024 * 1024  # some seconds of work; small files together, so that 2,000 do not become 6,000 shards
-BYTES_A_RANGE = 128 * 1024 * 1024  # of the files; a million rows of tweets, and 170 MB to decide on them
+BYTES_PER_TASK = 4 * 1024 * 1024  # some seconds of work; small files share a task, so 2,000 do not become 6,000 shards
+BYTES_PER_RANGE = 128 * 1024 * 1024  # of the files; a million rows of tweets, and 170 MB to decide on them
 SHOWN_EXAMPLES = 3
 
 
@@ -49,30 +49,32 @@ def ExampleGen(
 
     Args:
         examples: splits train, validation and test of tf.Example (see models/features.py), and labels.txt: the label
-            names in their stable order, a JSON string a line.
+            names in their stable order.
         quarantine: quarantine.csv (file, row, reason, detail, text) and ingest.json (counts by reason, split, label,
             and the shards).
         data: DataOptions as JSON.
-        base_folder: where relative paths of the sources start; from an object store the files read are copied.
-        fingerprint: `task_files.fingerprint` of the files; a cached run of other contents is not taken for this one.
-        quarantine_folder: where quarantine.csv is copied to, also when the stage fails and its artifacts are removed.
+        base_folder: where relative paths of the sources start. Files in an object store are copied to this machine.
+        fingerprint: `task_files.fingerprint` of the files. TFX then never takes a cached run of other contents for
+            this one.
+        quarantine_folder: where quarantine.csv is copied to. The copy stays when the stage fails and TFX removes its
+            artifacts.
         beam_pipeline: given by TFX.
 
     Raises:
-        UserError: a file cannot be read, too many rows are in quarantine, or what is left does not make three splits
+        UserError: a file cannot be read, too many rows are in quarantine, or the rest does not make three splits
             of at least two labels.
     """
     options = DataOptions.model_validate_json(data)
     with local_copy(base_folder, task_files.paths_of_task(options)) as folder:
-        taken = spans.window(options.source, folder, options.newest_spans)
+        window = spans.window(options.source, folder, options.newest_spans)
         by_split = task_files.by_split(options, folder)
-        members = [file for of_split in by_split.values() for file in of_split]
-        roles = [SPLITS.index(split) for split, of_split in by_split.items() for _ in of_split]
-        for file in members:
+        files = [file for members in by_split.values() for file in members]
+        roles = [SPLITS.index(split) for split, members in by_split.items() for _ in members]
+        for file in files:
             formats.check(file, options)
-        grouped = enumerate(_grouped(members))
-        tasks = [Task(number, group, options, examples.uri, folder, base_folder) for number, group in grouped]
-        ranges = 1 + sum(Path(file.path).stat().st_size for file in members) // BYTES_A_RANGE
+        groups = enumerate(_grouped(files))
+        tasks = [Task(number, members, options, examples.uri, folder, base_folder) for number, members in groups]
+        ranges = 1 + sum(Path(file.path).stat().st_size for file in files) // BYTES_PER_RANGE
         with beam_pipeline as pipeline:
             ingestion.passes(pipeline, tasks, roles, options, quarantine.uri, ranges=ranges)
     report = _read_report(examples.uri, quarantine.uri)
@@ -80,31 +82,35 @@ def ExampleGen(
     stop = why_not(report, options, saved)
     if stop:
         raise UserError(stop)
-    _describe(examples, report, fingerprint)
-    quarantine.set_string_custom_property("summary", summary(report) + described(taken))
+    write_labels(examples.uri, report["labels"])
+    _describe(examples, fingerprint)
+    quarantine.set_string_custom_property("summary", summary(report) + described(window))
 
 
 def _grouped(files: list[SourceFile]) -> list[list[tuple[int, SourceFile]]]:
-    """Neighbouring files, or parts of them, in groups of at most BYTES_A_TASK, or of one that is larger."""
+    """Files, or parts of them, with the files' indexes.
+
+    Neighbours share a group up to BYTES_PER_TASK; a part that is larger has a group of its own.
+    """
     groups: list[list[tuple[int, SourceFile]]] = []
     room = 0
     for index, file in enumerate(files):
-        for part, size in formats.parts(file, BYTES_A_TASK):
+        for part, size in formats.parts(file, BYTES_PER_TASK):
             if size > room:
                 groups.append([])
-                room = BYTES_A_TASK
+                room = BYTES_PER_TASK
             groups[-1].append((index, part))
             room -= size
     return groups
 
 
 def _read_report(examples_uri: str, quarantine_uri: str) -> dict[str, Any]:
-    """ingest.json, once all that it lists is there.
+    """INGEST_FILE, once all files that it lists are there.
 
     Raises:
-        UserError: it is not: the workers wrote to another machine's disk.
+        UserError: a file is missing, because the workers wrote to another machine's disk.
     """
-    missing = [f"{quarantine_uri}/{REPORT_FILE}"]
+    missing = [f"{quarantine_uri}/{INGEST_FILE}"]
     if fileio.exists(missing[0]):
         with fileio.open(missing[0], "r") as stream:
             report = json.loads(stream.read())
@@ -122,9 +128,6 @@ def _read_report(examples_uri: str, quarantine_uri: str) -> dict[str, Any]:
     return report
 
 
-# === The verdict ===
-
-
 def _save_quarantine(uri: str, folder: str) -> str:
     """Copies quarantine.csv out of the artifact, which TFX removes when the stage fails; returns where it is."""
     if not folder:
@@ -135,15 +138,24 @@ def _save_quarantine(uri: str, folder: str) -> str:
     return saved
 
 
+def _describe(examples: standard_artifacts.Examples, fingerprint: str) -> None:
+    examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
+    examples.span = 0
+    examples.set_string_custom_property("input_fingerprint", fingerprint)
+    examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
+
+
+# === The verdict ===
+
+
 def why_not(report: dict[str, Any], options: DataOptions, quarantine_path: str) -> str | None:
     """The reason to stop the line, in words with the way out; None where the rows will do."""
     if report["unreadable"]:
         return "\n".join(report["unreadable"])
-    for rule in (_too_many_quarantined, _too_few_labels, _too_many_labels, _label_without_rows, _empty_split):
-        stop = rule(report, options, quarantine_path)
-        if stop:
-            return stop
-    return None
+    if stop := _too_many_quarantined(report, options, quarantine_path):
+        return stop
+    rules = (_too_few_labels, _too_many_labels, _label_without_rows, _empty_split)
+    return next((stop for rule in rules if (stop := rule(report, options))), None)
 
 
 def _too_many_quarantined(report: dict[str, Any], options: DataOptions, path: str) -> str | None:
@@ -152,15 +164,14 @@ def _too_many_quarantined(report: dict[str, Any], options: DataOptions, path: st
         return None
     share = refused / report["rows"]
     with fileio.open(path, "r") as stream:
-        first = [row for row, _ in zip(csv.DictReader(stream), range(SHOWN_EXAMPLES), strict=False)]
-    shown = [f"  {row['file']}, row {row['row']}: {row['detail']}: {row['text'][:80]!r}" for row in first]
+        first = list(islice(csv.DictReader(stream), SHOWN_EXAMPLES))
     return "\n".join(
         [
             f"{refused:,} of {report['rows']:,} rows ({share:.1%}) cannot be used; "
             f"data.max_quarantined allows {options.max_quarantined:.1%}.",
             *(f"  {count:,} x {reason}" for reason, count in report["quarantined"].items()),
             "The first of them:",
-            *shown,
+            *(f"  {row['file']}, row {row['row']}: {row['detail']}: {row['text'][:80]!r}" for row in first),
             f"All of them: {path}",
             *sorted({WAYS_OUT[reason] for reason in report["quarantined"]}),
         ]
@@ -173,16 +184,16 @@ WAYS_OUT = {
     "or data.on_bad_bytes: replace.",
     splitting.EMPTY_TEXT: "Empty texts: check that data.text names the right column.",
     splitting.MISSING_LABEL: "Missing labels: check that data.label names the right column, or remove those rows.",
-    splitting.UNKNOWN_LABEL: "Unknown labels: add them to data.labels, or leave data.labels out to take those found.",
+    splitting.UNKNOWN_LABEL: "Unknown labels: add them to data.labels, or leave data.labels out to take all labels.",
     splitting.OTHER_LABEL: "Repeated texts: choose one label for each, or raise data.max_quarantined.",
 }
 
 
-def _too_few_labels(report: dict[str, Any], options: DataOptions, _path: str) -> str | None:
+def _too_few_labels(report: dict[str, Any], options: DataOptions) -> str | None:
     if len(report["labels"]) >= 2 and report["distinct"]:
         return None
     if not report["distinct"]:
-        return f"No usable row in {report['rows']:,} rows of {', '.join(options.source)}."
+        return f"No usable row in {report['rows']:,} rows of {', '.join(options.source)}. Add rows to the files."
     (label, count), *_ = report["labels"].items()
     return (
         f"Only one label, {label!r}, in {count:,} rows: a classifier needs at least two. "
@@ -190,7 +201,7 @@ def _too_few_labels(report: dict[str, Any], options: DataOptions, _path: str) ->
     )
 
 
-def _too_many_labels(report: dict[str, Any], options: DataOptions, _path: str) -> str | None:
+def _too_many_labels(report: dict[str, Any], options: DataOptions) -> str | None:
     labels, rows = len(report["labels"]), report["distinct"]
     if options.labels is not None or labels <= rows / 2:
         return None
@@ -200,34 +211,34 @@ def _too_many_labels(report: dict[str, Any], options: DataOptions, _path: str) -
     )
 
 
-def _label_without_rows(report: dict[str, Any], options: DataOptions, _path: str) -> str | None:
+def _label_without_rows(report: dict[str, Any], options: DataOptions) -> str | None:
     for label, count in report["labels"].items():
-        in_splits = ", ".join(f"{report['splits'][split][label]} in {split}" for split in SPLITS)
         if not count:
-            found = ", ".join(repr(name) for name, rows in report["labels"].items() if rows)
+            others = ", ".join(repr(name) for name, rows in report["labels"].items() if rows)
             return (
-                f"The label {label!r} of data.labels has no row. Labels with rows: {found}. Correct its name in "
+                f"The label {label!r} of data.labels has no row. Labels with rows: {others}. Correct its name in "
                 "data.labels (was it renamed in the file?), remove it, or add rows."
             )
         if not report["splits"]["train"][label]:
+            by_split = ", ".join(f"{report['splits'][split][label]} in {split}" for split in SPLITS)
             return (
-                f"The label {label!r} has no row to learn from ({in_splits}). Add rows of it to data.source, raise "
+                f"The label {label!r} has no row to learn from ({by_split}). Add rows of it to data.source, raise "
                 "data.limits.train or data.split.train, or remove the label from the files."
             )
     return None
 
 
-def _empty_split(report: dict[str, Any], options: DataOptions, _path: str) -> str | None:
-    for split in SPLITS:
-        if not sum(report["splits"][split].values()):
-            sizes = {name: sum(rows.values()) for name, rows in report["splits"].items()}
-            counted = ", ".join(f"{sizes[name]} {name}" for name in SPLITS)
-            empty = f"The split {split} is empty ({counted} of {report['distinct']} distinct rows)."
-            if split != "train" and (source := getattr(options, f"{split}_source")):
-                return f"{empty} Add rows to {', '.join(source)} (data.{split}_source)."
-            others = "data.split.train" if split != "train" else "the other shares"
-            return f"{empty} Add rows, raise data.split.{split}, or lower {others}."
-    return None
+def _empty_split(report: dict[str, Any], options: DataOptions) -> str | None:
+    sizes = {split: sum(rows.values()) for split, rows in report["splits"].items()}
+    split = next((split for split in SPLITS if not sizes[split]), None)
+    if split is None:
+        return None
+    counts = ", ".join(f"{sizes[name]} {name}" for name in SPLITS)
+    empty = f"The split {split} is empty ({counts} of {report['distinct']} distinct rows)."
+    if split != "train" and (source := getattr(options, f"{split}_source")):
+        return f"{empty} Add rows to {', '.join(source)} (data.{split}_source)."
+    others = "data.split.train" if split != "train" else "the other shares"
+    return f"{empty} Add rows, raise data.split.{split}, or lower {others}."
 
 
 # === What is shown ===
@@ -250,17 +261,8 @@ def summary(report: dict[str, Any]) -> str:
     return f"{report['distinct']:,} rows of {report['rows']:,}: {', '.join(notes)}"
 
 
-def described(taken: list[int]) -> str:
-    """The window of spans, as the end of the stage's line."""
-    if not taken:
+def described(window: list[int]) -> str:
+    """The spans that were read, as the end of the stage's line."""
+    if not window:
         return ""
-    return f", span {taken[0]}" if len(taken) == 1 else f", {len(taken)} spans from {taken[0]} to {taken[-1]}"
-
-
-def _describe(examples: standard_artifacts.Examples, report: dict[str, Any], fingerprint: str) -> None:
-    with fileio.open(f"{examples.uri}/{LABELS_FILE}", "w") as stream:
-        stream.write("".join(json.dumps(label, ensure_ascii=False) + "\n" for label in report["labels"]))
-    examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
-    examples.span = 0
-    examples.set_string_custom_property("input_fingerprint", fingerprint)
-    examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
+    return f", span {window[0]}" if len(window) == 1 else f", {len(window)} spans from {window[0]} to {window[-1]}"

@@ -13,7 +13,7 @@ from tfx.utils import path_utils
 from bertline.components import estimates, export_record, training_record
 from bertline.components.artifacts import Weights
 from bertline.components.export_record import Calibration, ExportRecord
-from bertline.components.transform import read_labels
+from bertline.components.labels import read_labels
 from bertline.errors import UserError
 from bertline.models import backbone, calibration, classifier, signatures
 from bertline.models.features import SEGMENT_IDS

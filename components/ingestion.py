@@ -1,8 +1,8 @@
 """Ingestion's two passes over the rows, for Beam to spread over its workers.
 
-The first keeps 16 bytes of hash a row, from which `splitting` decides on every row, range by range of the hash; the
-second writes the rows where they belong. This module imports no TFX and no Keras, and so a worker that an engine starts
-is up in a third of the time.
+The first keeps 16 bytes of hash per row. From them `splitting` decides on every row, one range of the hash at a time.
+The second pass writes the rows where they belong. This module imports no TFX and no Keras, so a worker that an engine
+starts is up in a third of the time.
 """
 
 import csv
@@ -23,7 +23,7 @@ from bertline.components.data import formats
 from bertline.components.data.columns import used_columns
 from bertline.components.data.reader import SourceFile
 from bertline.components.data.rows import EXCERPT_CHARACTERS, Fault, Row
-from bertline.components.object_store import brought
+from bertline.components.object_store import fetched
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 from bertline.models import features
@@ -31,17 +31,17 @@ from bertline.models.features import SPLITS
 from bertline.serving.runtime import tf
 
 QUARANTINE_FILE = "quarantine.csv"
-REPORT_FILE = "ingest.json"
+INGEST_FILE = "ingest.json"
 
 SURVEYED_ROWS = 16_384  # rows whose hashes travel together: few elements, each below a megabyte
-ROWS_A_SHARD = 20_000  # later stages spread shards: half a second of work each, so that workers end together
+ROWS_PER_SHARD = 20_000  # half a second of work in later stages, so that their workers end together
 
 
 class Task(NamedTuple):
     """Files that one worker reads, with their indexes, and where it writes.
 
-    `number` is the task's own. `folder` is what the files lie below here, a copy of `base_folder` where that is an
-    object store's.
+    `number` is the task's own. The files lie below `folder`, which is a copy of `base_folder` where that is in an
+    object store.
     """
 
     number: int
@@ -52,20 +52,20 @@ class Task(NamedTuple):
     base_folder: str
 
     def read(self, file: SourceFile) -> Iterator[Row]:
-        """The rows of one of the files, which a worker on another machine brings itself."""
-        with brought(file.path, self.folder, self.base_folder) as path:
+        """The rows of one of the files. A worker on another machine fetches the file first."""
+        with fetched(file.path, self.folder, self.base_folder) as path:
             yield from formats.read(file._replace(path=path), self.options)
 
 
 class Unreadable(NamedTuple):
-    """A file that turned out damaged half way, by its index."""
+    """A file that turned out to be damaged half way: its index, and what is wrong."""
 
     file: int
     message: str
 
 
 class Written(NamedTuple):
-    """What the second pass has done with a task: shards by their names, or lines of a file for quarantine.csv.
+    """What the second pass did with a task: the names of its shards, or a file's lines for quarantine.csv.
 
     `first` is the place in the file of the first row that was read, from 0.
     """
@@ -89,11 +89,11 @@ def passes(
 
     Args:
         pipeline: where they run.
-        tasks: all files; an element each.
+        tasks: of all files; Beam gets one element for each.
         roles: a file's index -> the split it was given for.
         options: as the tasks'.
         quarantine_uri: where quarantine.csv and ingest.json are written; the workers must reach it.
-        ranges: of the hash; a worker holds one at a time, some 150 bytes a row.
+        ranges: number of ranges of the hash; a worker holds one at a time, some 150 bytes per row.
     """
     work = shards.spread(pipeline, tasks)
     surveys, unreadable = work | "Survey" >> beam.FlatMap(survey).with_outputs(UNREADABLE, main=MAIN)
@@ -118,7 +118,7 @@ def passes(
         | "Tasks" >> beam.GroupByKey()
         | "Write" >> beam.FlatMap(write, beam.pvalue.AsIter(unreadable))
     )
-    gathered = (beam.pvalue.AsIter(each) for each in (written, counts, unreadable))
+    gathered = (beam.pvalue.AsIter(results) for results in (written, counts, unreadable))
     start = pipeline | "Start" >> beam.Create([None])
     _ = start | "Report" >> beam.Map(_write_report, *gathered, agreed, options, quarantine_uri)
 
@@ -127,7 +127,7 @@ def passes(
 
 
 class Parsed(NamedTuple):
-    """A row as ingestion sees it: either a fault, or texts and label."""
+    """A row as ingestion sees it: its texts and label, or a fault."""
 
     text: str
     text_pair: str | None
@@ -136,10 +136,10 @@ class Parsed(NamedTuple):
 
 
 def parse(row: Row, options: DataOptions) -> Parsed:
-    """Checks what a reader cannot know: that text and label are there, and the label is one of those listed."""
+    """Checks what a reader cannot know: that text and label are there, and that the label is one of those listed."""
     if row.fault:
         return Parsed("", None, "", row.fault)
-    text, *others = (value or "" for value in row.values)
+    text, *others = (value or "" for value in row.values)  # in the order of used_columns
     text_pair = others.pop(0) if options.text_pair else None
     label = others[0].strip()
     fault = None
@@ -159,7 +159,7 @@ MAIN, UNREADABLE, COUNTS = "main", "unreadable", "counts"  # Beam's outputs
 
 
 def survey(task: Task) -> Iterator[splitting.Survey | TaggedOutput[Literal["unreadable"], Unreadable]]:
-    """Hashes, labels and faults of a task's rows, SURVEYED_ROWS at a time; a file that is damaged as Unreadable."""
+    """Hashes, labels and faults of a task's rows, SURVEYED_ROWS at a time; for a damaged file an Unreadable."""
     for index, file in task.files:
         batch: list[tuple[splitting.TextKey, str, int]] = []
         first = file.first
@@ -204,7 +204,7 @@ def _packed(task: int, file: int, first: int, batch: list[tuple[splitting.TextKe
 def finish(
     settled: splitting.Settled, agreement: splitting.Agreement
 ) -> Iterator[tuple[int, splitting.Verdicts] | TaggedOutput[Literal["counts"], splitting.Counts]]:
-    """The verdicts on the rows of a range, by the number of their task; as COUNTS what they count to."""
+    """The verdicts on the rows of a range, by the number of their task; and as COUNTS what they add up to."""
     verdicts, counts = splitting.finish(settled, agreement)
     yield TaggedOutput(COUNTS, counts)
     yield from verdicts
@@ -216,45 +216,49 @@ def finish(
 def write(
     grouped: tuple[int, Iterable[Task | splitting.Verdicts]], unreadable: Iterable[Unreadable]
 ) -> Iterator[Written]:
-    """Writes a task's rows to their splits, by the verdicts that come with it under its number.
+    """Writes a task's rows to their splits, by their verdicts.
 
-    Beam may call it again for a task whose worker was lost, or at once.
+    Beam may call it twice for a task: again when a worker was lost, or twice at a time.
+
+    Args:
+        grouped: a task's number, and under it the task and the verdicts on its rows.
+        unreadable: damaged files; if there are any, nothing is written.
     """
     if any(True for _ in unreadable):
         return
     members = list(grouped[1])
-    (task,) = (each for each in members if isinstance(each, Task))
-    verdicts = _by_file(each for each in members if isinstance(each, splitting.Verdicts))
-    written = {split: _Shards(task, name) for split, name in enumerate(SPLITS)}
+    (task,) = (member for member in members if isinstance(member, Task))
+    verdicts = _by_file(member for member in members if isinstance(member, splitting.Verdicts))
+    shards_of = {split: _Shards(task, name) for split, name in enumerate(SPLITS)}
     for index, file in task.files:
         refused = []
         for row, verdict in zip(task.read(file), verdicts.get(index, []), strict=True):
-            if verdict in written:
-                written[verdict].write(_example(row, file, task.options))
+            if verdict in shards_of:
+                shards_of[verdict].write(_example(row, file, task.options))
             elif verdict >= splitting.QUARANTINED:
                 refused.append(_refusal(row, file, task.options))
         if refused:
             yield Written(index, file.first, [], refused)
-    for of_split in written.values():
-        of_split.close()
+    for written in shards_of.values():
+        written.close()
     (index, file), *_ = task.files
-    yield Written(index, file.first, [name for of_split in written.values() for name in of_split.names], [])
+    yield Written(index, file.first, [name for written in shards_of.values() for name in written.names], [])
 
 
-def _by_file(verdicts: Iterable[splitting.Verdicts]) -> dict[int, list[int]]:
+def _by_file(of_ranges: Iterable[splitting.Verdicts]) -> dict[int, list[int]]:
     """A file's index -> the verdicts on the rows of a task, in the order of the file."""
     by_file: dict[int, list[splitting.Verdicts]] = {}
-    for each in verdicts:
-        by_file.setdefault(each.file, []).append(each)
+    for verdicts in of_ranges:
+        by_file.setdefault(verdicts.file, []).append(verdicts)
     ordered = {}
     for file, members in by_file.items():
-        order = numpy.argsort(numpy.concatenate([each.places for each in members]))
-        ordered[file] = numpy.concatenate([each.verdicts for each in members])[order].tolist()
+        order = numpy.argsort(numpy.concatenate([verdicts.places for verdicts in members]))
+        ordered[file] = numpy.concatenate([verdicts.verdicts for verdicts in members])[order].tolist()
     return ordered
 
 
 class _Shards:
-    """Files of one split that hold a task's rows, in the order of the source, each named after what it holds."""
+    """The shards of one split with a task's rows, in the order of the source. Their names say which rows they hold."""
 
     def __init__(self, task: Task, split: str):
         self.names: list[str] = []
@@ -264,7 +268,7 @@ class _Shards:
         self._rows = 0
 
     def write(self, record: bytes) -> None:
-        if self._rows % ROWS_A_SHARD == 0:
+        if self._rows % ROWS_PER_SHARD == 0:
             self.close()
             name = f"{self._stem}-{len(self.names):05d}{shards.ENDING}"
             self._writer = self._open.enter_context(shards.writing(self._uri, self._split, name))
@@ -311,30 +315,30 @@ def _write_report(
     options: DataOptions,
     uri: str,
 ) -> None:
-    """quarantine.csv, sorted by file and row, and ingest.json, with the names of all shards."""
-    done = sorted(written, key=lambda each: (each.file, each.first))
+    """Writes quarantine.csv, sorted by file and row, and ingest.json, with the names of all shards."""
+    done = sorted(written, key=lambda part: (part.file, part.first))
     with _whole(uri, QUARANTINE_FILE) as stream:
         table = io.StringIO()
         writer = csv.writer(table)
         writer.writerow(("file", "row", "reason", "detail", "text"))
-        for each in done:
-            writer.writerows(each.refused)
+        for part in done:
+            writer.writerows(part.refused)
             stream.write(table.getvalue())
             table.seek(0)
             table.truncate()
         stream.write(table.getvalue())
     report = {
         **splitting.report(sum(counts, splitting.Counts()), agreement, options),
-        "unreadable": [each.message for each in sorted(unreadable)],
-        "shards": sorted(name for each in done for name in each.shards),
+        "unreadable": [file.message for file in sorted(unreadable)],
+        "shards": sorted(name for part in done for name in part.shards),
     }
-    with _whole(uri, REPORT_FILE) as stream:
+    with _whole(uri, INGEST_FILE) as stream:
         stream.write(json.dumps(report, indent=2, ensure_ascii=False))
 
 
 @contextmanager
 def _whole(uri: str, name: str) -> Iterator[Any]:
-    """A file to write to that has its name once it is whole, as shards.writing has it."""
+    """A file to write to, which gets its name once it is whole, like those of `shards.writing`."""
     half = f"{uri}/{shards.UNFINISHED}/{uuid.uuid4().hex}"
     tf.io.gfile.makedirs(f"{uri}/{shards.UNFINISHED}")
     with tf.io.gfile.GFile(half, "w") as stream:

@@ -20,7 +20,7 @@ from tfx.types import standard_artifacts
 from bertline.components import artifacts
 from bertline.components.artifacts import DataReport, Quarantine
 from bertline.components.evaluation import Metrics, read_metrics
-from bertline.components.ingestion import REPORT_FILE as INGEST_FILE
+from bertline.components.ingestion import INGEST_FILE
 from bertline.components.review_page import figures
 from bertline.components.training_record import read_history
 from bertline.components.validation import STATISTICS_FILE

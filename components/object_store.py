@@ -1,4 +1,4 @@
-"""A folder in an object store: brought to this machine for as long as it is read."""
+"""Folders in an object store: copied to this machine for as long as they are read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bertline.errors import UserError
 
 SCHEMES = ("gs://", "s3://", "minio://")
 RETRY = timedelta(minutes=1)  # Google's client would try for a quarter of an hour where there are no credentials
-TRANSFERS = 16  # at a time: a small file is mostly waiting
+TRANSFERS = 16  # at a time: with small files most of the time is spent waiting
 ADDRESS = "address"  # custom property of an artifact whose `uri` is a pod's copy: where it outlives the pod
 
 
@@ -25,12 +25,12 @@ ADDRESS = "address"  # custom property of an artifact whose `uri` is a pod's cop
 def local_copy(folder: str, wanted: Callable[[str], Iterable[str]] | None = None) -> Iterator[str]:
     """The folder itself where it is local; else a copy of the files below an address, for the length of a block.
 
-    Credentials are found as Arrow finds them: in the store's usual environment variables, or by the machine's account.
+    Arrow finds the credentials: in the store's usual environment variables, or by the machine's account.
 
     Args:
         folder: a path, or an address gs://, s3:// or minio://.
-        wanted: from the copy's path to the absolute paths of the files to bring, by their names alone, for it sees all
-            of them empty. None brings all.
+        wanted: takes the copy's path and gives the absolute paths of the files to bring. It goes by their names,
+            because all of them are still empty when it is called. None brings all.
 
     Raises:
         UserError: the address is of another kind, cannot be reached, or nothing is there.
@@ -47,16 +47,16 @@ def local_copy(folder: str, wanted: Callable[[str], Iterable[str]] | None = None
 
 
 @contextmanager
-def brought(path: str, folder: str, address: str) -> Iterator[str]:
-    """A file of a folder's local copy: as it is where this machine has it, else brought for the length of a block.
+def fetched(path: str, folder: str, address: str) -> Iterator[str]:
+    """A file of a local copy: as it is where this machine has it, else fetched for the length of a block.
 
     Args:
         path: absolute path of the file on the machine that started the job.
-        folder: the local copy there, or the folder itself.
-        address: what it is a copy of; the same as `folder` where it is none.
+        folder: the local copy on that machine, or the folder itself.
+        address: what `folder` is a copy of; the same as `folder` where it is no copy.
 
     Raises:
-        UserError: this machine does not have the file, or it cannot be brought.
+        UserError: this machine does not have the file, or cannot fetch it.
     """
     if Path(path).exists():
         yield path
@@ -73,8 +73,15 @@ def brought(path: str, folder: str, address: str) -> Iterator[str]:
             store, remote = _store(source)
             fs.copy_files(remote, target, source_filesystem=store, destination_filesystem=fs.LocalFileSystem())
         except (OSError, pyarrow.ArrowInvalid) as error:
-            raise UserError(f"{source} cannot be read: {error}") from error
+            raise _unreadable(source, error) from error
         yield target
+
+
+def _unreadable(address: str, error: Exception) -> UserError:
+    return UserError(
+        f"{address} cannot be read: {error}. Check the address, and the credentials in the environment or of the "
+        "machine's account."
+    )
 
 
 def _store(address: str) -> tuple[fs.FileSystem, str]:
@@ -93,21 +100,21 @@ def _copy(address: str, target: Path, wanted: Callable[[str], Iterable[str]] | N
     try:
         store, path = _store(address)
         if store.get_file_info(path).type != fs.FileType.Directory:
-            raise UserError(f"{address}: there is no such folder")
-        files = [found for found in store.get_file_info(fs.FileSelector(path, recursive=True)) if found.is_file]
-        local = {target / found.path.removeprefix(f"{path}/"): found.path for found in files}
-        for place in local:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.touch()
-        chosen = set(local) & set(map(Path, wanted(str(target)))) if wanted else set(local)
-        for place in set(local) - chosen:
-            place.unlink()
+            raise UserError(f"{address}: there is no such folder. Correct the address.")
+        entries = [entry for entry in store.get_file_info(fs.FileSelector(path, recursive=True)) if entry.is_file]
+        remote = {target / entry.path.removeprefix(f"{path}/"): entry.path for entry in entries}
+        for local in remote:
+            local.parent.mkdir(parents=True, exist_ok=True)
+            local.touch()
+        to_bring = set(remote) & set(map(Path, wanted(str(target)))) if wanted else set(remote)
+        for local in set(remote) - to_bring:
+            local.unlink()
 
-        def bring(place: Path) -> None:
+        def bring(local: Path) -> None:
             here = fs.LocalFileSystem()
-            fs.copy_files(local[place], str(place), source_filesystem=store, destination_filesystem=here)
+            fs.copy_files(remote[local], str(local), source_filesystem=store, destination_filesystem=here)
 
         with ThreadPool(TRANSFERS) as pool:
-            pool.map(bring, chosen)
+            pool.map(bring, to_bring)
     except (OSError, pyarrow.ArrowInvalid) as error:
-        raise UserError(f"{address} cannot be read: {error}") from error
+        raise _unreadable(address, error) from error

@@ -27,7 +27,7 @@ from bertline.components.artifacts import (
 )
 from bertline.components.canary import REPORT_FILE as CANARY_FILE
 from bertline.components.evaluation import read_metrics
-from bertline.components.ingestion import REPORT_FILE as INGEST_FILE
+from bertline.components.ingestion import INGEST_FILE
 from bertline.components.review_page import page
 from bertline.components.review_page.evidence import Evidence
 from bertline.components.training_record import read_history

@@ -1,8 +1,11 @@
-"""Which split a row falls in, decided by the hash of its text: 16 bytes a row, never the texts themselves.
+"""Which split a row falls in, decided by the hash of its text: 16 bytes per row, never the texts themselves.
 
-All rows of one text have one hash, so rows are decided on range by range of the hash, each by any worker: `by_range`
-deals a survey's rows out, `settle` decides on those of a range as far as they alone can tell, the `Summary` of each is
-added up to an `Agreement` on what depends on all of them, and `finish` gives the verdicts.
+All rows of one text have one hash, so each range of the hash can be decided on by itself, by any worker:
+
+1. `by_range` deals a survey's rows out to the ranges.
+2. `settle` decides on the rows of a range, as far as they tell by themselves.
+3. The `Summary` of each range is merged into an `Agreement` on what depends on all rows.
+4. `finish` gives the verdicts.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE
 from bertline.components.options import DataOptions
 from bertline.models.features import SPLITS
 
-# === Why a row goes to quarantine; a row's reason code is its place here, from 1 ===
+# === Why a row goes to quarantine. The code of a reason is its place in REASONS, from 1 ===
 
 EMPTY_TEXT = "empty text"
 MISSING_LABEL = "missing label"
@@ -28,7 +31,7 @@ UNKNOWN_LABEL = "unknown label"
 OTHER_LABEL = "repeated text with another label"
 REASONS = (BROKEN_LINE, BAD_BYTES, EMPTY_TEXT, MISSING_LABEL, UNKNOWN_LABEL, OTHER_LABEL)
 
-# === What becomes of a row ===
+# === What happens to a row ===
 
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
 DUPLICATE = 3
@@ -36,11 +39,11 @@ NOT_SAMPLED = 4
 QUARANTINED = 16  # + the reason's code
 
 
-NO_LOW = 2**64 - 1  # no text is kept for a hash that none has, but for one in 2**64
+NO_LOW = 2**64 - 1  # stands for "no hash"; one text in 2**64 has it
 
 
 class TextKey(NamedTuple):
-    """128-bit hash of a normalised text. `high` chooses the split and `low` the sample, so the two are independent."""
+    """128-bit hash of a normalised text. `high` chooses the split, `low` the sample: the two are independent."""
 
     high: int
     low: int
@@ -54,8 +57,8 @@ class TextKey(NamedTuple):
 def text_key(text: str, text_pair: str | None = None) -> TextKey:
     """Hash of the text in Unicode's NFC form with runs of white space as one space.
 
-    Case and compatibility forms stay apart: "US" is not "us", and what the model reads differently is not the same row.
-    The hash does not depend on the machine, the run or the order of the rows.
+    Case and compatibility forms stay apart, because the model may read them differently: "US" is not "us". The hash
+    does not depend on the machine, the run or the order of the rows.
     """
     # split() takes U+001F for white space, so no normalised text holds the mark between the two of a pair.
     parts = [text] if text_pair is None else [text, text_pair]
@@ -66,16 +69,16 @@ def text_key(text: str, text_pair: str | None = None) -> TextKey:
 
 @dataclass
 class Survey:
-    """What is decided from, of some rows of one file.
+    """What decisions rest on, for some rows of one file.
 
     Attributes:
-      task: number of the task that reads the rows.
-      file: index of the file.
-      places: int64 [rows], each row's place among the file's rows, from 0, rising.
-      keys: uint64 [rows, 2], high and low of each text's key; 0 where there is a reason.
-      labels: int32 [rows], index into `names`; -1 where there is a reason.
-      names: labels of these rows, sorted.
-      reasons: uint8 [rows], 0 for a good row, else the code of its reason.
+        task: number of the task that reads the rows.
+        file: index of the file.
+        places: int64 [rows], each row's place among the file's rows, from 0, rising.
+        keys: uint64 [rows, 2], high and low of each text's key; 0 where there is a reason.
+        labels: int32 [rows], index into `names`; -1 where there is a reason.
+        names: labels of these rows, sorted.
+        reasons: uint8 [rows], 0 for a good row, else the code of its reason.
     """
 
     task: int
@@ -90,7 +93,7 @@ class Survey:
 def by_range(survey: Survey, ranges: int) -> Iterator[tuple[int, Survey]]:
     """Deals the rows out: (range, its rows), for each range that has any.
 
-    The range is by the key's `high` modulo their number, so each has its share of every split.
+    A row's range is `high` of its key modulo the number of ranges, so each range has its share of every split.
     """
     of_row = survey.keys[:, 0] % numpy.uint64(ranges)
     of_row = numpy.where(survey.reasons > 0, survey.places % ranges, of_row.astype(numpy.int64))  # no text, no hash
@@ -106,23 +109,23 @@ def by_range(survey: Survey, ranges: int) -> Iterator[tuple[int, Survey]]:
 
 @dataclass
 class Settled:
-    """The rows of a range, as far as they alone can tell.
+    """The rows of a range, decided on as far as they tell by themselves.
 
     Attributes:
-      addresses: (task, file, places) of each survey, in the order of the rows.
-      keys: uint64 [rows, 2], as surveyed.
-      labels: int32 [rows], index into `names`; -1 where there is none.
-      names: labels of these rows, sorted.
-      given: uint8 [rows], the split that the row's file was given for; TRAIN for one that is split by hash.
-      verdicts: uint8 [rows]: a split, DUPLICATE, or QUARANTINED + reason.
-      distinct: int64, the rows that stand for a text.
+        addresses: (task, file, places) of each survey, in the order of the rows.
+        keys: uint64 [rows, 2], as surveyed.
+        labels: int32 [rows], index into `names`; -1 where there is none.
+        names: labels of these rows, sorted.
+        roles: uint8 [rows], the split that the row's file was given for; TRAIN for a file that is split by hash.
+        verdicts: uint8 [rows]: a split, DUPLICATE, or QUARANTINED + reason.
+        distinct: int64, the rows that stand for a text.
     """
 
     addresses: list[tuple[int, int, numpy.ndarray]]
     keys: numpy.ndarray
     labels: numpy.ndarray
     names: list[str]
-    given: numpy.ndarray
+    roles: numpy.ndarray
     verdicts: numpy.ndarray
     distinct: numpy.ndarray
 
@@ -132,7 +135,7 @@ def settle(surveys: Iterable[Survey], roles: list[int], options: DataOptions) ->
 
     Args:
         surveys: of all rows of the range, at least one, in any order.
-        roles: a file's index -> the split it was given for; TRAIN for the source that is split by hash.
+        roles: a file's index -> the split it was given for; TRAIN for a file that is split by hash.
         options: shares of the splits.
     """
     surveys = sorted(surveys, key=lambda survey: (survey.file, survey.places[0]))
@@ -140,14 +143,15 @@ def settle(surveys: Iterable[Survey], roles: list[int], options: DataOptions) ->
     keys = numpy.concatenate([survey.keys for survey in surveys])
     labels = numpy.concatenate([_renumbered(survey, names) for survey in surveys])
     reasons = numpy.concatenate([survey.reasons for survey in surveys])
-    given = numpy.concatenate([numpy.full(len(each.reasons), roles[each.file], numpy.uint8) for each in surveys])
+    of_rows = [numpy.full(len(survey.reasons), roles[survey.file], numpy.uint8) for survey in surveys]
+    row_roles = numpy.concatenate(of_rows)
 
     verdicts = numpy.where(reasons > 0, QUARANTINED + reasons, DUPLICATE).astype(numpy.uint8)
-    distinct, other_label = _distinct(keys, labels, given, numpy.flatnonzero(reasons == 0))
+    distinct, other_label = _distinct(keys, labels, row_roles, numpy.flatnonzero(reasons == 0))
     verdicts[other_label] = QUARANTINED + REASONS.index(OTHER_LABEL) + 1
-    verdicts[distinct] = _splits(keys[distinct, 0], given[distinct], set(roles), options)
+    verdicts[distinct] = _splits(keys[distinct, 0], row_roles[distinct], set(roles), options)
     addresses = [(survey.task, survey.file, survey.places) for survey in surveys]
-    return Settled(addresses, keys, labels, names, given, verdicts, distinct)
+    return Settled(addresses, keys, labels, names, row_roles, verdicts, distinct)
 
 
 def _renumbered(survey: Survey, names: list[str]) -> numpy.ndarray:
@@ -157,15 +161,15 @@ def _renumbered(survey: Survey, names: list[str]) -> numpy.ndarray:
 
 
 def _distinct(
-    keys: numpy.ndarray, labels: numpy.ndarray, given: numpy.ndarray, rows: numpy.ndarray
+    keys: numpy.ndarray, labels: numpy.ndarray, roles: numpy.ndarray, rows: numpy.ndarray
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Of some rows: the one that stands for each text, and all rows of texts that have more than one label.
+    """Among some rows: the one that stands for each text, and all rows of texts that have more than one label.
 
-    A text given for test stands there, else in validation, else in train; within a split its first row does.
+    A text that a test file has stands in test, else in validation, else in train. Its first row there stands for it.
     """
     if not len(rows):
         return rows, rows
-    order = rows[numpy.lexsort((rows, -given[rows].astype(numpy.int8), keys[rows, 1], keys[rows, 0]))]
+    order = rows[numpy.lexsort((rows, -roles[rows].astype(numpy.int8), keys[rows, 1], keys[rows, 0]))]
     starts = numpy.flatnonzero(numpy.r_[True, (keys[order[1:]] != keys[order[:-1]]).any(axis=1)])
     lowest, highest = numpy.minimum.reduceat(labels[order], starts), numpy.maximum.reduceat(labels[order], starts)
     agree = lowest == highest
@@ -173,19 +177,26 @@ def _distinct(
     return order[starts[agree]], order[~agrees]
 
 
-def _splits(high: numpy.ndarray, given: numpy.ndarray, roles: set[int], options: DataOptions) -> numpy.ndarray:
-    """Splits of distinct rows: given ones stay; the others fall by hash: test lowest, then validation, then train.
+def _splits(high: numpy.ndarray, roles: numpy.ndarray, with_files: set[int], options: DataOptions) -> numpy.ndarray:
+    """Splits of distinct rows. Rows of a file for one split stay there; hashes decide on the others.
 
-    The interval of a split that has files of its own goes to the others, in their proportions.
+    The lowest hashes fall in test, the next in validation, the rest in train. The interval of a split with files of its
+    own goes to the other splits, in their proportions.
+
+    Args:
+        high: uint64 [rows], of the keys.
+        roles: as in Settled.
+        with_files: the splits that have files of their own, and TRAIN.
+        options: shares of the splits.
     """
-    test = 0.0 if TEST in roles else options.split.test
-    validation = 0.0 if VALIDATION in roles else options.split.validation
+    test = 0.0 if TEST in with_files else options.split.test
+    validation = 0.0 if VALIDATION in with_files else options.split.validation
     total = test + validation + options.split.train
     place = high / 2.0**64
-    splits = numpy.full(len(given), TRAIN, numpy.uint8)
+    splits = numpy.full(len(roles), TRAIN, numpy.uint8)
     splits[place < (test + validation) / total] = VALIDATION
     splits[place < test / total] = TEST
-    return numpy.where(given == TRAIN, splits, given)
+    return numpy.where(roles == TRAIN, splits, roles)
 
 
 # === All ranges ===
@@ -200,12 +211,12 @@ class Candidate(NamedTuple):
 
 @dataclass
 class Summary:
-    """What ranges say of themselves for what depends on all of them.
+    """What must be known of ranges to decide what depends on all rows.
 
     Attributes:
-      nearest: label -> of the rows that are split by hash, the one whose hash is nearest to train's interval.
-      lows: a limited split -> uint64, the lowest sampling hashes of its rows, sorted; no more than can matter.
-      lowest: label -> the lowest sampling hash of its rows in train; a label without any is not there.
+        nearest: label -> among its rows that are split by hash, the one whose hash is nearest to train's interval.
+        lows: a limited split -> uint64, the lowest sampling hashes of its rows, sorted; no more than can matter.
+        lowest: label -> the lowest sampling hash of its rows in train; a label without such rows is missing.
     """
 
     nearest: dict[str, Candidate] = field(default_factory=dict)
@@ -218,9 +229,9 @@ class Agreement:
     """What depends on all rows.
 
     Attributes:
-      moved: label -> the key of the row that goes to train, which the hash left without any row of the label.
-      highest: a limited split -> the highest sampling hash that it still takes; -1 if it takes none by their hash.
-      kept: label -> the sampling hash of the row that a limited train takes whatever the others are.
+        moved: label -> the key of the row that goes to train because no other row of the label fell there.
+        highest: a limited split -> the highest sampling hash that it still takes; -1 if it takes none by its hash.
+        kept: label -> the sampling hash of the row that a limited train takes in any case.
     """
 
     moved: dict[str, TextKey] = field(default_factory=dict)
@@ -235,29 +246,30 @@ def summarise(settled: Settled, options: DataOptions) -> Summary:
     trained = numpy.flatnonzero(splits == TRAIN)
     for row in _first_of_each(labels, trained[numpy.argsort(keys[trained, 1])]):
         made.lowest[settled.names[labels[row]]] = int(keys[row, 1])
-    by_hash = numpy.flatnonzero(settled.given[settled.distinct] == TRAIN)
+    by_hash = numpy.flatnonzero(settled.roles[settled.distinct] == TRAIN)
     for row in _first_of_each(labels, by_hash[numpy.argsort(keys[by_hash, 0])[::-1]]):
         made.nearest[settled.names[labels[row]]] = Candidate(TextKey(*keys[row].tolist()), int(splits[row]))
     return merge([made], options)
 
 
 def _first_of_each(labels: numpy.ndarray, rows: numpy.ndarray) -> list[int]:
-    """Of some rows in an order, the first of each label."""
+    """The first row of each label, among some rows in an order."""
     _, places = numpy.unique(labels[rows], return_index=True)
     return rows[places].tolist()
 
 
 def merge(summaries: Iterable[Summary], options: DataOptions) -> Summary:
-    """The summary of several ranges; of none, that of no row."""
+    """The summary of several ranges together; without a range, that of no rows."""
     summaries, merged = list(summaries), Summary()
-    for each in summaries:
-        for name, candidate in each.nearest.items():
+    for summary in summaries:
+        for name, candidate in summary.nearest.items():
             merged.nearest[name] = max(candidate, merged.nearest.get(name, candidate))
-        for name, low in each.lowest.items():
+        for name, low in summary.lowest.items():
             merged.lowest[name] = min(low, merged.lowest.get(name, low))
     for split, limit in _limits(options).items():
-        lows = numpy.sort(numpy.concatenate([numpy.zeros(0, numpy.uint64), *(each.lows[split] for each in summaries)]))
-        # A row for each label may come or go besides.
+        lows = [numpy.zeros(0, numpy.uint64), *(summary.lows[split] for summary in summaries)]
+        lows = numpy.sort(numpy.concatenate(lows))
+        # Each label may add a row or take one away.
         merged.lows[split] = lows[: limit + len(merged.nearest) + len(merged.lowest)]
     return merged
 
@@ -265,13 +277,13 @@ def merge(summaries: Iterable[Summary], options: DataOptions) -> Summary:
 def agree(summary: Summary, options: DataOptions) -> Agreement:
     """Decides what depends on all rows.
 
-    Each label that the hash left without a row in train gets one there, the one nearest to it. No other row moves, and
-    this one goes back as soon as the data hold another row of the label that falls in train by itself. A limited split
-    takes the rows with the lowest hashes; train one of each label first.
+    A label without a row in train gets one there: the row whose hash is nearest to train's interval. No other row
+    moves, and this one goes back as soon as another row of the label falls in train by its hash. A limited split takes
+    the rows with the lowest sampling hashes; train first takes one row of each label.
     """
     moved = {name: nearest for name, nearest in summary.nearest.items() if name not in summary.lowest}
     leaving = {candidate.key.low for candidate in moved.values()}
-    lows = {split: [low for low in found.tolist() if low not in leaving] for split, found in summary.lows.items()}
+    lows = {split: [low for low in of_split.tolist() if low not in leaving] for split, of_split in summary.lows.items()}
     if TRAIN in lows:
         lows[TRAIN] = sorted([*lows[TRAIN], *leaving])
     lowest = summary.lowest | {name: candidate.key.low for name, candidate in moved.items()}
@@ -299,12 +311,12 @@ def _limits(options: DataOptions) -> dict[int, int]:
 
 @dataclass
 class Verdicts:
-    """What becomes of some rows of a file.
+    """What happens to some rows of a file.
 
     Attributes:
-      file: its index.
-      places: int64 [rows], as surveyed.
-      verdicts: uint8 [rows]: a split, DUPLICATE, NOT_SAMPLED, or QUARANTINED + reason.
+        file: its index.
+        places: int64 [rows], as surveyed.
+        verdicts: uint8 [rows]: a split, DUPLICATE, NOT_SAMPLED, or QUARANTINED + reason.
     """
 
     file: int
@@ -314,12 +326,12 @@ class Verdicts:
 
 @dataclass
 class Counts:
-    """What the report is made of.
+    """Numbers for the report.
 
     Attributes:
-      verdicts: verdict -> rows.
-      distinct: label -> rows that stand for a text.
-      splits: (split, label) -> rows.
+        verdicts: verdict -> rows.
+        distinct: label -> rows that stand for a text.
+        splits: (split, label) -> rows.
     """
 
     verdicts: Counter[int] = field(default_factory=Counter)
@@ -331,7 +343,7 @@ class Counts:
 
 
 def finish(settled: Settled, agreement: Agreement) -> tuple[list[tuple[int, Verdicts]], Counts]:
-    """The verdicts on the rows of a range, by the number of their task, and what they count to."""
+    """The verdicts on the rows of a range, by the number of their task, and their counts."""
     distinct, verdicts = settled.distinct, settled.verdicts.copy()
     keys, labels = settled.keys[distinct], settled.labels[distinct]
     moved = {agreement.moved[name] for name in settled.names if name in agreement.moved}
@@ -353,20 +365,20 @@ def finish(settled: Settled, agreement: Agreement) -> tuple[list[tuple[int, Verd
         of_split = _counted(settled.labels[verdicts == split])
         counts.splits.update({(split, settled.names[label]): rows for label, rows in of_split.items()})
     ends = numpy.cumsum([len(places) for _, _, places in settled.addresses])[:-1]
-    found = zip(settled.addresses, numpy.split(verdicts, ends), strict=True)
-    return [(task, Verdicts(file, places, of_survey)) for (task, file, places), of_survey in found], counts
+    by_survey = zip(settled.addresses, numpy.split(verdicts, ends), strict=True)
+    return [(task, Verdicts(file, places, of_rows)) for (task, file, places), of_rows in by_survey], counts
 
 
 def _counted(values: numpy.ndarray) -> Counter[int]:
-    found, times = numpy.unique(values, return_counts=True)
-    return Counter(dict(zip(found.tolist(), times.tolist(), strict=True)))
+    distinct, times = numpy.unique(values, return_counts=True)
+    return Counter(dict(zip(distinct.tolist(), times.tolist(), strict=True)))
 
 
 def report(counts: Counts, agreement: Agreement, options: DataOptions) -> dict[str, Any]:
     """What ingest.json says of the rows.
 
-    Its labels are the data's, in their stable order: the config's, or sorted. A label of which all is in quarantine is
-    no label of the data, unless the config lists it.
+    Its labels are in their stable order: the config's, or else sorted. A label with all rows in quarantine is left out
+    unless the config lists it.
     """
     names = options.labels or sorted(counts.distinct)
     refused = ((reason, counts.verdicts[QUARANTINED + code]) for code, reason in enumerate(REASONS, start=1))

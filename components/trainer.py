@@ -16,8 +16,8 @@ from tfx.types import standard_artifacts
 
 from bertline.components import training_record
 from bertline.components.artifacts import KERAS_FOLDER, Weights
+from bertline.components.labels import read_labels
 from bertline.components.training_record import ValidationLogits
-from bertline.components.transform import read_labels
 from bertline.errors import UserError
 from bertline.models import backbone, classifier, hardware, training
 from bertline.models.dataset import Rows, read_rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -15,14 +14,12 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 
 from bertline.components import tokenisation
+from bertline.components.labels import LABELS_FILE, read_labels
 from bertline.components.options import DataOptions
-from bertline.errors import UserError
 from bertline.models import backbone
 from bertline.models.features import LABEL, LABEL_ID, SEGMENT_IDS, SPLITS, TEXT, TEXT_PAIR, TOKEN_IDS
 from bertline.models.recipe import ModelOptions
 from bertline.models.tokenizer import Tokenizer
-
-LABELS_FILE = "labels.txt"
 
 
 def transform(examples: types.BaseChannel, schema: types.BaseChannel, model: ModelOptions, data: DataOptions):
@@ -61,28 +58,11 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
     return outputs
 
 
-def read_labels(folder: str | Path) -> list[str]:
-    """Label names in their order, from the labels.txt of an Examples or TransformGraph artifact.
-
-    Raises:
-        UserError: there is no such file, or it names fewer than two labels.
-    """
-    path = f"{folder}/{LABELS_FILE}"
-    if not fileio.exists(path):
-        raise UserError(f"{path}: missing; the Examples were not written by bertline's ingestion")
-    with fileio.open(path, "r") as file:
-        lines = file.read().split("\n")
-    labels = [json.loads(line) if line.startswith('"') else line for line in lines if line]
-    if len(labels) < 2:
-        raise UserError(f"{path}: a classifier needs at least two labels, found {labels}")
-    return labels
-
-
 class Executor(tfx_executor.Executor):
-    """TFX's executor for the graph, told the labels that ingestion found; the rows go through a Beam pass of our own.
+    """Makes the graph with TFX's executor and the labels of ingestion, and applies it in a Beam pass of our own.
 
-    The graph has nothing to learn from the rows, so TFX traces it in place. TFX's own Beam pipeline to apply it would
-    take most of the stage's time to build, for what TensorFlow does at 100,000 rows a second.
+    The graph has nothing to learn from the rows, so TFX traces it in place. Building TFX's own Beam pipeline would take
+    most of the stage's time, for what TensorFlow does at 100,000 rows per second.
     """
 
     def Do(self, input_dict, output_dict, exec_properties):
@@ -108,7 +88,7 @@ class Transform(tfx_components.Transform):
 
 
 def _flat(value: tf.Tensor | tf.SparseTensor) -> tf.Tensor:
-    """One string a row, [batch]; "" where it is missing."""
+    """One string per row, [batch]; "" where it is missing."""
     if isinstance(value, tf.SparseTensor):
         rows = value.dense_shape[0]
         value = tf.sparse.to_dense(tf.SparseTensor(value.indices, value.values, tf.stack([rows, 1])), default_value="")

@@ -12,7 +12,7 @@ from rich.text import Text
 from scipy import stats
 
 from bertline.components import explainer
-from bertline.components.transform import read_labels
+from bertline.components.labels import read_labels
 from bertline.errors import UserError
 from bertline.models import attributions, surrogate
 from bertline.models.recipe import ModelOptions

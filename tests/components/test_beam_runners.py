@@ -114,8 +114,8 @@ def tables(tmp_path_factory):
 @pytest.fixture
 def task_a_file(monkeypatch):
     """A task for each file, and several ranges of the hash."""
-    monkeypatch.setattr(example_gen, "BYTES_A_TASK", 1)
-    monkeypatch.setattr(example_gen, "BYTES_A_RANGE", 2000)
+    monkeypatch.setattr(example_gen, "BYTES_PER_TASK", 1)
+    monkeypatch.setattr(example_gen, "BYTES_PER_RANGE", 2000)
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_ingestion_leaves_the_same_rows_and_quarantine(tables, tmp_path, ingeste
 
 
 def test_any_number_of_ranges_leaves_the_same(tables, tmp_path, ingested, monkeypatch):
-    monkeypatch.setattr(example_gen, "BYTES_A_RANGE", 10**9)
+    monkeypatch.setattr(example_gen, "BYTES_PER_RANGE", 10**9)
     assert ingest(tables, tmp_path / "one range", IN_MEMORY) == ingested
 
 
@@ -164,7 +164,7 @@ def large_tables(tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(large_tables, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(example_gen, "BYTES_A_TASK", 1)
+        patch.setattr(example_gen, "BYTES_PER_TASK", 1)
         return ingest(large_tables, tmp_path_factory.mktemp("undisturbed"), IN_MEMORY)
 
 

@@ -64,7 +64,7 @@ def test_parts_of_a_parquet_file_are_ingested_as_the_whole(tmp_path, monkeypatch
     whole = rows_of(examples)
     refused = Path(quarantine.uri, "quarantine.csv").read_text()
     (tmp_path / "out").rename(tmp_path / "whole")
-    monkeypatch.setattr(example_gen, "BYTES_A_TASK", 1)
+    monkeypatch.setattr(example_gen, "BYTES_PER_TASK", 1)
     examples, quarantine = ingest(tmp_path, **options)
     assert rows_of(examples) == whole
     assert Path(quarantine.uri, "quarantine.csv").read_text() == refused

@@ -6,7 +6,7 @@ import object_stores
 import pytest
 
 from bertline.components.data import task_files
-from bertline.components.object_store import brought, local_copy
+from bertline.components.object_store import fetched, local_copy
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 
@@ -40,8 +40,8 @@ def test_of_spans_the_window_alone_is_brought(monkeypatch):
         object_stores.s3({**rows, "spans/test.csv": b"text,label\nbad,no\n", "spans/notes.txt": b"x"}, monkeypatch),
         local_copy(f"s3://{object_stores.BUCKET}/spans", task_files.paths_of_task(options)) as folder,
     ):
-        brought = sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
-        assert brought == ["day-10/a.csv", "day-10/b.csv", "day-9/a.csv", "day-9/b.csv", "test.csv"]
+        fetched = sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
+        assert fetched == ["day-10/a.csv", "day-10/b.csv", "day-9/a.csv", "day-9/b.csv", "test.csv"]
         names = [file.name for file in task_files.of_task(options, folder)]
         assert names == ["day-9/a.csv", "day-9/b.csv", "day-10/a.csv", "day-10/b.csv", elsewhere, "test.csv"]
         assert Path(folder, "day-10/b.csv").read_bytes() == b"text,label\ngood,yes\n"
@@ -63,18 +63,18 @@ def test_a_local_folder_is_itself():
 
 
 def test_a_worker_elsewhere_brings_a_file_itself(store, tmp_path):
-    with brought("/not/here/data/train/a.csv", "/not/here/data", f"{store}/data/") as path:
+    with fetched("/not/here/data/train/a.csv", "/not/here/data", f"{store}/data/") as path:
         assert Path(path).read_bytes() == OBJECTS["data/train/a.csv"]
     assert not Path(path).exists()
     (tmp_path / "a.csv").write_bytes(b"here")
-    with brought(str(tmp_path / "a.csv"), str(tmp_path), f"{store}/data") as path:
+    with fetched(str(tmp_path / "a.csv"), str(tmp_path), f"{store}/data") as path:
         assert path == str(tmp_path / "a.csv")
 
 
 def test_a_file_that_a_worker_elsewhere_cannot_bring_is_named(store):
     with (
         pytest.raises(UserError, match=rf"^{store}/data/c\.csv cannot be read: "),
-        brought("/not/here/data/c.csv", "/not/here/data", f"{store}/data"),
+        fetched("/not/here/data/c.csv", "/not/here/data", f"{store}/data"),
     ):
         pass
 
@@ -82,6 +82,6 @@ def test_a_file_that_a_worker_elsewhere_cannot_bring_is_named(store):
 def test_a_file_of_another_machine_without_a_store_is_named():
     with (
         pytest.raises(UserError, match=r"^/not/here/a\.csv: a Beam worker on \S+ does not see it\. Workers on other"),
-        brought("/not/here/a.csv", "/not/here", "/not/here"),
+        fetched("/not/here/a.csv", "/not/here", "/not/here"),
     ):
         pass

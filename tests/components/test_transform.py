@@ -6,8 +6,9 @@ import tensorflow as tf
 from factories import raw_examples, tiny_model_options, transformed
 from tfx.types import channel_utils, standard_artifacts
 
+from bertline.components.labels import read_labels
 from bertline.components.options import DataOptions
-from bertline.components.transform import read_labels, transform
+from bertline.components.transform import transform
 from bertline.errors import UserError
 from bertline.models.dataset import read_rows
 from bertline.models.recipe import ModelOptions
