@@ -29,7 +29,12 @@ class Pods:
         launcher = {"BERTLINE_LAUNCHER_ROOT": env["BERTLINE_LAUNCHER_ROOT"]}
         with open(stdout, "wb") as log:
             return self.image.run(
-                ["python", "-P", "-m", module, *arguments], self.volume, env=launcher, folder=cwd, stdout=log, stderr=log
+                ["python", "-P", "-m", module, *arguments],
+                self.volume,
+                env=launcher,
+                folder=cwd,
+                stdout=log,
+                stderr=log,
             ).returncode
 
 
