@@ -65,7 +65,10 @@ def watch(
     config: ConfigArgument,
     every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 60,
 ) -> None:
-    """Run the line now and whenever its data or config change, such as when a span arrives, until Ctrl-C."""
+    """Run the line now and whenever its data or config change, such as when a span arrives, until Ctrl-C.
+
+    A run that fails is tried again at the next change, or after 10 minutes, then 20, 40 and so on, up to a day.
+    """
     from bertline.pipeline import watch as watching
 
     configs.load(config)
