@@ -5,72 +5,59 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import psutil
 
-from bertline.pipeline import beam_options
-from bertline.pipeline.beam_options import BeamOptions
+from bertline.components.options import ServeOptions
+from bertline.pipeline.checks import GIB, Check, disk, ports
 from bertline.serving import real
 
-State = Literal["ok", "warn", "fail"]
+if TYPE_CHECKING:
+    from bertline.pipeline.config import Config
 
 NEEDED_GLIBC = (2, 39)  # ml-metadata and tensorflow-data-validation 1.21 are built for it
 LIBRARIES = ("tfx", "tensorflow", "keras", "keras-hub", "apache-beam", "ml-metadata", "tensorflow-serving-api")
-GIB = 1 << 30
 # Estimates for a small BERT: libraries and Beam 2 GiB, weights with AdamW's state and activations 1 to 2 GiB.
 MEMORY_NEEDED, MEMORY_WISHED = 4 * GIB, 6 * GIB
-# A small BERT is 90 MB, kept as artifact, release and (three times, with AdamW's state) checkpoint.
-DISK_NEEDED, DISK_WISHED = 1 * GIB, 10 * GIB
-GRPC_PORT = 8500
 DOCKER_SECONDS = 5  # an engine that takes longer to say its version will not serve either
 
 
-@dataclass(frozen=True)
-class Check:
-    """One finding.
-
-    Attributes:
-        name: what was looked at.
-        value: what was found.
-        state: "ok", "warn" (a run works, with the limit that `advice` tells) or "fail" (it will not).
-        advice: the way out; "" where none is needed.
-    """
-
-    name: str
-    value: str
-    state: State = "ok"
-    advice: str = ""
-
-
-def checks(folder: str | Path = ".", port: int = GRPC_PORT, beam: BeamOptions | None = None) -> list[Check]:
+def checks(task: Config | None = None) -> list[Check]:
     """Looks at everything; takes seconds, for TensorFlow has to start to see the devices.
 
     Args:
-        folder: where runs are kept: its disk is measured.
-        port: where the model would be served.
-        beam: a config's engine; None looks at none.
+        task: whose folders, ports, database, backbone, data and engine are looked at. None looks at the current
+            folder's disk and the default ports.
     """
     return [
         python(),
         c_library(),
         processor(),
         memory(psutil.virtual_memory().available, psutil.virtual_memory().total),
-        disk(Path(folder)),
         libraries(),
         *_guarded("choice", choice),
         model_server(),
         docker(),
-        port_free(port),
-        *([engine(beam)] if beam else []),
+        *(_guarded("config", lambda: of_task(task)) if task else of_defaults()),
     ]
+
+
+def of_task(task: Config) -> list[Check]:
+    """What a task's config asks of this machine."""
+    from bertline.pipeline import task_checks  # needs the libraries, which may be what is amiss
+
+    return task_checks.of_task(task)
+
+
+def of_defaults() -> list[Check]:
+    """What a config without keys of its own would need."""
+    return [disk("disk", Path()), *ports(ServeOptions())]
 
 
 def _guarded(name: str, look: Callable[[], list[Check]]) -> list[Check]:
@@ -86,7 +73,7 @@ def python() -> Check:
     found = f"{platform.python_version()}, {sys.executable}"
     if sys.version_info[:2] == (3, 11):
         return Check("python", found)
-    return Check("python", found, "fail", "TFX 1.21 with keras-hub 0.32 runs on Python 3.11 alone: `make setup`")
+    return Check("python", found, "fail", "TFX 1.21 with keras-hub 0.32 runs only on Python 3.11: `make setup`")
 
 
 def c_library() -> Check:
@@ -142,17 +129,6 @@ def memory(available: int, total: int) -> Check:
     return Check("memory", found)
 
 
-def disk(folder: Path) -> Check:
-    """Free disk where runs are kept."""
-    free = shutil.disk_usage(folder).free
-    found = f"{free / GIB:.1f} GiB free in {folder.absolute()}"
-    if free < DISK_NEEDED:
-        return Check("disk", found, "fail", f"a run needs {DISK_NEEDED // GIB} GiB: free some, or set root elsewhere")
-    if free < DISK_WISHED:
-        return Check("disk", found, "warn", "set serve.keep_versions, and delete old runs' artifacts")
-    return Check("disk", found)
-
-
 def libraries() -> Check:
     """Versions of the main libraries."""
     found, missing = [], []
@@ -193,7 +169,7 @@ def model_server() -> Check:
 
 
 def docker() -> Check:
-    """A Docker engine that answers; the client alone cannot run anything."""
+    """A Docker engine that answers; a client without one cannot run anything."""
     client = shutil.which("docker")
     if client is None:
         return Check("docker", "none; not needed for runs on this machine")
@@ -205,33 +181,3 @@ def docker() -> Check:
     if answer and answer.returncode == 0 and answer.stdout.strip():
         return Check("docker", f"engine {answer.stdout.strip()}")
     return Check("docker", "client only, no engine answers", "warn", "images can neither be built nor run here")
-
-
-def port_free(port: int) -> Check:
-    """Whether a server could listen on `port`."""
-    name = f"port {port}"
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as grpc does: closed connections do not count
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            advice = "`bertline serve` needs another: --port, or serve.port in the config"
-            return Check(name, f"not free: {error.strerror}", "warn", advice)
-    return Check(name, "free")
-
-
-def engine(beam: BeamOptions) -> Check:
-    """What runs Beam's pipelines, and whether its job server answers."""
-    name = f"beam, {beam.runner}"
-    if beam.runner == "dataflow":
-        return Check(
-            name, f"project {beam.dataflow.project}, {beam.dataflow.region}; not asked: it answers clusters alone"
-        )
-    if not beam.job_endpoint:
-        return Check(name, "on this machine")
-    if fault := beam_options.unreachable(beam.job_endpoint):
-        advice = (
-            "runs from here need it: start the job server, or mend beam.job_endpoint. A cluster may see it all the same"
-        )
-        return Check(name, f"{beam.job_endpoint} cannot be reached: {fault}", "warn", advice)
-    return Check(name, f"{beam.job_endpoint} answers")

@@ -120,7 +120,7 @@ class Runs:
 
     def run(self) -> int:
         """Runs the line once; returns its exit code, minus the signal's number if one ended it."""
-        # A process group of its own: a terminal sends Ctrl-C to the watch's whole group, and the run would get it twice.
+        # A process group of its own: a terminal sends Ctrl-C to the whole group, so the run would get it twice.
         with subprocess.Popen(self._command, stdin=subprocess.DEVNULL, process_group=0) as self._child:
             if self.signal:  # came while the process started
                 self._child.send_signal(self.signal)

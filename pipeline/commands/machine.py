@@ -21,14 +21,17 @@ app = typer.Typer()
 
 @app.command(rich_help_panel="This machine")
 def doctor(
-    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="Looks at its Beam engine too.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="CONFIG", help="Looks at its folders, ports, database, data, backbone and engine too."),
+    ] = None,
 ) -> None:
     """Say what this machine has, what a run would choose, and what will not work."""
     task = configs.load(config) if config else None
     with screen.quiet(LIBRARY_LOG):
         from bertline.pipeline import doctor as examination
 
-        checks = examination.checks(beam=task.beam if task else None)
+        checks = examination.checks(task)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)

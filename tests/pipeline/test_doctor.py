@@ -1,22 +1,26 @@
 import socket
 import sys
 
+import factories
 import pytest
 
-from bertline.pipeline import doctor
+from bertline.pipeline import config as configs
+from bertline.pipeline import doctor, metadata_store
+from bertline.pipeline.checks import Check
 
 GIB = 1 << 30
 
 
-def test_every_check_says_what_was_found(tmp_path):
-    found = {check.name: check for check in doctor.checks(tmp_path, port=0)}
+def test_every_check_says_what_was_found():
+    found = {check.name: check for check in doctor.checks()}
     assert found["python"].value.startswith("3.11.")
     assert found["python"].value.endswith(sys.executable)
     assert found["c library"].value.startswith("glibc 2.")
     assert "tfx 1.21.0" in found["libraries"].value and "tensorflow 2.21.0" in found["libraries"].value
     assert found["precision"].value.split()[0] in ("float32", "mixed_bfloat16", "mixed_float16")
     assert found["distribution"].value.split()[0] in ("one_device", "mirrored", "tpu")
-    assert {"processor", "memory", "disk", "accelerators", "model server", "docker"} <= set(found)
+    assert {"processor", "memory", "accelerators", "model server", "docker"} <= set(found)
+    assert {"disk", "serve.port", "serve.rest_port"} <= set(found)
     assert all(check.advice for check in found.values() if check.state != "ok")
 
 
@@ -25,14 +29,6 @@ def test_memory(available, state):
     check = doctor.memory(available, 8 * GIB)
     assert check.state == state
     assert check.value == f"{available // GIB}.0 GiB free of 8.0 GiB"
-
-
-def test_taken_port_is_told_with_the_way_out():
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        check = doctor.port_free(other.getsockname()[1])
-    assert check.state == "warn" and "not free" in check.value and "serve.port" in check.advice
 
 
 def docker(folder, script):
@@ -45,7 +41,7 @@ def test_docker_counts_only_with_an_engine(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin", prepend=None)
     client_only = docker(tmp_path, 'echo "Cannot connect to the Docker daemon" >&2; exit 1')
     assert (client_only.value, client_only.state) == ("client only, no engine answers", "warn")
-    assert docker(tmp_path, "echo 27.3.1") == doctor.Check("docker", "engine 27.3.1")
+    assert docker(tmp_path, "echo 27.3.1") == Check("docker", "engine 27.3.1")
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     assert doctor.docker().value.startswith("none")
 
@@ -78,3 +74,73 @@ def test_older_python_and_c_library_fail(monkeypatch):
     monkeypatch.setattr(doctor.os, "confstr", lambda name: "glibc 2.36")
     check = doctor.c_library()
     assert check.state == "fail" and check.value.startswith("glibc 2.36") and "make setup" in check.advice
+
+
+# === A config's own ===
+
+
+@pytest.fixture
+def config(tmp_path):
+    return factories.write_task(tmp_path, factories.reviews(3))
+
+
+def of_task(config, **changes):
+    """What is found of a config with other values: name -> Check."""
+    task = configs.load(config)
+    return {check.name: check for check in doctor.of_task(task.model_copy(update=changes))}
+
+
+def serve(config, **changes):
+    return configs.load(config).serve.model_copy(update=changes)
+
+
+def test_a_config_that_asks_for_nothing_amiss(config):
+    found = of_task(config, serve=serve(config, rest_port=None))
+    folder = config.parent
+    assert found["root"].value.endswith(f"GiB free in {folder}/runs")
+    assert found["serve.port"].value == "any free port" and "serve.rest_port" not in found
+    assert found["metadata"].value == f"{folder}/runs/metadata.sqlite"
+    assert found["data"].value.startswith("1 file, ")
+    assert found["backbone"].value == f"random weights, vocabulary {folder}/vocab.txt"
+    assert found["beam, in-memory"].value == "on this machine"
+    assert {check.state for check in found.values()} <= {"ok", "warn"}
+
+
+def test_the_configs_own_ports_are_looked_at(config):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        found = of_task(config, serve=serve(config, rest_port=taken))
+        assert found["serve.rest_port"].state == "warn"
+        assert found["serve.rest_port"].value.startswith(f"127.0.0.1:{taken} is not free")
+        assert "set serve.rest_port, or call it with --rest-port" in found["serve.rest_port"].advice
+    found = of_task(config, serve=serve(config, port=taken, rest_port=taken))
+    assert found["ports"].state == "fail"
+
+
+def test_the_configs_own_folders_are_looked_at(config, tmp_path, monkeypatch):
+    found = of_task(config, root="gs://bucket/reviews", serve=serve(config, folder=str(tmp_path / "elsewhere")))
+    assert (found["root"].state, found["root"].value) == ("warn", "gs://bucket/reviews: not on this machine")
+    assert found["serving folder"].value.endswith(f"GiB free in {tmp_path}/elsewhere")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    assert of_task(config)["root"].state == "fail"
+
+
+def test_what_a_config_names_and_is_not_there_fails(config):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"postgresql://keeper@127.0.0.1:{port}/reviews"
+    (config.parent / "reviews.csv").unlink()
+    (config.parent / "vocab.txt").unlink()
+    found = of_task(config, metadata=address)
+    assert {name for name, check in found.items() if check.state == "fail"} == {"metadata", "data", "backbone"}
+    assert f"127.0.0.1:{port} cannot be reached" in found["metadata"].value
+    assert "'reviews.csv' does not exist" in found["data"].value
+    assert "there is no such file" in found["backbone"].value
+
+
+def test_a_database_that_answers(config, monkeypatch):
+    monkeypatch.delenv(metadata_store.PASSWORD, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"mysql://keeper@127.0.0.1:{server.getsockname()[1]}/reviews"
+        found = of_task(config, metadata=address)
+    assert found["metadata"] == Check("metadata", f"{address} answers; {metadata_store.PASSWORD} is not set")

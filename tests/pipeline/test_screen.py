@@ -66,6 +66,10 @@ def test_a_proposal_from_a_hostile_file(folder):
     assert f"wrote {target}" in shown("init", source, "--output", target, "--label", "[/eu] [bold]")
 
 
+def test_a_machine_with_a_hostile_config(config):
+    assert f"GiB free in {config.parent}/runs" in shown("doctor", config)
+
+
 @pytest.mark.parametrize("arguments", [("run", f"{SHOWN}.yaml"), ("predict", f"{SHOWN}.yaml", "a text")])
 def test_an_error(arguments, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bertline", *arguments])

@@ -1,0 +1,118 @@
+"""What a task's config asks of this machine: its folders, ports, database, backbone, data files, tracker and engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import filesize
+
+from bertline.components import trackers
+from bertline.components.data import task_files
+from bertline.errors import UserError
+from bertline.models.recipe import ModelOptions, RandomBert
+from bertline.pipeline import beam_options, metadata_store
+from bertline.pipeline.checks import Check, disk, ports
+from bertline.serving.releases import is_remote
+
+if TYPE_CHECKING:
+    from bertline.pipeline.beam_options import BeamOptions
+    from bertline.pipeline.config import Config
+
+FETCHED = ("hf://", "kaggle://", "modelscope://")  # by keras-hub, when a run starts
+
+
+def of_task(task: Config) -> list[Check]:
+    """Looks at all that a config names."""
+    return [
+        *folders(task),
+        *ports(task.serve),
+        metadata(task),
+        _looked("data", lambda: data(task)),
+        _looked("backbone", lambda: backbone(task.model)),
+        *([_looked("tracking", lambda: tracker(task))] if task.tracking.tool else []),
+        engine(task.beam),
+    ]
+
+
+def _looked(name: str, look: Callable[[], str]) -> Check:
+    """What a look says, or the fault that a run would end with."""
+    try:
+        return Check(name, look())
+    except UserError as error:
+        return Check(name, str(error), "fail")
+
+
+# === Folders ===
+
+
+def folders(task: Config) -> Iterator[Check]:
+    """The disks of the runs and of the pushed versions."""
+    root, serving = task.below_root(), task.serving_folder
+    if is_remote(root):
+        advice = "a run on this machine needs a local root; a compiled line does not"
+        yield Check("root", f"{root}: not on this machine", "warn", advice)
+    else:
+        yield disk("root", Path(root))
+    if is_remote(serving):
+        yield Check("serving folder", f"{serving}: not on this machine, not looked at")
+    elif not Path(serving).is_relative_to(root):
+        yield disk("serving folder", Path(serving))
+
+
+# === What has to answer ===
+
+
+def metadata(task: Config) -> Check:
+    """Where the runs are recorded, and whether a database's server answers."""
+    if not task.metadata:
+        return Check("metadata", task.below_root(metadata_store.FILE))
+    if fault := metadata_store.unreachable(task.metadata):
+        return Check("metadata", fault, "fail", "start the database, or correct `metadata`")
+    password = "" if os.environ.get(metadata_store.PASSWORD) else f"; {metadata_store.PASSWORD} is not set"
+    return Check("metadata", f"{task.metadata} answers{password}")
+
+
+def engine(beam: BeamOptions) -> Check:
+    """What runs Beam's pipelines, and whether its job server answers."""
+    name = f"beam, {beam.runner}"
+    if beam.runner == "dataflow":
+        value = f"project {beam.dataflow.project}, {beam.dataflow.region}; not looked at: only a cluster reaches it"
+        return Check(name, value)
+    if not beam.job_endpoint:
+        return Check(name, "on this machine")
+    if fault := beam_options.unreachable(beam.job_endpoint):
+        advice = "a run from here needs it: start the job server, or correct beam.job_endpoint. A cluster may reach it"
+        return Check(name, f"{beam.job_endpoint} cannot be reached: {fault}", "warn", advice)
+    return Check(name, f"{beam.job_endpoint} answers")
+
+
+def tracker(task: Config) -> str:
+    """The experiment tracker; UserError where its package or key is missing."""
+    trackers.check(task.tracking)
+    return f"{task.tracking.tool} is installed"
+
+
+# === Files ===
+
+
+def data(task: Config) -> str:
+    """The data files, counted; UserError where there are none."""
+    files = [Path(file.path) for file in task_files.of_task(task.data, task.folder)]
+    size = filesize.decimal(sum(file.stat().st_size for file in files))
+    return f"{len(files)} {'file' if len(files) == 1 else 'files'}, {size}"
+
+
+def backbone(options: ModelOptions) -> str:
+    """The pretrained weights' folder or the vocabulary; UserError where it is missing or differs from its pin."""
+    source = options.backbone
+    if isinstance(source, str) and (source.startswith(FETCHED) or not ("/" in source or Path(source).is_dir())):
+        return f"{source}: fetched by keras-hub when a run starts, not looked at"
+    from bertline.models import backbone as backbones  # brings Keras
+
+    vocabulary = backbones.vocabulary(options).path
+    if isinstance(source, RandomBert):
+        return f"random weights, vocabulary {vocabulary}"
+    return f"{vocabulary.parent}{', files as pinned' if options.sha256 else ''}"
