@@ -4,7 +4,7 @@ import re
 
 from bertline.errors import UserError
 
-# Beam adds the step to the message, and a worker of another process sends the text of its traceback alone.
+# Beam adds the step to the message, and a worker in another process sends only the text of its traceback.
 STEP = re.compile(r" \[while running '[^']*'\]")
 IN_TRACEBACK = re.compile(
     rf"^bertline\.errors\.{UserError.__name__}: (?P<message>.*?)"
@@ -12,15 +12,15 @@ IN_TRACEBACK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 
-# What Beam says of a job on another engine, before the engine's own traceback.
-JOB = re.compile(r"Pipeline \S+ failed in state (?P<state>\w+): (?P<said>.*)", re.DOTALL)
+# Beam's message on a job that failed on another engine, before the engine's own traceback.
+JOB = re.compile(r"Pipeline \S+ failed in state (?P<state>\w+): (?P<traceback>.*)", re.DOTALL)
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The UserError that a stage raised, here or in a Beam worker, from under what Beam and TFX wrapped around it.
+    """Unwraps the UserError that a stage raised, here or in a Beam worker, from what Beam and TFX put around it.
 
     Returns:
-      One for a Beam job that its engine gave up, where there is none; else the error itself.
+        that UserError; a new one if the engine gave a Beam job up; else the error itself.
     """
     seen: list[BaseException] = []
     current: BaseException | None = error
@@ -31,13 +31,13 @@ def root_cause(error: BaseException) -> BaseException:
         if isinstance(each, UserError):
             return UserError(STEP.sub("", str(each))) if STEP.search(str(each)) else each
     for each in seen:
-        if found := IN_TRACEBACK.search(str(each)):
-            return UserError(found["message"])
+        if match := IN_TRACEBACK.search(str(each)):
+            return UserError(match["message"])
     for each in seen:
-        if found := JOB.match(str(each)):
-            *_, last = ["unknown error", *re.findall(r"^\S.*", found["said"], re.MULTILINE)]
+        if match := JOB.match(str(each)):
+            *_, last = ["unknown error", *re.findall(r"^\S.*", match["traceback"], re.MULTILINE)]
             return UserError(
-                f"the Beam job ended as {found['state']} on its engine: {last} The engine's logs say more. Where a "
-                "worker was lost, run again: nothing half-done is left, and finished stages are cached."
+                f"the Beam job ended as {match['state']} on its engine: {last} The engine's logs say more. If a worker "
+                "was lost, run again: nothing half-done is left, and finished stages are cached."
             )
     return error

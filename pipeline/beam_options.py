@@ -1,4 +1,4 @@
-"""The `beam:` section of a config: which engine spreads the work on rows, and the arguments that say so to Beam."""
+"""The `beam:` section of a config: which engine does the work on rows, and Beam's arguments for it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ GCS = "gs://"
 
 # === Beam's arguments ===
 
-# Beam's default local runner fetches a binary at run time. This is the one in memory, which needs nothing; named by its
-# class, it is spared the look whether the default would do, which costs TFMA's graph two seconds.
+# Beam's default local runner fetches a binary at run time. The runner in memory needs nothing. It is named by its class
+# so that Beam does not check first whether the default would do, which takes two seconds for TFMA's graph.
 IN_MEMORY = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
-MULTI_PROCESSING = "bertline.components.worker_processes.Runner"  # the same, which sees when a worker is lost
+MULTI_PROCESSING = "bertline.components.worker_processes.Runner"  # the same runner, but it notices a lost worker
 COMMON = (
-    # Transform and TFMA build graphs of hundreds of steps whose types are theirs to get right: a second each.
+    # Transform and TFMA build graphs of hundreds of steps, and checking the types in each graph takes a second.
     "--no_pipeline_type_check",
 )
-# Unless an image is named, TFX packs its sources for remote workers, seconds a stage. Nobody reads them: workers run in
-# bertline's own installation.
+# Unless an image is named, TFX packs its sources for remote workers, which takes seconds per stage. Nothing reads them:
+# workers have bertline installed.
 NO_IMAGE = "none"
 
 DATAFLOW = "--runner=DataflowRunner"
@@ -71,11 +71,11 @@ def _address(text: str) -> str:
 
 
 def _runner(name: object) -> object:
-    asked = str(name).lower()
-    if "dask" in asked:
+    lower = str(name).lower()
+    if "dask" in lower:
         raise ValueError(DASK)
-    if asked.removesuffix("runner") in ENGINES:
-        raise ValueError("name the way there: `runner: portable`, with the engine's job server as job_endpoint")
+    if lower.removesuffix("runner") in ENGINES:
+        raise ValueError("write `runner: portable`, and name the engine's job server in job_endpoint")
     return name
 
 
@@ -93,17 +93,17 @@ Runner = Annotated[
 
 
 class WorkerEnvironment(Section):
-    """How an engine's machines come by Python workers that have bertline; one of the three."""
+    """How an engine's machines get Python workers that have bertline; set one of the three."""
 
-    external: Address | None = None  # a worker pool, as each of the engine's machines sees it: localhost:50000
+    external: Address | None = None  # a worker pool, as each of the engine's machines reaches it: localhost:50000
     docker: str | None = None  # an image with Beam's boot program, started by the engine's machines
     process: str | None = None  # a command that is Beam's boot program, on each of the engine's machines
 
     @model_validator(mode="after")
     def _one_is_given(self) -> WorkerEnvironment:
-        given = [name for name, value in self if value is not None]
-        if len(given) != 1:
-            raise ValueError(f"name one of external, docker and process, not {' and '.join(given) or 'none'}")
+        kinds = [name for name, value in self if value is not None]
+        if len(kinds) != 1:
+            raise ValueError(f"name one of external, docker and process, not {' and '.join(kinds) or 'none'}")
         return self
 
 
@@ -121,20 +121,20 @@ class DataflowOptions(Section):
 class BeamOptions(Section):
     """What runs the Beam pipelines of ingestion, statistics, tokenisation and evaluation.
 
-    The same rows and figures come out of each, so none of it keys a model.
+    Every engine produces the same rows and figures, so nothing here keys a model.
     """
 
-    # in-memory: this process, quickest up to some million rows. The others pay for the start of their workers,
-    # some 20 s a stage, and are worth it where the rows take minutes.
+    # in-memory runs in this process, and is quickest up to some million rows. The others first start their workers,
+    # some 20 s per stage; that is worth it where the rows take minutes.
     runner: Runner = "in-memory"
-    # How much at a time: processes (null: one a core), Flink's parallelism (null: its own default), Dataflow's machines
-    # at the start (null: its own choice)
+    # How much runs at a time: processes (null: one per core), Flink's parallelism (null: its own default), Dataflow's
+    # machines at the start (null: its own choice)
     workers: PositiveInt | None = None
     job_endpoint: Address | None = None  # portable: the job server
-    artifact_endpoint: Address | None = None  # portable: null takes the one that the job server names
+    artifact_endpoint: Address | None = None  # portable; null: the one that the job server names
     environment: WorkerEnvironment | None = None  # portable
     dataflow: DataflowOptions | None = None
-    # Anything else that Beam takes, by the name of its pipeline option, such as {sdk_worker_parallelism: 2}
+    # Any other of Beam's pipeline options by its name, such as {sdk_worker_parallelism: 2}
     options: dict[str, bool | int | float | str | list[str]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -148,21 +148,21 @@ class BeamOptions(Section):
 
 
 def check_portable(beam: BeamOptions) -> None:
-    """Raises ValueError where a job server is not named, or is and would not be asked."""
-    given = [name for name in ("job_endpoint", "artifact_endpoint", "environment") if getattr(beam, name)]
-    if beam.runner != "portable" and given:
-        raise ValueError(f"{given[0]} is for `runner: portable`, not {beam.runner}; change one of the two")
+    """Raises ValueError where a portable runner has no job server, or another runner has one that it would not use."""
+    portable = [name for name in ("job_endpoint", "artifact_endpoint", "environment") if getattr(beam, name)]
+    if beam.runner != "portable" and portable:
+        raise ValueError(f"{portable[0]} is for `runner: portable`, not {beam.runner}; change one of the two")
     if beam.runner == "portable" and not beam.job_endpoint:
         raise ValueError("runner: portable needs job_endpoint, the HOST:PORT of a job server")
     if beam.runner == "portable" and not beam.environment:
         raise ValueError(
-            "runner: portable needs environment: where the engine finds workers that have bertline, "
-            "such as {external: localhost:50000}; Beam's own image does not have it"
+            "runner: portable needs environment, which says where the engine finds workers that have bertline, "
+            "such as {external: localhost:50000}; Beam's own image does not have bertline"
         )
 
 
 def check_dataflow(beam: BeamOptions) -> None:
-    """Raises ValueError where Dataflow's options are missing, or would not be read."""
+    """Raises ValueError where Dataflow's options are missing, or another runner would ignore them."""
     if beam.runner == "dataflow" and not beam.dataflow:
         raise ValueError("runner: dataflow needs dataflow: {project, region, temp_location, image}")
     if beam.runner != "dataflow" and beam.dataflow:
@@ -170,25 +170,25 @@ def check_dataflow(beam: BeamOptions) -> None:
 
 
 def check_workers(beam: BeamOptions) -> None:
-    """Raises ValueError for more workers than the runner has, or may have."""
+    """Raises ValueError for more workers than the runner can have, or is allowed."""
     if beam.runner == "in-memory" and (beam.workers or 1) > 1:
-        raise ValueError(f"workers: {beam.workers}: in-memory has one; `runner: multi-processing` has more")
-    most = beam.dataflow and beam.dataflow.max_workers
-    if most and (beam.workers or 1) > most:
-        raise ValueError(f"workers: {beam.workers} is above dataflow.max_workers, {most}")
+        raise ValueError(f"workers: {beam.workers}: in-memory has one; `runner: multi-processing` can have more")
+    max_workers = beam.dataflow and beam.dataflow.max_workers
+    if max_workers and (beam.workers or 1) > max_workers:
+        raise ValueError(f"workers: {beam.workers} is above dataflow.max_workers, {max_workers}")
 
 
 def check_options(beam: BeamOptions) -> None:
-    """Raises ValueError for an option that Beam does not know, or that has a place or a reason not to be here."""
+    """Raises ValueError for an option that Beam does not know, that has a key of its own, or that must not be set."""
     for name, value in beam.options.items():
         if "dask" in f"{name} {value}".lower():
             raise ValueError(f"options.{name}: {DASK}")
         if name in ELSEWHERE:
-            raise ValueError(f"options.{name}: its place is {ELSEWHERE[name]}")
+            raise ValueError(f"options.{name}: set {ELSEWHERE[name]} instead")
         if name in SECRETS:
-            raise ValueError(f"options.{name}: a secret has no place in a config; workers find it in their environment")
+            raise ValueError(f"options.{name}: a secret must not be in a config; set it in the workers' environment")
         if value is False:
-            raise ValueError(f"options.{name}: false is what leaving it out says")
+            raise ValueError(f"options.{name}: leave it out, which means false")
     if beam.options:
         _check_by_beam(beam.options)
 
@@ -198,12 +198,12 @@ def _check_by_beam(options: dict[str, bool | int | float | str | list[str]]) -> 
 
     known = set(PipelineOptions([]).get_all_options())
     for name, value in options.items():
-        said = io.StringIO()
+        output = io.StringIO()
         try:
-            with contextlib.redirect_stderr(said):
+            with contextlib.redirect_stderr(output):
                 parsed = PipelineOptions(_flags({name: value})).get_all_options(retain_unknown_options=True)
         except SystemExit:  # argparse's way to refuse a value
-            reason = said.getvalue().rpartition("error: ")[2].strip()
+            reason = output.getvalue().rpartition("error: ")[2].strip()
             raise ValueError(f"options.{name}: {value!r}: {reason}") from None
         if set(parsed) - known:
             nearest = difflib.get_close_matches(name, [*known, *ELSEWHERE], n=1, cutoff=0.5)
@@ -212,19 +212,19 @@ def _check_by_beam(options: dict[str, bool | int | float | str | list[str]]) -> 
 
 
 def check_runs_here(beam: BeamOptions) -> None:
-    """Looks whether a run of this machine can begin.
+    """Checks whether a run on this machine can begin.
 
     Raises:
-      UserError: the engine reads no folder of this machine, or its job server does not answer.
+        UserError: the engine cannot read this machine's folders, or its job server does not answer.
     """
     if beam.runner == "dataflow":
         raise UserError(
-            "beam.runner: dataflow sees no folder of this machine, and runs here keep their artifacts in one. "
-            "Compile the line for a cluster (`bertline compile`), or take another runner."
+            "beam.runner: dataflow cannot see this machine's folders, where runs here keep their artifacts. "
+            "Compile the line for a cluster (`bertline compile`), or choose another runner."
         )
     if beam.job_endpoint and (fault := unreachable(beam.job_endpoint)):
         raise UserError(
-            f"beam.job_endpoint: {beam.job_endpoint} cannot be reached: {fault}. Start the job server, mend the "
+            f"beam.job_endpoint: {beam.job_endpoint} cannot be reached: {fault}. Start the job server, correct the "
             "address, or leave `beam` out: the work is then done in this process."
         )
 
@@ -243,20 +243,20 @@ def unreachable(address: str) -> str:
 
 
 def of_stage(beam: BeamOptions, node: Node) -> BeamOptions:
-    """What a stage of a cluster's line gets: the config's, or in memory where Dataflow cannot serve it."""
+    """A stage's options on a cluster: the config's, or in memory where the stage cannot run on Dataflow."""
     return BeamOptions() if beam.runner == "dataflow" and node.beam is Beam.NOT_ON_DATAFLOW else beam
 
 
 def arguments(beam: BeamOptions) -> list[str]:
-    """The command line of every Beam pipeline, whoever runs the stage."""
+    """The command line of every Beam pipeline, whatever runs the stage."""
     flags = {
         "in-memory": _in_memory,
         "multi-processing": _multi_processing,
         "portable": _portable,
         "dataflow": _dataflow,
     }[beam.runner](beam)
-    given = {name: value for name, value in flags.items() if value is not None}
-    return [*_flags(given), *COMMON, *_flags(beam.options)]
+    set_flags = {name: value for name, value in flags.items() if value is not None}
+    return [*_flags(set_flags), *COMMON, *_flags(beam.options)]
 
 
 def _in_memory(_: BeamOptions) -> dict[str, str | int | bool | None]:
@@ -267,7 +267,7 @@ def _multi_processing(beam: BeamOptions) -> dict[str, str | int | bool | None]:
     return {
         "runner": MULTI_PROCESSING,
         "direct_running_mode": "multi_processing",
-        "direct_num_workers": beam.workers or 0,  # Beam takes 0 for one a core
+        "direct_num_workers": beam.workers or 0,  # to Beam, 0 means one per core
         "sdk_container_image": NO_IMAGE,
     }
 
@@ -301,7 +301,7 @@ def _dataflow(beam: BeamOptions) -> dict[str, str | int | bool | None]:
         "worker_machine_type": service.machine_type,
         "num_workers": beam.workers,
         "max_num_workers": service.max_workers,
-        # The image has our modules; what the command line's own module holds is of no use to a worker.
+        # The image has bertline's modules; a worker needs nothing of the command line's own module.
         "no_save_main_session": True,
     }
 

@@ -48,10 +48,10 @@ def of_stages(model: ModelOptions) -> dict[Node, str]:
     """The key of each stage.
 
     Args:
-      model: names the backbone.
+        model: names the backbone.
 
     Raises:
-      UserError: the backbone cannot be found.
+        UserError: the backbone cannot be found.
     """
     from bertline.models import backbone  # brings TensorFlow
 
@@ -64,9 +64,9 @@ def key(node: Node, tree: SourceTree, backbone_digest: str) -> str:
     """A stage's key.
 
     Args:
-      node: the stage.
-      tree: bertline's source.
-      backbone_digest: of the weights and the vocabulary; it counts where the stage's code can read them.
+        node: the stage.
+        tree: bertline's source.
+        backbone_digest: of the weights and the vocabulary; it counts where the stage's code can read them.
     """
     modules = tree.closure(node.module)
     imported = {name.partition(".")[0] for module in modules for name in module.imports}
@@ -82,9 +82,9 @@ class Module:
     """A module of bertline, or one of another package by its name only.
 
     Attributes:
-      name: as it is imported.
-      digest: hash of its code and its templates, without docstrings and comments.
-      imports: absolute names of what it imports anywhere, functions included.
+        name: as it is imported.
+        digest: hash of its code and its templates, without docstrings and comments.
+        imports: absolute names of what it imports anywhere, functions included.
     """
 
     name: str
@@ -96,7 +96,7 @@ class SourceTree:
     """bertline's source files, each read once.
 
     Args:
-      top: the folder that holds components/, models/ and the others.
+        top: the folder that holds components/, models/ and the others.
     """
 
     def __init__(self, top: Path):

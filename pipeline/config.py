@@ -28,7 +28,7 @@ from bertline.pipeline.beam_options import GCS, BeamOptions
 from bertline.pipeline.kubeflow_options import KubeflowOptions
 from bertline.serving.releases import is_remote
 
-# The sections that stages read when they run: a run on a cluster may set them anew, as JSON, for itself alone.
+# The sections that stages read when they run. On a cluster each is a parameter: a run may set it to other JSON.
 RUNTIME_SECTIONS = {
     "data": "DataOptions as JSON: sources, limits, shares. The columns are compiled in.",
     "validation": "ValidationOptions as JSON. A reviewed schema is compiled in.",
@@ -37,7 +37,7 @@ RUNTIME_SECTIONS = {
     "evaluate": "EvaluateOptions as JSON: the gates' bounds, slices.",
     "canary": "CanaryOptions as JSON.",
 }
-# The same model comes out whatever these are.
+# The model is the same whatever these say.
 AROUND_THE_MODEL = frozenset({"root", "metadata", "serve", "tracking", "beam", "kubeflow"})
 
 
@@ -45,11 +45,11 @@ class Config(Section):
     """A task: its data, model, recipe, gates and serving folder."""
 
     name: str
-    # where runs, metadata and the serving folder live; null: runs/NAME in the current folder. Runs on this machine need
-    # a local one: logs and review pages are plain files
+    # the folder of runs, metadata and the serving folder; null: runs/NAME in the current folder. Runs on this machine
+    # need a local one, since logs and review pages are plain files
     root: str | None = None
-    # Lineage, for a team to share: postgresql://USER@HOST:PORT/DATABASE or mysql://..., a database a task; the password
-    # comes from the environment, BERTLINE_METADATA_PASSWORD. null: an SQLite file below root
+    # The lineage, where a team shares it: postgresql://USER@HOST:PORT/DATABASE or mysql://..., with one database per
+    # task. BERTLINE_METADATA_PASSWORD in the environment has the password. null: an SQLite file below root
     metadata: str | None = None
     data: DataOptions
     validation: ValidationOptions = ValidationOptions()
@@ -97,22 +97,22 @@ class Config(Section):
         """Absolute local folder of the task's runs.
 
         Raises:
-          UserError: `root` is remote, where no run of this machine can keep its metadata.
+            UserError: `root` is remote, where no run of this machine can keep its metadata.
         """
         if self.root and is_remote(self.root):
             raise UserError(
                 f"root: {self.root}: on this machine it must be a local folder, since it holds logs, review "
-                "pages and artifacts. Only serve.folder may be remote here; leave root out."
+                "pages and artifacts. Leave root out; here only serve.folder may be remote."
             )
         return Path(self.below_root())
 
     def below_root(self, *names: str) -> str:
-        """Absolute path, or address (gs://), of what lies below the root of the task's runs."""
+        """Absolute path, or address (gs://), of a place below the root of the task's runs."""
         return "/".join([_absolute(self.root or f"runs/{self.name}"), *names])
 
     @property
     def serving_folder(self) -> str:
-        """Absolute path, or address (gs://), of the folder that holds one folder a pushed version."""
+        """Absolute path, or address (gs://), of the folder that holds one folder per pushed version."""
         return _absolute(self.serve.folder) if self.serve.folder else self.below_root("serving")
 
     @property
@@ -120,7 +120,7 @@ class Config(Section):
         """Where the lineage of the task's runs is kept.
 
         Raises:
-          UserError: `root` is remote, and `metadata` names no database.
+            UserError: `root` is remote, and `metadata` names no database.
         """
         return metadata_store.Location(self.metadata, None if self.metadata else self.root_folder, self.name)
 
@@ -140,7 +140,7 @@ def digest_of(values: dict[str, Any]) -> str:
 
 
 def _absolute(folder: str) -> str:
-    """The folder without a slash at its end; addresses stay as they are, where a Path would join their slashes."""
+    """The folder without a slash at its end. Addresses are left alone, since a Path would merge their slashes."""
     return folder.rstrip("/") if is_remote(folder) else str(Path(folder).expanduser().absolute())
 
 
@@ -172,12 +172,12 @@ def check_schema_file_exists(config: Config) -> None:
 
 
 def check_dataflow_reaches_the_artifacts(config: Config) -> None:
-    """Raises ValueError when Dataflow would be told of folders that its machines do not see."""
+    """Raises ValueError when Dataflow would get folders that its machines do not see."""
     if config.beam.runner != "dataflow":
         return
     if not (config.kubeflow.pipeline_root or "").startswith(GCS):
         raise ValueError(
-            "beam.runner: dataflow reads and writes artifacts in gs:// alone; set kubeflow.pipeline_root to "
+            "beam.runner: dataflow reads and writes artifacts only in gs://; set kubeflow.pipeline_root to "
             "gs://BUCKET/PATH and compile the line. A run on this machine keeps them in a local root"
         )
     if (folder := config.kubeflow.data_folder) and "://" not in folder:
@@ -185,9 +185,9 @@ def check_dataflow_reaches_the_artifacts(config: Config) -> None:
 
 
 def check_workers_train(config: Config) -> None:
-    """Raises ValueError when there are workers on a cluster, and training is not spread over them."""
+    """Raises ValueError when a cluster has workers, and training is not spread over them."""
     if config.kubeflow.workers and config.train.distribution != "multi_worker":
-        raise ValueError("kubeflow.workers: train.distribution must be multi_worker, or each worker would train alone")
+        raise ValueError("kubeflow.workers: set train.distribution to multi_worker, or each would train its own model")
 
 
 # === Reading and printing ===
@@ -197,7 +197,8 @@ def load(path: str | Path) -> Config:
     """Reads a config file.
 
     Raises:
-      UserError: naming the file, and for each fault the key, the value and what is allowed.
+        UserError: the file has faults; the message names the file, and for each fault the key, the value and what is
+            allowed.
     """
     path = Path(path)
     try:
@@ -235,7 +236,7 @@ def _nearest_config(path: Path) -> str:
 
 
 def _explain(fault: dict[str, Any], values: dict[str, Any]) -> str:
-    """One fault of pydantic's in the words of the config's author: key, value, what is allowed."""
+    """One of pydantic's faults in terms of the config: key, value, what is allowed."""
     location = [part for part in fault["loc"] if _is_key(part, values)]
     key = ".".join(str(part) for part in location) or "config"
     if fault["type"] == "extra_forbidden":
@@ -252,7 +253,7 @@ def _explain(fault: dict[str, Any], values: dict[str, Any]) -> str:
 
 
 def _is_key(part: Any, values: Any) -> bool:
-    # Members of a union add their type's name to pydantic's location; a person's file has no such key.
+    # For a member of a union, pydantic's location has the type's name as well, which is no key of the file.
     return isinstance(part, int) or not re.match(r"^(str|RandomBert|list\[|function-|nullable|constrained)", str(part))
 
 

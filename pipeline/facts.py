@@ -1,6 +1,6 @@
-"""What a run is known by before its first stage: the data, the code, and the model in service that it must match.
+"""The facts of a run before its first stage: the data, the code, the backbone, and the model in service.
 
-A local run looks before it starts, a run on a cluster in its first stage; both find the same with these functions.
+A local run collects them before it starts, a run on a cluster in its first stage; both use these functions.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ LIBRARIES = ("bertline", "tensorflow", "tensorflow-text", "keras", "keras-hub", 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What keys the cache beside the config: values in a local run, outputs of the first stage on a cluster.
+    """What keys the cache beside the config. Values in a local run, outputs of the first stage on a cluster.
 
     Attributes:
-      fingerprint: hash of the contents of all source files.
-      last_blessed: version of the release to compare with, "" for none.
-      release: JSON for release.json: fingerprints, git commit, library versions, parent.
-      cache_keys: by stage, what the cache must know of its code, the libraries and the backbone (see cache_keys.py).
-      vanished: how many pushed versions on record are gone from the serving folder; a new loss pushes again.
-      withdrawn: the versions that were rolled back, with commas between them; a rollback asks the push stage again.
-      untracked: how often the experiment tracker could not be told; each time asks the tracking stage again.
-      history: JSON list of the figures of runs with other inputs, for the review page (see lineage.past_figures).
+        fingerprint: hash of the contents of all source files.
+        last_blessed: version of the release to compare with, "" for none.
+        release: JSON for release.json: fingerprints, git commit, library versions, parent.
+        cache_keys: by stage, what the cache must know of its code, the libraries and the backbone (see cache_keys.py).
+        vanished: how many recorded versions are gone from the serving folder. Each new loss runs the push stage again.
+        withdrawn: the versions that were rolled back, with commas between them. A rollback runs the push stage again.
+        untracked: how often the experiment tracker could not be reached. Each failure runs the tracking stage again.
+        history: JSON list of the figures of runs with other inputs, for the review page (see lineage.past_figures).
     """
 
     fingerprint: str | Placeholder
@@ -52,16 +52,16 @@ class RunFacts:
 
 
 def look(config: dict[str, Any], data_fingerprint: str, serving_folder: str | Path, commit: str | None) -> RunFacts:
-    """The facts that data, code, backbone and serving folder tell.
+    """Collects the facts from data, code, backbone and serving folder.
 
     Args:
-      config: the config's sections as JSON values.
-      data_fingerprint: hash of the contents of all source files.
-      serving_folder: where models are pushed, local or remote.
-      commit: what git says of the code, None where it is not asked.
+        config: the config's sections as JSON values.
+        data_fingerprint: hash of the contents of all source files.
+        serving_folder: where models are pushed, local or remote.
+        commit: the code's commit in git, None where it is unknown.
 
     Raises:
-      ValueError: a release.json in the serving folder cannot be read; the message names the file.
+        UserError: the backbone cannot be found, or a release.json in the serving folder cannot be read.
     """
     keys, digest = cache_keys.of_stages(ModelOptions.model_validate(config["model"])), digest_of(config)
     code = hashlib.sha256(json.dumps([key for node, key in keys.items() if node.makes_model]).encode()).hexdigest()[:16]

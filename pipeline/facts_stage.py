@@ -1,4 +1,4 @@
-"""Facts: the first stage on a cluster, which finds out there what a local run knows before it starts."""
+"""Facts: the first stage on a cluster, which collects there what a local run knows before it starts."""
 
 import json
 from typing import Any, ClassVar
@@ -11,7 +11,6 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 from bertline.components.data import task_files
 from bertline.components.object_store import local_copy
 from bertline.components.options import DataOptions
-from bertline.errors import UserError
 from bertline.pipeline import cache_keys, facts
 from bertline.pipeline.config import RUNTIME_SECTIONS
 
@@ -28,23 +27,20 @@ def look(config: str, data_folder: str, serving_folder: str, commit: str, sectio
         config: the whole config as JSON; `sections` take the place of its own.
         data_folder: where relative sources start.
         serving_folder: where models are pushed.
-        commit: what git said of the code when the pipeline was compiled, "" for nothing.
+        commit: the code's commit in git when the pipeline was compiled, "" for none.
         sections: the run's RUNTIME_SECTIONS as JSON, by name.
 
     Returns:
         The facts by their names in OUTPUTS.
 
     Raises:
-        UserError: the data cannot be found, or a release.json cannot be read.
+        UserError: the data or the backbone cannot be found, or a release.json cannot be read.
     """
     values = json.loads(config) | {name: json.loads(section) for name, section in sections.items()}
     options = DataOptions.model_validate_json(sections["data"])
     with local_copy(data_folder, task_files.paths_of_task(options)) as folder:
         fingerprint = task_files.fingerprint(task_files.of_task(options, folder))
-    try:
-        known = facts.look(values, fingerprint, serving_folder, commit or None)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    known = facts.look(values, fingerprint, serving_folder, commit or None)
     keys = {KEY_OUTPUTS[node]: key for node, key in known.cache_keys.items()}
     return {name: getattr(known, name) for name in FIELDS} | keys
 

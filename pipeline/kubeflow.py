@@ -20,10 +20,10 @@ from bertline.pipeline.stage import BEAM_VARIABLE, FOLDERS
 from bertline.pipeline.stages import Beam, Node
 
 COMMAND = ["python", "-P", "-m", "bertline.pipeline.stage"]
-POD_FOLDER = "/tmp/bertline"  # is gone with the pod
+POD_FOLDER = "/tmp/bertline"  # lost with the pod
 PARAMETERS = RUNTIME_SECTIONS | {
     "data_folder": "Where relative data sources start.",
-    "serving_folder": "Where models are pushed, and the model in service is found.",
+    "serving_folder": "Where models are pushed, and where the model in service is found.",
 }
 
 
@@ -32,8 +32,8 @@ class Compiled:
     """A compiled pipeline.
 
     Attributes:
-      spec: PipelineSpec as JSON values.
-      platform: PlatformSpec as JSON values, {} where no stage needs one.
+        spec: PipelineSpec as JSON values.
+        platform: PlatformSpec as JSON values, {} where no stage needs one.
     """
 
     spec: dict[str, Any]
@@ -45,7 +45,7 @@ class Compiled:
         return self.spec["root"]["dag"]["tasks"]
 
     def dump(self) -> str:
-        """The YAML that Kubeflow reads: one document, or two with the platform's."""
+        """The YAML that Kubeflow reads: one document, or two where there is a platform spec."""
         documents = [self.spec, *([self.platform] if self.platform else [])]
         return yaml.safe_dump_all(documents, sort_keys=True, width=120, allow_unicode=True)
 
@@ -63,12 +63,12 @@ def compile_line(config: Config, image: str | None = None, commit: str | None = 
     """Compiles the task's line.
 
     Args:
-      config: the task; its `kubeflow` section says what the cluster gives.
-      image: the container image; None takes the config's.
-      commit: what git says of the code, for release.json.
+        config: the task; its `kubeflow` section describes the cluster.
+        image: the container image; None takes the config's.
+        commit: the code's commit in git, for release.json.
 
     Raises:
-      UserError: no image is named, a folder that a cluster cannot see, a stage that is none, or kfp is missing.
+        UserError: no image is named, a cluster cannot see a folder, a stage has no such name, or kfp is not installed.
     """
     require_kfp()
     image = image or config.kubeflow.image
@@ -107,7 +107,7 @@ def compile_line(config: Config, image: str | None = None, commit: str | None = 
 
 
 def pipeline_name(config: Config) -> str:
-    """The task's name as Kubeflow takes it: small letters, digits and dashes."""
+    """The task's name in the form that Kubeflow accepts: small letters, digits and dashes."""
     return re.sub(r"[^a-z0-9-]", "-", config.name.lower())
 
 
@@ -115,7 +115,7 @@ def parameter_values(config: Config) -> dict[str, str]:
     """The pipeline's parameters by name, with the config's values.
 
     Raises:
-      UserError: data or serving folder are on this machine.
+        UserError: the data or the serving folder are on this machine, where a cluster cannot see them.
     """
     return {
         **config.runtime_sections(),
@@ -136,13 +136,13 @@ def _data_folder(config: Config) -> str:
                 continue
             if not folder:
                 raise UserError(
-                    f"data.{key}: a cluster does not find {source!r}. Put it where it does, and name the folder in "
-                    "kubeflow.data_folder, such as gs://BUCKET/data; or give an absolute path in one of its volumes."
+                    f"data.{key}: a cluster does not find {source!r}. Copy it to where pods can read it and name that "
+                    "folder in kubeflow.data_folder, such as gs://BUCKET/data; or give an absolute path in a volume."
                 )
             if source.startswith("../") and "://" in folder:
                 raise UserError(
-                    f"data.{key}: {source!r} lies outside kubeflow.data_folder, {folder}, which is all that a pod is "
-                    "brought. Move this config beside its data, so that one relative path holds here and there."
+                    f"data.{key}: {source!r} lies outside kubeflow.data_folder, {folder}, and a pod gets only files "
+                    "from there. Move this config beside its data, so that one relative path holds here and there."
                 )
     return folder or "/"
 
@@ -154,13 +154,13 @@ def _serving_folder(config: Config) -> str:
     if _root(config):
         return f"{_root(config)}/{folder or 'serving'}"
     raise UserError(
-        "kubeflow.root: a cluster needs a folder that outlives its pods to push models to. Name a path in one of "
+        "kubeflow.root: missing; models must be pushed to a folder that outlives the pods. Name a path in one of "
         "kubeflow.volumes, or gs://."
     )
 
 
 def _root(config: Config) -> str:
-    """The config's root on the cluster, "" where none is named that a cluster could see."""
+    """The config's root on the cluster; "" if the config names none that a cluster can see."""
     root = config.kubeflow.root or config.root or ""
     return root.rstrip("/") if "://" in root or root.startswith("/") else ""
 
@@ -183,12 +183,12 @@ def _pipeline(config: Config, values: dict[str, str], commit: str | None) -> Any
     parameters = {name: RuntimeParameter(name, ptype=str, default=value) for name, value in values.items()}
     compiled_in = config.model_dump(mode="json", exclude={*values, *AROUND_THE_MODEL})
     first = Facts(config=json.dumps(compiled_in), commit=commit or "", **parameters)
-    told = {name: channel.future()[0].value for name, channel in first.outputs.items()}
+    facts = {name: channel.future()[0].value for name, channel in first.outputs.items()}
     line = create_pipeline(
         config,
         RunFacts(
-            **{name: told[name] for name in FIELDS},
-            cache_keys={node: told[output] for node, output in KEY_OUTPUTS.items()},
+            **{name: facts[name] for name in FIELDS},
+            cache_keys={node: facts[output] for node, output in KEY_OUTPUTS.items()},
         ),
         Settings(
             sections={name: parameters[name] for name in RUNTIME_SECTIONS},
@@ -206,25 +206,26 @@ def _pipeline(config: Config, values: dict[str, str], commit: str | None) -> Any
 
 
 def _check_workers_see_the_artifacts(config: Config) -> None:
-    """Raises UserError where a pod would keep its artifacts to itself, and Beam's workers are in other pods."""
-    scheme = next((each for each in FOLDERS if (config.kubeflow.pipeline_root or "minio://").startswith(each)), "")
+    """Raises UserError where Beam's workers are in other pods, and no volume shares a stage's artifacts with them."""
+    root = config.kubeflow.pipeline_root or "minio://"
+    scheme = next(scheme for scheme in FOLDERS if root.startswith(scheme))
     folder = f"/{FOLDERS[scheme]}"
     if config.beam.runner == "portable" and folder not in [volume.path for volume in config.kubeflow.volumes]:
         raise UserError(
             f"kubeflow.volumes: with beam.runner: portable a volume must be mounted at {folder}, here and in the "
             f"engine's worker pods: a stage's pod keeps artifacts of {scheme} there, and Beam's workers write them. "
-            f"Add {{claim: NAME, path: {folder}}}, one that many nodes can mount."
+            f"Add {{claim: NAME, path: {folder}}}, with a claim that many nodes can mount."
         )
 
 
-def _check_stages(options: KubeflowOptions, known: list[str]) -> None:
+def _check_stages(options: KubeflowOptions, wired: list[str]) -> None:
     for name in options.stages:
-        if name not in known:
-            raise UserError(f"kubeflow.stages.{name}: no such stage. This line has {', '.join(known)}.")
+        if name not in wired:
+            raise UserError(f"kubeflow.stages.{name}: no such stage. This line has {', '.join(wired)}.")
 
 
 def _pod(options: KubeflowOptions, node: Node) -> StageOptions:
-    """What a stage's pod gets. Where other pods do the training, the Trainer's own gets the default, and their time."""
+    """What a stage's pod gets. Where other pods train, the Trainer's own gets the default, and as much time as they."""
     stage = options.of_stage(node)
     if node is Node.TRAINER and options.workers:
         return options.default.model_copy(update={"timeout_seconds": stage.timeout_seconds})
@@ -258,7 +259,7 @@ def _set_up(node: Node, task: dict[str, Any], container: dict[str, Any], options
 
 
 def _platform(spec: dict[str, Any], options: KubeflowOptions) -> dict[str, Any]:
-    """What the pipeline spec has no words for, in Kubernetes' own: a KubernetesExecutorConfig a stage."""
+    """What the pipeline spec cannot say, in Kubernetes' terms: one KubernetesExecutorConfig per stage."""
     executors = {
         spec["components"][name]["executorLabel"]: config
         for name in spec["root"]["dag"]["tasks"]
@@ -270,8 +271,8 @@ def _platform(spec: dict[str, Any], options: KubeflowOptions) -> dict[str, Any]:
 
 
 def _executor_config(options: KubeflowOptions, stage: StageOptions) -> dict[str, Any]:
-    selected = stage.node_labels()
-    found = {
+    node_labels = stage.node_labels()
+    config = {
         "secretAsEnv": [
             {
                 "secretName": secret.name,
@@ -281,18 +282,18 @@ def _executor_config(options: KubeflowOptions, stage: StageOptions) -> dict[str,
         ],
         "podMetadata": {"labels": options.labels} if options.labels else {},
         "pvcMount": [{"constant": volume.claim, "mountPath": volume.path} for volume in options.volumes],
-        "nodeSelector": {"labels": selected} if selected else {},
+        "nodeSelector": {"labels": node_labels} if node_labels else {},
         "tolerations": [toleration.manifest() for toleration in stage.tolerations],
         "activeDeadlineSeconds": str(stage.timeout_seconds) if stage.timeout_seconds else "",
     }  # fmt: skip
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in config.items() if value}
 
 
 def write(compiled: Compiled, path: Path) -> None:
-    """Writes the YAML, and has kfp's own loader read it.
+    """Writes the YAML, once kfp's own loader has read it.
 
     Raises:
-      UserError: the file cannot be written.
+        UserError: the file cannot be written.
     """
     from kfp import components
 

@@ -16,13 +16,13 @@ REMOTE = ("gs://", "s3://", "minio://")  # what Kubeflow's launcher copies to an
 
 def _quantity(text: str) -> str:
     if not QUANTITY.fullmatch(text):
-        raise ValueError("write it as Kubernetes does: 500m or 2 for CPUs, 8Gi for memory")
+        raise ValueError("write it in Kubernetes' form: 500m or 2 for CPUs, 8Gi for memory")
     return text
 
 
 def _absolute(path: str) -> str:
     if not path.startswith("/"):
-        raise ValueError("give an absolute path: it is where the containers see it")
+        raise ValueError("give an absolute path, where the containers see it")
     return path
 
 
@@ -31,7 +31,7 @@ ContainerPath = Annotated[str, AfterValidator(_absolute)]
 
 
 class Toleration(Section):
-    """A taint of nodes that a stage may run on, in Kubernetes' words."""
+    """A taint of nodes on which a stage may run all the same, with Kubernetes' own keys."""
 
     key: str = ""  # with Exists, no key tolerates everything
     operator: Literal["Exists", "Equal"] = "Exists"
@@ -39,24 +39,24 @@ class Toleration(Section):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None  # null: all effects
 
     def manifest(self) -> dict[str, str]:
-        """As Kubernetes takes it."""
+        """The toleration in a pod's manifest."""
         return self.model_dump(exclude_defaults=True) | {"operator": self.operator}
 
 
 class StageOptions(Section):
-    """What a stage's pod asks for. null leaves it to the cluster."""
+    """What a stage's pod asks for. null leaves the choice to the cluster."""
 
     cpu: Quantity | None = None  # requested, and the limit
-    memory: Quantity | None = None  # requested, and the limit: a pod that is over it is killed
+    memory: Quantity | None = None  # requested, and the limit: a pod that needs more is killed
     accelerator: str | None = None  # the resource's name: nvidia.com/gpu, amd.com/gpu, google.com/tpu
     accelerators: PositiveInt = 1
     tpu_type: str | None = None  # GKE's gke-tpu-accelerator, such as tpu-v5-lite-podslice
     tpu_topology: str | None = None  # GKE's gke-tpu-topology, such as 2x2
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: list[Toleration] = Field(default_factory=list)
-    # A stage that stops over the data or the gates' options would only stop again; raise it for spot nodes.
+    # A stage that fails over its data or options would only fail again; set it for spot nodes.
     retries: NonNegativeInt = 0
-    retry_wait_seconds: PositiveInt = 60  # doubled each time
+    retry_wait_seconds: PositiveInt = 60  # doubled with each retry
     timeout_seconds: PositiveInt | None = None
 
     @model_validator(mode="after")
@@ -66,32 +66,32 @@ class StageOptions(Section):
         return self
 
     def resources(self) -> dict[str, dict[str, str]]:
-        """Requests and limits of a container, as Kubernetes takes them."""
-        asked = {"cpu": self.cpu, "memory": self.memory}
+        """Requests and limits of a container in a pod's manifest."""
+        resources = {"cpu": self.cpu, "memory": self.memory}
         if self.accelerator:
-            asked[self.accelerator] = str(self.accelerators)
-        amounts = {name: amount for name, amount in asked.items() if amount}
+            resources[self.accelerator] = str(self.accelerators)
+        amounts = {name: amount for name, amount in resources.items() if amount}
         return {"requests": amounts, "limits": amounts} if amounts else {}
 
     def node_labels(self) -> dict[str, str]:
-        """Labels of the nodes that will do."""
-        selected = dict(self.node_selector)
+        """The labels that a node must have to run the stage."""
+        labels = dict(self.node_selector)
         if self.tpu_type:
-            selected["cloud.google.com/gke-tpu-accelerator"] = self.tpu_type
+            labels["cloud.google.com/gke-tpu-accelerator"] = self.tpu_type
         if self.tpu_topology:
-            selected["cloud.google.com/gke-tpu-topology"] = self.tpu_topology
-        return selected
+            labels["cloud.google.com/gke-tpu-topology"] = self.tpu_topology
+        return labels
 
 
 class Secret(Section):
-    """A Kubernetes secret whose keys a stage sees as environment variables: named here, its values never."""
+    """A Kubernetes secret whose keys a stage sees as environment variables. Only names stand here, never values."""
 
     name: str
     env: dict[str, str] = Field(min_length=1)  # variable -> key in the secret
 
 
 class Volume(Section):
-    """A persistent volume claim, mounted in every stage."""
+    """A persistent volume claim that is mounted in every stage's pod."""
 
     claim: str
     path: ContainerPath
@@ -100,22 +100,22 @@ class Volume(Section):
 class KubeflowOptions(Section):
     """A cluster with Kubeflow Pipelines 2."""
 
-    image: str | None = None  # holds bertline and the weights; null: said with --image
-    pipeline_root: str | None = None  # gs://, s3:// or minio://: where artifacts go; null: the installation's own
-    # In place of the config's `root` there: a path in one of the volumes, or gs://. It holds the serving folder, the
-    # quarantine and, in a volume, the checkpoints.
+    image: str | None = None  # holds bertline and the weights; null: named with --image
+    pipeline_root: str | None = None  # where artifacts go: gs://, s3:// or minio://; null: the installation's own
+    # The cluster's counterpart of the config's `root`: a path in one of the volumes, or gs://. It holds the serving
+    # folder, the quarantine and, in a volume, the checkpoints.
     root: str | None = None
-    # Where relative data sources start there: a path in a volume, or gs://, s3://, minio://, of which the
-    # pod copies the files that the sources name; null: they must be absolute or package://.
+    # Where relative data sources start on the cluster: a path in a volume, or an address at gs://, s3:// or minio://,
+    # from which the pod copies the files that the sources name. null: sources must be absolute or package://
     data_folder: str | None = None
     secrets: list[Secret] = Field(default_factory=list)
     volumes: list[Volume] = Field(default_factory=list)
-    labels: dict[str, str] = Field(default_factory=dict)  # of every pod, for quotas and bills
+    labels: dict[str, str] = Field(default_factory=dict)  # on every pod, for quotas and bills
     default: StageOptions = StageOptions()  # for every stage
-    stages: dict[str, StageOptions] = Field(default_factory=dict)  # by the stage's name; what is set replaces `default`
+    stages: dict[str, StageOptions] = Field(default_factory=dict)  # by the stage's name; overrides `default`
 
-    # With train.distribution: multi_worker, on how many pods the Trainer's training runs: as a TFJob, each with what
-    # `stages.Trainer` asks for. null: in the Trainer's own pod.
+    # With train.distribution: multi_worker, the number of pods that train, as a TFJob; each gets what `stages.Trainer`
+    # asks for. null: training runs in the Trainer's own pod
     workers: int | None = Field(default=None, ge=2)
 
     @field_validator("pipeline_root")
@@ -128,7 +128,7 @@ class KubeflowOptions(Section):
     @model_validator(mode="after")
     def _workers_share_a_volume(self) -> KubeflowOptions:
         if self.workers and not any(Path(self.root or "").is_relative_to(volume.path) for volume in self.volumes):
-            raise ValueError("workers need root to be a path in one of volumes: they share files and checkpoints there")
+            raise ValueError("workers: root must be a path in one of volumes, where they share files and checkpoints")
         return self
 
     def of_stage(self, name: str) -> StageOptions:

@@ -1,4 +1,4 @@
-"""Runs the line on this machine: TFX's launcher stage by stage, one run at a time on a root."""
+"""Runs the line on this machine with TFX's launcher, stage by stage; only one run at a time uses a root."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class RunResult:
     """How a run ended.
 
     Attributes:
-      run_id: when it started.
-      version: the version that the push stage serves, "" where a gate or the canary blocked it.
-      cached: whether every stage's result was found in the metadata store.
-      blocked: what blocked the push, in words; "" if nothing did.
-      review: the review page; None where it could not be written.
+        run_id: when it started.
+        version: the version that the push stage serves, "" where a gate or the canary blocked it.
+        cached: whether every stage's result was found in the metadata store.
+        blocked: the reason why nothing was pushed, for a person; "" if a version was.
+        review: the review page; None where it could not be written.
     """
 
     run_id: str
@@ -63,15 +63,15 @@ class RunResult:
 
 
 def run(config: Config, config_name: str) -> RunResult:
-    """Runs the whole line and shows it on the screen.
+    """Runs the whole line and shows its progress on the screen.
 
     Args:
-      config: the task.
-      config_name: how the screen names the config.
+        config: the task.
+        config_name: how the screen names the config.
 
     Raises:
-      UserError: the root is in use by another run, or the data cannot be found.
-      RunFailed: a stage failed.
+        UserError: the root is in use by another run, or the data cannot be found.
+        RunFailed: a stage failed.
     """
     started = time.monotonic()
     run_id = run_ids.new()
@@ -96,14 +96,14 @@ def run(config: Config, config_name: str) -> RunResult:
         if result.review:
             console.print(screen.line("review", display(result.review)))
         else:
-            told = "the push stands" if result.version else "the verdicts above stand"
+            standing = "the push stands" if result.version else "the verdicts above stand"
             missing = ("no review page could be written", "yellow")
-            console.print(Text.assemble(missing, f"  {told}; why: {display(log_file)}"))
+            console.print(Text.assemble(missing, f"  {standing}; why: {display(log_file)}"))
     return result
 
 
 def display(path: Path | str) -> str:
-    """A path as a person reads it: relative where it lies below the current folder. An address (gs://) as it is."""
+    """A path for the screen: relative if it lies below the current folder. An address (gs://) stays as it is."""
     return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else str(path)
 
 
@@ -112,7 +112,7 @@ def exclusive(root: Path) -> Iterator[None]:
     """Holds the root folder for one run.
 
     Raises:
-      UserError: another run holds it, or it cannot be written.
+        UserError: another run holds it, or the folder cannot be written.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def exclusive(root: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise UserError(
-            f"{root} cannot be written: {error.strerror}. Set `root` in the config to a folder of yours."
+            f"{root} cannot be written: {error.strerror}. Set `root` in the config to a folder of your own."
         ) from error
     try:
         (root / ".holder").write_text(str(os.getpid()))
@@ -137,7 +137,7 @@ def exclusive(root: Path) -> Iterator[None]:
 
 @contextmanager
 def _bare_arguments() -> Iterator[None]:
-    """Hides our command line: TFX hands sys.argv to Beam, which would take our options for its own."""
+    """Hides bertline's command line: TFX hands sys.argv to Beam, which would take the options for its own."""
     arguments, sys.argv = sys.argv, sys.argv[:1]
     try:
         yield
@@ -146,10 +146,10 @@ def _bare_arguments() -> Iterator[None]:
 
 
 def _report(console: Screen, error: BaseException, log_file: Path) -> None:
-    """The cause in a few lines, and where the rest is."""
+    """Shows the cause in a few lines, and where the rest is."""
     log.error("the run ended", exc_info=error)
     if isinstance(error, KeyboardInterrupt):
-        way_on = "  the same command goes on: finished stages are cached, training resumes"
+        way_on = "  the same command continues: finished stages are cached, training resumes"
         console.print(Text.assemble(("\ninterrupted", "bold red"), way_on))
         return
     console.print(Text.assemble(("failed", "bold red"), f"  {_in_words(error)}"))
@@ -157,37 +157,37 @@ def _report(console: Screen, error: BaseException, log_file: Path) -> None:
 
 
 def _in_words(error: BaseException) -> str:
-    """The cause as the screen shows it."""
+    """The cause of an error, for the screen."""
     cause = root_cause(error)
     return str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {cause}"
 
 
 def hardware() -> str:
     """What the line runs on, such as "cpu x2, bf16 (AMX)"."""
-    from bertline.models import hardware as found
+    from bertline.models import hardware as devices
 
-    return str(found.describe())
+    return str(devices.describe())
 
 
 # === What is known before the run ===
 
 
 def gather_facts(config: Config, store: Store, data_fingerprint: str) -> RunFacts:
-    """Looks at data, code, serving folder and past pushes: everything that keys the cache beside the config."""
+    """Collects everything that keys the cache beside the config: data, code, serving folder and past pushes."""
     from bertline.pipeline import lineage
 
-    found = facts.look(config.model_dump(mode="json"), data_fingerprint, config.serving_folder, facts.git_commit())
+    looked_up = facts.look(config.model_dump(mode="json"), data_fingerprint, config.serving_folder, facts.git_commit())
     pushed = [artifact.custom_properties["pushed_version"].string_value for artifact in store.artifacts("PushedModel")]
-    # What pruning leaves in place has to be there; what it removes is not missed.
+    # Only the versions that pruning keeps must be there.
     expected = sorted({version for version in pushed if version})[-config.serve.keep_versions :]
     withdrawn = releases.withdrawn_versions(config.serving_folder)
     present = {*releases.versions(config.serving_folder), *withdrawn}
     return replace(
-        found,
+        looked_up,
         vanished=len([version for version in expected if int(version) not in present]),
         withdrawn=", ".join(map(str, withdrawn)),
-        untracked=sum(not told.custom_properties["tracked"].int_value for told in store.artifacts(TRACKED)),
-        history=json.dumps(lineage.past_figures(store, json.loads(found.release)["inputs"])),
+        untracked=sum(not record.custom_properties["tracked"].int_value for record in store.artifacts(TRACKED)),
+        history=json.dumps(lineage.past_figures(store, json.loads(looked_up.release)["inputs"])),
     )
 
 
@@ -205,11 +205,11 @@ class _Launcher:
         self.run_id = run_id
         self.config = config
         self.store = lineage.Store(config)
-        found = gather_facts(config, self.store, task_files.fingerprint(files))
-        log.info("facts of run %s: %s", run_id, found)
+        run_facts = gather_facts(config, self.store, task_files.fingerprint(files))
+        log.info("facts of run %s: %s", run_id, run_facts)
         line = pipeline.create_pipeline(
             config,
-            found,
+            run_facts,
             pipeline.Settings.local(config),
             pipeline_root=str(config.root_folder / "artifacts"),
             metadata=metadata_store.connection(config.metadata_location),
@@ -217,7 +217,7 @@ class _Launcher:
         self.ir = compiler.Compiler().compile(line)
 
     def launch(self, console: Screen) -> RunResult:
-        """Launches every stage, shows each, and sums the run up."""
+        """Launches and shows every stage, and sums the run up."""
         from tfx.orchestration import metadata
         from tfx.orchestration.local import runner_utils
         from tfx.orchestration.portable import runtime_parameter_utils
@@ -246,7 +246,7 @@ class _Launcher:
                     raise
                 log.error("stage %s failed after the push", line, exc_info=error)
                 console.print(screen.line(line, f"failed: {_in_words(error)}", view.seconds))
-                break  # what follows reads what is missing now
+                break  # later stages read what this one did not make
             self._show(console, line, [done[node] for node in wired], view.seconds)
         return self._result(done, page)
 
@@ -268,13 +268,13 @@ class _Launcher:
         log.info("stage %s took %.1f s", node.node_info.id, time.monotonic() - began)
 
     def _beam_operator(self, executor_spec: Any, platform_config: Any = None) -> Any:
-        """Runs a Beam stage on the config's engine, of which its spec, a key of the cache, says nothing."""
+        """Runs a Beam stage on the config's engine, which its spec does not name, as the spec keys the cache."""
         from tfx.orchestration.portable import beam_executor_operator
 
-        told = copy.deepcopy(executor_spec)
+        with_engine = copy.deepcopy(executor_spec)
         for argument in beam_options.arguments(self.config.beam):
-            told.beam_pipeline_args_placeholders.add().value.string_value = argument
-        return beam_executor_operator.BeamExecutorOperator(told, platform_config)
+            with_engine.beam_pipeline_args_placeholders.add().value.string_value = argument
+        return beam_executor_operator.BeamExecutorOperator(with_engine, platform_config)
 
     def _show(self, console: Screen, line: str, executions: list[Stage], seconds: float) -> None:
         if executions[-1].name == Node.REVIEW:
@@ -295,7 +295,7 @@ class _Launcher:
         return RunResult(self.run_id, version, cached, blocked, page)
 
     def _publish_page(self, stage: Stage) -> Path:
-        """Puts the page where a person finds it by the run's name; returns its path."""
+        """Copies the page to where a person finds it by the run's id; returns its path."""
         from bertline.components.artifacts import REVIEW_FILE
 
         (artifact,) = stage.outputs["review"]

@@ -1,4 +1,4 @@
-"""The line: which stage reads what. Wiring only; runners decide where it runs."""
+"""The line: which stage reads what. Only the wiring is here; runners decide where it runs."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ from bertline.pipeline.stages import Node
 
 @dataclass(frozen=True)
 class Settings:
-    """What stages are told when they run: values in a local run; on a cluster mostly the pipeline's parameters.
+    """What stages get when they run: values in a local run, mostly the pipeline's parameters on a cluster.
 
     Attributes:
-      sections: the config's sections of RUNTIME_SECTIONS as JSON, by name.
-      data_folder: where relative sources start.
-      serving_folder: where models are pushed.
-      quarantine_folder: where quarantine.csv is copied to, "" for nowhere.
-      checkpoint_folder: outlives an interrupted training.
-      tracking_folder: where an experiment tracker's files are kept, "" for nowhere.
+        sections: the config's sections of RUNTIME_SECTIONS as JSON, by name.
+        data_folder: the folder where relative sources start.
+        serving_folder: where models are pushed.
+        quarantine_folder: where quarantine.csv is copied to, "" for nowhere.
+        checkpoint_folder: keeps the checkpoints of an interrupted training.
+        tracking_folder: where an experiment tracker's files are kept, "" for nowhere.
     """
 
     sections: Mapping[str, str | RuntimeParameter]
@@ -75,15 +75,18 @@ def create_pipeline(
     metadata: mlmd.ConnectionConfig | None = None,
     before: Sequence[BaseNode] = (),
 ) -> Pipeline:
-    """Wires the stages. Beam's arguments are the runner's to give, since they would key the cache here.
+    """Wires the stages. The runner sets Beam's arguments, since here they would key the cache.
 
     Args:
-      config: the task; what stages there are, and what their graphs hold.
-      facts: what the runner found out.
-      settings: what the stages are told when they run.
-      pipeline_root: folder of the artifacts.
-      metadata: how the metadata store is reached; None where the cluster keeps one.
-      before: stages of the runner's own, which come first.
+        config: the task; it decides which stages there are, and what their graphs hold.
+        facts: what the runner found out.
+        settings: what the stages get when they run.
+        pipeline_root: folder of the artifacts.
+        metadata: the connection to the metadata store; None where the cluster keeps one.
+        before: the runner's own stages, which come first.
+
+    Raises:
+        LookupError: a stage has no row in the table of stages.
     """
     ingest = ExampleGen(
         data=settings.sections["data"],
@@ -180,7 +183,7 @@ def create_pipeline(
         model_options=config.model.model_dump_json(),
     )
     for reporting in (label_quality, explainer):
-        reporting.add_upstream_node(pusher)  # a cluster starts nothing more once a pod is lost, so the push comes first
+        reporting.add_upstream_node(pusher)  # a cluster starts nothing after a lost pod, so the push comes first
     review = Review(
         evaluation=evaluator.outputs["evaluation"],
         blessing=evaluator.outputs["blessing"],

@@ -3,16 +3,16 @@
     python -m bertline.pipeline.stage --executor_class_path CLASS --json_serialized_invocation_args '{{$}}'
         --json_serialized_inputs_spec_args SPEC
 
-These are the arguments that TFX compiles, but for Beam's, a JSON list in the environment. TFX's own entry point does
-the work. Four things stand between it and the open source backend:
+These are the arguments that TFX compiles, except for Beam's, which are a JSON list in the environment. TFX's own entry
+point does the work. This module closes four gaps between it and the open source backend:
 
-- The launcher copies an artifact of gs://, s3:// or minio:// to a folder before a stage and back after it, so that
-  stages need none of those. TFX would take the addresses for paths. A stage on Dataflow alone keeps those of gs://,
-  which its workers write to; what the launcher then finds in the folder is nothing, and it lets that pass.
-- The backend does not tell what type an input artifact has. The component's declaration does.
+- The launcher copies an artifact at gs://, s3:// or minio:// to a folder before a stage and back after it, so a stage
+  never reads an address. TFX would take the addresses for paths; here they become the folders. Only a stage on Dataflow
+  keeps addresses at gs://, since its workers write there. The launcher then finds an empty folder, and accepts that.
+- The backend does not say what type an input artifact has. The component's declaration does.
 - The launcher makes the folder around an artifact, and TFX expects the artifact's own.
-- A stage that fails makes the run a failed one. What only reports of a push that is done (`--reporting`) ends well all
-  the same: its artifacts are empty, and their `summary` and `fault` say why.
+- A stage that fails makes the whole run fail. A stage that only reports on a push that is done (`--reporting`) succeeds
+  all the same: its artifacts are empty, and their `summary` and `fault` say why.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from bertline.errors import UserError
 from bertline.pipeline import training_job
 from bertline.pipeline.beam_options import DATAFLOW, GCS
 
-# Where the launcher puts what it copies, as Kubeflow Pipelines' launcher_v2 has it; Vertex AI mounts /gcs.
+# Where the launcher copies artifacts to, as in Kubeflow Pipelines' launcher_v2; Vertex AI mounts /gcs.
 FOLDERS = {"gs://": "gcs", "s3://": "s3", "minio://": "minio"}
-ROOT_VARIABLE = "BERTLINE_LAUNCHER_ROOT"  # above those folders; the system's root unless a launcher cannot write there
+ROOT_VARIABLE = "BERTLINE_LAUNCHER_ROOT"  # the folder that holds those; the system's root unless it cannot be written
 BEAM_VARIABLE = "BERTLINE_BEAM"  # Beam's arguments, a JSON list
 OUR_TYPES = "bertline."
-FAULT = "fault"  # in the metadata of an artifact that could not be made: why
+FAULT = "fault"  # in the metadata of an artifact that could not be made: the reason
 FILE_TYPES = {"tfx.String", "tfx.Integer", "tfx.Float", "tfx.Boolean", "tfx.JsonValue"}  # the artifact is one file
 
 
@@ -50,32 +50,33 @@ def main() -> None:
     parser.add_argument("--executor_class_path", required=True)
     parser.add_argument("--json_serialized_invocation_args", required=True, type=json.loads)
     parser.add_argument("--json_serialized_inputs_spec_args", required=True, type=json.loads)
-    parser.add_argument("--reporting", action="store_true", help="a fault is told, and fails no run")
+    parser.add_argument("--reporting", action="store_true", help="a fault is reported, and does not fail the run")
     parser.add_argument(
         "--training_job", type=json.loads, help="a TFJob that does the work; see bertline.pipeline.training_job"
     )
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     beam = json.loads(os.environ.get(BEAM_VARIABLE, "[]"))
-    sys.argv = sys.argv[:1]  # Beam would take them for its own
+    sys.argv = sys.argv[:1]  # Beam would take the arguments for its own
     logging.basicConfig(level=logging.INFO)
     root = Path(os.environ.get(ROOT_VARIABLE, "/"))
     kept = (GCS,) if DATAFLOW in beam else ()
-    execution = localised(given.json_serialized_invocation_args, given.json_serialized_inputs_spec_args, root, kept)
+    inputs_spec = arguments.json_serialized_inputs_spec_args
+    execution = localised(arguments.json_serialized_invocation_args, inputs_spec, root, kept)
     try:
         _check_inputs(execution)
-        if given.training_job and _spread_over_workers(execution):
-            _train_elsewhere(given, root)
+        if arguments.training_job and _spread_over_workers(execution):
+            _train_elsewhere(arguments, root)
             return
-        _execute(given.executor_class_path, execution, given.json_serialized_inputs_spec_args, beam)
+        _execute(arguments.executor_class_path, execution, inputs_spec, beam)
     except Exception as error:
-        logging.exception("the stage ended")
+        logging.exception("the stage failed")
         cause = root_cause(error)
-        said = str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {cause}"
-        if not given.reporting:
-            sys.exit(f"bertline: {said}")
-        _leave_fault(execution, said)
-        print(f"bertline: {said} (the run goes on: the verdict and the push stand)", file=sys.stderr)
-    _report(Path(execution["outputs"]["outputFile"]), given.json_serialized_invocation_args)
+        reason = str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {cause}"
+        if not arguments.reporting:
+            sys.exit(f"bertline: {reason}")
+        _leave_fault(execution, reason)
+        print(f"bertline: {reason} (the run continues: the verdict and the push stand)", file=sys.stderr)
+    _report(Path(execution["outputs"]["outputFile"]), arguments.json_serialized_invocation_args)
 
 
 def _execute(executor: str, execution: dict[str, Any], inputs: dict[str, Any], beam: list[str]) -> None:
@@ -95,35 +96,35 @@ def _check_inputs(execution: dict[str, Any]) -> None:
             raise UserError(f"there is no {name}: {fault}")
 
 
-def _leave_fault(execution: dict[str, Any], said: str) -> None:
+def _leave_fault(execution: dict[str, Any], reason: str) -> None:
     """Reports the outputs as not made, and removes what was written of them."""
-    made = {}
+    artifacts = {}
     for name, artifact in _artifacts(execution, "outputs"):
         shutil.rmtree(artifact["uri"])
-        metadata = {"summary": f"failed: {said}", FAULT: said}
-        made[name] = {"artifacts": [{"name": artifact["name"], "uri": artifact["uri"], "metadata": metadata}]}
+        metadata = {"summary": f"failed: {reason}", FAULT: reason}
+        artifacts[name] = {"artifacts": [{"name": artifact["name"], "uri": artifact["uri"], "metadata": metadata}]}
     file = Path(execution["outputs"]["outputFile"])
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"artifacts": made}), encoding="utf-8")
+    file.write_text(json.dumps({"artifacts": artifacts}), encoding="utf-8")
 
 
 # === Training on several machines ===
 
 
 def _spread_over_workers(execution: dict[str, Any]) -> bool:
-    """Whether this run's recipe, which a person may have changed since the pipeline was compiled, asks for workers."""
+    """Whether this run's recipe asks for workers; a person may have changed it since the pipeline was compiled."""
     recipe = json.loads(execution["inputs"]["parameterValues"]["train_options"])
     return recipe["distribution"] == "multi_worker"
 
 
-def _train_elsewhere(given: argparse.Namespace, root: Path) -> None:
-    """Has a TFJob's pods run this stage on files that they share, and takes back what the first one leaves."""
-    execution = given.json_serialized_invocation_args
+def _train_elsewhere(arguments: argparse.Namespace, root: Path) -> None:
+    """Lets a TFJob's pods run this stage on files that they share, and takes back what the first one leaves."""
+    execution = arguments.json_serialized_invocation_args
     checkpoints = Path(execution["inputs"]["parameterValues"]["checkpoint_dir"])
     addresses = json.dumps([artifact["uri"] for _, artifact in _artifacts(execution, "outputs")])
     name = f"trainer-{hashlib.sha256(addresses.encode()).hexdigest()[:16]}"
     shared = checkpoints.parent / "training" / name
-    if not shared.is_dir():  # a try before this one has left it, whole
+    if not shared.is_dir():  # where it is there, an earlier try has left it, whole
         fresh = shared.with_suffix(".new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
@@ -132,11 +133,11 @@ def _train_elsewhere(given: argparse.Namespace, root: Path) -> None:
     output = shared / "executor_output.json"
     changed = {**execution, "outputs": {**execution["outputs"], "outputFile": str(output)}}
     command = [
-        *("python", "-P", "-m", "bertline.pipeline.stage", "--executor_class_path", given.executor_class_path),
+        *("python", "-P", "-m", "bertline.pipeline.stage", "--executor_class_path", arguments.executor_class_path),
         *("--json_serialized_invocation_args", json.dumps(changed)),
-        *("--json_serialized_inputs_spec_args", json.dumps(given.json_serialized_inputs_spec_args)),
+        *("--json_serialized_inputs_spec_args", json.dumps(arguments.json_serialized_inputs_spec_args)),
     ]
-    training_job.run(given.training_job, name, command, {ROOT_VARIABLE: str(shared)})
+    training_job.run(arguments.training_job, name, command, {ROOT_VARIABLE: str(shared)})
     _copy_files(execution, "outputs", shared, root)
     shutil.copyfile(_of_worker(output, "worker", 0), execution["outputs"]["outputFile"])
     shutil.rmtree(shared)
@@ -145,31 +146,31 @@ def _train_elsewhere(given: argparse.Namespace, root: Path) -> None:
 def _copy_files(execution: dict[str, Any], side: str, source: Path, target: Path) -> None:
     """Copies the artifacts' files from below one root to below another."""
     for _, artifact in _artifacts(execution, side):
-        found, place = (local_path(artifact["uri"], root) for root in (source, target))
-        if Path(found).exists():  # an artifact can be without files
-            shutil.copytree(found, place, dirs_exist_ok=True)
+        folder, copy = (local_path(artifact["uri"], root) for root in (source, target))
+        if Path(folder).exists():  # an artifact can be without files
+            shutil.copytree(folder, copy, dirs_exist_ok=True)
 
 
 def _of_worker(output: Path, kind: str, index: int) -> Path:
-    """Each worker's own, for all of them report and the first one's report counts."""
+    """The output file of one worker: all of them report, and the first one's report counts."""
     return output.with_name(f"{output.name}.{kind}-{index}")
 
 
-# === What the launcher tells ===
+# === What the launcher passes ===
 
 
 def localised(
     execution: dict[str, Any], declared: dict[str, Any], root: Path, kept: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """The executor input with local paths for addresses, types that TFX finds, and the outputs' folders made.
+    """The executor input with local paths for addresses and with types that TFX finds; makes the outputs' folders.
 
-    An input's address stays in its metadata: the path is gone with the pod.
+    An input's address stays in its metadata, since the path is gone with the pod.
 
     Args:
-      execution: ExecutorInput as JSON values.
+        execution: ExecutorInput as JSON values.
       declared: the component's ComponentInputsSpec as JSON values.
       root: above the launcher's folders.
-      kept: how addresses begin that stay as they are.
+      kept: addresses that begin so stay as they are.
     """
     changed = json.loads(json.dumps(execution))
     if place := json.loads(os.environ.get("TF_CONFIG", "{}")).get("task"):
@@ -191,7 +192,7 @@ def localised(
 
 
 def local_path(uri: str, root: Path) -> str:
-    """Where the launcher puts what is at an address; a path stays as it is."""
+    """Where the launcher copies an address to; a path stays as it is."""
     for scheme, folder in FOLDERS.items():
         if uri.startswith(scheme):
             return str(root / folder / uri.removeprefix(scheme))
@@ -208,7 +209,7 @@ def _title(kind: dict[str, str]) -> str:
 
 
 def _type(kind: dict[str, str]) -> dict[str, str]:
-    """TFX knows its own types by their title, and takes any other title for the path of a class."""
+    """The type by the title that TFX finds it by: its own types' names, and the path of the class for ours."""
     title = _title(kind)
     if title.startswith(OUR_TYPES):
         title = f"bertline.components.artifacts.{title.removeprefix(OUR_TYPES)}"
@@ -216,7 +217,7 @@ def _type(kind: dict[str, str]) -> dict[str, str]:
 
 
 def _report(file: Path, execution: dict[str, Any]) -> None:
-    """Gives the artifacts in executor_output.json their addresses again, and leaves out what the backend refuses."""
+    """Gives the artifacts in executor_output.json their addresses back, and drops nulls, which the backend refuses."""
     output = json.loads(file.read_text(encoding="utf-8"))
     addresses = {name: artifact["uri"] for name, artifact in _artifacts(execution, "outputs")}
     for name, each in output.get("artifacts", {}).items():

@@ -33,16 +33,16 @@ class Node(StrEnum):
     """A stage, in the order in which they run. A member is the id of the stage's node, a str.
 
     Attributes:
-      line: the line on the screen that it belongs to; "" for one that runs only on a cluster.
-      module: whose code the stage runs; a new version of that code, or of what it imports, runs the stage anew.
-      beam: where its Beam pipeline runs.
-      always_runs: on a cluster it is never cached.
-      reports: it only reports on a push that is done. Where it fails, the run ends as the push left it.
-      makes_model: what it writes goes into the model. Two runs are of the same inputs where these stages have the same
-        keys, whatever became of the code of the others.
+        line: the line on the screen that it belongs to; "" for one that runs only on a cluster.
+        module: the module whose code the stage runs. A change of that code, or of code that it imports, runs the stage
+            again.
+        beam: where its Beam pipeline runs.
+        always_runs: on a cluster it is never cached.
+        reports: it only reports on a push that is done. Where it fails, the run ends as the push left it.
+        makes_model: what it writes goes into the model. A change of code in the other stages makes no new version.
     """
 
-    # Its answers key the cache of all others.
+    # Its outputs key the cache of all other stages.
     FACTS = _Row("Facts", "", "bertline.pipeline.facts_stage", always_runs=True)
     EXAMPLE_GEN = _Row("ExampleGen", "ingest", "bertline.components.example_gen", Beam.ANY_ENGINE, makes_model=True)
     STATISTICS_GEN = _Row(
@@ -61,7 +61,7 @@ class Node(StrEnum):
     EVALUATOR = _Row("Evaluator", "evaluate", "bertline.components.evaluator", Beam.NOT_ON_DATAFLOW)
     CANARY = _Row("Canary", "canary", "bertline.components.canary")
     MODEL_CARD = _Row("ModelCard", "push", "bertline.components.model_card")
-    # The serving folder is the world's, not the cache's. Pushing what is there already changes nothing.
+    # The serving folder changes without the cache's knowledge. Pushing a version that is there changes nothing.
     PUSHER = _Row("Pusher", "push", "bertline.components.pusher", always_runs=True)
     # They succeed even where they fail (see `reports`), and Kubeflow would cache the outputs that they did not make.
     LABEL_QUALITY = _Row("LabelQuality", "labels", "bertline.components.label_quality", always_runs=True, reports=True)
@@ -88,10 +88,10 @@ def lines() -> dict[str, list[Node]]:
 
 
 def check_listed(names: Iterable[str]) -> None:
-    """Looks whether every stage that is wired has a row.
+    """Checks that every stage that is wired has a row.
 
     Raises:
-      LookupError: one has none. A local run would never launch it, and a cluster would.
+        LookupError: one has none. A local run would never launch it, and a cluster would.
     """
     if missing := sorted(set(names) - set(Node)):
         raise LookupError(f"{', '.join(missing)}: wired, and without a row in {__name__}.Node; add one")

@@ -1,4 +1,4 @@
-"""Submits a compiled line to Kubeflow Pipelines 2: one run, or one at each time of a schedule."""
+"""Submits a compiled line to Kubeflow Pipelines 2, to run once or on a schedule."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from kfp import Client
 
 TOKEN_VARIABLE = "KUBEFLOW_TOKEN"
-COOKIE_VARIABLE = "KUBEFLOW_COOKIE"  # of a session behind Dex and the like, such as authservice_session=...
-# Where Kubernetes projects a service account's token for Kubeflow, if the pod asks for one; kfp's own variable.
+COOKIE_VARIABLE = "KUBEFLOW_COOKIE"  # of a session behind Dex or a similar login, such as authservice_session=...
+# The file in which a pod finds its service account's token for Kubeflow, if it asks for one; kfp's own variable.
 ACCOUNT_TOKEN_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"
 ACCOUNT_TOKEN_FILE = "/var/run/secrets/kubeflow/pipelines/token"
 WAIT_SECONDS = 7 * 24 * 3600  # Kubeflow's own timeouts end a run sooner
@@ -27,13 +27,13 @@ WAIT_SECONDS = 7 * 24 * 3600  # Kubeflow's own timeouts end a run sooner
 
 @dataclass(frozen=True)
 class Api:
-    """Where the API is and who asks.
+    """Where the API is, and how to authenticate.
 
     Attributes:
-      host: URL; None finds it from inside the cluster, or through kubectl's config.
-      namespace: of a multi-user installation; None for the only one.
-      token_file: holds a bearer token; None takes KUBEFLOW_TOKEN, KUBEFLOW_COOKIE, else the pod's service account.
-      ca_file: certificates (PEM) of the authority that signed the server's; None for a public one.
+        host: URL; None finds the API from inside the cluster, or through kubectl's config.
+        namespace: the user's in a multi-user installation; None in any other.
+        token_file: holds a bearer token; None takes KUBEFLOW_TOKEN, KUBEFLOW_COOKIE, else the pod's service account.
+        ca_file: certificates (PEM) of the authority that signed the server's; None for a public authority.
     """
 
     host: str | None
@@ -44,14 +44,14 @@ class Api:
 
 @dataclass(frozen=True)
 class Submission:
-    """What to submit, and how it is called there.
+    """What to submit, and its names in Kubeflow.
 
     Attributes:
-      compiled: the pipeline; its parameters keep the config's values.
-      name: of the run.
-      experiment: what the run is listed under; made if missing.
-      caching: False runs every stage.
-      service_account: Kubernetes' account of the pods; None for the installation's.
+        compiled: the pipeline; its parameters keep the config's values.
+        name: the run's name.
+        experiment: the experiment that lists the run; it is made if missing.
+        caching: False runs every stage.
+        service_account: the pods' account in Kubernetes; None for the installation's.
     """
 
     compiled: Compiled
@@ -70,7 +70,7 @@ def start(submission: Submission, api: Api) -> str:
     """Starts a run; returns its id.
 
     Raises:
-      UserError: the API cannot be reached, or refuses.
+        UserError: the API cannot be reached, or refuses.
     """
     with _client(api) as client, _package(submission) as package:
         started = client.create_run_from_pipeline_package(
@@ -79,7 +79,7 @@ def start(submission: Submission, api: Api) -> str:
             experiment_name=submission.experiment,
             namespace=api.namespace,
             service_account=submission.service_account,
-            # The open source backend reads the root from the run, and not from the pipeline.
+            # The open source backend reads the root from the run, not from the pipeline.
             pipeline_root=submission.compiled.spec.get("defaultPipelineRoot"),
             **_caching(submission),
         )
@@ -87,15 +87,15 @@ def start(submission: Submission, api: Api) -> str:
 
 
 def schedule(submission: Submission, api: Api, cron: str) -> str:
-    """Starts a run at each time of a cron expression, one at a time; returns the schedule's id.
+    """Starts a run at each time of a cron expression, never two at once; returns the schedule's id.
 
     Args:
-      submission: what to run.
-      api: where.
-      cron: minute, hour, day, month, weekday as in crontab; with six fields the first is the second.
+        submission: what to run.
+        api: where.
+        cron: minute, hour, day, month and weekday, as in crontab; of six fields the first is the second.
 
     Raises:
-      UserError: as `start`, or the expression has another number of fields.
+        UserError: as `start`, or the expression has another number of fields.
     """
     with _client(api) as client, _package(submission) as package:
         experiment = client.create_experiment(submission.experiment, namespace=api.namespace)
@@ -104,11 +104,11 @@ def schedule(submission: Submission, api: Api, cron: str) -> str:
             submission.name,
             cron_expression=six_fields(cron),
             pipeline_package_path=package,
-            # An object store has no lock that two pushes at once would respect.
+            # An object store has no lock, so two pushes at once would not notice each other.
             max_concurrency=1,
             no_catchup=True,
             service_account=submission.service_account,
-            # The open source backend reads the root from the run, and not from the pipeline.
+            # The open source backend reads the root from the run, not from the pipeline.
             pipeline_root=submission.compiled.spec.get("defaultPipelineRoot"),
             **_caching(submission),
         )
@@ -119,17 +119,17 @@ def wait(run_id: str, api: Api) -> str:
     """Waits for a run to end; returns its state: SUCCEEDED, FAILED, SKIPPED or CANCELED.
 
     Raises:
-      UserError: as `start`.
+        UserError: as `start`.
     """
     with _client(api) as client:
         return client.wait_for_run_completion(run_id, timeout=WAIT_SECONDS).state
 
 
 def six_fields(cron: str) -> str:
-    """The expression as Kubeflow takes it, the second first.
+    """The expression in Kubeflow's form, with the second first.
 
     Raises:
-      UserError: it has neither five fields nor six.
+        UserError: it has neither five fields nor six.
     """
     count = len(cron.split())
     if count not in (5, 6):
@@ -139,7 +139,7 @@ def six_fields(cron: str) -> str:
 
 @contextmanager
 def _package(submission: Submission) -> Iterator[str]:
-    """The pipeline in a file, which is all that kfp's client takes."""
+    """The pipeline in a file, the only form that kfp's client accepts."""
     with tempfile.TemporaryDirectory(prefix="bertline-submit-") as folder:
         package = Path(folder) / "pipeline.yaml"
         package.write_text(submission.compiled.dump(), encoding="utf-8")
@@ -147,20 +147,20 @@ def _package(submission: Submission) -> Iterator[str]:
 
 
 def _caching(submission: Submission) -> dict[str, bool]:
-    # True would cache the stages as well that have to run each time.
+    # True would also cache the stages that must run each time.
     return {} if submission.caching else {"enable_caching": False}
 
 
 @contextmanager
 def _client(api: Api) -> Iterator[Client]:
-    """kfp's client; what goes wrong with it comes out in words."""
+    """kfp's client; its errors become UserErrors."""
     import kfp
     import kfp_server_api
     from urllib3.exceptions import HTTPError
 
     class AskedOnce(kfp.Client):
         def get_kfp_healthz(self, sleep_duration: int = 0) -> kfp_server_api.V2beta1GetHealthzResponse:
-            return self._healthz_api.healthz_service_get_healthz()  # kfp asks five times, also where a token is wrong
+            return self._healthz_api.healthz_service_get_healthz()  # kfp asks five times, even where a token is wrong
 
     where = api.host or "the cluster's API"
     try:
@@ -174,12 +174,12 @@ def _client(api: Api) -> Iterator[Client]:
         )
     except kfp_server_api.ApiException as error:
         way_out = f" Give a token in --token-file or {TOKEN_VARIABLE}." if error.status in (401, 403) else ""
-        raise UserError(f"{where} answered {error.status} {error.reason}: {_said(error)}{way_out}") from error
+        raise UserError(f"{where} answered {error.status} {error.reason}: {_detail(error)}{way_out}") from error
     except HTTPError as error:
         raise UserError(f"{where} cannot be reached: {error}") from error
 
 
-def _said(error: object) -> str:
+def _detail(error: object) -> str:
     body = getattr(error, "body", None) or b""
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
     return " ".join(text.split())[:300]

@@ -1,7 +1,7 @@
 """Training on several machines of a cluster: a TFJob of Kubeflow's training operator, whose pods run the Trainer.
 
-The operator gives each pod TF_CONFIG, with which `train.distribution: multi_worker` works. The stage's own pod asks for
-the job and waits (see bertline.pipeline.stage).
+The operator gives each pod TF_CONFIG, which `train.distribution: multi_worker` needs. The stage's own pod creates the
+job and waits for it (see bertline.pipeline.stage).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bertline.pipeline.stages import Node
 GROUP, VERSION, PLURAL = "kubeflow.org", "v1", "tfjobs"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 POLL_SECONDS = 5.0  # training takes minutes at least
-KEPT_SECONDS = 24 * 3600  # a job that is done stays so long, for its pods' logs
+KEPT_SECONDS = 24 * 3600  # a finished job stays for a day, so that its pods' logs can be read
 ROLE = "pipeline/deploy/training-job-role.yaml"
 
 
@@ -29,12 +29,12 @@ def manifest(options: KubeflowOptions, image: str) -> dict[str, Any]:
     """The TFJob without what a run adds: its name, and the pods' command.
 
     Args:
-        options: the cluster; `workers` and what the Trainer's pod would ask for.
+        options: the cluster; `workers`, and what each of them asks for in `stages.Trainer`.
         image: the container image.
     """
     stage = options.of_stage(Node.TRAINER)
     container = {
-        "name": "tensorflow",  # by this name the operator finds the one that gets TF_CONFIG
+        "name": "tensorflow",  # the operator gives TF_CONFIG to the container of this name
         "image": image,
         "env": [
             {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key}}}
@@ -54,12 +54,12 @@ def manifest(options: KubeflowOptions, image: str) -> dict[str, Any]:
     }  # fmt: skip
     policy = {
         "cleanPodPolicy": "Running",
-        # When a worker is lost all stop and start again, and each of these starts is counted.
+        # When one worker is lost, all stop and start again, and each start counts.
         "backoffLimit": stage.retries * options.workers,
         "ttlSecondsAfterFinished": KEPT_SECONDS,
         **({"activeDeadlineSeconds": stage.timeout_seconds} if stage.timeout_seconds else {}),
     }
-    # A mesh's sidecar would stand between the workers, and outlive them.
+    # A service mesh's sidecar would stand between the workers, and outlive them.
     metadata = {"labels": options.labels, "annotations": {"sidecar.istio.io/inject": "false"}}
     workers = {
         "replicas": options.workers,
@@ -75,16 +75,16 @@ def manifest(options: KubeflowOptions, image: str) -> dict[str, Any]:
 
 
 def run(job: dict[str, Any], name: str, command: Sequence[str], env: dict[str, str]) -> None:
-    """Has the cluster run the job, and waits for its end; one of this name that is there already is taken up.
+    """Runs the job on the cluster and waits for its end; joins a job of this name that is there already.
 
     Args:
-        job: of `manifest`.
-        name: of the job; the same for each try of the same stage, so that a retried one does not train beside it.
-        command: of each pod.
-        env: further variables of each pod.
+        job: what `manifest` returns.
+        name: the job's; the same in each try of a stage, so that a retry does not train beside the first try.
+        command: what each pod runs.
+        env: further environment variables of each pod.
 
     Raises:
-        UserError: the job failed, or the cluster does not take it.
+        UserError: the job failed, or the cluster refuses it.
     """
     from kubernetes import client
 
@@ -92,21 +92,21 @@ def run(job: dict[str, Any], name: str, command: Sequence[str], env: dict[str, s
     api = client.CustomObjectsApi()
     place = {"group": GROUP, "version": VERSION, "namespace": namespace, "plural": PLURAL}
     try:
-        if _outcome(job_there := _found(api, place, name)) == "Failed":
+        if _outcome(running := _existing(api, place, name)) == "Failed":
             api.delete_namespaced_custom_object(**place, name=name, propagation_policy="Foreground")
-            while job_there := _found(api, place, name):
+            while running := _existing(api, place, name):
                 time.sleep(POLL_SECONDS)
-        if job_there is None:
-            job_there = api.create_namespaced_custom_object(**place, body=_filled(job, name, command, env))
+        if running is None:
+            running = api.create_namespaced_custom_object(**place, body=_filled(job, name, command, env))
             logging.info("TFJob %s/%s", namespace, name)
-        while not _outcome(job_there):
+        while not _outcome(running):
             time.sleep(POLL_SECONDS)
-            job_there = api.get_namespaced_custom_object(**place, name=name)
+            running = api.get_namespaced_custom_object(**place, name=name)
     except client.ApiException as error:
         raise UserError(f"TFJob {namespace}/{name}: {_in_words(error)}") from error
-    if _outcome(job_there) == "Failed":
+    if _outcome(running) == "Failed":
         raise UserError(
-            f"TFJob {namespace}/{name} failed: {_conditions(job_there)['Failed']} The log of its first pod says why: "
+            f"TFJob {namespace}/{name} failed: {_conditions(running)['Failed']} The log of its first pod says why: "
             f"kubectl -n {namespace} logs {name}-worker-0"
         )
 
@@ -121,7 +121,7 @@ def _filled(job: dict[str, Any], name: str, command: Sequence[str], env: dict[st
 
 
 def _connect() -> str:
-    """Finds the cluster, from a pod of its own or through kubectl's config; returns the namespace."""
+    """Finds the cluster, from one of its pods or through kubectl's config; returns the namespace."""
     from kubernetes import config
 
     if NAMESPACE_FILE.is_file():
@@ -132,22 +132,22 @@ def _connect() -> str:
     return config.list_kube_config_contexts(kubectl)[1]["context"].get("namespace", "default")
 
 
-def _found(api: Any, place: dict[str, str], name: str) -> dict[str, Any] | None:
+def _existing(api: Any, place: dict[str, str], name: str) -> dict[str, Any] | None:
     from kubernetes import client
 
     try:
         return api.get_namespaced_custom_object(**place, name=name)
     except client.ApiException as error:
-        # A cluster without the operator answers 404 too, in words of its own; creating the job will tell.
+        # A cluster without the operator answers 404 too; creating the job then fails with a clear reason.
         if error.status == 404:
             return None
         raise
 
 
 def _conditions(job: dict[str, Any]) -> dict[str, str]:
-    """The conditions that hold, and what the operator says of each."""
-    listed = job.get("status", {}).get("conditions", [])
-    return {each["type"]: each.get("message", "") for each in listed if each["status"] == "True"}
+    """The conditions that hold, and the operator's message on each."""
+    conditions = job.get("status", {}).get("conditions", [])
+    return {each["type"]: each.get("message", "") for each in conditions if each["status"] == "True"}
 
 
 def _outcome(job: dict[str, Any] | None) -> str | None:
@@ -157,7 +157,7 @@ def _outcome(job: dict[str, Any] | None) -> str | None:
 
 def _in_words(error: Any) -> str:
     if error.status == 403:
-        return f"the pod's service account may not ask for one; `kubectl apply -f {ROLE}` lets it."
+        return f"the pod's service account may not create one; `kubectl apply -f {ROLE}` allows it."
     if error.status == 404:
         return "this cluster knows no TFJob: install Kubeflow's training operator (v1), or set kubeflow.workers: null."
     return f"the cluster answered {error.status} {error.reason}: {error.body}"

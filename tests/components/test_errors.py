@@ -50,7 +50,7 @@ def test_the_users_error_is_found_under_what_was_wrapped_around_it(inner):
 def test_a_job_that_its_engine_gave_up_is_told_by_its_last_line():
     said = 'Pipeline job-7 failed in state FAILED: Error running.\nTraceback (recent):\n  File "a.py"\nX: lost.'
     assert str(root_cause(wrapped(RuntimeError(said)))) == (
-        "the Beam job ended as FAILED on its engine: X: lost. The engine's logs say more. Where a worker was lost, run "
+        "the Beam job ended as FAILED on its engine: X: lost. The engine's logs say more. If a worker was lost, run "
         "again: nothing half-done is left, and finished stages are cached."
     )
 

@@ -46,15 +46,18 @@ def load(folder, section, more=""):
     [
         ({"runner": "multiprocessing"}, "beam.runner: 'multiprocessing': Input should be 'in-memory', 'multi-proc"),
         ({"runner": "DaskRunner"}, "beam.runner: 'DaskRunner': Beam 2.77's DaskRunner is refused: with it ExampleGen"),
-        ({"runner": "flink"}, "beam.runner: 'flink': name the way there: `runner: portable`"),
+        ({"runner": "flink"}, "beam.runner: 'flink': write `runner: portable`"),
         ({"options": {"runner": "apache_beam.runners.dask.dask_runner.DaskRunner"}}, "DaskRunner is refused"),
         ({"options": {"dask_client_address": "tcp://scheduler:8786"}}, "DaskRunner is refused"),
         ({"workers": 0, "runner": "multi-processing"}, "beam.workers: 0: Input should be greater than 0"),
-        ({"workers": 2}, "workers: 2: in-memory has one; `runner: multi-processing` has more"),
+        ({"workers": 2}, "workers: 2: in-memory has one; `runner: multi-processing` can have more"),
         ({"runner": "portable"}, "beam: runner: portable needs job_endpoint"),
         ({"job_endpoint": "flink:8099"}, "job_endpoint is for `runner: portable`, not in-memory"),
         ({**PORTABLE, "job_endpoint": "http://flink:8099"}, "beam.job_endpoint: 'http://flink:8099': write it as HOST"),
-        ({"runner": "portable", "job_endpoint": "flink:8099"}, "needs environment: where the engine finds workers"),
+        (
+            {"runner": "portable", "job_endpoint": "flink:8099"},
+            "needs environment, which says where the engine finds workers",
+        ),
         ({**PORTABLE, "environment": {}}, "beam.environment: name one of external, docker and process, not none"),
         (
             {**PORTABLE, "environment": {"external": "a:1", "docker": "image"}},
@@ -68,12 +71,12 @@ def load(folder, section, more=""):
             "beam.dataflow.temp_location: '/tmp/beam': Dataflow keeps its files in a folder gs://BUCKET/PATH",
         ),
         ({**DATAFLOW, "workers": 21}, "workers: 21 is above dataflow.max_workers, 20"),
-        (DATAFLOW, "dataflow reads and writes artifacts in gs:// alone; set kubeflow.pipeline_root"),
-        ({"options": {"job_endpoint": "flink:8099"}}, "options.job_endpoint: its place is beam.job_endpoint"),
-        ({"options": {"s3_secret_access_key": "x"}}, "options.s3_secret_access_key: a secret has no place in a config"),
+        (DATAFLOW, "dataflow reads and writes artifacts only in gs://; set kubeflow.pipeline_root"),
+        ({"options": {"job_endpoint": "flink:8099"}}, "options.job_endpoint: set beam.job_endpoint instead"),
+        ({"options": {"s3_secret_access_key": "x"}}, "options.s3_secret_access_key: a secret must not be in a config"),
         ({"options": {"sdk_worker_paralelism": 2}}, "no such pipeline option; did you mean 'sdk_worker_parallelism'?"),
         ({"options": {"flink_version": "1.2"}}, "options.flink_version: '1.2': argument --flink_version: invalid ch"),
-        ({"options": {"update": False}}, "options.update: false is what leaving it out says"),
+        ({"options": {"update": False}}, "options.update: leave it out, which means false"),
         ({"worker": 2}, "beam.worker: unknown key. Did you mean 'workers'? Known here: runner, workers, job_endpoint"),
     ],
 )
@@ -183,7 +186,7 @@ def test_the_engine_does_not_key_a_model(tmp_path):
 
 def test_dataflow_is_for_clusters_and_says_so(tmp_path):
     config = load(tmp_path, DATAFLOW, "kubeflow: {pipeline_root: 'gs://bucket/pipelines'}\n")
-    with pytest.raises(UserError, match=r"beam\.runner: dataflow sees no folder of this machine.*bertline compile"):
+    with pytest.raises(UserError, match=r"beam\.runner: dataflow cannot see this machine's folders.*bertline compile"):
         local_runner.run(config, "task.yaml")
     with pytest.raises(UserError, match=r"kubeflow\.data_folder: Dataflow does not see '/volume'"):
         load(tmp_path, DATAFLOW, "kubeflow: {pipeline_root: 'gs://bucket/a', data_folder: /volume}\n")

@@ -89,12 +89,12 @@ def test_the_role_is_what_the_stage_asks_of_the_api():
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ("kubeflow: {workers: 2, root: /models}", "workers need root to be a path in one of volumes"),
+        ("kubeflow: {workers: 2, root: /models}", "workers: root must be a path in one of volumes"),
         ("kubeflow: {workers: 2, root: /models2, volumes: [{claim: m, path: /models}]}", "path in one of volumes"),
         ("kubeflow: {workers: 1}", "greater than or equal to 2"),
         (
             "kubeflow: {workers: 2, root: /m, volumes: [{claim: m, path: /m}]}",
-            "train.distribution must be multi_worker",
+            "set train.distribution to multi_worker",
         ),
     ],
 )
