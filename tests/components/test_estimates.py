@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -40,6 +41,29 @@ def test_the_bootstrap_interval_holds_the_value_and_narrows_with_rows():
     many = estimates.intervals(GOOD * 100)["macro_f1"]
     assert few[0] < 0.8496 < few[1]
     assert many[1] - many[0] < (few[1] - few[0]) / 8
+
+
+def test_leaving_out_cells_without_rows_changes_no_interval():
+    confusion = np.array([[8, 0, 2], [0, 0, 0], [1, 0, 9]])
+    drawn = np.random.default_rng(0).multinomial(20, confusion.ravel() / 20, size=2000).reshape(-1, 3, 3)
+    recalls = (drawn[:, 0, 0] / drawn[:, 0].sum(-1), drawn[:, 2, 2] / drawn[:, 2].sum(-1))
+    f1 = [2 * drawn[:, c, c] / (drawn[:, c].sum(-1) + drawn[:, :, c].sum(-1)) for c in (0, 2)]
+    intervals = estimates.intervals(confusion)
+    assert intervals["balanced_accuracy"] == pytest.approx(tuple(np.quantile(np.mean(recalls, 0), [0.025, 0.975])))
+    assert intervals["macro_f1"] == pytest.approx(tuple(np.quantile(np.mean(f1, 0), [0.025, 0.975])))
+
+
+def test_a_thousand_labels_do_not_take_memory_by_their_square():
+    labels, answers = random_answers(3000, 1000, 0.7, seed=10)
+    confusion = np.bincount(labels * 1000 + answers, minlength=1_000_000).reshape(1000, 1000)
+    tracemalloc.start()
+    estimates.intervals(confusion)
+    estimates.paired_differences(labels, answers, np.roll(answers, 1), 1000)
+    estimates.scores(labels, answers, 1000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # All cells of 2,000 test sets would be 16 GB. Some arrays of BATCH_NUMBERS are 32 MB each.
+    assert peak < 400_000_000
 
 
 # === Two models on the same rows ===

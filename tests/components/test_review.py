@@ -232,6 +232,17 @@ def test_two_and_seventy_seven_classes(classes):
     assert f"<title>ROC curve of {worst}</title>" in html
 
 
+def test_a_thousand_classes_make_no_page_of_ten_megabytes():
+    classes = [f"intent {number}" for number in range(1000)]
+    html = page.render(factories.review_evidence(classes, 400, absent=800), "today")
+    tables = factories.page_tables(html)
+    assert len(tables["class-table"]) == 1000
+    assert "The 100 classes of shop=north with the lowest F1; metrics.json has all" in html
+    assert "The 100 labels with the most wrong answers." in html
+    assert html.count("whether to call it: ") == 100
+    assert len(html) < 2_000_000
+
+
 def test_hostile_texts_and_labels_stay_texts():
     texts = [HOSTILE] * 60
     labels = ["<b>bold</b>", "</script><script>alert(1)", HOSTILE]
