@@ -107,7 +107,7 @@ class Prepared:
         return [
             tf.io.parse_example(batch, spec)[features.TEXT]
             for shard in shards.of(self.examples)
-            for batch in shards.read(shard, tokenisation.ROWS_A_BATCH)
+            for batch in shards.read(shard, tokenisation.BATCH_ROWS)
         ]
 
     def parts(self) -> dict[str, float]:
@@ -123,7 +123,7 @@ class Prepared:
                     writer.write(record)
 
         steps: dict[str, Callable[[], Any]] = {
-            "read, unzip": lambda: [None for shard in found for _ in shards.read(shard, tokenisation.ROWS_A_BATCH)],
+            "read, unzip": lambda: [None for shard in found for _ in shards.read(shard, tokenisation.BATCH_ROWS)],
             "parse, tokenise": lambda: [None for shard in found for _ in graph.apply(shard)],
             "encode": lambda: [encoder.encode(batch) for batch in batches],
             "zip, write": write,

@@ -339,8 +339,8 @@ def _write_report(
 @contextmanager
 def _whole(uri: str, name: str) -> Iterator[Any]:
     """A file to write to, which gets its name once it is whole, like those of `shards.writing`."""
-    half = f"{uri}/{shards.UNFINISHED}/{uuid.uuid4().hex}"
+    unfinished = f"{uri}/{shards.UNFINISHED}/{uuid.uuid4().hex}"
     tf.io.gfile.makedirs(f"{uri}/{shards.UNFINISHED}")
-    with tf.io.gfile.GFile(half, "w") as stream:
+    with tf.io.gfile.GFile(unfinished, "w") as stream:
         yield stream
-    tf.io.gfile.rename(half, f"{uri}/{name}", overwrite=True)
+    tf.io.gfile.rename(unfinished, f"{uri}/{name}", overwrite=True)

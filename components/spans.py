@@ -1,7 +1,7 @@
 """Spans: data that arrive in numbered portions, `data-{SPAN}/` or `reviews-{SPAN}.csv`, and the window of the newest.
 
-The term is TFX's. A span is a number, such as a day's 20261122; a row keeps its split from span to span, since splits
-go by the hash of the text.
+The term is TFX's. A span is a number, such as a day's 20261122. A row keeps its split from span to span, because the
+hash of its text decides on the split.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ PLACEHOLDER = "{SPAN}"
 
 
 def window(sources: Sequence[str], base_folder: str, newest: int | None) -> list[int]:
-    """The spans to take, ascending: the newest so many of those that are there, or all; [] without {SPAN} in a source.
+    """The spans to read, ascending; [] where no source has {SPAN}.
 
     Args:
         sources: as in DataOptions.
         base_folder: where relative paths start.
-        newest: how many; None for all.
+        newest: how many of the newest spans to read; None for all.
 
     Raises:
         UserError: no span is there, or two names stand for the same one.
     """
-    found = sorted({span for source in sources for span in _named(source, base_folder)})
-    return found[-newest:] if newest else found
+    spans = sorted({span for source in sources for span in _spans_of(source, base_folder)})
+    return spans[-newest:] if newest else spans
 
 
 def resolve(sources: Sequence[str], base_folder: str, newest: int | None) -> list[str]:
     """The sources with {SPAN} filled in for each span of the window; arguments and errors as `window`."""
-    wanted = window(sources, base_folder, newest)
+    spans = window(sources, base_folder, newest)
     resolved = []
     for source in sources:
-        named = _named(source, base_folder)
-        resolved += [named[span] for span in wanted if span in named] if PLACEHOLDER in source else [source]
+        filled_in = _spans_of(source, base_folder)
+        resolved += [filled_in[span] for span in spans if span in filled_in] if PLACEHOLDER in source else [source]
     return resolved
 
 
@@ -46,32 +46,35 @@ def check(source: str) -> None:
     if PLACEHOLDER not in source:
         return
     if source.count(PLACEHOLDER) > 1:
-        raise ValueError(f"{source!r} has {PLACEHOLDER} more than once")
+        raise ValueError(f"{source!r} has {PLACEHOLDER} more than once; keep one")
     head, name, _ = _parts(source)
     if glob.has_magic(head + name.replace(PLACEHOLDER, "")):
         raise ValueError(f"{source!r}: wildcards may stand after the name that has {PLACEHOLDER}, not in or before it")
 
 
-def _named(source: str, base_folder: str) -> dict[int, str]:
+def _spans_of(source: str, base_folder: str) -> dict[int, str]:
     """Span -> the source with it filled in as the file system has it, leading zeros and all."""
     if PLACEHOLDER not in source:
         return {}
     head, name, rest = _parts(source)
     folder = Path(base_folder) / Path(head).expanduser()
     pattern = re.compile(r"(\d+)".join(map(re.escape, name.split(PLACEHOLDER))))
-    found: dict[int, str] = {}
+    sources: dict[int, str] = {}
     for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
         if match := pattern.fullmatch(entry.name):
             span = int(match[1])
-            if span in found:
-                raise UserError(f"data source {source!r}: {found[span]} and {head}{entry.name} are both span {span}.")
-            found[span] = f"{head}{entry.name}{rest}"
-    if not found:
+            if span in sources:
+                raise UserError(
+                    f"data source {source!r}: {sources[span]} and {head}{entry.name} are both span {span}. Rename or "
+                    "remove one."
+                )
+            sources[span] = f"{head}{entry.name}{rest}"
+    if not sources:
         raise UserError(
             f"data source {source!r}: no span is there yet (looked in {folder} for {name.replace(PLACEHOLDER, '1')}, "
             "with any number). Correct the pattern in the config."
         )
-    return found
+    return sources
 
 
 def _parts(source: str) -> tuple[str, str, str]:

@@ -18,13 +18,13 @@ from tfx_bsl.coders import example_coder
 from bertline.components import shards
 from bertline.components.shards import Shard
 
-BATCH = 4096  # rows; counted one by one, TFDV's numpy would cost more than the counting
+BATCH = 4096  # rows; in small batches, TFDV's calls of numpy would cost more than the counting
 
 
 class Executor(tfx_executor.Executor):
-    """Counts what TFX's executor does, with TFDV's same generators, a shard at a time, and adds the shards' counts up.
+    """Counts what TFX's executor counts, with the same generators of TFDV: each shard, and then their sum.
 
-    What is counted of a shard are sketches of a bounded size, so memory does not grow with the rows.
+    The counts of a shard are sketches of a bounded size, so memory does not grow with the rows.
     """
 
     def Do(
@@ -55,17 +55,20 @@ class StatisticsGen(tfx_components.StatisticsGen):
 
 
 def count(task: list[Shard], options: str) -> tuple[str, tuple[str, list[Any]]]:
-    """Counts the rows of some shards of a split; gives (split, (the first shard's name, accumulators)).
+    """Counts the rows of some shards of a split.
 
     Args:
         task: the shards.
-        options: tfdv.StatsOptions as JSON; its generators have an accumulator each.
+        options: tfdv.StatsOptions as JSON.
+
+    Returns:
+        (split, (the first shard's name, an accumulator for each of TFDV's generators)).
     """
-    chosen = tfdv.StatsOptions.from_json(options)
-    generators = stats_impl.get_generators(chosen, in_memory=True)
+    parsed = tfdv.StatsOptions.from_json(options)
+    generators = stats_impl.get_generators(parsed, in_memory=True)
     decoder = example_coder.ExamplesToRecordBatchDecoder()
     batches = (decoder.DecodeBatch(list(batch)) for shard in task for batch in _batches(shard))
-    counted = (stats_impl.generate_partial_statistics_in_memory(batch, chosen, generators) for batch in batches)
+    counted = (stats_impl.generate_partial_statistics_in_memory(batch, parsed, generators) for batch in batches)
     return task[0].split, (task[0].name, reduce(partial(_added, generators), counted))
 
 
@@ -74,9 +77,9 @@ def _batches(shard: Shard) -> Iterable[list[bytes]]:
 
 
 def _added(generators: list[Any], first: list[Any], second: list[Any]) -> list[Any]:
-    """The accumulators of both."""
-    both = zip(generators, first, second, strict=True)
-    return [generator.merge_accumulators([one, other]) for generator, one, other in both]
+    """The accumulators of two counts together."""
+    pairs = zip(generators, first, second, strict=True)
+    return [generator.merge_accumulators([one, other]) for generator, one, other in pairs]
 
 
 def write(split: str, counted: Iterable[tuple[str, list[Any]]], options: str, uri: str) -> None:
@@ -84,12 +87,12 @@ def write(split: str, counted: Iterable[tuple[str, list[Any]]], options: str, ur
 
     Args:
         split: its name.
-        counted: what `count` gives of each of its tasks.
+        counted: the first shard's name and the accumulators of each of its tasks, as `count` returns them.
         options: as in `count`.
         uri: folder of the statistics.
     """
     generators = stats_impl.get_generators(tfdv.StatsOptions.from_json(options), in_memory=True)
-    # In the order of the rows: sketches are approximate, and so depend a little on what is added to what.
+    # In the order of the rows, because sketches are approximate and depend a little on the order of adding.
     in_order = (accumulators for _, accumulators in sorted(counted, key=lambda item: item[0]))
     result = stats_impl.extract_statistics_output(reduce(partial(_added, generators), in_order), generators)
     folder = f"{uri}/Split-{split}"

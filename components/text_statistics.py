@@ -21,9 +21,9 @@ from bertline.models.features import LABEL, SPLITS, TEXT, TEXT_PAIR
 from bertline.models.recipe import ModelOptions
 from bertline.models.tokenizer import Tokenizer
 
-BATCH = 2048  # rows a call: enough that Python costs nothing, few enough for long documents
+BATCH = 2048  # rows per call: enough that Python costs nothing, few enough for long documents
 PERCENTILES = (50, 90, 95, 99, 100)
-# Token counts at which the histogram's bars begin: by powers of two, as batches are bucketed.
+# Token counts at which the histogram's bars begin: powers of two.
 BARS = (0, 8, 16, 32, 64, 128, 256, 512, 1024)
 SHOWN_CHARACTERS = 120  # of a text, in a message
 
@@ -33,11 +33,11 @@ def measure(pipeline: beam.Pipeline, examples: str, model: ModelOptions, *, pair
 
     Args:
         pipeline: where it runs.
-        examples: folder of the raw Examples, one that the workers reach, as `target` is.
+        examples: folder of the raw Examples. The workers must reach it, and `target` too.
         model: names the vocabulary and max_length.
         pair: whether rows hold two texts.
-        target: path of the JSON file that is written: max_length; `truncated`, the share of the texts, and
-            `out_of_vocabulary`, of the wordpieces; `splits`, by name what `described` gives.
+        target: path of the JSON file that is written. Its keys: `max_length`; `truncated`, a share of the texts;
+            `out_of_vocabulary`, a share of the wordpieces; `splits`, by name what `described` returns.
     """
     _ = (
         shards.spread(pipeline, shards.tasks(shards.of(examples)))
@@ -50,12 +50,19 @@ def measure(pipeline: beam.Pipeline, examples: str, model: ModelOptions, *, pair
 
 @dataclass
 class Counts:
-    """What is counted of some rows."""
+    """The counts of some rows.
 
-    lengths: Counter[int] = field(default_factory=Counter)  # tokens, special ones included -> rows
-    labels: Counter[bytes] = field(default_factory=Counter)  # rows
-    unknown: int = 0  # wordpieces
-    worst: tuple[int, bytes] = (0, b"")  # the text with the most unknown wordpieces, and how many
+    Attributes:
+        lengths: tokens, special ones included -> rows.
+        labels: label -> rows.
+        unknown: wordpieces that the vocabulary lacks.
+        worst: the most unknown wordpieces that a text has, and the text.
+    """
+
+    lengths: Counter[int] = field(default_factory=Counter)
+    labels: Counter[bytes] = field(default_factory=Counter)
+    unknown: int = 0
+    worst: tuple[int, bytes] = (0, b"")
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
@@ -67,21 +74,24 @@ class Counts:
 
 
 def count(task: list[Shard], model: ModelOptions, *, pair: bool) -> tuple[str, str, Counts]:
-    """Counts the rows of some shards of a split; gives (split, the first shard's name, counts).
+    """Counts the rows of some shards of a split.
 
     Args:
         task: the shards.
         model: as in `measure`.
         pair: as in `measure`.
+
+    Returns:
+        (split, the first shard's name, counts).
     """
     lengths = _lengths(model.model_dump_json(), pair)
-    parts = (_counted(row, lengths) for shard in task for row in _batches(shard, pair))
+    parts = (_counted(batch, lengths) for shard in task for batch in _batches(shard, pair))
     return task[0].split, task[0].name, functools.reduce(operator.add, parts)
 
 
 @functools.lru_cache(maxsize=1)
 def _lengths(model: str, pair: bool) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-    """Tokenizer.lengths, compiled once a process: op by op it takes nearly twice as long."""
+    """Tokenizer.lengths, compiled once per process: op by op it takes nearly twice as long."""
     options = ModelOptions.model_validate_json(model)
     words = backbone.vocabulary(options)
     tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
@@ -96,14 +106,15 @@ def _batches(shard: Shard, pair: bool) -> Iterator[dict[str, tf.Tensor]]:
     return (tf.io.parse_example(batch, spec) for batch in shards.read(shard, BATCH))
 
 
-def _counted(row: dict[str, tf.Tensor], lengths_of: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> Counts:
-    lengths, unknown = (each.numpy() for each in lengths_of(*(row[name] for name in (TEXT, TEXT_PAIR) if name in row)))
+def _counted(batch: dict[str, tf.Tensor], lengths_of: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> Counts:
+    texts = [batch[name] for name in (TEXT, TEXT_PAIR) if name in batch]
+    lengths, unknown = (tensor.numpy() for tensor in lengths_of(*texts))
     worst = int(unknown.argmax())
     return Counts(
         Counter(lengths.tolist()),
-        Counter(row[LABEL].numpy().tolist()),
+        Counter(batch[LABEL].numpy().tolist()),
         int(unknown.sum()),
-        (int(unknown[worst]), row[TEXT][worst].numpy() if unknown[worst] else b""),
+        (int(unknown[worst]), batch[TEXT][worst].numpy() if unknown[worst] else b""),
     )
 
 
@@ -115,9 +126,9 @@ def write(target: str, counted: Iterable[tuple[str, str, Counts]], max_length: i
 
     Args:
         target: its path.
-        counted: what `count` gives of each task.
-        max_length: tokens that the model reads of a row.
-        specials: the special tokens of a row.
+        counted: what `count` returned for each task.
+        max_length: the most tokens of a row that the model reads.
+        specials: special tokens per row.
     """
     splits = {split: Counts() for split in SPLITS}
     for split, _, counts in sorted(counted, key=lambda item: item[1]):
@@ -153,8 +164,8 @@ def described(counts: Counts, max_length: int, specials: int) -> dict[str, Any]:
         "unknown_wordpieces": counts.unknown,
         "most_unknown": counts.worst[1].decode("utf-8", "replace")[:SHOWN_CHARACTERS],
         "labels": {
-            name.decode(): {"rows": held, "share": round(held / count, 4)}
-            for name, held in sorted(counts.labels.items())
+            name.decode(): {"rows": of_label, "share": round(of_label / count, 4)}
+            for name, of_label in sorted(counts.labels.items())
         },
     }
 

@@ -28,8 +28,8 @@ def transform(examples: types.BaseChannel, schema: types.BaseChannel, model: Mod
     Args:
         examples: raw Examples with labels.txt at their root.
         schema: schema of the raw Examples.
-        model: names the vocabulary (not its path on this machine) and max_length.
-        data: whether rows are pairs.
+        model: names the vocabulary and max_length. A package:// address stays one: no path of this machine is kept.
+        data: says whether rows are pairs.
     """
     return Transform(
         examples=examples,

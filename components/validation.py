@@ -28,7 +28,6 @@ from bertline.models.recipe import ModelOptions
 STATISTICS_FILE = "text_statistics.json"
 ANOMALIES_FILE = "SchemaDiff.pb"  # TFX's name for it in each split's folder
 
-Severity = anomalies_pb2.AnomalyInfo.Severity
 STOPPING = {
     "error": {anomalies_pb2.AnomalyInfo.ERROR},
     "warning": {anomalies_pb2.AnomalyInfo.ERROR, anomalies_pb2.AnomalyInfo.WARNING},
@@ -39,7 +38,7 @@ STOPPING = {
 
 
 def statistics_gen(examples: types.BaseChannel, data: DataOptions) -> StatisticsGen:
-    """StatisticsGen over texts, label and kept columns; row ids and sources are ours and say nothing about the data."""
+    """StatisticsGen for texts, label and kept columns. Row ids and sources are ours, and say nothing about the data."""
     names = [TEXT, *([TEXT_PAIR] if data.text_pair else []), LABEL]
     names += [name for name in data.keep if name not in RESERVED]
     return StatisticsGen(
@@ -48,7 +47,7 @@ def statistics_gen(examples: types.BaseChannel, data: DataOptions) -> Statistics
 
 
 def schema_gen(statistics: types.BaseChannel, validation: ValidationOptions, base_folder: str) -> base_node.BaseNode:
-    """The schema's component, output `schema`: inferred from the statistics, or the reviewed file where one is named.
+    """The component whose output is the `schema`: inferred from the statistics, or the reviewed file if one is named.
 
     Args:
         statistics: output of StatisticsGen.
@@ -59,7 +58,7 @@ def schema_gen(statistics: types.BaseChannel, validation: ValidationOptions, bas
         UserError: the reviewed file is no schema, or lacks the text or the label.
     """
     if validation.schema_file is None:
-        # Every row has exactly one value a feature, so the shapes are known and Transform reads dense tensors.
+        # Every row has exactly one value per feature, so the shapes are known and Transform reads dense tensors.
         return tfx_components.SchemaGen(statistics=statistics, infer_feature_shape=True)
     return ReviewedSchema(contents=_reviewed(Path(base_folder) / validation.schema_file))
 
@@ -69,9 +68,12 @@ def _reviewed(path: Path) -> str:
         contents = path.read_text(encoding="utf-8")
         schema = text_format.Parse(contents, schema_pb2.Schema())
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"validation.schema_file: {path} cannot be read: {error}") from error
+        raise UserError(f"validation.schema_file: {path} cannot be read: {error}. Correct the path.") from error
     except text_format.ParseError as error:
-        raise UserError(f"validation.schema_file: {path} is not a schema in protobuf's text form: {error}") from error
+        raise UserError(
+            f"validation.schema_file: {path} is not a schema in protobuf's text form: {error}. Start from the "
+            "schema.pbtxt that a run without schema_file infers."
+        ) from error
     known = {feature.name for feature in schema.feature}
     for name in (TEXT, LABEL):
         if name not in known:
@@ -96,24 +98,24 @@ def DataGate(
     model: Parameter[str],
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
-    """Stops the line on anomalies, and on texts that would not reach the model whole or in words it knows.
+    """Stops the line on anomalies, and on texts that the model would not see whole or would not understand.
 
     Args:
         examples: raw Examples.
-        schema: what is expected of them.
-        anomalies: what ExampleValidator found.
-        report: text_statistics.json: a split's rows, token counts, share truncated, share out of vocabulary, labels.
+        schema: the schema that they should fit.
+        anomalies: ExampleValidator's.
+        report: text_statistics.json: each split's rows, token counts, share truncated, share out of vocabulary, labels.
         data: DataOptions as JSON.
         validation: ValidationOptions as JSON.
         model: ModelOptions as JSON; its vocabulary counts the tokens.
         beam_pipeline: given by TFX.
 
     Raises:
-        UserError: an anomaly of the configured severity, or a share above its bound; in words, with the way out.
+        UserError: there is an anomaly of the configured severity, or a share is above its bound.
     """
     rules = ValidationOptions.model_validate_json(validation)
-    found = _read_anomalies(anomalies)
-    stop = why_anomalous(found, _read_schema(schema), rules)
+    anomalies_of = _read_anomalies(anomalies)
+    stop = why_anomalous(anomalies_of, _read_schema(schema), rules)
     if stop:
         raise UserError(stop)
     options = ModelOptions.model_validate_json(model)
@@ -126,7 +128,7 @@ def DataGate(
     stop = why_unreadable(texts, rules, options)
     if stop:
         raise UserError(stop)
-    count = sum(len(split) for split in found.values())
+    count = sum(map(len, anomalies_of.values()))
     report.set_string_custom_property(
         "summary",
         f"schema {'differs' if count else 'ok'}, {count} {'anomaly' if count == 1 else 'anomalies'}, "
@@ -140,15 +142,15 @@ def DataGate(
 
 def _read_anomalies(anomalies: standard_artifacts.ExampleAnomalies) -> dict[str, dict[str, Any]]:
     """A split's name -> a feature's name -> AnomalyInfo."""
-    found = {}
+    anomalies_of = {}
     for split in artifact_utils.decode_split_names(anomalies.split_names):
         message = anomalies_pb2.Anomalies()
         with fileio.open(f"{anomalies.uri}/Split-{split}/{ANOMALIES_FILE}", "rb") as stream:
             message.ParseFromString(stream.read())
-        found[split] = dict(message.anomaly_info)
+        anomalies_of[split] = dict(message.anomaly_info)
         if message.HasField("dataset_anomaly_info"):
-            found[split]["the whole split"] = message.dataset_anomaly_info
-    return found
+            anomalies_of[split]["the whole split"] = message.dataset_anomaly_info
+    return anomalies_of
 
 
 def _read_schema(schema: standard_artifacts.Schema) -> schema_pb2.Schema:
@@ -156,15 +158,23 @@ def _read_schema(schema: standard_artifacts.Schema) -> schema_pb2.Schema:
         return text_format.Parse(stream.read(), schema_pb2.Schema())
 
 
-def why_anomalous(found: dict[str, dict[str, Any]], schema: schema_pb2.Schema, rules: ValidationOptions) -> str | None:
-    """The anomalies that stop the line, one a line: feature, split, what was found, what was expected; else None."""
+def why_anomalous(
+    anomalies_of: dict[str, dict[str, Any]], schema: schema_pb2.Schema, rules: ValidationOptions
+) -> str | None:
+    """The anomalies that stop the line, each with its column, its split and what was expected; None without any.
+
+    Args:
+        anomalies_of: a split's name -> a feature's name -> AnomalyInfo.
+        schema: what was expected.
+        rules: say which severities stop the line.
+    """
     lines = []
-    for split, features in found.items():
+    for split, features in anomalies_of.items():
         for name, anomaly in sorted(features.items()):
             if anomaly.severity in STOPPING[rules.stop_on]:
                 severity = anomaly.Severity.Name(anomaly.severity).lower()
-                said = f"{anomaly.short_description}: {anomaly.description}".strip().rstrip(".")
-                lines.append(f"  {name} in {split} ({severity}): {said}.{_expected(schema, name)}")
+                description = f"{anomaly.short_description}: {anomaly.description}".strip().rstrip(".")
+                lines.append(f"  {name} in {split} ({severity}): {description}.{_expected(schema, name)}")
     if not lines:
         return None
     source = rules.schema_file or "the schema inferred from the data"
@@ -172,14 +182,14 @@ def why_anomalous(found: dict[str, dict[str, Any]], schema: schema_pb2.Schema, r
         [
             f"The rows do not fit {source}:",
             *lines,
-            "Correct the rows; or, where the data are right, correct the schema (validation.schema_file). "
-            f"validation.stop_on: {rules.stop_on} decides what stops the line.",
+            "Correct the rows. If the data are right, correct the schema instead (validation.schema_file), or let "
+            f"anomalies pass (validation.stop_on is {rules.stop_on}).",
         ]
     )
 
 
 def _expected(schema: schema_pb2.Schema, name: str) -> str:
-    """Expectation of a feature in words; the description of the anomaly names only what was found."""
+    """What the schema expects of a feature, in words. TFDV's description says only what was there."""
     feature = next((feature for feature in schema.feature if feature.name == name), None)
     if feature is None:
         return " Expected: no such column."
@@ -196,14 +206,14 @@ def _expected(schema: schema_pb2.Schema, name: str) -> str:
 
 
 def why_unreadable(texts: dict[str, Any], rules: ValidationOptions, model: ModelOptions) -> str | None:
-    """Why too little of the texts would reach the model, with the way out; None where enough does."""
+    """Why too little of the texts would reach the model, with the way out; None where enough of them does."""
     if texts["truncated"] > rules.max_truncated:
         tokens = texts["splits"]["train"]["tokens"]
         return (
             f"{texts['truncated']:.1%} of the texts are longer than model.max_length ({model.max_length} tokens), "
-            f"more than validation.max_truncated ({rules.max_truncated:.1%}) allows; the median training text has "
-            f"{tokens['p50']} tokens, 95% have at most {tokens['p95']}. Raise "
-            "model.max_length, or raise validation.max_truncated where the beginning of a text says enough."
+            f"more than validation.max_truncated ({rules.max_truncated:.1%}) allows. The median training text has "
+            f"{tokens['p50']} tokens, 95% have at most {tokens['p95']}. Raise model.max_length; or, if the start of "
+            "a text says enough, raise validation.max_truncated."
         )
     if texts["out_of_vocabulary"] > rules.max_out_of_vocabulary:
         worst = max((split["most_unknown"] for split in texts["splits"].values()), key=len)

@@ -1,6 +1,6 @@
-"""Beam's workers as processes of this machine, one of which may be killed without the run waiting for it for ever.
+"""Beam's workers as processes of this machine. If one is killed, the run fails instead of waiting for it for ever.
 
-They are forks of one process that has imported what the passes need, once a run: a worker is up in a second.
+The workers are forks of one process, which imports what the passes need once per run. So a worker is up in a second.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from google.protobuf import json_format, text_format
 from bertline.errors import UserError
 
 SECONDS = 5.0  # from a channel that closes to the end of its process
-# There is a worker for each core: threads of two get in each other's way.
+# There is a worker for each core, and threads of several workers would get in each other's way.
 ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -46,11 +46,11 @@ FORKS.set_forkserver_preload(
         ),
     ]
 )
-_one_at_a_time = threading.Lock()  # starting a process reads the others' exit codes, which can be read once
+_one_at_a_time = threading.Lock()  # starting a process reads the others' exit codes, which can be read only once
 
 
 class Runner(fn_runner.FnApiRunner):
-    """Beam's runner of --direct_running_mode=multi_processing, with LosableWorker for its workers."""
+    """Beam's runner of --direct_running_mode=multi_processing, with workers of the class LosableWorker."""
 
     def run_pipeline(self, pipeline: beam.Pipeline, options: PipelineOptions) -> Any:
         """See the base class; the workers get the options too."""
@@ -62,9 +62,9 @@ class Runner(fn_runner.FnApiRunner):
 
 @worker_handlers.WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)
 class LosableWorker(worker_handlers.SubprocessSdkWorkerHandler):
-    """A worker process whose end, where nobody asked for it, fails what it was asked and all that it will be asked.
+    """A worker process. If it ends before it is told to, all requests to it fail, those that wait and later ones.
 
-    Beam's own handler tells of a channel that closed, and waits for ever where the worker had not opened one yet.
+    Beam's own handler only notices a channel that closes. It waits for ever if the worker had not opened one yet.
     """
 
     def start_worker(self) -> None:
@@ -77,14 +77,14 @@ class LosableWorker(worker_handlers.SubprocessSdkWorkerHandler):
         self.worker_thread.start()
 
     def stop_worker(self) -> None:
-        """See the base class; one that has yet to connect is told too, and would wait for work for ever otherwise."""
+        """See the base class. A worker that has yet to connect is told too; else it would wait for work for ever."""
         self.control_conn.push(Sentinel.sentinel)
         super().stop_worker()
 
-    def _elements(self, *asked: Any, **options: Any) -> Iterator[Any]:
-        """What the worker puts out; once it is lost nothing more, for its answer then says why."""
+    def _elements(self, *arguments: Any, **options: Any) -> Iterator[Any]:
+        """The worker's output. Once the worker is lost it just ends, because the failed request says why."""
         try:
-            yield from self._channel_elements(*asked, **options)
+            yield from self._channel_elements(*arguments, **options)
         except Exception:
             self.worker_thread.join(SECONDS)
             if not self._is_lost:
@@ -96,10 +96,10 @@ class LosableWorker(worker_handlers.SubprocessSdkWorkerHandler):
         except UserError as error:
             self._lose(f"{UserError.__module__}.{UserError.__name__}: {error}")
 
-    def _lose(self, said: str) -> None:
+    def _lose(self, reason: str) -> None:
         control = self.control_conn
         send = control.push
-        failed = beam_fn_api_pb2.InstructionResponse(error=said)
+        failed = beam_fn_api_pb2.InstructionResponse(error=reason)
 
         def answer(request: Any) -> Any:
             if not isinstance(request, beam_fn_api_pb2.InstructionRequest):
@@ -108,15 +108,15 @@ class LosableWorker(worker_handlers.SubprocessSdkWorkerHandler):
 
         control.push = answer
         self._is_lost = True
-        for waiting in list(control._futures_by_id.values()):
-            waiting.set(failed)
+        for future in list(control._futures_by_id.values()):
+            future.set(failed)
 
 
 class Forked:
     """A worker's process, and the server that takes its logs.
 
     Args:
-        worker_id: under which it says who it is.
+        worker_id: the name that it gives to the runner.
         control: address of the control channel.
         options: the pipeline's, as JSON.
     """
@@ -134,7 +134,7 @@ class Forked:
         """Starts the process and waits for its end.
 
         Raises:
-            UserError: it ended otherwise than by being told to.
+            UserError: it ended without being told to.
         """
         server = grpc.server(thread_pool_executor.shared_unbounded_instance())
         port = server.add_insecure_port("localhost:0")
@@ -152,7 +152,7 @@ class Forked:
         server.stop(0)
         if process.exitcode:
             raise UserError(
-                f"a Beam worker is lost (exit code {process.exitcode}; -9 is what a machine short of memory does). Run "
+                f"a Beam worker is lost (exit code {process.exitcode}; a machine short of memory kills with -9). Run "
                 "again, with fewer beam.workers if memory is short: nothing half-done is left, and finished stages are "
                 "cached."
             )
@@ -163,7 +163,7 @@ def _descriptor(url: str) -> str:
 
 
 def _work(environment: dict[str, str]) -> None:
-    """What a worker's process does, until it is told to end or the process that it works for is gone."""
+    """Runs a worker until it is told to end, or until the process that it works for is gone."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(environment)
     sdk_worker_main.main([])
