@@ -26,6 +26,7 @@ from bertline.components.errors import root_cause
 from bertline.errors import UserError
 from bertline.pipeline import beam_options, facts, review, run_ids, screen, stages
 from bertline.pipeline.config import Config
+from bertline.pipeline.screen import display
 from bertline.pipeline.stages import Node
 from bertline.serving import releases
 
@@ -100,11 +101,6 @@ def run(config: Config, config_name: str) -> RunResult:
             missing = ("no review page could be written", "yellow")
             console.print(Text.assemble(missing, f"  {standing}; why: {display(log_file)}"))
     return result
-
-
-def display(path: Path | str) -> str:
-    """A path for the screen: relative if it lies below the current folder. An address (gs://) stays as it is."""
-    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else str(path)
 
 
 @contextmanager

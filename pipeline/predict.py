@@ -1,4 +1,4 @@
-"""What `bertline predict` does: texts from arguments or stdin, answers from a running server or one of its own."""
+"""`bertline predict`: texts from arguments or stdin, predictions from a running server or one of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bertline.serving.client import SIGNATURE, Client, Prediction, ServingError
 
 KEY_VARIABLE = "BERTLINE_API_KEY"
 
-Answers = list[tuple[str, Prediction]]  # each text with what the model says of it
+Answers = list[tuple[str, Prediction]]  # each text with the model's prediction
 
 
 def of_config(file: Path, texts: list[str], pair: list[str] | None, address: str | None, **connection: Any) -> Answers:
@@ -26,51 +26,71 @@ def of_config(file: Path, texts: list[str], pair: list[str] | None, address: str
 
     Args:
         file: the config.
-        texts: without any, a text a line is read from stdin.
+        texts: without any, one text per line is read from stdin.
         pair: the second text of each, for a model of text pairs.
         address: HOST:PORT of a server.
         connection: further settings of the Client.
 
     Raises:
-        UserError: no text, a pair too few, or nothing to serve; as the Server, for one started for this call.
-        ServingError: the server does not answer, or refuses.
-        OSError, ValueError: as the Client, for its settings.
+        UserError: no text, a pair too few, nothing to serve, or a server that refuses or cannot start.
     """
     task = configs.load(file)
-    asked, pairs = _texts(texts, pair, bool(task.data.text_pair))
-    given = address or f"{task.serve.host}:{task.serve.port}"
-    with Client(given, task.name, **connection) as client:
-        try:
-            if address is None:
-                client.status()  # not tried again, so that a missing server is known at once
-            return list(zip(asked, client.predict(asked, pairs), strict=True))
-        except ServingError as error:
-            if address or error.code.name != "UNAVAILABLE":
-                raise
+    texts, pairs = _texts(texts, pair, bool(task.data.text_pair))
+    place = address or f"{task.serve.host}:{task.serve.port}"
+    with _in_words(), Client(place, task.name, **connection) as client:
+        if address or _answers(client):
+            return list(zip(texts, client.predict(texts, pairs), strict=True))
     require_release(task, file)
-    print(f"no server at {given}; starting one for this call", file=sys.stderr)
-    with own_server(task) as started, Client(started, task.name) as client:
-        return list(zip(asked, client.predict(asked, pairs), strict=True))
+    print(f"no server at {place}; starting one for this call", file=sys.stderr)
+    with own_server(task) as started, _in_words(), Client(started, task.name) as client:
+        return list(zip(texts, client.predict(texts, pairs), strict=True))
 
 
 def of_server(address: str, model: str, texts: list[str], pair: list[str] | None, **connection: Any) -> Answers:
     """Asks a model by the name that a server knows it by; arguments and errors as those of `of_config`."""
-    with Client(address, model, **connection) as client:
+    with _in_words(), Client(address, model, **connection) as client:
         signature = client.metadata()[1].get(SIGNATURE)
         if signature is None:
             raise UserError(f"{model} at {address} has no signature {SIGNATURE!r}: it does not classify texts.")
-        asked, pairs = _texts(texts, pair, "text_pair" in signature.inputs)
-        return list(zip(asked, client.predict(asked, pairs), strict=True))
+        texts, pairs = _texts(texts, pair, "text_pair" in signature.inputs)
+        return list(zip(texts, client.predict(texts, pairs), strict=True))
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """What the client says of the server, or of its own arguments (ValueError), as the person's error."""
+    try:
+        yield
+    except (ServingError, ValueError) as error:
+        raise UserError(str(error)) from error
+
+
+def _answers(client: Client) -> bool:
+    """Whether a server is there. It is asked once, so that a missing one is known at once."""
+    try:
+        client.status()
+    except ServingError as error:
+        if error.code.name != "UNAVAILABLE":
+            raise
+        return False
+    return True
 
 
 def api_key(file: Path | None) -> str | None:
-    """The key in a file, else in the environment: never on the command line, where others see it."""
-    key = file.read_text(encoding="utf-8") if file else os.environ.get(KEY_VARIABLE, "")
+    """The key in a file, else in the environment: never on the command line, where others see it.
+
+    Raises:
+        UserError: the file is no text.
+    """
+    try:
+        key = file.read_text(encoding="utf-8") if file else os.environ.get(KEY_VARIABLE, "")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text: {error.reason} at byte {error.start}") from error
     return key.strip() or None
 
 
 def require_release(task: Config, file: Path) -> None:
-    """Raises UserError where a config's serving folder has nothing to serve."""
+    """Raises UserError where a config's serving folder has no pushed version."""
     if not releases.read(task.serving_folder):
         raise UserError(f"{task.serving_folder} holds no pushed version; `bertline run {file}` makes one.")
 
@@ -95,11 +115,11 @@ def _texts(texts: list[str], pair: list[str] | None, paired: bool) -> tuple[list
         if paired and len(pair or []) != len(texts):
             raise UserError(f"this model reads text pairs: give one --pair for each of the {len(texts)} texts.")
         if pair and not paired:
-            raise UserError("this model reads single texts: --pair has no place.")
+            raise UserError("this model reads single texts: leave out --pair.")
         return texts, pair
     lines = [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
     if not lines:
-        raise UserError("no text to predict: give texts as arguments or a text a line on stdin.")
+        raise UserError("no text to predict: give texts as arguments, or one text per line on stdin.")
     if not paired:
         return lines, None
     split = [line.split("\t") for line in lines]

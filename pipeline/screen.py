@@ -182,6 +182,11 @@ def _aside(verdict: dict[str, Any]) -> str:
     return interval + (f"  {verdict['note']}" if verdict["note"] else "")
 
 
+def display(path: Path | str) -> str:
+    """A path for the screen: relative if it lies below the current folder. An address (gs://) stays as it is."""
+    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else str(path)
+
+
 def excerpt(text: str) -> str:
     """The beginning of a user's text, on a line; what a terminal would take for a command is left out."""
     printable = "".join(each if each.isprintable() else " " for each in text)

@@ -1,9 +1,7 @@
-"""`bertline keys`: makes, lists and takes away the API keys of a server."""
+"""`bertline keys`: adds, lists and removes the API keys of a server."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +9,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from bertline.errors import UserError
 from bertline.pipeline.commands import console
 
 app = typer.Typer(help="API keys of a server: add, list, remove.", no_args_is_help=True)
@@ -25,15 +22,14 @@ def add(
     name: NameArgument,
     per_second: Annotated[int | None, typer.Option(min=1, help="The most requests in a second.")] = None,
     per_minute: Annotated[int | None, typer.Option(min=1, help="The most requests in a minute.")] = None,
-    days: Annotated[int | None, typer.Option(min=1, help="How long the key is good for. Default: for ever.")] = None,
+    days: Annotated[int | None, typer.Option(min=1, help="How many days the key is valid. Default: for ever.")] = None,
 ) -> None:
-    """Make a key and print it, this once; FILE keeps its hash. A running server knows it at once."""
+    """Make a key and print it, only this once: FILE keeps its hash. A running server knows it at once."""
     from bertline.serving import access
 
-    with _in_words():
-        key = access.add_key(file, name, per_second=per_second, per_minute=per_minute, days=days)
+    key = access.add_key(file, name, per_second=per_second, per_minute=per_minute, days=days)
     print(key)
-    typer.echo(f"keep it now: {file} has only its hash", err=True)
+    typer.echo(f"keep it now: {file} holds only its hash", err=True)
 
 
 @app.command("list")
@@ -41,8 +37,7 @@ def list_keys(file: FileArgument) -> None:
     """List the keys of FILE: names, rates and dates."""
     from bertline.serving import access
 
-    with _in_words():
-        keys = access.read_keys(file)
+    keys = access.read_keys(file)
     table = Table("name", "rate", "created", "expires", box=None, pad_edge=False)
     for key in keys:
         rates = ", ".join(str(rate) for rate in key.rates) or "no limit"
@@ -52,11 +47,10 @@ def list_keys(file: FileArgument) -> None:
 
 @app.command()
 def remove(file: FileArgument, name: NameArgument) -> None:
-    """Take a key out of FILE. A running server refuses it from the next request on."""
+    """Remove a key from FILE. A running server refuses it from the next request on."""
     from bertline.serving import access
 
-    with _in_words():
-        access.remove_key(file, name)
+    access.remove_key(file, name)
     print(f"removed {name} from {file}")
 
 
@@ -64,12 +58,3 @@ def _expiry(expires: datetime | None) -> str:
     if expires is None:
         return "never"
     return f"{expires:%Y-%m-%d}" + (", expired" if expires <= datetime.now(UTC) else "")
-
-
-@contextmanager
-def _in_words() -> Iterator[None]:
-    """What is wrong with a key or its file, as a person's error."""
-    try:
-        yield
-    except ValueError as error:
-        raise UserError(str(error)) from error

@@ -103,5 +103,5 @@ def _run(path: Path) -> RunResult:
     if result.blocked:
         shown = console()
         shown.print(Text.assemble(("not pushed", "bold red"), f"  {result.blocked}"))
-        shown.print(f"the serving folder is unchanged: {local_runner.display(task.serving_folder)}")
+        shown.print(f"the serving folder is unchanged: {screen.display(task.serving_folder)}")
     return result

@@ -70,7 +70,6 @@ def review(
     """Print where a run's review page is, and open it: figures, slices, errors, verdicts, without a server."""
     import webbrowser
 
-    from bertline.pipeline import local_runner
     from bertline.pipeline import review as reviews
 
     task = configs.load(config)
@@ -79,7 +78,7 @@ def review(
             page = reviews.write_tfma_page(task, run_id)
     else:
         page = reviews.find(task, run_id)
-    print(local_runner.display(page))
+    print(screen.display(page))
     if open_it and not webbrowser.open(page.as_uri()):
         raise UserError("no browser was found here; open the file in one, or call with --no-open.")
 

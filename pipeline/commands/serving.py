@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,8 +31,7 @@ def list_releases(
     from bertline.serving import releases
 
     task = configs.load(config)
-    with _in_words():
-        versions = releases.overview(task.serving_folder)
+    versions = releases.overview(task.serving_folder)
     if not versions:
         raise UserError(f"{task.serving_folder} holds no pushed version; `bertline run {config}` makes one.")
     if as_json:
@@ -59,9 +56,8 @@ def rollback(
         raise UserError("--undo puts back what the last rollback took out: leave out --to and --reason.")
     task = configs.load(config)
     folder = task.serving_folder
-    with _in_words():
-        moved = withdrawals.undo(folder) if undo else withdrawals.roll_back(folder, to, reason)
-        served = max(releases.versions(folder))
+    moved = withdrawals.undo(folder) if undo else withdrawals.roll_back(folder, to, reason)
+    served = max(releases.versions(folder))
     versions = ", ".join(str(release.version) for release in moved)
     shown = console()
     shown.print(f"{'in service again' if undo else 'withdrawn'}: {versions}; served: {served}")
@@ -92,8 +88,7 @@ def serve(
     require_release(task, config)
     changes = {"host": host, "port": port, "rest_port": rest_port}
     options = task.serve.model_copy(update={name: value for name, value in changes.items() if value is not None})
-    with _in_words():
-        servers.run(task.model_copy(update={"serve": options}), context.args, embedded=embedded)
+    servers.run(task.model_copy(update={"serve": options}), context.args, embedded=embedded)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -132,13 +127,12 @@ def predict(
         raise typer.BadParameter("--model names a model of the server at --address: give both")
     if not model and not config:
         raise typer.BadParameter("give a CONFIG, or a --model and its --address")
-    with _in_words():
-        connection: dict[str, Any] = {"tls": ca or tls, "api_key": predictions.api_key(key_file), "timeout": timeout}
-        if model:
-            all_texts = [config, *(texts or [])] if config else []  # with --model the first word is a text
-            answers = predictions.of_server(address, model, all_texts, pair, **connection)
-        else:
-            answers = predictions.of_config(Path(config), texts or [], pair, address, **connection)
+    connection: dict[str, Any] = {"tls": ca or tls, "api_key": predictions.api_key(key_file), "timeout": timeout}
+    if model:
+        all_texts = [config, *(texts or [])] if config else []  # with --model the first word is a text
+        answers = predictions.of_server(address, model, all_texts, pair, **connection)
+    else:
+        answers = predictions.of_config(Path(config), texts or [], pair, address, **connection)
     for text, prediction in answers:
         if as_json:
             answer = {"text": text, "label": prediction.label, "probabilities": prediction.probabilities}
@@ -166,12 +160,3 @@ def _releases_table(versions: list[dict[str, Any]]) -> Table:
             "  ".join(figures),
         )
     return table
-
-
-@contextmanager
-def _in_words() -> Iterator[None]:
-    """What a server or client says is wrong, as a person's error."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(str(error)) from error

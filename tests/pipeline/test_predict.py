@@ -102,7 +102,7 @@ def test_pairs_are_known_from_the_served_model(mood, pairs):
         predict(*asked, "a", "b", "--pair", "a")
     with pytest.raises(UserError, match="stdin line 2: this model reads text pairs"):
         predict(*asked, stdin="a\tb\nc\n")
-    with pytest.raises(UserError, match="reads single texts: --pair has no place"):
+    with pytest.raises(UserError, match="reads single texts: leave out --pair"):
         predict("--address", mood, "--model", "mood", "a", "--pair", "b")
 
 
