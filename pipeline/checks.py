@@ -42,12 +42,12 @@ def disk(name: str, folder: Path) -> Check:
     if not os.access(present, os.W_OK):
         return Check(name, f"{folder.absolute()} cannot be written", "fail", "set root or serve.folder to one of yours")
     free = shutil.disk_usage(present).free
-    found = f"{free / GIB:.1f} GiB free in {folder.absolute()}"
+    value = f"{free / GIB:.1f} GiB free in {folder.absolute()}"
     if free < DISK_NEEDED:
-        return Check(name, found, "fail", f"a run needs {DISK_NEEDED // GIB} GiB: free some, or set root elsewhere")
+        return Check(name, value, "fail", f"a run needs {DISK_NEEDED // GIB} GiB: free some, or set root elsewhere")
     if free < DISK_WISHED:
-        return Check(name, found, "warn", "set serve.keep_versions, and delete old runs' artifacts")
-    return Check(name, found)
+        return Check(name, value, "warn", "set serve.keep_versions, and delete old runs' artifacts")
+    return Check(name, value)
 
 
 def ports(serve: ServeOptions) -> list[Check]:

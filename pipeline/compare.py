@@ -47,9 +47,9 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
 
 
 def _beside(first: Run, second: Run) -> tuple[Answers, np.ndarray]:
-    """The second run's rows with the first run's answers as PREVIOUS, and bool [rows], whether both runs tested each.
+    """The second run's rows with the first run's answers as PREVIOUS, and bool [rows]: whether both runs tested a row.
 
-    Rows that only the second run has get no answer, "".
+    Where only the second run tested it, PREVIOUS is "".
     """
     names = first.answers.names(first.answers.predicted)
     before = dict(zip(first.answers.columns[features.ROW_ID], names, strict=True))
@@ -92,20 +92,22 @@ def _changed(rows: Answers, shared: np.ndarray) -> dict[str, list[dict[str, Any]
 # === On the screen ===
 
 
-def show(found: dict[str, Any], console: screen.Screen) -> None:
+def show(comparison: dict[str, Any], console: screen.Screen) -> None:
     """Prints a comparison."""
-    first, second = found["runs"]
+    first, second = comparison["runs"]
     left_out = " and ".join(
-        f"{count:,} of {run}" for run, count in zip(found["runs"], found["rows_left_out"], strict=True) if count
+        f"{count:,} of {run}"
+        for run, count in zip(comparison["runs"], comparison["rows_left_out"], strict=True)
+        if count
     )
     aside = f"; left out: {left_out}" if left_out else ""
-    console.print(f"{first} -> {second}: {found['rows']:,} test rows of both{aside}")
-    console.print(_figures(found))
-    overall = found["overall"]
+    console.print(f"{first} -> {second}: {comparison['rows']:,} test rows of both{aside}")
+    console.print(_figures(comparison))
+    overall = comparison["overall"]
     for kind, name in (("won", "won"), ("lost", "lost"), ("still_wrong", "another wrong answer")):
-        console.print(f"\n{name}: {len(found[kind]):,} rows", style="bold")
-        if found[kind]:
-            console.print(_rows(found[kind][:SHOWN_ROWS]))
+        console.print(f"\n{name}: {len(comparison[kind]):,} rows", style="bold")
+        if comparison[kind]:
+            console.print(_rows(comparison[kind][:SHOWN_ROWS]))
     console.print(
         f"\nMcNemar p {overall['mcnemar_p']:.2g}; each bound of a difference holds with {overall['certainty']:.0%} "
         "certainty, on its own",
@@ -113,11 +115,11 @@ def show(found: dict[str, Any], console: screen.Screen) -> None:
     )
 
 
-def _figures(found: dict[str, Any]) -> Table:
+def _figures(comparison: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("", "rows", *(f"{figure}" for name in FIGURES.values() for figure in (name, "difference"))):
         table.add_column(column, justify="left" if not column else "right")
-    for name, part in {"all rows": found["overall"], **found["slices"]}.items():
+    for name, part in {"all rows": comparison["overall"], **comparison["slices"]}.items():
         cells = [Text(name), f"{part['rows']:,}"]
         for figure in FIGURES:
             gap = part["differences"][figure]

@@ -61,7 +61,7 @@ def of_defaults() -> list[Check]:
 
 
 def _guarded(name: str, look: Callable[[], list[Check]]) -> list[Check]:
-    """A look that needs the installed libraries: that they do not start is a finding, not the end of the others."""
+    """A look that needs the installed libraries. That they do not start is one more finding; the other looks go on."""
     try:
         return look()
     except Exception as error:
@@ -70,10 +70,10 @@ def _guarded(name: str, look: Callable[[], list[Check]]) -> list[Check]:
 
 def python() -> Check:
     """The interpreter: version and place."""
-    found = f"{platform.python_version()}, {sys.executable}"
+    value = f"{platform.python_version()}, {sys.executable}"
     if sys.version_info[:2] == (3, 11):
-        return Check("python", found)
-    return Check("python", found, "fail", "TFX 1.21 with keras-hub 0.32 runs only on Python 3.11: `make setup`")
+        return Check("python", value)
+    return Check("python", value, "fail", "TFX 1.21 with keras-hub 0.32 runs only on Python 3.11: `make setup`")
 
 
 def c_library() -> Check:
@@ -85,10 +85,10 @@ def c_library() -> Check:
         return Check("c library", f"{name or 'unknown'} {version}".strip(), "fail", _CONTAINER)
     private = Path(sys.prefix) / "c-runtime"
     whose = "the environment's own (.venv/c-runtime)" if _loaded_from(private) else "the system's"
-    found = f"glibc {version}, {whose}"
+    value = f"glibc {version}, {whose}"
     if tuple(int(part) for part in version.split(".")[:2]) >= NEEDED_GLIBC:
-        return Check("c library", found)
-    return Check("c library", found, "fail", f"TFX 1.21 needs glibc 2.39: `make setup` adds one, or {_CONTAINER}")
+        return Check("c library", value)
+    return Check("c library", value, "fail", f"TFX 1.21 needs glibc 2.39: `make setup` adds one, or {_CONTAINER}")
 
 
 _CONTAINER = "use a host with glibc 2.39 or newer (Debian 13, Ubuntu 24.04) or the python:3.11-slim-trixie image"
@@ -107,10 +107,10 @@ def processor() -> Check:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     flags = _cpu_flags()
     fast = [name for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512_BF16")) if flag in flags]
-    found = f"{cores} cores, {', '.join(fast) or 'no AMX, no AVX512_BF16'}"
+    value = f"{cores} cores, {', '.join(fast) or 'no AMX, no AVX512_BF16'}"
     if cores == 1:
-        return Check("processor", found, "warn", "training on one core takes long: set data.limits.train")
-    return Check("processor", found)
+        return Check("processor", value, "warn", "training on one core takes long: set data.limits.train")
+    return Check("processor", value)
 
 
 def _cpu_flags() -> set[str]:
@@ -120,26 +120,26 @@ def _cpu_flags() -> set[str]:
 
 
 def memory(available: int, total: int) -> Check:
-    """Memory in bytes that is free to use, and all there is."""
-    found = f"{available / GIB:.1f} GiB free of {total / GIB:.1f} GiB"
+    """Memory that is free, and all that the machine has, in bytes."""
+    value = f"{available / GIB:.1f} GiB free of {total / GIB:.1f} GiB"
     if available < MEMORY_NEEDED:
-        return Check("memory", found, "fail", f"a run needs {MEMORY_NEEDED // GIB} GiB: close other programs")
+        return Check("memory", value, "fail", f"a run needs {MEMORY_NEEDED // GIB} GiB: close other programs")
     if available < MEMORY_WISHED:
-        return Check("memory", found, "warn", "lower train.batch_size and model.max_length if a run is killed")
-    return Check("memory", found)
+        return Check("memory", value, "warn", "lower train.batch_size and model.max_length if a run is killed")
+    return Check("memory", value)
 
 
 def libraries() -> Check:
     """Versions of the main libraries."""
-    found, missing = [], []
+    installed, missing = [], []
     for name in LIBRARIES:
         try:
-            found.append(f"{name} {metadata.version(name)}")
+            installed.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
-        return Check("libraries", ", ".join(found), "fail", f"{', '.join(missing)} missing: `make setup`")
-    return Check("libraries", ", ".join(found))
+        return Check("libraries", ", ".join(installed), "fail", f"{', '.join(missing)} missing: `make setup`")
+    return Check("libraries", ", ".join(installed))
 
 
 def choice() -> list[Check]:
@@ -147,18 +147,18 @@ def choice() -> list[Check]:
     import bertline.serving.runtime  # noqa: F401  TensorFlow without Keras starts in less than half the time
     from bertline.models import hardware
 
-    found = hardware.describe()
-    accelerators = [name for name, _ in found.gpus] + ["TPU"] * found.tpu
-    slow = not accelerators and found.precision == "float32"
+    offer = hardware.describe()
+    accelerators = [name for name, _ in offer.gpus] + ["TPU"] * offer.tpu
+    slow = not accelerators and offer.precision == "float32"
     return [
         Check("accelerators", ", ".join(accelerators) or "none"),
         Check(
             "precision",
-            f"{found.precision} (auto)",
+            f"{offer.precision} (auto)",
             "warn" if slow else "ok",
             "this processor has no bfloat16: training takes about twice as long" if slow else "",
         ),
-        Check("distribution", f"{found.distribution} (auto)"),
+        Check("distribution", f"{offer.distribution} (auto)"),
     ]
 
 

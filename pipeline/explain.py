@@ -1,4 +1,4 @@
-"""What `bertline explain` does: which words of a text the model's answer rests on."""
+"""`bertline explain`: which words of a text the model's answer rests on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bertline.pipeline import lineage, screen
 from bertline.pipeline.config import Config
 from bertline.pipeline.stages import Node
 
-# LIME's default is 5,000, for texts of hundreds of words; so many take seconds on two cores.
+# LIME's default of 5,000 is meant for texts of hundreds of words, and takes seconds on two cores.
 LIME_SAMPLES, LIME_SEED = 500, 17
 SHOWN_WORDS = 30  # the strongest, in the order of the text: a screenful
 BAR_WIDTH = 12
@@ -37,12 +37,12 @@ class Explanation:
     Attributes:
       run_id: the run.
       texts: the text, and the second of a pair.
-      labels: all of them.
+      labels: of the model, all.
       probabilities: float32 [labels].
       label: the explained one's index.
       reading: the row's words.
-      gradients: integrated gradients; None where they were not asked for.
-      lime: LIME's; None where it was not asked for.
+      gradients: integrated gradients; None where only LIME was wanted.
+      lime: LIME's; None where only integrated gradients were wanted.
     """
 
     run_id: str
@@ -66,7 +66,7 @@ class Explanation:
 def explain(
     task: Config, text: str, pair: str | None, *, label: str | None, method: Method, run_id: str | None
 ) -> Explanation:
-    """Asks the model that a run trained, pushed or not.
+    """Explains the answer of a run's model, which may be pushed or not.
 
     Args:
       task: the task.
@@ -79,33 +79,33 @@ def explain(
     Raises:
       UserError: no such run, label or pair, or no word to explain.
     """
-    store, found = lineage.find(task, run_id, Node.EXPORTER)
-    exporter = store.stage(found, Node.EXPORTER)
-    (weights,) = store.stage(found, Node.TRAINER).outputs["weights"]
-    (graph,) = store.stage(found, Node.TRANSFORM).outputs["transform_graph"]
+    store, run_id = lineage.find(task, run_id, Node.EXPORTER)
+    exporter = store.stage(run_id, Node.EXPORTER)
+    (weights,) = store.stage(run_id, Node.TRAINER).outputs["weights"]
+    (graph,) = store.stage(run_id, Node.TRANSFORM).outputs["transform_graph"]
     (model,) = exporter.outputs["model"]
     labels = read_labels(graph.uri)
     if label is not None and label not in labels:
         raise UserError(_unknown_label(label, labels))
     _check_pair(pair, explainer.is_paired(graph.uri))
     options = ModelOptions.model_validate_json(exporter.parameters["model_options"])
-    asked = explainer.load(weights.uri, model.uri, options)
-    reading = asked.read(text, pair)
+    loaded = explainer.load(weights.uri, model.uri, options)
+    reading = loaded.read(text, pair)
     if not any(word.tokens for word in reading.words):
         raise UserError("the text has no word to explain: it is empty, or all white space.")
-    (probabilities,) = asked.probabilities([reading])
+    (probabilities,) = loaded.probabilities([reading])
     index = int(probabilities.argmax()) if label is None else labels.index(label)
     return Explanation(
-        run_id=found,
+        run_id=run_id,
         texts=[text] if pair is None else [text, pair],
         labels=labels,
         probabilities=probabilities,
         label=index,
         reading=reading,
-        gradients=None if method == "lime" else asked.integrated_gradients(reading, [index])[0],
+        gradients=None if method == "lime" else loaded.integrated_gradients(reading, [index])[0],
         lime=None
         if method == "integrated-gradients"
-        else surrogate.lime(asked.probabilities, reading, index, samples=LIME_SAMPLES, seed=LIME_SEED),
+        else surrogate.lime(loaded.probabilities, reading, index, samples=LIME_SAMPLES, seed=LIME_SEED),
     )
 
 
@@ -113,7 +113,7 @@ def _check_pair(pair: str | None, paired: bool) -> None:
     if paired and pair is None:
         raise UserError("this model reads text pairs: give the second text with --text-pair.")
     if pair is not None and not paired:
-        raise UserError("this model reads single texts: --text-pair has no place.")
+        raise UserError("this model reads single texts: leave out --text-pair.")
 
 
 def _unknown_label(label: str, labels: list[str]) -> str:
@@ -126,71 +126,77 @@ def _unknown_label(label: str, labels: list[str]) -> str:
 # === What is shown ===
 
 
-def as_dict(found: Explanation) -> dict[str, Any]:
+def as_dict(explanation: Explanation) -> dict[str, Any]:
     """The explanation for JSON; offsets count characters, `value` is null where a word was not read."""
     answer = {
-        "run": found.run_id,
-        "texts": found.texts,
-        "predicted": found.labels[int(found.probabilities.argmax())],
-        "probabilities": dict(zip(found.labels, map(float, found.probabilities), strict=True)),
-        "label": found.labels[found.label],
+        "run": explanation.run_id,
+        "texts": explanation.texts,
+        "predicted": explanation.labels[int(explanation.probabilities.argmax())],
+        "probabilities": dict(zip(explanation.labels, map(float, explanation.probabilities), strict=True)),
+        "label": explanation.labels[explanation.label],
     }
-    if each := found.gradients:
+    if gradients := explanation.gradients:
         answer["integrated_gradients"] = {
-            "score": each.score,
-            "baseline": each.baseline,
-            "residual": each.residual,
-            "complete": each.complete,
-            "words": _words(found, each.values),
+            "score": gradients.score,
+            "baseline": gradients.baseline,
+            "residual": gradients.residual,
+            "complete": gradients.complete,
+            "words": _words(explanation, gradients.values),
         }
-    if each := found.lime:
-        answer["lime"] = {"fit": each.fit, "words": _words(found, each.values)}
-    return answer | ({} if found.agreement is None else {"agreement": found.agreement})
+    if lime := explanation.lime:
+        answer["lime"] = {"fit": lime.fit, "words": _words(explanation, lime.values)}
+    return answer | ({} if explanation.agreement is None else {"agreement": explanation.agreement})
 
 
-def _words(found: Explanation, values: np.ndarray) -> list[dict[str, Any]]:
+def _words(explanation: Explanation, values: np.ndarray) -> list[dict[str, Any]]:
     return [
         {
             "part": word.part,
             "start": word.start,
             "end": word.end,
-            "word": found.texts[word.part][word.start : word.end],
+            "word": explanation.texts[word.part][word.start : word.end],
             "value": float(value) if word.tokens else None,
         }
-        for word, value in zip(found.reading.words, values, strict=True)
+        for word, value in zip(explanation.reading.words, values, strict=True)
     ]
 
 
-def show(found: Explanation, console: screen.Screen) -> None:
+def show(explanation: Explanation, console: screen.Screen) -> None:
     """Prints the prediction, its words with what they add, and whether that adds up."""
-    predicted = int(found.probabilities.argmax())
-    console.print(Text(f"{found.labels[predicted]} {found.probabilities[predicted]:.3f}", style="bold"), end="")
-    if found.label != predicted:
-        console.print(Text(f"; {found.labels[found.label]} {found.probabilities[found.label]:.3f}"), end="")
-    console.print(f"   (run {found.run_id})", style="dim")
-    columns = [each.values for each in (found.gradients, found.lime) if each]
-    console.print(_table(found, columns))
-    unread = sum(not word.tokens for word in found.reading.words)
+    predicted = int(explanation.probabilities.argmax())
+    console.print(
+        Text(f"{explanation.labels[predicted]} {explanation.probabilities[predicted]:.3f}", style="bold"), end=""
+    )
+    if explanation.label != predicted:
+        console.print(
+            Text(f"; {explanation.labels[explanation.label]} {explanation.probabilities[explanation.label]:.3f}"),
+            end="",
+        )
+    console.print(f"   (run {explanation.run_id})", style="dim")
+    columns = [method.values for method in (explanation.gradients, explanation.lime) if method]
+    console.print(_table(explanation, columns))
+    unread = sum(not word.tokens for word in explanation.reading.words)
     if unread:
         console.print(f"  {unread} words were not read: past max_length, or nothing to the tokenizer", style="dim")
-    for line in _notes(found):
+    for line in _notes(explanation):
         console.print(line)
 
 
-def _table(found: Explanation, columns: list[np.ndarray]) -> Table:
-    """The words in their order, the strongest of them where they are many."""
-    read = [number for number, word in enumerate(found.reading.words) if word.tokens]
+def _table(explanation: Explanation, columns: list[np.ndarray]) -> Table:
+    """The words in their order; of many, only the strongest."""
+    read = [number for number, word in enumerate(explanation.reading.words) if word.tokens]
     strongest = sorted(sorted(read, key=lambda number: -abs(columns[0][number]))[:SHOWN_WORDS])
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    label = screen.excerpt(found.labels[found.label])
+    label = screen.excerpt(explanation.labels[explanation.label])
     table.add_column("  word", overflow="fold")
-    names = [name for name, each in (("log-odds", found.gradients), ("LIME, probability", found.lime)) if each]
+    by_name = {"log-odds": explanation.gradients, "LIME, probability": explanation.lime}
+    names = [name for name, method in by_name.items() if method]
     for name in names:
         table.add_column(Text(f"{label}, {name}" if name == names[0] else name), justify="right", no_wrap=True)
         table.add_column("", no_wrap=True)
     for number in strongest:
-        word = found.reading.words[number]
-        cells = [Text(f"  {screen.excerpt(found.texts[word.part][word.start : word.end])}")]
+        word = explanation.reading.words[number]
+        cells = [Text(f"  {screen.excerpt(explanation.texts[word.part][word.start : word.end])}")]
         for values in columns:
             cells += _signed(values[number], np.abs(values).max())
         table.add_row(*cells)
@@ -209,20 +215,22 @@ def _signed(value: float, largest: float) -> tuple[Text, Text]:
     return Text(f"{value:+.3f}", style=style), Text(("+" if value > 0 else "-") * length, style=style)
 
 
-def _notes(found: Explanation) -> list[Text]:
+def _notes(explanation: Explanation) -> list[Text]:
     notes = []
-    if each := found.gradients:
-        difference = each.score - each.baseline
+    if gradients := explanation.gradients:
+        difference = gradients.score - gradients.baseline
+        incomplete = f", more than {attributions.TOLERANCE:.0%}: take the words with care"
         notes.append(
             Text(
-                f"  words {each.values.sum():+.3f} of the score's {difference:+.3f}: log-odds {each.baseline:.3f} with "
-                f"every word blank, {each.score:.3f} with the text; missed {each.residual:+.3f}"
-                + ("" if each.complete else f", more than {attributions.TOLERANCE:.0%}: take the words with care"),
-                style="dim" if each.complete else "yellow",
+                f"  words {gradients.values.sum():+.3f} of the score's {difference:+.3f}: log-odds "
+                f"{gradients.baseline:.3f} with every word blank, {gradients.score:.3f} with the text; missed "
+                f"{gradients.residual:+.3f}{'' if gradients.complete else incomplete}",
+                style="dim" if gradients.complete else "yellow",
             )
         )
-    if each := found.lime:
-        fit = f"  LIME: a linear model of {LIME_SAMPLES:,} samples without some of the words, R2 {each.fit:.2f}"
-        agreement = "" if found.agreement is None else f"; both methods rank the words alike by {found.agreement:+.2f}"
-        notes.append(Text(f"{fit}{agreement} (Spearman)" if agreement else fit, style="dim"))
+    if lime := explanation.lime:
+        fit = f"  LIME: a linear model of {LIME_SAMPLES:,} samples without some of the words, R2 {lime.fit:.2f}"
+        rank = explanation.agreement
+        agreement = "" if rank is None else f"; rank correlation of both methods {rank:+.2f} (Spearman)"
+        notes.append(Text(f"{fit}{agreement}", style="dim"))
     return notes

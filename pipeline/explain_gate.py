@@ -1,4 +1,4 @@
-"""Why a run was blocked: what, by how much, how sure that is, and which rows would have to be answered otherwise."""
+"""Why a run was blocked: by what, by how much, how sure that is, and which rows would need another answer."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Change:
     """The rows that would let a model through a gate.
 
     Attributes:
-      needed: how many rows, nearest to being right first, would have to be answered rightly; None if all that count
-        would not do.
-      rows: of those, int [any], positions in the table.
+      needed: how many rows, those nearest to being right first, need the right answer. None if even all rows that
+        count are too few.
+      rows: int [any], the positions of those rows in the table.
     """
 
     needed: int | None
@@ -42,7 +42,8 @@ class Change:
 def change(run: Run, verdict: dict[str, Any]) -> Change | None:
     """What would have to change for a verdict that blocks; None where no row is at fault, as with a model's size.
 
-    The rows are tried nearest first: the gate is asked again with the first k answered rightly, and k is halved in on.
+    The rows are sorted, nearest to being right first. A binary search finds the least k for which the gate passes once
+    the first k are answered rightly.
     """
     rows = run.answers
     counting = _that_count(rows, verdict, run.options)
@@ -72,7 +73,7 @@ def _that_count(rows: Answers, verdict: dict[str, Any], options: EvaluateOptions
 
 
 def _favoured_of_the_least(rows: Answers, kind: str, options: EvaluateOptions) -> np.ndarray:
-    """bool [rows], the rows of the favourable label in the group that it is answered for least."""
+    """bool [rows], the rows of the favourable label in the group that gets this answer least often."""
     favourable = rows.classes.index(options.gates.fairness.label)
     favoured = rows.labels == favourable
     counted = favoured if kind == "fairness.equal_opportunity" else np.ones_like(favoured)
@@ -96,9 +97,8 @@ def _passes(run: Run, verdict: dict[str, Any], righted: np.ndarray) -> bool:
     scores = estimates.scores(changed.labels, changed.predicted, len(changed.classes))
     metrics = run.metrics.model_copy(update={**scores, "intervals": intervals})
     same = (verdict["kind"], verdict["slice"])
-    return all(
-        found.passed for found in gates.judge(metrics, changed, run.options.gates) if (found.kind, found.slice) == same
-    )
+    judged = gates.judge(metrics, changed, run.options.gates)
+    return all(again.passed for again in judged if (again.kind, again.slice) == same)
 
 
 # === In words ===
@@ -123,22 +123,20 @@ def _explained(run: Run, verdict: dict[str, Any]) -> Iterator[Any]:
     yield Text(f"  {verdict['reason']}")
     if verdict["interval"]:
         low, high = verdict["interval"]
-        yield Text(f"  found {verdict['value']}, between {low:.3f} and {high:.3f}; missed by {verdict['missing']:.3g}")
+        yield Text(
+            f"  measured {verdict['value']}, between {low:.3f} and {high:.3f}; missed by {verdict['missing']:.3g}"
+        )
     if verdict["note"]:
         yield Text(f"  {verdict['note']}")
-    found = change(run, verdict)
-    if found is None:
+    remedy = change(run, verdict)
+    if remedy is None:
         yield Text("  no single row would change that")
         return
-    if found.needed is None:
-        yield Text(
-            f"  all {len(found.rows):,} rows that count against it answered rightly would not do; the nearest to it:"
-        )
+    if remedy.needed is None:
+        yield Text(f"  right answers to all {len(remedy.rows):,} rows that count would not do; nearest to being right:")
     else:
-        yield Text(
-            f"  {found.needed:,} more rows answered rightly would have let it pass; these are the nearest to it:"
-        )
-    yield _rows_table(run, found.rows[:SHOWN_ROWS])
+        yield Text(f"  {remedy.needed:,} more right answers would have let it pass; nearest to being right:")
+    yield _rows_table(run, remedy.rows[:SHOWN_ROWS])
 
 
 def _rows_table(run: Run, positions: np.ndarray) -> Table:

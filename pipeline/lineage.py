@@ -148,7 +148,8 @@ class Store:
             return {}
         events = self._store.get_events_by_execution_ids(execution_ids)
         events = [event for event in events if event.type in _OUTPUT_EVENTS]
-        artifacts = {each.id: each for each in self._store.get_artifacts_by_id({event.artifact_id for event in events})}
+        ids = {event.artifact_id for event in events}
+        artifacts = {artifact.id: artifact for artifact in self._store.get_artifacts_by_id(ids)}
         outputs: dict[int, dict[str, list[mlmd.Artifact]]] = {}
         for event in events:
             by_key = outputs.setdefault(event.execution_id, {})
@@ -288,7 +289,7 @@ def past_figures(store: Store, inputs: str) -> list[dict[str, Any]]:
       Each `run`, `outcome`, `version`, `rows`, `accuracy`, `macro_f1` and `intervals`.
     """
     evaluations = store.newest_artifacts("ModelEvaluation")
-    figures = (shown for each in evaluations if (shown := _figures(store, each, inputs)))
+    figures = (shown for evaluation in evaluations if (shown := _figures(store, evaluation, inputs)))
     return list(islice(figures, HISTORY_RUNS))[::-1]
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a line a stage, a bar while training, the gates as a table."""
+"""What a person sees: the one console of all commands, and a run's lines, its training bar and its table of gates."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def gates_table(verdicts: list[dict[str, Any]]) -> Table:
 
 
 def _aside(verdict: dict[str, Any]) -> str:
-    """What stands beside a gate that passed: the interval, and a cross-check."""
+    """Beside a gate that passed: the interval, and a cross-check."""
     bounds = verdict["interval"]
     sign = "+" if verdict["value"].startswith(("+", "-")) else ""  # a difference
     interval = f"  {bounds[0]:{sign}.3f} to {bounds[1]:{sign}.3f}" if bounds else ""
@@ -188,7 +188,7 @@ def display(path: Path | str) -> str:
 
 
 def excerpt(text: str) -> str:
-    """The beginning of a user's text, on a line; what a terminal would take for a command is left out."""
-    printable = "".join(each if each.isprintable() else " " for each in text)
+    """The beginning of a user's text, on one line, without what a terminal would obey."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in text)
     words = " ".join(printable.split())
     return words if len(words) <= EXCERPT_WIDTH else words[: EXCERPT_WIDTH - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -1,4 +1,4 @@
-"""What `bertline serve` does: the real model server where there is one, else the embedded one, by the same flags."""
+"""`bertline serve`: the real model server where there is one, else the embedded one, with the same flags."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ SHIPPED = Path(serving.__file__).parent / "deploy" / "config"
 
 
 def run(task: Config, extra: list[str], *, embedded: bool) -> None:
-    """Serves the task's folder until it is told to stop.
+    """Serves the task's folder until a signal stops it.
 
     Args:
         task: whose `serve` section says where.
         extra: more flags for the server.
-        embedded: not to look for the real one.
+        embedded: use the embedded server even where the real one is installed.
 
     Raises:
         UserError: as the Server.
     """
-    chosen, folder = task.serve, task.serving_folder
+    settings, folder = task.serve, task.serving_folder
     files = {
-        "batching_parameters_file": chosen.batching_file or SHIPPED / "batching.config",
-        "monitoring_config_file": SHIPPED / "monitoring.config" if chosen.rest_port is not None else None,
+        "batching_parameters_file": settings.batching_file or SHIPPED / "batching.config",
+        "monitoring_config_file": SHIPPED / "monitoring.config" if settings.rest_port is not None else None,
     }
     if not embedded:
-        command = real.command(folder, task.name, chosen.host, chosen.port, rest_port=chosen.rest_port, **files)
+        command = real.command(folder, task.name, settings.host, settings.port, rest_port=settings.rest_port, **files)
         if command:
             print(f"handing over to {command[0]}, which listens on all addresses", flush=True)
             real.hand_over([*command, *extra])
-    rest_port = flags.FREE_PORT if chosen.rest_port == 0 else chosen.rest_port
-    words = real.flags(folder, task.name, chosen.port or flags.FREE_PORT, rest_port=rest_port, **files)
-    options, _ = flags.parse([*words, f"--host={chosen.host}", *extra])
-    if options.batching and not chosen.batching_file:  # the shipped file has a pod's two cores in mind
+    rest_port = flags.FREE_PORT if settings.rest_port == 0 else settings.rest_port
+    words = real.flags(folder, task.name, settings.port or flags.FREE_PORT, rest_port=rest_port, **files)
+    options, _ = flags.parse([*words, f"--host={settings.host}", *extra])
+    if options.batching and not settings.batching_file:  # the shipped file has a pod's two cores in mind
         batching = replace(options.batching, num_batch_threads=os.cpu_count() or 1)
         options = replace(options, batching=batching)
     with screen.quiet(task.root_folder / "logs" / "serve.log") as console:

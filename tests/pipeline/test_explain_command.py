@@ -129,7 +129,7 @@ def test_an_incomplete_attribution_says_so(found):
         ({"text": " \n\u3000"}, "no word to explain"),
         ({"text": TEXT, "label": "Negativ"}, "no label 'Negativ'; did you mean 'negative'"),
         ({"text": TEXT, "label": "xyz"}, r"no label 'xyz'\. Its labels: negative, neutral, positive"),
-        ({"text": TEXT, "pair": "more"}, "--text-pair has no place"),
+        ({"text": TEXT, "pair": "more"}, "leave out --text-pair"),
     ],
 )
 def test_what_cannot_be_explained_is_said(found, arguments, message):

@@ -66,8 +66,8 @@ def test_a_floor_is_reached_by_the_wrong_rows_nearest_to_being_right():
     assert change.rows.tolist() == [60, 61, 62, 63, 64]
     text = shown(explained)
     assert "accuracy 0.600 is below the config's floor of 0.65" in text
-    assert "found 0.600, between 0.502 and 0.691; missed by 0.05" in text
-    assert "5 more rows answered rightly would have let it pass" in text
+    assert "measured 0.600, between 0.502 and 0.691; missed by 0.05" in text
+    assert "5 more right answers would have let it pass" in text
     assert "row-60  bad    good      0.010     text 60" in text
     assert "row-65" not in text
 
