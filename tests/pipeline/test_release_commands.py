@@ -1,27 +1,29 @@
 import json
-from types import SimpleNamespace
 
 import factories
 import pytest
+from past_runs import PastRuns
 from typer.testing import CliRunner
 
 from bertline.errors import UserError
-from bertline.pipeline import cli, local_runner
+from bertline.pipeline import cli, lineage, local_runner
 from bertline.pipeline import config as configs
 from bertline.serving import push
 
 
 @pytest.fixture
 def config(tmp_path):
-    """A task whose serving folder holds the releases 100 and 200."""
+    """A task whose serving folder holds the releases 100 and 200, of two runs on record."""
     path = factories.write_task(tmp_path, factories.reviews(3))
     task = configs.load(path)
+    runs = PastRuns(task.root_folder)
     model = tmp_path / "model"
     model.mkdir()
     for version, inputs in ((100, "a"), (200, "b")):
         (model / "saved_model.pb").write_text(inputs)
         record = {"inputs": inputs, "metrics": {"accuracy": 0.875}}
         push.publish(model, task.serving_folder, record, now=lambda version=version: version)
+        runs.add_pushed(f"run of {version}", str(version), inputs=inputs)
     return path
 
 
@@ -37,14 +39,10 @@ def listed(config):
     return [json.loads(line) for line in ran.stdout.splitlines()]
 
 
-def facts(config, pushed=("100", "200")):
-    """What a run would find out, with these pushes on record."""
-    artifacts = [
-        SimpleNamespace(custom_properties={"pushed_version": SimpleNamespace(string_value=version)})
-        for version in pushed
-    ]
-    store = SimpleNamespace(artifacts=lambda kind: artifacts if kind == "PushedModel" else [], run_ids=list)
-    return local_runner.gather_facts(configs.load(config), store, "data")
+def facts(config):
+    """What a run would find out."""
+    task = configs.load(config)
+    return local_runner.gather_facts(task, lineage.Store(task), "data")
 
 
 def test_there_and_back_in_words(config):
@@ -95,4 +93,5 @@ def test_rollback_asks_the_push_stage_again_and_counts_nothing_as_lost(config):
 
 
 def test_lost_version_still_counts(config):
-    assert facts(config, pushed=("50", "100", "200")).vanished == 1
+    PastRuns(configs.load(config).root_folder).add_pushed("run of 50", "50")
+    assert facts(config).vanished == 1
