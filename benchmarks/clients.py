@@ -1,7 +1,7 @@
 """Load on a server, from a process of its own, for benchmarks/serving.py: prints one JSON line.
 
-Closed: so many clients, each with a connection of its own, a request when the last one is answered.
-Open: requests at a fixed rate, whatever becomes of them.
+Closed: a number of clients, each with its own connection, which sends a request once the last one is answered.
+Open: requests at a fixed rate, whatever happens to them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
 def requests(file: Path, model: str, rows: int) -> Iterator[bytes]:
-    """Requests with so many texts each, again and again, made beforehand: the server needs the cores."""
+    """Requests of `rows` texts, in an endless cycle. They are made beforehand, since the server needs the cores."""
     texts, built = json.loads(file.read_text()), []
     for start in range(0, len(texts) - rows + 1, rows):
         request = PredictRequest()
@@ -38,13 +38,13 @@ def requests(file: Path, model: str, rows: int) -> Iterator[bytes]:
 
 
 class Tally:
-    """What became of the requests: (when sent, seconds, status) of each."""
+    """What happened to each request: (when it was sent, seconds, status)."""
 
     def __init__(self):
         self.calls: list[tuple[float, float, str]] = []
 
     async def call(self, predict: grpc.aio.UnaryUnaryMultiCallable, request: bytes, deadline: float | None) -> None:
-        """Sends one and notes its fate."""
+        """Sends a request and notes what happens to it."""
         began = time.time()
         try:
             await predict(request, timeout=deadline)
@@ -54,7 +54,7 @@ class Tally:
         self.calls.append((began, time.time() - began, status))
 
     def figures(self, seconds: float, rows: int) -> dict:
-        """Counts by status, texts answered a second, and latency of the answered in milliseconds."""
+        """Counts by status, texts answered per second, and the latency of answered requests in milliseconds."""
         answered = [1000 * took for _, took, status in self.calls if status == "OK"] or [float("nan")]
         p50, p99 = np.percentile(answered, [50, 99])
         statuses = Counter(status for *_, status in self.calls)
@@ -68,7 +68,7 @@ class Tally:
 
 
 async def closed(arguments: argparse.Namespace, tally: Tally) -> float:
-    """Runs so many clients for so many seconds, or so many requests; returns the seconds it took."""
+    """Runs the clients until the seconds or the requests are over; returns the seconds it took."""
     source = requests(arguments.texts, arguments.model, arguments.rows)
     began = time.time()
 
@@ -84,7 +84,7 @@ async def closed(arguments: argparse.Namespace, tally: Tally) -> float:
 
 
 async def opened(arguments: argparse.Namespace, tally: Tally) -> float:
-    """Sends at a rate for so many seconds; returns the seconds until the last was answered."""
+    """Sends requests at a rate; returns the seconds until the last was answered."""
     source = requests(arguments.texts, arguments.model, arguments.rows)
     began = time.time()
     async with grpc.aio.insecure_channel(arguments.address) as channel:
@@ -104,12 +104,12 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("texts", type=Path)
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--rows", type=int, default=1, help="texts a request")
-    parser.add_argument("--rate", type=float, help="requests a second, instead of clients")
+    parser.add_argument("--rows", type=int, default=1, help="texts per request")
+    parser.add_argument("--rate", type=float, help="requests per second, instead of clients")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--requests", type=float, default=float("inf"))
     parser.add_argument("--deadline", type=float, help="seconds a request may take")
-    parser.add_argument("--calls", type=Path, help="file for every call: when, seconds, status")
+    parser.add_argument("--calls", type=Path, help="file to write every call to: when, seconds, status")
     arguments = parser.parse_args()
     tally = Tally()
     seconds = asyncio.run((opened if arguments.rate else closed)(arguments, tally))

@@ -1,8 +1,8 @@
 """The Evaluator's cost against one pass of the model: `python -m benchmarks.evaluator configs/sentiment.yaml`.
 
-Takes the newest finished run of the config and runs its evaluating stages again, in this process, one after the other,
-on the same inputs into a scratch folder. Before and after them the exported model answers the test rows once, batched
-as the Evaluator does it; loading the model is left out of that time, and counts as the Evaluator's own.
+Runs the stages of the newest finished run that judge its model again: in this process, one after another, on the same
+inputs, into a scratch folder. Before and after them the exported model answers the test rows once, in batches like the
+Evaluator's. Loading the model is not part of that time; it counts as the Evaluator's own cost.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from bertline.pipeline import config as configs
 from bertline.pipeline import lineage, metadata_store
 from bertline.pipeline.stages import Node
 
-PASSES, OWN_SECONDS = 1.5, 15.0  # the Evaluator may take so many times one pass, and so much besides
-# The stages that judge a model; those the config leaves out, or this version does not have, are passed over.
+PASSES, OWN_SECONDS = 1.5, 15.0  # the Evaluator may take this many times one pass, plus these seconds
+# The stages that judge a model; those that a run does not have are skipped.
 STAGES = (Node.BASELINE, Node.EVALUATOR, Node.EXPLAINER, Node.LABEL_QUALITY, Node.REVIEW)
 
 
 def limit(one_pass: float) -> float:
-    """Seconds that the Evaluator may take, where one pass over the test rows takes so many."""
+    """Seconds that the Evaluator may take if one pass over the test rows takes `one_pass`."""
     return PASSES * one_pass + OWN_SECONDS
 
 
@@ -47,30 +47,32 @@ class FinishedRun:
         """The artifacts that a stage read, as MLMD has them, by the names of its inputs."""
         from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-        (output, *_) = (each for outputs in self.stages[name].outputs.values() for each in outputs)
+        (output, *_) = (artifact for outputs in self.stages[name].outputs.values() for artifact in outputs)
         events = self._store.get_events_by_artifact_ids([output.id])
         # The execution that made it: a cached one has it as an output too, and comes later.
         made_by = min(event.execution_id for event in events if event.type == mlmd.Event.OUTPUT)
         read = [e for e in self._store.get_events_by_execution_ids([made_by]) if e.type == mlmd.Event.INPUT]
-        found = {each.id: each for each in self._store.get_artifacts_by_id([event.artifact_id for event in read])}
-        return {event.path.steps[0].key: found[event.artifact_id] for event in read}
+        artifacts = {
+            artifact.id: artifact for artifact in self._store.get_artifacts_by_id([event.artifact_id for event in read])
+        }
+        return {event.path.steps[0].key: artifacts[event.artifact_id] for event in read}
 
 
 def again(run: FinishedRun, name: str, folder: Path) -> float:
     """Runs a stage of a finished run again; returns its seconds.
 
     Args:
-      run: whose inputs and parameters it gets.
-      name: of the stage.
-      folder: for its outputs.
+        run: whose inputs and parameters it gets.
+        name: of the stage.
+        folder: for its outputs.
     """
     import apache_beam as beam
 
     from bertline.pipeline import beam_options, pipeline
 
     component = getattr(pipeline, name)
-    spec, given = component.SPEC_CLASS, run.stages[name].parameters
-    arguments: dict[str, Any] = {key: given[key] for key in spec.PARAMETERS if key in given}
+    spec, parameters = component.SPEC_CLASS, run.stages[name].parameters
+    arguments: dict[str, Any] = {key: parameters[key] for key in spec.PARAMETERS if key in parameters}
     if "beam_pipeline" in spec.PARAMETERS:
         arguments["beam_pipeline"] = beam.Pipeline(argv=beam_options.arguments(beam_options.BeamOptions()))
     for key, proto in run.inputs(name).items():
@@ -104,7 +106,7 @@ def one_pass(run: FinishedRun) -> tuple[float, int]:
 
 
 class Others:
-    """What other programs took of the processors since this was made: seconds that are lacking here do not count."""
+    """The share of the processors that other programs took since this was made."""
 
     def __init__(self):
         self._began, self._used = time.monotonic(), self._seconds()
@@ -126,7 +128,7 @@ class Others:
 
 
 def main(config: Path) -> int:
-    """Prints and writes the figures; returns 1 where the limit does not hold, 2 where that could not be judged."""
+    """Prints and writes the figures; returns 1 if the limit does not hold, 2 if that could not be judged."""
     run = FinishedRun(configs.load(config))
     others = Others()
     before, rows = one_pass(run)
@@ -141,7 +143,7 @@ def main(config: Path) -> int:
     holds = seconds[Node.EVALUATOR] <= bound
     if busy > BUSY and not holds:
         print(
-            f"no verdict: other programs used {busy:.0f}% of the processors, which the {OWN_SECONDS:g} s do not allow"
+            f"no verdict: other programs used {busy:.0f}% of the processors, for which {OWN_SECONDS:g} s leave no room"
         )
         return 2
     print("holds" if holds else "FAILS")

@@ -1,4 +1,4 @@
-"""The exported model on the test rows, alone in its process: `python -m benchmarks.exported ROWS SAVED_MODEL`."""
+"""The exported model on the test rows, in a process of its own: `python -m benchmarks.exported ROWS SAVED_MODEL`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ v1 = tf.compat.v1
 
 
 def read_rows(file: Path) -> list[Row]:
-    """The texts of a split of exported rows, with their pairs where they have them."""
+    """The texts of a split of exported rows, with their second texts if they are pairs."""
     with file.open(encoding="utf-8") as lines:
         rows = map(json.loads, lines)
         return [tuple(row[name] for name in (TEXT, TEXT_PAIR) if name in row) for row in rows]
@@ -39,20 +39,20 @@ def predictor(session: v1.Session, graph: v1.MetaGraphDef) -> Callable[[list[Row
 
 
 def weights_dtype(graph: v1.MetaGraphDef) -> str:
-    """The dtype of the word table, the SavedModel's one float variable."""
+    """The dtype of the word table, which is the SavedModel's only float variable."""
     dtypes = [tf.as_dtype(node.attr["dtype"].type) for node in graph.graph_def.node if node.op == "VarHandleOp"]
     return next(dtype.name for dtype in dtypes if dtype.is_floating)
 
 
 def main() -> None:
-    """Times the SavedModel through a session, as a server runs it, whenever asked."""
+    """Times the SavedModel in a session, as a server runs it, once per line of input."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", type=Path, help="folder with test.jsonl")
     parser.add_argument("saved_model", type=Path)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
-    # A core a caller: on the two cores that this was tried on, threads inside the ops cost more than they gave.
+    # One core per caller: on the two cores of the trials, threads inside the ops cost more than they gave.
     settings = v1.ConfigProto(inter_op_parallelism_threads=arguments.cores, intra_op_parallelism_threads=1)
     with v1.Session(graph=tf.Graph(), config=settings) as session:
         graph = v1.saved_model.load(session, ["serve"], str(arguments.saved_model))

@@ -1,4 +1,4 @@
-"""What a finished run left behind: its rows, and what our model answered on the test rows."""
+"""What a finished run left: its rows, and our model's answers to the test rows."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def newest_evaluation(root: Path) -> Path:
     """The folder of the newest evaluation under a task's root.
 
     Raises:
-      UserError: no run has come as far as an evaluation.
+        UserError: no run has reached an evaluation.
     """
-    found = sorted(root.glob("**/predictions-test.parquet"), key=lambda path: path.stat().st_mtime)
-    if not found:
+    predictions = sorted(root.glob("**/predictions-test.parquet"), key=lambda path: path.stat().st_mtime)
+    if not predictions:
         raise UserError(f"no finished evaluation under {root}; start one with `bertline run` of the same config.")
-    return found[-1].parent
+    return predictions[-1].parent
 
 
 def read_answers(evaluation: Path) -> dict[str, str]:
-    """What our model answered: row_id -> label, one entry a test row."""
+    """Our model's answers: row_id -> label, for every test row."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(evaluation / "predictions-test.parquet", columns=["row_id", "predicted"]).to_pydict()
@@ -47,18 +47,18 @@ def examples_of(root: Path, answers: dict[str, str]) -> Path:
     """The newest Examples artifact under `root` whose test rows are those that were answered.
 
     Raises:
-      UserError: there is none, so the peers could not be given the same rows.
+        UserError: there is none, so the peers could not get the same rows.
     """
-    # Transform's graph has a labels.txt too, and its Examples splits: only ingestion's folder has both.
-    found = [labels.parent for labels in root.glob("**/labels.txt") if (labels.parent / "Split-test").is_dir()]
-    for folder in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+    # Transform's graph has a labels.txt too, and its Examples have splits; only ingestion's folder has both.
+    ingested = [labels.parent for labels in root.glob("**/labels.txt") if (labels.parent / "Split-test").is_dir()]
+    for folder in sorted(ingested, key=lambda path: path.stat().st_mtime, reverse=True):
         if {row[features.ROW_ID] for row in read_examples(folder, "test")} == set(answers):
             return folder
     raise UserError(f"no Examples under {root} hold the rows of the newest evaluation; run the config again.")
 
 
 def export(examples: Path, folder: Path) -> dict[str, list[dict[str, str]]]:
-    """Writes the splits for the peers, a JSON object a line, and returns them: split -> rows."""
+    """Writes the splits for the peers, one JSON object per line, and returns them: split -> rows."""
     folder.mkdir(parents=True, exist_ok=True)
     splits = {split: read_examples(examples, split) for split in features.SPLITS}
     for split, rows in splits.items():

@@ -1,9 +1,8 @@
 """How often the gates that compare with the last blessed model err: `python -m benchmarks.gates`.
 
 Draws test sets of two models whose true accuracies are known, and counts how often the config's default gates block.
-Each row has a difficulty that both models share, so that they are wrong on the same rows for the most part, as two
-fits of one recipe are; `disagreement` says on how many rows just one of them is right. Exits with 1 where a bar does
-not hold.
+Each row has a difficulty that both models share, so they are mostly wrong on the same rows, as two fits of one recipe
+are; `disagreement` is the share of rows on which only one of them is right. Exits with 1 if a bar does not hold.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ CLASSES = ["negative", "neutral", "positive"]
 SHARES = (0.41, 0.40, 0.19)  # of the labels, as in the demo's tweets
 ACCURACY = 0.77  # of the last blessed model, the demo's
 SLICES = {"small": 0.1, "middle": 0.3, "large": 0.6}  # shares of the rows
-# Shares of rows that just one of two equally good models gets right: an assumption for two fits of one recipe, and one
-# for models that have less in common.
+# Shares of rows that only one of two equally good models gets right: one assumption for two fits of one recipe, one for
+# models that have less in common.
 DISAGREEMENTS = (0.12, 0.20)
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is true of the candidate, and what must come of it.
+    """What is true of the candidate, and how often it must be blocked.
 
     Attributes:
       name: in words.
       loss: of accuracy on all rows.
-      slice_loss: of accuracy on the rows of `slice` alone.
+      slice_loss: of accuracy, only on the rows of `slice`.
       slice: that slice, "" for none.
       most_blocked: the largest share of draws that may be blocked.
       least_blocked: the smallest share that must be.
@@ -63,11 +62,11 @@ def draw(scenario: Scenario, disagreement: float, generator: np.random.Generator
     labels = generator.choice(len(CLASSES), ROWS, p=SHARES)
     slices = generator.choice(list(SLICES), ROWS, p=list(SLICES.values()))
     loss = scenario.loss + scenario.slice_loss * (slices == scenario.slice)  # [rows]
-    # Of the rows that one model alone gets right, each takes half; then the candidate loses some that both would get.
+    # Each model gets half of the rows that only one gets right; then the candidate loses some that both would get.
     lot = generator.random(ROWS)
-    both, alone = ACCURACY - disagreement / 2, disagreement / 2
-    previous = lot < both + alone
-    candidate = (lot < both - loss) | ((lot >= both + alone) & (lot < both + 2 * alone))
+    both, only_one = ACCURACY - disagreement / 2, disagreement / 2
+    previous = lot < both + only_one
+    candidate = (lot < both - loss) | ((lot >= both + only_one) & (lot < both + 2 * only_one))
     wrong = (labels + generator.integers(1, len(CLASSES), ROWS)) % len(CLASSES)
     predicted = np.where(candidate, labels, wrong)
     names = np.array(CLASSES)[np.where(previous, labels, wrong)]
@@ -83,14 +82,14 @@ def draw(scenario: Scenario, disagreement: float, generator: np.random.Generator
 
 
 def blocked(scenario: Scenario, disagreement: float, draws: int = DRAWS) -> list[list[gates.Verdict]]:
-    """The verdicts that block, a list a draw, of the default gates that compare with the last blessed model."""
+    """The blocking verdicts of each draw, from the default gates that compare with the last blessed model."""
     generator = np.random.default_rng(0)
     options = GateOptions(beats_majority=False)
-    found = []
+    by_draw = []
     for _ in range(draws):
         verdicts = gates.judge_answers(draw(scenario, disagreement, generator), options)
-        found.append([verdict for verdict in verdicts if not verdict.passed])
-    return found
+        by_draw.append([verdict for verdict in verdicts if not verdict.passed])
+    return by_draw
 
 
 def main() -> int:
@@ -99,10 +98,12 @@ def main() -> int:
     for disagreement in DISAGREEMENTS:
         print(f"{DRAWS} draws of {ROWS:,} rows, the models disagree on {disagreement:.0%} where nothing was lost")
         for scenario in SCENARIOS:
-            found = blocked(scenario, disagreement)
-            rate = float(np.mean([bool(verdicts) for verdicts in found]))
-            named = float(np.mean([{each.slice for each in verdicts} - {""} == {scenario.slice} for verdicts in found]))
-            # The bars are for two fits of one recipe; what disagrees more takes more rows to tell apart.
+            by_draw = blocked(scenario, disagreement)
+            rate = float(np.mean([bool(verdicts) for verdicts in by_draw]))
+            named = float(
+                np.mean([{verdict.slice for verdict in verdicts} - {""} == {scenario.slice} for verdicts in by_draw])
+            )
+            # The bars are for two fits of one recipe; models that disagree more take more rows to tell apart.
             fine = disagreement > DISAGREEMENTS[0] or scenario.least_blocked <= rate <= scenario.most_blocked
             holds &= fine
             aside = f", that slice and no other named {named:.1%}" if scenario.slice else ""

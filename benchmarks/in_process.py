@@ -1,10 +1,10 @@
-"""The exported model called in process, alone: answers a JSON command a line, for benchmarks/serving.py.
+"""The exported model called in a process of its own, for benchmarks/serving.py: answers one JSON command per line.
 
 `python -m benchmarks.in_process VERSION_FOLDER TEXTS_FILE WAY`; commands are {"texts": N, "batch": N}: that many texts,
-in length-sorted batches of that size, single ones as they come. Answers give examples a second and milliseconds a call.
-WAY is `documented`, as TensorFlow's guide to SavedModels calls one: loaded by tf.saved_model.load, one batch after the
-other, with TensorFlow's own choice of threads. Or `served`, as the server runs it: a session with a thread a batch, and
-a batch on each core at a time.
+in length-sorted batches of that size; single texts in their own order. Answers give examples per second and
+milliseconds per call. WAY is `documented`, as TensorFlow's guide to SavedModels calls a model: loaded by
+tf.saved_model.load, one batch after another, with TensorFlow's own choice of threads. Or `served`, as the server runs
+it: a session that gives each batch one thread, with one batch per core at a time.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Model = Callable[[np.ndarray], object]  # texts as bytes objects, [batch], to wh
 
 
 def documented(folder: Path) -> tuple[Model, int]:
-    """The model, and how many batches are run at a time."""
-    loaded = tf.saved_model.load(str(folder))  # held, as a signature does not hold its variables
+    """The model, and how many batches run at the same time."""
+    loaded = tf.saved_model.load(str(folder))  # kept: a signature does not keep its variables alive
     signature = loaded.signatures[SIGNATURE]
 
     def run(texts: np.ndarray) -> object:
@@ -61,10 +61,10 @@ def main() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         command = json.loads(line)
-        chosen = sorted(texts[: command["texts"]], key=len) if command["batch"] > 1 else texts[: command["texts"]]
+        measured = sorted(texts[: command["texts"]], key=len) if command["batch"] > 1 else texts[: command["texts"]]
         batches = [
-            np.array([text.encode() for text in chosen[start : start + command["batch"]]], object)
-            for start in range(0, len(chosen), command["batch"])
+            np.array([text.encode() for text in measured[start : start + command["batch"]]], object)
+            for start in range(0, len(measured), command["batch"])
         ]
 
         def run(batch: np.ndarray) -> float:
@@ -77,7 +77,7 @@ def main() -> None:
             times = list(callers.map(run, batches))
         seconds = time.perf_counter() - began
         p50, p99 = np.percentile(times, [50, 99])
-        print(json.dumps({"per_second": len(chosen) / seconds, "p50_ms": p50, "p99_ms": p99}), flush=True)
+        print(json.dumps({"per_second": len(measured) / seconds, "p50_ms": p50, "p99_ms": p99}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The exported model against Transformers, in process: `python -m benchmarks.inference configs/sentiment.yaml`.
 
-Length-sorted batches of 32 test rows, text in and probabilities out, and single texts. The two run in turn, each
-in a process of its own, many short rounds long: the machine's speed drifts, so only the ratios inside a round mean
-anything. Takes the test rows and the weights of the newest finished run of the config, and exports them in bfloat16,
-the peer's dtype.
+Both take texts and return probabilities, for length-sorted batches of 32 test rows and for single texts. They take
+turns for many short rounds, each in a process of its own. The machine's speed drifts, so only the ratio within a round
+means anything. The test rows and the weights are those of the newest finished run of the config; the weights are
+exported in bfloat16, the peer's dtype.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bertline.pipeline import config as configs
 from bertline.pipeline import lineage
 from bertline.pipeline.stages import Node
 
-BAR = 0.8  # of Transformers' examples a second with bf16 weights; 1.0 is the aim
+BAR = 0.8  # times Transformers' examples per second with bf16 weights; 1.0 is the aim
 P50_BAR = 1.0  # a single text waits no longer than with Transformers
 BATCH = 32
 MEASURES = {
@@ -41,16 +41,16 @@ MEASURES = {
 
 
 def sample_rows(config: configs.Config, count: int) -> Path:
-    """Writes so many test rows, drawn by the hash of the text, and returns their folder.
+    """Writes this many test rows, drawn by the hash of the text, and returns their folder.
 
     Raises:
-      UserError: no run of the config has finished.
+        UserError: no run of the config has finished.
     """
     answers = finished.read_answers(finished.newest_evaluation(config.root_folder))
     folder = RESULTS / f"rows-inference-{config.name}"
     rows = finished.export(finished.examples_of(config.root_folder, answers), folder)["test"]
-    chosen = sorted(rows, key=lambda row: row[features.ROW_ID])[:count]
-    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen), encoding="utf-8")
+    sample = sorted(rows, key=lambda row: row[features.ROW_ID])[:count]
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sample), encoding="utf-8")
     return folder
 
 
@@ -58,7 +58,7 @@ def bfloat16_export(config: configs.Config) -> Path:
     """The trained weights of the newest run, exported in the peer's dtype; the run may serve another one.
 
     Raises:
-      UserError: no run of the config has exported a model.
+        UserError: no run of the config has exported a model.
     """
     from bertline.components import exporter
 
@@ -73,12 +73,12 @@ def bfloat16_export(config: configs.Config) -> Path:
 
 
 class Contender:
-    """A process that times itself when asked, and else sleeps.
+    """A process that times itself once per line of input, and sleeps in between.
 
     Args:
-      name: for messages.
-      command: its command line.
-      environment: its environment variables; None: ours.
+        name: for messages.
+        command: its command line.
+        environment: its environment variables; None: ours.
     """
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str] | None = None):
@@ -93,10 +93,10 @@ class Contender:
         self._read()
 
     def ask(self) -> dict[str, Any]:
-        """The figures of one pass, each from the way of using the cores that was best at it; and the ways.
+        """The figures of one pass, each from the way of using the cores that did it best; and the ways.
 
         Raises:
-          UserError: the process failed; the message ends with its last words.
+            UserError: the process failed; the message ends with its last words.
         """
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -116,7 +116,7 @@ class Contender:
         return self
 
     def __exit__(self, *_) -> None:
-        """Ends the process: it stops where its input does."""
+        """Ends the process, which stops when its input does."""
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
@@ -139,9 +139,9 @@ def compare(config: configs.Config, saved_model: Path, rounds: int, count: int) 
     """Runs ours and the peer in turn.
 
     Returns:
-      The figures of both, round by round; of the ratios of ours to the peer's the median, the least and the most (more
-      is better for examples a second, less for p50); and how busy others kept the processors before the busiest round,
-      in per cent.
+        The figures of both for each round; the median, the least and the most of the ratios of ours to the peer's
+        (more is better for examples per second, less for p50); and how busy other programs kept the processors before
+        the busiest round, in per cent.
     """
     rows = sample_rows(config, count)
     measured, busy = [], 0.0
@@ -152,7 +152,7 @@ def compare(config: configs.Config, saved_model: Path, rounds: int, count: int) 
             measured.append(figures)
             lines = (_line(name, of_one) for name, of_one in figures.items())
             print(f"round {number}: {'; '.join(lines)}", flush=True)
-    ratios = {name: [each["ours"][name] / each["huggingface"][name] for each in measured] for name in MEASURES}
+    ratios = {name: [figures["ours"][name] / figures["huggingface"][name] for figures in measured] for name in MEASURES}
     return {"config": config.name, "saved_model": str(saved_model), "busy_percent": busy, "rounds": measured} | {
         name: {"median": median(of_rounds), "min": min(of_rounds), "max": max(of_rounds)}
         for name, of_rounds in ratios.items()
@@ -170,7 +170,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--examples", type=int, default=512, help="test rows a round")
+    parser.add_argument("--examples", type=int, default=512, help="test rows per round")
     parser.add_argument("--saved-model", type=Path, help="another SavedModel than the newest run's weights in bfloat16")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up is no news

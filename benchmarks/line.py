@@ -1,6 +1,6 @@
-"""The line's own cost: wall clock less the time inside fit and inside the evaluation's inference, stage by stage.
+"""The line's own cost per stage: wall clock without the time inside fit and inside the evaluation's inference.
 
-Runs a config twice in a fresh folder: once in full, once with nothing changed.
+Runs a config twice in a fresh folder: once in full, then once with nothing changed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def timed_run(config: Path, folder: Path) -> float:
     """Runs `bertline run` in `folder`; seconds from the command to its last line.
 
     Raises:
-      RuntimeError: the run did not end with a pushed version.
+        RuntimeError: the run did not end with a pushed version.
     """
     command = [str(Path(sys.executable).with_name("bertline")), "run", str(config)]
     began = time.monotonic()
@@ -38,8 +38,8 @@ def timed_run(config: Path, folder: Path) -> float:
 
 def one(root: Path, pattern: str) -> Path:
     """The only file under `root` that matches."""
-    (found,) = root.glob(pattern)
-    return found
+    (path,) = root.glob(pattern)
+    return path
 
 
 def stage_seconds(root: Path) -> dict[str, float]:

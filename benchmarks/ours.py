@@ -1,4 +1,7 @@
-"""Our training on exported rows, alone in its process: `python -m benchmarks.ours ROWS MODEL TRAIN --skip-steps 10`."""
+"""Our training on exported rows, in a process of its own.
+
+`python -m benchmarks.ours ROWS MODEL TRAIN --skip-steps 10`.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def read_labels(folder: Path) -> list[str]:
 
 
 class Clock:
-    """Wall clock over the steps after the first ones, waiting for input included."""
+    """Wall clock over the steps after the first ones, including the wait for input."""
 
     def __init__(self, skip_steps: int, batch_size: int):
         self._skip_steps, self._batch_size = skip_steps, batch_size
@@ -47,7 +50,7 @@ class Clock:
             self._marks.append((progress.step, time.perf_counter()))
 
     def examples_per_second(self) -> float:
-        """Rows trained on in a second between the first and the last note."""
+        """Rows per second between the first and the last note."""
         (first, begun), (last, ended) = self._marks[0], self._marks[-1]
         return (last - first) * self._batch_size / (ended - begun)
 
@@ -62,9 +65,9 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
-    chosen, recipe = arguments.model, arguments.train
-    words = backbone.vocabulary(chosen)
-    tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=chosen.max_length)
+    options, recipe = arguments.model, arguments.train
+    words = backbone.vocabulary(options)
+    tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
     labels = read_labels(arguments.rows)
     train, validation = (
         read_rows(arguments.rows / f"{split}.jsonl", labels, tokenizer) for split in ("train", "validation")
@@ -72,7 +75,7 @@ def main() -> None:
     clock = Clock(arguments.skip_steps, recipe.batch_size)
     with tempfile.TemporaryDirectory() as checkpoints:
         _, history, _ = training.fit(
-            lambda: classifier.build(backbone.load(chosen), len(labels), dropout=chosen.dropout, seed=recipe.seed),
+            lambda: classifier.build(backbone.load(options), len(labels), dropout=options.dropout, seed=recipe.seed),
             train,
             validation,
             recipe,

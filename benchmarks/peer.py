@@ -21,12 +21,12 @@ def command_of(name: str, rows: Path, *options: str) -> tuple[list[str], dict[st
     """The command line and the environment that run benchmarks/peers/NAME.py on exported rows.
 
     Raises:
-      UserError: the peers' environment is not built.
+        UserError: the peers' environment is not built.
     """
     python = PEERS / ".venv" / "bin" / "python"
     if not python.exists():
         raise UserError("the peers' environment is not built; run `make bench-peers`.")
-    # The peer reads local files alone; it must not ask a hub for newer ones.
+    # The peer reads only local files and must not ask a hub for newer ones.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
     return [str(python), str(PEERS / f"{name}.py"), str(rows), *options], environment
 
@@ -35,15 +35,15 @@ def run_peer(name: str, rows: Path, *options: str) -> dict[str, Any]:
     """Runs benchmarks/peers/NAME.py on exported rows.
 
     Args:
-      name: of the file.
-      rows: folder with the splits as JSON Lines.
-      options: further arguments of the peer.
+        name: of the file.
+        rows: folder with the splits as JSON Lines.
+        options: further arguments of the peer.
 
     Returns:
-      The object that the peer printed on its last line.
+        The object that the peer printed on its last line.
 
     Raises:
-      UserError: the peers' environment is not built, or the peer failed; the message ends with its own last words.
+        UserError: the peers' environment is not built, or the peer failed; the message ends with the end of its output.
     """
     command, environment = command_of(name, rows, *options)
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -56,13 +56,15 @@ def weights_folder(model: ModelOptions) -> Path:
     """The folder of the weights that the Transformers peer reads.
 
     Raises:
-      UserError: the weights are not a local folder in the Hugging Face layout, which is all that the peer reads.
+        UserError: the weights are not a local folder in the Hugging Face layout, the only one that the peer reads.
     """
     if not isinstance(model.backbone, str):
         raise UserError("model.backbone: random weights have no peer; name a folder in the Hugging Face layout.")
     weights = packages.resolve(model.backbone) if model.backbone.startswith(packages.SCHEME) else Path(model.backbone)
     if not (weights / "config.json").is_file():
-        raise UserError(f"model.backbone: the peer reads a folder in the Hugging Face layout, and {weights} is none.")
+        raise UserError(
+            f"model.backbone: the peer reads a folder in the Hugging Face layout, and {weights} is not one."
+        )
     return weights
 
 
@@ -70,7 +72,7 @@ def same_recipe(model: ModelOptions, train: TrainOptions) -> list[str]:
     """The Transformers peer's arguments for the same weights and the same recipe as ours.
 
     Raises:
-      UserError: as `weights_folder`.
+        UserError: as `weights_folder`.
     """
     options = {
         "weights": weights_folder(model),

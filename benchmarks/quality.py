@@ -36,8 +36,8 @@ def scores(expected: np.ndarray, answered: np.ndarray) -> dict[str, float]:
     """Accuracy and macro-F1 in [0, 1], the mean over the seeds.
 
     Args:
-      expected: int [rows], indices of the true labels.
-      answered: int [seeds, rows], indices of the answers.
+        expected: int [rows], indices of the true labels.
+        answered: int [seeds, rows], indices of the answers.
     """
     labels = int(max(expected.max(), answered.max())) + 1
     by_seed = []
@@ -53,9 +53,9 @@ def compare(expected: np.ndarray, ours: np.ndarray, peer: np.ndarray) -> dict[st
     """Ours less the peer's, for each metric: difference and its standard error, by a paired bootstrap over the rows.
 
     Args:
-      expected: int [rows], indices of the true labels.
-      ours: int [seeds, rows], indices of our answers.
-      peer: int [seeds, rows], indices of the peer's answers.
+        expected: int [rows], indices of the true labels.
+        ours: int [seeds, rows], indices of our answers.
+        peer: int [seeds, rows], indices of the peer's answers.
     """
 
     def differences(rows: np.ndarray) -> list[float]:
@@ -86,10 +86,10 @@ def run(config: configs.Config, seeds: list[int]) -> dict[str, Any]:
     """Runs both peers on the rows of the newest finished run.
 
     Returns:
-      The scores of the three, the bars, and what the peers reported.
+        The scores of the three, the bars, and what the peers reported.
 
     Raises:
-      UserError: there is no finished run, or a peer cannot run.
+        UserError: there is no finished run, or a peer cannot run.
     """
     evaluation = finished.newest_evaluation(config.root_folder)
     own = finished.read_answers(evaluation)

@@ -1,9 +1,9 @@
 """How time and memory grow with the rows: `python -m benchmarks.scale --rows 1000000`.
 
-Generated tweets go from CSV files through ingestion, statistics, the data gate and Transform: a few rows, to see what
-the start of the workers costs, a tenth of the rows, and all; each time in a process of its own with Beam's worker
-processes below it. Memory is the sum of what these processes hold (PSS: what several share counts once), looked at once
-a second.
+Generated tweets go from CSV files through ingestion, statistics, the data gate and Transform three times: a few rows,
+to see what the start of the workers costs, then a tenth of the rows, then all. Each pass is a process of its own, with
+Beam's worker processes below it. Memory is the sum over these processes, sampled once per second (as PSS, which counts
+shared memory once).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ import psutil
 from benchmarks.peer import write_result
 
 MEMORY_GIB = 6.0
-GROWTH = 1.0  # time a row with all rows over time a row with a tenth of them, at most
+GROWTH = 1.0  # at most: time per row with all rows over time per row with a tenth of them
 FEW = 1000  # rows, to see what the start costs
-SECONDS_A_LOOK = 1.0  # each costs some 40 ms of processor time
+SECONDS_PER_SAMPLE = 1.0  # a sample costs some 40 ms of processor time
 
 
 class Memory:
@@ -47,20 +47,20 @@ class Memory:
     def _watch(self) -> None:
         while True:
             self.peak = max(self.peak, sum(_of_all(lambda process: process.memory_full_info().pss)))
-            if self._done.wait(SECONDS_A_LOOK):
+            if self._done.wait(SECONDS_PER_SAMPLE):
                 return
 
 
 def run(rows: int, workers: int, folder: Path) -> dict[str, Any]:
-    """Runs the stages over so many generated rows, in this process.
+    """Runs the stages over generated rows, in this process.
 
     Args:
-      rows: how many.
-      workers: Beam's processes.
-      folder: an empty one; the rows and all that is made of them go there.
+        rows: how many.
+        workers: Beam's processes.
+        folder: an empty one, for the rows and everything made from them.
 
     Returns:
-      By stage its seconds, those of all processors together, peak memory in bytes, and bytes written a row.
+        For each stage its seconds, its processor seconds, its peak memory in bytes, and the bytes written per row.
     """
     from benchmarks import stages, tweets
     from bertline.components.options import DataOptions
@@ -78,13 +78,13 @@ def run(rows: int, workers: int, folder: Path) -> dict[str, Any]:
             "seconds": time.monotonic() - began,
             "processor_seconds": _processor_seconds() - used,
             "peak_bytes": memory.peak,
-            "bytes_a_row": (_bytes(folder) - before) / rows,
+            "bytes_per_row": (_bytes(folder) - before) / rows,
         }
     return measured
 
 
 def _processor_seconds() -> float:
-    """Of this process and of those below it, the ended ones too, as Beam's workers have after a stage."""
+    """Of this process and those below it, including ended ones, as Beam's workers are after a stage."""
     return sum(_of_all(lambda process: sum(process.cpu_times()[:4])))  # user, system, and both of ended children
 
 
@@ -101,10 +101,10 @@ def _bytes(folder: Path) -> int:
 
 
 def measure(rows: int, workers: int) -> dict[str, Any]:
-    """What `run` gives, from a process of its own.
+    """What `run` returns, from a process of its own.
 
     Raises:
-      RuntimeError: it failed; the message ends with its last words.
+        RuntimeError: it failed; the message ends with the end of its output.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.scale", "--rows", str(rows), "--workers", str(workers)]
@@ -118,7 +118,7 @@ def measure(rows: int, workers: int) -> dict[str, Any]:
 
 
 def total(measured: dict[str, Any], figure: str) -> float:
-    """Of a figure over all stages."""
+    """The sum of a figure over all stages."""
     return sum(figures[figure] for figures in measured.values())
 
 
@@ -127,22 +127,22 @@ def show(rows: int, measured: dict[str, Any]) -> None:
     print(f"{rows:,} rows")
     for name, figures in measured.items():
         print(
-            f"  {name:14} {figures['seconds']:6.1f} s, of processors {figures['processor_seconds']:6.1f} s,"
-            f" {figures['peak_bytes'] / 2**30:5.2f} GiB, {figures['bytes_a_row']:4.0f} bytes written a row"
+            f"  {name:14} {figures['seconds']:6.1f} s, processors {figures['processor_seconds']:6.1f} s,"
+            f" {figures['peak_bytes'] / 2**30:5.2f} GiB, {figures['bytes_per_row']:4.0f} bytes written per row"
         )
     print(f"  {'all':14} {total(measured, 'seconds'):6.1f} s", flush=True)
 
 
 def judge(results: dict[int, dict[str, Any]], workers: int) -> bool:
-    """Prints the bars and whether they hold; `results` are those of a few rows, of a tenth and of all."""
+    """Prints the bars and whether they hold, from the results of a few rows, a tenth and all."""
     start, few, many = results.values()
     (fewest, fewer, more) = results
     growth = total(many, "seconds") / more / (total(few, "seconds") / fewer)
-    # No bar on its growth: of a tenth of the rows, the start's own noise is as large as what is left.
-    a_row = (total(many, "processor_seconds") - total(start, "processor_seconds")) / (more - fewest)
+    # No bar on its growth: with a tenth of the rows, the noise of the start is as large as the rest.
+    per_row = (total(many, "processor_seconds") - total(start, "processor_seconds")) / (more - fewest)
     peak = max(figures["peak_bytes"] for figures in many.values()) / 2**30
-    print(f"time a row, {more:,} rows over {fewer:,}: {growth:.2f}, at most {GROWTH:g}")
-    print(f"processor time a row, without the start: {1e6 * a_row:.0f} us")
+    print(f"time per row, {more:,} rows over {fewer:,}: {growth:.2f}, at most {GROWTH:g}")
+    print(f"processor time per row, without the start: {1e6 * per_row:.0f} us")
     print(f"peak memory: {peak:.2f} GiB on {workers} workers, at most {MEMORY_GIB:g}")
     return growth <= GROWTH and peak <= MEMORY_GIB
 

@@ -1,9 +1,9 @@
 """The embedded server against the same SavedModel called in process: `python -m benchmarks.serving CONFIG`.
 
-Takes the newest pushed version of a finished run and its test rows' texts, and serves it as `bertline serve` does.
-Server, clients and the model in process are processes of their own; what is compared runs in turn, round by round. In
-process the model is called in two ways, see benchmarks/in_process.py: the bars are over the documented one; the other
-has the server's own settings, so that the difference is what gRPC, Python and the clients cost.
+Takes the newest pushed version of a finished run and the texts of its test rows, and serves it as `bertline serve`
+does. Server, clients and the model in process are separate processes that take turns, round by round. In process the
+model is called in two ways (see benchmarks/in_process.py). The bars compare with the documented one. The other has the
+server's own settings, so the difference to it is the cost of gRPC, Python and the clients.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ MODEL = "model"
 WAYS = ("documented", "served")  # to call the model in process: benchmarks/in_process.py
 BATCH = 32
 CLIENTS = 64
-ROWS = 8  # texts in a request of those clients that send several
-SINGLES = 200  # texts one by one, a round
+ROWS = 8  # texts per request of the clients that send several
+SINGLES = 200  # texts sent one by one per round
 SWAP_CLIENTS = 8
 OVERLOAD_DEADLINE = 5.0
-CLOCK = 1.05  # gRPC keeps the deadline; the clients' own clock runs until their turn comes
+CLOCK = 1.05  # gRPC keeps the deadline; the clients' own clock runs on until they are scheduled
 ALLOWED = {"OK", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"}
 
 # The bars: what the serving part of bertline has to hold.
-THROUGHPUT = 0.85  # of the examples a second in process, sorted, in batches of 32
+THROUGHPUT = 0.85  # times the examples per second in process, sorted, in batches of 32
 LATENCY_MS = 1.5  # over the in-process call, p50
 TAIL = 3.0  # p99 over p50
-MEMORY = 1.05  # of the server after the overload over what it was 10 s into it
+MEMORY = 1.05  # of the server: after the overload over 10 s into it
 
 
 class InProcess:
@@ -62,7 +62,7 @@ class InProcess:
         self._process.stdout.readline()
 
     def measure(self, texts: int, batch: int) -> dict[str, float]:
-        """Examples a second and milliseconds a call, over so many texts in batches of so many."""
+        """Examples per second and milliseconds per call, over a number of texts in batches."""
         self._process.stdin.write(json.dumps({"texts": texts, "batch": batch}) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
@@ -93,13 +93,13 @@ class Served:
         *_, self.address = self._process.stdout.readline().split()
 
     def push(self, version: int) -> None:
-        """Adds a version to the folder, whole at once."""
+        """Adds a complete version to the folder in one step."""
         hidden = self._scratch / "serving" / f".unfinished-{version}"
         shutil.copytree(self._version, hidden)
         hidden.rename(self._scratch / "serving" / str(version))
 
     def load(self, *flags: str) -> dict[str, Any]:
-        """What benchmarks/clients.py saw."""
+        """The figures of benchmarks/clients.py."""
         command = [sys.executable, "-m", "benchmarks.clients", self.address, MODEL, str(self._texts), *flags]
         ran = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True)
         return json.loads(ran.stdout)
@@ -120,7 +120,7 @@ class Served:
 
 
 def throughput(models: Models, server: Served, rounds: int, seconds: float, texts: int, rows: int) -> dict[str, Any]:
-    """Examples a second of 64 clients, so many texts a request, over sorted batches of 32 in process."""
+    """Examples per second of 64 clients with `rows` texts per request, over sorted batches of 32 in process."""
     server.load("--seconds=3")
     for model in models.values():
         model.measure(BATCH * 10, BATCH)
@@ -137,7 +137,10 @@ def throughput(models: Models, server: Served, rounds: int, seconds: float, text
             f"(p50 {served['p50_ms']:.0f} ms, p99 {served['p99_ms']:.0f} ms)",
             flush=True,
         )
-    return {"rounds": measured, "ratios": {way: median(each["ratios"][way] for each in measured) for way in models}}
+    return {
+        "rounds": measured,
+        "ratios": {way: median(figures["ratios"][way] for figures in measured) for way in models},
+    }
 
 
 def latency(models: Models, server: Served, rounds: int) -> dict[str, Any]:
@@ -154,13 +157,13 @@ def latency(models: Models, server: Served, rounds: int) -> dict[str, Any]:
             f"{extra['documented']:+.2f} and {extra['served']:+.2f} ms",
             flush=True,
         )
-    tails = [each["served"]["p99_ms"] / each["served"]["p50_ms"] for each in measured]
-    extra = {way: median(each["extra_ms"][way] for each in measured) for way in models}
+    tails = [figures["served"]["p99_ms"] / figures["served"]["p50_ms"] for figures in measured]
+    extra = {way: median(figures["extra_ms"][way] for figures in measured) for way in models}
     return {"rounds": measured, "extra_ms": extra, "tail": median(tails)}
 
 
 def overload(server: Served, sustainable: float, seconds: float) -> dict[str, Any]:
-    """Twice the sustainable load; every request must be answered, and memory stay flat."""
+    """Sends twice the sustainable load: every request must be answered, and memory must not grow."""
     memories, done = [], threading.Event()
 
     def watch() -> None:
@@ -215,28 +218,28 @@ def swap(server: Served) -> dict[str, Any]:
 
 def verdicts(result: dict[str, Any]) -> list[tuple[str, bool]]:
     """Each bar, and whether it holds."""
-    found = []
+    bars = []
     for key, rows in (("throughput", 1), ("throughput_rows", ROWS)):
         if key in result:
             ratio, bare = result[key]["ratios"]["documented"], result[key]["ratios"]["served"]
-            words = f"throughput over in process {ratio:.2f}, at least {THROUGHPUT}; texts a request: {rows}"
-            found.append((f"{words} (over in process with the server's settings {bare:.2f})", ratio >= THROUGHPUT))
+            words = f"throughput over in process {ratio:.2f}, at least {THROUGHPUT}; texts per request: {rows}"
+            bars.append((f"{words} (over in process with the server's settings {bare:.2f})", ratio >= THROUGHPUT))
     if "latency" in result:
         extra, tail = result["latency"]["extra_ms"]["documented"], result["latency"]["tail"]
         bare = result["latency"]["extra_ms"]["served"]
         words = f"p50 over in process {extra:+.2f} ms, at most {LATENCY_MS:+}"
-        found.append((f"{words} (over in process with the server's settings {bare:+.2f})", extra <= LATENCY_MS))
-        found.append((f"p99 over p50 {tail:.1f}, at most {TAIL}", tail <= TAIL))
+        bars.append((f"{words} (over in process with the server's settings {bare:+.2f})", extra <= LATENCY_MS))
+        bars.append((f"p99 over p50 {tail:.1f}, at most {TAIL}", tail <= TAIL))
     if "overload" in result:
         over = result["overload"]
         statuses, growth, slowest = set(over["statuses"]), over["memory_growth"], over["max_ms"]
-        found.append((f"overload: alive, answers {sorted(statuses)}", over["alive"] and statuses <= ALLOWED))
-        found.append((f"overload: memory x{growth:.3f}, at most {MEMORY}", growth <= MEMORY))
+        bars.append((f"overload: alive, answers {sorted(statuses)}", over["alive"] and statuses <= ALLOWED))
+        bars.append((f"overload: memory x{growth:.3f}, at most {MEMORY}", growth <= MEMORY))
         within = slowest <= 1000 * OVERLOAD_DEADLINE * CLOCK
-        found.append((f"overload: answered within the deadline of {OVERLOAD_DEADLINE:g} s", within))
+        bars.append((f"overload: answered within the deadline of {OVERLOAD_DEADLINE:g} s", within))
     if "swap" in result:
-        found.append((f"swap: {result['swap']['failed']} requests failed, none may", not result["swap"]["failed"]))
-    return found
+        bars.append((f"swap: {result['swap']['failed']} requests failed, none may", not result["swap"]["failed"]))
+    return bars
 
 
 @contextmanager
@@ -244,22 +247,22 @@ def _all(config: configs.Config) -> Iterator[tuple[Models, Served, int]]:
     """The model in process, the server, and the number of texts.
 
     Raises:
-      UserError: the config has no finished run, or none that was pushed.
+        UserError: the config has no finished run, or none that was pushed.
     """
     import pyarrow.parquet as pq
 
     evaluation = finished.newest_evaluation(config.root_folder)
-    found = releases.read(config.serving_folder)
-    if not found:
+    pushed = releases.read(config.serving_folder)
+    if not pushed:
         raise UserError(f"{config.serving_folder} holds no pushed version; start a run of the config.")
     RESULTS.mkdir(parents=True, exist_ok=True)
     texts = RESULTS / f"texts-{config.name}.json"
-    chosen = pq.read_table(evaluation / "predictions-test.parquet", columns=["text"]).column("text").to_pylist()
-    texts.write_text(json.dumps(chosen))
-    models = {way: InProcess(Path(found[-1].path), texts, way) for way in WAYS}
-    server = Served(Path(found[-1].path), texts, RESULTS / "server.log")
+    rows = pq.read_table(evaluation / "predictions-test.parquet", columns=["text"]).column("text").to_pylist()
+    texts.write_text(json.dumps(rows))
+    models = {way: InProcess(Path(pushed[-1].path), texts, way) for way in WAYS}
+    server = Served(Path(pushed[-1].path), texts, RESULTS / "server.log")
     try:
-        yield models, server, len(chosen)
+        yield models, server, len(rows)
     finally:
         for model in models.values():
             model.close()
@@ -281,14 +284,14 @@ def main() -> int:
         with _all(configs.load(arguments.config)) as (models, server, texts):
             if wanted & {"throughput", "overload"}:
                 for key, rows in (("throughput", 1), ("throughput_rows", ROWS)):
-                    print(f"throughput: {CLIENTS} clients, texts a request: {rows}; in process: batches of {BATCH}")
+                    print(f"throughput: {CLIENTS} clients, texts per request: {rows}; in process: batches of {BATCH}")
                     result[key] = throughput(models, server, arguments.rounds, arguments.seconds, texts, rows)
             if "latency" in wanted:
                 print("latency: one client, one text")
                 result["latency"] = latency(models, server, arguments.rounds)
             if "overload" in wanted:
                 print("overload: twice the sustainable load")
-                sustainable = median(each["served"] for each in result["throughput"]["rounds"])
+                sustainable = median(figures["served"] for figures in result["throughput"]["rounds"])
                 result["overload"] = overload(server, sustainable, arguments.overload_seconds)
             if "swap" in wanted:
                 print("swap: a new version under load")

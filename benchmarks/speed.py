@@ -1,7 +1,7 @@
 """Training speed against Transformers on the same rows: `python -m benchmarks.speed configs/sentiment.yaml`.
 
-The two run in turn, each alone in a process of its own, several rounds long: the machine's speed drifts, so only the
-ratios inside a round mean anything. Takes the rows of the newest finished run of the config.
+The two take turns for several rounds, each in a process of its own. The machine's speed drifts, so only the ratio
+within a round means anything. The rows are those of the newest finished run of the config.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from bertline.models import features
 from bertline.pipeline import config as configs
 
 BAR = 1.0  # at least as fast as Transformers' best mode on a CPU
-BUSY = 20  # per cent of the processors; where others use more, there is no verdict
+BUSY = 20  # per cent of the processors; if other programs use more, there is no verdict
 
 
 def sample_rows(config: configs.Config, steps: int) -> Path:
-    """Writes the rows of so many batches, drawn by the hash of the text, and returns their folder.
+    """Writes the rows of this many batches, drawn by the hash of the text, and returns their folder.
 
     Raises:
-      UserError: no run of the config has finished, or it trained on fewer rows.
+        UserError: no run of the config has finished, or it trained on fewer rows.
     """
     answers = finished.read_answers(finished.newest_evaluation(config.root_folder))
     folder = RESULTS / f"rows-speed-{config.name}"
@@ -52,7 +52,7 @@ def train_ours(config: configs.Config, rows: Path, skip_steps: int) -> dict[str,
     """One epoch of our training on the rows; returns what benchmarks/ours.py printed.
 
     Raises:
-      UserError: it failed; the message ends with its last words.
+        UserError: it failed; the message ends with its last words.
     """
     recipe = config.train.model_copy(update={"epochs": 1, "tensorboard": False})
     command = [sys.executable, "-m", "benchmarks.ours", str(rows)]
@@ -64,7 +64,7 @@ def train_ours(config: configs.Config, rows: Path, skip_steps: int) -> dict[str,
 
 
 def train_peer(config: configs.Config, rows: Path, steps: int, skip_steps: int) -> dict[str, Any]:
-    """So many steps of Transformers on the rows; returns the figures of its run."""
+    """Some steps of Transformers on the rows; returns the figures of its run."""
     recipe = same_recipe(config.model, config.train.model_copy(update={"epochs": 1}))
     limits = ["--max-steps", str(steps), "--skip-steps", str(skip_steps)]
     return run_peer("huggingface", rows, *recipe, *limits)["runs"][0]
@@ -74,8 +74,8 @@ def compare(config: configs.Config, rounds: int, steps: int, skip_steps: int) ->
     """Runs ours and the peer in turn.
 
     Returns:
-      Examples a second of both, round by round, the ratio of ours to the peer's in each, its median, and how busy
-      others kept the processors before the busiest round, in per cent.
+        Examples per second of both and their ratio for each round; the ratio's median; and how busy other programs
+        kept the processors before the busiest round, in per cent.
     """
     rows = sample_rows(config, steps)
     measured, busy = [], 0.0
@@ -87,7 +87,7 @@ def compare(config: configs.Config, rounds: int, steps: int, skip_steps: int) ->
         print(
             f"round {number}: ours {ours:.1f}, Transformers {peer:.1f} examples/s, ratio {ours / peer:.2f}", flush=True
         )
-    ratios = [each["ratio"] for each in measured]
+    ratios = [figures["ratio"] for figures in measured]
     return {"config": config.name, "steps": steps, "busy_percent": busy, "rounds": measured} | {
         "ratio": {"median": median(ratios), "min": min(ratios), "max": max(ratios)}
     }
@@ -98,7 +98,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=100, help="training steps of each fit")
+    parser.add_argument("--steps", type=int, default=100, help="training steps per fit")
     parser.add_argument("--skip-steps", type=int, default=20, help="first steps left out: tracing, warm caches")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow only reads records here; its start-up is no news

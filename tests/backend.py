@@ -1,7 +1,7 @@
 """A small Kubeflow Pipelines 2: runs a compiled pipeline on this machine, each stage's command in a process of its own.
 
 It follows what the open source backend does with the YAML: its driver (inputs, addresses of outputs, the cache's key),
-its launcher (what is copied where, what is put in for {{$}}, what is read back) and Argo (order, retries). The object
+its launcher (what is copied where, what stands for {{$}}, what is read back) and Argo (order, retries). The object
 store is a folder; each pod sees only what the launcher has copied to it.
 """
 
@@ -66,9 +66,9 @@ class Backend:
         spec, *_platform = yaml.safe_load_all(text)
         json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())  # refuses what the spec does not know
         declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
-        given = {name: each["defaultValue"] for name, each in declared.items() if "defaultValue" in each}
+        values = {name: entry["defaultValue"] for name, entry in declared.items() if "defaultValue" in entry}
         assert not set(parameters or {}) - set(declared), "a run may set only what the pipeline declares"
-        given |= parameters or {}
+        values |= parameters or {}
         tasks = spec["root"]["dag"]["tasks"]
         done: dict[str, Task] = {}
         run = len(list(self.folder.glob("run-*"))) + 1
@@ -76,7 +76,7 @@ class Backend:
             if any(before.state == "failed" for before in done.values()):  # Argo starts nothing more then
                 done[name] = Task("not run")
             else:
-                done[name] = self._task(spec, name, given, done, f"run-{run}")
+                done[name] = self._task(spec, name, values, done, f"run-{run}")
         return Run(done)
 
     def path(self, uri):
@@ -85,14 +85,14 @@ class Backend:
 
     # === The driver ===
 
-    def _task(self, spec, name, given, done, run):
+    def _task(self, spec, name, parameters, done, run):
         task, component = spec["root"]["dag"]["tasks"][name], spec["components"][spec_name(spec, name)]
         assert "triggerPolicy" not in task, "conditions are not implemented here: the line has none"
         executor = spec["deploymentSpec"]["executors"][component["executorLabel"]]
         assert set(executor) == {"container"}, "the open source backend refuses resolvers"
         container = executor["container"]
         execution = {
-            "inputs": _inputs(task, given, done),
+            "inputs": _inputs(task, parameters, done),
             "outputs": self._outputs(spec, component, f"{run}/{name}"),
         }
         key = _fingerprint(execution, container)
@@ -110,8 +110,8 @@ class Backend:
         address = f"{PIPELINE_ROOT}/{spec['pipelineInfo']['name']}/{path}"
         return {
             "artifacts": {
-                key: {"artifacts": [{"name": key, "uri": f"{address}/{key}", "type": each["artifactType"]}]}
-                for key, each in outputs.get("artifacts", {}).items()
+                key: {"artifacts": [{"name": key, "uri": f"{address}/{key}", "type": output["artifactType"]}]}
+                for key, output in outputs.get("artifacts", {}).items()
             },
             "parameters": {key: {"outputFile": f"/tmp/kfp/outputs/{key}"} for key in outputs.get("parameters", {})},
             "address": address,
@@ -157,8 +157,8 @@ class Backend:
     def _published(self, execution, output, pod, log, attempts):
         json_format.ParseDict(output, pipeline_spec_pb2.ExecutorOutput())
         artifacts = {}
-        for key, each in execution["outputs"]["artifacts"].items():
-            (artifact,) = each["artifacts"]
+        for key, output_artifacts in execution["outputs"]["artifacts"].items():
+            (artifact,) = output_artifacts["artifacts"]
             (reported,) = output["artifacts"][key]["artifacts"]
             assert reported["uri"] == artifact["uri"]
             metadata = {name: _recorded(value) for name, value in reported.get("metadata", {}).items()}
@@ -188,21 +188,21 @@ def _in_order(tasks):
     return ordered
 
 
-def _inputs(task, given, done):
+def _inputs(task, parameters, done):
     inputs = task.get("inputs", {})
     values = {}
-    for name, each in inputs.get("parameters", {}).items():
-        if "componentInputParameter" in each:
-            values[name] = given[each["componentInputParameter"]]
-        elif "taskOutputParameter" in each:
-            source = each["taskOutputParameter"]
+    for name, value in inputs.get("parameters", {}).items():
+        if "componentInputParameter" in value:
+            values[name] = parameters[value["componentInputParameter"]]
+        elif "taskOutputParameter" in value:
+            source = value["taskOutputParameter"]
             assert source["producerTask"] in task["dependentTasks"]
             values[name] = done[source["producerTask"]].parameters[source["outputParameterKey"]]
         else:
-            values[name] = each["runtimeValue"]["constant"]
+            values[name] = value["runtimeValue"]["constant"]
     artifacts = {}
-    for name, each in inputs.get("artifacts", {}).items():
-        source = each["taskOutputArtifact"]
+    for name, value in inputs.get("artifacts", {}).items():
+        source = value["taskOutputArtifact"]
         assert source["producerTask"] in task["dependentTasks"]
         made = done[source["producerTask"]].artifacts[source["outputArtifactKey"]]
         artifacts[name] = {"artifacts": [{**made, "type": {"instanceSchema": ""}}]}

@@ -111,6 +111,12 @@ def reviews(rows: int, seed: int = 0) -> list[tuple[str, str, str]]:
     return table
 
 
+def shuffled(rows: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """The rows, each with the label of another."""
+    labels = [label for _, label, _ in rows]
+    return [(text, labels[(row * 7 + row // 3) % len(rows)], shop) for row, (text, _, shop) in enumerate(rows)]
+
+
 def write_csv(path, rows, header=("text", "label", "shop")):
     """Writes rows as CSV; returns the path."""
     import csv

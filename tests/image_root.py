@@ -83,8 +83,8 @@ class Image:
         """
         ways = [part for way in reversed(volume.parents[:-2]) for part in ("--perms", "0755", "--dir", way)]
         mounts = ["--ro-bind", self.root, "/", "--perms", "1777", "--tmpfs", "/tmp", *ways, "--bind", volume, volume]
-        given = {**self.env, **(env or {})}
-        return _run(self, command, given, str(folder or self.folder), [*mounts, "--unshare-net"], **options)
+        variables = {**self.env, **(env or {})}
+        return _run(self, command, variables, str(folder or self.folder), [*mounts, "--unshare-net"], **options)
 
     def run_writable(self, command) -> subprocess.CompletedProcess:
         """Runs a command as the image's user in the image's own folder, as an engine does without further options."""
@@ -168,13 +168,13 @@ def let_through(context: Path) -> list[str]:
     def kept_back(path: str) -> bool:
         return next((ignored for ignored, pattern in reversed(rules) if pattern.fullmatch(path)), False)
 
-    found = []
+    paths = []
     for folder, folders, files in os.walk(context):
         relative = Path(folder).relative_to(context)
         if relative == Path():  # no instruction copies from them, and they are large
             folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [path for name in files if not kept_back(path := (relative / name).as_posix())]
-    return found
+        paths += [path for name in files if not kept_back(path := (relative / name).as_posix())]
+    return paths
 
 
 def _pattern(line: str) -> re.Pattern:
@@ -187,9 +187,9 @@ def _pattern(line: str) -> re.Pattern:
 def _step(image, rest, context, stages, arguments):
     network = [(path, "--ro-bind") for path in NETWORK_FILES]
     network += [(os.environ[name], "--ro-bind-try") for name in CERTIFICATES if os.environ.get(name)]
-    given = {name: os.environ[name] for name in NETWORK_VARIABLES + CERTIFICATES if os.environ.get(name)}
+    network_env = {name: os.environ[name] for name in NETWORK_VARIABLES + CERTIFICATES if os.environ.get(name)}
     mounts = [part for path, how in network for part in (how, os.path.realpath(path), path)]
-    env = {**image.env, **image.arguments, **given}
+    env = {**image.env, **image.arguments, **network_env}
     _run(image, ["/bin/sh", "-c", rest], env, image.folder, ["--bind", image.root, "/", *mounts], check=True)
 
 
@@ -205,7 +205,7 @@ STEPS = {
 
 
 def _run(image, command, env, folder, mounts, **options):
-    """A command in mounts of its own, with these variables alone, as the image's user."""
+    """A command in mounts of its own, with only these variables, as the image's user."""
     user, _, group = image.user.partition(":")
     settings = [part for name, value in env.items() for part in ("--setenv", name, value)]
     capabilities = ["--cap-add", "ALL"] if user == "0" else ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]

@@ -38,8 +38,10 @@ class Handler(BaseHTTPRequestHandler):
         if address.path == f"{API}/experiments":
             wanted = json.loads(parse_qs(address.query)["filter"][0])["predicates"][0]
             name = wanted.get("stringValue") or wanted.get("string_value")
-            found = [each for each in self.server.experiments.values() if each["display_name"] == name]
-            self.answer({"experiments": found, "total_size": len(found)})
+            experiments = [
+                experiment for experiment in self.server.experiments.values() if experiment["display_name"] == name
+            ]
+            self.answer({"experiments": experiments, "total_size": len(experiments)})
         elif address.path == f"{API}/runs/run-1":
             self.answer({"run_id": "run-1", "state": self.server.state})
         else:

@@ -1,14 +1,34 @@
 """A task in a folder, and its command line."""
 
 import json
+import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from warm import Warm
 
 BERTLINE = Path(sys.executable).with_name("bertline")
+
+
+class States:
+    """The states of a folder, by name: every test begins with the one it needs, whatever the tests before it did.
+
+    The folder stays where it is, since what a line leaves there names it.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self._copies = folder, folder.with_name(f"{folder.name}-states")
+
+    def keep(self, name: str) -> None:
+        """Makes the folder as it is now the state of this name."""
+        shutil.copytree(self.folder, self._copies / name, symlinks=True)
+
+    def put_back(self, name: str) -> None:
+        shutil.rmtree(self.folder)
+        shutil.copytree(self._copies / name, self.folder, symlinks=True)
 
 
 @dataclass
@@ -17,6 +37,34 @@ class Line:
 
     folder: Path
     warm: Warm
+    states: States = field(init=False)
+    ran: dict[str, subprocess.CompletedProcess] = field(default_factory=dict)  # state -> the run that led to it
+
+    def __post_init__(self):
+        self.states = States(self.folder)
+
+    def first_run(self) -> None:
+        """Runs the task, to the state "pushed"; keeps its config, figures and release, which stay what they are."""
+        self.first_config = self.config.read_text(encoding="utf-8")
+        self.ran["pushed"] = ran = self.run_as_installed()
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        self.first_metrics, self.first_release = first_evaluation(self.folder)
+        self.states.keep("pushed")
+
+    def at(self, state: str, change: Callable[["Line"], None] = lambda line: None) -> "Line":
+        """The line in a state.
+
+        Args:
+            state: "pushed", after the first run; or another name, for the state after one more run.
+            change: what is changed between the two runs.
+        """
+        if state not in self.ran:
+            self.states.put_back("pushed")
+            change(self)
+            self.ran[state] = self.run()
+            self.states.keep(state)
+        self.states.put_back(state)
+        return self
 
     @property
     def config(self) -> Path:

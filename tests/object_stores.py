@@ -59,8 +59,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def hand_out(self, key):
-        found = self.server.objects.get(key)
-        self.answer(404 if found is None else 200, found or b"")
+        contents = self.server.objects.get(key)
+        self.answer(404 if contents is None else 200, contents or b"")
 
     def log_message(self, *_):
         """The test's output is not an access log."""
@@ -106,8 +106,8 @@ class _Google(_Handler):
         path = address.path.removeprefix("/storage/v1/b/")
         if path == f"{BUCKET}/o":
             prefix = query.get("prefix", [""])[0]
-            found = [self.described(key) for key in sorted(self.server.objects) if key.startswith(prefix)]
-            self.answer(200, json.dumps({"kind": "storage#objects", "items": found}).encode())
+            items = [self.described(key) for key in sorted(self.server.objects) if key.startswith(prefix)]
+            self.answer(200, json.dumps({"kind": "storage#objects", "items": items}).encode())
         elif path.startswith(f"{BUCKET}/o/") and query.get("alt") != ["media"]:
             key = unquote(path.removeprefix(f"{BUCKET}/o/"))
             if key in self.server.objects:

@@ -1,4 +1,4 @@
-"""Counts a review page's figures again: scikit-learn's own, from the exported predictions alone."""
+"""Counts a review page's figures again: scikit-learn's own, from nothing but the exported predictions."""
 
 import json
 import re
@@ -78,13 +78,13 @@ def bin_rows(rows):
 def check_classes(shown, rows):
     assert {row[0] for row in shown} == set(rows.classes)
     for name, count, answers, precision, _, recall, _, f1, average_precision, auc in shown:
-        true, given, scores = rows.one_class(name)
-        assert (count, answers) == (true.sum(), given.sum())
+        true, answered, scores = rows.one_class(name)
+        assert (count, answers) == (true.sum(), answered.sum())
         expected = metrics.precision_recall_fscore_support(
-            true, given, pos_label=True, average="binary", zero_division=np.nan
+            true, answered, pos_label=True, average="binary", zero_division=np.nan
         )
-        found = [np.nan if value == "none" else value for value in (precision, recall, f1)]
-        assert found == pytest.approx(expected[:3], abs=CLOSE, nan_ok=True), name
+        figures = [np.nan if value == "none" else value for value in (precision, recall, f1)]
+        assert figures == pytest.approx(expected[:3], abs=CLOSE, nan_ok=True), name
         if true.any() and not true.all():
             assert average_precision == pytest.approx(metrics.average_precision_score(true, scores), abs=CLOSE)
             assert auc == pytest.approx(metrics.roc_auc_score(true, scores), abs=CLOSE)

@@ -29,17 +29,17 @@ def tokens(page):
 
 def anchors(page):
     """The anchors that GitHub gives to the headings of a page."""
-    before, found = None, []
+    before, slugs = None, []
     for token in tokens(page):
         if token.type == "inline" and before == "heading_open":
             words = "".join(part.content for part in token.children)
             slug = re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-")
             again = sum(
-                anchor == slug or re.fullmatch(rf"{re.escape(slug)}-\d+", anchor) is not None for anchor in found
+                anchor == slug or re.fullmatch(rf"{re.escape(slug)}-\d+", anchor) is not None for anchor in slugs
             )
-            found.append(f"{slug}-{again}" if again else slug)
+            slugs.append(f"{slug}-{again}" if again else slug)
         before = token.type
-    return found
+    return slugs
 
 
 def code(page):

@@ -121,10 +121,10 @@ def test_the_compiled_line_runs_in_it_to_a_pushed_model(image, volume):
     run = cluster.run((volume / "reviews.yaml").read_text(encoding="utf-8"))
     logs = {name: task.log[-3000:] for name, task in run.tasks.items()}
     assert run.states("succeeded") == set(run.tasks), logs
-    told = [
+    summaries = [
         artifact["metadata"].get("summary", "") for task in run.tasks.values() for artifact in task.artifacts.values()
     ]
-    assert not [summary for summary in told if summary.startswith("failed")], logs
+    assert not [summary for summary in summaries if summary.startswith("failed")], logs
     assert (volume / "models/serving" / run.metadata("Pusher", "pushed_model")["pushed_version"]).is_dir()
 
 

@@ -44,7 +44,9 @@ def test_the_commands_of_the_page_lead_from_a_file_to_an_answer(tmp_path, monkey
     assert ran.output.startswith("negative\t0.750\tarrived broken")
     assert [kind for kind, _ in api.created] == ["experiments", "runs", "recurringruns", "runs"]
     spec, _platform = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text(encoding="utf-8"))
-    values = {name: each["defaultValue"] for name, each in spec["root"]["inputDefinitions"]["parameters"].items()}
+    values = {
+        name: parameter["defaultValue"] for name, parameter in spec["root"]["inputDefinitions"]["parameters"].items()
+    }
     assert (values["data_folder"], values["serving_folder"]) == ("gs://BUCKET/data", SERVING_FOLDER)
 
 

@@ -57,13 +57,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--precision", choices=("bf16", "float32"), default="bf16")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
-    parser.add_argument("--max-steps", type=int, help="stop after so many steps and report the speed alone")
+    parser.add_argument("--max-steps", type=int, help="stop after this many steps and report only the speed")
     parser.add_argument("--skip-steps", type=int, default=10, help="first steps left out of examples_per_second")
     return parser.parse_args()
 
 
 def encode(tokenizer, rows: list[dict[str, str]], labels: list[str], max_length: int) -> Split:
-    """Tokenises a split once, ahead of training."""
+    """Tokenises a split once, before training."""
     pairs = [row["text_pair"] for row in rows] if "text_pair" in rows[0] else None
     encoded = tokenizer([row["text"] for row in rows], pairs, truncation=True, max_length=max_length)
     encodings = [{name: values[i] for name, values in encoded.items()} for i in range(len(rows))]
@@ -98,7 +98,7 @@ def optimizer_of(model: torch.nn.Module, arguments: argparse.Namespace) -> torch
 
 
 def loss_of(labels: list[int], classes: int, class_weights: str) -> torch.nn.CrossEntropyLoss:
-    """Cross-entropy, each label weighed by rows / (labels x rows of the label) where `balanced`."""
+    """Cross-entropy; `balanced` weighs each label by rows / (labels x rows of the label)."""
     if class_weights == "none":
         return torch.nn.CrossEntropyLoss()
     counts = torch.bincount(torch.tensor(labels), minlength=classes)
@@ -179,7 +179,7 @@ class FineTuning:
         return logits
 
     def speed(self) -> dict[str, float]:
-        """Training examples a second after the first steps, and over all of them."""
+        """Training examples per second, after the first steps and over all of them."""
         timed = self.step_times[self.arguments.skip_steps :] or self.step_times
         return {
             "examples_per_second": sum(rows for rows, _ in timed) / sum(seconds for _, seconds in timed),

@@ -1,6 +1,6 @@
 """Hugging Face Transformers' inference on the test rows: bf16 weights, PyTorch's own attention kernel, text in.
 
-The head is drawn at random: what it answers is not looked at, and its cost does not depend on it.
+The head is random: nobody reads its answers, and its cost does not depend on them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 
 def main() -> None:
-    """Times every way to use the cores, whenever asked."""
+    """Times every way to use the cores, once per line of input."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", type=Path, help="folder with the splits as JSON Lines")
     parser.add_argument("--weights", type=Path, required=True, help="folder in the Hugging Face layout")
@@ -44,7 +44,7 @@ def main() -> None:
 
     def figures() -> list[dict[str, float | int | str]]:
         runs = []
-        # One batch at a time on all cores, as a script does it; or as many as there are cores, each on its own.
+        # One batch at a time on all cores, as a script does it; or one batch per core at a time.
         for callers, threads in dict.fromkeys([(1, cores), (cores, 1)]):
             torch.set_num_threads(threads)
             runs.append({"dtype": dtype, "callers": callers, "threads": threads, **inference.figures(callers)})

@@ -15,11 +15,11 @@ SPLITS = ("train", "validation", "test")
 def add_file_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments every peer takes: the folder of rows and the file for its predictions."""
     parser.add_argument("rows", type=Path, help="folder with train.jsonl, validation.jsonl and test.jsonl")
-    parser.add_argument("--predictions", type=Path, help="file to write: a JSON object, row_id -> one label a seed")
+    parser.add_argument("--predictions", type=Path, help="file to write: a JSON object, row_id -> one label per seed")
 
 
 def read_rows(folder: Path) -> dict[str, list[dict[str, str]]]:
-    """Reads the splits: a JSON object a line with row_id, text, label and, for pairs, text_pair.
+    """Reads the splits: one JSON object per line with row_id, text, label and, for pairs, text_pair.
 
     Returns: split name -> rows.
     """
@@ -39,7 +39,7 @@ def score(expected: list[str], predicted: list[str]) -> dict[str, float]:
 
 
 def write_predictions(path: Path | None, rows: list[dict[str, str]], by_seed: list[list[str]]) -> None:
-    """Writes row_id -> the labels predicted for it, one a seed; nothing where `path` is None."""
+    """Writes row_id -> the labels predicted for it, one per seed; nothing if `path` is None."""
     if path:
         labels = (list(of_row) for of_row in zip(*by_seed, strict=True))
         path.write_text(json.dumps({row["row_id"]: of_row for row, of_row in zip(rows, labels, strict=True)}))

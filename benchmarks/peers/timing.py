@@ -11,21 +11,21 @@ from statistics import median
 from typing import Any
 
 Row = tuple[str, ...]  # a text, or a text and its pair
-SINGLES = 100  # texts that are asked one by one
+SINGLES = 100  # texts that are timed one by one
 
 
 def batches(rows: Sequence[Row], size: int) -> list[list[Row]]:
-    """The rows in batches of so many."""
+    """The rows in batches of this size."""
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
 class Inference:
-    """A classifier to be timed; made with every batch predicted once, so that caches are warm.
+    """A classifier to time. Making it predicts every batch once, so that caches are warm.
 
     Args:
-      predict: from a batch of rows to their probabilities.
-      rows: what to predict, in an order that has nothing to do with length.
-      size: rows of a batch.
+        predict: from a batch of rows to their probabilities.
+        rows: what to predict, in an order that has nothing to do with length.
+        size: rows of a batch.
     """
 
     def __init__(self, predict: Callable[[list[Row]], Any], rows: list[Row], *, size: int):
@@ -40,11 +40,11 @@ class Inference:
         """Times one pass.
 
         Args:
-          callers: threads that predict batches at once.
+            callers: threads that predict batches at once.
 
         Returns:
-          sorted and unsorted: examples a second where batches hold rows of like length, and where they do not; p50: of
-          single rows, one after the other, in milliseconds.
+            sorted, unsorted: examples per second in batches of similar length, and in batches as the rows come; p50: of
+            single rows, one after another, in milliseconds.
         """
         figures = {}
         with ThreadPoolExecutor(callers) as pool:
@@ -61,7 +61,7 @@ class Inference:
 
 
 def answer(figures: Callable[[], Any]) -> None:
-    """Prints the figures as one JSON line for every line of standard input, after an empty object when ready."""
+    """Prints an empty object when ready, then the figures as one JSON line per line of standard input."""
     print(json.dumps({}), flush=True)
     for _ in sys.stdin:
         print(json.dumps(figures()), flush=True)

@@ -1,4 +1,4 @@
-"""Hugging Face's Rust tokenizers on one thread: tokenising alone, and with reading the texts and writing the ids."""
+"""Hugging Face's Rust tokenizers on one thread: only tokenising, and with reading the texts and writing the ids."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ BATCH = 1000
 
 
 def main() -> None:
-    """Times both and prints texts a second."""
+    """Times both and prints texts per second."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("texts", type=Path, help="JSON Lines with a text each")
+    parser.add_argument("texts", type=Path, help="JSON Lines with one text per line")
     parser.add_argument("--weights", type=Path, required=True, help="folder in the Hugging Face layout")
     parser.add_argument("--max-length", type=int, required=True)
     parser.add_argument("--target", type=Path, required=True, help="file for the ids")
@@ -32,11 +32,11 @@ def main() -> None:
     tokenizer.enable_truncation(arguments.max_length)
 
     def tokenise(texts: list[str]) -> list[list[int]]:
-        # The one of its calls that leaves out what training does not need: where in the text each token stands.
+        # The call that leaves out the position of each token in the text, which training does not need.
         return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
 
     def all_included() -> None:
-        """The ids go into one array on disk, the cheapest of all formats: no records, nothing compressed."""
+        """Writes the ids as one array, the cheapest format: no records, no compression."""
         with arguments.target.open("wb") as file:
             for texts in _batches(_read(arguments.texts)):
                 for ids in tokenise(texts):
@@ -44,11 +44,11 @@ def main() -> None:
 
     texts = list(_read(arguments.texts))
 
-    def alone() -> None:
+    def tokenising() -> None:
         for batch in _batches(iter(texts)):
             tokenise(batch)
 
-    timed = {name: len(texts) / _seconds(work) for name, work in (("alone", alone), ("all", all_included))}
+    timed = {name: len(texts) / _seconds(work) for name, work in (("tokenising", tokenising), ("all", all_included))}
     print(json.dumps(timed))
 
 

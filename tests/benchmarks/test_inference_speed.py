@@ -10,13 +10,13 @@ ROWS = [("a",), ("a long text",), ("ab",), ("a longer text",)]
 
 
 def test_every_row_is_predicted_sorted_unsorted_and_alone():
-    asked = []
-    inference = Inference(asked.append, ROWS, size=2)
-    asked.clear()
+    predicted = []
+    inference = Inference(predicted.append, ROWS, size=2)
+    predicted.clear()
     figures = inference.figures(callers=1)
-    assert asked[:2] == [[("a",), ("ab",)], [("a long text",), ("a longer text",)]]
-    assert asked[2:4] == [ROWS[:2], ROWS[2:]]
-    assert asked[4:] == [[row] for row in ROWS]
+    assert predicted[:2] == [[("a",), ("ab",)], [("a long text",), ("a longer text",)]]
+    assert predicted[2:4] == [ROWS[:2], ROWS[2:]]
+    assert predicted[4:] == [[row] for row in ROWS]
     assert figures.keys() == {"sorted", "unsorted", "p50"} and min(figures.values()) > 0
 
 

@@ -13,7 +13,7 @@ def figures(seconds, processor_seconds, gib):
 @pytest.mark.parametrize(
     ("many", "holds"),
     [
-        (figures(100, 95, 5), True),  # 0.5 times the time a row
+        (figures(100, 95, 5), True),  # 0.5 times the time per row
         (figures(250, 95, 5), False),
         (figures(100, 95, 7), False),
     ],
@@ -21,7 +21,7 @@ def figures(seconds, processor_seconds, gib):
 def test_bars(many, holds, capsys):
     results = {10: figures(10, 5, 1), 1000: figures(20, 14, 2), 10_000: many}
     assert scale.judge(results, workers=2) == holds
-    assert "processor time a row, without the start: 9009 us" in capsys.readouterr().out  # 90 s for 9,990 rows
+    assert "processor time per row, without the start: 9009 us" in capsys.readouterr().out  # 90 s for 9,990 rows
 
 
 def test_memory_of_processes_below_counts():
@@ -29,6 +29,6 @@ def test_memory_of_processes_below_counts():
         # 100 MB for a second
         subprocess.run([sys.executable, "-S", "-c", "import time; x = b'x' * 100_000_000; time.sleep(1)"], check=True)
         here = memory.peak
-    with scale.Memory() as alone:
+    with scale.Memory() as without_child:
         pass
-    assert here - alone.peak > 50_000_000
+    assert here - without_child.peak > 50_000_000

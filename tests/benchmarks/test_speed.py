@@ -26,8 +26,8 @@ def test_peer_gets_our_recipe(tmp_path):
     arguments = peer.same_recipe(
         ModelOptions(backbone=str(tmp_path), max_length=64), TrainOptions(epochs=2, learning_rate=3e-5)
     )
-    given = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    assert given == {
+    options = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    assert options == {
         "--weights": str(tmp_path),
         "--max-length": "64",
         "--dropout": "0.1",

@@ -14,8 +14,8 @@ def section(request, tmp_path):
     if request.param == "multi-processing":
         yield "{runner: multi-processing, workers: 2}"
     else:
-        with engines.job_server(tmp_path) as found:
-            yield str(found)
+        with engines.job_server(tmp_path) as section:
+            yield str(section)
 
 
 def left(folder, artifact):
@@ -48,9 +48,9 @@ def test_a_line_leaves_the_same_rows_figures_and_release(line, warm, tmp_path, s
         "DataGate/report",
         "Transform/transformed_examples",
     ):
-        found = left(folder, artifact)
-        assert found
-        assert found == left(line.folder, artifact), artifact
+        files = left(folder, artifact)
+        assert files
+        assert files == left(line.folder, artifact), artifact
     metrics, release = first_evaluation(folder)
     changing = {"inference_seconds", "model_bytes"}
     assert without(metrics, changing) == without(line.first_metrics, changing)

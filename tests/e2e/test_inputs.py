@@ -23,7 +23,7 @@ def stopped(folder, capfd):
     return " ".join(capfd.readouterr().out.split())
 
 
-def given(folder, **changes):
+def task_with(folder, **changes):
     factories.write_task(folder, ROWS)
     for name, contents in changes.items():
         path = folder / name.replace("_", ".", 1)
@@ -67,7 +67,7 @@ def test_a_renamed_label_is_quarantined_and_stops_the_run(tmp_path, capfd):
     ],
 )
 def test_a_file_that_holds_no_task_is_refused_by_name(tmp_path, capfd, contents, expected):
-    shown = stopped(given(tmp_path, reviews_csv=contents), capfd)
+    shown = stopped(task_with(tmp_path, reviews_csv=contents), capfd)
     assert expected in shown
     assert "Traceback" not in shown
 

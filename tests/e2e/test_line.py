@@ -1,4 +1,7 @@
-"""The line from outside, in order: a first run, the same again, a changed row, a worse model, interrupted runs."""
+"""The line from outside: a first run, the same again, a changed row, a worse model, interrupted runs.
+
+Each test begins with the task in the state that its fixture names; see conftest.py.
+"""
 
 import json
 import os
@@ -22,8 +25,8 @@ NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "review.ipynb"
 
 
 def test_a_first_run_ends_with_a_pushed_version(line):
-    assert line.first.returncode == 0, line.first.stdout + line.first.stderr
-    shown = line.first.stdout
+    first = line.ran["pushed"]
+    shown = first.stdout
     for stage in (
         "ingest",
         "validate",
@@ -42,7 +45,7 @@ def test_a_first_run_ends_with_a_pushed_version(line):
     assert "900 rows of 900" in shown
     assert "20 of 20 answers equal" in shown
     assert shown.splitlines()[-1].strip().startswith("review ")
-    assert "WARNING" not in shown + line.first.stderr
+    assert "WARNING" not in shown + first.stderr
     assert len(line.versions()) == 1
 
 
@@ -83,13 +86,13 @@ def test_tfmas_own_components_hold_the_runs_figures(line):
 
         assert browser.execute_script("return !!customElements.get('tfma-nb-slicing-metrics')")
         ((overall,), series) = held("tfma-nb-slicing-metrics"), held("tfma-nb-time-series")
-        for found in (overall["metrics"][""][""], series[0]["metrics"][""][""]):
-            assert found["sparse_categorical_accuracy"]["doubleValue"] == pytest.approx(metrics.accuracy, abs=1e-6)
+        for figures in (overall["metrics"][""][""], series[0]["metrics"][""][""]):
+            assert figures["sparse_categorical_accuracy"]["doubleValue"] == pytest.approx(metrics.accuracy, abs=1e-6)
         slices = held('tfma-nb-slicing-metrics[data-index="1"]')
         assert {each["slice"] for each in slices} == {"shop:north", "shop:south"}
         matrices = held("tfma-nb-plot")["confusionMatrixAtThresholds"]["matrices"]
-        chosen = browser.execute_script("return document.querySelector('select').selectedOptions[0].textContent")
-        rows = sum(cell.rows for cell in metrics.confusion if metrics.classes[cell.true] == chosen)
+        label = browser.execute_script("return document.querySelector('select').selectedOptions[0].textContent")
+        rows = sum(cell.rows for cell in metrics.confusion if metrics.classes[cell.true] == label)
         assert max(each.get("truePositives", 0) for each in matrices) == rows
         indicators = held("fairness-nb-container", "slicingMetrics")
         assert {each["slice"] for each in indicators} >= {"Overall", "shop:north", "shop:south"}
@@ -98,7 +101,7 @@ def test_tfmas_own_components_hold_the_runs_figures(line):
 
 
 def test_the_probable_label_errors_are_a_file_for_correction(line):
-    assert "probable label errors (" in line.first.stdout
+    assert "probable label errors (" in line.ran["pushed"].stdout
     file = line.folder / "issues.csv"
     assert line.bertline("label-issues", line.config, "-o", file).returncode == 0
     assert line.bertline("label-issues", line.config).stdout.encode() == file.read_bytes().replace(b"\r\n", b"\n")
@@ -139,15 +142,14 @@ def test_predict_answers_over_grpc_from_arguments_and_stdin(line):
 
 def test_explain_names_the_words_of_the_users_text(line):
     answer = line.bertline("explain", line.config, "My item, it was GREAT!", "--json")
-    found = json.loads(answer.stdout)["integrated_gradients"]
-    assert max(found["words"], key=lambda word: word["value"])["word"] == "GREAT!", answer.stderr
-    assert found["complete"]
+    explanation = json.loads(answer.stdout)["integrated_gradients"]
+    assert max(explanation["words"], key=lambda word: word["value"])["word"] == "GREAT!", answer.stderr
+    assert explanation["complete"]
 
 
 def test_the_same_run_again_is_cached_on_another_engine_too(line):
     line.edit("", "beam: {runner: multi-processing, workers: 2}\n")
     again = line.run()
-    line.edit("beam: {runner: multi-processing, workers: 2}\n", "")
     assert again.returncode == 0
     assert "every stage cached" in again.stdout
     assert len(line.versions()) == 1
@@ -161,12 +163,11 @@ def test_a_tracker_that_fails_costs_no_training_and_is_told_once(line):
     assert failed.returncode == 0, failed.stdout
     assert "NOT tracked by tensorboard: " in " ".join(failed.stdout.split())
     (line.folder / "runs/tensorboard").unlink()
-    told = line.run()
-    assert "track tensorboard: runs/tensorboard/" in " ".join(told.stdout.split())
+    mended = line.run()
+    assert "track tensorboard: runs/tensorboard/" in " ".join(mended.stdout.split())
     (events,) = line.folder.glob("runs/tensorboard/*/events*")
     assert "every stage cached" in line.run().stdout
     assert list(line.folder.glob("runs/tensorboard/*/events*")) == [events]
-    line.edit("tracking: {tool: tensorboard}\n", "")
 
 
 def test_a_lost_version_is_pushed_again_and_a_review_that_fails_does_not_undo_that(line):
@@ -190,59 +191,66 @@ def test_a_lost_version_is_pushed_again_and_a_review_that_fails_does_not_undo_th
     assert line.runs()[-1]["outcome"] == "unchanged"
 
 
-def test_a_changed_row_is_noticed_and_the_models_are_compared(line):
-    before = line.versions()
-    line.edit("positive", "negative", "reviews.csv")
-    changed = line.run()
-    assert "every stage cached" not in changed.stdout
-    assert f"not worse than {before[-1]}" in changed.stdout
-    record = line.runs()[-1]
-    assert record["parent"] == before[-1]
-    assert record["data"] != line.runs()[0]["data"]
+def test_a_changed_row_is_noticed_and_the_models_are_compared(retrained):
+    before, after = retrained.versions()
+    shown = retrained.ran["retrained"].stdout
+    assert "every stage cached" not in shown
+    assert f"not worse than {before}" in shown
+    first, second = retrained.runs()
+    assert (second["version"], second["parent"]) == (after, before)
+    assert second["data"] != first["data"]
 
 
-def test_a_rolled_back_model_stays_out_until_that_is_undone(line):
-    before = line.versions()
-    assert line.bertline("rollback", line.config, "--reason", "angry customers").returncode == 0
-    unchanged = line.run()
+def test_a_rolled_back_model_stays_out_until_that_is_undone(retrained):
+    before = retrained.versions()
+    assert retrained.bertline("rollback", retrained.config, "--reason", "angry customers").returncode == 0
+    unchanged = retrained.run()
     assert unchanged.returncode == 3, unchanged.stdout
     assert f"(angry customers): it is version {before[-1]}" in " ".join(unchanged.stdout.split())
-    assert line.versions() == before[:-1]
-    assert line.bertline("rollback", line.config, "--undo").returncode == 0
-    again = line.run()
+    assert retrained.versions() == before[:-1]
+    assert retrained.bertline("rollback", retrained.config, "--undo").returncode == 0
+    again = retrained.run()
     assert again.returncode == 0, again.stdout
     assert "every stage cached" in again.stdout
-    assert line.versions() == before
+    assert retrained.versions() == before
 
 
-def test_a_model_of_shuffled_labels_is_blocked_and_the_served_version_stays(line):
-    before = line.versions()
-    rows = factories.reviews(900)
-    labels = [label for _, label, _ in rows]
-    shuffled = [(text, labels[(row * 7 + row // 3) % 900], shop) for row, (text, _, shop) in enumerate(rows)]
-    factories.write_csv(line.folder / "reviews.csv", shuffled)
-    # No floor: what must block it is that it is worse than the last model, and than always answering one label.
-    line.edit("gates: {accuracy: 0.8, macro_f1: 0.8}", "gates: {}")
-    blocked = line.run()
-    assert blocked.returncode == 3, blocked.stdout
-    assert "not pushed" in blocked.stdout
-    assert f"against version {before[-1]}" in " ".join(blocked.stdout.split())
-    assert line.versions() == before
-    assert line.runs()[-1]["outcome"] == "blocked"
-    page = (line.folder / line.bertline("review", line.config, "--no-open").stdout.strip()).read_text(encoding="utf-8")
+def test_a_model_of_shuffled_labels_is_blocked_and_the_served_version_stays(blocked):
+    (served,) = blocked.versions()
+    run = blocked.ran["blocked"]
+    assert run.returncode == 3, run.stdout
+    assert "not pushed" in run.stdout
+    assert f"against version {served}" in " ".join(run.stdout.split())
+    assert [record["outcome"] for record in blocked.runs()] == ["pushed", "blocked"]
+
+
+def test_the_page_of_a_blocked_model_says_so_and_explains_its_wrong_answers(blocked):
+    printed = blocked.bertline("review", blocked.config, "--no-open").stdout.strip()
+    page = (blocked.folder / printed).read_text(encoding="utf-8")
     assert "gates blocked it" in page
     assert page.count('<small class="why">') == len(factories.page_tables(page)["wrong-table"]) > 0
-    assert [row[2] for row in factories.page_tables(page)["run-table"]] == ["pushed", "pushed", "blocked"]
-    explained = line.bertline("explain-gate", line.config)
+    assert [row[2] for row in factories.page_tables(page)["run-table"]] == ["pushed", "blocked"]
+
+
+def test_explain_gate_names_the_gate_and_the_rows(blocked):
+    (served,) = blocked.versions()
+    explained = blocked.bertline("explain-gate", blocked.config)
     assert explained.returncode == 0, explained.stderr
-    assert f"not worse than {before[-1]}" in explained.stdout
+    assert f"not worse than {served}" in explained.stdout
     assert "more rows answered rightly would have let it pass" in explained.stdout
-    passed = line.bertline("explain-gate", line.config, line.runs()[0]["run_id"])
+    passed = blocked.bertline("explain-gate", blocked.config, blocked.runs()[0]["run_id"])
     assert "nothing blocked it" in passed.stdout, passed.stderr
-    compared = line.bertline("compare", line.config, line.runs()[-2]["run_id"], "--json")
-    found = json.loads(compared.stdout)
-    assert found["rows"] > 0, compared.stderr
-    assert found["won"] + found["lost"] + found["still_wrong"]
+
+
+def test_compare_counts_the_rows_whose_answer_changed(blocked):
+    first, second = (record["run_id"] for record in blocked.runs())
+    compared = blocked.bertline("compare", blocked.config, first, "--json")
+    assert compared.returncode == 0, compared.stderr
+    changes = json.loads(compared.stdout)
+    assert changes["rows"] > 0
+    assert changes["won"] + changes["lost"] + changes["still_wrong"]
+    named = blocked.bertline("compare", blocked.config, first, second, "--json")
+    assert json.loads(named.stdout) == changes  # by default the newest evaluated run is the second one
 
 
 def test_a_second_run_at_once_is_told_so(line):
@@ -312,7 +320,6 @@ def test_serving_picks_up_a_new_version_without_dropping_a_request(line):
         while client.metadata()[0] != int(new):
             assert client.predict(["my item was great and perfect"])[0].label == "positive"
             assert time.monotonic() < deadline
-    shutil.rmtree(line.serving / new)
 
 
 def kill(run: subprocess.Popen) -> None:

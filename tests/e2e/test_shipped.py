@@ -47,9 +47,9 @@ class Shipped:
     def local_release(self, inputs):
         """The release.json of a local run of the same config, data and code: one in runs/, else one that is made."""
         for record in TOP.glob(f"runs/{self.config.name}/serving/*/release.json"):
-            found = json.loads(record.read_text())
-            if found["inputs"] == inputs:
-                return found
+            release = json.loads(record.read_text())
+            if release["inputs"] == inputs:
+                return release
         local = self.folder / "local"
         local.mkdir()
         subprocess.run([BERTLINE, "run", self.file], cwd=local, check=True)
@@ -77,7 +77,7 @@ def test_it_is_blessed_and_pushed_with_the_local_lines_figures(shipped, capsys):
             print(f"  {name:18} {value:<12.6g} {local['metrics'][name]:.6g}")
     same = ("name", "inputs", "config_hash", "data_hash", "code_hash", "libraries", "parent")
     assert {name: release[name] for name in same} == {name: local[name] for name in same}
-    figures, expected = ({**found["metrics"], "inference_seconds": 0} for found in (release, local))
+    figures, expected = ({**record["metrics"], "inference_seconds": 0} for record in (release, local))
     assert figures == pytest.approx(expected, rel=1e-4)  # a model's bytes hold paths
 
 
