@@ -1,5 +1,6 @@
 """The Markdown: its links lead somewhere, what it names is there, and the generated pages are the code's."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -116,6 +117,12 @@ def test_a_key_that_is_not_there_is_noticed():
     assert not is_a_key("train.epochs.number")
 
 
+def test_the_readme_is_read_in_minutes():
+    lines = (TOP / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 120
+    assert [line for line in lines if len(line) > 120] == []
+
+
 def test_the_index_lists_each_page():
     index = (TOP / "docs" / "README.md").read_text(encoding="utf-8")
     for page in (TOP / "docs").rglob("*.md"):
@@ -130,3 +137,22 @@ def test_the_generated_pages_are_what_the_code_says():
     assert "| `port` | whole number, 0 to 65535 | `8500` | TF Serving's own; 0 takes a free one |" in keys
     assert "| `source` | list of texts | required | " in keys
     assert "[section](#evaluategatesslices)" in keys
+
+
+def texts_of_the_code():
+    """Every string in the product's code, those of an f-string in parts."""
+    for name in TRACKED:
+        if name.endswith(".py") and name.split("/")[0] in ("bertline", "pipeline", "components", "models", "serving"):
+            for node in ast.walk(ast.parse((TOP / name).read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+        elif name in ("scripts/setup.sh", "scripts/c_runtime.sh"):
+            yield (TOP / name).read_text(encoding="utf-8")
+
+
+def test_each_error_of_the_troubleshooting_page_is_one_of_the_code():
+    said = "\n".join(texts_of_the_code())
+    page = (TOP / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    errors = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(errors) > 50
+    assert [error for error in errors if any(part.strip() not in said for part in error.split("..."))] == []
