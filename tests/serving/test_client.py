@@ -579,7 +579,7 @@ def test_a_key_that_no_header_can_carry_is_refused(key):
 
 # === Against the embedded server ===
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "serving" / "use.md"
 
 
 @pytest.fixture(scope="module")
@@ -621,10 +621,10 @@ def test_the_embedded_servers_refusals_pass_through(served, predict, model, call
     assert any(str(value) in str(caught.value) for value in (*call.values(), model))
 
 
-def test_the_readmes_grpcurl_lines_work(mood_models, tmp_path):
+def test_the_pages_grpcurl_lines_work(mood_models, tmp_path):
     """As grpcurl does it: the types by reflection, the request from JSON."""
     (tmp_path / "7").symlink_to(mood_models["good"])
-    calls = re.findall(r"grpcurl -plaintext -d '(.*?)' 127\.0\.0\.1:8500 ([\w.]+)/(\w+)", README.read_text(), re.DOTALL)
+    calls = re.findall(r"grpcurl -plaintext -d '(.*?)' 127\.0\.0\.1:8500 ([\w.]+)/(\w+)", PAGE.read_text(), re.DOTALL)
     with Server.of(tmp_path, "reviews", port=0) as server, grpc.insecure_channel(server.address) as channel:
         pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
         answers = [grpcurl(channel, pool, *call) for call in calls]
