@@ -117,12 +117,6 @@ def test_a_key_that_is_not_there_is_noticed():
     assert not is_a_key("train.epochs.number")
 
 
-def test_the_readme_is_read_in_minutes():
-    lines = (TOP / "README.md").read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 120
-    assert [line for line in lines if len(line) > 120] == []
-
-
 def test_the_index_lists_each_page():
     index = (TOP / "docs" / "README.md").read_text(encoding="utf-8")
     for page in (TOP / "docs").rglob("*.md"):
