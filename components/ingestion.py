@@ -290,8 +290,9 @@ def _example(row: Row, file: SourceFile, options: DataOptions) -> bytes:
     }
     if parsed.text_pair is not None:
         values[features.TEXT_PAIR] = parsed.text_pair
-    columns = dict(zip(used_columns(options), row.values, strict=True))
-    values.update({name: columns[name] or "" for name in options.keep if name not in features.RESERVED})
+    if options.keep:
+        columns = dict(zip(used_columns(options), row.values, strict=True))
+        values.update({name: columns[name] or "" for name in options.keep if name not in features.RESERVED})
     example = tf.train.Example()
     for name, value in values.items():
         example.features.feature[name].bytes_list.value.append(value.encode())

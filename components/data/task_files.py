@@ -11,6 +11,7 @@ import xxhash
 
 from bertline.components import spans
 from bertline.components.data import formats
+from bertline.components.data.decoding import COMPRESSIONS
 from bertline.components.data.reader import FOLDERS, SourceFile
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
@@ -143,7 +144,8 @@ def _format_of(path: Path, format: str) -> str:
     if known is None:
         raise UserError(
             f"{path}: format not known from the name. Known endings are {', '.join(formats.ENDINGS)} "
-            f"(text ones also with .gz); or set data.format to one of {', '.join(formats.READERS)}."
+            f"(of text files also with {', '.join(COMPRESSIONS)}). Rename the file, or set data.format to one of "
+            f"{', '.join(formats.READERS)}."
         )
     return known
 

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from bertline.errors import UserError
+from bertline.models import features
 from bertline.pipeline.init.survey import MOST_VALUES, Survey
 
 # Names that people give to the columns, the most telling first.
@@ -140,6 +141,7 @@ def _described(seen: Survey) -> str:
 
 
 def _slice_columns(seen: Survey, used: set[str | None]) -> list[str]:
-    """Other columns of 2 to MOST_SLICES values that nearly all rows have."""
-    few = [name for name in seen.names if name not in used and 2 <= _spread(seen, name) <= MOST_SLICES]
+    """Other columns of 2 to MOST_SLICES values that nearly all rows have, under names that may be kept."""
+    free = [name for name in seen.names if name not in used and name not in features.RESERVED]
+    few = [name for name in free if 2 <= _spread(seen, name) <= MOST_SLICES]
     return sorted(name for name in few if seen.columns[name].filled >= FILLED * seen.rows)

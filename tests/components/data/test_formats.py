@@ -40,7 +40,7 @@ def test_byte_order_mark_blank_lines_and_bare_carriage_returns(tmp_path):
     assert rows_of(tmp_path / "b.csv", "text,label\ra,pos\rb,neg\r") == [(1, ("a", "pos")), (2, ("b", "neg"))]
 
 
-def test_a_broken_line_costs_its_row_alone(tmp_path):
+def test_a_broken_line_costs_only_its_row(tmp_path):
     content = 'text,label\na,pos\nb,neg,extra\nc\n"d,neg\ne,pos\n"f" g,neg\nh,neg\n'
     assert rows_of(tmp_path / "a.csv", content) == [
         (1, ("a", "pos")),
@@ -146,7 +146,7 @@ def test_a_large_parquet_file_is_read_in_parts(tmp_path):
     assert rows == [[(1, "a"), (2, "b"), (3, "c"), (4, "d")], [(5, "e"), (6, "f"), (7, "g")]]
 
 
-def test_a_folder_a_class(tmp_path):
+def test_a_folder_per_class(tmp_path):
     for name, content in {"pos/1.txt": b"a\nb", "neg/1.txt": b"c", "neg/.hidden": b"d", "neg/2.txt": b"\0"}.items():
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / name).write_bytes(content)
@@ -179,7 +179,11 @@ def test_a_missing_column_names_the_nearest_and_those_found(tmp_path):
         ("a.parquet", b"text,label\n", "Parquet"),
         ("a.json", json.dumps([{"text": "a"}]).encode(), "JSON array"),
         ("a.xyz", b"text,label\n", "format not known"),
+        ("a.parquet", b"", "not Parquet"),
+        ("a.jsonl", b"[1]\n2\n", "JSON array"),
+        ("a.jsonl", b"1\n2\n", "the first 2 lines hold no JSON object"),
         ("a.csv", b'"text,label\na,b\n', "line of column names is broken"),
+        ("a.csv", b"text,label,text\na,b,c\n", "the column 'text' (data.text) appears 2 times"),
     ],
 )
 def test_what_is_no_table_is_refused_in_words(tmp_path, name, content, said):
@@ -189,6 +193,22 @@ def test_what_is_no_table_is_refused_in_words(tmp_path, name, content, said):
 def test_a_gzip_file_cut_short_stops_instead_of_losing_rows(tmp_path):
     whole = gzip.compress(b"text,label\n" + b"".join(b"%d,pos\n" % number for number in range(50_000)))
     assert "cut short" in refusal(tmp_path / "a.csv.gz", whole[: len(whole) // 2])
+
+
+def test_class_folders_have_no_other_columns(tmp_path):
+    (tmp_path / "data" / "pos").mkdir(parents=True)
+    (tmp_path / "data" / "pos" / "1.txt").write_text("a")
+    [file] = task_files.expand(["data"], str(tmp_path))
+    with pytest.raises(UserError, match=r"data/pos/1.txt: data.keep names 'shop', but class folders have only"):
+        formats.check(file, DataOptions(source=["."], keep=["shop"]))
+
+
+def test_utf_16_without_its_mark_is_refused_with_the_names_of_those_that_need_none(tmp_path):
+    content = "text,label\na,b\n".encode("utf-16-le")
+    message = refusal(tmp_path / "a.csv", content, encoding="utf-16")
+    assert message.startswith("a.csv: cannot be read as utf-16:")
+    assert "utf-16-le or utf-16-be" in message
+    assert rows_of(tmp_path / "a.csv", content, DataOptions(source=["."], encoding="utf-16-le")) == [(1, ("a", "b"))]
 
 
 def test_unknown_encoding(tmp_path):
