@@ -53,8 +53,8 @@ class RowLimits(Section):
     """The most rows that a split takes, a sample by the hash of the text. null takes all rows."""
 
     train: PositiveInt | None = None  # for a quick trial, or where more rows no longer make the model better
-    validation: PositiveInt | None = None
-    test: PositiveInt | None = None
+    validation: PositiveInt | None = None  # the epoch and the temperature are chosen on them
+    test: PositiveInt | None = None  # 2,000 rows leave an accuracy uncertain by 2 points either way
 
 
 class DataOptions(Section):
@@ -155,8 +155,8 @@ class FairnessGates(Section):
 class GateOptions(Section):
     """What a model must reach before it is pushed. null switches a gate off."""
 
-    accuracy: Share | None = None
-    macro_f1: Share | None = None
+    accuracy: Share | None = None  # the least on the test rows; only you know what the task needs
+    macro_f1: Share | None = None  # the same for the mean F1 over the labels, which counts rare labels fully
     # Accuracy and macro-F1 that may be lost against the last blessed model on the same rows: luck is the business of
     # `certainty`, this is what one does not mind.
     not_worse_by: Share | None = 0.002
@@ -189,11 +189,11 @@ class EvaluateOptions(Section):
 class CanaryOptions(Section):
     """The fresh server's exam before the push."""
 
-    rows: PositiveInt = 200
+    rows: PositiveInt = 200  # test rows that the server must answer as the evaluation did; a few seconds
     # Latency gates, in milliseconds of a request with one text, on this machine; null: only shown. The line itself
     # keeps the machine busy, so leave room.
     max_p50_ms: PositiveFloat | None = None
-    max_p99_ms: PositiveFloat | None = None
+    max_p99_ms: PositiveFloat | None = None  # as max_p50_ms, for the slowest 1%
 
 
 class TrackingOptions(Section):
@@ -219,7 +219,7 @@ class ServeOptions(Section):
     """Where the pushed model is served."""
 
     folder: str | None = None  # null: runs/NAME/serving
-    host: str = "127.0.0.1"
+    host: str = "127.0.0.1"  # only this machine; 0.0.0.0 opens it to others, and then needs TLS and API keys
     port: int = Field(default=8500, ge=0, le=65535)  # TF Serving's own; 0 takes a free one
     # REST and Prometheus' metrics; TF Serving's documents use this port. null for neither, 0 takes a free one
     rest_port: int | None = Field(default=8501, ge=0, le=65535)
@@ -235,7 +235,7 @@ class CardOptions(Section):
     """A person's words for the model card; null: the card says that nobody has written them."""
 
     summary: str | None = None  # what the model does, for whom
-    intended_use: str | None = None
+    intended_use: str | None = None  # the decisions that it may support
     out_of_scope: str | None = None  # what it must not be used for
     limits: str | None = None  # known failures, risks, and whom they would hurt
     owners: list[str] = Field(default_factory=list)  # who answers for it, with an address
@@ -243,4 +243,4 @@ class CardOptions(Section):
     # Licences as Hugging Face's model hub names them, such as apache-2.0
     license: str | None = None  # of this model
     weights_license: str | None = None  # of the weights that its training starts from
-    data_license: str | None = None
+    data_license: str | None = None  # of the rows that it is trained on

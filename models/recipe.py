@@ -21,12 +21,13 @@ class Section(BaseModel):
 class RandomBert(Section):
     """Size of a BERT with random weights (for tests and for training from scratch)."""
 
+    # BERT-tiny's sizes (Turc et al. 2019), which train from scratch on a CPU.
     layers: PositiveInt = 2
-    hidden: PositiveInt = 128
-    heads: PositiveInt = 2
-    intermediate: PositiveInt = 512
+    hidden: PositiveInt = 128  # width of a token's vector
+    heads: PositiveInt = 2  # of attention; they share hidden among them
+    intermediate: PositiveInt = 512  # of the feed-forward part: four times hidden, as in BERT
     vocabulary: str  # path or package:// of a vocab.txt, one wordpiece a line
-    lowercase: bool = True
+    lowercase: bool = True  # as the uncased vocabularies need it; false for a cased one
 
     @model_validator(mode="after")
     def _heads_divide_hidden(self) -> RandomBert:
@@ -69,11 +70,11 @@ class TrainOptions(Section):
     # Start from the weights of the last blessed model, where there is one, instead of the pretrained ones: what a
     # window of spans that rolls on wants. Labels and backbone must be the same.
     warm_start: bool = False
-    seed: int = 17
+    seed: int = 17  # of the head's weights, shuffling and dropout: the same seed trains the same model again
     precision: Precision = "auto"  # of training only (see models/hardware.py); export.dtype says what is served
-    distribution: Distribution = "auto"
+    distribution: Distribution = "auto"  # one device, or all GPUs or TPU cores of the machine (models/hardware.py)
     checkpoint_steps: PositiveInt = 200  # an interrupted run loses at most so many steps
-    tensorboard: bool = True
+    tensorboard: bool = True  # write the losses while training, some kB
 
     @model_validator(mode="before")
     @classmethod

@@ -110,9 +110,9 @@ class WorkerEnvironment(Section):
 class DataflowOptions(Section):
     """Google Cloud Dataflow."""
 
-    project: str
-    region: str
-    temp_location: Annotated[str, AfterValidator(_gcs_folder)]
+    project: str  # that the jobs run in and are billed to
+    region: str  # of the machines; near the data
+    temp_location: Annotated[str, AfterValidator(_gcs_folder)]  # gs://, for Dataflow's own files
     image: str  # bertline with Beam's boot program: docs/beam.md
     machine_type: str | None = None  # null: Dataflow's own choice
     max_workers: PositiveInt | None = None  # the most that it scales to; null: Dataflow's own limit

@@ -44,7 +44,7 @@ AROUND_THE_MODEL = frozenset({"root", "metadata", "serve", "tracking", "beam", "
 class Config(Section):
     """A task: its data, model, recipe, gates and serving folder."""
 
-    name: str
+    name: str  # of the task: it names the served model and the folder of its runs
     # the folder of runs, metadata and the serving folder; null: runs/NAME in the current folder. Runs on this machine
     # need a local one, since logs and review pages are plain files
     root: str | None = None

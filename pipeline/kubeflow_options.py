@@ -34,8 +34,8 @@ class Toleration(Section):
     """A taint of nodes on which a stage may run all the same, with Kubernetes' own keys."""
 
     key: str = ""  # with Exists, no key tolerates everything
-    operator: Literal["Exists", "Equal"] = "Exists"
-    value: str = ""
+    operator: Literal["Exists", "Equal"] = "Exists"  # Equal compares the value too
+    value: str = ""  # with Equal
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None  # null: all effects
 
     def manifest(self) -> dict[str, str]:
@@ -49,15 +49,15 @@ class StageOptions(Section):
     cpu: Quantity | None = None  # requested, and the limit
     memory: Quantity | None = None  # requested, and the limit: a pod that needs more is killed
     accelerator: str | None = None  # the resource's name: nvidia.com/gpu, amd.com/gpu, google.com/tpu
-    accelerators: PositiveInt = 1
+    accelerators: PositiveInt = 1  # how many of them the pod gets
     tpu_type: str | None = None  # GKE's gke-tpu-accelerator, such as tpu-v5-lite-podslice
     tpu_topology: str | None = None  # GKE's gke-tpu-topology, such as 2x2
-    node_selector: dict[str, str] = Field(default_factory=dict)
-    tolerations: list[Toleration] = Field(default_factory=list)
+    node_selector: dict[str, str] = Field(default_factory=dict)  # labels that a node must have
+    tolerations: list[Toleration] = Field(default_factory=list)  # taints of nodes that the pod may run on
     # A stage that fails over its data or options would only fail again; set it for spot nodes.
     retries: NonNegativeInt = 0
     retry_wait_seconds: PositiveInt = 60  # doubled with each retry
-    timeout_seconds: PositiveInt | None = None
+    timeout_seconds: PositiveInt | None = None  # null: no limit, since only you know how long training may take
 
     @model_validator(mode="after")
     def _tpu_is_asked_for(self) -> StageOptions:
@@ -86,15 +86,15 @@ class StageOptions(Section):
 class Secret(Section):
     """A Kubernetes secret whose keys a stage sees as environment variables. Only names stand here, never values."""
 
-    name: str
+    name: str  # of the secret in the pods' namespace
     env: dict[str, str] = Field(min_length=1)  # variable -> key in the secret
 
 
 class Volume(Section):
     """A persistent volume claim that is mounted in every stage's pod."""
 
-    claim: str
-    path: ContainerPath
+    claim: str  # a PersistentVolumeClaim in the pods' namespace
+    path: ContainerPath  # where the pods see it
 
 
 class KubeflowOptions(Section):
@@ -108,8 +108,8 @@ class KubeflowOptions(Section):
     # Where relative data sources start on the cluster: a path in a volume, or an address at gs://, s3:// or minio://,
     # from which the pod copies the files that the sources name. null: sources must be absolute or package://
     data_folder: str | None = None
-    secrets: list[Secret] = Field(default_factory=list)
-    volumes: list[Volume] = Field(default_factory=list)
+    secrets: list[Secret] = Field(default_factory=list)  # such as the object store's keys
+    volumes: list[Volume] = Field(default_factory=list)  # such as the one that root is in
     labels: dict[str, str] = Field(default_factory=dict)  # on every pod, for quotas and bills
     default: StageOptions = StageOptions()  # for every stage
     stages: dict[str, StageOptions] = Field(default_factory=dict)  # by the stage's name; overrides `default`
