@@ -289,8 +289,9 @@ def _run_batch(
     except RequestError as error:
         if len(calls) == 1:
             return [error]
-        # One caller's bad row must not fail the others, so each call runs by itself.
-        return [outcome for call in calls for outcome in _run_batch(servable, [call], options)]
+        # One caller's bad row must not fail the others. Halves find it in 13 runs among 64 calls, one by one in 65.
+        half = len(calls) // 2
+        return _run_batch(servable, calls[:half], options) + _run_batch(servable, calls[half:], options)
     except Exception as error:  # whatever it is, every caller gets it; the service logs it with its traceback
         return [error] * len(calls)
 

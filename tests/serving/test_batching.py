@@ -12,6 +12,7 @@ from bertline.serving.calls import Call
 from bertline.serving.configuration import BatchingParameters, read_text_proto
 from bertline.serving.errors import RequestError
 from bertline.serving.metrics import Metrics
+from bertline.serving.protos import Example
 from bertline.serving.servable import Servable
 
 
@@ -157,8 +158,6 @@ def test_a_request_larger_than_a_batch(recorder):
 
 
 def test_one_callers_bad_row_does_not_fail_the_others(half_plus_two):
-    from bertline.serving.protos import Example
-
     good = Example()
     good.features.feature["x"].float_list.value.append(2.0)
 
@@ -178,6 +177,27 @@ def test_one_callers_bad_row_does_not_fail_the_others(half_plus_two):
     answered, failed = asyncio.run(both())
     assert answered["outputs:0"].tolist() == [[3.0]]
     assert isinstance(failed, RequestError) and failed.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_one_bad_row_among_many_is_found_by_halves(half_plus_two):
+    good = Example()
+    good.features.feature["x"].float_list.value.append(2.0)
+    calls = [Call({"examples:0": np.array([good.SerializeToString()], object)}, ("outputs:0",)) for _ in range(63)]
+    calls.insert(40, Call({"examples:0": np.array([b"\xff"], object)}, ("outputs:0",)))
+    recorder = Recorder(half_plus_two)
+
+    async def all_at_once():
+        batcher = Batcher(BatchingOptions(max_batch_size=64, batch_timeout_micros=1_000_000, **ONE_THREAD), Metrics())
+        try:
+            runs = (batcher.run(recorder, "regress", call) for call in calls)
+            return await asyncio.gather(*runs, return_exceptions=True)
+        finally:
+            batcher.close()
+
+    outcomes = asyncio.run(all_at_once())
+    assert isinstance(outcomes.pop(40), RequestError)
+    assert [outcome["outputs:0"].tolist() for outcome in outcomes] == [[[3.0]]] * 63
+    assert recorder.runs[0] == 64 and len(recorder.runs) == 13
 
 
 def test_no_rows_are_answered_with_none(recorder):
