@@ -90,4 +90,5 @@ def read_text_proto(file: str | Path, message: type[AnyMessage]) -> AnyMessage:
         raise UserError(f"{file}: not UTF-8 text: {error.reason} at byte {error.start}") from error
     except text_format.ParseError as error:
         where = f"{file}:{error.GetLine()}" if error.GetLine() else str(file)
-        raise UserError(f"{where}: not a {message.DESCRIPTOR.name} in text form: {error}") from error
+        # tensorflow_model_server's words, on which scripts and its tests rely.
+        raise UserError(f"Error parsing text-format {message.DESCRIPTOR.full_name}: {where}: {error}") from error

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 
 from bertline.errors import UserError
 from bertline.serving.errors import invalid
-from bertline.serving.protos import DataType, Example, Input, TensorProto
+from bertline.serving.protos import DataType, Example, Input, TensorInfo, TensorProto
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -52,18 +52,22 @@ class Limits:
             if getattr(self, field.name) < 1:
                 raise UserError(f"{field.name} is {getattr(self, field.name)}: it must be at least 1")
 
-    def check(self, inputs: Mapping[str, TensorProto]) -> None:
+    def check(self, inputs: Mapping[str, TensorProto], infos: Mapping[str, TensorInfo]) -> None:
         """Refuses tensors that have too many rows, too long a text or too large a total size.
 
-        A tensor's rows are its first dimension. String tensors in the packed form (`tensor_content`) are held to
-        max_text_bytes as a whole: only decoding shows where one text ends.
+        A tensor's rows are its first dimension, unless the signature fixes its size. String tensors in the packed form
+        (`tensor_content`) are held to max_text_bytes as a whole: only decoding shows where one text ends.
+
+        Args:
+            inputs: the request's tensors by input name.
+            infos: the signature's inputs by name.
 
         Raises:
             RequestError: INVALID_ARGUMENT, naming the input and the limit.
         """
         total = 0
         for name, tensor in inputs.items():
-            total += self._size(name, tensor)
+            total += self._size(name, tensor, has_rows=name not in infos or _has_rows(infos[name]))
             if total > self.max_request_bytes:
                 raise invalid(
                     f"input {name}: the request's tensors take {total} bytes or more in memory; the most is "
@@ -92,12 +96,13 @@ class Limits:
                     f"most is {self.max_request_bytes} (max_request_bytes)"
                 )
 
-    def _size(self, name: str, tensor: TensorProto) -> int:
+    def _size(self, name: str, tensor: TensorProto, has_rows: bool) -> int:
         """Bytes that the whole tensor takes in memory; checks the tensor's own limits first."""
         shape = [dimension.size for dimension in tensor.tensor_shape.dim]
         if any(size < 0 for size in shape):
             raise invalid(f"input {name}: shape {shape} has a negative size")
-        self._check_rows(f"input {name}", shape[0] if shape else 1)
+        if has_rows and shape:
+            self._check_rows(f"input {name}", shape[0])
         elements = math.prod(shape)
         size = elements * _ELEMENT_BYTES.get(tensor.dtype, 4)
         if tensor.dtype != DataType.DT_STRING or size > self.max_request_bytes:
@@ -134,3 +139,9 @@ class Limits:
     def _check_text(self, where: str, size: int) -> None:
         if size > self.max_text_bytes:
             raise invalid(f"{where}: a text of {size} bytes; the longest is {self.max_text_bytes} (max_text_bytes)")
+
+
+def _has_rows(info: TensorInfo) -> bool:
+    """Whether the signature leaves the size of an input's first dimension to the request."""
+    shape = info.tensor_shape
+    return shape.unknown_rank or not shape.dim or shape.dim[0].size == -1

@@ -276,12 +276,8 @@ def _prepare_multi(servable: Servable, request: MultiInferenceRequest) -> Call:
         aliases = _task_outputs(task.method_name, signature)
         inputs.add(signature.inputs[INPUTS].name)
         fetches.update(dict.fromkeys(signature.outputs[alias].name for alias in aliases))
-    if len(inputs) != 1:
-        raise invalid(
-            f"All signatures of a MultiInferenceRequest must read the same input tensor, and these read {len(inputs)}: "
-            f"{', '.join(sorted(inputs))}. Call Classify and Regress one by one."
-        )
-    return Call({inputs.pop(): _serialized(request.input)}, tuple(fetches))
+    # TensorFlow 2 gives each signature an input tensor of its own; all get the same examples.
+    return Call(dict.fromkeys(sorted(inputs), _serialized(request.input)), tuple(fetches))
 
 
 def _answer_multi(servable: Servable, request: MultiInferenceRequest, outputs: Outputs) -> MultiInferenceResponse:

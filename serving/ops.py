@@ -14,10 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from google.protobuf.message import DecodeError
-
 from bertline.errors import UserError
-from bertline.serving import releases
+from bertline.serving import servable
 from bertline.serving.protos import SavedModel
 from bertline.serving.runtime import tf  # noqa: F401  before its inner modules, so that they come without Keras
 
@@ -62,7 +60,7 @@ def check(saved_model: str | Path) -> list[str]:
     Raises:
         UserError: the folder holds no SavedModel; the message names the file.
     """
-    proto = _read(f"{saved_model}/{releases.SAVED_MODEL_FILE}")
+    proto = servable.read_saved_model(saved_model)
     functions = {
         function.signature.name for graph in proto.meta_graphs for function in graph.graph_def.library.function
     }
@@ -122,16 +120,6 @@ def _attributes(attributes: Any) -> frozenset[str]:
 def _kernels() -> frozenset[str]:
     """Ops that this process has a kernel of."""
     return frozenset(kernel.op for kernel in kernels.get_all_registered_kernels().kernel)
-
-
-def _read(file: str) -> SavedModel:
-    try:
-        with releases.open_file(file, "rb") as source:
-            return SavedModel.FromString(source.read())
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
-    except DecodeError as error:
-        raise UserError(f"{file}: not a SavedModel: {error}") from error
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -42,8 +42,8 @@ with _bare_tensorflow():
     from tensorflow.core.framework.tensor_pb2 import TensorProto
     from tensorflow.core.framework.tensor_shape_pb2 import TensorShapeProto
     from tensorflow.core.framework.types_pb2 import DataType
-    from tensorflow.core.protobuf.config_pb2 import ConfigProto
-    from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+    from tensorflow.core.protobuf.config_pb2 import CallableOptions, ConfigProto
+    from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
     from tensorflow_serving.apis.classification_pb2 import (
         ClassificationRequest,
@@ -99,6 +99,7 @@ SERVICES = {
 
 __all__ = [
     "SERVICES",
+    "CallableOptions",
     "ClassificationRequest",
     "ClassificationResponse",
     "ClassificationResult",
@@ -136,6 +137,7 @@ __all__ = [
     "SavedModel",
     "SignatureDef",
     "SignatureDefMap",
+    "TensorInfo",
     "TensorProto",
     "TensorShapeProto",
     "add_ModelServiceServicer_to_server",

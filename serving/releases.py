@@ -23,10 +23,12 @@ from bertline.errors import UserError
 
 RELEASE_FILE = "release.json"
 SAVED_MODEL_FILE = "saved_model.pb"
+SAVED_MODEL_TEXT_FILE = "saved_model.pbtxt"  # TensorFlow reads this form too
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"  # where TF Serving looks for them
 CARD_FILE = "MODEL_CARD.md"  # servers ignore it, as they ignore release.json
 ADDED_BY_PUSH = frozenset({RELEASE_FILE, WARMUP_FILE, CARD_FILE})  # a version's files that are not the model's own
-VERSION_NAME = re.compile(r"0|[1-9]\d{0,18}", re.ASCII)  # a plain number that fits TF Serving's int64
+VERSION_NAME = re.compile(r"\d+", re.ASCII)
+MAX_VERSION = 2**63 - 1  # TF Serving's versions are of type int64
 WITHDRAWN = "withdrawn-"  # before the version in the name of a release that was rolled back
 LOCK_FILE = ".push.lock"
 LOCK_SECONDS = 300  # a push copies some hundred megabytes; longer than this, something hangs
@@ -78,13 +80,32 @@ def read_withdrawn(folder: str | Path) -> list[Release]:
 
 def versions(folder: str | Path) -> list[int]:
     """All version numbers that servers see in a serving folder, whole or not, ascending."""
-    return sorted(int(name) for name in _names(folder) if VERSION_NAME.fullmatch(name))
+    return sorted(version_names(folder))
+
+
+def version_names(folder: str | Path) -> dict[int, list[str]]:
+    """Version number -> the names of its folders, as TF Serving reads them: 00000123 is version 123.
+
+    The name without zeros in front comes first, if a number has several.
+    """
+    names: dict[int, list[str]] = {}
+    for name in sorted(_names(folder), key=lambda name: (len(name), name)):
+        if (number := _number(name)) is not None:
+            names.setdefault(number, []).append(name)
+    return names
+
+
+def _number(name: str) -> int | None:
+    """The version in a folder's name; None if it is no number, or none that fits."""
+    if not VERSION_NAME.fullmatch(name) or len(digits := name.lstrip("0")) > len(str(MAX_VERSION)):
+        return None
+    return number if (number := int(digits or "0")) <= MAX_VERSION else None
 
 
 def withdrawn_versions(folder: str | Path) -> list[int]:
     """The version numbers of what was rolled back, ascending."""
     names = [name.removeprefix(WITHDRAWN) for name in _names(folder) if name.startswith(WITHDRAWN)]
-    return sorted(int(name) for name in names if VERSION_NAME.fullmatch(name))
+    return sorted(number for name in names if (number := _number(name)) is not None)
 
 
 def overview(folder: str | Path) -> list[dict[str, Any]]:
@@ -98,8 +119,8 @@ def overview(folder: str | Path) -> list[dict[str, Any]]:
         UserError: as `read`.
     """
     known = {release.version: release for release in read(folder)}
-    paths = {version: _join(folder, str(version)) for version in versions(folder)}
-    whole = [version for version, path in paths.items() if _exists(_join(path, SAVED_MODEL_FILE))]
+    paths = {version: _join(folder, names[0]) for version, names in sorted(version_names(folder).items())}
+    whole = [version for version, path in paths.items() if exists(_join(path, SAVED_MODEL_FILE))]
     in_service = [known.get(version) or Release(version, paths[version]) for version in whole]
     present = sorted(in_service + read_withdrawn(folder), key=lambda release: release.version)
     return [
@@ -146,7 +167,7 @@ def _read(folder: str | Path, numbers: list[int], prefix: str) -> list[Release]:
     return [
         _read_release(version, path, withdrawn=bool(prefix))
         for version, path in paths
-        if _exists(_join(path, SAVED_MODEL_FILE)) and _exists(_join(path, RELEASE_FILE))
+        if exists(_join(path, SAVED_MODEL_FILE)) and exists(_join(path, RELEASE_FILE))
     ]
 
 
@@ -259,7 +280,8 @@ def _names(folder: str | Path) -> list[str]:
     return os.listdir(folder) if os.path.isdir(folder) else []
 
 
-def _exists(path: str) -> bool:
+def exists(path: str) -> bool:
+    """Whether there is such a file, local or remote."""
     return _gfile().exists(path) if is_remote(path) else os.path.isfile(path)
 
 

@@ -40,7 +40,7 @@ def roll_back(folder: str | Path, to: int | None = None, reason: str = "") -> li
         known = {release.version: release for release in releases.read(folder)}
         for version in newer:
             if version not in known:
-                path = f"{folder}/{version}"
+                path = f"{folder}/{releases.version_names(folder)[version][0]}"
                 raise UserError(
                     f"{path} was not pushed by bertline; take it out yourself: mv {path} {folder}/{WITHDRAWN}{version}"
                 )

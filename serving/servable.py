@@ -11,10 +11,10 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from bertline.errors import UserError
-from bertline.serving import releases
+from bertline.serving import configuration, releases
 from bertline.serving.calls import Call
 from bertline.serving.errors import RequestError, invalid
-from bertline.serving.protos import ConfigProto, SavedModel, SignatureDef
+from bertline.serving.protos import CallableOptions, ConfigProto, SavedModel, SignatureDef
 from bertline.serving.runtime import tf
 
 log = logging.getLogger("bertline.serving")
@@ -30,7 +30,7 @@ class Servable:
     Any SavedModel that TF Serving loads: TensorFlow 1 or 2, with TF Text's ops.
 
     Args:
-        path: folder with saved_model.pb, variables/ and assets/, local or remote (gs://).
+        path: folder with saved_model.pb or .pbtxt, variables/ and assets/, local or remote (gs://).
         model: the name requests call it by.
         version: its number, the folder's name.
         tags: of the meta graph to load.
@@ -77,7 +77,7 @@ class Servable:
         return self.signatures.get(name or DEFAULT_SIGNATURE)
 
     def run(self, call: Call) -> dict[str, np.ndarray]:
-        """Runs the graph once.
+        """Runs the graph once. Only the graph checks the feeds' shapes, as in TF Serving.
 
         Returns:
             Tensor name -> value, of each fetch; strings as arrays of bytes objects.
@@ -113,10 +113,10 @@ class Servable:
         """A prepared run; two threads that prepare the same one at once do no harm."""
         key = feeds, fetches
         if key not in self._callables:
-            tensors = [self._graph.get_tensor_by_name(name) for name in fetches]
-            self._callables[key] = self._session.make_callable(
-                tensors, [self._graph.get_tensor_by_name(name) for name in feeds]
-            )
+            # The public make_callable compares each feed's shape with the graph's in Python. This one, which Keras uses
+            # too, does not, and takes 20 us a run instead of 120.
+            options = CallableOptions(feed=feeds, fetch=fetches)
+            self._callables[key] = self._session._make_callable_from_options(options)
         return self._callables[key]
 
 
@@ -125,17 +125,27 @@ def _array(value: np.ndarray | np.generic | bytes) -> np.ndarray:
     return np.array(value, object) if isinstance(value, bytes) else np.asarray(value)
 
 
-def _signature_defs(path: str | Path, tags: Sequence[str]) -> dict[str, SignatureDef]:
-    """Signature name -> SignatureDef, of the meta graph with these tags."""
-    file = f"{path}/{releases.SAVED_MODEL_FILE}"
+def read_saved_model(path: str | Path) -> SavedModel:
+    """The SavedModel's message, from saved_model.pb, else from saved_model.pbtxt.
+
+    Raises:
+        UserError: the folder holds neither, or what it holds is no SavedModel; the message names the file.
+    """
+    file, text_file = f"{path}/{releases.SAVED_MODEL_FILE}", f"{path}/{releases.SAVED_MODEL_TEXT_FILE}"
+    if not releases.exists(file) and releases.exists(text_file):
+        return configuration.read_text_proto(text_file, SavedModel)
     try:
         with releases.open_file(file, "rb") as opened:
-            saved_model = SavedModel.FromString(opened.read())
+            return SavedModel.FromString(opened.read())
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error
     except DecodeError as error:
         raise UserError(f"{file}: not a SavedModel: {error}") from error
-    for meta_graph in saved_model.meta_graphs:
+
+
+def _signature_defs(path: str | Path, tags: Sequence[str]) -> dict[str, SignatureDef]:
+    """Signature name -> SignatureDef, of the meta graph with these tags."""
+    for meta_graph in read_saved_model(path).meta_graphs:
         if set(tags) == set(meta_graph.meta_info_def.tags):
             return dict(meta_graph.signature_def)
-    raise UserError(f"{file}: no graph tagged {', '.join(tags)}; export it with tf.saved_model.save")
+    raise UserError(f"{path}: no graph tagged {', '.join(tags)}; export it with tf.saved_model.save")

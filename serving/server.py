@@ -366,7 +366,7 @@ def main(arguments: list[str] | None = None) -> int:
         options, exit_with_parent = flags.parse(arguments)
         run(Server(options), exit_with_parent)
     except UserError as error:
-        print(f"bertline-model-server: {error}", file=sys.stderr)
+        print(error, file=sys.stderr)
         return 1
     return 0
 

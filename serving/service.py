@@ -225,7 +225,8 @@ class Service:
     ) -> Any:
         try:
             if isinstance(request, PredictRequest):
-                self._limits.check(request.inputs)
+                signature = servable.signature(spec.signature_name)
+                self._limits.check(request.inputs, signature.inputs if signature else {})
             else:
                 self._limits.check_input(request.input)
             call = method.prepare(servable, request)

@@ -1,4 +1,4 @@
-"""TensorProto to array and back. A request's tensor is checked against its signature's input."""
+"""TensorProto to array and back. A request's tensor must have the dtype of its signature's input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from bertline.serving import messages
 from bertline.serving.errors import invalid
-from bertline.serving.protos import DataType, TensorProto, TensorShapeProto
+from bertline.serving.protos import DataType, TensorProto
 from bertline.serving.runtime import tf
 
 MAX_DIMENSIONS = 64  # numpy's; TensorFlow's are 254
@@ -34,7 +34,7 @@ _DATA_TYPES = {dtype: tf.dtypes.as_dtype(dtype).as_datatype_enum for dtype in _F
 
 
 def decode(alias: str, info, proto: TensorProto) -> np.ndarray:
-    """The array in a request's tensor, checked against what the signature says of the input.
+    """The array in a request's tensor, of the signature's dtype. Only the graph checks its shape, as in TF Serving.
 
     Args:
         alias: the input's name, for messages.
@@ -43,13 +43,13 @@ def decode(alias: str, info, proto: TensorProto) -> np.ndarray:
             repeats its last value.
 
     Raises:
-        RequestError: INVALID_ARGUMENT; another dtype or shape, or values that do not fill the shape.
+        RequestError: INVALID_ARGUMENT; another dtype, or values that do not fill the shape.
     """
     if proto.dtype != info.dtype:
         raise invalid(f"input {alias}: expected {dtype_name(info.dtype)}, got {dtype_name(proto.dtype)}")
-    sent = None if proto.tensor_shape.unknown_rank else [dimension.size for dimension in proto.tensor_shape.dim]
-    if sent is None or not _fits(sent, info.tensor_shape):
-        raise invalid(f"input {alias}: expected shape {_shape(info.tensor_shape)}, got {_shape(proto.tensor_shape)}")
+    if proto.tensor_shape.unknown_rank:
+        raise invalid(f"input {alias}: tensor parsing error: the shape has no rank")
+    sent = [dimension.size for dimension in proto.tensor_shape.dim]
     if len(sent) > MAX_DIMENSIONS:
         raise invalid(f"input {alias}: {len(sent)} dimensions; there can be {MAX_DIMENSIONS}")
     if any(size < 0 for size in sent):
@@ -146,16 +146,3 @@ def _filled(alias: str, values: list, shape: list[int], elements: int) -> list:
     if not values or len(values) > elements:
         raise invalid(f"input {alias}: tensor parsing error: shape {shape} has {elements} values, got {len(values)}")
     return values + values[-1:] * (elements - len(values))
-
-
-def _fits(sent: list[int], expected: TensorShapeProto) -> bool:
-    if expected.unknown_rank:
-        return True
-    known = [dimension.size for dimension in expected.dim]
-    return len(sent) == len(known) and all(k in (-1, s) for s, k in zip(sent, known, strict=True))
-
-
-def _shape(shape: TensorShapeProto) -> str:
-    if shape.unknown_rank:
-        return "unknown"
-    return "[" + ",".join("?" if dimension.size == -1 else str(dimension.size) for dimension in shape.dim) + "]"

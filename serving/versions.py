@@ -31,6 +31,8 @@ AVAILABLE = ModelVersionStatus.AVAILABLE
 UNLOADING = ModelVersionStatus.UNLOADING
 END = ModelVersionStatus.END
 
+SAVED_MODEL_FILES = (releases.SAVED_MODEL_FILE, releases.SAVED_MODEL_TEXT_FILE)
+
 
 @dataclass(frozen=True)
 class Polling:
@@ -47,13 +49,20 @@ class Polling:
     retry_seconds: float = 60.0
 
 
-def complete_versions(folder: Path) -> list[int]:
-    """The whole versions in a serving folder, ascending: folders named by a number, with a saved_model.pb inside.
+def complete_versions(folder: Path) -> dict[int, list[Path]]:
+    """The whole versions in a serving folder, ascending: number -> its folders with a SavedModel inside.
+
+    The first folder of a number is the one to serve: 00000123 and 123 are the same number.
 
     Anything else is ignored: files, notes, a push in progress in a folder with a leading dot. A folder that does not
     exist has no versions.
     """
-    return [version for version in releases.versions(folder) if (folder / str(version) / "saved_model.pb").is_file()]
+    whole = {}
+    for version, names in sorted(releases.version_names(folder).items()):
+        paths = [folder / name for name in names if any((folder / name / file).is_file() for file in SAVED_MODEL_FILES)]
+        if paths:
+            whole[version] = paths
+    return whole
 
 
 @dataclass
@@ -114,6 +123,8 @@ class Versions:
         self._slots: dict[int, _Slot] = {}
         self._states: dict[int, VersionState] = {}
         self._failures: dict[int, _Failure] = {}
+        self._paths: dict[int, Path] = {}  # of the versions that the last look found
+        self._doubles: set[Path] = set()  # folders whose number another one has, as logged
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="version-watcher", daemon=True)
 
@@ -175,7 +186,7 @@ class Versions:
         """
         with self._refreshing:
             self._policies.append(policy)
-            versions = self._take_up(complete_versions(self.folder), policy)
+            versions = self._take_up(self._look(), policy)
         return sorted(versions) or self.loaded()
 
     def adopt(self, policy: VersionPolicy) -> None:
@@ -186,12 +197,25 @@ class Versions:
     def refresh(self) -> None:
         """Looks at the folder once: loads what the policy wants, then unloads what it no longer wants."""
         with self._refreshing:
-            on_disk = complete_versions(self.folder)
+            on_disk = self._look()
             serving = set().union(*(self._take_up(on_disk, policy) for policy in self._policies))
             if not serving:
                 return  # the old versions are better than none
             for slot in self._withdraw(serving):  # in a thread: a slow request must not delay the next version
                 threading.Thread(target=self._unload, args=(slot,), name="version-unloader", daemon=True).start()
+
+    def _look(self) -> list[int]:
+        """The whole versions in the folder, ascending; says once which folder of a number is not served."""
+        whole = complete_versions(self.folder)
+        for version, (path, *others) in whole.items():
+            for other in set(others) - self._doubles:
+                log.warning(
+                    "%s: version %d is served from %s, and not from %s, which has the same number",
+                    self.folder, version, path.name, other.name,
+                )  # fmt: skip
+                self._doubles.add(other)
+        self._paths = {version: paths[0] for version, paths in whole.items()}
+        return list(whole)
 
     def _take_up(self, on_disk: Sequence[int], policy: VersionPolicy) -> set[int]:
         """The versions that a policy serves, loaded."""
@@ -217,7 +241,7 @@ class Versions:
         try:
             stamp = self._stamp(version)
         except OSError as error:  # it vanished, or is being written
-            log.info("%s cannot be looked at: %s", self.folder / str(version), error)
+            log.info("%s cannot be looked at: %s", self._paths[version], error)
             return False
         failure = self._failures.get(version)
         if failure and failure.stamp == stamp:
@@ -230,19 +254,19 @@ class Versions:
         """Loads and warms a version and puts it into service; False if it does not load."""
         self._set(version, LOADING)
         try:
-            servable = self._load(self.folder / str(version), version)
+            servable = self._load(self._paths[version], version)
         except Exception as error:
             before = self._failures.get(version)
             tries = before.tries + 1 if before and before.stamp == stamp else 1
             self._failures[version] = _Failure(stamp, tries, time.monotonic())
             self._set(version, END, grpc.StatusCode.UNKNOWN.value[0], f"version {version} did not load: {error}")
-            log.exception("%s did not load", self.folder / str(version))
+            log.exception("%s did not load", self._paths[version])
             return False
         self._failures.pop(version, None)
         with self._lock:
             self._slots[version] = _Slot(servable)
             self._states[version] = VersionState(AVAILABLE)
-        log.info("serving %s", self.folder / str(version))
+        log.info("serving %s", self._paths[version])
         return True
 
     def _withdraw(self, serving: set[int]) -> list[_Slot]:
@@ -266,7 +290,7 @@ class Versions:
         with self._lock:
             if version not in self._slots:  # it has not come back meanwhile
                 self._states[version] = VersionState(END)
-        log.info("%s unloaded", self.folder / str(version))
+        log.info("version %d of %s unloaded", version, self.folder)
 
     def _release(self, slot: _Slot) -> None:
         with self._lock:
@@ -287,5 +311,5 @@ class Versions:
 
     def _stamp(self, version: int) -> tuple[int, int]:
         """The newest modification time (ns) and the bytes of all files: it changes with any file of the version."""
-        statuses = [file.lstat() for file in (self.folder / str(version)).rglob("*")]
+        statuses = [file.lstat() for file in self._paths[version].rglob("*")]
         return (max((s.st_mtime_ns for s in statuses), default=0), sum(s.st_size for s in statuses))

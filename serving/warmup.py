@@ -14,7 +14,6 @@ import numpy as np
 from bertline.errors import UserError
 from bertline.serving import methods
 from bertline.serving.calls import Call
-from bertline.serving.errors import RequestError
 from bertline.serving.protos import PredictionLog, SignatureDef
 from bertline.serving.releases import WARMUP_FILE
 from bertline.serving.runtime import tf
@@ -42,7 +41,7 @@ _EXAMPLE_INPUTS = ("examples", methods.INPUTS)
 def warm_up(servable: Servable, rounds: int = 1) -> None:
     """Replays the version's recorded requests, and runs one blank row through each signature that has none.
 
-    A recorded request that fails keeps the version out, as in TF Serving. A signature that refuses a blank row stays
+    A recorded request that fails keeps the version out, as in TF Serving. A signature that takes no blank row stays
     cold.
 
     Args:
@@ -69,14 +68,14 @@ def warm_up(servable: Servable, rounds: int = 1) -> None:
 
 
 def _warm_blank(servable: Servable, name: str, signature: SignatureDef) -> None:
-    feeds = {info.name: _blank(alias, info) for alias, info in signature.inputs.items() if info.name}
+    inputs = {alias: info for alias, info in signature.inputs.items() if info.name}
     fetches = tuple(info.name for info in signature.outputs.values() if info.name)
-    if len(feeds) < len(signature.inputs) or not fetches:
+    if len(inputs) < len(signature.inputs) or not fetches:
         return  # sparse or ragged tensors, which no request can feed either
     try:
-        servable.run(Call(feeds, fetches))
-    except RequestError as error:
-        log.info("%s: signature %s refused a blank row, so it stays cold: %s", servable.where, name, error)
+        servable.run(Call({info.name: _blank(alias, info) for alias, info in inputs.items()}, fetches))
+    except Exception as error:  # the row is our guess, and requests may well be answered
+        log.info("%s: signature %s takes no blank row, so it stays cold: %s", servable.where, name, error)
 
 
 def _blank(alias: str, info) -> np.ndarray:

@@ -29,7 +29,7 @@ def example(**texts: bytes) -> Example:
 
 def refusal(inputs: dict[str, TensorProto], limits: Limits = SMALL) -> str:
     with pytest.raises(RequestError) as caught:
-        limits.check(inputs)
+        limits.check(inputs, {})
     assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
     return str(caught.value)
 
@@ -45,7 +45,7 @@ def refusal(inputs: dict[str, TensorProto], limits: Limits = SMALL) -> str:
     ],
 )
 def test_what_fits_passes(inputs):
-    SMALL.check(inputs)
+    SMALL.check(inputs, {})
 
 
 def test_rows():
@@ -85,7 +85,7 @@ def test_a_text_repeated_by_the_shape_counts_each_time():
 
 def test_the_sizes_of_all_inputs_count_together():
     row = tensor(DataType.DT_DOUBLE, (1, 100), double_val=[0.0])  # 800 bytes in memory
-    SMALL.check({"a": row})
+    SMALL.check({"a": row}, {})
     assert refusal({"a": row, "b": row}) == (
         "input b: the request's tensors take 1600 bytes or more in memory; the most is 1000 (max_request_bytes)"
     )

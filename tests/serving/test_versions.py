@@ -47,12 +47,17 @@ def serving(made, version=None):
 
 
 def test_only_whole_versions_count(tmp_path):
-    for name in ("9", "10", ".unfinished-11", "12-old", "v13", "014", "99999999999999999999"):
+    for name in ("9", "00000010", ".unfinished-11", "12-old", "v13", "9223372036854775808", "99999999999999999999"):
         add(tmp_path, name)
     (tmp_path / "15").mkdir()
     (tmp_path / "16").write_text("a file")
-    assert complete_versions(tmp_path) == [9, 10]
-    assert complete_versions(tmp_path / "absent") == []
+    add(tmp_path, "9223372036854775807")
+    assert complete_versions(tmp_path) == {
+        9: [tmp_path / "9"],
+        10: [tmp_path / "00000010"],
+        2**63 - 1: [tmp_path / "9223372036854775807"],
+    }
+    assert complete_versions(tmp_path / "absent") == {}
 
 
 def test_newest_is_served_and_only_it(tmp_path):
