@@ -56,7 +56,9 @@ def _parsed(line: str) -> object:
         return json.loads(line)
     except RecursionError:
         return ValueError("nested too deep")
-    except ValueError as error:
+    except json.JSONDecodeError as error:
+        return ValueError(f"{error.msg} at character {error.pos + 1}")
+    except ValueError as error:  # a number of thousands of digits
         return error
 
 

@@ -18,7 +18,7 @@ from bertline.errors import UserError
 from bertline.models import packages
 from bertline.models.recipe import ModelOptions, TrainOptions
 from bertline.pipeline.init.columns import Columns, choose_columns
-from bertline.pipeline.init.survey import Survey
+from bertline.pipeline.init.survey import MOST_VALUES, Survey
 from bertline.pipeline.init.wordpieces import token_lengths
 
 # === What the proposals rest on ===
@@ -124,14 +124,15 @@ def _labels(seen: Survey, label: str) -> dict[str, int]:
     """A label's name -> its rows, commonest first."""
     column = seen.columns[label]
     if column.many or len(column.values) > max(column.filled / 2, 2):
+        count = f"over {MOST_VALUES:,}" if column.many else f"{len(column.values):,}"
         raise UserError(
-            f"The column {label!r} has {len(column.values):,} different values in {column.filled:,} rows: "
-            "that is no label. Name the right one with --label."
+            f"The column {label!r} has {count} different values in {column.filled:,} rows: that is no label. Name the "
+            "right one with --label."
         )
     if len(column.values) < 2:
         only = ", ".join(map(repr, column.values)) or "none"
         raise UserError(
-            f"The column {label!r} holds one label only ({only}): a classifier needs at least two. Name the right "
+            f"The column {label!r} holds only one label ({only}): a classifier needs at least two. Name the right "
             "column with --label, or add rows of another label."
         )
     if label in column.values:

@@ -180,7 +180,7 @@ WORDS = [(f"some words {number}", number % 2) for number in range(20)]
 @pytest.mark.parametrize(
     ("header", "rows", "said"),
     [
-        (("text", "label"), [(text, "same") for text, _ in WORDS], "one label only ('same')"),
+        (("text", "label"), [(text, "same") for text, _ in WORDS], "only one label ('same')"),
         (("text", "label"), [(text, f"id{number}") for number, (text, _) in enumerate(WORDS)], "that is no label"),
         (("x", "y"), [(number, number % 2) for number in range(20)], "No column looks like text"),
         (("x", "z"), [(text, text) for text, _ in WORDS], "No column looks like a label"),

@@ -114,6 +114,19 @@ def test_json_lines(tmp_path):
     ]
 
 
+def test_a_line_that_is_no_json_object_is_named_with_its_place(tmp_path):
+    lines = ['{"text": "a", "label": "x"}', '{"text": ?}', "[1]", '{"text": ["c"], "label": "x"}', "9" * 5000]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    [file] = task_files.expand(["a.jsonl"], str(tmp_path))
+    details = [row.fault.detail for row in formats.read(file, OPTIONS) if row.fault]
+    assert details[:3] == [
+        "not JSON: Expecting value at character 10 (line 2)",
+        "a list, not an object (line 3)",
+        "column 'text' holds a list, not a text (line 4)",
+    ]
+    assert "digits" in details[3]
+
+
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.CSV.GZ"])
 def test_gzip(tmp_path, name):
     assert rows_of(tmp_path / name, gzip.compress(b"text,label\na,pos\n")) == [(1, ("a", "pos"))]
