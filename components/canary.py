@@ -31,7 +31,7 @@ from bertline.serving import releases
 from bertline.serving.client import Client, Prediction, ServingError
 
 LOG_FILE = "server.log"
-REPORT_FILE = "report.json"
+CANARY_FILE = "report.json"
 BLESSED_FILE, NOT_BLESSED_FILE = "INFRA_BLESSED", "INFRA_NOT_BLESSED"  # TFX's InfraValidator's names
 MODEL_NAME = "canary"
 READY_SECONDS = 120.0  # a BERT of 110 M parameters on a busy host takes a third of it
@@ -85,7 +85,7 @@ def Canary(
     except ServerFailed as error:
         _conclude(canary, False, str(error))
         return
-    _write(f"{canary.uri}/{REPORT_FILE}", json.dumps(comparison.report(), indent=2, ensure_ascii=False) + "\n")
+    _write(f"{canary.uri}/{CANARY_FILE}", json.dumps(comparison.report(), indent=2, ensure_ascii=False) + "\n")
     slow = too_slow(comparison, chosen)
     _conclude(canary, comparison.agrees and not slow, f"{comparison.summary()}{slow}")
 

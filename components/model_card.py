@@ -17,7 +17,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import standard_artifacts
 
-from bertline.components import artifacts
+from bertline.components import artifacts, markdown
 from bertline.components.artifacts import DataReport, Quarantine
 from bertline.components.evaluation import Metrics, read_metrics
 from bertline.components.ingestion import INGEST_FILE
@@ -83,7 +83,9 @@ def render(config: dict[str, Any], release: dict[str, Any], **found: Any) -> str
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(plain=_plain, score=_score, span=_span, percent="{:.1%}".format, count="{:,.0f}".format)
+    environment.filters.update(
+        plain=markdown.plain, score=_score, span=_span, percent="{:.1%}".format, count="{:,.0f}".format
+    )
     text = environment.get_template("model_card.md.j2").render(
         {
             **config,
@@ -149,11 +151,6 @@ def _said(words: str | None, default: str, key: str) -> str:
 
 def _missing(key: str) -> str:
     return f"nobody has written this (`card.{key}` in the config)"
-
-
-def _plain(text: str) -> str:
-    """A label, path or name as Markdown that shows it and does nothing else."""
-    return re.sub(r"([\\`*_\[\]<>|#&~])", r"\\\1", " ".join(str(text).split()))
 
 
 def _score(value: float | None) -> str:

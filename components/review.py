@@ -25,7 +25,7 @@ from bertline.components.artifacts import (
     Quarantine,
     ReviewPage,
 )
-from bertline.components.canary import REPORT_FILE as CANARY_FILE
+from bertline.components.canary import CANARY_FILE
 from bertline.components.evaluation import read_metrics
 from bertline.components.ingestion import INGEST_FILE
 from bertline.components.review_page import page

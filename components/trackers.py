@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from bertline.components import markdown
 from bertline.components.options import TrackingOptions
 from bertline.errors import UserError
 from bertline.serving.releases import is_remote
@@ -217,6 +218,6 @@ def _to_wandb(run: TrackedRun, options: TrackingOptions, folder: str) -> str:
 
 
 def _table(values: dict[str, str]) -> str:
-    """A Markdown table of two columns."""
-    rows = [f"| {name} | {value.replace('|', '/')} |" for name, value in values.items()]
+    """A Markdown table of two columns; gates and reasons hold values of the data."""
+    rows = [f"| {markdown.plain(name)} | {markdown.plain(value)} |" for name, value in values.items()]
     return "\n".join(["| | |", "|---|---|", *rows])

@@ -18,7 +18,7 @@ from tfx.types import standard_artifacts
 
 from bertline.components import trackers
 from bertline.components.artifacts import REVIEW_FILE, ReviewPage, TrackingRecord
-from bertline.components.canary import REPORT_FILE as CANARY_FILE
+from bertline.components.canary import CANARY_FILE
 from bertline.components.evaluation import Metrics, read_metrics
 from bertline.components.options import TrackingOptions
 from bertline.components.training_record import read_history

@@ -1,3 +1,10 @@
+import hashlib
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
 import pytest
 
 from benchmarks import evaluator
@@ -15,7 +22,22 @@ def test_a_task_without_a_run_is_told_to_run(tmp_path):
         evaluator.FinishedRun(config.load(tmp_path / "task.yaml"))
 
 
-def test_what_other_programs_take_is_a_share_of_the_processors():
-    others = evaluator.Others()
-    sum(range(30_000_000))  # our own work does not count
-    assert 0 <= others.percent() <= 101
+PROCESSORS = psutil.cpu_count()
+
+
+def test_the_work_of_other_programs_counts():
+    with subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) as other:
+        others = evaluator.Others()
+        time.sleep(0.5)
+        percent = others.percent()
+        other.kill()
+    assert percent > 50 / PROCESSORS  # it had a processor of its own, or others had all of them
+
+
+def test_our_own_work_does_not_count():
+    others, began, used = evaluator.Others(), time.monotonic(), time.process_time()
+    with ThreadPoolExecutor(PROCESSORS) as pool:
+        list(pool.map(hashlib.sha256, [bytes(200_000_000)] * PROCESSORS))  # without the interpreter's lock
+    percent = others.percent()
+    own = 100 * (time.process_time() - used) / (PROCESSORS * (time.monotonic() - began))
+    assert percent < 100 - own + 10

@@ -253,6 +253,28 @@ def test_hostile_texts_and_labels_stay_texts():
     assert factories.page_tables(html)["wrong-table"][0][0] == HOSTILE
 
 
+def test_hostile_slices_reasons_and_names_stay_texts():
+    verdict = factories.verdict(f"shop={HOSTILE}", "0.1", passed=False, reason=HOSTILE)
+    evidence = factories.review_evidence(MOODS, 60, verdicts=[{**verdict, "note": HOSTILE}])
+    figures = evidence.metrics.model_copy(update={"slices": {f"shop={HOSTILE}": evidence.metrics.slices["shop=north"]}})
+    past = {"run": HOSTILE, "outcome": HOSTILE, "version": HOSTILE}
+    past |= figures.model_dump(include={"rows", "accuracy", "macro_f1", "intervals"})
+    hostile = {
+        "metrics": figures,
+        "history": [past],
+        "ingest": {**evidence.ingest, "quarantined": {HOSTILE: 3}},
+        "anomalies": [dict.fromkeys(("split", "column", "severity", "description"), HOSTILE)],
+        "canary": {"blessed": 0, "summary": HOSTILE},
+        "push": {"version": "", "summary": HOSTILE},
+        "release": {**evidence.release, "name": HOSTILE, "libraries": {HOSTILE: HOSTILE}},
+        "card": HOSTILE,
+    }
+    html = page.render(dataclasses.replace(evidence, **hostile), "today")
+    assert html.count("<script") == 1
+    assert "<img" not in html
+    assert factories.page_tables(html)["slice-table"][0][0] == f"shop={HOSTILE}"
+
+
 def test_nothing_is_fetched(html):
     assert not re.findall(r"https?:|//[a-z]|@import|url\(", html)
     assert not re.findall(r"<(link|img|iframe|object|embed|base|form)\b", html)

@@ -143,7 +143,7 @@ def test_tensorboard_compares_runs_by_parameters_and_final_figures(tmp_path, evi
         (1, pytest.approx(0.8)), (2, pytest.approx(0.8)), (3, pytest.approx(0.8)),
     ]  # fmt: skip
     (gates,) = events.Tensors(run_id(other.metrics), "gates")
-    assert b"| accuracy >= 0.4 | blocked: 0.300 is below 0.4 |" in tf.make_ndarray(gates.tensor_proto).item()
+    assert rb"| accuracy \>= 0.4 | blocked: 0.300 is below 0.4 |" in tf.make_ndarray(gates.tensor_proto).item()
 
 
 def test_files_without_a_folder_for_them(tmp_path, evidence):
