@@ -24,6 +24,33 @@ class Schedule:
         return self._peak * tf.maximum(tf.minimum(tf.minimum(growth, decay), 1.0), 0.0)
 
 
+class LossScale(tf.Module):
+    """The factor of the loss in float16, without which small gradients would fall below its smallest number.
+
+    It follows the rule of keras.optimizers.LossScaleOptimizer: a step whose gradients overflow is skipped and halves
+    the factor; GROWTH_STEPS good steps in a row double it. It is a tf.Module so that checkpoints hold its state.
+    """
+
+    INITIAL, GROWTH_STEPS = 2.0**15, 2000  # Keras's own
+
+    def __init__(self):
+        super().__init__()
+        kept = {"trainable": False, "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA}
+        self.factor = tf.Variable(self.INITIAL, **kept)
+        self._good_steps = tf.Variable(0, dtype=tf.int64, **kept)
+
+    def halve(self) -> None:
+        """After a step whose gradients overflowed."""
+        self.factor.assign(self.factor / 2)
+        self._good_steps.assign(0)
+
+    def count_good_step(self) -> None:
+        """After any other step; doubles the factor when it is time."""
+        grows = self._good_steps + 1 >= self.GROWTH_STEPS
+        self.factor.assign(tf.where(grows, self.factor * 2, self.factor))
+        self._good_steps.assign(tf.where(grows, tf.constant(0, tf.int64), self._good_steps + 1))
+
+
 class AdamW(tf.Module):
     """AdamW (Loshchilov & Hutter 2019) with clipping by the global norm; the same numbers as keras.optimizers.AdamW.
 
@@ -36,6 +63,7 @@ class AdamW(tf.Module):
         weight_decay: decoupled, multiplied by the learning rate.
         clip_norm: global norm above which gradients are scaled down.
         lazy_rows: False makes the tables' gradients dense, where the device has no dynamic shapes (TPU).
+        loss_scale: what the loss was multiplied by before its gradients were taken; None for nothing.
     """
 
     BETA_1, BETA_2 = 0.9, 0.999
@@ -49,6 +77,7 @@ class AdamW(tf.Module):
         weight_decay: float,
         clip_norm: float,
         lazy_rows: bool = True,
+        loss_scale: LossScale | None = None,
     ):
         super().__init__()
         self.variables_ = [variable.value for variable in variables]
@@ -59,12 +88,15 @@ class AdamW(tf.Module):
         self._schedule = schedule
         self._clip_norm = clip_norm
         self._lazy_rows = lazy_rows
+        self._loss_scale = loss_scale
 
     def apply(self, gradients: list[tf.Tensor | tf.IndexedSlices]) -> tf.Tensor:
         """One step, called in a replica's context; replicas' gradients are added up.
 
+        With a loss scale, a step whose gradients are not finite changes no variable but the scale.
+
         Returns:
-            the gradients' global norm before clipping, float32 scalar.
+            the gradients' global norm before clipping and without the loss scale, float32 scalar.
         """
         context = tf.distribute.get_replica_context()
         if not self._lazy_rows:
@@ -72,11 +104,28 @@ class AdamW(tf.Module):
         if context.num_replicas_in_sync > 1:
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         gradients = [_summed_rows(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
+        if self._loss_scale:
+            gradients = [_scaled(gradient, 1 / self._loss_scale.factor) for gradient in gradients]
         gradients, norm = tf.clip_by_global_norm(gradients, self._clip_norm)
-        context.merge_call(self._update_all, args=(gradients,))
+        update = self._update_if_finite if self._loss_scale else self._update_all
+        context.merge_call(update, args=(gradients, norm))
         return norm
 
-    def _update_all(self, strategy: tf.distribute.Strategy, gradients) -> None:
+    def _update_if_finite(self, strategy: tf.distribute.Strategy, gradients, norms) -> None:
+        def good() -> tf.Tensor:
+            self._update_all(strategy, gradients, norms)
+            self._loss_scale.count_good_step()
+            return tf.constant(True)
+
+        def overflowed() -> tf.Tensor:
+            self._loss_scale.halve()
+            return tf.constant(False)
+
+        norm, *_ = strategy.experimental_local_results(norms)  # the same on all replicas
+        tf.cond(tf.math.is_finite(norm), good, overflowed)
+
+    def _update_all(self, strategy: tf.distribute.Strategy, gradients, norms) -> None:
+        del norms
         rate = self._schedule(self.step)
         time = tf.cast(self.step + 1, tf.float32)
         powers = (tf.pow(self.BETA_1, time), tf.pow(self.BETA_2, time))
@@ -112,6 +161,12 @@ class AdamW(tf.Module):
         values = tf.gather(variable, rows) * (1 - rate * decay) - pace * moment / (tf.sqrt(square) + self.EPSILON)
         for target, update in ((first, moment), (second, square), (variable, values)):
             tf.raw_ops.ResourceScatterUpdate(resource=target.handle, indices=rows, updates=update)
+
+
+def _scaled(gradient: tf.Tensor | tf.IndexedSlices, factor: float | tf.Tensor) -> tf.Tensor | tf.IndexedSlices:
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(gradient.values * factor, gradient.indices, gradient.dense_shape)
+    return gradient * factor
 
 
 def _summed_rows(gradient: tf.IndexedSlices) -> tf.IndexedSlices:

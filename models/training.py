@@ -21,13 +21,12 @@ from bertline.errors import UserError
 from bertline.models import hardware
 from bertline.models.dataset import Batches, Rows, balanced_weights
 from bertline.models.encoder import DROPOUT_PLACES, Batch, Encoder, pack
-from bertline.models.optimizer import AdamW, Schedule
+from bertline.models.optimizer import AdamW, LossScale, Schedule
 from bertline.models.recipe import TrainOptions
 
 _EVALUATION_BATCH = 64  # no gradients are kept, and larger batches are no faster on a CPU
 _REPORT_SECONDS = 0.5  # between two progress events
 Gradient = tf.Tensor | tf.IndexedSlices
-_FLOAT16_LOSS_SCALE = 1024.0  # keeps small gradients above float16's smallest number; float32 and bfloat16 need none
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ class History:
     step_seconds: float = 0.0  # inside training steps, tracing left out
     wall_seconds: float = 0.0
     precision: str = ""
+    skipped_steps: int = 0  # whose gradients overflowed in float16; see optimizer.LossScale
     resumed_at: list[int] = field(default_factory=list)  # steps at which an interrupted run went on
 
     @property
@@ -179,12 +179,14 @@ class Run:
         self._encoder = Encoder.of(model)
         self._variables = [variable.value for variable in model.trainable_variables]
         self.steps = self.batches.steps * options.epochs
+        self._loss_scale = LossScale() if self._dtype == tf.float16 else None  # wider dtypes need none
         self._optimizer = AdamW(
             model.trainable_variables,
             Schedule(options.learning_rate, self.steps, options.warmup_share),
             weight_decay=options.weight_decay,
             clip_norm=options.clip_norm,
             lazy_rows=not isinstance(strategy, tf.distribute.TPUStrategy),
+            loss_scale=self._loss_scale,
         )
         self.history = History(precision=self._dtype.name)
         self._folder = folder
@@ -250,19 +252,28 @@ class Run:
         history = self.history
         traced = self._train_function.experimental_get_tracing_count()
         begun = time.perf_counter()
-        loss, rows = self._train_function(batch, self._seed(history.step)).numpy()
+        loss, rows, skipped = self._train_function(batch, self._seed(history.step)).numpy()
         seconds = time.perf_counter() - begun
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the training loss became {loss} at step {history.step + 1} of {self.steps}; lower "
-                f"train.learning_rate (now {self._options.learning_rate:g}) or train.clip_norm"
-            )
+        self._check(loss, bool(skipped))
         history.step += 1
+        history.skipped_steps += bool(skipped)
         history.loss_sum += float(loss) * int(rows)
         history.rows += int(rows)
         if traced:  # the first step's time is mostly tracing
             history.timed_rows += int(rows)
             history.step_seconds += seconds
+
+    def _check(self, loss: float, skipped: bool) -> None:
+        """Raises UserError where training cannot go on after a step."""
+        place = f"at step {self.history.step + 1} of {self.steps}"
+        way_out = f"lower train.learning_rate (now {self._options.learning_rate:g}) or train.clip_norm"
+        if not math.isfinite(loss):
+            raise UserError(f"the training loss became {loss} {place}; {way_out}")
+        if skipped and float(self._loss_scale.factor.numpy()) < 1:
+            raise UserError(
+                f"the gradients overflow float16 {place}, whatever the loss is scaled by; {way_out}, or set "
+                "train.precision: float32"
+            )
 
     def end_epoch(self, wall_seconds: float) -> None:
         """Validates, notes the epoch, keeps its weights if they are the best."""
@@ -334,26 +345,23 @@ class Run:
         return tuple(self._strategy.gather(each, axis=0) for each in results)
 
     def _train_step(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tf.Tensor:
-        """One replica's step: [loss x its share, rows], float32 [2]."""
+        """One replica's step: [loss x its share, rows, whether it was skipped], float32 [3]."""
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         seed += tf.stack([tf.cast(replica, tf.int64), 0])
         whole = self._options.accumulate_steps == 1
         loss, gradients = self._gradients(batch, seed) if whole else self._accumulated(batch, seed)
-        self._optimizer.apply(gradients)
-        return tf.stack([loss, tf.cast(tf.size(batch["labels"]), tf.float32)])
+        norm = self._optimizer.apply(gradients)
+        skipped = ~tf.math.is_finite(norm) if self._loss_scale else tf.constant(False)
+        return tf.stack([loss, tf.cast(tf.size(batch["labels"]), tf.float32), tf.cast(skipped, tf.float32)])
 
     def _gradients(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tuple[tf.Tensor, list[Gradient]]:
-        """Loss x its share, float32 scalar, and its gradients."""
-        scale = _FLOAT16_LOSS_SCALE if self._dtype == tf.float16 else 1.0
+        """Loss x its share, float32 scalar, and its gradients times the loss scale."""
         with tf.GradientTape() as tape:
             logits = self._logits(batch, seed)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=batch["labels"], logits=logits)
             loss = tf.reduce_sum(losses * batch["shares"])
-            scaled = loss * scale
-        gradients = tape.gradient(scaled, self._variables)
-        if scale != 1.0:
-            gradients = [_scaled(gradient, 1 / scale) for gradient in gradients]
-        return loss, gradients
+            large = loss * self._loss_scale.factor if self._loss_scale else loss
+        return loss, tape.gradient(large, self._variables)
 
     def _accumulated(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tuple[tf.Tensor, list[Gradient]]:
         """As `_gradients`, from parts of the batch one after the other: one part's activations are held at a time.
@@ -388,12 +396,6 @@ class Run:
     def _seed(self, step: int) -> tf.Tensor:
         """Dropout's seed, from the run's seed and the step alone, so that a resumed run draws what it would have."""
         return tf.constant([self._options.seed * 1_000_003, step * DROPOUT_PLACES], tf.int64)
-
-
-def _scaled(gradient: Gradient, factor: float) -> Gradient:
-    if isinstance(gradient, tf.IndexedSlices):
-        return tf.IndexedSlices(gradient.values * factor, gradient.indices, gradient.dense_shape)
-    return gradient * factor
 
 
 def _added(one: Gradient, other: Gradient) -> Gradient:

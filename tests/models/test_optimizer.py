@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bertline.models.optimizer import AdamW, Schedule
+from bertline.models.optimizer import AdamW, LossScale, Schedule
 
 
 def variables():
@@ -57,6 +57,24 @@ def test_dense_rows_where_shapes_must_be_static():
     optimizer = AdamW([table], Schedule(0.1, 10, 0.0), weight_decay=0.1, clip_norm=9.0, lazy_rows=False)
     optimizer.apply([tf.IndexedSlices(tf.constant([[1.0]]), tf.constant([1]), tf.constant([3, 1]))])
     np.testing.assert_allclose(table.numpy().ravel(), [0.99, 0.89, 0.99], rtol=1e-5)  # decay reaches every row
+
+
+def test_an_overflow_halves_the_loss_scale_and_changes_nothing_else(monkeypatch):
+    monkeypatch.setattr(LossScale, "GROWTH_STEPS", 2)
+    scale, (kernel, _), (alike, _) = LossScale(), variables(), variables()
+    recipe = {"weight_decay": 0.1, "clip_norm": 1.0}
+    optimizer = AdamW([kernel], Schedule(0.1, 10, 0.5), **recipe, loss_scale=scale)
+    reference = AdamW([alike], Schedule(0.1, 10, 0.5), **recipe)
+    slope, factors = tf.constant([[3.0, 0.0], [0.0, 4.0]]), []
+    for overflows in (False, True, False, False):
+        norm = optimizer.apply([slope * (np.inf if overflows else scale.factor)])
+        if not overflows:
+            reference.apply([slope])
+            assert float(norm) == 5.0
+        np.testing.assert_array_equal(kernel.numpy(), alike.numpy())
+        factors.append(float(scale.factor.numpy()) / LossScale.INITIAL)
+    assert factors == [1.0, 0.5, 0.5, 1.0]
+    assert int(optimizer.step.numpy()) == 3
 
 
 def test_biases_are_spared_from_decay():

@@ -14,9 +14,10 @@ import tensorflow as tf
 from factories import tiny_model_options, tokenised_reviews
 
 from bertline.errors import UserError
-from bertline.models import backbone, classifier
+from bertline.models import backbone, classifier, training
 from bertline.models.dataset import Rows
 from bertline.models.encoder import Batch, Encoder, pack
+from bertline.models.optimizer import LossScale
 from bertline.models.recipe import TrainOptions
 from bertline.models.training import fit
 
@@ -83,6 +84,32 @@ test_training.train(pathlib.Path({str(cut)!r}), on_progress=killed)
     resumed, resumed_history, resumed_logits = train(cut)
     assert resumed_history.resumed_at == [16]
     assert resumed_history.epochs == history.epochs
+    np.testing.assert_array_equal(weights(resumed), weights(model))
+    np.testing.assert_array_equal(resumed_logits, logits)
+
+
+def test_float16_skips_the_steps_that_overflow_and_resumes_to_the_bit(tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    def kill(progress):
+        if progress.step == 18:  # two steps after a checkpoint, the scale has been halved before it
+            raise Killed
+
+    monkeypatch.setattr(training, "_REPORT_SECONDS", 0)
+    monkeypatch.setattr(LossScale, "INITIAL", 2.0**24)  # so large that the first steps overflow
+    options = RECIPE.model_copy(update={"precision": "mixed_float16"})
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    model, history, logits = train(whole, options=options)
+    assert 0 < history.skipped_steps < 16
+    assert history.epochs[-1].validation_loss < 0.8 < history.epochs[0].validation_loss
+    with pytest.raises(Killed):
+        train(cut, options=options, on_progress=kill)
+    resumed, resumed_history, resumed_logits = train(cut, options=options)
+    assert resumed_history.resumed_at == [16]
+    assert (resumed_history.epochs, resumed_history.skipped_steps) == (history.epochs, history.skipped_steps)
     np.testing.assert_array_equal(weights(resumed), weights(model))
     np.testing.assert_array_equal(resumed_logits, logits)
 
@@ -156,20 +183,27 @@ import pathlib, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import test_training
-for name, parts in (("one_device", 1), ("mirrored", 1), ("mirrored", 2)):
-    folder = pathlib.Path({str(tmp_path)!r}) / f"{{name}}-{{parts}}"
+test_training.LossScale.INITIAL = 2.0**24  # in float16 the first steps overflow
+for name, parts, precision in (
+    ("one_device", 1, "float32"), ("mirrored", 1, "float32"), ("mirrored", 2, "float32"), ("mirrored", 1, "mixed_float16")
+):
+    folder = pathlib.Path({str(tmp_path)!r}) / f"{{name}}-{{parts}}-{{precision}}"
     folder.mkdir()
-    changes = {{"distribution": name, "epochs": 2, "accumulate_steps": parts}}
+    changes = {{"distribution": name, "epochs": 2, "accumulate_steps": parts, "precision": precision}}
     options = test_training.RECIPE.model_copy(update=changes)
     _, history, _ = test_training.train(folder, options=options, dropout=0.0, rows=90)  # a last batch of two rows
-    print("LOSSES", *(f"{{e.train_loss:.4f}} {{e.validation_loss:.4f}}" for e in history.epochs))
+    losses = (loss for epoch in history.epochs for loss in (epoch.train_loss, epoch.validation_loss))
+    print("LOSSES", *losses, history.skipped_steps)
 """
     run = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     losses = [line for line in run.stdout.splitlines() if line.startswith("LOSSES")]
-    assert len(losses) == 3, run.stderr[-3000:]
-    one, mirrored, in_parts = ([float(value) for value in line.split()[1:]] for line in losses)
+    assert len(losses) == 4, run.stderr[-3000:]
+    one, mirrored, in_parts, float16 = ([float(value) for value in line.split()[1:]] for line in losses)
+    assert one[-1] == 0
     assert mirrored == pytest.approx(one, abs=2e-3)
     assert in_parts == pytest.approx(one, abs=2e-3)
+    assert float16[-1] > 0  # skipped on both devices
+    assert float16[3] < float16[1] < 1.1
 
 
 # === Several workers ===
