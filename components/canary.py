@@ -257,11 +257,12 @@ def compare(rows: list[dict[str, Any]], address: str) -> Comparison:
             answers += ask([row])
             latencies.append(time.perf_counter() - began)
         answers += ask(rows[SINGLE_ROWS:])
-    differing = [_difference(row, answer) for row, answer in zip(rows, answers, strict=True) if _differs(row, answer)]
-    ties = sum(
-        row["predicted"] != answer.label and not _differs(row, answer)
-        for row, answer in zip(rows, answers, strict=True)
-    )
+    differing, ties = [], 0
+    for row, answer in zip(rows, answers, strict=True):
+        if not agrees(row["predicted"], row["probability"], answer):
+            differing.append(_difference(row, answer))
+        elif row["predicted"] != answer.label:
+            ties += 1
     return Comparison(len(rows), differing, ties, latencies)
 
 
@@ -276,16 +277,21 @@ def too_slow(comparison: Comparison, options: CanaryOptions) -> str:
     return "".join(over)
 
 
-def _differs(row: dict[str, Any], answer: Prediction) -> bool:
-    """Whether the server contradicts the Evaluator by more than rounding.
+def agrees(label: str, probability: float, answer: Prediction) -> bool:
+    """Whether the server's answer is the Evaluator's, but for rounding.
 
-    Where two labels are as probable as each other, rounding alone decides between them: another label passes only if
-    the expected one is within the tolerance of it.
+    Where two labels are equally probable, rounding decides between them. So another label passes if the expected one is
+    within the tolerance of it.
+
+    Args:
+        label: what the Evaluator saw the model answer.
+        probability: of that label.
+        answer: the server's.
     """
-    expected = answer.probabilities.get(row["predicted"])
-    if expected is None or abs(expected - row["probability"]) > TOLERANCE:
-        return True
-    return answer.probability - expected > TOLERANCE
+    answered = answer.probabilities.get(label)
+    if answered is None or abs(answered - probability) > TOLERANCE:
+        return False
+    return answer.probability - answered <= TOLERANCE
 
 
 def _difference(row: dict[str, Any], answer: Prediction) -> dict[str, Any]:

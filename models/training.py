@@ -25,7 +25,7 @@ from bertline.models.optimizer import AdamW, LossScale, Schedule
 from bertline.models.recipe import TrainOptions
 
 _EVALUATION_BATCH = 64  # no gradients are kept, and larger batches are no faster on a CPU
-_REPORT_SECONDS = 0.5  # between two progress events
+REPORT_SECONDS = 0.5  # between two progress events
 Gradient = tf.Tensor | tf.IndexedSlices
 
 
@@ -240,7 +240,7 @@ class Run:
         reported = 0.0
         for batch in self._strategy.experimental_distribute_dataset(batches):
             self.train_on(batch)
-            if time.perf_counter() - reported > _REPORT_SECONDS:
+            if time.perf_counter() - reported > REPORT_SECONDS:
                 reported = time.perf_counter()
                 on_progress(self._progress())
             if history.step % options.checkpoint_steps == 0 and history.step % self.batches.steps:

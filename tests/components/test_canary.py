@@ -132,8 +132,10 @@ def test_model_with_an_op_that_tf_serving_lacks_is_blocked_by_its_name(tmp_path)
 
 def test_server_that_is_killed_while_it_answers_is_told(tmp_path, model, monkeypatch):
     started = []
-    start = canary._start
-    monkeypatch.setattr(canary, "_start", lambda *arguments: started.append(start(*arguments)) or started[0])
+    start = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *command, **more: started.append(start(*command, **more)) or started[0]
+    )
     with pytest.raises(canary.ServerFailed, match="fresh server failed"):  # noqa: SIM117
         with canary.fresh_server(str(model / "Format-Serving"), str(tmp_path)) as address:
             os.kill(started[0].pid, signal.SIGKILL)
@@ -145,7 +147,7 @@ def test_server_that_is_killed_while_it_answers_is_told(tmp_path, model, monkeyp
 
 def test_server_that_is_not_ready_in_time_is_ended(tmp_path, model, monkeypatch):
     sleeper = subprocess.Popen(["sleep", "60"])
-    monkeypatch.setattr(canary, "_start", lambda scratch, log_file: log_file.touch() or sleeper)
+    monkeypatch.setattr(subprocess, "Popen", lambda *command, **more: sleeper)
     with (
         pytest.raises(canary.ServerFailed, match=r"not ready after 0\.3 s.*last words: none"),
         canary.fresh_server(str(model / "Format-Serving"), str(tmp_path), ready_seconds=0.3),
@@ -155,24 +157,22 @@ def test_server_that_is_not_ready_in_time_is_ended(tmp_path, model, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("answered", "differs"),
+    ("answered", "agree"),
     [
-        ({"a": 0.60, "b": 0.40}, False),
-        ({"a": 0.605, "b": 0.395}, False),
-        ({"a": 0.62, "b": 0.38}, True),
-        ({"a": 0.40, "b": 0.60}, True),
-        ({"c": 1.0}, True),
+        ({"a": 0.60, "b": 0.40}, True),
+        ({"a": 0.605, "b": 0.395}, True),
+        ({"a": 0.62, "b": 0.38}, False),
+        ({"a": 0.40, "b": 0.60}, False),
+        ({"c": 1.0}, False),
     ],
 )
-def test_same_label_within_the_tolerance(answered, differs):
-    row = {"predicted": "a", "probability": 0.6}
-    assert canary._differs(row, prediction(answered)) == differs
+def test_same_label_within_the_tolerance(answered, agree):
+    assert canary.agrees("a", 0.6, prediction(answered)) == agree
 
 
-@pytest.mark.parametrize(("answered", "differs"), [({"a": 0.498, "b": 0.502}, False), ({"a": 0.493, "b": 0.507}, True)])
-def test_two_labels_as_probable_as_each_other_may_change_places(answered, differs):
-    row = {"predicted": "a", "probability": 0.501}
-    assert canary._differs(row, prediction(answered)) == differs
+@pytest.mark.parametrize(("answered", "agree"), [({"a": 0.498, "b": 0.502}, True), ({"a": 0.493, "b": 0.507}, False)])
+def test_two_labels_as_probable_as_each_other_may_change_places(answered, agree):
+    assert canary.agrees("a", 0.501, prediction(answered)) == agree
 
 
 def prediction(probabilities):

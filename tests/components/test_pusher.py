@@ -185,7 +185,10 @@ def test_rows_are_taken_in_even_steps_of_length(tmp_path, rows, taken):
     assert [len(row["text"]) for row in chosen] == taken
 
 
-def test_most_rows_allowed_stay_below_tf_servings_limit():
+def test_most_rows_allowed_stay_below_tf_servings_limit(tmp_path):
     most = next(limit.le for limit in ServeOptions.model_fields["warmup_rows"].metadata if hasattr(limit, "le"))
-    requests = 2 * len(list(warmup._batches([{"text": ""}] * most)))
-    assert most < requests <= 1000
+    save_mood_model(tmp_path / "model")
+    write_predictions(tmp_path, ["x" * length for length in range(most)])
+    predictions = str(tmp_path / "evaluation" / "predictions-test.parquet")
+    warmup.write(str(tmp_path / "requests"), str(tmp_path / "model"), predictions, most)
+    assert most < sum(1 for _ in tf.data.TFRecordDataset(str(tmp_path / "requests"))) <= 1000

@@ -92,16 +92,18 @@ def test_checkpoints_belong_to_their_training(data, tmp_path, monkeypatch):
     class Stopped(Exception):
         pass
 
-    def stop(progress):
-        if progress.step > 20:
+    def stop(record):
+        if record.progress["step"] > 20:
             raise Stopped
 
-    monkeypatch.setattr("bertline.models.training._REPORT_SECONDS", 0)
-    monkeypatch.setattr("bertline.components.trainer._log_progress", stop)
+    monkeypatch.setattr("bertline.models.training.REPORT_SECONDS", 0)
+    log = logging.getLogger("bertline.progress")
+    monkeypatch.setattr(log, "level", logging.INFO)
+    log.addFilter(stop)
     recipe = RECIPE.model_copy(update={"epochs": 1, "checkpoint_steps": 10})
     with pytest.raises(Stopped):
         train(data, tmp_path, recipe)
-    monkeypatch.undo()
+    log.removeFilter(stop)
     (interrupted,) = (tmp_path / "checkpoints").iterdir()
     left_long_ago, just_begun = tmp_path / "checkpoints/stale", tmp_path / "checkpoints/begun"
     for folder in (left_long_ago, just_begun):

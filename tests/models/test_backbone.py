@@ -63,7 +63,7 @@ def test_hugging_face_folder(tmp_path):
     assert (words.path, words.lowercase) == (folder / "vocab.txt", False)
     network = backbone.load(options(folder, dropout=0.25))
     assert (network.num_layers, network.hidden_dim, network.dropout) == (1, 4, 0.25)
-    assert network.transformer_layers[0]._self_attention_layer._dropout == 0.25
+    assert network.transformer_layers[0].dropout == 0.25
     assert not backbone.approximate_gelu(network)
 
 

@@ -73,7 +73,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path):
 import os, signal, sys
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]!r}
 import test_training, pathlib, bertline.models.training as training
-training._REPORT_SECONDS = 0
+training.REPORT_SECONDS = 0
 def killed(progress):
     if progress.step == 18:  # in the middle of the second epoch, two steps after a checkpoint
         os.kill(os.getpid(), signal.SIGKILL)
@@ -96,7 +96,7 @@ def test_float16_skips_the_steps_that_overflow_and_resumes_to_the_bit(tmp_path, 
         if progress.step == 18:  # two steps after a checkpoint, the scale has been halved before it
             raise Killed
 
-    monkeypatch.setattr(training, "_REPORT_SECONDS", 0)
+    monkeypatch.setattr(training, "REPORT_SECONDS", 0)
     monkeypatch.setattr(LossScale, "INITIAL", 2.0**24)  # so large that the first steps overflow
     options = RECIPE.model_copy(update={"precision": "mixed_float16"})
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -185,7 +185,8 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 import test_training
 test_training.LossScale.INITIAL = 2.0**24  # in float16 the first steps overflow
 for name, parts, precision in (
-    ("one_device", 1, "float32"), ("mirrored", 1, "float32"), ("mirrored", 2, "float32"), ("mirrored", 1, "mixed_float16")
+    ("one_device", 1, "float32"), ("mirrored", 1, "float32"), ("mirrored", 2, "float32"),
+    ("mirrored", 1, "mixed_float16"),
 ):
     folder = pathlib.Path({str(tmp_path)!r}) / f"{{name}}-{{parts}}-{{precision}}"
     folder.mkdir()
@@ -203,7 +204,7 @@ for name, parts, precision in (
     assert mirrored == pytest.approx(one, abs=2e-3)
     assert in_parts == pytest.approx(one, abs=2e-3)
     assert float16[-1] > 0  # skipped on both devices
-    assert float16[3] < float16[1] < 1.1
+    assert float16[:-1] == pytest.approx(one[:-1], abs=0.05)
 
 
 # === Several workers ===
@@ -215,7 +216,7 @@ import os, pathlib, signal
 from bertline.models import hardware
 strategy = hardware.strategy("multi_worker")
 import test_training, bertline.models.training as training
-training._REPORT_SECONDS = 0
+training.REPORT_SECONDS = 0
 folder, lost_at = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 def progress(seen):
     if seen.step == lost_at and not hardware.is_chief(strategy):
