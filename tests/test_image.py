@@ -128,23 +128,24 @@ def test_the_compiled_line_runs_in_it_to_a_pushed_model(image, volume):
     assert (volume / "models/serving" / run.metadata("Pusher", "pushed_model")["pushed_version"]).is_dir()
 
 
-def test_its_servers_answer_over_grpc_for_the_pushed_model(image, volume):
-    """Needs the test above, whose run pushes the model. Servers and clients share the loopback of one container."""
-    served = (volume / "task.yaml").read_text(encoding="utf-8")
-    served = served.replace("serve: {port: 0}", f"serve: {{port: 8500, folder: {volume}/models/serving}}")
-    (volume / "served.yaml").write_text(served, encoding="utf-8")
-    model = f"--model_base_path={volume}/models/serving --model_name=reviews"
-    ask = "from bertline import Client; c = Client('127.0.0.1:{}', 'reviews'); c.wait_until_ready(120); "
-    ask += "print(c.predict(['great love it was'])[0].label)"
+def test_its_servers_answer_over_grpc(image, volume):
+    """Servers and clients share the loopback of one container."""
+    factories.save_mood_model(volume / "mood" / "7")
+    (volume / "mood" / "7" / "release.json").write_text("{}")
+    task = (volume / "task.yaml").read_text(encoding="utf-8").replace("name: reviews", "name: mood")
+    task = task.replace("serve: {port: 0}", f"serve: {{port: 8500, folder: {volume}/mood}}")
+    (volume / "mood.yaml").write_text(task, encoding="utf-8")
+    give_to_user(volume)
+    ask = "from bertline import Client; c = Client('127.0.0.1:{}', 'mood'); c.wait_until_ready(120); "
+    ask += "print(c.predict(['a good day'])[0].label)"
     script = f"""
-        bertline serve served.yaml --embedded & first=$!
-        bertline-model-server {model} --port=8600 & second=$!
-        python -c "{ask.format(8500)}" && python -c "{ask.format(8600)}" &&
-            bertline predict served.yaml 'awful refund it was'
+        bertline serve mood.yaml --embedded & first=$!
+        bertline-model-server --model_base_path={volume}/mood --model_name=mood --port=8600 & second=$!
+        python -c "{ask.format(8500)}" && python -c "{ask.format(8600)}" && bertline predict mood.yaml 'a dull day'
         answered=$?
         kill -TERM $first $second && wait $first && wait $second && exit $answered
     """
     shown = image.run(["sh", "-c", script], volume, folder=volume, capture_output=True, text=True, timeout=300)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert shown.stdout.split().count("positive") == 2, shown.stdout
-    assert "negative\t" in shown.stdout
+    assert "negative\t0.750\ta dull day" in shown.stdout
