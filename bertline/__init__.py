@@ -14,9 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bertline.serving.client import AsyncClient, Client
+    from bertline.serving.client import AsyncClient, Client, Prediction, ServingError
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncClient", "Client", "Prediction", "ServingError"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,13 +9,13 @@ Works against the embedded server and tensorflow_model_server alike, and starts 
             print(prediction.label, prediction.probability)
 
 `AsyncClient` is the same for asyncio: every method is awaited, and it is opened with `async with`. Both take any number
-of texts in one call. They go out longest first, in requests of texts of like length (a server pads all texts of a
-request to its longest, and on a CPU the padding costs as much as text), several requests under way at once; the answers
-come back in the order of the texts.
+of texts in one call. The texts are sent longest first, in requests of texts of like length, several requests at once: a
+server pads all texts of a request to its longest, and on a CPU padding costs as much as text. The answers come back in
+the order of the texts.
 
 A request that a server refuses with UNAVAILABLE (it restarts, or its queue is full) is tried up to five times, after
-0.2, 0.4, 0.8 and 1.6 seconds give or take a fifth. Nothing else is tried again: a request that was too much or too late
-once only adds to the load. `timeout` bounds a whole call, retries included.
+0.2, 0.4, 0.8 and 1.6 seconds, each give or take a fifth. Nothing else is retried: a request that was too large or too
+late would only add to the load. `timeout` limits a whole call, retries included.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ REQUEST_SECONDS = 60.0  # 32 long documents take some 10 s on two cores, and CON
 POLL_SECONDS = 0.1
 ROWS_NAMED = 5  # in the message of an error; `ServingError.rows` has them all
 
-# What may pass while one waits for a server: it is not there, slow, without a version yet, or limits its callers.
+# Errors that may pass while one waits for a server: it is not there, slow, has no version yet, or limits its callers.
 PASSING = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -71,7 +71,7 @@ class ServingError(RuntimeError):
 
     Attributes:
         code: gRPC's status code.
-        rows: indices of the texts in the request that failed; () where it held no texts.
+        rows: indices of the texts in the request that failed; () if it held no texts.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str, rows: Sequence[int] = (), whole: bool = True):
@@ -86,7 +86,7 @@ def _in_words(rows: Sequence[int]) -> str:
     return f"in the request with texts {named}{more}, counted from 0"
 
 
-# === What both clients share: everything but the waiting ===
+# === What both clients share: everything except the waiting ===
 
 
 class _Core:
@@ -152,7 +152,7 @@ class _Core:
         return ModelServiceStub(self._channel)
 
     def _spec(self, signature: str = "", version: int | None = None, version_label: str | None = None) -> ModelSpec:
-        """Names the model and the version: the call's choice, else the client's, else the server's."""
+        """Names the model and the version: the call's, else the client's, else the server chooses."""
         if version is None and version_label is None:
             version, version_label = self.version, self.version_label
         if version is not None and version_label is not None:
@@ -193,7 +193,7 @@ class _Part:
 
 
 class _Call:
-    """One call of `predict`: its requests, the time it has left, and the answers it has so far."""
+    """One call of `predict`: its requests, the time that is left, and the answers so far."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ class _Call:
         self.requests = -(-self._rows // batch_size)
 
     def parts(self) -> Iterator[_Part]:
-        """Requests of texts of like length, the longest first: what asks too much fails before the rest has run."""
+        """Requests of texts of like length, longest first: a text that is too long fails before the rest has run."""
         order = sorted(range(self._rows), key=lambda row: -sum(len(texts[row]) for texts in self._inputs.values()))
         for start in range(0, self._rows, self._batch_size):
             rows = order[start : start + self._batch_size]
@@ -247,7 +247,7 @@ class _Call:
 
 
 class _Readiness:
-    """What a client that waits for a version has seen, and for how long it goes on."""
+    """What a client that waits for a version has seen so far, and how long it goes on waiting."""
 
     def __init__(self, model_name: str, timeout: float):
         self._model_name = model_name
@@ -268,7 +268,7 @@ class _Readiness:
         return None
 
     def failed(self, error: ServingError) -> None:
-        """Notes an error, or raises it: when time is up, or waiting does not mend it."""
+        """Notes an error, or raises it if the time is up or waiting does not help."""
         if error.code not in PASSING:
             raise error
         if self._failure is None or error.code != grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -281,28 +281,29 @@ class _Readiness:
 
 
 class Client(_Core):
-    """Talks to one model on one server. Usable from many threads; close it, or use it as a context manager.
+    """Calls one model on one server. Many threads may share it. Close it, or use it as a context manager.
 
     Args:
         address: HOST:PORT, or unix:PATH.
         model_name: the name the server serves the model by.
-        version: the version to ask; default: the one the server chooses, its newest.
-        version_label: the label of the version to ask ("stable", say), in place of its number.
-        signature: the signature to ask; its input is `text` (and `text_pair`), strings of shape [batch].
-        timeout: seconds that one call may take, all its requests and their retries together. None, the default, sets
-            no bound to a call, however many texts it has, and REQUEST_SECONDS to each request.
-        batch_size: most texts sent in one request.
-        concurrency: most requests of one call under way at once.
-        tls: True for a server whose certificate a public authority signed, or the certificates (PEM: a file's path, or
-            the bytes) of the authority that did.
+        version: the version that answers; by default the server chooses, which is its newest.
+        version_label: the label of the version that answers, such as "stable", in place of its number.
+        signature: the signature to call. Its input is `text` (and `text_pair`), strings of shape [batch]. Its outputs
+            are `label`, strings of shape [batch], and `classes` and `probabilities`, of shape [batch, classes].
+        timeout: seconds that one call may take, with all its requests and their retries. By default a call has no
+            limit, however many texts it has, and each request has REQUEST_SECONDS.
+        batch_size: most texts in one request.
+        concurrency: most requests of one call in flight at once.
+        tls: True for a server whose certificate a public authority signed, else the certificates (PEM: a file's path,
+            or the bytes) of the authority that signed it.
         client_certificate: for mutual TLS, the client's certificate chain, PEM as above.
-        client_key: its private key.
-        server_name: the name in the server's certificate, where it is not the address's.
+        client_key: for mutual TLS, the client's private key, PEM as above.
+        server_name: the name in the server's certificate, if it is not the address's.
         api_key: sent with each request as `authorization: Bearer KEY`.
-        allow_insecure_key: send the key without TLS to an address that is not on this machine.
+        allow_insecure_key: whether to send the key without TLS to an address that is not on this machine.
 
     Raises:
-        ValueError: settings that contradict each other, or a key that would travel unencrypted.
+        ValueError: settings contradict each other, or the API key would travel unencrypted.
         OSError: a certificate or key file cannot be read.
     """
 
@@ -321,20 +322,25 @@ class Client(_Core):
         """Labels of texts, in their order.
 
         Args:
-            texts: any number of texts.
-            pairs: the second texts, as many, for a model of text pairs.
+            texts: any number of texts; the signature's input `text` gets them as strings of shape [batch].
+            pairs: the second text of each pair, for a model of text pairs; as many as `texts`.
             timeout: seconds for this call, in place of the client's.
-            version: for this call, in place of the client's version or label; as is `version_label`.
-            version_label: see `version`.
-            signature: for this call, in place of the client's.
+            version: the version for this call, in place of the client's version or label.
+            version_label: the version's label for this call, in place of the client's version or label.
+            signature: the signature for this call, in place of the client's.
+
+        Returns:
+            One Prediction per text, in the order of the texts; [] for no texts.
 
         Raises:
-            ValueError: `texts` is a single string or holds something else than strings, or `pairs` has another length.
-            ServingError: the server does not answer in time, or refuses; no answers are returned then.
+            ValueError: `texts` or `pairs` is a single string or holds something that is no string, `pairs` has another
+                length, or both a version and a label are given.
+            ServingError: the server does not answer in time, refuses, or gives an answer that cannot be read. No
+                answers are returned then.
         """
         spec = self._spec(signature or self.signature, version, version_label)
         call = _Call(spec, texts, pairs, self.batch_size, self._limit(timeout))
-        if call.requests == 1:  # sent without a future: it takes a quarter of a millisecond less
+        if call.requests == 1:  # without a future it takes a quarter of a millisecond less
             (part,) = call.parts()
             call.add(part, self._ask(self._prediction.Predict, part.request, call.seconds, part))
         else:
@@ -342,7 +348,13 @@ class Client(_Core):
         return call.predictions()
 
     def metadata(self, *, timeout: float | None = None) -> tuple[int, dict[str, Signature]]:
-        """The served version, and its signatures by name.
+        """The version that answers, and its signatures.
+
+        Args:
+            timeout: seconds for this call, in place of the client's.
+
+        Returns:
+            The version, and its signatures by name; the shape of an input or output has -1 where a size is free.
 
         Raises:
             ServingError: as `predict`.
@@ -351,18 +363,31 @@ class Client(_Core):
         return messages.metadata(answer)
 
     def status(self, *, timeout: float | None = None) -> list[VersionStatus]:
-        """The state of every version that the server knows of, ascending, or of the client's `version` alone.
+        """The state of each version that the server knows, or only of the client's `version`.
+
+        Args:
+            timeout: seconds for this call, in place of the client's.
+
+        Returns:
+            The versions' states, ascending by version.
 
         Raises:
-            ServingError: as `predict`; NOT_FOUND while it knows of none. UNAVAILABLE is not tried again.
+            ServingError: as `predict`; NOT_FOUND while the server knows no version. UNAVAILABLE is not retried.
         """
         return messages.statuses(self._ask(self._model.GetModelStatus, self._status_request(), self._seconds(timeout)))
 
     def wait_until_ready(self, timeout: float) -> int:
-        """Waits until a version is available, at most `timeout` seconds; returns the version.
+        """Waits until a version is available.
+
+        Args:
+            timeout: seconds to wait.
+
+        Returns:
+            The newest version that is available.
 
         Raises:
-            ServingError: none was, with the last answer's code and reason; at once where waiting does not help.
+            ServingError: no version was available in time, with the last answer's code and reason. It is raised at once
+                if waiting does not help.
         """
         readiness = _Readiness(self.model_name, timeout)
         while True:

@@ -89,6 +89,8 @@ def read_text_proto(file: str | Path, message: type[AnyMessage]) -> AnyMessage:
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 text: {error.reason} at byte {error.start}") from error
     except text_format.ParseError as error:
-        where = f"{file}:{error.GetLine()}" if error.GetLine() else str(file)
-        # tensorflow_model_server's words, on which scripts and its tests rely.
-        raise UserError(f"Error parsing text-format {message.DESCRIPTOR.full_name}: {where}: {error}") from error
+        reason = str(error).partition(" : ")[2] or str(error)
+        where = f"{error.GetLine()}:{error.GetColumn()}: " if error.GetLine() else ""
+        # tensorflow_model_server's own words, on which scripts rely; it does not name the file.
+        words = f"Error parsing text-format {message.DESCRIPTOR.full_name}: {where}{reason}"
+        raise UserError(f"{words} (in {file})") from error

@@ -362,7 +362,7 @@ def test_models_file_is_followed_and_a_broken_edit_changes_nothing(models, tmp_p
         service = model_service_pb2_grpc.ModelServiceStub(channel)
         assert states(service) == {1: "AVAILABLE"}
         file.write_text("model_config_list { confg {} }")
-        wait_for(lambda: "models.config:1" in caplog.text)
+        wait_for(lambda: "ModelServerConfig: 1:" in caplog.text and "models.config" in caplog.text)
         assert states(service) == {1: "AVAILABLE"}
         file.write_text(str(config(models)))
         wait_for(lambda: states(service) == {1: "END", 2: "AVAILABLE"})
