@@ -131,7 +131,9 @@ def test_the_generated_pages_are_what_the_code_says():
     assert "| `port` | whole number, 0 to 65535 | `8500` | TF Serving's own; 0 takes a free one |" in keys
     assert "| `source` | list of texts | required | " in keys
     assert "[section](#evaluategatesslices)" in keys
-    assert [row for row in keys.splitlines() if row.endswith("|  |") and "section](" not in row] == []  # no reason beside it
+    assert [
+        row for row in keys.splitlines() if row.endswith("|  |") and "section](" not in row
+    ] == []  # no reason beside it
 
 
 def texts_of_the_code():
