@@ -154,7 +154,7 @@ def test_a_row_stays_in_its_split_when_the_file_is_shuffled_or_grows(ingested, t
     assert all(after[text] == before[text] for text, _ in many())
 
 
-def test_pairs_and_given_files(tmp_path):
+def test_pairs_and_a_test_file_of_ones_own(tmp_path):
     header = ("a", "b", "label")
     write_rows(tmp_path, [(text, "second", label) for text, label in many(30)], header)
     write_rows(tmp_path, [("text number 1", "second", "pos"), ("other", "second", "neg")], header, "test.csv")
@@ -243,7 +243,7 @@ def test_a_window_of_spans_in_an_object_store_gives_the_rows_of_the_same_files_h
     assert summary == "120 rows of 120: 0 duplicates joined, 0 quarantined, 2 spans from 9 to 10"
 
 
-def test_an_engine_that_writes_where_nobody_looks_is_found_out(tmp_path, monkeypatch):
+def test_an_engine_that_writes_to_another_disk_is_noticed(tmp_path, monkeypatch):
     write_rows(tmp_path, many())
     passes = ingestion.passes
     monkeypatch.setattr(ingestion, "passes", lambda *_, **__: None)

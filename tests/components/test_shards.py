@@ -26,7 +26,7 @@ def test_many_shards_are_dealt_out_to_few_tasks(monkeypatch):
 
 
 class Counted(beam.DoFn):
-    """How many elements a worker was given."""
+    """How many elements a worker got."""
 
     def start_bundle(self):
         self._elements = 0
@@ -38,7 +38,7 @@ class Counted(beam.DoFn):
         yield beam.transforms.window.GlobalWindows.windowed_value(self._elements)
 
 
-def test_workers_are_dealt_as_many_elements_each(tmp_path):
+def test_workers_get_equal_numbers_of_elements(tmp_path):
     two = ["--runner=FnApiRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=2"]
     with beam.Pipeline(argv=two) as pipeline:
         counts = shards.spread(pipeline, range(100)) | beam.ParDo(Counted())

@@ -34,11 +34,11 @@ def test_a_span_in_the_name_of_a_file_or_of_a_folder_further_up(tmp_path):
 
 def test_sources_without_a_span_are_taken_beside_those_with_one(tmp_path):
     folders(tmp_path, "data-1", "data-2", "base")
-    found = task_files.expand(["base", "data-{SPAN}"], str(tmp_path), newest_spans=1)
-    assert [file.name for file in found] == ["base/rows.csv", "data-2/rows.csv"]
+    files = task_files.expand(["base", "data-{SPAN}"], str(tmp_path), newest_spans=1)
+    assert [file.name for file in files] == ["base/rows.csv", "data-2/rows.csv"]
 
 
-def test_no_span_and_two_names_of_one_span_are_told(tmp_path):
+def test_no_span_and_two_names_of_one_span_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"'data-\{SPAN\}': no span is there yet \(looked in .* for data-1, with any"):
         names(tmp_path, "data-{SPAN}")
     folders(tmp_path, "data-7", "data-07")

@@ -29,31 +29,31 @@ def survey(rows, file=0, first=0):
 
 
 def decided(surveys, roles, options, ranges):
-    """The verdicts, file by file, and the report, as the passes come by them with so many ranges of the hash."""
+    """The verdicts, file by file, and the report, as the passes would make them with this number of ranges."""
     parts = [part for survey in surveys for part in splitting.by_range(survey, ranges)]
     settled = [
-        splitting.settle([part for number, part in parts if number == wanted], roles, options)
-        for wanted in sorted({number for number, _ in parts})
+        splitting.settle([part for number, part in parts if number == of_range], roles, options)
+        for of_range in sorted({number for number, _ in parts})
     ]
-    summaries = [splitting.summarise(each, options) for each in settled]
+    summaries = [splitting.summarise(rows, options) for rows in settled]
     halves = [splitting.merge(summaries[start::2], options) for start in (0, 1)]
     agreement = splitting.agree(splitting.merge(halves, options), options)
-    found, counts = {}, splitting.Counts()
-    for each in settled:
-        by_task, counted = splitting.finish(each, agreement)
-        counts += counted
+    verdicts_of, counts = {}, splitting.Counts()
+    for rows in settled:
+        by_task, of_range = splitting.finish(rows, agreement)
+        counts += of_range
         for task, verdicts in by_task:
             assert task == verdicts.file  # as these surveys have it
-            places = found.setdefault(verdicts.file, {})
+            places = verdicts_of.setdefault(verdicts.file, {})
             places.update(zip(verdicts.places.tolist(), verdicts.verdicts.tolist(), strict=True))
-    by_file = {file: [places[place] for place in sorted(places)] for file, places in sorted(found.items())}
+    by_file = {file: [places[place] for place in sorted(places)] for file, places in sorted(verdicts_of.items())}
     return by_file, splitting.report(counts, agreement, options)
 
 
 def verdicts(surveys, roles=(TRAIN,), **options):
-    """What is decided, which is the same with any number of ranges."""
-    chosen = DataOptions(source=["."], **options)
-    one, *others = (decided(surveys, list(roles), chosen, ranges) for ranges in (1, 2, 5))
+    """The verdicts and the report, which are the same with any number of ranges."""
+    data = DataOptions(source=["."], **options)
+    one, *others = (decided(surveys, list(roles), data, ranges) for ranges in (1, 2, 5))
     assert others == [one, one]
     return one
 
@@ -79,7 +79,7 @@ def test_pairs_are_not_their_concatenation():
 # === The split ===
 
 
-def test_the_hash_alone_decides_the_split_whatever_the_order():
+def test_only_the_hash_decides_the_split_whatever_the_order():
     rows = [(0.05, 1, "a"), (0.15, 2, "b"), (0.25, 3, "a"), (0.95, 4, "b")]
     assert verdicts([survey(rows)])[0] == {0: [TEST, VALIDATION, TRAIN, TRAIN]}
     assert verdicts([survey(rows[::-1])])[0] == {0: [TRAIN, TRAIN, VALIDATION, TEST]}
@@ -94,7 +94,7 @@ def test_duplicates_are_joined_across_files_and_conflicts_go_out_with_all_copies
     assert report["quarantined"] == {splitting.OTHER_LABEL: 2}
 
 
-def test_given_test_rows_stay_and_their_texts_leave_training():
+def test_rows_of_a_test_file_stay_and_their_texts_leave_training():
     train = survey([(0.05, 1, "a"), (0.5, 2, "b"), (0.15, 3, "a"), (0.9, 4, "a")])
     test = survey([(0.5, 2, "b")], file=1)
     # 0.15 lies in validation's ninth, which now reaches from 0 to 1/9.

@@ -135,7 +135,7 @@ def test_the_severity_that_stops_is_configured(tmp_path, model):
 
 
 @pytest.mark.parametrize(("stop_on", "stops"), [("error", False), ("warning", True), ("never", False)])
-def test_warnings_stop_only_where_asked(stop_on, stops):
+def test_warnings_stop_only_if_configured(stop_on, stops):
     warning = anomalies_pb2.AnomalyInfo(severity=anomalies_pb2.AnomalyInfo.WARNING, short_description="New column")
     found = {"train": {"mood": warning}}
     said = validation.why_anomalous(found, validation.schema_pb2.Schema(), ValidationOptions(stop_on=stop_on))
