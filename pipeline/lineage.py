@@ -6,13 +6,12 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ml_metadata.metadata_store.metadata_store import ListOptions, OrderByField
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-from bertline.components.evaluation import METRICS_FILE, read_metrics
+from bertline.components.evaluation import read_metrics
 from bertline.errors import UserError
 from bertline.pipeline import metadata_store, run_ids
 from bertline.pipeline.stages import Node
@@ -20,9 +19,9 @@ from bertline.pipeline.stages import Node
 if TYPE_CHECKING:
     from bertline.pipeline.config import Config
 
-HISTORY_RUNS = 30  # on the review page: more would not be told apart on a phone
+HISTORY_RUNS = 30  # on the review page: on a phone nobody could tell more of them apart
 RUN_TYPE = "pipeline_run"
-PORTION = 500  # rows of the first portion: a run makes some thirty artifacts
+PORTION = 500  # rows in the first portion; a run makes some thirty artifacts
 _DONE = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
 _STATES = {mlmd.Execution.COMPLETE: "complete", mlmd.Execution.CACHED: "cached", mlmd.Execution.FAILED: "failed"}
 _OUTPUT_EVENTS = (mlmd.Event.OUTPUT, mlmd.Event.DECLARED_OUTPUT)
@@ -224,10 +223,10 @@ def find(config: Config, run_id: str | None, name: str) -> tuple[Store, str]:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A past run in a line: how it ended and where its model came from.
+    """A past run in one line: how it ended and where its model came from.
 
     Attributes:
-      run_id: when it started.
+      run_id: its id, the time when it started.
       outcome: "pushed", "unchanged", "blocked", "failed" or "interrupted".
       data: fingerprint of the data, shortened.
       metrics: the evaluation's figures, "" if it did not come so far.
@@ -258,7 +257,7 @@ def record(store: Store, run_id: str) -> RunRecord:
         outcome = "failed" if failing and failing.state == "failed" else "interrupted"
         reason = f"in {failing.name}" if failing else ""
     elif version:
-        # What comes after the push only tells of it.
+        # What comes after the push only reports on it.
         outcome = "unchanged" if pusher.state == "cached" else "pushed"
         reason = f"after the push, {failing.name} did not finish" if failing else ""
     else:
@@ -278,8 +277,8 @@ def record(store: Store, run_id: str) -> RunRecord:
 def past_figures(store: Store, inputs: str) -> list[dict[str, Any]]:
     """Figures of the last HISTORY_RUNS evaluations of other inputs than `inputs`, the oldest first.
 
-    Runs of the same inputs are left out as they have the same figures; so a run that is repeated finds the same
-    history, and its review in the cache. How much is read does not grow with the number of runs.
+    Runs of the same inputs have the same figures and are left out. So a repeated run finds the same history, and
+    its review in the cache. How much is read does not grow with the number of runs.
 
     Args:
       store: the task's.
@@ -294,15 +293,21 @@ def past_figures(store: Store, inputs: str) -> list[dict[str, Any]]:
 
 
 def _figures(store: Store, evaluation: mlmd.Artifact, inputs: str) -> dict[str, Any] | None:
-    """An evaluation's figures, with the run that made it and what last became of it; None if it is to be left out."""
-    if not (Path(evaluation.uri) / METRICS_FILE).exists():
+    """An evaluation's figures, with the run that made it and what last became of it.
+
+    Returns:
+      None if it is of the same inputs, is gone, or was written by another version of bertline, whose figures may mean
+      something else.
+    """
+    try:
+        metrics = read_metrics(evaluation.uri)
+    except (FileNotFoundError, UserError):
         return None
     executions = store.executions_with_output(evaluation)
     first = _first_push(store, executions)
     if first is None or first.inputs == inputs:
         return None
     last = _first_push(store, executions[::-1], but=inputs)
-    metrics = read_metrics(evaluation.uri)
     return {
         "run": first.run_id,
         "outcome": "pushed" if last.version else "blocked",

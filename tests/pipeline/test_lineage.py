@@ -73,6 +73,14 @@ def test_past_figures_are_those_of_other_inputs_and_of_each_evaluation_once(task
     assert [each["run"] for each in lineage.past_figures(store, "new")] == ["a", "c"]
 
 
+def test_an_evaluation_of_another_version_is_left_out(task, tmp_path):
+    runs = PastRuns(task.root_folder)
+    runs.add_pushed("a", "17", inputs="x", folder=evaluation(tmp_path / "1", 0.7))
+    runs.add_pushed("b", "18", inputs="y", folder=evaluation(tmp_path / "2", 0.8))
+    (tmp_path / "1" / "metrics.json").write_text('{"accuracy": 0.7}')
+    assert [each["run"] for each in lineage.past_figures(lineage.Store(task), "new")] == ["b"]
+
+
 class Counting:
     """A metadata store that counts the calls and the rows of their answers."""
 
