@@ -3,6 +3,9 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import factories
 import pytest
@@ -85,11 +88,18 @@ def test_a_server_that_is_not_there_is_named():
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory):
+def database():
     """HOST:PORT of a server whose user `keeper` has the password PASSWORD."""
-    folder = tmp_path_factory.mktemp("postgresql")
-    for path in (folder, *list(folder.parents)[:3]):  # pytest keeps its folders to one user, and root starts no server
-        path.chmod(0o755)
+    # Root starts no server, and each session of pytest closes pytest's own folders to other users.
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with running_database(folder) as address:
+            yield address
+
+
+@contextmanager
+def running_database(folder):
     (folder / "password").write_text(PASSWORD)
     (package,) = importlib.util.find_spec("pgserver").submodule_search_locations
     as_user = []
@@ -108,8 +118,10 @@ def database(tmp_path_factory):
     subprocess.run([*as_user, f"{programs}/initdb", *made], check=True, capture_output=True)
     control = [*as_user, f"{programs}/pg_ctl", "-D", data, "-w"]
     subprocess.run([*control, "-l", log, "-o", f"-p {port} -k {folder} -h 127.0.0.1", "start"], check=True)
-    yield f"127.0.0.1:{port}"
-    subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)
 
 
 def test_a_wrong_password_is_told_without_showing_it(database, monkeypatch):
