@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata as installed
@@ -85,11 +86,13 @@ class Module:
         name: as it is imported.
         digest: hash of its code and its templates, without docstrings and comments.
         imports: absolute names of what it imports anywhere, functions included.
+        strings: its texts that look like names in bertline, such as the module of a command that it starts.
     """
 
     name: str
     digest: str
     imports: frozenset[str]
+    strings: frozenset[str] = frozenset()
 
 
 class SourceTree:
@@ -110,19 +113,29 @@ class SourceTree:
         while waiting:
             if (current := waiting.pop()) not in reached:
                 reached[current] = self._module(current)
-                waiting += self._own(reached[current])
+                waiting += self._used(reached[current])
         return [reached[name] for name in sorted(reached)]
 
-    def _own(self, module: Module) -> Iterator[str]:
-        """bertline's modules among a module's imports, and the packages around them."""
+    def _used(self, module: Module) -> set[str]:
+        """The modules of bertline that a module imports or names, and the packages around them.
+
+        Raises:
+            LookupError: an import does not say which module it needs.
+        """
+        used: set[str] = set()
         for imported in module.imports:
-            parts = imported.split(".")
-            # `from bertline.components.gates import Verdict` names the module, or something in it. The top package is
-            # left out: it names the client for Python callers, and loads it only when asked.
-            for end in range(2, len(parts) + 1):
-                name = ".".join(parts[:end])
-                if parts[0] == PACKAGE and self._file(name):
-                    yield name
+            modules = self._on_the_way(imported)
+            if imported.split(".")[0] == PACKAGE and not modules:
+                # `from bertline import Client` is for Python callers; here it would hide what the stage depends on.
+                raise LookupError(f"{module.name} imports {imported}: import it from its own module")
+            used.update(modules)
+        return used.union(*map(self._on_the_way, module.strings))
+
+    def _on_the_way(self, name: str) -> list[str]:
+        """The modules and packages that importing a name loads; its last part may be something in the module."""
+        parts = name.split(".")
+        prefixes = (".".join(parts[:end]) for end in range(2, len(parts) + 1))
+        return [prefix for prefix in prefixes if self._file(prefix)]
 
     def _module(self, name: str) -> Module:
         if name not in self._modules:
@@ -145,7 +158,8 @@ def _read(name: str, file: Path) -> Module:
     for template in _templates(tree, file.parent):
         digest.update(template.name.encode() + template.read_bytes())
     package = name if file.stem == "__init__" else name.rpartition(".")[0]
-    return Module(name, digest.hexdigest(), frozenset(_imports(tree, package)))
+    strings = frozenset(text for text in _texts(tree) if re.fullmatch(rf"{PACKAGE}(\.\w+)+", text))
+    return Module(name, digest.hexdigest(), frozenset(_imports(tree, package)), strings)
 
 
 class _Bare(ast.NodeTransformer):
@@ -163,7 +177,7 @@ class _Bare(ast.NodeTransformer):
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[str]:
-    """Absolute names of what a module of `package` imports, and of what it names in import_module("...")."""
+    """Absolute names of what a module of `package` imports."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -171,14 +185,15 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
             yield from (f"{base}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            yield from (argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant))
+
+
+def _texts(tree: ast.AST) -> set[str]:
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
 def _templates(tree: ast.AST, folder: Path) -> list[Path]:
     """The templates of a module that names one: all in its package, since they include each other."""
-    names = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    if not any((folder / name).is_file() for name in names if Path(name).suffix in PAGE_SUFFIXES):
+    if not any((folder / text).is_file() for text in _texts(tree) if Path(text).suffix in PAGE_SUFFIXES):
         return []
     paths = [path for suffix in PAGE_SUFFIXES for path in folder.rglob(f"*{suffix}")]
     return sorted(path for path in paths if _package(path) == folder)

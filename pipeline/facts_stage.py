@@ -3,6 +3,7 @@
 import json
 from typing import Any, ClassVar
 
+from pydantic import ValidationError
 from tfx import types
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import standard_artifacts
@@ -11,10 +12,12 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 from bertline.components.data import task_files
 from bertline.components.object_store import local_copy
 from bertline.components.options import DataOptions
+from bertline.errors import UserError
 from bertline.pipeline import cache_keys, facts
-from bertline.pipeline.config import RUNTIME_SECTIONS
+from bertline.pipeline.config import RUNTIME_SECTIONS, Config
 
-# Fields of bertline.pipeline.facts.RunFacts. A cache key is an output by itself: one of all would change with each.
+# Fields of bertline.pipeline.facts.RunFacts. Each cache key is an output of its own: one output for all would change
+# with every one of them.
 FIELDS = ("fingerprint", "last_blessed", "release")
 KEY_OUTPUTS = {node: f"cache_key_{node}" for node in cache_keys.KEYED}
 OUTPUTS = (*FIELDS, *KEY_OUTPUTS.values())
@@ -34,8 +37,9 @@ def look(config: str, data_folder: str, serving_folder: str, commit: str, sectio
         The facts by their names in OUTPUTS.
 
     Raises:
-        UserError: the data or the backbone cannot be found, or a release.json cannot be read.
+        UserError: a section is not valid, the data or the backbone cannot be found, or a release.json cannot be read.
     """
+    _check(sections)
     values = json.loads(config) | {name: json.loads(section) for name, section in sections.items()}
     options = DataOptions.model_validate_json(sections["data"])
     with local_copy(data_folder, task_files.paths_of_task(options)) as folder:
@@ -43,6 +47,16 @@ def look(config: str, data_folder: str, serving_folder: str, commit: str, sectio
     known = facts.look(values, fingerprint, serving_folder, commit or None)
     keys = {KEY_OUTPUTS[node]: key for node, key in known.cache_keys.items()}
     return {name: getattr(known, name) for name in FIELDS} | keys
+
+
+def _check(sections: dict[str, str]) -> None:
+    """Raises UserError for a section that is not valid: a person may have written it in Kubeflow's UI."""
+    for name, text in sections.items():
+        try:
+            Config.model_fields[name].annotation.model_validate_json(text)
+        except ValidationError as error:
+            faults = (": ".join([*map(str, fault["loc"]), fault["msg"]]) for fault in error.errors())
+            raise UserError(f"the run's parameter {name}: {'; '.join(faults)}") from None
 
 
 class Executor(base_executor.BaseExecutor):

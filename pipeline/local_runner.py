@@ -275,9 +275,10 @@ class _Launcher:
     def _show(self, console: Screen, line: str, executions: list[Stage], seconds: float) -> None:
         if executions[-1].name == Node.REVIEW:
             return  # the run's last line says where the page is
-        cached = " (cached)" if all(execution.state == "cached" for execution in executions) else ""
-        summary = next((execution.summary for execution in reversed(executions) if execution.summary), "")
-        console.print(screen.line(line, summary.replace(f"{Path.cwd()}/", "") + cached, seconds))
+        # The stage whose figures are shown says whether they are cached: train is, whatever LastBlessed looked up anew.
+        shown = next((execution for execution in reversed(executions) if execution.summary), executions[-1])
+        cached = " (cached)" if shown.state == "cached" else ""
+        console.print(screen.line(line, shown.summary.replace(f"{Path.cwd()}/", "") + cached, seconds))
         if executions[-1].name == Node.EVALUATOR:
             console.print(screen.gates_table(json.loads(executions[-1].text("verdicts"))))
 

@@ -73,6 +73,18 @@ def test_the_cards_template_runs_the_card_alone(tree):
     assert changed_by_edit(tree, "components/model_card.md.j2", "#", "# ") == {Node.MODEL_CARD}
 
 
+def test_code_of_the_server_that_the_canary_starts_runs_the_canary_anew(tree):
+    anew = changed_by_edit(tree, "serving/grpc_service.py", "\nimport ", "\nimport this\nimport ")
+    assert Node.CANARY in anew
+    assert not anew & {*TRAINING, Node.EVALUATOR, Node.PUSHER}
+
+
+def test_code_of_the_release_files_trains_nothing(tree):
+    anew = changed_by_edit(tree, "serving/releases.py", "\nimport ", "\nimport this\nimport ")
+    assert Node.PUSHER in anew
+    assert not anew & {*TRAINING, Node.EXPORTER, Node.EVALUATOR}
+
+
 def test_training_code_trains_anew_and_reads_no_row_again(tree):
     anew = changed_by_edit(tree, "models/training.py", "\nimport ", "\nimport this\nimport ")
     assert Node.TRAINER in anew
@@ -97,6 +109,20 @@ def test_an_import_within_a_function_counts_and_one_for_type_checkers_does_not(t
         (folder / f"{name}.py").write_text("")
     names = [module.name for module in cache_keys.SourceTree(tmp_path).closure("bertline.components.a")]
     assert [name for name in names if name.startswith("bertline")] == ["bertline.components.a", "bertline.components.b"]
+
+
+def test_an_import_that_hides_its_module_is_refused(tmp_path):
+    (tmp_path / "components").mkdir()
+    (tmp_path / "components" / "a.py").write_text("from bertline import Client\n")
+    with pytest.raises(LookupError, match=r"components\.a imports bertline\.Client: import it from its own module"):
+        cache_keys.SourceTree(tmp_path).closure("bertline.components.a")
+
+
+def test_a_wheel_has_the_same_keys(tmp_path):
+    shutil.copytree(TOP / "bertline", tmp_path / "bertline")
+    for layer in ("components", "models", "serving", "pipeline"):
+        shutil.copytree(TOP / layer, tmp_path / "bertline" / layer)
+    assert changed(keys(tmp_path / "bertline")) == set()
 
 
 def test_other_weights_train_anew_and_no_row_is_read_again():

@@ -7,8 +7,9 @@ import factories
 import pytest
 
 from bertline.components.data import task_files
+from bertline.errors import UserError
 from bertline.pipeline import config as configs
-from bertline.pipeline import facts, kubeflow
+from bertline.pipeline import facts, facts_stage, kubeflow
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +34,16 @@ def test_a_cluster_finds_out_what_a_local_run_does(task, warm, tmp_path):
     assert json.loads(told["release"]) == json.loads(local.release)
     keys = {name.removeprefix("cache_key_"): key for name, key in told.items() if name.startswith("cache_key_")}
     assert keys == {node: local.cache_keys[node] for node in tasks if node != "Facts"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"epochs": 0}', "the run's parameter train: epochs: Input should be greater than 0"),
+        ("{epochs: 3}", "the run's parameter train: Invalid JSON"),
+    ],
+)
+def test_a_parameter_that_is_not_valid_is_named_before_anything_runs(task, text, said):
+    config = task.model_dump_json()
+    with pytest.raises(UserError, match=said):
+        facts_stage.look(config, task.folder, task.serving_folder, "", {**task.runtime_sections(), "train": text})
