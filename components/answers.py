@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from bertline.components.options import EvaluateOptions
 from bertline.models import features
 from bertline.models.features import LENGTH_BUCKET, PREDICTED, PREVIOUS, PROBABILITY, TFIDF
-from bertline.serving import releases
+from bertline.serving import storage
 
 PREDICTIONS_FILE = "predictions-test.parquet"  # in the Evaluator's ModelEvaluation
 
@@ -137,7 +137,7 @@ def write_answers(folder: str, rows: Answers) -> None:
     }
     if rows.abstained is not None:
         columns[features.ABSTAINED] = rows.abstained
-    with releases.open_file(f"{folder}/{PREDICTIONS_FILE}", "wb") as file:
+    with storage.open_file(f"{folder}/{PREDICTIONS_FILE}", "wb") as file:
         pq.write_table(pa.table(columns), file)
 
 
@@ -149,7 +149,7 @@ def read_answers(folder: str, classes: list[str], version: str = "") -> Answers:
       classes: the label names in the order of the probabilities, as metrics.json has them.
       version: of the last blessed model; "" without one.
     """
-    with releases.open_file(f"{folder}/{PREDICTIONS_FILE}", "rb") as file:
+    with storage.open_file(f"{folder}/{PREDICTIONS_FILE}", "rb") as file:
         table = pq.read_table(file)
     scores = probabilities(table)
     columns = table.drop_columns([features.PROBABILITIES]).to_pydict()

@@ -27,7 +27,7 @@ from bertline.components.answers import PREDICTIONS_FILE
 from bertline.components.options import CanaryOptions
 from bertline.errors import UserError
 from bertline.models import features
-from bertline.serving import releases
+from bertline.serving import storage
 from bertline.serving.client import Client, Prediction, ServingError
 
 LOG_FILE = "server.log"
@@ -130,12 +130,12 @@ def fresh_server(saved_model: str, log_folder: str, ready_seconds: float = READY
 def _place(saved_model: str, version_folder: Path) -> None:
     """Puts the SavedModel where a serving folder has its version 1: by a link, or a copy where it is remote."""
     version_folder.parent.mkdir()
-    if not releases.is_remote(saved_model):
+    if not storage.is_remote(saved_model):
         version_folder.symlink_to(Path(saved_model).absolute())
         return
-    for name in releases.files(saved_model):
+    for name in storage.files(saved_model):
         (version_folder / name).parent.mkdir(parents=True, exist_ok=True)
-        releases.copy_file(f"{saved_model}/{name}", str(version_folder / name))
+        storage.copy_file(f"{saved_model}/{name}", str(version_folder / name))
 
 
 def _start(scratch: Path, log_file: Path) -> subprocess.Popen:
@@ -305,7 +305,7 @@ def _difference(row: dict[str, Any], answer: Prediction) -> dict[str, Any]:
 def _rows(file: str, number: int) -> list[dict[str, Any]]:
     """`number` rows of the Evaluator's predictions, sampled by their row_id, which is a hash of the text."""
     wanted = [features.ROW_ID, features.TEXT, features.TEXT_PAIR, "predicted", "probability"]
-    with releases.open_file(file, "rb") as source:
+    with storage.open_file(file, "rb") as source:
         table = pq.read_table(source)
     sample = table.sort_by(features.ROW_ID).slice(0, number)
     return sample.select([name for name in wanted if name in sample.column_names]).to_pylist()
@@ -322,5 +322,5 @@ def _conclude(canary: standard_artifacts.InfraBlessing, blessed: bool, summary: 
 
 
 def _write(path: str, text: str) -> None:
-    with releases.open_file(path, "w") as file:
+    with storage.open_file(path, "w") as file:
         file.write(text)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bertline.errors import UserError
-from bertline.serving import releases
+from bertline.serving import storage
 
 METRICS_FILE = "metrics.json"  # in the Evaluator's ModelEvaluation
 
@@ -183,7 +183,7 @@ class Metrics(SliceFigures):
 
 def write_metrics(folder: str, metrics: Metrics) -> None:
     """Writes metrics.json into an evaluation's folder, local or remote."""
-    with releases.open_file(f"{folder}/{METRICS_FILE}", "w") as file:
+    with storage.open_file(f"{folder}/{METRICS_FILE}", "w") as file:
         file.write(metrics.model_dump_json(indent=1) + "\n")
 
 
@@ -195,7 +195,7 @@ def read_metrics(folder: str) -> Metrics:
       FileNotFoundError: it is gone.
     """
     path = f"{folder}/{METRICS_FILE}"
-    with releases.open_file(path, "r") as file:
+    with storage.open_file(path, "r") as file:
         text = file.read()
     try:
         return Metrics.model_validate(json.loads(text))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from bertline.models.recipe import ServedDtype
-from bertline.serving import releases
+from bertline.serving import storage
 
 EXPORT_FILE = "export.json"
 
@@ -44,11 +44,11 @@ class ExportRecord(BaseModel):
 
 def write(folder: str, record: ExportRecord) -> None:
     """Writes export.json into the folder of a Model artifact."""
-    with releases.open_file(f"{folder}/{EXPORT_FILE}", "w") as file:
+    with storage.open_file(f"{folder}/{EXPORT_FILE}", "w") as file:
         file.write(record.model_dump_json(indent=1) + "\n")
 
 
 def read(folder: str) -> ExportRecord:
     """Reads export.json from the folder of a Model artifact."""
-    with releases.open_file(f"{folder}/{EXPORT_FILE}", "r") as file:
+    with storage.open_file(f"{folder}/{EXPORT_FILE}", "r") as file:
         return ExportRecord.model_validate_json(file.read())

@@ -11,7 +11,7 @@ from tfx.utils import path_utils
 from bertline.components.artifacts import KERAS_FOLDER
 from bertline.components.object_store import local_copy
 from bertline.errors import UserError
-from bertline.serving import releases
+from bertline.serving import releases, storage
 
 
 @component
@@ -60,7 +60,7 @@ def _copy_weights(release: releases.Release, destination: str) -> None:
         if not source:
             raise UserError("its release.json does not say where they are")
         with local_copy(source) as folder:
-            names = releases.files(folder)
+            names = storage.files(folder)
             for name in names:
                 _link_or_copy(f"{folder}/{name}", f"{destination}/{name}")
         if not names:
@@ -79,15 +79,15 @@ def copy_saved_model(source: str, destination: str) -> None:
         source: a version's folder.
         destination: the folder to fill.
     """
-    for name in releases.files(source):
+    for name in storage.files(source):
         if name not in releases.ADDED_BY_PUSH:
             _link_or_copy(f"{source}/{name}", f"{destination}/{name}")
 
 
 def _link_or_copy(source: str, destination: str) -> None:
-    if not releases.is_remote(destination):
+    if not storage.is_remote(destination):
         Path(destination).parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, destination)
     except OSError:  # remote, another file system, or one without hard links
-        releases.copy_file(source, destination)
+        storage.copy_file(source, destination)

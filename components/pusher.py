@@ -14,7 +14,7 @@ from bertline.components.artifacts import ModelCard, Weights
 from bertline.components.evaluation import read_metrics
 from bertline.components.object_store import ADDRESS
 from bertline.errors import UserError
-from bertline.serving import push, releases
+from bertline.serving import push, releases, storage
 
 
 @component
@@ -82,7 +82,7 @@ def Pusher(
         return
     except ValueError as error:
         raise UserError(str(error)) from error
-    with releases.open_file(f"{pushed_model.uri}/{releases.RELEASE_FILE}", "w") as file:
+    with storage.open_file(f"{pushed_model.uri}/{releases.RELEASE_FILE}", "w") as file:
         json.dump(pushed.record, file, indent=2, sort_keys=True)
     pushed_model.set_int_custom_property("pushed", 1)
     pushed_model.set_string_custom_property("pushed_version", str(pushed.version))

@@ -20,7 +20,7 @@ from bertline.components.answers import Answers
 from bertline.components.evaluation import Cell
 from bertline.models import features
 from bertline.models.features import CANDIDATE, TFMA_OUTPUTS
-from bertline.serving import releases
+from bertline.serving import storage
 
 # TFMA counts each class of a row on its own: 400 classes took 259 s and 4 GB for 227 rows. The review page counts
 # classes from the confusion matrix; with more labels than this, only TFMA's own page does without.
@@ -73,7 +73,7 @@ def analyse(beam_pipeline: beam.Pipeline, batch: pa.RecordBatch, config: config_
     # Validations are our gates' business: only metrics and plots are written.
     paths = {kind: os.path.join(folder, kind) for kind in (tfma.METRICS_KEY, tfma.PLOTS_KEY)}
     file = os.path.join(folder, BATCH_FILE)
-    with releases.open_file(file, "wb") as stream, pa.ipc.new_file(stream, batch.schema) as writer:
+    with storage.open_file(file, "wb") as stream, pa.ipc.new_file(stream, batch.schema) as writer:
         writer.write_table(pa.Table.from_batches([batch]), BATCH_ROWS)
     with beam_pipeline as pipeline:
         _ = (
@@ -93,7 +93,7 @@ def analyse(beam_pipeline: beam.Pipeline, batch: pa.RecordBatch, config: config_
 
 
 def _read_batches(file: str) -> Iterator[pa.RecordBatch]:
-    with releases.open_file(file, "rb") as stream, pa.ipc.open_file(stream) as reader:
+    with storage.open_file(file, "rb") as stream, pa.ipc.open_file(stream) as reader:
         for number in range(reader.num_record_batches):
             yield reader.get_batch(number)
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from bertline.components import markdown
 from bertline.components.options import TrackingOptions
 from bertline.errors import UserError
-from bertline.serving.releases import is_remote
+from bertline.serving.storage import is_remote
 
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny", "wandb": "wandb"}  # as PyPI names them
 SECRETS = ("WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertline.models.features import LABEL
-from bertline.serving import releases
+from bertline.serving import storage
 
 if TYPE_CHECKING:
     from bertline.models.training import History
@@ -37,25 +37,25 @@ class ValidationLogits:
 def write_history(folder: str, history: History) -> None:
     """Writes training.json."""
     figures = {**asdict(history), "examples_per_second": history.examples_per_second}
-    with releases.open_file(f"{folder}/{HISTORY_FILE}", "w") as file:
+    with storage.open_file(f"{folder}/{HISTORY_FILE}", "w") as file:
         json.dump(figures, file, indent=1)
 
 
 def read_history(folder: str) -> dict[str, Any]:
     """The fields of bertline.models.training.History, and `examples_per_second`."""
-    with releases.open_file(f"{folder}/{HISTORY_FILE}", "r") as file:
+    with storage.open_file(f"{folder}/{HISTORY_FILE}", "r") as file:
         return json.load(file)
 
 
 def write_logits(folder: str, validation: ValidationLogits) -> None:
     """Writes the logits as Parquet, one validation row per row."""
     table = pa.table({LABEL: validation.labels, LOGITS: list(validation.logits.astype(np.float32))})
-    with releases.open_file(f"{folder}/{VALIDATION_FILE}", "wb") as file:
+    with storage.open_file(f"{folder}/{VALIDATION_FILE}", "wb") as file:
         pq.write_table(table, file)
 
 
 def read_logits(folder: str) -> ValidationLogits:
     """Reads what `write_logits` wrote."""
-    with releases.open_file(f"{folder}/{VALIDATION_FILE}", "rb") as file:
+    with storage.open_file(f"{folder}/{VALIDATION_FILE}", "rb") as file:
         table = pq.read_table(file)
     return ValidationLogits(table[LABEL].to_pylist(), np.array(table[LOGITS].to_pylist(), np.float32))

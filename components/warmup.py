@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pyarrow.parquet as pq
 
 from bertline.models import features
-from bertline.serving import releases
+from bertline.serving import releases, storage
 from bertline.serving.protos import DataType, Example, PredictionLog, SavedModel, TensorProto
 
 TEXTS, EXAMPLES = "text", "serving_default"  # the signatures that clients call
@@ -39,7 +39,7 @@ def write(file: str, saved_model: str, predictions: str, rows: int) -> None:
 
 def choose(predictions: str, rows: int) -> list[dict[str, str]]:
     """Rows of the evaluation in even steps of length, shortest and longest included; all where there are fewer."""
-    with releases.open_file(predictions, "rb") as source:
+    with storage.open_file(predictions, "rb") as source:
         table = pq.read_table(source, columns=[features.TEXT, features.TEXT_PAIR]).to_pylist()
     ordered = sorted(table, key=lambda row: len(row[features.TEXT]) + len(row[features.TEXT_PAIR]))
     steps = min(rows, len(ordered))
@@ -65,7 +65,7 @@ def request(signature: str, inputs: list[str], batch: list[dict[str, str]]) -> P
 
 def _inputs(saved_model: str) -> dict[str, list[str]]:
     """Signature -> the names of its inputs."""
-    with releases.open_file(f"{saved_model}/{releases.SAVED_MODEL_FILE}", "rb") as file:
+    with storage.open_file(f"{saved_model}/{releases.SAVED_MODEL_FILE}", "rb") as file:
         signatures = SavedModel.FromString(file.read()).meta_graphs[0].signature_def
     return {name: sorted(signatures[name].inputs) for name in (TEXTS, EXAMPLES)}
 

@@ -26,7 +26,7 @@ from bertline.models.recipe import ExportOptions, ModelOptions, Section, TrainOp
 from bertline.pipeline import metadata_store
 from bertline.pipeline.beam_options import GCS, BeamOptions
 from bertline.pipeline.kubeflow_options import KubeflowOptions
-from bertline.serving.releases import is_remote
+from bertline.serving.storage import is_remote
 
 # The sections that stages read when they run. On a cluster each is a parameter: a run may set it to other JSON.
 RUNTIME_SECTIONS = {

@@ -15,7 +15,7 @@ from bertline.errors import UserError
 from bertline.models.recipe import ModelOptions, RandomBert
 from bertline.pipeline import beam_options, metadata_store
 from bertline.pipeline.checks import Check, disk, ports
-from bertline.serving.releases import is_remote
+from bertline.serving.storage import is_remote
 
 if TYPE_CHECKING:
     from bertline.pipeline.beam_options import BeamOptions

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from bertline.errors import UserError
-from bertline.serving import releases
+from bertline.serving import storage
 from bertline.serving.errors import RequestError, invalid
 from bertline.serving.protos import LoggingConfig, ModelConfig, ModelServerConfig, ModelSpec
 from bertline.serving.versions import Polling, Versions, VersionState
@@ -232,7 +232,7 @@ def _checked(config: ModelServerConfig) -> dict[str, ModelConfig]:
             raise invalid(f"{where}: model_platform of {entry.name} must be {PLATFORM}, not {entry.model_platform}")
         if not entry.base_path:
             raise invalid(f"{where}: model {entry.name} has no base_path")
-        if releases.is_remote(entry.base_path):
+        if storage.is_remote(entry.base_path):
             raise invalid(
                 f"{where}: base_path of {entry.name} is remote; this server reads local folders, "
                 "tensorflow_model_server both"

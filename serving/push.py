@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bertline.serving import releases
+from bertline.serving import releases, storage
 from bertline.serving.releases import Release
 
 UNFINISHED = ".unfinished-"  # servers ignore folders with a leading dot
@@ -65,7 +65,7 @@ def publish(
         UserError: the folder cannot be written, or another push holds it.
     """
     source, folder = str(source).rstrip("/"), str(folder).rstrip("/")
-    copy_file = copy_file or releases.copy_file
+    copy_file = copy_file or storage.copy_file
     digest = digest_of(source)
 
     def push(write: Callable[..., None]) -> tuple[Release, bool]:
@@ -73,12 +73,12 @@ def publish(
         if present:
             return present, False
         stamped = _stamped(folder, {**record, "digest": digest}, now())
-        copies = {name: f"{source}/{name}" for name in releases.files(source)} | dict(extra or {})
+        copies = {name: f"{source}/{name}" for name in storage.files(source)} | dict(extra or {})
         write(copies, folder, stamped, copy_file)
         log.info("pushed version %d to %s", stamped["version"], folder)
         return releases.read(folder)[-1], True
 
-    if releases.is_remote(folder):  # there are no locks: the orchestrator has to run one push at a time
+    if storage.is_remote(folder):  # there are no locks: the orchestrator has to run one push at a time
         return push(_write_last)
     with releases.locked(folder):
         _remove_unfinished(folder)
@@ -91,9 +91,9 @@ def publish(
 def digest_of(saved_model: str | Path) -> str:
     """SHA-256 over the names, sizes and contents of all files of a SavedModel, 64 hex digits."""
     digest = hashlib.sha256()
-    for name in releases.files(saved_model):
+    for name in storage.files(saved_model):
         contents = hashlib.sha256()
-        with releases.open_file(f"{saved_model}/{name}", "rb") as file:
+        with storage.open_file(f"{saved_model}/{name}", "rb") as file:
             while chunk := file.read(CHUNK_BYTES):
                 contents.update(chunk)
         digest.update(name.encode() + b"\0" + contents.digest())
@@ -148,7 +148,7 @@ def _write_last(
 ) -> None:
     """Copies in place, saved_model.pb last: object stores cannot rename a folder, and servers wait for that file."""
     target = f"{folder}/{record['version']}"
-    with releases.open_file(f"{target}/{releases.RELEASE_FILE}", "w") as file:
+    with storage.open_file(f"{target}/{releases.RELEASE_FILE}", "w") as file:
         file.write(_text(record))
     for name in sorted(copies, key=lambda name: name == releases.SAVED_MODEL_FILE):
         copy_file(copies[name], f"{target}/{name}")

@@ -9,17 +9,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from bertline.errors import UserError
+from bertline.serving import storage
 
 RELEASE_FILE = "release.json"
 SAVED_MODEL_FILE = "saved_model.pb"
@@ -89,7 +88,7 @@ def version_names(folder: str | Path) -> dict[int, list[str]]:
     The name without zeros in front comes first, if a number has several.
     """
     names: dict[int, list[str]] = {}
-    for name in sorted(_names(folder), key=lambda name: (len(name), name)):
+    for name in sorted(storage.names(folder), key=lambda name: (len(name), name)):
         if (number := _number(name)) is not None:
             names.setdefault(number, []).append(name)
     return names
@@ -104,7 +103,7 @@ def _number(name: str) -> int | None:
 
 def withdrawn_versions(folder: str | Path) -> list[int]:
     """The version numbers of what was rolled back, ascending."""
-    names = [name.removeprefix(WITHDRAWN) for name in _names(folder) if name.startswith(WITHDRAWN)]
+    names = [name.removeprefix(WITHDRAWN) for name in storage.names(folder) if name.startswith(WITHDRAWN)]
     return sorted(number for name in names if (number := _number(name)) is not None)
 
 
@@ -119,8 +118,8 @@ def overview(folder: str | Path) -> list[dict[str, Any]]:
         UserError: as `read`.
     """
     known = {release.version: release for release in read(folder)}
-    paths = {version: _join(folder, names[0]) for version, names in sorted(version_names(folder).items())}
-    whole = [version for version, path in paths.items() if exists(_join(path, SAVED_MODEL_FILE))]
+    paths = {version: storage.join(folder, names[0]) for version, names in sorted(version_names(folder).items())}
+    whole = [version for version, path in paths.items() if storage.exists(storage.join(path, SAVED_MODEL_FILE))]
     in_service = [known.get(version) or Release(version, paths[version]) for version in whole]
     present = sorted(in_service + read_withdrawn(folder), key=lambda release: release.version)
     return [
@@ -139,8 +138,7 @@ def overview(folder: str | Path) -> list[dict[str, Any]]:
 
 def size(path: str | Path) -> int:
     """Bytes of all files of a version."""
-    length = _length if is_remote(path) else os.path.getsize
-    return sum(length(_join(path, name)) for name in files(path))
+    return sum(storage.length(storage.join(path, name)) for name in storage.files(path))
 
 
 def find_last_blessed(folder: str | Path, inputs: str) -> Release | None:
@@ -163,18 +161,18 @@ def find_last_blessed(folder: str | Path, inputs: str) -> Release | None:
 
 
 def _read(folder: str | Path, numbers: list[int], prefix: str) -> list[Release]:
-    paths = [(version, _join(folder, f"{prefix}{version}")) for version in numbers]
+    paths = [(version, storage.join(folder, f"{prefix}{version}")) for version in numbers]
     return [
         _read_release(version, path, withdrawn=bool(prefix))
         for version, path in paths
-        if exists(_join(path, SAVED_MODEL_FILE)) and exists(_join(path, RELEASE_FILE))
+        if storage.exists(storage.join(path, SAVED_MODEL_FILE)) and storage.exists(storage.join(path, RELEASE_FILE))
     ]
 
 
 def _read_release(version: int, path: str, withdrawn: bool) -> Release:
-    file = _join(path, RELEASE_FILE)
+    file = storage.join(path, RELEASE_FILE)
     try:
-        record = json.loads(_read_text(file))
+        record = json.loads(storage.read_text(file))
         parent = record.get("parent")
         return Release(
             version=version,
@@ -224,71 +222,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# === Local folders, and remote ones (gs://) through TensorFlow's file system ===
-
-
-def is_remote(folder: str | Path) -> bool:
-    """Whether `folder` is an address such as gs://BUCKET/PATH rather than a local path."""
-    return "://" in str(folder)
-
-
-def open_file(path: str, mode: str) -> IO:
-    """Opens a local or remote file; for writing, it makes the folder too."""
-    remote = is_remote(path)
-    if "w" in mode:
-        make_folders = _gfile().makedirs if remote else partial(os.makedirs, exist_ok=True)
-        make_folders(os.path.dirname(path))
-    if remote:
-        return _gfile().GFile(path, mode)
-    return open(path, mode, encoding=None if "b" in mode else "utf-8")
-
-
-def files(folder: str | Path) -> list[str]:
-    """Paths of all files under a folder, relative to it, sorted."""
-    walk = _gfile().walk if is_remote(folder) else os.walk
-    return sorted(
-        os.path.relpath(f"{top}/{name}", folder).removeprefix("./")
-        for top, _, names in walk(str(folder))
-        for name in names
-    )
-
-
-def copy_file(source: str, destination: str) -> None:
-    """Copies one file; source and destination may each be local or remote."""
-    if is_remote(source) or is_remote(destination):
-        _gfile().makedirs(os.path.dirname(destination))
-        _gfile().copy(source, destination, overwrite=True)
-    else:
-        shutil.copyfile(source, destination)
-
-
-def _gfile():
-    import tensorflow as tf  # seconds to import, so only where the folder is remote
-
-    return tf.io.gfile
-
-
-def _join(folder: str | Path, name: str) -> str:
-    return f"{str(folder).rstrip('/')}/{name}"
-
-
-def _names(folder: str | Path) -> list[str]:
-    if is_remote(folder):
-        return [name.rstrip("/") for name in _gfile().listdir(str(folder))] if _gfile().isdir(str(folder)) else []
-    return os.listdir(folder) if os.path.isdir(folder) else []
-
-
-def exists(path: str) -> bool:
-    """Whether there is such a file, local or remote."""
-    return _gfile().exists(path) if is_remote(path) else os.path.isfile(path)
-
-
-def _length(path: str) -> int:
-    return _gfile().stat(path).length
-
-
-def _read_text(path: str) -> str:
-    with open_file(path, "r") as file:
-        return file.read()

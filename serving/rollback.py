@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bertline.errors import UserError
-from bertline.serving import releases
+from bertline.serving import releases, storage
 from bertline.serving.releases import RELEASE_FILE, WITHDRAWN, Release
 
 log = logging.getLogger("bertline.push")
@@ -83,7 +83,7 @@ def undo(folder: str | Path) -> list[Release]:
 
 
 def _local(folder: str | Path) -> str:
-    if releases.is_remote(folder):
+    if storage.is_remote(folder):
         raise UserError(
             f"{folder}: object stores rename no folders, so a rollback there could be seen half done; pin the version "
             "in the servers' model config file instead: model_version_policy { specific { versions: VERSION } }"

@@ -11,7 +11,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from bertline.errors import UserError
-from bertline.serving import configuration, releases
+from bertline.serving import configuration, releases, storage
 from bertline.serving.calls import Call
 from bertline.serving.errors import RequestError, invalid
 from bertline.serving.protos import CallableOptions, ConfigProto, SavedModel, SignatureDef
@@ -132,10 +132,10 @@ def read_saved_model(path: str | Path) -> SavedModel:
         UserError: the folder holds neither, or what it holds is no SavedModel; the message names the file.
     """
     file, text_file = f"{path}/{releases.SAVED_MODEL_FILE}", f"{path}/{releases.SAVED_MODEL_TEXT_FILE}"
-    if not releases.exists(file) and releases.exists(text_file):
+    if not storage.exists(file) and storage.exists(text_file):
         return configuration.read_text_proto(text_file, SavedModel)
     try:
-        with releases.open_file(file, "rb") as opened:
+        with storage.open_file(file, "rb") as opened:
             return SavedModel.FromString(opened.read())
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error

@@ -12,7 +12,7 @@ from bertline.components import artifacts, pusher, warmup
 from bertline.components.evaluation import write_metrics
 from bertline.components.options import ServeOptions
 from bertline.errors import UserError
-from bertline.serving import releases, rollback
+from bertline.serving import releases, rollback, storage
 from bertline.serving.protos import PredictionLog
 from bertline.serving.servable import Servable
 from bertline.serving.warmup import warm_up
@@ -172,8 +172,8 @@ def test_no_row_stands_in_the_folder_where_warm_up_is_off_nor_ever_in_the_model(
     push(tmp_path, inputs="off", warmup_rows=0)
     push(tmp_path, inputs="on", warmup_rows=5)
     off, on = releases.read(tmp_path / "serving")
-    assert "assets.extra/tf_serving_warmup_requests" not in releases.files(off.path)
-    assert "assets.extra/tf_serving_warmup_requests" in releases.files(on.path)
+    assert "assets.extra/tf_serving_warmup_requests" not in storage.files(off.path)
+    assert "assets.extra/tf_serving_warmup_requests" in storage.files(on.path)
     assert not (model / "assets.extra").exists()
     assert off.digest == on.digest
 

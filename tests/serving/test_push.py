@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bertline.errors import UserError
-from bertline.serving import push, releases
+from bertline.serving import push, releases, storage
 
 TOP = Path(__file__).parents[2]
 
@@ -159,7 +159,7 @@ def test_extra_files_go_into_a_remote_folder_before_the_version_counts(saved_mod
 
     def copy(source, destination):
         copied.append(destination)
-        releases.copy_file(source, destination)
+        storage.copy_file(source, destination)
 
     extra = {releases.WARMUP_FILE: str(tmp_path / "requests")}
     publish(saved_model, "ram://bucket/extra", extra=extra, copy_file=copy, now=lambda: 1)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from bertline.errors import UserError
-from bertline.serving import releases
+from bertline.serving import releases, storage
 
 
 def release(folder, version, **record):
@@ -97,7 +97,7 @@ def test_release_that_a_person_moved_aside_is_withdrawn_too(tmp_path):
 def test_overview_of_a_remote_folder():
     folder = "ram://bucket/overview"
     for name, text in (("saved_model.pb", "12345"), ("release.json", "{}")):
-        with releases.open_file(f"{folder}/7/{name}", "w") as file:
+        with storage.open_file(f"{folder}/7/{name}", "w") as file:
             file.write(text)
     (listed,) = releases.overview(folder)
     assert (listed["version"], listed["state"], listed["bytes"]) == (7, "served", 7)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bertline.errors import UserError
-from bertline.serving import push, releases, rollback
+from bertline.serving import push, releases, rollback, storage
 from bertline.serving.client import Client
 from bertline.serving.server import Server
 from bertline.serving.versions import Polling
@@ -40,14 +40,14 @@ def test_default_goes_back_by_one_and_says_why(serving):
 
 
 def test_undo_puts_back_what_the_last_rollback_took_out_and_keeps_the_history(serving):
-    before = releases.files(serving / "300")
+    before = storage.files(serving / "300")
     rollback.roll_back(serving)
     rollback.roll_back(serving, to=100)
     assert [release.version for release in rollback.undo(serving)] == [200]
     assert releases.versions(serving) == [100, 200]
     assert [release.version for release in rollback.undo(serving)] == [300]
     assert releases.versions(serving) == [100, 200, 300]
-    assert releases.files(serving / "300") == before
+    assert storage.files(serving / "300") == before
     (noted,) = releases.read(serving)[-1].record["withdrawals"]
     assert noted["at"] < noted["restored_at"]
     with pytest.raises(UserError, match="nothing to undo"):

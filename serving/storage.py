@@ -1,0 +1,78 @@
+"""Files in local folders and, through TensorFlow's file system, in remote ones (gs://)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+
+def is_remote(folder: str | Path) -> bool:
+    """Whether `folder` is an address such as gs://BUCKET/PATH rather than a local path."""
+    return "://" in str(folder)
+
+
+def open_file(path: str, mode: str) -> IO:
+    """Opens a local or remote file; for writing, it makes the folder too."""
+    remote = is_remote(path)
+    if "w" in mode:
+        make_folders = _gfile().makedirs if remote else partial(os.makedirs, exist_ok=True)
+        make_folders(os.path.dirname(path))
+    if remote:
+        return _gfile().GFile(path, mode)
+    return open(path, mode, encoding=None if "b" in mode else "utf-8")
+
+
+def files(folder: str | Path) -> list[str]:
+    """Paths of all files under a folder, relative to it, sorted."""
+    walk = _gfile().walk if is_remote(folder) else os.walk
+    return sorted(
+        os.path.relpath(f"{top}/{name}", folder).removeprefix("./")
+        for top, _, names in walk(str(folder))
+        for name in names
+    )
+
+
+def copy_file(source: str, destination: str) -> None:
+    """Copies one file; source and destination may each be local or remote."""
+    if is_remote(source) or is_remote(destination):
+        _gfile().makedirs(os.path.dirname(destination))
+        _gfile().copy(source, destination, overwrite=True)
+    else:
+        shutil.copyfile(source, destination)
+
+
+def _gfile():
+    import tensorflow as tf  # seconds to import, so only where the folder is remote
+
+    return tf.io.gfile
+
+
+def join(folder: str | Path, name: str) -> str:
+    """The path of a name in a folder."""
+    return f"{str(folder).rstrip('/')}/{name}"
+
+
+def names(folder: str | Path) -> list[str]:
+    """The names of what is in a folder; none where there is no folder."""
+    if is_remote(folder):
+        return [name.rstrip("/") for name in _gfile().listdir(str(folder))] if _gfile().isdir(str(folder)) else []
+    return os.listdir(folder) if os.path.isdir(folder) else []
+
+
+def exists(path: str) -> bool:
+    """Whether there is such a file, local or remote."""
+    return _gfile().exists(path) if is_remote(path) else os.path.isfile(path)
+
+
+def length(path: str) -> int:
+    """Bytes of a file."""
+    return _gfile().stat(path).length if is_remote(path) else os.path.getsize(path)
+
+
+def read_text(path: str) -> str:
+    """The contents of a text file."""
+    with open_file(path, "r") as file:
+        return file.read()
