@@ -51,7 +51,7 @@ class Delimited(Reader):
 
 
 def _header(file: SourceFile, records: Iterator[tuple[str, list[str] | Fault]]) -> list[str]:
-    """The names of the columns, for which it takes the first line that is not blank; [] where there is none."""
+    """Takes the names of the columns from the first line that is not blank; [] where there is none."""
     for _, fields in records:
         if isinstance(fields, Fault):
             raise UserError(
@@ -66,7 +66,7 @@ def _header(file: SourceFile, records: Iterator[tuple[str, list[str] | Fault]]) 
 
 
 class _Tape:
-    """The lines of a stream, of which those of the current record can be put back."""
+    """The lines of a stream. Those of the current record can be put back."""
 
     def __init__(self, lines: Iterable[str]):
         self._lines = iter(lines)

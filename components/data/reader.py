@@ -54,8 +54,8 @@ class Reader(Protocol):
     def parts(self, file: SourceFile, most_bytes: int) -> list[tuple[SourceFile, int]]:
         """The file in parts that workers can read independently, and the bytes of each.
 
-        One part unless a format says where a part may begin: a row's start is otherwise known only once all before it
-        is read.
+        Only a format that says where rows begin has several parts. In the others, the start of a row is known only once
+        everything before it is read.
 
         Args:
             file: the whole file.

@@ -13,7 +13,7 @@ EXCERPT_CHARACTERS = 200  # enough to recognise the row, short enough for a list
 
 
 class Fault(NamedTuple):
-    """Why a row cannot be used: a reason to count by, the detail, and the start of what stood there."""
+    """Why a row cannot be used: the reason, by which faults are counted, the detail, and the start of the row."""
 
     reason: str
     detail: str

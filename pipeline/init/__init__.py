@@ -12,11 +12,11 @@ from typing import NamedTuple
 from bertline.errors import UserError
 from bertline.pipeline.init.propose import propose
 from bertline.pipeline.init.render import render
-from bertline.pipeline.init.survey import survey
+from bertline.pipeline.init.survey import take_survey
 
 
 class Written(NamedTuple):
-    """A config that was written, and what to tell the person; the findings and warnings are a line each."""
+    """A config that was written, and lines to show: what was found, and what to be warned of."""
 
     path: Path
     findings: list[str]
@@ -44,7 +44,7 @@ def write_config(
         UserError: nothing is there or it is no labelled text: empty, binary, without a text or a label column, with
             only one label, or with as many labels as rows. Or the target exists and `force` is not set.
     """
-    proposal = propose(survey(source), text=text, label=label)
+    proposal = propose(take_survey(source), text=text, label=label)
     path = Path(target) if target else Path("configs") / f"{proposal.name}.yaml"
     if path.exists() and not force:
         raise UserError(f"{path} exists already; --force replaces it, --output FILE writes another one.")

@@ -38,11 +38,11 @@ class Columns(NamedTuple):
         return [self.text, self.text_pair] if self.text_pair else [self.text]
 
 
-def choose_columns(seen: Survey, text: str | None, label: str | None) -> Columns:
+def choose_columns(survey: Survey, text: str | None, label: str | None) -> Columns:
     """The columns of the task.
 
     Args:
-        seen: the survey.
+        survey: the survey.
         text: the text column, where the person has named it.
         label: the label column, where the person has named it.
 
@@ -50,70 +50,74 @@ def choose_columns(seen: Survey, text: str | None, label: str | None) -> Columns
         UserError: a named column does not exist, or none looks like text or like a label.
     """
     for option, name in (("--text", text), ("--label", label)):
-        if name is not None and name not in seen.names:
-            raise UserError(f"{option} {name}: no such column. Columns: {', '.join(map(repr, seen.names))}.")
-    if len(seen.names) < 2:
+        if name is not None and name not in survey.names:
+            raise UserError(f"{option} {name}: no such column. Columns: {', '.join(map(repr, survey.names))}.")
+    if len(survey.names) < 2:
         raise UserError(
-            f"Only one column, {seen.names[0][:80]!r}: a text and a label are needed. "
+            f"Only one column, {survey.names[0][:80]!r}: a text and a label are needed. "
             "Where the columns are separated by other than commas, save the file as .csv with commas or .tsv with tabs."
         )
-    label = label or _guess_label(seen, text)
-    pair = _guess_pair(seen, label) if text is None else None
-    text, text_pair = pair or (text or _guess_text(seen, label), None)
-    return Columns(text, text_pair, label, _slice_columns(seen, {text, text_pair, label}))
+    label = label or _guess_label(survey, text)
+    pair = _guess_pair(survey, label) if text is None else None
+    text, text_pair = pair or (text or _guess_text(survey, label), None)
+    return Columns(text, text_pair, label, _slice_columns(survey, {text, text_pair, label}))
 
 
 # === The label ===
 
 
-def _guess_label(seen: Survey, text: str | None) -> str:
+def _guess_label(survey: Survey, text: str | None) -> str:
     """The column of few values that is named like a label, else the one of fewest values that are not numbers."""
-    candidates = [name for name in seen.names if name != text and _could_be_label(seen, name)]
+    candidates = [name for name in survey.names if name != text and _could_be_label(survey, name)]
     if not candidates:
-        raise UserError(f"No column looks like a label (few different values, each several times). {_described(seen)}")
-    return min(candidates, key=lambda name: (_rank(name, LABEL_NAMES), _are_fractions(seen, name), _spread(seen, name)))
+        raise UserError(
+            f"No column looks like a label (few different values, each several times). {_described(survey)}"
+        )
+    return min(
+        candidates, key=lambda name: (_rank(name, LABEL_NAMES), _are_fractions(survey, name), _spread(survey, name))
+    )
 
 
-def _could_be_label(seen: Survey, name: str) -> bool:
-    column = seen.columns[name]
+def _could_be_label(survey: Survey, name: str) -> bool:
+    column = survey.columns[name]
     named = _rank(name, LABEL_NAMES) < len(LABEL_NAMES)
     # A column named like a label is taken even where it turns out to have one value: the error then says so.
     repeated = 2 <= len(column.values) <= column.filled / 2 or named
     return bool(column.filled) and not column.many and repeated
 
 
-def _are_fractions(seen: Survey, name: str) -> bool:
-    return all(re.fullmatch(r"-?\d*\.\d+", value) for value in seen.columns[name].values)
+def _are_fractions(survey: Survey, name: str) -> bool:
+    return all(re.fullmatch(r"-?\d*\.\d+", value) for value in survey.columns[name].values)
 
 
-def _spread(seen: Survey, name: str) -> int:
-    return len(seen.columns[name].values)
+def _spread(survey: Survey, name: str) -> int:
+    return len(survey.columns[name].values)
 
 
 # === The text ===
 
 
-def _guess_text(seen: Survey, label: str) -> str:
+def _guess_text(survey: Survey, label: str) -> str:
     """The column named like a text, unless another one's values are three times as long; else the longest."""
-    candidates = [name for name in seen.names if name != label and _could_be_text(seen, name)]
+    candidates = [name for name in survey.names if name != label and _could_be_text(survey, name)]
     if not candidates:
-        raise UserError(f"No column looks like text (words, most rows different). {_described(seen)}")
-    longest = max(candidates, key=lambda name: seen.columns[name].mean_characters)
+        raise UserError(f"No column looks like text (words, most rows different). {_described(survey)}")
+    longest = max(candidates, key=lambda name: survey.columns[name].mean_characters)
     named = min(candidates, key=lambda name: _rank(name, TEXT_NAMES))
-    long_enough = seen.columns[named].mean_characters * 3 >= seen.columns[longest].mean_characters
+    long_enough = survey.columns[named].mean_characters * 3 >= survey.columns[longest].mean_characters
     return named if _rank(named, TEXT_NAMES) < len(TEXT_NAMES) and long_enough else longest
 
 
-def _could_be_text(seen: Survey, name: str) -> bool:
-    values = [value for value in seen.sampled(name) if value.strip()]
+def _could_be_text(survey: Survey, name: str) -> bool:
+    values = [value for value in survey.sampled(name) if value.strip()]
     # \w without digits and underscore: letters of any script, and Chinese texts hold no spaces.
     lettered = sum(bool(re.search(r"[^\W\d_]{2}", value)) for value in values)
     worded = sum(len(value.split()) > 1 or not value.isascii() for value in values)
     return bool(values) and lettered > 0.5 * len(values) and worded > 0.3 * len(values)
 
 
-def _guess_pair(seen: Survey, label: str) -> tuple[str, str] | None:
-    names = {name.lower(): name for name in seen.names if name != label and _could_be_text(seen, name)}
+def _guess_pair(survey: Survey, label: str) -> tuple[str, str] | None:
+    names = {name.lower(): name for name in survey.names if name != label and _could_be_text(survey, name)}
     numbered = [(name, re.sub(r"(1|a)$", lambda end: {"1": "2", "a": "b"}[end[0]], name)) for name in names]
     for first, second in (*PAIRS, *numbered):
         if first != second and first in names and second in names:
@@ -130,18 +134,18 @@ def _rank(name: str, known: tuple[str, ...]) -> int:
     return next((place for place, word in enumerate(known) if word in words), len(known))
 
 
-def _described(seen: Survey) -> str:
+def _described(survey: Survey) -> str:
     def column_described(name: str) -> str:
-        column = seen.columns[name]
+        column = survey.columns[name]
         values = f"over {MOST_VALUES}" if column.many else str(len(column.values))
         return f"{name!r} ({values} different values, {column.mean_characters:.0f} characters on average)"
 
-    shown = ", ".join(column_described(name) for name in seen.names[:10])
+    shown = ", ".join(column_described(name) for name in survey.names[:10])
     return f"Columns: {shown}. Name them with --text and --label, or correct the file."
 
 
-def _slice_columns(seen: Survey, used: set[str | None]) -> list[str]:
+def _slice_columns(survey: Survey, used: set[str | None]) -> list[str]:
     """Other columns of 2 to MOST_SLICES values that nearly all rows have, under names that may be kept."""
-    free = [name for name in seen.names if name not in used and name not in features.RESERVED]
-    few = [name for name in free if 2 <= _spread(seen, name) <= MOST_SLICES]
-    return sorted(name for name in few if seen.columns[name].filled >= FILLED * seen.rows)
+    free = [name for name in survey.names if name not in used and name not in features.RESERVED]
+    few = [name for name in free if 2 <= _spread(survey, name) <= MOST_SLICES]
+    return sorted(name for name in few if survey.columns[name].filled >= FILLED * survey.rows)

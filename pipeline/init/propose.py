@@ -69,8 +69,8 @@ class Proposal:
     Attributes:
         name: the task's name, from the file's.
         settings: in the order in which they are written.
-        findings: for the screen, a line each.
-        warnings: for the screen, a line each.
+        findings: lines for the screen.
+        warnings: lines for the screen.
     """
 
     name: str
@@ -79,32 +79,32 @@ class Proposal:
     warnings: list[str]
 
 
-def propose(seen: Survey, *, text: str | None = None, label: str | None = None) -> Proposal:
+def propose(survey: Survey, *, text: str | None = None, label: str | None = None) -> Proposal:
     """Chooses the settings of a task.
 
     Args:
-        seen: the survey of its rows.
+        survey: the survey of its rows.
         text: the text column, where the guess is wrong.
         label: the label column, where the guess is wrong.
 
     Raises:
         UserError: the rows are no labelled text, as `write_config` lists it.
     """
-    columns = choose_columns(seen, text, label)
-    labels = _labels(seen, columns.label)
-    texts = list(zip(*map(seen.sampled, columns.texts), strict=True))
-    name = task_name(seen.source)
+    columns = choose_columns(survey, text, label)
+    labels = _labels(survey, columns.label)
+    texts = list(zip(*map(survey.sampled, columns.texts), strict=True))
+    name = task_name(survey.source)
     return Proposal(
         name=name,
         settings=[
             Setting(("name",), name),
-            *_data(seen, columns, labels),
+            *_data(survey, columns, labels),
             *_model(texts),
             *_train(labels),
             *_evaluate(texts, labels),
         ],
-        findings=_findings(seen, columns, labels),
-        warnings=[*seen.warnings, *label_warnings(labels)],
+        findings=_findings(survey, columns, labels),
+        warnings=[*survey.warnings, *label_warnings(labels)],
     )
 
 
@@ -120,9 +120,9 @@ def task_name(source: str) -> str:
 # === Labels ===
 
 
-def _labels(seen: Survey, label: str) -> dict[str, int]:
+def _labels(survey: Survey, label: str) -> dict[str, int]:
     """A label's name -> its rows, commonest first."""
-    column = seen.columns[label]
+    column = survey.columns[label]
     if column.many or len(column.values) > max(column.filled / 2, 2):
         count = f"over {MOST_VALUES:,}" if column.many else f"{len(column.values):,}"
         raise UserError(
@@ -163,13 +163,13 @@ def _rows(label: tuple[str, int]) -> int:
     return label[1]
 
 
-def _findings(seen: Survey, columns: Columns, labels: dict[str, int]) -> list[str]:
+def _findings(survey: Survey, columns: Columns, labels: dict[str, int]) -> list[str]:
     pair = f" with {columns.text_pair!r}" if columns.text_pair else ""
     shown = ", ".join(f"{name} {count:,}" for name, count in list(labels.items())[:LISTED_LABELS])
     more = f", and {len(labels) - LISTED_LABELS} more" if len(labels) > LISTED_LABELS else ""
-    mean = seen.columns[columns.text].mean_characters
+    mean = survey.columns[columns.text].mean_characters
     return [
-        f"{seen.rows:,} rows; columns: {', '.join(seen.names[:LISTED_COLUMNS])}",
+        f"{survey.rows:,} rows; columns: {', '.join(survey.names[:LISTED_COLUMNS])}",
         f"text: {columns.text!r}{pair}, {mean:.0f} characters on average",
         f"label: {columns.label!r}, {len(labels)} labels: {shown}{more}",
     ]
@@ -178,10 +178,10 @@ def _findings(seen: Survey, columns: Columns, labels: dict[str, int]) -> list[st
 # === data ===
 
 
-def _data(seen: Survey, columns: Columns, labels: dict[str, int]) -> list[Setting]:
-    relative = "" if seen.source.startswith(packages.SCHEME) else "relative to this file"
-    settings = [Setting(SOURCE, seen.source, relative)]
-    if seen.folders:
+def _data(survey: Survey, columns: Columns, labels: dict[str, int]) -> list[Setting]:
+    relative = "" if survey.source.startswith(packages.SCHEME) else "relative to this file"
+    settings = [Setting(SOURCE, survey.source, relative)]
+    if survey.folders:
         settings.append(Setting(("data", "format"), "folders", "a folder per label, a text file per row"))
     else:
         settings.append(Setting(("data", "text"), columns.text))
@@ -191,11 +191,11 @@ def _data(seen: Survey, columns: Columns, labels: dict[str, int]) -> list[Settin
         settings.append(Setting(("data", "label"), columns.label))
     if len(labels) <= MANY_LABELS and min(labels.values()) >= FEW_ROWS:
         settings.append(Setting(("data", "labels"), sorted(labels), "a row with any other label goes to quarantine"))
-    if seen.encoding != "utf-8":
-        settings.append(Setting(("data", "encoding"), seen.encoding))
-    if seen.on_bad_bytes != "quarantine":
+    if survey.encoding != "utf-8":
+        settings.append(Setting(("data", "encoding"), survey.encoding))
+    if survey.on_bad_bytes != "quarantine":
         reason = "too many rows to lose; U+FFFD stands in for such bytes"
-        settings.append(Setting(("data", "on_bad_bytes"), seen.on_bad_bytes, reason))
+        settings.append(Setting(("data", "on_bad_bytes"), survey.on_bad_bytes, reason))
     split = DataOptions.model_fields["split"].default.model_dump()
     return [*settings, Setting(("data", "split"), split, "by the hash of the text", _slicing(columns.slices))]
 
@@ -255,7 +255,7 @@ def _train(labels: dict[str, int]) -> list[Setting]:
 
 
 def propose_recipe(rows: int, labels: int) -> tuple[int, float]:
-    """Epochs and learning rate: enough steps for the labels to be told apart, however few the rows.
+    """Epochs and learning rate: enough steps to learn the labels, even from few rows.
 
     Args:
         rows: of training.

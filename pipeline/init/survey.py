@@ -74,7 +74,7 @@ class Survey:
         faults: reason -> rows.
         columns: name -> what its values are like.
         sample: SAMPLED_ROWS rows at most, each row's values in the order of `names`, "" where it has none.
-        warnings: a line each.
+        warnings: lines for the screen.
     """
 
     source: str
@@ -94,7 +94,7 @@ class Survey:
         return [values[place] for values in self.sample]
 
 
-def survey(source: str | Path) -> Survey:
+def take_survey(source: str | Path) -> Survey:
     """Looks at all rows of the data.
 
     Args:
@@ -109,32 +109,32 @@ def survey(source: str | Path) -> Survey:
             raise UserError(f"{address}: no such file or folder. Correct the path.")
         address = str(Path(address).absolute())
     files = task_files.expand([address], os.getcwd())
-    seen = _read_as_they_are(address, files)
-    if broken := seen.faults[BROKEN_LINE]:
-        seen.warnings.append(f"{broken:,} broken lines: they will go to quarantine")
-    if not seen.sample:
+    survey = _read_as_they_are(address, files)
+    if broken := survey.faults[BROKEN_LINE]:
+        survey.warnings.append(f"{broken:,} broken lines: they will go to quarantine")
+    if not survey.sample:
         raise UserError(
-            f"{files[0].name}: no usable row among {seen.rows:,}; the first line must name the columns, and rows must "
+            f"{files[0].name}: no usable row among {survey.rows:,}; the first line must name the columns, and rows must "
             "follow it."
         )
-    return seen
+    return survey
 
 
 def _read_as_they_are(source: str, files: list[SourceFile]) -> Survey:
     """Reads the files as UTF-8 or UTF-16; again in another encoding where too many rows are neither."""
     encoding = "utf-16" if _is_utf16(files[0]) else "utf-8"
-    seen = _read(source, files, encoding, "quarantine")
-    bad = seen.faults[BAD_BYTES]
-    if bad > TOLERATED_BAD_BYTES * seen.rows:
+    survey = _read(source, files, encoding, "quarantine")
+    bad = survey.faults[BAD_BYTES]
+    if bad > TOLERATED_BAD_BYTES * survey.rows:
         guess = _guess_encoding(files[0])
-        seen = _read(source, files, guess or encoding, "quarantine" if guess else "replace")
+        survey = _read(source, files, guess or encoding, "quarantine" if guess else "replace")
         how = f"read as {guess}: check some rows" if guess else "the bytes that are not are replaced by U+FFFD"
-        seen.warnings.append(f"{bad:,} of {seen.rows:,} rows are not {encoding.upper()}; {how}")
+        survey.warnings.append(f"{bad:,} of {survey.rows:,} rows are not {encoding.upper()}; {how}")
     elif bad:
-        seen.warnings.append(
-            f"{bad:,} of {seen.rows:,} rows hold bytes that are not {encoding.upper()}: they will go to quarantine"
+        survey.warnings.append(
+            f"{bad:,} of {survey.rows:,} rows hold bytes that are not {encoding.upper()}: they will go to quarantine"
         )
-    return seen
+    return survey
 
 
 def _is_utf16(file: SourceFile) -> bool:
@@ -153,17 +153,17 @@ def _read(source: str, files: list[SourceFile], encoding: str, on_bad_bytes: str
     options = DataOptions(source=["."], encoding=encoding, on_bad_bytes=on_bad_bytes)
     names = list(dict.fromkeys(formats.columns(files[0], options)))
     columns = {name: Column() for name in names}
-    seen = Survey(source, files[0].format == FOLDERS, names, encoding, on_bad_bytes, columns=columns)
+    survey = Survey(source, files[0].format == FOLDERS, names, encoding, on_bad_bytes, columns=columns)
     generator = random.Random(SAMPLE_SEED)
     for row in _rows(files, options, names):
-        seen.rows += 1
+        survey.rows += 1
         if row.fault:
-            seen.faults[row.fault.reason] += 1
+            survey.faults[row.fault.reason] += 1
             continue
         for name, value in zip(names, row.values, strict=True):
             columns[name].add(value)
-        _keep_in_sample(seen, tuple(value or "" for value in row.values), generator)
-    return seen
+        _keep_in_sample(survey, tuple(value or "" for value in row.values), generator)
+    return survey
 
 
 def _rows(files: list[SourceFile], options: DataOptions, names: list[str]) -> Iterator[Row]:
@@ -171,9 +171,9 @@ def _rows(files: list[SourceFile], options: DataOptions, names: list[str]) -> It
         yield from formats.read(file, options, names)
 
 
-def _keep_in_sample(seen: Survey, values: tuple[str, ...], generator: random.Random) -> None:
+def _keep_in_sample(survey: Survey, values: tuple[str, ...], generator: random.Random) -> None:
     """Reservoir sampling: every row of the file has the same chance, in constant memory."""
-    if len(seen.sample) < SAMPLED_ROWS:
-        seen.sample.append(values)
-    elif (place := generator.randrange(seen.rows)) < SAMPLED_ROWS:
-        seen.sample[place] = values
+    if len(survey.sample) < SAMPLED_ROWS:
+        survey.sample.append(values)
+    elif (place := generator.randrange(survey.rows)) < SAMPLED_ROWS:
+        survey.sample[place] = values
