@@ -489,7 +489,7 @@ def test_a_server_of_another_authority_is_not_trusted(secured, ask, authority):
 
 
 def test_the_servers_name_may_differ_from_the_address(secured, ask, predict):
-    address = secured.address.replace("127.0.0.1", "localhost")  # the certificate is for 127.0.0.1 alone
+    address = secured.address.replace("127.0.0.1", "localhost")  # the certificate is only for 127.0.0.1
     assert predict(address, ["a"], tls=pem(CA), server_name="127.0.0.1")[0].label == "a"
     with pytest.raises(ServingError, match="`server_name` a name in it"):
         ask("status", address, tls=pem(CA))

@@ -14,7 +14,7 @@ from bertline.serving.versions import AVAILABLE, Polling
 
 
 class Loader:
-    """Loads a version by its number alone; holds the load of those that are to wait, and notes what is closed."""
+    """Stands for the loading of models: versions with a gate wait for it, and closed ones are noted."""
 
     def __init__(self):
         self.closed = []

@@ -396,10 +396,12 @@ def test_server_ends_with_the_process_that_started_it(mood_models, tmp_path):
     push(mood_models["good"], tmp_path, 1)
     flags = ["--model_base_path", str(tmp_path), "--model_name", "mood", "--port=-1", "--exit_with_parent"]
     command = ["-P", "-m", "bertline.serving.server", *flags]
-    code = f"import subprocess, sys; p = subprocess.Popen([sys.executable, *{command}], stdout=-1)\n"
-    code += "p.stdout.readline(); print(p.pid)"
+    code = f"import subprocess, sys; p = subprocess.Popen([sys.executable, *{command}], stdout=-1, text=True)\n"
+    code += "print(p.pid, p.stdout.readline())"
     parent = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=True)
-    wait_for(lambda: not alive(int(parent.stdout)))
+    process, said = parent.stdout.split(maxsplit=1)
+    assert said.startswith("serving mood on "), "it was up while its parent was"
+    wait_for(lambda: not alive(int(process)))
 
 
 def in_flight(server):

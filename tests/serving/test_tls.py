@@ -102,6 +102,9 @@ def test_no_message_repeats_the_key():
 
 
 def test_the_key_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError):  # it is there that the file is made
+        tls.ssl_context(config())
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     tls.ssl_context(config())
     assert list(tmp_path.iterdir()) == []
@@ -113,7 +116,8 @@ def test_a_chain_with_the_servers_certificate_first():
 
 def test_an_old_authority_may_stay_beside_the_new():
     old = Party("old ca", days=(-9, -2)).certificate
-    tls.ssl_context(config(client_verify=True, custom_ca=old + CA.certificate))
+    context = tls.ssl_context(config(client_verify=True, custom_ca=old + CA.certificate))
+    assert context.verify_mode == ssl.CERT_REQUIRED and context.cert_store_stats()["x509_ca"] == 2
 
 
 # === Real connections ===

@@ -21,7 +21,7 @@ def add(folder, version, content="graph"):
 
 
 def versions(folder, policy="", **polling):
-    """Loads a version by its number alone; one whose graph says "broken" or "vanishes" does not load."""
+    """Versions with a stand-in for the loading of models; a graph "broken" or "vanishes" does not load."""
     loads = []
 
     def load(path, version):
