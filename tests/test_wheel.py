@@ -99,7 +99,7 @@ def environment_of(installed):
 def bertline(installed, folder, *arguments):
     return subprocess.run(
         [installed / "bertline", *arguments],
-        cwd=folder, env=environment_of(installed), capture_output=True, text=True, timeout=200, check=False,
+        cwd=folder, env=environment_of(installed), capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def started(installed, folder, words, *arguments):
         # A background job of a shell starts with SIGINT ignored, and so would what it starts.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
-        watchdog = threading.Timer(200, process.kill)
+        watchdog = threading.Timer(600, process.kill)
         watchdog.start()
         try:
             shown = ""
