@@ -42,7 +42,7 @@ def choose_columns(survey: Survey, text: str | None, label: str | None) -> Colum
     """The columns of the task.
 
     Args:
-        survey: the survey.
+        survey: what the columns are like.
         text: the text column, where the person has named it.
         label: the label column, where the person has named it.
 
@@ -73,9 +73,11 @@ def _guess_label(survey: Survey, text: str | None) -> str:
         raise UserError(
             f"No column looks like a label (few different values, each several times). {_described(survey)}"
         )
-    return min(
-        candidates, key=lambda name: (_rank(name, LABEL_NAMES), _are_fractions(survey, name), _spread(survey, name))
-    )
+
+    def unlikeliness(name: str) -> tuple[int, bool, int]:
+        return _rank(name, LABEL_NAMES), _are_fractions(survey, name), _spread(survey, name)
+
+    return min(candidates, key=unlikeliness)
 
 
 def _could_be_label(survey: Survey, name: str) -> bool:

@@ -83,7 +83,7 @@ def propose(survey: Survey, *, text: str | None = None, label: str | None = None
     """Chooses the settings of a task.
 
     Args:
-        survey: the survey of its rows.
+        survey: of its rows.
         text: the text column, where the guess is wrong.
         label: the label column, where the guess is wrong.
 

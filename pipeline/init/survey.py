@@ -114,8 +114,8 @@ def take_survey(source: str | Path) -> Survey:
         survey.warnings.append(f"{broken:,} broken lines: they will go to quarantine")
     if not survey.sample:
         raise UserError(
-            f"{files[0].name}: no usable row among {survey.rows:,}; the first line must name the columns, and rows must "
-            "follow it."
+            f"{files[0].name}: no usable row among {survey.rows:,}; the first line must name the columns, and rows "
+            "must follow it."
         )
     return survey
 
