@@ -78,7 +78,7 @@ def main() -> int:
             rows.append((reading, int(labels[row])))
         if len(rows) == arguments.rows:
             break
-    blank = model.tokenizer.id(attributions.BASELINE)
+    blank = model.tokenizer.id(attributions.MASK)
     lost = [losses(model, reading, label, blank) for reading, label in rows]
     methods: dict[str, Values] = {
         "integrated gradients": lambda reading, label: model.integrated_gradients(reading, [label])[0].values,
@@ -86,7 +86,7 @@ def main() -> int:
             surrogate.lime(model.probabilities, reading, label, samples=LIME_SAMPLES, seed=LIME_SEED).values
         ),
     }
-    print(f"{len(rows)} test rows of run {run.run_id}, words replaced by {attributions.BASELINE}")
+    print(f"{len(rows)} test rows of run {run.run_id}, words replaced by {attributions.MASK}")
     by_method = {}
     for name, values in methods.items():
         chance = np.random.default_rng(SEED)

@@ -34,8 +34,8 @@ def Explainer(
     """Explains the answers that the review page lists as most confidently wrong.
 
     Args:
-        weights: the trained classifier, which is asked.
-        model: the exported model; its temperature counts.
+        weights: the trained classifier, whose answers are explained.
+        model: the exported model; scores are taken at its temperature.
         transform_graph: says whether rows are pairs.
         evaluation: metrics.json and predictions-test.parquet.
         attributions: ATTRIBUTIONS_FILE.
@@ -47,20 +47,20 @@ def Explainer(
     began = time.monotonic()
     classes = read_metrics(evaluation.uri).classes
     rows = figures.confidently_wrong(read_answers(evaluation.uri, classes))
-    found = {}
+    explained = {}
     if rows:
         paired = is_paired(transform_graph.uri)
         explainer = load(weights.uri, model.uri, ModelOptions.model_validate_json(model_options))
         for row in rows:
             pair = row[features.TEXT_PAIR] if paired else None
-            found[row[features.ROW_ID]] = explain(explainer, row[features.TEXT], pair, row["answered"], classes)
+            explained[row[features.ROW_ID]] = explain(explainer, row[features.TEXT], pair, row["answered"], classes)
     with fileio.open(f"{attributions.uri}/{ATTRIBUTIONS_FILE}", "w") as file:
-        file.write(json.dumps({"tolerance": attribution.TOLERANCE, "rows": found}, indent=1) + "\n")
-    attributions.set_string_custom_property("summary", describe(found, time.monotonic() - began))
+        file.write(json.dumps({"tolerance": attribution.TOLERANCE, "rows": explained}, indent=1) + "\n")
+    attributions.set_string_custom_property("summary", describe(explained, time.monotonic() - began))
 
 
 def load(weights: str, model: str, options: ModelOptions) -> attribution.Explainer:
-    """The trained classifier, ready to be asked why.
+    """An explainer of the trained classifier.
 
     Args:
         weights: folder of a Weights artifact.
@@ -87,30 +87,31 @@ def explain(
     """A row's attributions as ATTRIBUTIONS_FILE has them.
 
     Returns:
-        `label`, its `score` and the `baseline`'s in log-odds, the `residual` and whether it is small enough
-        (`complete`), and `words`: each `part` (0, or 1 in the second text), `start`, `end` and `value`, null where the
-        model did not read the word.
+        `label`; in log-odds its `score`, the `reference` (the score with the words masked) and the `residual`;
+        `complete`, whether the residual is small enough; and `words`, each with `part` (0, or 1 in the second text),
+        `start`, `end` and `value`, which is null where the model did not read the word.
     """
     reading = explainer.read(text, pair)
-    (found,) = explainer.integrated_gradients(reading, [classes.index(label)])
+    (explained,) = explainer.integrated_gradients(reading, [classes.index(label)])
     return {
         "label": label,
-        "score": found.score,
-        "baseline": found.baseline,
-        "residual": found.residual,
-        "complete": found.complete,
+        "score": explained.score,
+        "reference": explained.reference,
+        "residual": explained.residual,
+        "complete": explained.complete,
         "words": [
             {"part": word.part, "start": word.start, "end": word.end, "value": float(value) if word.tokens else None}
-            for word, value in zip(reading.words, found.values, strict=True)
+            for word, value in zip(reading.words, explained.values, strict=True)
         ],
     }
 
 
-def describe(found: dict[str, dict[str, Any]], seconds: float) -> str:
+def describe(explained: dict[str, dict[str, Any]], seconds: float) -> str:
     """The screen's line, such as "25 wrong answers explained in 4.1 s, words add up to within 1.2%"."""
-    if not found:
+    if not explained:
         return "no wrong answer to explain"
-    missed = max(abs(each["residual"]) / max(abs(each["score"] - each["baseline"]), 1.0) for each in found.values())
-    incomplete = sum(not each["complete"] for each in found.values())
+    rows = explained.values()
+    missed = max(abs(row["residual"]) / max(abs(row["score"] - row["reference"]), 1.0) for row in rows)
+    incomplete = sum(not row["complete"] for row in rows)
     aside = f", {incomplete} of them not within {attribution.TOLERANCE:.0%}" if incomplete else ""
-    return f"{len(found)} wrong answers explained in {seconds:.1f} s, words add up to within {missed:.1%}{aside}"
+    return f"{len(rows)} wrong answers explained in {seconds:.1f} s, words add up to within {missed:.1%}{aside}"

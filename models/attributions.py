@@ -1,9 +1,10 @@
 """Which words an answer rests on, by integrated gradients on the word embeddings.
 
 Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017. The score of a label is its log-odds,
-log p / (1 - p), of the probability p that the model serves: there, what words say adds up, and near certainty it does
-not flatten as a probability does. The embeddings of a row's words are led on a straight line from a baseline, which
-says nothing, to what they are; the slope of the score along the line, summed over it, is what each token adds.
+log p / (1 - p), where p is the probability that the model serves. Contributions of words add up in log-odds, and near
+certainty log-odds do not flatten as a probability does. The embeddings of a row's words move on a straight line from a
+reference, which says nothing, to what they are. The slope of the score, summed along the line, is what each token adds.
+The paper calls the reference a baseline; in bertline that word means TF-IDF.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from bertline.models.encoder import Batch, Encoder, pack
 from bertline.models.tokenizer import Tokenizer
 from bertline.models.words import Reading
 
-# The wordpiece that a BERT was trained to take for a word it is not told. So the baseline is the text with its words
-# masked, a place the network has seen; a vector of zeros, or [PAD], is none. The special tokens stay as they are.
-BASELINE = "[MASK]"
-# What the attributions may miss of the score's difference from the baseline. The paper asks for 5%; of a difference
-# below 1, which is no evidence either way, it is 5% of 1.
+# The reference is the text with its words masked and its special tokens as they are. In pretraining BERT has seen
+# [MASK] in place of words that it had to guess. It has never seen a vector of zeros there, or [PAD].
+MASK = "[MASK]"
+# The share of the score's difference from the reference that the attributions may miss. The paper asks for 5%. Where
+# the difference is below 1, which is no evidence either way, 5% of 1 counts.
 TOLERANCE = 0.05
-# Where on the line the gradient is taken. Cut where it misses, tweets end with some 20; of 17 spaced evenly one row
-# in eight missed more than 5%, of 33 none.
+# Points of the line where the gradient is taken. The line is cut finer where the sum is off, and tweets end with some
+# 20 points. With 17 evenly spaced points one row in eight missed more than 5%, with 33 none.
 FIRST_POINTS, MOST_POINTS = 9, 257
-TOKENS_AT_ONCE = 1024  # kept with all their activations until the gradient is known: 2 GB in a BERT-base of 512 tokens
+TOKENS_AT_ONCE = 1024  # all their activations are kept for the gradient: 2 GB in a BERT-base with 512 tokens
 
 
 @dataclass(frozen=True)
@@ -40,57 +41,55 @@ class Attribution:
         label: its index.
         values: float64 [words], in log-odds; 0 for a word that the model does not read.
         score: the label's log-odds.
-        baseline: the same without the words.
+        reference: its log-odds with the words masked.
     """
 
     label: int
     values: np.ndarray
     score: float
-    baseline: float
+    reference: float
 
     @property
     def residual(self) -> float:
-        """The score's difference from the baseline less the sum of the values: 0 if they are exact (completeness)."""
-        return self.score - self.baseline - float(self.values.sum())
+        """What the values miss of the score's difference from the reference; 0 if they are exact (completeness)."""
+        return self.score - self.reference - float(self.values.sum())
 
     @property
     def complete(self) -> bool:
         """Whether the residual is within TOLERANCE."""
-        return bool(abs(self.residual) <= _allowed(self.score - self.baseline))
+        return bool(abs(self.residual) <= _allowed(self.score - self.reference))
 
 
 class Explainer:
-    """A classifier asked why, in float32 whatever it is served in.
+    """Explains a classifier's answers. It computes in float32, whatever dtype is served.
 
     Args:
-        model: the classifier; the softmax of its logits is what it answers.
-        tokenizer: as the model's.
+        model: the classifier; the softmax of its logits is its answer.
+        tokenizer: the model's.
     """
 
     def __init__(self, model: keras_hub.models.BertTextClassifier, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
         self._encoder, self._weights = Encoder.of(model), pack(model, tf.float32)
-        self._baseline = self._weights.words[tokenizer.id(BASELINE)]
+        self._mask = self._weights.words[tokenizer.id(MASK)]
 
     def read(self, text: str, pair: str | None = None) -> Reading:
         """The row's tokens and words; `pair` is the second text, for a model of text pairs."""
         return words.read(self.tokenizer, text, pair)
 
     def probabilities(self, readings: Sequence[Reading]) -> np.ndarray:
-        """What the model answers to rows, float32 [rows, labels]."""
-        found = []
+        """The model's probabilities for rows, float32 [rows, labels]."""
         longest = max(len(reading.ids) for reading in readings)
         size = max(1, TOKENS_AT_ONCE // longest)
-        for start in range(0, len(readings), size):
-            found.append(tf.nn.softmax(self._encoder.logits(self._weights, _batch(readings[start : start + size]))))
-        return np.concatenate(found)
+        batches = [_batch(readings[start : start + size]) for start in range(0, len(readings), size)]
+        return np.concatenate([tf.nn.softmax(self._encoder.logits(self._weights, batch)) for batch in batches])
 
     def integrated_gradients(self, reading: Reading, labels: Sequence[int]) -> list[Attribution]:
         """What each word adds to the score of each of the labels.
 
-        The integral is taken by trapezoids. The score itself says what each piece of the line should come to, so the
-        line is cut finer where they differ, until what is missed of all pieces is within TOLERANCE, or for good at
-        MOST_POINTS: see Attribution.complete.
+        The integral is computed with trapezoids. The scores at the ends of a piece of the line say what the piece
+        should add up to. Pieces that are off are cut in two, until the sum of all errors is within TOLERANCE or the
+        line has MOST_POINTS points (see Attribution.complete).
         """
         labels = tf.constant(labels, tf.int32)
         at = np.linspace(0, 1, FIRST_POINTS)
@@ -116,25 +115,26 @@ class Explainer:
                 label=int(label),
                 values=np.array([by_token[place, list(word.tokens)].sum() for word in reading.words]),
                 score=float(scores[-1, place]),
-                baseline=float(scores[0, place]),
+                reference=float(scores[0, place]),
             )
             for place, label in enumerate(labels)
         ]
 
     def _along(self, reading: Reading, labels: tf.Tensor, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The line from the baseline (0) to the row (1), at some of its points.
+        """Scores and slopes at some points of the line from the reference (0) to the row (1).
 
         Returns:
-            scores of the labels, float64 [points, labels], and their slopes by token, float64 [points, labels, tokens].
+            the labels' scores, float64 [points, labels], and their slopes by token, float64 [points, labels, tokens].
         """
         embeddings = tf.gather(self._weights.words, reading.ids)  # [tokens, hidden]
         is_word = np.zeros((len(reading.ids), 1), bool)
         is_word[[token for word in reading.words for token in word.tokens]] = True
-        way = tf.where(is_word, embeddings - self._baseline, 0.0)
+        way = tf.where(is_word, embeddings - self._mask, 0.0)
         size = max(1, TOKENS_AT_ONCE // len(reading.ids))
         scores, slopes = [], []
         for start in range(0, len(at), size):
-            # A coordinate on the line for each token: the slope by it is that by the embedding, times the way.
+            # Each token gets its own coordinate on the line. The slope by it is the slope by the embedding, times the
+            # way from mask to word.
             places = tf.repeat(tf.constant(at[start : start + size, None], tf.float32), len(reading.ids), axis=1)
             with tf.GradientTape(persistent=True) as tape:
                 tape.watch(places)
@@ -145,9 +145,9 @@ class Explainer:
         return np.concatenate(scores).astype(np.float64), np.concatenate(slopes).astype(np.float64)
 
     def _logits(self, embeddings: tf.Tensor, segments: np.ndarray | None) -> tf.Tensor:
-        """Logits, float32 [rows, labels], of rows given by their word embeddings, float32 [rows, tokens, hidden]."""
+        """Logits, float32 [rows, labels], from the rows' word embeddings, float32 [rows, tokens, hidden]."""
         rows, tokens, hidden = embeddings.shape
-        # The encoder looks embeddings up by id: here each token has a table's row of its own.
+        # The encoder looks embeddings up by id, so each token gets a row of its own in a table.
         weights = self._weights._replace(words=tf.reshape(embeddings, [-1, hidden]))
         ids = tf.reshape(tf.range(rows * tokens), [rows, tokens])
         segment_ids = None if segments is None else tf.tile(segments[None], [rows, 1])
@@ -155,18 +155,18 @@ class Explainer:
 
 
 def _log_odds(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Log-odds of some of the labels, int32 [chosen], from logits [rows, labels]: float32 [rows, chosen]."""
-    others = logits[:, None] - 1e9 * tf.one_hot(labels, logits.shape[1])  # [rows, chosen, labels]
+    """Log-odds, float32 [rows, some], of some labels, int32 [some], from logits [rows, labels]."""
+    others = logits[:, None] - 1e9 * tf.one_hot(labels, logits.shape[1])  # [rows, some, labels]
     return tf.gather(logits, labels, axis=1) - tf.reduce_logsumexp(others, axis=-1)
 
 
 def _allowed(difference: np.ndarray | float) -> np.ndarray | float:
-    """The largest residual of attributions to scores that differ so much from their baselines."""
+    """The largest residual that is allowed where a score differs so much from its reference."""
     return TOLERANCE * np.maximum(np.abs(difference), 1.0)
 
 
 def _batch(readings: Sequence[Reading]) -> Batch:
-    """Rows as the encoder takes them."""
+    """Rows, padded to the longest."""
     lengths = [len(reading.ids) for reading in readings]
     ids = np.zeros((len(readings), max(lengths)), np.int32)
     segments = None if readings[0].segments is None else np.zeros_like(ids)

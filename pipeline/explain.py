@@ -138,7 +138,7 @@ def as_dict(explanation: Explanation) -> dict[str, Any]:
     if gradients := explanation.gradients:
         answer["integrated_gradients"] = {
             "score": gradients.score,
-            "baseline": gradients.baseline,
+            "reference": gradients.reference,
             "residual": gradients.residual,
             "complete": gradients.complete,
             "words": _words(explanation, gradients.values),
@@ -218,12 +218,12 @@ def _signed(value: float, largest: float) -> tuple[Text, Text]:
 def _notes(explanation: Explanation) -> list[Text]:
     notes = []
     if gradients := explanation.gradients:
-        difference = gradients.score - gradients.baseline
+        difference = gradients.score - gradients.reference
         incomplete = f", more than {attributions.TOLERANCE:.0%}: take the words with care"
         notes.append(
             Text(
                 f"  words {gradients.values.sum():+.3f} of the score's {difference:+.3f}: log-odds "
-                f"{gradients.baseline:.3f} with every word blank, {gradients.score:.3f} with the text; missed "
+                f"{gradients.reference:.3f} with every word blank, {gradients.score:.3f} with the text; missed "
                 f"{gradients.residual:+.3f}{'' if gradients.complete else incomplete}",
                 style="dim" if gradients.complete else "yellow",
             )

@@ -92,7 +92,7 @@ def test_the_rows_that_the_page_shows_are_explained(tmp_path):
     for row in rows.values():
         assert row["complete"]
         total = sum(word["value"] for word in row["words"])
-        assert total + row["residual"] == pytest.approx(row["score"] - row["baseline"])
+        assert total + row["residual"] == pytest.approx(row["score"] - row["reference"])
     summary = artifact.get_string_custom_property("summary")
     assert re.fullmatch(r"3 wrong answers explained in [\d.]+ s, words add up to within [\d.]+%", summary)
 
@@ -165,7 +165,7 @@ def words_of(text, values, part=0):
 
 def attribution(words, **changes):
     return {
-        "label": "good", "score": 2.0, "baseline": -1.0, "residual": 0.01, "complete": True, "words": words, **changes
+        "label": "good", "score": 2.0, "reference": -1.0, "residual": 0.01, "complete": True, "words": words, **changes
     }  # fmt: skip
 
 

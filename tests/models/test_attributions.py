@@ -35,16 +35,16 @@ def test_attributions_sum_to_the_scores_difference(explainer, text):
     (probabilities,) = explainer.probabilities([reading])
     for found in explainer.integrated_gradients(reading, [0, 1, 2]):
         assert found.score == pytest.approx(log_odds(probabilities[found.label]), abs=1e-3)
-        difference = found.score - found.baseline
+        difference = found.score - found.reference
         assert abs(difference - found.values.sum()) <= 0.05 * max(abs(difference), 1)
         assert found.complete
 
 
-def test_the_baseline_is_the_row_without_its_words(explainer):
+def test_the_reference_is_the_row_without_its_words(explainer):
     """The words' places are kept, so the score does not depend on which words they were."""
     one, other = (explainer.integrated_gradients(explainer.read(text), [2])[0] for text in ("great item", "awful my"))
-    assert one.baseline == pytest.approx(other.baseline, abs=1e-5)
-    assert one.score > one.baseline > other.score
+    assert one.reference == pytest.approx(other.reference, abs=1e-5)
+    assert one.score > one.reference > other.score
 
 
 def test_keywords_speak_for_their_label_and_against_the_others(explainer):
@@ -85,7 +85,7 @@ def test_a_coarse_line_is_cut_finer_and_one_that_stays_coarse_is_called_incomple
     monkeypatch.setattr(attributions, "MOST_POINTS", 2)
     (coarse,) = explainer.integrated_gradients(reading, [2])
     assert not coarse.complete
-    assert coarse.residual == pytest.approx(coarse.score - coarse.baseline - coarse.values.sum())
+    assert coarse.residual == pytest.approx(coarse.score - coarse.reference - coarse.values.sum())
 
 
 def test_long_rows_are_taken_a_few_points_at_a_time_to_the_same_result(explainer, monkeypatch):
@@ -113,7 +113,7 @@ def test_words_that_are_not_read_get_nothing(explainer):
 def test_a_text_without_words_has_nothing_to_explain(explainer):
     reading = explainer.read("\u200b")
     (found,) = explainer.integrated_gradients(reading, [0])
-    assert found.score == pytest.approx(found.baseline)
+    assert found.score == pytest.approx(found.reference)
     assert found.values.tolist() == [0.0]
     assert surrogate.lime(explainer.probabilities, reading, 0, samples=50, seed=1).values.tolist() == [0.0]
 

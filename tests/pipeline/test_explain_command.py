@@ -116,7 +116,7 @@ def test_what_stands_in_the_text_and_labels_is_shown_as_it_stands(found):
 def test_an_incomplete_attribution_says_so(found):
     explanation = found(TEXT)
     values = np.zeros(len(explanation.reading.words))
-    broken = explain.attributions.Attribution(label=0, values=values, score=3.0, baseline=0.0)
+    broken = explain.attributions.Attribution(label=0, values=values, score=3.0, reference=0.0)
     text = shown(dataclasses.replace(explanation, gradients=broken))
     assert "more than 5%" in text
     assert "take the words with care" in " ".join(text.split())
