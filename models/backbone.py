@@ -1,4 +1,4 @@
-"""Where the pretrained weights and their vocabulary come from."""
+"""The pretrained weights and their vocabulary: where they come from, and what is checked of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bertline.models.recipe import ModelOptions, RandomBert
 # Hugging Face's names for GELU -> whether it is the approximation by tanh
 _ACTIVATIONS = {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}
 _SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-# What is read of a folder; anything else in it changes no model
+# The files that are read of a folder. Anything else in it changes no model.
 _HUGGING_FACE_FILES = ("config.json", "model*.safetensors", *_SAFE_WEIGHTS[1:], "tokenizer_config.json", "vocab.txt")
 _KERAS_HUB_FILES = ("config.json", "metadata.json", "model*.h5", "model.weights.json", "tokenizer.json", "assets/**/*")
 
@@ -32,7 +32,7 @@ class Vocabulary:
 
 
 def vocabulary(options: ModelOptions) -> Vocabulary:
-    """The vocabulary of the chosen backbone; reads no weights.
+    """The vocabulary of the backbone; reads no weights.
 
     Raises:
         UserError: the backbone cannot be found, a pinned file differs, or max_length does not fit.
@@ -55,11 +55,11 @@ def vocabulary(options: ModelOptions) -> Vocabulary:
 
 
 def load(options: ModelOptions) -> keras_hub.models.BertBackbone:
-    """The chosen BERT with its weights, variables in float32, `options.dropout` in each of its layers.
+    """The backbone with its weights: float32 variables, and `options.dropout` in each layer.
 
     Raises:
         UserError: the backbone cannot be found or is no BERT, a pinned file differs from its sha256, there are no
-            safetensors, or max_length is more than the backbone has positions.
+            safetensors, or the backbone has fewer positions than max_length.
     """
     source = options.backbone
     network = _random(source, options) if isinstance(source, RandomBert) else _pretrained(source, options)
@@ -72,10 +72,10 @@ def load(options: ModelOptions) -> keras_hub.models.BertBackbone:
 
 
 def digest(options: ModelOptions) -> str:
-    """SHA-256 of what the backbone is made of, in hex: the same for the same contents, wherever they lie.
+    """SHA-256 of what the backbone is made of, in hex. Equal contents give equal digests, wherever they lie.
 
-    Of a folder it covers the weights, their config, the vocabulary and the tokenizer's settings; of random weights
-    their sizes and the vocabulary. What keras-hub fetches (a preset, hf://, kaggle://) goes by its name.
+    For a folder the digest covers the weights, their config, the vocabulary and the tokenizer's settings; for random
+    weights their sizes and the vocabulary. For what keras-hub fetches (a preset, hf://, kaggle://) it covers the name.
 
     Raises:
         UserError: the backbone cannot be found.
@@ -98,7 +98,7 @@ def digest(options: ModelOptions) -> str:
 
 
 def set_gelu(network: keras_hub.models.BertBackbone, *, approximate: bool) -> None:
-    """Chooses GELU's form in all layers: keras-hub builds the approximation, most BERTs were trained with erf."""
+    """Sets GELU's form in all layers. keras-hub builds the approximation; most BERTs were trained with erf."""
     for layer in network.transformer_layers:
         layer._feedforward_intermediate_dense.activation = _gelu_approximate if approximate else keras.activations.gelu
 
@@ -127,7 +127,7 @@ def _random(size: RandomBert, options: ModelOptions) -> keras_hub.models.BertBac
 
 
 def _positions(options: ModelOptions) -> int:
-    """The positions of random weights; 512 is BERT's own number, so that texts can be made longer later."""
+    """The positions of random weights: at least BERT's own 512."""
     return max(options.max_length, 512)
 
 
@@ -190,11 +190,11 @@ def _check_pins(folder: Path | None, source: str, pins: dict[str, str]) -> None:
         if not path.is_file():
             raise UserError(f"sha256: {path} is pinned but does not exist")
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != expected.lower():
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+        if actual != expected.lower():
             raise UserError(
-                f"{path} is not the pinned file: expected sha256 {expected}, found {found}. Install the right file, or "
-                f"change the pin under model.sha256 if you trust this one"
+                f"{path} is not the pinned file: expected sha256 {expected}, found {actual}. Install the right file, "
+                f"or change the pin under model.sha256 if you trust this one"
             )
 
 

@@ -1,7 +1,7 @@
-"""Temperature scaling: the logits divided by one number, so that what is said with 80% is right four times in five.
+"""Temperature scaling: the logits are divided by one number, so that answers with 80% are right four times in five.
 
-Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, section 4.2. The number says how
-sure an answer is, never which one it is.
+Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, section 4.2. The number changes
+how sure an answer is, never which answer it is.
 """
 
 from __future__ import annotations
@@ -12,24 +12,26 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special
 
-# A parameter fitted on n rows costs 1 / (2n) of log loss on new ones in expectation (Akaike 1974): 0.005 at 100 rows,
-# where fine-tuned BERTs stand to gain 0.01 to 0.1.
+# A parameter that was fitted on n rows is expected to cost 1 / (2n) of log loss on new rows (Akaike 1974): 0.005 at
+# 100 rows, where fine-tuned BERTs gain 0.01 to 0.1.
 MINIMUM_ROWS = 100
-# The paper's networks end between 1 and 3. At either bound the rows tell no temperature: where all answers are right or
-# no better than chance, the best one is 0 or infinite.
+# The paper's networks end between 1 and 3. A fit that ends at a bound says nothing: where all answers are right, the
+# best temperature is 0, and where they are no better than chance, it is infinite.
 BOUNDS = (0.1, 10.0)
 
 
 @dataclass(frozen=True)
 class Temperature:
-    """What the logits are divided by, and why it is 1 where it was not fitted."""
+    """What the logits are divided by; where it was not fitted it is 1, and the note says why."""
 
     value: float = 1.0
     note: str = ""
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
-    """The temperature of least log loss on rows that the weights were not fitted on; never worse than 1 on them.
+    """The temperature with the least log loss on rows that the weights were not fitted on.
+
+    On these rows it is never worse than 1.
 
     Args:
         logits: float [rows, labels].
@@ -43,16 +45,17 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
         scaled = special.log_softmax(logits / math.exp(log_temperature), axis=-1)
         return -float(scaled[np.arange(len(labels)), labels].mean())
 
-    # The log loss is convex in 1 / temperature: one minimum on any scale. On the logarithm's a step up is one down.
+    # The log loss is convex in 1 / temperature, so it has one minimum on any scale. On the logarithm's scale halving
+    # and doubling are steps of one size.
     low, high = (math.log(bound) for bound in BOUNDS)
-    found = optimize.minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-4}).x
-    if min(found - low, high - found) < 1e-2:
+    best = optimize.minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-4}).x
+    if min(best - low, high - best) < 1e-2:
         return Temperature(
             note=f"no temperature between {BOUNDS[0]:g} and {BOUNDS[1]:g} is best on the validation rows"
         )
-    if not loss(found) < loss(0.0):
+    if not loss(best) < loss(0.0):
         return Temperature(note="none is better on the validation rows")
-    return Temperature(math.exp(found))
+    return Temperature(math.exp(best))
 
 
 def probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
@@ -61,7 +64,7 @@ def probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def unscaled(scaled: np.ndarray, temperature: float) -> np.ndarray:
-    """What the probabilities would be at temperature 1: proportional to p to the power of the temperature.
+    """The probabilities at temperature 1. They are proportional to p to the power of the temperature.
 
     Args:
         scaled: float [rows, labels], probabilities at the temperature.

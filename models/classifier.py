@@ -1,4 +1,4 @@
-"""The reference model: keras-hub's BERT text classifier, whose variables training and export share."""
+"""The classifier: keras-hub's BERT text classifier, whose variables training and export share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def build(
     """A classifier over the backbone; its head is drawn from the seed.
 
     Returns:
-        a model from token_ids, segment_ids and padding_mask, int32 [batch, tokens], to logits, float32 [batch, labels].
+        a model that takes token_ids, segment_ids and padding_mask, int32 [batch, tokens], and gives logits, float32
+        [batch, labels].
 
     Raises:
         UserError: fewer than two labels.

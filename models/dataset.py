@@ -1,4 +1,4 @@
-"""Batches of token ids: rows of like length together, so that little is padding."""
+"""Batches of token ids. Rows of similar length stand together, so that little is padding."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import tensorflow as tf
 from bertline.errors import UserError
 from bertline.models.features import LABEL_ID, SEGMENT_IDS, TOKEN_IDS
 
-# Rows are sorted by length within windows of so many batches: enough that a batch's rows differ by a token or two, few
-# enough that the batches of an epoch stay a random mix (Transformers' group_by_length takes the same).
-_PREFETCHED = 4  # batches made ahead of the step that takes them
+# Rows are sorted by length within windows of this many batches. In a window of 50 the rows of a batch differ by a token
+# or two, and the batches of an epoch are still a random mix (Transformers' group_by_length uses the same number).
 _WINDOW = 50
+_PREFETCHED = 4  # batches made ahead of the step that takes them
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The tokenised rows of a split, held in memory: 4 bytes a token (8 for pairs)."""
+    """The tokenised rows of a split, held in memory: 4 bytes per token (8 for pairs)."""
 
     token_ids: tf.RaggedTensor  # int32 [rows, (tokens)]
     segment_ids: tf.RaggedTensor | None  # int32 [rows, (tokens)]; None where all are 0
@@ -40,8 +40,7 @@ def read_rows(folder: Path, *, pair: bool) -> Rows:
     """Reads a split of transformed Examples.
 
     Args:
-        folder: holds the split's gzipped TFRecords, any number of them; bertline.models.features says what
-            is in them.
+        folder: of the split's gzipped TFRecords, any number of them; bertline.models.features names their columns.
         pair: whether the rows have segment ids.
 
     Raises:
@@ -54,7 +53,7 @@ def read_rows(folder: Path, *, pair: bool) -> Rows:
     records = tf.data.TFRecordDataset(files, compression_type="GZIP").batch(4096)
 
     def parse(serialized: tf.Tensor) -> dict[str, tf.RaggedTensor | tf.Tensor]:
-        # Narrowed here: all rows as int64 would take twice the memory that they are held in.
+        # Narrowed batch by batch: all rows as int64 would take twice the memory.
         return {name: tf.cast(value, tf.int32) for name, value in tf.io.parse_example(serialized, spec).items()}
 
     parsed = list(records.map(parse))
@@ -69,12 +68,12 @@ def read_rows(folder: Path, *, pair: bool) -> Rows:
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of a split, in an order that depends on the seed and the epoch alone.
+    """The batches of a split, in an order that depends only on the seed and the epoch.
 
     Args:
         rows: the split.
         batch_size: rows in a batch; the last one can have fewer.
-        label_weights: float [labels], how much a row of each label counts; None: all alike.
+        label_weights: float [labels], how much a row of each label counts; None if all count the same.
     """
 
     rows: Rows
@@ -109,7 +108,7 @@ class Batches:
 
         Elements are dicts: token_ids and segment_ids (pairs only), int32 [batch, tokens]; lengths and labels, int32
         [batch]; rows, int64 [batch], their places in the split; weights, float32 [batch], by label; shares, float32
-        [batch], the weights over their sum in the batch.
+        [batch], the weights divided by their sum in the batch.
         """
         order = np.argsort(self.rows.lengths, kind="stable")
         return self._dataset(self._cut(order))
@@ -122,36 +121,36 @@ class Batches:
         labels = tf.constant(rows.labels)
         weights = tf.constant(self.weights)
 
-        def assemble(chosen: tf.RaggedTensor, tokens: tf.Tensor) -> dict[str, tf.Tensor]:
+        def assemble(places: tf.RaggedTensor, tokens: tf.Tensor) -> dict[str, tf.Tensor]:
             shape = tf.stack([-1, tokens])
-            ids, weight = tf.gather(rows.token_ids, chosen), tf.gather(weights, chosen)
+            ids, weight = tf.gather(rows.token_ids, places), tf.gather(weights, places)
             batch = {
                 "token_ids": ids.to_tensor(shape=shape),
                 "lengths": tf.cast(ids.row_lengths(), tf.int32),
-                "labels": tf.gather(labels, chosen),
-                "rows": chosen,
+                "labels": tf.gather(labels, places),
+                "rows": places,
                 "weights": weight,
                 "shares": weight / tf.reduce_sum(weight),
             }
             if rows.segment_ids is not None:
-                batch["segment_ids"] = tf.gather(rows.segment_ids, chosen).to_tensor(shape=shape)
+                batch["segment_ids"] = tf.gather(rows.segment_ids, places).to_tensor(shape=shape)
             return batch
 
         tokens = np.array([padded_length(rows.lengths[batch].max()) for batch in batches], np.int64)
-        chosen = tf.RaggedTensor.from_row_lengths(
+        places = tf.RaggedTensor.from_row_lengths(
             np.concatenate([*batches, np.zeros(0, np.int64)]), [len(batch) for batch in batches]
         )
-        dataset = tf.data.Dataset.from_tensor_slices((chosen, tokens)).map(assemble).prefetch(_PREFETCHED)
-        # Autotuning has nothing to tune here, and the end of an epoch would wait for its thread: up to 50 s were seen.
+        dataset = tf.data.Dataset.from_tensor_slices((places, tokens)).map(assemble).prefetch(_PREFETCHED)
+        # Autotuning has nothing to tune here, and the end of an epoch waits for its thread: up to 50 s were seen.
         options = tf.data.Options()
         options.autotune.enabled = False
         return dataset.with_options(options)
 
 
 def padded_length(longest: int) -> int:
-    """The tokens that a batch is padded to: the next multiple of 8, above 64 tokens of 16, above 128 of 32 and so on.
+    """The tokens that a batch is padded to: the next multiple of 8; of 16 above 64 tokens, of 32 above 128 and so on.
 
-    Kernels are compiled for each shape, so there must be few (8 up to 64 tokens, 20 up to 512), at little padding.
+    Kernels are compiled for each shape. So there are few shapes (8 up to 64 tokens, 20 up to 512), and little padding.
     """
     step = 8
     while step * 8 < longest:
@@ -160,6 +159,6 @@ def padded_length(longest: int) -> int:
 
 
 def balanced_weights(labels: np.ndarray, count: int) -> np.ndarray:
-    """Weights by which every label counts alike in the loss: rows / (labels x rows of the label), float [labels]."""
+    """Weights that make all labels count the same in the loss: rows / (labels x rows of the label), float [labels]."""
     rows = np.bincount(labels, minlength=count)
     return np.where(rows > 0, len(labels) / (count * np.maximum(rows, 1)), 0.0)

@@ -1,8 +1,8 @@
 """BERT's forward pass, written for speed on CPUs, over the variables of the keras-hub classifier.
 
-It computes what keras-hub's own call computes (a test holds it to 1e-5 in float32), with fewer and larger ops: matrix
-products on [batch x tokens, hidden], query, key and value in one product, LayerNorm and softmax in float32 whatever the
-products' precision. Training and validation run it; models/inference.py is the form that is exported.
+It computes the same as keras-hub's own call (a test holds it to 1e-5 in float32), with fewer and larger ops: matrix
+products on [batch x tokens, hidden]; query, key and value in one product; LayerNorm and softmax in float32 whatever the
+dtype of the products. Training and validation run it; models/inference.py is the form that is exported.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import tensorflow as tf
 from bertline.models import kernels
 from bertline.models.backbone import approximate_gelu
 
-DROPOUT_PLACES = 4096  # more than a network has places with dropout: seeds so far apart share no draws
+DROPOUT_PLACES = 4096  # more than a network has places with dropout; seeds this far apart share no draws
 
 
 class Layer(NamedTuple):
-    """One transformer layer's weights; kernels in the compute dtype, all else in float32."""
+    """One transformer layer's weights: kernels in the compute dtype, everything else in float32."""
 
     qkv_kernel: tf.Tensor  # [hidden, 3 x hidden]
     qkv_bias: tf.Tensor  # [3 x hidden]
@@ -38,7 +38,7 @@ class Layer(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """All weights of a classifier, packed for `Encoder`; its leaves can be variables or tensors."""
+    """All weights of a classifier, packed for `Encoder`; each is a variable or a tensor."""
 
     words: tf.Tensor  # [vocabulary, hidden]
     positions: tf.Tensor  # [positions, hidden]
@@ -57,7 +57,7 @@ class Batch(NamedTuple):
 
     token_ids: tf.Tensor  # int [batch, tokens]
     segment_ids: tf.Tensor | None  # int [batch, tokens]; None: all 0
-    lengths: tf.Tensor  # int32 [batch]: the ids in a row that are not padding
+    lengths: tf.Tensor  # int32 [batch]: how many ids of a row are not padding
 
 
 def pack(model: keras_hub.models.BertTextClassifier, dtype: tf.DType) -> Weights:
@@ -73,7 +73,7 @@ def pack(model: keras_hub.models.BertTextClassifier, dtype: tf.DType) -> Weights
     def kernel(variable) -> tf.Tensor:
         return tf.cast(variable.value, dtype)
 
-    def square(dense) -> tf.Tensor:  # from [hidden, heads, hidden / heads], or the other way round
+    def square(dense) -> tf.Tensor:  # from [hidden, heads, hidden / heads] or [heads, hidden / heads, hidden]
         return tf.reshape(kernel(dense.kernel), [hidden, hidden])
 
     def layer(block) -> Layer:
@@ -95,7 +95,7 @@ def pack(model: keras_hub.models.BertTextClassifier, dtype: tf.DType) -> Weights
         )
 
     return Weights(
-        words=backbone.token_embedding.embeddings.value,  # not cast: only the rows of a batch are read
+        words=backbone.token_embedding.embeddings.value,  # not cast, as only the rows of a batch are read
         positions=backbone.position_embedding.position_embeddings.value,
         segments=backbone.segment_embedding.embeddings.value,
         gamma=backbone.embeddings_layer_norm.gamma.value,
@@ -140,9 +140,9 @@ class Encoder:
 
         Args:
             weights: packed weights.
-            batch: padded rows; what stands in the padding does not matter.
-            seed: int64 [2], for training: with dropout, the same for the same seed, and with fused kernels, compiled
-                for each shape of a batch. None: no dropout, and plain ops for any shape.
+            batch: padded rows. The ids in the padding do not matter.
+            seed: int64 [2], for training: dropout, which is the same for the same seed, and fused kernels, which are
+                compiled for each shape of a batch. None for no dropout, and plain ops for any shape.
 
         Returns:
             float32 [batch, labels].
@@ -171,7 +171,7 @@ class Encoder:
         return x, tf.cast(x, ops.dtype)
 
     def _layer(self, layer: Layer, x: tuple[tf.Tensor, tf.Tensor], mask, ops: _Ops) -> tuple[tf.Tensor, tf.Tensor]:
-        """One transformer layer; in and out: float32 for the residual, and the same in the compute dtype."""
+        """One transformer layer. Its input and output are the float32 residual and the same in the compute dtype."""
         residual, low = x
         query, key, value = self._split_heads(tf.matmul(low, layer.qkv_kernel), layer.qkv_bias, tf.shape(mask))
         scores = tf.matmul(query, key, transpose_b=True)  # [batch, heads, tokens, tokens]
@@ -197,14 +197,15 @@ class Encoder:
 
     def _split_heads(self, qkv: tf.Tensor, bias: tf.Tensor, shape: tf.Tensor) -> list[tf.Tensor]:
         """Query, key and value, each [batch, heads, tokens, hidden / heads], from [batch x tokens, 3 x hidden]."""
-        # The bias waits for the reshape: TensorFlow would fuse it into the product, and in bfloat16 that is slower.
+        # The bias is added after the reshape. Before it, TensorFlow would fuse it into the product, which is slower in
+        # bfloat16.
         qkv = tf.nn.bias_add(tf.reshape(qkv, [shape[0], shape[1], qkv.shape[-1]]), tf.cast(bias, qkv.dtype))
         parts = tf.reshape(qkv, [shape[0], shape[1], 3, self.heads, qkv.shape[-1] // (3 * self.heads)])
         return tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))
 
 
 class _Ops:
-    """The kernels of one forward pass: fused and with dropout if there is a seed, plain if there is none."""
+    """The kernels of one forward pass: fused and with dropout if there is a seed, otherwise plain."""
 
     def __init__(self, encoder: Encoder, dtype: tf.DType, seed: tf.Tensor | None):
         kind = (lambda function: function) if seed is None else kernels.fused
@@ -223,6 +224,6 @@ class _Ops:
         return kernels.noise(tf.unstack(shape), self._seed + tf.constant([0, self._place], tf.int64))
 
     def optional_noise(self, shape: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """The noise as the last argument of a kernel, or no argument."""
+        """The noise as a kernel's last argument, or no argument."""
         noise = self.noise(shape)
         return () if noise is None else (noise,)

@@ -1,4 +1,4 @@
-"""Names of the features that travel from the rows to the SavedModel: the one vocabulary all stages share."""
+"""Names of the features that travel from the rows to the SavedModel, shared by all stages."""
 
 # === Raw Examples, written by ingestion (all bytes, one value) ===
 TEXT = "text"  # the row's text, UTF-8

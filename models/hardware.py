@@ -1,4 +1,4 @@
-"""What the machine offers, and the precision and distribution that a run chooses for it."""
+"""What the machine offers, and the precision and distribution that suit it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tensorflow as tf
 from bertline.errors import UserError
 from bertline.models.recipe import Distribution, Precision
 
-# CPU flags with which oneDNN multiplies bfloat16 in hardware; without them bfloat16 is slower than float32.
+# With these CPU flags oneDNN multiplies bfloat16 in hardware. Without them bfloat16 is slower than float32.
 _BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
 
 
@@ -76,25 +76,25 @@ def _cpu_flags() -> set[str]:
 
 def compute_dtype(precision: Precision) -> tf.DType:
     """The dtype of the matrix products: the config's choice, or the hardware's for auto."""
-    chosen = describe().precision if precision == "auto" else precision
-    return {"float32": tf.float32, "mixed_bfloat16": tf.bfloat16, "mixed_float16": tf.float16}[chosen]
+    resolved = describe().precision if precision == "auto" else precision
+    return {"float32": tf.float32, "mixed_bfloat16": tf.bfloat16, "mixed_float16": tf.float16}[resolved]
 
 
 def strategy(distribution: Distribution) -> tf.distribute.Strategy:
     """The tf.distribute strategy: the config's choice, or the hardware's for auto.
 
-    For multi_worker to be called before TensorFlow does anything else in the process.
+    For multi_worker it must be called before TensorFlow does anything else in the process.
 
     Raises:
-        UserError: a TPU is asked for and there is none, or workers and nothing says where they are.
+        UserError: there is no TPU, or nothing says where the workers are.
     """
-    chosen = describe().distribution if distribution == "auto" else distribution
-    if chosen == "tpu":
+    kind = describe().distribution if distribution == "auto" else distribution
+    if kind == "tpu":
         return _tpu_strategy()
-    if chosen == "multi_worker":
+    if kind == "multi_worker":
         return _multi_worker_strategy()
-    if chosen == "mirrored":
-        # Logical devices, so that a GPU or CPU that was split counts as its parts.
+    if kind == "mirrored":
+        # Logical devices: a GPU or CPU that was split counts as its parts.
         return tf.distribute.MirroredStrategy(
             [device.name for device in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")]
         )
@@ -105,7 +105,7 @@ def _multi_worker_strategy() -> tf.distribute.Strategy:
     if not os.environ.get("TF_CONFIG"):
         raise UserError(
             "distribution: multi_worker needs TF_CONFIG in the environment, which tells each worker where the others "
-            "are and which one it is; Kubeflow's training operator sets it. Choose auto for a machine by itself"
+            "are and which one it is; Kubeflow's training operator sets it. For a single machine choose auto"
         )
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
@@ -117,7 +117,7 @@ def _multi_worker_strategy() -> tf.distribute.Strategy:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes what a run leaves; of several workers one does."""
+    """Whether this process writes what a run leaves: of several workers only the chief does."""
     resolver = strategy.cluster_resolver
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or not resolver.task_type:
         return True

@@ -1,13 +1,16 @@
-"""The classifier's forward pass as it is exported: `Encoder`'s answers from fewer ops, its weights frozen.
+"""The classifier's forward pass as it is exported: the answers of `Encoder` with fewer ops and frozen weights.
 
-Three things make it fast on a CPU. Token-wise ops run on the real tokens alone, [tokens of all rows, hidden]; rows are
-padded for attention and nowhere else, so their lengths may differ within a batch. Past the keys and values of the last
-layer only [CLS], all that the head reads, is computed. And the ops stand in the patterns that TensorFlow's remapper
-(tensorflow/core/grappler/optimizers/remapper.cc) turns into oneDNN kernels: product + bias, product + bias + GELU,
-scores x scale + mask. Where oneDNN is off they run one by one, to the same result.
+Three things make it fast on a CPU:
 
-Residuals and LayerNorms are float32 whatever the products are: in bfloat16 they would save a tenth of the time and
-double the error.
+- Token-wise ops run on the real tokens only, [tokens of all rows, hidden]. Rows are padded only for attention, so their
+  lengths may differ within a batch.
+- After the keys and values of the last layer only [CLS] is computed, as the head reads nothing else.
+- The ops form the patterns that TensorFlow's remapper (tensorflow/core/grappler/optimizers/remapper.cc) turns into
+  oneDNN kernels: product + bias, product + bias + GELU, scores x scale + mask. Without oneDNN they run one by one, with
+  the same result.
+
+Residuals and LayerNorms are float32 whatever the dtype of the products. In bfloat16 they would save a tenth of the time
+and double the error.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ class _Affine(NamedTuple):
 class _Layer(NamedTuple):
     """One transformer layer."""
 
-    projections: tuple[_Affine, ...]  # to query, key and value in one; the last layer's to the query, and to the others
+    projections: tuple[_Affine, ...]  # one to query, key and value; in the last layer one to the query, one to the rest
     output: _Affine
     attention_norm: _Affine
     up: _Affine
@@ -38,21 +41,21 @@ class _Layer(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Where the real tokens of a batch stand when packed, one row after the other, and when padded."""
+    """Where a batch's real tokens stand: packed, one row after the other, and padded."""
 
-    columns: tf.Tensor  # int64 [packed]: of each packed token in its row
-    places: tf.Tensor  # int64 [packed]: of each packed token in the padded rows laid end to end
-    slots: tf.Tensor  # int32 [batch, tokens]: of each padded token among the packed; of another token in the padding
-    bias: tf.Tensor  # [batch, 1, 1, tokens]: added to the scores; 0, or far below any score in the padding
+    columns: tf.Tensor  # int64 [packed]: the position of each packed token in its row
+    places: tf.Tensor  # int64 [packed]: its position in the padded rows laid end to end
+    slots: tf.Tensor  # int32 [batch, tokens]: the packed position of each padded token; any other's in the padding
+    bias: tf.Tensor  # [batch, 1, 1, tokens]: is added to the scores; 0, and in the padding far below any score
 
     @classmethod
     def of(cls, batch: Batch, dtype: tf.DType) -> _Layout:
         shape = tf.shape(batch.token_ids)
         mask = tf.sequence_mask(batch.lengths, shape[1])
-        # The remapper must prove shapes equal: all that is packed has its length from this one op.
+        # The remapper must prove that shapes are equal, so everything packed takes its length from this one op.
         rows, columns = tf.unstack(tf.where(mask), axis=1)
         slots = tf.cumsum(tf.cast(tf.reshape(mask, [-1]), tf.int32)) - 1
-        # Low enough that exp gives 0, and finite even in float16: a row of padding alone gets no NaN.
+        # So low that exp gives 0, and finite even in float16, so that a row of nothing but padding gets no NaN.
         bias = tf.cast(tf.where(mask, 0.0, -1e4), dtype)
         return cls(
             columns=columns,
@@ -67,11 +70,11 @@ class _Layout(NamedTuple):
 
 
 class FrozenClassifier(tf.Module):
-    """Encoder and weights as a module to export; it holds no variable but the word table.
+    """Encoder and weights as a module to export; its only variable is the word table.
 
-    The weights are constants of the graph because oneDNN lays out a product's kernel to its liking, once if it is a
-    constant and in every call if it is a variable. That bounds the network: a graph holds 2 GiB, or a billion
-    parameters in bfloat16.
+    The weights are constants of the graph, because oneDNN rearranges a product's kernel: once if it is a constant, in
+    every call if it is a variable. That bounds the network: a graph holds 2 GiB, which is half a billion parameters in
+    float32 and a billion in bfloat16.
 
     Args:
         encoder: the architecture.
@@ -83,7 +86,7 @@ class FrozenClassifier(tf.Module):
         super().__init__()
         self._encoder = encoder
         self._dtype = dtype
-        # Only gathered from, so nothing is gained from a constant; half the file in bfloat16.
+        # A variable, as rows are only gathered from it: a constant would gain nothing. In bfloat16 it is half the file.
         self._words = tf.Variable(tf.cast(weights.words, dtype), trainable=False)
         self._positions, self._segments = _constant(weights.positions), _constant(weights.segments)
         self._embedding_norm = _affine(weights.gamma, weights.beta, tf.float32)
@@ -96,7 +99,7 @@ class FrozenClassifier(tf.Module):
         """The classifier's logits.
 
         Args:
-            batch: padded rows, at least one of them with a token; what stands in the padding does not matter.
+            batch: padded rows, at least one of them with a token. The ids in the padding do not matter.
 
         Returns:
             float32 [batch, labels].
@@ -119,7 +122,7 @@ class FrozenClassifier(tf.Module):
         return _layer_norm(tf.cast(words, tf.float32) + rest, self._embedding_norm, self._encoder.epsilon)
 
     def _first(self, layer: _Layer, x: tf.Tensor, layout: _Layout) -> tf.Tensor:
-        """[batch, hidden]: the layer's result for each row's first token, [CLS], alone."""
+        """The layer's result for [CLS], each row's first token, only: [batch, hidden]."""
         to_query, to_key_value = layer.projections
         key, value = self._split_heads(_product(x, to_key_value), layout, 2)
         first = tf.gather(x, tf.reshape(layout.slots[:, :1], [-1]))
@@ -128,21 +131,21 @@ class FrozenClassifier(tf.Module):
         return self._finish(layer, first, tf.squeeze(attended, 1))
 
     def _split_heads(self, x: tf.Tensor, layout: _Layout, parts: int) -> list[tf.Tensor]:
-        """So many tensors, [batch, heads, tokens, hidden / heads], from [packed, parts x hidden]."""
+        """Splits [packed, parts x hidden] into `parts` tensors, [batch, heads, tokens, hidden / heads]."""
         heads = self._encoder.heads
         shape = tf.unstack(tf.shape(layout.slots))
         padded = tf.reshape(tf.gather(x, layout.slots), [*shape, parts, heads, x.shape[-1] // (parts * heads)])
         return tf.unstack(tf.transpose(padded, [2, 0, 3, 1, 4]))
 
     def _attend(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, layout: _Layout) -> tf.Tensor:
-        """[batch, queries, hidden], from [batch, heads, queries or tokens, hidden / heads]."""
+        """Attention: [batch, heads, queries or tokens, hidden / heads] to [batch, queries, hidden]."""
         scores = tf.matmul(query, key, transpose_b=True) * tf.cast(self._encoder.scale, query.dtype) + layout.bias
         context = tf.transpose(tf.matmul(tf.nn.softmax(scores), value), [0, 2, 1, 3])
         heads, width = context.shape[2:]
         return tf.reshape(context, [*tf.unstack(tf.shape(context)[:2]), heads * width])
 
     def _finish(self, layer: _Layer, x: tf.Tensor, attended: tf.Tensor) -> tf.Tensor:
-        """A layer's rest, [rows, hidden]: projection, feed-forward network, residuals and LayerNorms."""
+        """The rest of a layer, [rows, hidden]: projection, feed-forward network, residuals and LayerNorms."""
         epsilon = self._encoder.epsilon
         x = _layer_norm(tf.cast(_product(attended, layer.output), tf.float32) + x, layer.attention_norm, epsilon)
         up = _gelu(_product(x, layer.up), approximate=self._encoder.approximate_gelu)
@@ -171,7 +174,7 @@ def _constant(value: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
     return tf.constant(tf.cast(value, dtype).numpy(), dtype)
 
 
-# The forms that the remapper knows: another order of the same ops would be as right, and several times slower.
+# The remapper knows these forms. Another order of the same ops would be correct, and several times slower.
 
 
 def _product(x: tf.Tensor, dense: _Affine) -> tf.Tensor:
@@ -185,8 +188,8 @@ def _gelu(x: tf.Tensor, *, approximate: bool) -> tf.Tensor:
 
 
 def _layer_norm(x: tf.Tensor, norm: _Affine, epsilon: float) -> tf.Tensor:
-    # Not in the remapper's form: its LayerNorm kernel takes 0.001 for epsilon whatever the graph says, which moved
-    # probabilities by up to 0.25, and is no faster.
+    # Not in the remapper's form: its LayerNorm kernel uses 0.001 for epsilon whatever the graph says, which changed
+    # probabilities by up to 0.25, and it is no faster.
     mean = tf.reduce_mean(x, [1], keepdims=True)
     variance = tf.reduce_mean(tf.square(x - mean), [1], keepdims=True)
     return (x - mean) * tf.math.rsqrt(variance + epsilon) * norm.scale + norm.offset

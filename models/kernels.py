@@ -1,7 +1,7 @@
 """The passes between BERT's matrix products: bias and GELU, bias, dropout, residual and LayerNorm, masked softmax.
 
-Written op by op, these passes take as long on a CPU as the matrix products, nearly all of it memory traffic. `fused`
-compiles each into one loop for the forward pass and one for its gradients, which computes the cheap intermediate
+Written op by op, these passes take as long on a CPU as the matrix products, and nearly all of it is memory traffic.
+`fused` compiles each pass into one loop forward and one backward. The backward loop computes the cheap intermediate
 values again instead of storing them.
 """
 
@@ -13,11 +13,11 @@ import tensorflow as tf
 
 
 def fused(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-    """The function as one XLA kernel forward and one backward; compiled once for each shape of its arguments.
+    """The function as one XLA kernel forward and one backward, compiled once for each shape of its arguments.
 
     Args:
-        function: element-wise and row-wise ops on tensors, to a tensor or a tuple of them. Its arguments of a floating
-            dtype get gradients.
+        function: element-wise and row-wise ops on tensors; returns a tensor or a tuple of tensors. Arguments with a
+            floating dtype get gradients.
     """
 
     def backward(arguments, slopes):
@@ -25,8 +25,8 @@ def fused(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(sources)
             results = tf.nest.flatten(function(*arguments))
-        found = iter(tape.gradient(results, sources, slopes))
-        return [next(found) if argument.dtype.is_floating else None for argument in arguments]
+        gradients = iter(tape.gradient(results, sources, slopes))
+        return [next(gradients) if argument.dtype.is_floating else None for argument in arguments]
 
     compiled = tf.function(function, jit_compile=True, autograph=False)
     compiled_backward = tf.function(backward, jit_compile=True, autograph=False)
@@ -42,7 +42,7 @@ def bias_gelu(x: tf.Tensor, bias: tf.Tensor, *, approximate: bool) -> tf.Tensor:
     """GELU of x + bias; by tanh if approximate.
 
     Args:
-        x: [rows, width] in the compute dtype, as is the result.
+        x: [rows, width] in the compute dtype; the result has the same shape and dtype.
         bias: float32 [width].
         approximate: by tanh instead of erf.
     """
@@ -58,13 +58,13 @@ def masked_softmax(
     """Attention's weights.
 
     Args:
-        scores: [batch, heads, tokens, tokens] in the compute dtype, as is the result.
-        mask: bool [batch, tokens], true where a token is no padding.
+        scores: [batch, heads, tokens, tokens] in the compute dtype; the result has the same shape and dtype.
+        mask: bool [batch, tokens], false in the padding.
         noise: for dropout, uint8 of the shape of scores; None drops nothing.
         scale: multiplies the scores.
         rate: share dropped.
     """
-    # Low enough that exp gives 0, and finite: a row of padding alone gets no NaN.
+    # So low that exp gives 0, and finite, so that a row of nothing but padding gets no NaN.
     weights = tf.nn.softmax(tf.cast(scores, tf.float32) * scale + tf.where(mask, 0.0, -1e9)[:, None, None, :])
     return tf.cast(dropped(weights, noise, rate), scores.dtype)
 
@@ -107,7 +107,7 @@ def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) 
 
 
 def dropped(x: tf.Tensor, noise: tf.Tensor | None, rate: float) -> tf.Tensor:
-    """Dropout by bytes of noise: a quarter of the random numbers, the rate rounded to a 256th."""
+    """Dropout by bytes of noise. It takes a quarter of the usual random numbers; the rate is rounded to 1/256."""
     threshold = round(rate * 256)
     if noise is None or not threshold:
         return x

@@ -1,4 +1,4 @@
-"""AdamW with BERT's schedule, doing no more work on the weights than a step needs."""
+"""AdamW with BERT's schedule; it touches only the weights that a step changes."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ class LossScale(tf.Module):
 class AdamW(tf.Module):
     """AdamW (Loshchilov & Hutter 2019) with clipping by the global norm; the same numbers as keras.optimizers.AdamW.
 
-    Dense variables are updated by one fused kernel each. A variable whose gradient names rows (an embedding table) is
-    updated in these rows alone, moments and decay included: of a vocabulary's 30,000 rows a batch touches hundreds.
+    Each dense variable is updated by one fused kernel. Where a gradient names rows (of an embedding table), only these
+    rows are updated, their moments and decay included: a batch touches hundreds of a vocabulary's 30,000 rows.
 
     Args:
-        variables: Keras variables to train; biases and LayerNorm's are spared from weight decay.
+        variables: Keras variables to train. Biases and LayerNorm's variables get no weight decay.
         schedule: from step to learning rate.
         weight_decay: decoupled, multiplied by the learning rate.
         clip_norm: global norm above which gradients are scaled down.
-        lazy_rows: False makes the tables' gradients dense, where the device has no dynamic shapes (TPU).
+        lazy_rows: False makes the tables' gradients dense, for devices without dynamic shapes (TPU).
         loss_scale: what the loss was multiplied by before its gradients were taken; None for nothing.
     """
 
@@ -91,7 +91,7 @@ class AdamW(tf.Module):
         self._loss_scale = loss_scale
 
     def apply(self, gradients: list[tf.Tensor | tf.IndexedSlices]) -> tf.Tensor:
-        """One step, called in a replica's context; replicas' gradients are added up.
+        """Takes one step. It is called in a replica's context; the replicas' gradients are added up.
 
         With a loss scale, a step whose gradients are not finite changes no variable but the scale.
 
@@ -170,7 +170,7 @@ def _scaled(gradient: tf.Tensor | tf.IndexedSlices, factor: float | tf.Tensor) -
 
 
 def _summed_rows(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
-    """The gradient with every row named once: without it the global norm and the update would be wrong."""
+    """The gradient with every row named once, as the global norm and the update need it."""
     rows, places = tf.unique(gradient.indices)
     values = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
     return tf.IndexedSlices(values, rows, gradient.dense_shape)

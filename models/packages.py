@@ -34,7 +34,7 @@ def resolve(uri: str) -> Path:
         )
     roots = [Path(location).resolve() for location in spec.submodule_search_locations]
     for root in roots:
-        found = (root / inside).resolve()
-        if found.is_relative_to(root) and found.exists():
-            return found
+        path = (root / inside).resolve()
+        if path.is_relative_to(root) and path.exists():
+            return path
     raise UserError(f"{uri!r}: the package {name!r} in {roots[0]} holds no {inside!r}")

@@ -1,4 +1,4 @@
-"""The options of the model and of its training, each default with its reason beside it."""
+"""The options of the model, its training and its export, each default with its reason beside it."""
 
 from __future__ import annotations
 
@@ -57,23 +57,25 @@ class TrainOptions(Section):
     """The fine-tuning recipe of the BERT paper (Devlin et al. 2019, A.3), with early stopping."""
 
     epochs: PositiveInt = 3  # the paper's 2 to 4; init proposes more for many classes or few rows
-    # The paper's 16 or 32: the rows of a step, of all devices and workers together. So more of them change no figure,
-    # and no learning rate has to be scaled with them.
+    # The paper's 16 or 32. It counts the rows of a step on all devices and workers together, so more devices change no
+    # figure, and the learning rate need not be scaled.
     batch_size: PositiveInt = 32
-    accumulate_steps: PositiveInt = 1  # a device takes its rows of a step in so many parts: same step, less memory
+    accumulate_steps: PositiveInt = (
+        1  # each device splits its rows of a step into this many parts: same step, less memory
+    )
     learning_rate: float = Field(default=5e-5, gt=0, le=1)  # the upper end of the paper's range suits small BERTs
     warmup_share: float = Field(default=0.1, ge=0, lt=1)  # share of the steps with a linearly growing rate
     weight_decay: float = Field(default=0.01, ge=0, lt=1)  # decoupled; biases and LayerNorm are spared
     clip_norm: float = Field(default=1.0, gt=0)  # global norm of the gradients
     class_weights: Literal["none", "balanced"] = "none"  # balanced: rows / (labels x rows of the label)
     patience: PositiveInt = 2  # epochs without a better validation loss before training stops
-    # Start from the weights of the last blessed model, where there is one, instead of the pretrained ones: what a
-    # window of spans that rolls on wants. Labels and backbone must be the same.
+    # Start from the weights of the last blessed model, where there is one, instead of the pretrained ones. This suits a
+    # rolling window of spans. Labels and backbone must be the same.
     warm_start: bool = False
     seed: int = 17  # of the head's weights, shuffling and dropout: the same seed trains the same model again
     precision: Precision = "auto"  # of training only (see models/hardware.py); export.dtype says what is served
     distribution: Distribution = "auto"  # one device, or all GPUs or TPU cores of the machine (models/hardware.py)
-    checkpoint_steps: PositiveInt = 200  # an interrupted run loses at most so many steps
+    checkpoint_steps: PositiveInt = 200  # an interrupted run loses at most this many steps
     tensorboard: bool = True  # write the losses while training, some kB
 
     @model_validator(mode="before")

@@ -32,12 +32,12 @@ class ServedModel(tf.Module):
     Args:
         model: the trained classifier.
         transform_output: folder of Transform's output.
-        vocabulary: the vocab.txt of the token ids; it travels as an asset, for people and tools to read.
+        vocabulary: the vocab.txt of the token ids. It becomes an asset, for people and tools to read.
         labels: names in the order of the logits.
-        dtype: of the stored kernels and of the layers' products.
+        dtype: of the stored kernels and of the matrix products.
         pair: whether rows have two texts.
         temperature: what the logits are divided by before they become probabilities.
-        abstain: predictions whose largest probability is below it are marked; None marks none, and has no such output.
+        abstain: predictions whose largest probability is below it are marked. With None there is no such output.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ServedModel(tf.Module):
         """The functions that `tf.saved_model.save` names."""
         examples = tf.TensorSpec([None], tf.string, name="examples")
         texts = [tf.TensorSpec([None], tf.string, name=name) for name in self._features]
-        # None of this branches on a tensor, and autograph would rewrite it all, Transform's layer too: 20 s.
+        # Nothing here branches on a tensor. Autograph would rewrite it all, Transform's layer too, and take 20 s.
         traced = functools.partial(tf.function, autograph=False)
         return {
             "serving_default": traced(self.predict_examples, input_signature=[examples]),
@@ -85,8 +85,8 @@ class ServedModel(tf.Module):
             label string [batch], probabilities float32 [batch, labels], classes string [batch, labels]; with a
             threshold, abstained bool [batch].
         """
-        given = zip(self._features, (text, text_pair), strict=False)
-        return self._predict({name: self._as_raw(name, value) for name, value in given})
+        named = zip(self._features, (text, text_pair), strict=False)
+        return self._predict({name: self._as_raw(name, value) for name, value in named})
 
     def _predict(self, raw: dict[str, tf.Tensor | tf.SparseTensor]) -> dict[str, tf.Tensor]:
         features = self.transform(raw)
@@ -97,7 +97,7 @@ class ServedModel(tf.Module):
         logits = self.classifier.logits(batch)
         probabilities = tf.nn.softmax(logits / self._temperature)
         answer = {
-            # Of the logits as they are: rounding after the division cannot change an answer.
+            # From the logits before the division, so that its rounding cannot change an answer.
             PREDICTED_LABEL: tf.gather(self.labels, tf.argmax(logits, axis=-1)),
             PROBABILITIES: probabilities,
             CLASSES: tf.tile(self.labels[None], [tf.shape(probabilities)[0], 1]),
@@ -112,7 +112,7 @@ class ServedModel(tf.Module):
         return {TOKEN_IDS: tf.sparse.to_dense(features[TOKEN_IDS]), LABEL_ID: features[LABEL_ID]}
 
     def _parsed(self, examples: tf.Tensor, names: list[str]) -> dict[str, tf.Tensor | tf.SparseTensor]:
-        """The raw features; one that an Example lacks is taken as an empty text."""
+        """The raw features; a feature that an Example lacks is an empty text."""
         spec = {name: tf.io.FixedLenFeature([], tf.string, default_value="") for name in names}
         return {name: self._as_raw(name, value) for name, value in tf.io.parse_example(examples, spec).items()}
 

@@ -1,7 +1,7 @@
-"""A second opinion on which words an answer rests on: LIME, which sees the model's answers and nothing of its inside.
+"""A second opinion on which words an answer rests on: LIME, which sees only the model's answers, not its weights.
 
 Ribeiro, Singh and Guestrin, "Why Should I Trust You?: Explaining the Predictions of Any Classifier", KDD 2016. Words
-are left out at random, and a linear model is fitted to the probabilities that remain, by the authors' own library.
+are left out at random, and the authors' own library fits a linear model to the probabilities that result.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ def lime(
     """LIME's linear model of a label's probability.
 
     Args:
-        answer: from rows to probabilities, float [rows, labels].
+        answer: gives the probabilities of rows, float [rows, labels].
         reading: the row.
         label: its index.
-        samples: how often words are left out; the model is asked so many times.
+        samples: how many texts with words left out the model answers.
         seed: of the draws.
     """
     values = np.zeros(len(reading.words))
     read = [number for number, word in enumerate(reading.words) if word.tokens]
     if not read:
         return Surrogate(label, values, 1.0)
-    # LIME is given the words' numbers for a text. So its word k is ours, whatever characters stand in the user's text.
+    # LIME gets the words' numbers instead of a text, so its word k is ours whatever characters are in the user's text.
     explainer = LimeTextExplainer(
         split_expression=" ", bow=False, mask_string=_LEFT_OUT, feature_selection="none", random_state=seed
     )
@@ -57,10 +57,10 @@ def lime(
         kept = [{int(number) for number in text.split() if number != _LEFT_OUT} for text in texts]
         return answer([_without(reading, set(read) - numbers) for numbers in kept])
 
-    found = explainer.explain_instance(" ".join(map(str, read)), answers, labels=(label,), num_samples=samples)
-    for place, value in found.local_exp[label]:
+    explained = explainer.explain_instance(" ".join(map(str, read)), answers, labels=(label,), num_samples=samples)
+    for place, value in explained.local_exp[label]:
         values[read[place]] = value
-    return Surrogate(label, values, float(found.score))
+    return Surrogate(label, values, float(explained.score))
 
 
 def _without(reading: Reading, left_out: set[int]) -> Reading:

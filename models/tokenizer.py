@@ -34,11 +34,11 @@ def read_vocabulary(path: str | Path) -> list[str]:
 
 
 class Tokenizer:
-    """Text to ids: [CLS] text [SEP], or [CLS] text [SEP] pair [SEP], never longer than `max_length`.
+    """Turns texts into ids: [CLS] text [SEP], or [CLS] text [SEP] pair [SEP], never longer than `max_length`.
 
     Args:
         vocabulary: path of a vocab.txt, one wordpiece a line.
-        lowercase: lower-case and strip accents, as the weights were trained.
+        lowercase: whether to lower-case and strip accents, as in the weights' own training.
         max_length: the most ids in a row, special tokens included.
     """
 
@@ -63,8 +63,8 @@ class Tokenizer:
             text_pair: string [batch]; the second text of each row.
 
         Returns:
-            token ids, int64 [batch, (tokens)], and for pairs the segment ids of the same shape: 0 up to and with the
-            first [SEP], then 1. None in their place where there is no pair: all are 0.
+            token ids, int64 [batch, (tokens)], and the segment ids of the same shape: 0 up to and with the first [SEP],
+            then 1. Without a pair all segment ids are 0, and None is returned in their place.
         """
         texts = [text] if text_pair is None else [text, text_pair]
         ids, segments = self._framed(self._shortened([self._wordpieces.tokenize(part) for part in texts]))
@@ -74,14 +74,14 @@ class Tokenizer:
         """Where each token comes from; arguments as those of a call.
 
         Returns:
-            for each of the texts, int64 [batch, (pieces)]: the byte of the text as it was given, accents and all, at
-            which a kept wordpiece starts. In a row of ids they stand in this order, between the special tokens.
+            for each of the texts, int64 [batch, (pieces)]: the byte of the original text, accents and all, at which a
+            kept wordpiece starts. In a row of ids the pieces stand in this order, between the special tokens.
         """
         texts = [text] if text_pair is None else [text, text_pair]
         return self._shortened([self._wordpieces.tokenize_with_offsets(part)[1] for part in texts])
 
     def lengths(self, text: tf.Tensor, text_pair: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """How much of `max_length` texts would take, were they not shortened; arguments as those of a call.
+        """How many ids the texts would take if they were not shortened; arguments as those of a call.
 
         Returns:
             ids in each row, special tokens included, and how many of them are [UNK]; each int64 [batch].
@@ -90,22 +90,22 @@ class Tokenizer:
         pieces = [self._wordpieces.tokenize(part) for part in texts]
         unknown = [piece.with_flat_values(tf.cast(piece.flat_values == self.id(UNKNOWN), tf.int64)) for piece in pieces]
         lengths = tf.add_n([piece.row_lengths() for piece in pieces]) + 1 + len(texts)
-        return lengths, tf.add_n([tf.reduce_sum(each, axis=1) for each in unknown])
+        return lengths, tf.add_n([tf.reduce_sum(of_text, axis=1) for of_text in unknown])
 
     def id(self, wordpiece: str) -> int:
-        """The id of a wordpiece, [UNK]'s if the vocabulary does not have it."""
+        """The id of a wordpiece; that of [UNK] if the vocabulary does not have it."""
         return self._words.index(wordpiece if wordpiece in self._words else UNKNOWN)
 
     def _shortened(self, pieces: list[tf.RaggedTensor]) -> list[tf.RaggedTensor]:
-        """Each text's pieces, so many that a row of them is not longer than `max_length`."""
+        """Each text's pieces, cut so that a row of ids is not longer than `max_length`."""
         room = self.max_length - 1 - len(pieces)
         return [pieces[0][:, :room]] if len(pieces) == 1 else _shorten_pair(*pieces, room)
 
     def _framed(self, pieces: list[tf.RaggedTensor]) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
         """Ids and segment ids of [CLS] first [SEP] (second [SEP]).
 
-        tf_text.combine_segments does the same with run-time checks, for which TFX would take Transform's graph for one
-        that has to see the data.
+        tf_text.combine_segments does the same, with run-time checks. These would make TFX believe that Transform's
+        graph has to see the data first.
         """
         column = tf.ones_like(pieces[0].row_lengths())[:, None]  # [batch, 1]
         ids, real, segments = [column * self._start], [column > 0], [column * 0]
@@ -126,7 +126,7 @@ class Tokenizer:
 def _compiled(vocabulary: tuple[str, ...], lowercase: bool) -> tuple[np.ndarray, np.ndarray]:
     """TensorFlow Text's models of wordpieces and of normalisation, uint8 each.
 
-    Transform traces its graph several times; built anew, and handed over as lists, they would cost a second each time.
+    Transform traces its graph several times. Building them anew, as lists, would cost a second each time.
     """
     wordpieces = tf_text.build_fast_wordpiece_model(list(vocabulary), MAX_BYTES_A_WORD, "##", UNKNOWN, False, False)
     normalizer = tf_text.build_fast_bert_normalizer_model(lowercase)

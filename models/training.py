@@ -39,12 +39,12 @@ class Progress:
     steps: int
     loss: float  # mean over the epoch so far
     examples_per_second: float
-    seconds_left: float  # were all epochs run
+    seconds_left: float  # if all epochs are run
 
 
 @dataclass
 class Epoch:
-    """What one pass over the training rows gave."""
+    """The figures of one pass over the training rows."""
 
     epoch: int  # from 1
     train_loss: float
@@ -54,15 +54,15 @@ class Epoch:
 
 @dataclass
 class History:
-    """How training went; also the part of a checkpoint that is no tensor."""
+    """How training went. Checkpoints hold it beside the tensors."""
 
     epochs: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0  # from 1; 0 before the first is done
     step: int = 0  # steps done
     loss_sum: float = 0.0  # over the rows of the epoch under way
     rows: int = 0  # of the epoch under way, trained on so far
-    timed_rows: int = 0  # those that step_seconds were spent on
-    step_seconds: float = 0.0  # inside training steps, tracing left out
+    timed_rows: int = 0  # the rows of step_seconds
+    step_seconds: float = 0.0  # inside training steps, without tracing
     wall_seconds: float = 0.0
     precision: str = ""
     skipped_steps: int = 0  # whose gradients overflowed in float16; see optimizer.LossScale
@@ -75,7 +75,7 @@ class History:
 
     @property
     def examples_per_second(self) -> float:
-        """Training speed, tracing and validation left out."""
+        """Training speed, without tracing and validation."""
         return self.timed_rows / self.step_seconds if self.step_seconds else 0.0
 
     def stale_epochs(self) -> int:
@@ -108,27 +108,27 @@ def fit(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Trained:
-    """Fine-tunes a classifier and leaves it with the weights of its best epoch, the one of least validation loss.
+    """Fine-tunes a classifier and leaves it with the weights of its best epoch, the one with the least validation loss.
 
-    A run that was killed goes on from the last checkpoint in `checkpoints` and ends as if it had never stopped.
+    A training that was killed goes on from the last checkpoint in `checkpoints`, and ends as if it had never stopped.
+
+    With several workers each one calls this with the same rows, and trains on its part of each batch. So the batch
+    size, the learning rate and the losses are those of one device. When a worker is lost, the others stop with an
+    error. All go on from the checkpoint when they are started again.
 
     Args:
         build: makes the classifier with its initial weights; called inside the distribution strategy's scope.
         train: rows to train on.
         validation: rows that choose the best epoch.
         options: the recipe.
-        checkpoints: folder, local or remote (gs://), for checkpoints of this very run; the caller removes it when the
-            model is safe.
+        checkpoints: folder, local or remote (gs://), for the checkpoints of this training only. The caller removes it
+            when the model is safe.
         logs: folder for TensorBoard's scalars; None writes none.
         on_progress: called about twice a second.
-        strategy: of `hardware.strategy`; None makes it of the recipe, which is too late for multi_worker.
-
-    Of several workers each calls this with the same rows, and trains on its part of each batch: the batch size, the
-    learning rate and so the losses are those of one device. When a worker is lost the others stop with an error, and
-    all go on from the checkpoint when they are started again.
+        strategy: from `hardware.strategy`; None makes the recipe's, which is too late for multi_worker.
 
     Raises:
-        UserError: a split is empty or the loss is no longer a number.
+        UserError: a split is empty, or the loss or the gradients are no longer numbers.
     """
     for name, rows in (("training", train), ("validation", validation)):
         if not len(rows):
@@ -152,7 +152,7 @@ def fit(
 
 
 class _State(tf.train.experimental.PythonState):
-    """A run's history in its checkpoints. Not a variable, since workers cannot send each other text."""
+    """A training's history in its checkpoints. It is no variable, since workers cannot send each other text."""
 
     def __init__(self, run: Run):
         super().__init__()
@@ -166,7 +166,7 @@ class _State(tf.train.experimental.PythonState):
 
 
 class Run:
-    """The state of a run: model, optimizer, history, and the checkpoints they are kept in."""
+    """The state of a training: model, optimizer, history, and the checkpoints that hold them."""
 
     def __init__(self, strategy, model, train: Rows, validation: Rows, options: TrainOptions, folder: str | Path):
         self.model = model
@@ -190,13 +190,13 @@ class Run:
         )
         self.history = History(precision=self._dtype.name)
         self._folder = folder
-        # They travel in the checkpoints, so that no epoch's validation is ever computed twice.
+        # They are part of the checkpoints, so that no epoch is validated twice.
         self.best_logits = tf.Variable(tf.zeros([len(validation), model.num_classes]), trainable=False)
         self._weights = tf.train.Checkpoint(variables=self._variables)
         checkpoint = tf.train.Checkpoint(
             weights=self._weights, optimizer=self._optimizer, state=_State(self), best_logits=self.best_logits
         )
-        # Workers save together, and what all but the chief write is of no use.
+        # Workers must save together, though only the chief's files are used.
         self._scratch = tempfile.TemporaryDirectory(prefix="bertline-worker-")
         self._own = str(folder) if hardware.is_chief(strategy) else self._scratch.name
         self._manager = tf.train.CheckpointManager(checkpoint, self._own, max_to_keep=1)
@@ -207,7 +207,7 @@ class Run:
     # === Checkpoints ===
 
     def restore(self) -> None:
-        """Goes on from the last checkpoint, if there is one."""
+        """Restores the last checkpoint, if there is one."""
         latest = tf.train.latest_checkpoint(str(self._folder))
         if latest is None:
             return
@@ -215,7 +215,7 @@ class Run:
         self.history.resumed_at.append(self.history.step)
 
     def save(self, wall_seconds: float) -> None:
-        """Writes a checkpoint; a kill at any moment leaves this one or the one before, whole."""
+        """Writes a checkpoint. Whenever the process is killed, this one or the one before is complete."""
         self.history.wall_seconds = wall_seconds
         self._manager.save(checkpoint_number=self.history.step)
 
@@ -233,7 +233,7 @@ class Run:
         return done >= self._options.epochs or (done > 0 and self.history.stale_epochs() >= self._options.patience)
 
     def train_epoch(self, clock: Callable[[], float], on_progress: Callable[[Progress], None]) -> None:
-        """The epoch under way, from where it stands to its end."""
+        """Trains to the end of the epoch under way."""
         history, options = self.history, self._options
         epoch = len(history.epochs)
         batches = self.batches.shuffled(options.seed, epoch, skip=history.step - epoch * self.batches.steps)
@@ -248,7 +248,7 @@ class Run:
         on_progress(self._progress())
 
     def train_on(self, batch: dict[str, tf.Tensor]) -> None:
-        """One step on one of the batches; counts it in the history."""
+        """Takes one step on a batch, and counts it in the history."""
         history = self.history
         traced = self._train_function.experimental_get_tracing_count()
         begun = time.perf_counter()
@@ -259,7 +259,7 @@ class Run:
         history.skipped_steps += bool(skipped)
         history.loss_sum += float(loss) * int(rows)
         history.rows += int(rows)
-        if traced:  # the first step's time is mostly tracing
+        if traced:  # the first step is left out, as it spends most of its time on tracing
             history.timed_rows += int(rows)
             history.step_seconds += seconds
 
@@ -276,7 +276,7 @@ class Run:
             )
 
     def end_epoch(self, wall_seconds: float) -> None:
-        """Validates, notes the epoch, keeps its weights if they are the best."""
+        """Validates, adds the epoch to the history, and keeps its weights if they are the best."""
         history = self.history
         logits = self._evaluate()
         loss, accuracy = self._figures(logits)
@@ -288,7 +288,7 @@ class Run:
         if better:
             self.best_logits.assign(logits)
         if self.finished:
-            return  # what would be saved now is exported next
+            return  # the weights are safe with the Trainer's outputs in a moment
         if better:
             self._weights.write(f"{self._own}/best-{epoch.epoch}")
         self.save(wall_seconds)
@@ -298,11 +298,11 @@ class Run:
 
     def _evaluate(self) -> np.ndarray:
         """Logits of the validation rows, float32 [rows, labels], in the order of the split."""
-        found = np.empty(self.best_logits.shape, np.float32)
+        all_logits = np.empty(self.best_logits.shape, np.float32)
         for batch in self._strategy.experimental_distribute_dataset(self._validation.ordered()):
             rows, logits = self._evaluate_function(batch)
-            found[rows.numpy()] = logits.numpy()
-        return found
+            all_logits[rows.numpy()] = logits.numpy()
+        return all_logits
 
     def _figures(self, logits: np.ndarray) -> tuple[float, float]:
         """Validation loss, weighted as in training, and accuracy."""
@@ -328,7 +328,7 @@ class Run:
     # === Steps ===
 
     def _compiled(self, step: Callable, combine: Callable, batches: Batches, *more: tf.TensorSpec):
-        """One graph for all shapes of a batch: a trace takes longer than hundreds of steps."""
+        """One graph for all shapes of a batch, since tracing takes longer than hundreds of steps."""
         spec = self._strategy.experimental_distribute_dataset(batches.ordered()).element_spec
 
         def distributed(batch, *rest):
@@ -342,7 +342,7 @@ class Run:
 
     def _gathered(self, results: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
         """The replicas' rows one after the other."""
-        return tuple(self._strategy.gather(each, axis=0) for each in results)
+        return tuple(self._strategy.gather(result, axis=0) for result in results)
 
     def _train_step(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tf.Tensor:
         """One replica's step: [loss x its share, rows, whether it was skipped], float32 [3]."""
@@ -364,9 +364,10 @@ class Run:
         return loss, tape.gradient(large, self._variables)
 
     def _accumulated(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tuple[tf.Tensor, list[Gradient]]:
-        """As `_gradients`, from parts of the batch one after the other: one part's activations are held at a time.
+        """The same as `_gradients`, from parts of the batch one after the other.
 
-        The rows' shares are those in the whole batch, so the parts' losses and gradients add up to its own.
+        Only one part's activations are held at a time. The rows' shares are those of the whole batch, so the parts'
+        losses and gradients add up to the batch's.
         """
         rows, replicas = tf.size(batch["labels"]), self._strategy.num_replicas_in_sync
         size = tf.maximum(-(-rows // self._options.accumulate_steps), 1)
@@ -379,7 +380,7 @@ class Run:
             more, gradients = part(index)
             return index + 1, loss + more, [_added(*each) for each in zip(sums, gradients, strict=True)]
 
-        # The first one stands before the loop, for it alone tells which gradients name rows.
+        # The first part comes before the loop: its result says which gradients name rows.
         start = (tf.constant(1), *part(tf.constant(0)))
         shapes = tf.nest.map_structure(_invariant, start)
         _, loss, sums = tf.while_loop(lambda index, *_: index * size < rows, add, start, shapes, parallel_iterations=1)
@@ -394,19 +395,19 @@ class Run:
         return self._encoder.logits(pack(self.model, self._dtype), rows, seed)
 
     def _seed(self, step: int) -> tf.Tensor:
-        """Dropout's seed, from the run's seed and the step alone, so that a resumed run draws what it would have."""
+        """Dropout's seed. It depends only on the run's seed and the step, so a resumed training draws the same."""
         return tf.constant([self._options.seed * 1_000_003, step * DROPOUT_PLACES], tf.int64)
 
 
 def _added(one: Gradient, other: Gradient) -> Gradient:
-    if isinstance(one, tf.IndexedSlices):  # a row may be named more than once, and counts as often
+    if isinstance(one, tf.IndexedSlices):  # a row may be named more than once, and then counts that often
         values, indices = (tf.concat(pair, 0) for pair in ((one.values, other.values), (one.indices, other.indices)))
         return tf.IndexedSlices(values, indices, one.dense_shape)
     return one + other
 
 
 def _invariant(value: Gradient) -> tf.TensorShape | tf.IndexedSlicesSpec:
-    """What of a gradient stays the same while others are added to it: all but how many rows it names."""
+    """What stays the same of a gradient while others are added to it: everything but the number of rows it names."""
     if isinstance(value, tf.IndexedSlices):
         return tf.IndexedSlicesSpec(value.shape, value.dtype, value.indices.dtype, value.dense_shape.dtype)
     return value.shape
