@@ -1,6 +1,6 @@
-"""Canary: before the push, a fresh server loads the exported model and must answer as the Evaluator saw it answer.
+"""Canary: before the push a fresh server loads the exported model, and must give the answers that the Evaluator saw.
 
-Each op must also be one that the real TF Serving has.
+Each op of the model must also be one that the real TF Serving has.
 """
 
 import json
@@ -35,10 +35,11 @@ CANARY_FILE = "report.json"
 BLESSED_FILE, NOT_BLESSED_FILE = "INFRA_BLESSED", "INFRA_NOT_BLESSED"  # TFX's InfraValidator's names
 MODEL_NAME = "canary"
 READY_SECONDS = 120.0  # a BERT of 110 M parameters on a busy host takes a third of it
-SINGLE_ROWS = 50  # rows asked one at a time, for the latency; enough for a median
-# bf16 keeps 8 bits of a number, and other rows in a batch move a probability by some 1e-3; 1e-2 is a wrong model.
+SINGLE_ROWS = 50  # rows that are sent one at a time, for the latency; enough for a median
+# bf16 keeps 8 bits of a number, and the other rows of a batch move a probability by some 1e-3. A difference of 1e-2
+# means another model.
 TOLERANCE = 1e-2
-LOG_LINES = 3  # of the server's last words, in the reason for a failure
+LOG_LINES = 3  # the last lines of the server's log that the reason for a failure quotes
 
 log = logging.getLogger("bertline.canary")
 
@@ -51,10 +52,10 @@ def Canary(
     canary: OutputArtifact[standard_artifacts.InfraBlessing],
     options: Parameter[str],
 ) -> None:
-    """Asks a fresh server for rows that the Evaluator had answered, and blesses the model if the answers agree.
+    """Sends rows of the evaluation to a fresh server, and blesses the model if the answers agree.
 
-    Before that it looks for ops that TF Serving lacks. What another library registered in this process would pass that
-    look, and fails in the fresh server, which has TensorFlow's and TF Text's ops alone.
+    Before that it looks for ops that TF Serving lacks. Ops that another library registered in this process pass this
+    check, and fail in the fresh server, which has only TensorFlow's and TF Text's ops.
 
     Args:
         model: the exported model.
@@ -77,8 +78,8 @@ def Canary(
     if faults:
         _conclude(canary, False, f"TF Serving cannot run this model: {ops.describe(faults)}")
         return
-    chosen = CanaryOptions.model_validate_json(options)
-    rows = _rows(f"{evaluation.uri}/{PREDICTIONS_FILE}", chosen.rows)
+    limits = CanaryOptions.model_validate_json(options)
+    rows = _rows(f"{evaluation.uri}/{PREDICTIONS_FILE}", limits.rows)
     try:
         with fresh_server(saved_model, canary.uri) as address:
             comparison = compare(rows, address)
@@ -86,12 +87,12 @@ def Canary(
         _conclude(canary, False, str(error))
         return
     _write(f"{canary.uri}/{CANARY_FILE}", json.dumps(comparison.report(), indent=2, ensure_ascii=False) + "\n")
-    slow = too_slow(comparison, chosen)
+    slow = too_slow(comparison, limits)
     _conclude(canary, comparison.agrees and not slow, f"{comparison.summary()}{slow}")
 
 
 class ServerFailed(Exception):
-    """The fresh server did not come up, or did not answer; the message says why, with its last words."""
+    """The fresh server did not start, or did not answer. The message says why, and ends with its last words."""
 
 
 # === The fresh server ===
@@ -99,23 +100,23 @@ class ServerFailed(Exception):
 
 @contextmanager
 def fresh_server(saved_model: str, log_folder: str, ready_seconds: float = READY_SECONDS) -> Iterator[str]:
-    """Runs the embedded server on a SavedModel in a process of its own for the length of a block.
+    """Runs the embedded server on a SavedModel, in a process of its own, while a block runs.
 
     Args:
         saved_model: folder of the SavedModel, local or remote.
         log_folder: gets the server's log.
-        ready_seconds: time the server has to come up.
+        ready_seconds: how long the server may take to start.
 
     Yields:
-        The address a client dials.
+        The address that a client dials.
 
     Raises:
-        ServerFailed: it did not come up in time, died, or did not answer inside the block.
+        ServerFailed: it did not start in time, died, or did not answer inside the block.
     """
     with tempfile.TemporaryDirectory(prefix="bertline-canary-") as scratch:
         log_file = Path(scratch) / LOG_FILE
         _place(saved_model, Path(scratch) / "serving" / "1")
-        address = f"unix:{scratch}/grpc"  # no port to be taken by anyone else
+        address = f"unix:{scratch}/grpc"  # a port could be taken by another process
         process = _start(Path(scratch), log_file)
         try:
             _wait_until_ready(process, address, ready_seconds)
@@ -188,10 +189,10 @@ def _last_words(log_file: Path) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the fresh server answered beside what the Evaluator saw.
+    """The fresh server's answers against those that the Evaluator saw.
 
     Attributes:
-        rows: number of rows asked.
+        rows: how many rows were compared.
         differing: rows with another label, or another probability.
         ties: rows with another label where both labels are within the tolerance of each other.
         latencies: seconds of each single-row request.
@@ -234,7 +235,7 @@ class Comparison:
 
 
 def compare(rows: list[dict[str, Any]], address: str) -> Comparison:
-    """Asks for every row, the first ones singly with a clock, the rest in batches.
+    """Sends every row to the server: the first ones one at a time, with a clock, the rest in batches.
 
     Args:
         rows: `row_id`, `text`, `text_pair` (or none), `predicted`, `probability` of each.
@@ -247,16 +248,16 @@ def compare(rows: list[dict[str, Any]], address: str) -> Comparison:
     with Client(address, MODEL_NAME) as client:
         paired = features.TEXT_PAIR in client.metadata()[1]["text"].inputs
 
-        def ask(part: list[dict[str, Any]]) -> list[Prediction]:
+        def predict(part: list[dict[str, Any]]) -> list[Prediction]:
             pairs = [row[features.TEXT_PAIR] for row in part] if paired else None
             return client.predict([row[features.TEXT] for row in part], pairs)
 
         answers: list[Prediction] = []
         for row in rows[:SINGLE_ROWS]:
             began = time.perf_counter()
-            answers += ask([row])
+            answers += predict([row])
             latencies.append(time.perf_counter() - began)
-        answers += ask(rows[SINGLE_ROWS:])
+        answers += predict(rows[SINGLE_ROWS:])
     differing, ties = [], 0
     for row, answer in zip(rows, answers, strict=True):
         if not agrees(row["predicted"], row["probability"], answer):
@@ -267,7 +268,7 @@ def compare(rows: list[dict[str, Any]], address: str) -> Comparison:
 
 
 def too_slow(comparison: Comparison, options: CanaryOptions) -> str:
-    """What the latency gates say against a model, "" if nothing."""
+    """Why the latency gates refuse a model, "" if they do not."""
     limits = ((50, options.max_p50_ms), (99, options.max_p99_ms))
     over = [
         f"; p{percent} {comparison.percentile(percent):.0f} ms is above canary.max_p{percent}_ms, {limit:g} ms"
@@ -303,7 +304,7 @@ def _difference(row: dict[str, Any], answer: Prediction) -> dict[str, Any]:
 
 
 def _rows(file: str, number: int) -> list[dict[str, Any]]:
-    """`number` rows of the Evaluator's predictions, sampled by their row_id, which is a hash of the text."""
+    """`number` rows of the Evaluator's predictions, drawn by their row_id, which is a hash of the text."""
     wanted = [features.ROW_ID, features.TEXT, features.TEXT_PAIR, "predicted", "probability"]
     with storage.open_file(file, "rb") as source:
         table = pq.read_table(source)

@@ -31,8 +31,8 @@ def Exporter(
 ) -> None:
     """Exports the trained weights in the dtype, at the temperature and with the threshold that the options name.
 
-    The validation rows serve twice: early stopping chose the epoch on them, and the temperature is fitted on them. Each
-    takes little from them, a choice among a few epochs and one number; the test rows say whether it held.
+    The validation rows are used twice: early stopping chose the epoch on them, and the temperature is fitted on them.
+    Both take little from them, a choice among a few epochs and one number. The test rows show whether it holds.
 
     Args:
         weights: the Trainer's.
@@ -46,24 +46,24 @@ def Exporter(
     Raises:
         UserError: no answer could be below the threshold, or the vocabulary is gone.
     """
-    chosen = ExportOptions.model_validate_json(options)
+    export = ExportOptions.model_validate_json(options)
     labels = read_labels(transform_graph.uri)
-    check_abstention(chosen.abstain, labels)
-    calibrated = calibrate(training_record.read_logits(model_run.uri), labels, chosen.calibrate)
+    check_abstention(export.abstain, labels)
+    calibrated = calibrate(training_record.read_logits(model_run.uri), labels, export.calibrate)
     folder = Path(path_utils.serving_model_dir(model.uri))
     write_saved_model(
         folder,
         Path(weights.uri),
         transform_graph.uri,
         ModelOptions.model_validate_json(model_options),
-        chosen,
+        export,
         temperature=calibrated.temperature,
     )
-    record = ExportRecord(dtype=chosen.dtype, abstain=chosen.abstain, calibration=calibrated)
+    record = ExportRecord(dtype=export.dtype, abstain=export.abstain, calibration=calibrated)
     export_record.write(model.uri, record)
     model.set_float_custom_property("temperature", calibrated.temperature)
-    if chosen.abstain is not None:
-        model.set_float_custom_property("abstain", chosen.abstain)
+    if export.abstain is not None:
+        model.set_float_custom_property("abstain", export.abstain)
     model.set_string_custom_property("summary", describe(record, _bytes(folder)))
 
 
@@ -109,7 +109,7 @@ def check_abstention(threshold: float | None, labels: list[str]) -> None:
 
 
 def calibrate(validation: training_record.ValidationLogits, labels: list[str], method: str) -> Calibration:
-    """Fits the temperature, and measures what it does to the rows that it was fitted on.
+    """Fits the temperature, and measures its effect on the rows that it was fitted on.
 
     Args:
         validation: the validation rows' logits and labels.

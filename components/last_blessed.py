@@ -1,4 +1,4 @@
-"""The last blessed model still in service, found where models are pushed, as the model that the new one must match."""
+"""LastBlessed: fetches the last blessed model that is still in service, which the new one must match."""
 
 import os
 from pathlib import Path
@@ -21,10 +21,10 @@ def LastBlessed(
     release: Parameter[str],
     weights: Parameter[int],
 ) -> None:
-    """Copies a release's SavedModel, and if asked the Keras weights it was trained to, into a Model artifact.
+    """Copies a release's SavedModel into a Model artifact, and on request its trained Keras weights.
 
-    The Evaluator compares with the first, and the Trainer can start from the second. Those lie with the artifacts of
-    the run that pushed the release, in an object store for a run on a cluster.
+    The Evaluator compares the new model with the SavedModel. A warm start trains on from the weights, which lie with
+    the artifacts of the run that pushed the release: for a run on a cluster in an object store.
 
     The artifact's int property `present` says whether there is one (1) or the folder is empty (0); its string property
     `version` names it.
@@ -32,25 +32,25 @@ def LastBlessed(
     Args:
         model: the artifact to fill.
         serving_folder: where models are pushed.
-        release: the version that `releases.find_last_blessed` gave when the run started, which keys the cache; ""
-            for none.
+        release: the version that `releases.find_last_blessed` gave when the run started, "" for none. It keys the
+            cache.
         weights: whether (1) the Keras weights are wanted.
 
     Raises:
-        UserError: the release is no longer there, or its weights are wanted and cannot be had.
+        UserError: the release is no longer there, or its weights are wanted and cannot be read.
     """
     model.set_int_custom_property("present", int(bool(release)))
     model.set_string_custom_property("version", release)
     if not release:
         model.set_string_custom_property("summary", "no model pushed yet")
         return
-    found = {each.version: each for each in releases.read(serving_folder)}.get(int(release))
-    if not found:
+    pushed = {known.version: known for known in releases.read(serving_folder)}.get(int(release))
+    if not pushed:
         source = f"{serving_folder.rstrip('/')}/{release}"
         raise UserError(f"{source}: this release is gone since the run started; run again to compare with the next one")
-    copy_saved_model(found.path, path_utils.serving_model_dir(model.uri))
+    copy_saved_model(pushed.path, path_utils.serving_model_dir(model.uri))
     if weights:
-        _copy_weights(found, f"{model.uri}/{KERAS_FOLDER}")
+        _copy_weights(pushed, f"{model.uri}/{KERAS_FOLDER}")
     model.set_string_custom_property("summary", f"compared with {release}")
 
 

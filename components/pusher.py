@@ -37,10 +37,10 @@ def Pusher(
 
     Args:
         model: the exported model.
-        weights: what it was exported from; where they lie goes into release.json, for a training that starts from them.
+        weights: the trained weights of the model. Their address goes into release.json, for warm starts.
         model_blessing: the gates' verdict.
         infra_blessing: the canary's verdict.
-        evaluation: its metrics.json goes into release.json, rows of its predictions become warm-up requests.
+        evaluation: figures of its metrics.json go into release.json, rows of its predictions become warm-up requests.
         model_card: goes into the version's folder.
         pushed_model: int property `pushed`; string properties `pushed_version` and `pushed_destination`, and a copy of
             release.json in its folder. `refused` says why a blessed model was not pushed.
@@ -50,7 +50,7 @@ def Pusher(
             that the model is pushed again.
         withdrawn: the versions that were rolled back. Unused here: a rollback changes the cache's key, so that a run
             with nothing else changed says what became of its model.
-        keep_versions: older releases beyond so many are removed; 0 keeps all.
+        keep_versions: the newest releases that are kept; older ones are removed. 0 keeps all.
         warmup_rows: rows for the version's warm-up requests; 0 writes none.
 
     Raises:

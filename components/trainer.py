@@ -43,8 +43,8 @@ def Trainer(
 ):
     """Leaves the weights of the best epoch, and what training and the validation rows say of them.
 
-    Of several workers (distribution: multi_worker) all run this with the same arguments on folders that they share, and
-    the chief writes.
+    With several workers (distribution: multi_worker) all run this with the same arguments, on folders that they share.
+    Only the chief writes.
 
     Args:
         transform_graph: Transform's graph, which says whether rows are pairs.
@@ -131,7 +131,7 @@ def take_weights(built, start: Start, labels: list[str], backbone_digest: str) -
 
 
 def _fingerprint(train: Rows, validation: Rows, names: list[str], *options: ModelOptions | TrainOptions) -> str:
-    """Names a run by all that its result depends on, so that no checkpoint is taken up by a run that differs."""
+    """A name made of everything that a training's result depends on, so that no other one takes up its checkpoints."""
     digest = hashlib.sha256(json.dumps([names, *(section.model_dump_json() for section in options)]).encode())
     for rows in (train, validation):
         for part in (rows.token_ids, rows.segment_ids):
@@ -152,7 +152,7 @@ def _log_progress(progress: training.Progress) -> None:
 def remove_checkpoints(folder: str, finished: str) -> None:
     """Removes the checkpoints of a training that is done, and those that an interrupted one left long ago.
 
-    Another training of the same task may be under way on a cluster: what it wrote lately stays.
+    Another training of the same task may be running on a cluster, so folders with recent files stay.
 
     Args:
         folder: holds a folder for each training, local or remote.

@@ -1,6 +1,6 @@
-"""Warm-up requests: rows of the evaluation, which TF Serving asks a version before the version takes traffic.
+"""Warm-up requests: rows of the evaluation that TF Serving sends to a version before it takes traffic.
 
-TensorFlow optimises a graph, and oneDNN prepares its kernels for a shape, when they are first used. So the requests
+TensorFlow optimises a graph when it first runs, and oneDNN prepares its kernels for each new shape. So the requests
 span the lengths and the batch sizes that clients send. https://www.tensorflow.org/tfx/serving/saved_model_warmup
 """
 
@@ -13,7 +13,7 @@ from bertline.serving import releases, storage
 from bertline.serving.protos import DataType, Example, PredictionLog, SavedModel, TensorProto
 
 TEXTS, EXAMPLES = "text", "serving_default"  # the signatures that clients call
-# A request each: rows one at a time, a few that were batched together, and all of them.
+# Rows in a request: single ones, and as many as a server may batch together.
 BATCH_SIZES = (1, 4, 16)
 
 
@@ -30,15 +30,15 @@ def write(file: str, saved_model: str, predictions: str, rows: int) -> None:
     """
     import tensorflow as tf
 
-    chosen = choose(predictions, rows)
+    sample = choose(predictions, rows)
     with tf.io.TFRecordWriter(file) as writer:
         for signature, inputs in _inputs(saved_model).items():
-            for batch in _batches(chosen):
+            for batch in _batches(sample):
                 writer.write(request(signature, inputs, batch).SerializeToString())
 
 
 def choose(predictions: str, rows: int) -> list[dict[str, str]]:
-    """Rows of the evaluation in even steps of length, shortest and longest included; all where there are fewer."""
+    """Rows of the evaluation in even steps of length, from the shortest to the longest; all if there are fewer."""
     with storage.open_file(predictions, "rb") as source:
         table = pq.read_table(source, columns=[features.TEXT, features.TEXT_PAIR]).to_pylist()
     ordered = sorted(table, key=lambda row: len(row[features.TEXT]) + len(row[features.TEXT_PAIR]))
@@ -71,7 +71,7 @@ def _inputs(saved_model: str) -> dict[str, list[str]]:
 
 
 def _batches(rows: list[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
-    """Rows of like length together, as clients and servers batch them."""
+    """Batches of rows of similar length."""
     for size in BATCH_SIZES:
         for start in range(0, len(rows), size):
             yield rows[start : start + size]

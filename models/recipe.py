@@ -60,9 +60,7 @@ class TrainOptions(Section):
     # The paper's 16 or 32. It counts the rows of a step on all devices and workers together, so more devices change no
     # figure, and the learning rate need not be scaled.
     batch_size: PositiveInt = 32
-    accumulate_steps: PositiveInt = (
-        1  # each device splits its rows of a step into this many parts: same step, less memory
-    )
+    accumulate_steps: PositiveInt = 1  # parts of a step that a device takes one by one: same step, less memory
     learning_rate: float = Field(default=5e-5, gt=0, le=1)  # the upper end of the paper's range suits small BERTs
     warmup_share: float = Field(default=0.1, ge=0, lt=1)  # share of the steps with a linearly growing rate
     weight_decay: float = Field(default=0.01, ge=0, lt=1)  # decoupled; biases and LayerNorm are spared
