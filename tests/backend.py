@@ -18,7 +18,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-PIPELINE_ROOT = "minio://mlpipeline/v2/artifacts"  # an installation's own, where a run names none
+PIPELINE_ROOT = "minio://mlpipeline/v2/artifacts"  # the installation's own, if a run names none
 SCHEMES = {"gs://": "gcs", "s3://": "s3", "minio://": "minio"}
 
 

@@ -96,7 +96,7 @@ def build(recipe: Path, folder: Path, base: Path, **arguments: str) -> Image:
 
     Args:
         recipe: the Dockerfile.
-        folder: takes a folder a stage.
+        folder: gets a folder per stage.
         base: of `make_base`.
         arguments: what --build-arg gives.
     """
