@@ -250,7 +250,7 @@ def keyword_classifier(options, keywords):
 
 # === Stages ===
 
-# In memory, as the line does: unless an image is named, TFX packs its sources for remote workers, which takes seconds per stage.
+# In memory, as the line does. Unless an image is named, TFX packs its sources for remote workers: seconds per stage.
 BEAM = ("--direct_running_mode=in_memory", "--direct_num_workers=1", "--sdk_container_image=none")
 
 _SCHEMA_FEATURE = 'feature { name: "%s" type: BYTES presence { min_fraction: 1.0 min_count: 1 } %s }\n'

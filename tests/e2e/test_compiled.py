@@ -117,6 +117,7 @@ def test_the_same_again_is_cached_and_pushes_nothing(cluster):
     assert cluster.versions() == before
 
 
+@pytest.mark.shipped  # its parts are tested apart: two workers in tests/models, the job in tests/pipeline
 def test_workers_of_a_training_job_train_the_model_that_the_stage_leaves(cluster, line, tmp_path, monkeypatch):
     operator = training_operator.Operator(tmp_path)
     monkeypatch.setenv("KUBECONFIG", operator.kubeconfig())

@@ -1,4 +1,7 @@
-"""The whole line on an engine of Beam's: the same rows, token ids, figures and release as in memory."""
+"""The whole line on an engine of Beam's: the same rows, token ids, figures and release as in memory.
+
+Not in `make test`, which compares the engines stage by stage (tests/components/test_beam_runners.py).
+"""
 
 import engines
 import factories
@@ -7,8 +10,10 @@ import tensorflow as tf
 import tensorflow_data_validation as tfdv
 from lines import Line, first_evaluation
 
+pytestmark = pytest.mark.shipped
 
-@pytest.fixture(params=["multi-processing", pytest.param("portable", marks=pytest.mark.shipped)])
+
+@pytest.fixture(params=["multi-processing", "portable"])
 def section(request, tmp_path):
     """The section of a config that names the engine."""
     if request.param == "multi-processing":
