@@ -10,8 +10,8 @@ ARG GPU=
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 COPY scripts/bootstrap.lock requirements-image.lock ./
-# What installs stands apart from what is installed, so that it stays behind in this stage. The lock is what a line needs
-# of the one that the tests run with: the same versions, without the tools.
+# The installer has an environment of its own, so that it stays behind in this build stage. The lock is a part of the
+# tests' lock: the same versions, without the tests' tools.
 RUN python -m venv /opt/installer \
     && /opt/installer/bin/pip install --no-cache-dir --require-hashes -r bootstrap.lock \
     && python -m venv --without-pip /opt/bertline \
@@ -28,14 +28,14 @@ COPY components components
 COPY models models
 COPY pipeline pipeline
 COPY serving serving
-# uv leaves a lock that any user may write.
+# uv leaves a lock file that any user may write to.
 RUN /opt/installer/bin/uv pip install --no-cache --python /opt/bertline/bin/python --compile-bytecode --no-deps \
         --no-build-isolation . \
     && rm /opt/bertline/.lock
 
 FROM python:3.11-slim-trixie
 COPY --from=build /opt/bertline /opt/bertline
-# Libraries keep caches in a home, which a user without a name has none of.
+# Libraries keep caches in the home folder, and a user without a name has none.
 ENV PATH=/opt/bertline/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /work
 USER 65532:65532

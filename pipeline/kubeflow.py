@@ -261,9 +261,9 @@ def _set_up(node: Node, task: dict[str, Any], container: dict[str, Any], options
 def _platform(spec: dict[str, Any], options: KubeflowOptions) -> dict[str, Any]:
     """What the pipeline spec cannot say, in Kubernetes' terms: one KubernetesExecutorConfig per stage."""
     executors = {
-        spec["components"][name]["executorLabel"]: config
-        for name in spec["root"]["dag"]["tasks"]
-        if (config := _executor_config(options, _pod(options, name)))
+        spec["components"][node]["executorLabel"]: config
+        for node in map(Node, spec["root"]["dag"]["tasks"])
+        if (config := _executor_config(options, _pod(options, node)))
     }
     if not executors:
         return {}

@@ -36,19 +36,25 @@ kubeflow:
 """
 
 
-def compiled_job(folder):
-    """The compiled Trainer's container, and the TFJob among its arguments."""
+def compile_task(folder):
     path = factories.write_task(folder, factories.reviews(3), distribution="multi_worker")
     path.write_text(path.read_text(encoding="utf-8") + CLUSTER, encoding="utf-8")
-    spec = kubeflow.compile_line(configs.load(path)).spec
-    container = spec["deploymentSpec"]["executors"]["Trainer_executor"]["container"]
-    return container, json.loads(container["args"][container["args"].index("--training_job") + 1])
+    return kubeflow.compile_line(configs.load(path))
+
+
+def test_the_trainers_own_pod_only_waits_and_gets_the_default(tmp_path):
+    compiled = compile_task(tmp_path)
+    container = compiled.spec["deploymentSpec"]["executors"]["Trainer_executor"]["container"]
+    assert container["resources"] == {"resourceCpuLimit": "1", "resourceCpuRequest": "1"}
+    platform = compiled.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["Trainer_executor"]
+    assert not {"nodeSelector", "tolerations"} & set(platform)
+    assert platform["activeDeadlineSeconds"] == "7200"
 
 
 def test_the_compiled_job_is_one_that_the_operator_and_kubernetes_take(tmp_path):
-    container, job = compiled_job(tmp_path)
+    arguments = compile_task(tmp_path).spec["deploymentSpec"]["executors"]["Trainer_executor"]["container"]["args"]
+    job = json.loads(arguments[arguments.index("--training_job") + 1])
     training_operator.check(job)
-    assert container["resources"] == {"resourceCpuLimit": "1", "resourceCpuRequest": "1"}  # it only waits
     assert job["spec"]["runPolicy"] == {
         "cleanPodPolicy": "Running",
         "backoffLimit": 8,  # each of two losses makes four workers start again
