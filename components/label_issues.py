@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, found by cleanlab where a model that never saw the row is sure of another one.
+"""Labels that are probably wrong: cleanlab lists rows where a model that never saw them is sure of another label.
 
 Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021.
 """
@@ -16,9 +16,9 @@ from bertline.components import baseline
 from bertline.models import calibration, features
 
 THIS_MODEL, TFIDF = "this model", "TF-IDF"
-# Five fits on four fifths of the rows each: cleanlab's own advice. A label of fewer rows cannot stand in every fold.
+# Five fits on four fifths of the rows each, as cleanlab advises. A label of fewer rows is missing from some fold.
 FOLDS = 5
-# 15 s of one core with 3 labels, a minute with 77; of more rows a sample is looked at.
+# Of more rows a sample is judged. 20,000 take 15 s of one core with 3 labels, a minute with 77.
 TRAIN_ROWS = 20_000
 SEED = 0
 
@@ -29,9 +29,9 @@ class Issue:
 
     Attributes:
       row: its position in the split.
-      label: the given one.
-      suggested: the most probable other one.
-      score: probability of the given label, 0 to 1: the lower, the surer the error.
+      label: the label that it has.
+      suggested: the most probable other label.
+      score: probability of the label that it has, 0 to 1. The lower, the surer the error.
     """
 
     row: int
@@ -41,14 +41,14 @@ class Issue:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What was found in a split.
+class SplitIssues:
+    """The probable label errors of a split.
 
     Attributes:
-      by: the model whose probabilities said so.
-      rows: rows looked at.
+      by: the model whose probabilities were used.
+      rows: number of rows judged.
       issues: lowest score first.
-      note: what could not be looked at, in words; "" if all was.
+      note: which rows could not be judged and why; "" if all were.
     """
 
     by: str
@@ -60,44 +60,44 @@ class Judged:
 def find(labels: Sequence[str], probabilities: np.ndarray, classes: list[str]) -> list[Issue]:
     """The rows where another label is at least as probable as it is, on average, in the rows that have it.
 
-    That is the off-diagonal of the paper's confident joint (section 3.1). Each label has a threshold of its own, so
-    that one which the model is never sure of is not suspected wholesale.
+    These are the off-diagonal entries of the paper's confident joint (section 3.1). Each label has its own threshold,
+    so a label that the model is never sure of is not suspected as a whole.
 
     Args:
-      labels: the given labels, [rows], of at least two different ones.
+      labels: the rows' labels, [rows]; at least two different ones.
       probabilities: float [rows, labels], of a model that did not see the rows.
-      classes: the names of their columns.
+      classes: the names of the columns of `probabilities`.
 
     Returns:
       The issues, lowest score first.
     """
-    # Two seconds; only where there is something to look at.
+    # Imported here, as it takes two seconds.
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
     index = {name: position for position, name in enumerate(classes)}
-    given = np.array([index[label] for label in labels])
+    indices = np.array([index[label] for label in labels])
     exact = probabilities.astype(np.float64)
     exact /= exact.sum(-1, keepdims=True)
-    # One process: forks of one that runs TensorFlow can hang.
-    found = find_label_issues(given, exact, filter_by="confident_learning", n_jobs=1)
-    scores = get_label_quality_scores(given, exact, method="self_confidence")
-    rows = np.flatnonzero(found)
+    # One process: a fork of a process that runs TensorFlow can hang.
+    is_issue = find_label_issues(indices, exact, filter_by="confident_learning", n_jobs=1)
+    scores = get_label_quality_scores(indices, exact, method="self_confidence")
+    rows = np.flatnonzero(is_issue)
     rows = rows[np.argsort(scores[rows], kind="stable")]
     others = exact.copy()
-    others[np.arange(len(given)), given] = -1.0
+    others[np.arange(len(indices)), indices] = -1.0
     return [Issue(int(row), labels[row], classes[others[row].argmax()], float(scores[row])) for row in rows]
 
 
-def judge(labels: Sequence[str], probabilities: np.ndarray, classes: list[str]) -> Judged:
-    """Issues by this model's probabilities for rows that it was not trained on; arguments as of `find`."""
+def judge(labels: Sequence[str], probabilities: np.ndarray, classes: list[str]) -> SplitIssues:
+    """Issues by this model's probabilities for rows that it was not trained on; arguments as in `find`."""
     if len(set(labels)) < 2:
-        return Judged(THIS_MODEL, note="its rows have one label only, so there is nothing to compare")
-    return Judged(THIS_MODEL, len(labels), find(labels, probabilities, classes))
+        return SplitIssues(THIS_MODEL, note="its rows have only one label, so there is nothing to compare")
+    return SplitIssues(THIS_MODEL, len(labels), find(labels, probabilities, classes))
 
 
-def judge_training(table: dict[str, list[Any]]) -> Judged:
-    """Issues among the training rows, by TF-IDF with logistic regression fitted on the other folds.
+def judge_training(table: dict[str, list[Any]]) -> SplitIssues:
+    """Issues among the training rows, by TF-IDF with logistic regression that was fitted on the other folds.
 
     Args:
       table: columns `text`, `text_pair`, `label` and `row_id`, each [rows].
@@ -109,37 +109,48 @@ def judge_training(table: dict[str, list[Any]]) -> Judged:
     if rare:
         notes.append(f"labels of fewer than {FOLDS} rows were left out: {len(rare):,}")
     if len(rows) > TRAIN_ROWS:
-        notes.append(f"{TRAIN_ROWS:,} of {len(rows):,} rows were looked at")
+        notes.append(f"{TRAIN_ROWS:,} of {len(rows):,} rows were judged")
         # By the hash of the text: the same rows in every run.
         rows = sorted(sorted(rows, key=lambda row: table[features.ROW_ID][row])[:TRAIN_ROWS])
     part = {name: [table[name][row] for row in rows] for name in (features.TEXT, features.TEXT_PAIR, features.LABEL)}
     classes = sorted(set(part[features.LABEL]))
     if len(classes) < 2:
-        return Judged(TFIDF, note="; ".join([*notes, f"fewer than two labels have {FOLDS} rows: none was looked at"]))
+        return SplitIssues(
+            TFIDF, note="; ".join([*notes, f"fewer than two labels have {FOLDS} rows, so none was judged"])
+        )
     try:
         probabilities = _out_of_fold(part)
-    except ValueError as error:
-        return Judged(TFIDF, note="; ".join([*notes, f"none was looked at: {error}"]))
-    found = [
+    except NoWords as error:
+        return SplitIssues(TFIDF, note="; ".join([*notes, f"none was judged: {error}"]))
+    issues = [
         Issue(rows[issue.row], issue.label, issue.suggested, issue.score)
         for issue in find(part[features.LABEL], probabilities, classes)
     ]
-    return Judged(TFIDF, len(rows), found, "; ".join(notes))
+    return SplitIssues(TFIDF, len(rows), issues, "; ".join(notes))
+
+
+class NoWords(Exception):
+    """No word stands in two rows, so there is nothing to learn from."""
 
 
 def _out_of_fold(table: dict[str, list[Any]]) -> np.ndarray:
-    """Probabilities of the sorted labels, float64 [rows, labels], each row's by a model fitted without it.
+    """Probabilities of the sorted labels, float64 [rows, labels]; each row's are by a model fitted without it.
 
-    They get a temperature, as the model's have: the surest errors of two models can then stand in one list.
+    They get a temperature, as the model's do, so that the surest errors of both can stand in one list.
 
     Raises:
-      ValueError: no word stands in two rows.
+      NoWords: no word stands in two rows of a fold.
     """
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)
     texts, labels = baseline.texts(table), table[features.LABEL]
-    found = cross_val_predict(baseline.classifier(), texts, labels, cv=folds, method="predict_proba")
-    logits = np.log(np.maximum(found, np.finfo(found.dtype).tiny))
+    try:
+        probabilities = cross_val_predict(baseline.classifier(), texts, labels, cv=folds, method="predict_proba")
+    except ValueError as error:
+        if "no terms remain" in str(error) or "empty vocabulary" in str(error):  # scikit-learn has no class for it
+            raise NoWords(str(error)) from error
+        raise
+    logits = np.log(np.maximum(probabilities, np.finfo(probabilities.dtype).tiny))
     temperature = calibration.fit_temperature(logits, np.unique(labels, return_inverse=True)[1])
     return calibration.probabilities(logits, temperature.value)

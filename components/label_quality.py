@@ -65,16 +65,16 @@ def LabelQuality(
     check_order(validation.labels, tables[VALIDATION])
     temperature = export_record.read(model.uri).calibration.temperature
     probabilities = calibration.probabilities(validation.logits, temperature)
-    judged = {
+    issues = {
         TEST: label_issues.judge(tables[TEST][features.LABEL], test.probabilities, classes),
         VALIDATION: label_issues.judge(tables[VALIDATION][features.LABEL], probabilities, classes),
         TRAIN: label_issues.judge_training(tables[TRAIN]),
     }
-    found = near_duplicates.find({split: baseline.texts(table) for split, table in tables.items()})
-    figures = summarise(judged, found, tables, test.right)
+    twins = near_duplicates.find({split: baseline.texts(table) for split, table in tables.items()})
+    figures = summarise(issues, twins, tables, test.right)
 
-    spreadsheet.write(f"{report.uri}/{ISSUES_FILE}", ISSUE_COLUMNS, issue_rows(judged, tables))
-    spreadsheet.write(f"{report.uri}/{NEAR_DUPLICATES_FILE}", PAIR_COLUMNS, pair_rows(found, tables))
+    spreadsheet.write(f"{report.uri}/{ISSUES_FILE}", ISSUE_COLUMNS, issue_rows(issues, tables))
+    spreadsheet.write(f"{report.uri}/{NEAR_DUPLICATES_FILE}", PAIR_COLUMNS, pair_rows(twins, tables))
     with fileio.open(f"{report.uri}/{LABEL_SUMMARY_FILE}", "w") as file:
         file.write(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
     report.set_string_custom_property("summary", describe(figures))
@@ -95,14 +95,14 @@ def check_order(answered: list[str], table: Table) -> None:
 # === The files ===
 
 
-def issue_rows(judged: dict[str, label_issues.Judged], tables: dict[str, Table]) -> list[list[Any]]:
+def issue_rows(issues: dict[str, label_issues.SplitIssues], tables: dict[str, Table]) -> list[list[Any]]:
     """The rows of label_issues.csv, lowest score first; columns as ISSUE_COLUMNS."""
     rows = []
-    for split, found in judged.items():
+    for split, of_split in issues.items():
         table = tables[split]
-        for issue in found.issues:
+        for issue in of_split.issues:
             source, row_id, text, pair = (table[name][issue.row] for name in _PLACE)
-            verdict = [issue.label, issue.suggested, round(issue.score, 6), found.by]
+            verdict = [issue.label, issue.suggested, round(issue.score, 6), of_split.by]
             rows.append([split, source, row_id, *verdict, text, pair])
     return sorted(rows, key=lambda row: row[ISSUE_COLUMNS.index("score")])
 
@@ -110,49 +110,52 @@ def issue_rows(judged: dict[str, label_issues.Judged], tables: dict[str, Table])
 _PLACE = (features.SOURCE, features.ROW_ID, features.TEXT, features.TEXT_PAIR)
 
 
-def pair_rows(found: near_duplicates.Found, tables: dict[str, Table]) -> list[list[Any]]:
+def pair_rows(twins: near_duplicates.Twins, tables: dict[str, Table]) -> list[list[Any]]:
     """The rows of near_duplicates.csv, the most alike first; columns as PAIR_COLUMNS."""
 
     def side(row: near_duplicates.Row) -> list[str]:
         return [row.split, *(tables[row.split][name][row.position] for name in SIDE_COLUMNS[1:])]
 
-    return [[round(pair.similarity, 6), *side(pair.first), *side(pair.second)] for pair in found.pairs]
+    return [[round(pair.similarity, 6), *side(pair.first), *side(pair.second)] for pair in twins.pairs]
 
 
 # === The figures ===
 
 
 def summarise(
-    judged: dict[str, label_issues.Judged], found: near_duplicates.Found, tables: dict[str, Table], right: np.ndarray
+    issues: dict[str, label_issues.SplitIssues],
+    twins: near_duplicates.Twins,
+    tables: dict[str, Table],
+    right: np.ndarray,
 ) -> dict[str, Any]:
     """What label_quality.json holds.
 
     Args:
-        judged: by split.
-        found: pairs of near-duplicates.
+        issues: by split.
+        twins: pairs of near-duplicates.
         tables: by split.
         right: bool [test rows], whether the model's answer is the label.
 
     Returns:
-        `issues`, by split the `rows` looked at, the issues `found`, `by` which model, and a `note`; `near_duplicates`:
-        how many `pairs`, whether all were compared (`complete`), `by_splits` the rows of the later split that have one
-        in the earlier, `contradicting` pairs of two labels; and the accuracy on the test rows without those that have
-        one in train: `rows`, `accuracy` and its `interval`, None without rows.
+        `issues`: by split the number of `rows` judged, the number `found`, `by` which model, and a `note`.
+        `near_duplicates`: the number of `pairs`, whether all candidates were compared (`complete`), `by_splits` the
+        rows of the later split that have a twin in the earlier one, and the `contradicting` pairs, whose labels differ.
+        `test_without_near_duplicates_of_train`: the `rows` left, their `accuracy` and its `interval`, or None.
     """
-    leaked = {pair.second.position for pair in found.pairs if (pair.first.split, pair.second.split) == (TRAIN, TEST)}
+    leaked = {pair.second.position for pair in twins.pairs if (pair.first.split, pair.second.split) == (TRAIN, TEST)}
     kept = np.array([row not in leaked for row in range(len(right))])
     rows, hits = int(kept.sum()), int(right[kept].sum())
     return {
         "issues": {
             split: {"rows": each.rows, "found": len(each.issues), "by": each.by, "note": each.note}
-            for split, each in judged.items()
+            for split, each in issues.items()
         },
         "near_duplicates": {
-            "pairs": len(found.pairs),
+            "pairs": len(twins.pairs),
             "threshold": near_duplicates.THRESHOLD,
-            "complete": found.complete,
-            "by_splits": _by_splits(found),
-            "contradicting": sum(_label(pair.first, tables) != _label(pair.second, tables) for pair in found.pairs),
+            "complete": twins.complete,
+            "by_splits": _by_splits(twins),
+            "contradicting": sum(_label(pair.first, tables) != _label(pair.second, tables) for pair in twins.pairs),
         },
         "test_without_near_duplicates_of_train": {
             "left_out": len(leaked),
@@ -167,16 +170,16 @@ def _label(row: near_duplicates.Row, tables: dict[str, Table]) -> str:
     return tables[row.split][features.LABEL][row.position]
 
 
-def _by_splits(found: near_duplicates.Found) -> dict[str, int]:
+def _by_splits(twins: near_duplicates.Twins) -> dict[str, int]:
     """Such as {"train, test": 97}: 97 test rows have a near-duplicate in train."""
     rows: dict[str, set[int]] = {}
-    for pair in found.pairs:
+    for pair in twins.pairs:
         rows.setdefault(f"{pair.first.split}, {pair.second.split}", set()).add(pair.second.position)
     return {splits: len(positions) for splits, positions in sorted(rows.items())}
 
 
 def describe(figures: dict[str, Any]) -> str:
-    """The screen's line: how many labels are probably wrong, and what the near-duplicates of training rows flatter."""
+    """The screen's line: how many labels are probably wrong, and how far near-duplicates of training rows flatter."""
     issues = figures["issues"]
     by_split = ", ".join(f"{each['found']:,} {split}" for split, each in issues.items())
     total = sum(each["found"] for each in issues.values())

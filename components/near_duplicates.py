@@ -1,7 +1,7 @@
-"""Texts that stand almost alike in two splits: what a model saw in training flatters the figures of the test rows.
+"""Texts that stand almost alike in two splits. A test row whose twin is in train flatters the figures.
 
-Candidates by MinHash and locality-sensitive hashing (Broder 1997; Leskovec, Rajaraman and Ullman, "Mining of Massive
-Datasets", chapter 3), through datasketch; the Jaccard similarity of each candidate is then computed in full.
+datasketch finds candidates by MinHash and locality-sensitive hashing (Broder 1997; Leskovec, Rajaraman and Ullman,
+"Mining of Massive Datasets", chapter 3). The Jaccard similarity of each candidate is then computed in full.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import numpy as np
 import xxhash
 from datasketch import MinHash, MinHashLSH
 
-# Characters, since a tweet has too few words: one word changed in fifteen costs a third of the triples of words. Five
-# are the textbook's choice for short texts.
+# Characters and not words, as a tweet has few words: one changed word in fifteen changes a third of their triples.
+# The textbook takes five characters for short texts.
 SHINGLE = 5
-# Of the shingles of both texts, the share that both have. A word of five letters changed in a hundred characters leaves
+# The share of the shingles of either text that both have. A changed word of five letters in a hundred characters leaves
 # 0.83; two tweets on one subject share less than a third.
 THRESHOLD = 0.8
-# A pair at the threshold is missed once in 400 times, (1 - 0.8^6)^20, at 0.9 once in ten million; one at 0.3 is looked
-# at in vain once in 70.
-BANDS, ROWS_A_BAND = 20, 6
-CHARACTERS = 5_000  # of each text: far more than the 512 tokens that a BERT reads
-PAIRS_A_ROW = 3  # a text copied a thousand times would make a million pairs, and says no more
-COMPARISONS = 1_000_000  # some 20 s; only thousands of texts from one template come near it
+# A pair at the threshold is missed once in 400 times, (1 - 0.8^6)^20, a pair at 0.9 once in ten million. A pair at 0.3
+# is compared in vain once in 70 times.
+BANDS, ROWS_PER_BAND = 20, 6
+CHARACTERS = 5_000  # read of each text: far more than the 512 tokens that a BERT reads
+PAIRS_PER_ROW = 3  # a text copied a thousand times would make a million pairs, which say no more than three
+COMPARISONS = 1_000_000  # at most; some 20 s, which only thousands of texts from one template come near
 SEED = 1
 
 
@@ -50,7 +50,7 @@ class Pair:
 
 
 @dataclass
-class Found:
+class Twins:
     """The pairs, the most alike first, and how many candidates were compared; `complete` if none was left out."""
 
     pairs: list[Pair] = field(default_factory=list)
@@ -58,11 +58,11 @@ class Found:
     complete: bool = True
 
 
-def find(splits: dict[str, Sequence[str]]) -> Found:
+def find(splits: dict[str, Sequence[str]]) -> Twins:
     """Near-duplicates across splits.
 
-    The rows of all splits but the first are indexed, and each split's rows looked up among those of the splits after
-    it: memory is what the smaller splits take, some 8 kB a row. A row that has PAIRS_A_ROW pairs leaves the index.
+    All splits but the first are indexed. Each split's rows are then looked up among those of the splits after it. So
+    the smaller splits take the memory, some 8 kB per row. A row that has PAIRS_PER_ROW pairs leaves the index.
 
     Args:
         splits: the texts of each split, the largest (train) first.
@@ -76,17 +76,17 @@ def find(splits: dict[str, Sequence[str]]) -> Found:
         index.leave_out(name)
         for row in _rows(name, splits[name]):
             index.look_up(row)
-    index.found.pairs.sort(key=lambda pair: (-pair.similarity, pair.second.split, pair.second.position))
-    return index.found
+    index.twins.pairs.sort(key=lambda pair: (-pair.similarity, pair.second.split, pair.second.position))
+    return index.twins
 
 
 def shingles(text: str) -> np.ndarray:
     """Hashes of the distinct shingles of a text, sorted uint64.
 
-    Case, compatibility forms, marks and white space do not count: what differs in them alone is the same text here.
+    Case, compatibility forms, marks and white space do not count: texts that differ only in these are the same here.
     """
     plain = re.sub(r"\W+", " ", unicodedata.normalize("NFKC", text[:CHARACTERS]).casefold()).strip()
-    plain = plain or text[:CHARACTERS]  # marks or emoji alone: they are all there is
+    plain = plain or text[:CHARACTERS]  # only marks or emoji: they are all there is
     pieces = {plain[start : start + SHINGLE] for start in range(max(len(plain) - SHINGLE + 1, 1))}
     return np.sort(np.fromiter((xxhash.xxh3_64_intdigest(piece.encode()) for piece in pieces), np.uint64, len(pieces)))
 
@@ -105,8 +105,8 @@ class _Index:
     """Rows by the bands of their MinHash."""
 
     def __init__(self):
-        self.found = Found()
-        self._lsh = MinHashLSH(num_perm=BANDS * ROWS_A_BAND, params=(BANDS, ROWS_A_BAND))
+        self.twins = Twins()
+        self._lsh = MinHashLSH(num_perm=BANDS * ROWS_PER_BAND, params=(BANDS, ROWS_PER_BAND))
         self._shingles: dict[Row, np.ndarray] = {}
         self._pairs: Counter[Row] = Counter()
 
@@ -121,15 +121,15 @@ class _Index:
     def look_up(self, row: Row) -> None:
         mine = shingles(row.text)
         for other in self._lsh.query(_minhash(mine)):
-            if self.found.compared >= COMPARISONS:
-                self.found.complete = False
+            if self.twins.compared >= COMPARISONS:
+                self.twins.complete = False
                 return
-            self.found.compared += 1
+            self.twins.compared += 1
             similarity = jaccard(mine, self._shingles[other])
             if similarity >= THRESHOLD:
-                self.found.pairs.append(Pair(row, other, similarity))
+                self.twins.pairs.append(Pair(row, other, similarity))
                 self._pairs[other] += 1
-                if self._pairs[other] == PAIRS_A_ROW:
+                if self._pairs[other] == PAIRS_PER_ROW:
                     self._remove(other)
 
     def _remove(self, row: Row) -> None:
@@ -143,4 +143,4 @@ def _minhash(hashes: np.ndarray) -> MinHash:
     return made
 
 
-_BLANK = MinHash(num_perm=BANDS * ROWS_A_BAND, seed=SEED, hashfunc=int)
+_BLANK = MinHash(num_perm=BANDS * ROWS_PER_BAND, seed=SEED, hashfunc=int)

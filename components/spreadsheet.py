@@ -1,4 +1,4 @@
-"""CSV files for people who open them in a spreadsheet, where a cell that begins with a sign can run as a formula."""
+"""CSV files for people who open them in a spreadsheet, which can run a cell as a formula if it begins with a sign."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 from tfx.dsl.io import fileio
 
-MARK = "'"  # what spreadsheets take for "this is text"
-# OWASP's list (CSV injection), the last four full-width; white space before them does not help.
+MARK = "'"  # tells a spreadsheet that the cell is text
+# OWASP's list (CSV injection), the last four of them full-width. White space before them does not stop a spreadsheet.
 _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 _LEADING = ("\t", "\r", "\n", MARK)
 
 
 def guarded(text: str) -> str:
-    """The text with an apostrophe before it where it could run as a formula, or begins with an apostrophe itself."""
+    """The text, with an apostrophe before it if it could run as a formula or begins with an apostrophe itself."""
     return MARK + text if text.startswith(_LEADING) or text.lstrip().startswith(_FORMULA) else text
 
 
 def unguarded(cell: str) -> str:
-    """The text that `guarded` was given: a leading apostrophe, if there is one, is not part of it."""
+    """The text before `guarded`: a leading apostrophe is not part of it."""
     return cell.removeprefix(MARK)
 
 
@@ -36,7 +36,7 @@ def write(path: str, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> No
 
 
 def read(path: str) -> list[dict[str, str]]:
-    """The rows that `write` wrote, a dictionary each."""
+    """The rows that `write` wrote, one dictionary per row."""
     with fileio.open(path, "rb") as file:
         text = file.read().decode("utf-8")
     return [

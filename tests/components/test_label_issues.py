@@ -96,7 +96,7 @@ def test_of_too_many_rows_a_sample_is_looked_at(monkeypatch):
     for row, label in wrong.items():
         rows[row] = (rows[row][0], CLASSES[CLASSES.index(label) - 1])
     found = label_issues.judge_training(table(rows))
-    assert (found.rows, found.note) == (120, "120 of 240 rows were looked at")
+    assert (found.rows, found.note) == (120, "120 of 240 rows were judged")
     assert {issue.row for issue in found.issues} <= wrong.keys() & set(range(120))  # the lowest hashes
     assert found.issues
 
@@ -105,7 +105,7 @@ def test_of_too_many_rows_a_sample_is_looked_at(monkeypatch):
     ("rows", "words"),
     [
         ([("good", "yes")] * 9 + [("bad", "no")], "fewer than two labels have 5 rows"),
-        ([(f"word{number}", ("no", "yes")[number % 2]) for number in range(20)], "none was looked at: "),
+        ([(f"word{number}", ("no", "yes")[number % 2]) for number in range(20)], "none was judged: "),
     ],
     ids=["one label has enough", "no word twice"],
 )

@@ -42,7 +42,7 @@ def test_texts_of_marks_of_nothing_and_of_great_length():
 
 def test_a_text_copied_a_thousand_times_makes_few_pairs():
     pairs = found(train=[TWEET] * 1000, test=[TWEET] * 2)
-    assert len(pairs) == 2 * nd.PAIRS_A_ROW
+    assert len(pairs) == 2 * nd.PAIRS_PER_ROW
     assert {pair[3] for pair in pairs} == {0, 1}
 
 
