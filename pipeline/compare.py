@@ -23,13 +23,13 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
     """What the second run does better and worse than the first.
 
     Returns:
-      JSON: `runs`; `rows` tested by both, and those that only one has as `rows_left_out`; `overall` and, by slice name,
-      `slices`, each with `rows`, the figures of `first` and `second`, their `differences` with the bounds that hold
-      with `certainty`, and McNemar's test; the changed rows in `won`, `lost` and `still_wrong`. Labels and slices are
-      the second run's.
+        JSON: `runs`; `rows` tested by both, and those that only one has as `rows_left_out`; `overall` and, by slice
+        name, `slices`, each with `rows`, the figures of `first` and `second`, their `differences` with the bounds that
+        hold with `certainty`, and McNemar's test; the changed rows in `won`, `lost` and `still_wrong`. Labels and
+        slices are the second run's.
 
     Raises:
-      UserError: the runs share no test row.
+        UserError: the runs share no test row.
     """
     rows, shared = _beside(first, second)
     if not shared.any():

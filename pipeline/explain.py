@@ -35,14 +35,14 @@ class Explanation:
     """What a run's model answers to a row, and why.
 
     Attributes:
-      run_id: the run.
-      texts: the text, and the second of a pair.
-      labels: of the model, all.
-      probabilities: float32 [labels].
-      label: the explained one's index.
-      reading: the row's words.
-      gradients: integrated gradients; None where only LIME was wanted.
-      lime: LIME's; None where only integrated gradients were wanted.
+        run_id: the run.
+        texts: the text, and the second of a pair.
+        labels: of the model, all.
+        probabilities: float32 [labels].
+        label: the explained one's index.
+        reading: the row's words.
+        gradients: integrated gradients; None where only LIME was wanted.
+        lime: LIME's; None where only integrated gradients were wanted.
     """
 
     run_id: str
@@ -69,15 +69,15 @@ def explain(
     """Explains the answer of a run's model, which may be pushed or not.
 
     Args:
-      task: the task.
-      text: the text.
-      pair: the second text, for a model of text pairs.
-      label: to be explained; None for the predicted one.
-      method: one or both.
-      run_id: None for the newest run with a model.
+        task: the task.
+        text: the text.
+        pair: the second text, for a model of text pairs.
+        label: to be explained; None for the predicted one.
+        method: one or both.
+        run_id: None for the newest run with a model.
 
     Raises:
-      UserError: no such run, label or pair, or no word to explain.
+        UserError: no such run, label or pair, or no word to explain.
     """
     store, run_id = lineage.find(task, run_id, Node.EXPORTER)
     exporter = store.stage(run_id, Node.EXPORTER)

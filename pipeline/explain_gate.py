@@ -27,9 +27,9 @@ class Change:
     """The rows that would let a model through a gate.
 
     Attributes:
-      needed: how many rows, those nearest to being right first, need the right answer. None if even all rows that
-        count are too few.
-      rows: int [any], the positions of those rows in the table.
+        needed: how many rows, those nearest to being right first, need the right answer. None if even all rows that
+            count are too few.
+        rows: int [any], the positions of those rows in the table.
     """
 
     needed: int | None

@@ -32,10 +32,10 @@ class Stage:
     """One execution of a stage in a run.
 
     Attributes:
-      name: the node's id.
-      state: "complete", "cached", "failed" or "running".
-      outputs: artifacts by output key.
-      parameters: execution properties.
+        name: the node's id.
+        state: "complete", "cached", "failed" or "running".
+        outputs: artifacts by output key.
+        parameters: execution properties.
     """
 
     name: str
@@ -61,10 +61,10 @@ class Store:
     """The metadata store of one task.
 
     Args:
-      config: the task.
+        config: the task.
 
     Raises:
-      UserError: its database cannot be used.
+        UserError: its database cannot be used.
     """
 
     def __init__(self, config: Config):
@@ -197,12 +197,12 @@ def find(config: Config, run_id: str | None, name: str) -> tuple[Store, str]:
     """The store and the run with this id, by default the newest that completed a stage.
 
     Args:
-      config: the task.
-      run_id: None for the newest.
-      name: of the stage, which the run must have completed.
+        config: the task.
+        run_id: None for the newest.
+        name: of the stage, which the run must have completed.
 
     Raises:
-      UserError: there is no such run, or it did not come so far.
+        UserError: there is no such run, or it did not come so far.
     """
     if not metadata_store.exists(config.metadata_location):
         raise UserError(f"no runs yet under {config.root_folder}.")
@@ -226,13 +226,13 @@ class RunRecord:
     """A past run in one line: how it ended and where its model came from.
 
     Attributes:
-      run_id: its id, the time when it started.
-      outcome: "pushed", "unchanged", "blocked", "failed" or "interrupted".
-      data: fingerprint of the data, shortened.
-      metrics: the evaluation's figures, "" if it did not come so far.
-      version: the pushed version, "" if none.
-      parent: the version it was compared with, "" if none.
-      reason: what blocked or failed it.
+        run_id: its id, the time when it started.
+        outcome: "pushed", "unchanged", "blocked", "failed" or "interrupted".
+        data: fingerprint of the data, shortened.
+        metrics: the evaluation's figures, "" if it did not come so far.
+        version: the pushed version, "" if none.
+        parent: the version it was compared with, "" if none.
+        reason: what blocked or failed it.
     """
 
     run_id: str
@@ -281,11 +281,11 @@ def past_figures(store: Store, inputs: str) -> list[dict[str, Any]]:
     its review in the cache. How much is read does not grow with the number of runs.
 
     Args:
-      store: the task's.
-      inputs: hash of this run's config, data and code, as the push stage's `release` has it.
+        store: the task's.
+        inputs: hash of this run's config, data and code, as the push stage's `release` has it.
 
     Returns:
-      Each `run`, `outcome`, `version`, `rows`, `accuracy`, `macro_f1` and `intervals`.
+        Each `run`, `outcome`, `version`, `rows`, `accuracy`, `macro_f1` and `intervals`.
     """
     evaluations = store.newest_artifacts("ModelEvaluation")
     figures = (shown for evaluation in evaluations if (shown := _figures(store, evaluation, inputs)))
@@ -296,8 +296,8 @@ def _figures(store: Store, evaluation: mlmd.Artifact, inputs: str) -> dict[str, 
     """An evaluation's figures, with the run that made it and what last became of it.
 
     Returns:
-      None if it is of the same inputs, is gone, or was written by another version of bertline, whose figures may mean
-      something else.
+        None if it is of the same inputs, is gone, or was written by another version of bertline, whose figures may mean
+        something else.
     """
     try:
         metrics = read_metrics(evaluation.uri)

@@ -38,9 +38,9 @@ class Location:
     """Where the lineage of a task is kept.
 
     Attributes:
-      address: of a database on a server (see `check_address`); None where it is a file.
-      folder: of that file, local; None where there is a server.
-      task: the task's name.
+        address: of a database on a server (see `check_address`); None where it is a file.
+        folder: of that file, local; None where there is a server.
+        task: the task's name.
     """
 
     address: str | None
@@ -52,7 +52,7 @@ def check_address(address: str) -> URL:
     """The parts of a database's address, such as postgresql://keeper@db.example.com:5432/sentiment?sslmode=require.
 
     Raises:
-      ValueError: what is wrong with it.
+        ValueError: what is wrong with it.
     """
     try:
         url = URL(address)
@@ -119,7 +119,7 @@ def connect(location: Location) -> metadata_store.MetadataStore:
     """Opens the store.
 
     Raises:
-      UserError: the server cannot be reached or refuses, or the database holds another task's runs.
+        UserError: the server cannot be reached or refuses, or the database holds another task's runs.
     """
     from ml_metadata.metadata_store import metadata_store
 

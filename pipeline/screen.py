@@ -37,9 +37,9 @@ class Screen(Console):
     `style=` or by a Text.
 
     Args:
-      stream: where it prints.
-      width: in columns; None for the terminal's, and for PLAIN_WIDTH off a terminal, where rich would fold at 80.
-      soft_wrap: leaves the folding of long lines to the terminal.
+        stream: where it prints.
+        width: in columns; None for the terminal's, and for PLAIN_WIDTH off a terminal, where rich would fold at 80.
+        soft_wrap: leaves the folding of long lines to the terminal.
     """
 
     def __init__(self, stream: TextIO, width: int | None = None, soft_wrap: bool = False):

@@ -32,11 +32,11 @@ class Watch:
     at the next change, or after a pause that doubles from failure to failure.
 
     Args:
-      config: the task's file, read anew at each look.
-      run: runs the line and returns its exit code.
-      say: shows the person a sentence.
-      retry: seconds before the first retry.
-      clock: seconds that only grow.
+        config: the task's file, read anew at each look.
+        run: runs the line and returns its exit code.
+        say: shows the person a sentence.
+        retry: seconds before the first retry.
+        clock: seconds that only grow.
     """
 
     def __init__(

@@ -25,10 +25,10 @@ class PastRuns:
         """Records a run.
 
         Args:
-          run_id: its name.
-          stages: of each its node, its state ("COMPLETE", "CACHED", "FAILED", "RUNNING"), and its outputs: key ->
-            (type, address, properties).
-          parameters: node -> what its executor was called with.
+            run_id: its name.
+            stages: of each its node, its state ("COMPLETE", "CACHED", "FAILED", "RUNNING"), and its outputs: key ->
+                (type, address, properties).
+            parameters: node -> what its executor was called with.
         """
         run = mlmd.Context(type_id=self._run_type, name=run_id)
         (run.id,) = self.store.put_contexts([run])
