@@ -1,7 +1,7 @@
-"""A container image without an engine: a Dockerfile's own steps, run in plain folders, and commands in what they make.
+"""A container image without an engine: runs a Dockerfile's steps in plain folders, and commands in the result.
 
-Debian's mmdebstrap makes the folder of the base image, and bubblewrap keeps what runs there to it. Instructions that no
-Dockerfile here has are not known: a step that is not carried out would be no test of it.
+Debian's mmdebstrap makes the folder of the base image, and bubblewrap confines what runs to it. An instruction that no
+Dockerfile here has is an error: to skip a step would test nothing.
 """
 
 import json
@@ -21,7 +21,7 @@ PYTHON = "Package: *python3*\nPin: release n=bookworm\nPin-Priority: 1001\n"
 # What the official image has beyond trixie's least, and Python with the headers that it has too.
 PACKAGES = "ca-certificates,netbase,tzdata,python3.11-venv,libpython3.11-dev"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-# How this machine reaches registries: an engine's builds reach them as the machine does.
+# How this machine reaches registries: builds of an engine reach them in the same way.
 NETWORK_FILES = ("/etc/resolv.conf", "/etc/hosts")
 NETWORK_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL",
                      "UV_DEFAULT_INDEX")  # fmt: skip
@@ -29,7 +29,7 @@ CERTIFICATES = ("SSL_CERT_FILE", "PIP_CERT")
 
 
 def missing_needs() -> list[str]:
-    """What this machine lacks to build an image so, in words."""
+    """What this machine lacks to build an image, in words."""
     needs = []
     if os.geteuid() != 0:
         needs.append("root: files of the image belong to it")
@@ -77,9 +77,9 @@ class Image:
     entrypoint: list[str] = field(default_factory=list)
 
     def run(self, command, volume: Path, env=None, folder=None, **options) -> subprocess.CompletedProcess:
-        """Runs a command as the image's user; all is read-only but an empty /tmp and in it `volume`, at its own path.
+        """Runs a command as the image's user; only an empty /tmp, with `volume` at its own path, can be written.
 
-        There is no network but loopback.
+        The only network is loopback.
         """
         ways = [part for way in reversed(volume.parents[:-2]) for part in ("--perms", "0755", "--dir", way)]
         mounts = ["--ro-bind", self.root, "/", "--perms", "1777", "--tmpfs", "/tmp", *ways, "--bind", volume, volume]
@@ -96,9 +96,9 @@ def build(recipe: Path, folder: Path, base: Path, **arguments: str) -> Image:
 
     Args:
         recipe: the Dockerfile.
-        folder: gets a folder per stage.
-        base: of `make_base`.
-        arguments: what --build-arg gives.
+        folder: gets one folder per stage.
+        base: the folder that `make_base` made.
+        arguments: the values of --build-arg.
     """
     stages: dict[str, Image] = {}
     image = None
@@ -161,7 +161,7 @@ def _copy(image, rest, context, stages, arguments):
 
 
 def let_through(context: Path) -> list[str]:
-    """The context's files that .dockerignore does not keep back: of the patterns that match, the last one decides."""
+    """The context's files that .dockerignore lets through. The last pattern that matches decides."""
     lines = (context / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [(not line.startswith("!"), _pattern(line.lstrip("!"))) for line in lines if line and line[0] != "#"]
 

@@ -1,4 +1,4 @@
-"""The image, from the Dockerfile's own steps in a plain folder; the line's commands in it, as a pod's user.
+"""The image, made by the Dockerfile's own steps in a plain folder, and the line's commands in it, as a pod's user.
 
 Minutes, root and Debian's mirror: `make test-image`, not `make test`.
 """
@@ -19,7 +19,7 @@ USER = 65532
 
 
 class Pods:
-    """Runs stages' commands in the image, in place of `backend.Warm`: everything is read-only but the volume."""
+    """Runs stages' commands in the image, in place of `warm.Warm`: everything is read-only except the volume."""
 
     def __init__(self, image, volume):
         self.image, self.volume = image, volume

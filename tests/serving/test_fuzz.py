@@ -1,4 +1,4 @@
-"""Arbitrary messages over gRPC: each gets an answer or the caller's own error, and never the server's.
+"""Arbitrary messages over gRPC: each gets an answer or an error that is the caller's, never the server's.
 
 REST's part is in test_rest.py. `make fuzz` runs both for long.
 """

@@ -14,13 +14,13 @@ from bertline.serving.protos import Example, PredictionServiceStub, PredictReque
 from bertline.serving.runtime import tf
 
 ROOT = Path(__file__).parents[2]
-SECRET = "sekret-words"  # and no serialized tf.Example, which "jane-doe" is by accident
+SECRET = "sekret-words"  # unlike "jane-doe", this is by no accident a serialized tf.Example
 
 
 @contextmanager
 def server(folder, log):
     """A server process with an ordinary environment: (gRPC address, REST address)."""
-    quiet = "TF_CPP_MIN_LOG_LEVEL"  # set for the tests, not for those who start a server
+    quiet = "TF_CPP_MIN_LOG_LEVEL"  # the tests set it, and people who start a server do not
     environment = {name: value for name, value in os.environ.items() if name != quiet}
     flags = [f"--model_base_path={folder}", "--model_name=mood", "--port=-1", "--rest_api_port=-1"]
     with log.open("wb") as errors:
@@ -61,7 +61,9 @@ def test_no_text_of_a_request_is_logged(mood_models, tmp_path):
     with server(folder, log) as (address, rest), grpc.insecure_channel(address) as channel:
         stub = PredictionServiceStub(channel)
         assert predict(stub, "text", text=[SECRET]) == ""
-        assert SECRET in predict(stub, "serving_default", examples=[SECRET])  # told to the caller, who knows it
+        assert SECRET in predict(
+            stub, "serving_default", examples=[SECRET]
+        )  # the error goes to the caller, who knows the text
         assert "INVALID_ARGUMENT" in predict(stub, "serving_default", examples=[twice.SerializeToString()])
         assert "INVALID_ARGUMENT" in predict(stub, "text", text=[SECRET], other=[SECRET])
         assert "FAILED_PRECONDITION" in predict(stub, SECRET, text=["a"])

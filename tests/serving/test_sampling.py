@@ -71,7 +71,7 @@ def sampled(folder, *samples: PredictionLog) -> list[PredictionLog]:
         ("passport AB1234567", "passport AB<NUMBER>"),
         ("insured as AB123456C", "insured as <UK_NINO>"),
         ("3 of 12 gates, row 24, £550 in 2026", "3 of 12 gates, row 24, £550 in 2026"),
-        ("Jane Doe of Leeds", "Jane Doe of Leeds"),  # names take a language model: said in the README
+        ("Jane Doe of Leeds", "Jane Doe of Leeds"),  # names take a language model: docs/serving/security.md says so
         ("", ""),
     ],
 )
