@@ -1,8 +1,9 @@
 """The verdicts between an evaluated model and its push: pure functions on metrics and answers.
 
-A bound on one figure of all rows (accuracy, macro-F1, calibration, size) holds for the figure itself. Whatever
-compares, two models or a part of the rows with the rest, blocks by a bound of the difference that holds with the
-config's `certainty`, so that luck seldom blocks a model; what must beat a baseline has to do so beyond doubt.
+A floor or a ceiling for one figure of all rows (accuracy, macro-F1, calibration, size) is held against the figure
+itself. A comparison, of two models or of a slice with all rows, blocks only if even the favourable bound of the
+difference is beyond the margin. That bound holds with the config's `certainty`, so luck seldom blocks a model. Beating
+TF-IDF is judged more strictly: even the unfavourable bound must be above the margin.
 """
 
 from __future__ import annotations
@@ -24,20 +25,21 @@ NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
 @dataclass(frozen=True)
 class Verdict:
-    """One gate's finding: `value` is held against `bound`, `reason` says in words why it did not pass.
+    """What one gate says of a model.
 
     Attributes:
-      gate: what was asked, in words.
-      value: what was found, as the screen shows it.
-      bound: what it was held against, as the screen shows it.
+      gate: the gate in words, such as "accuracy >= 0.8".
+      value: the model's figure, as the screen shows it.
+      bound: what the value is held against, as the screen shows it.
       passed: whether the model may pass.
-      reason: why not, "" for one that passed.
+      reason: why it may not; "" if it passed.
       kind: the gate's key in the config, such as "not_worse_by" or "slices.accuracy".
-      metric: the figure it is about, "" where it is none of the rows.
-      slice: the slice it is about, "" for all rows.
-      interval: bounds of the value; 95% of a plain figure, and each with the config's `certainty` in a comparison.
+      metric: the figure, such as "accuracy"; "" where it does not come from the rows.
+      slice: the slice; "" for all rows.
+      interval: bounds of the value: the 95% interval of a figure, or bounds of a difference, each of which holds with
+        the config's `certainty`.
       note: what else a person should know, such as a cross-check.
-      missing: by how much it was missed, in the value's unit; 0 for one that passed.
+      missing: by how much the bound was missed, in the value's unit; 0 if the model passed.
     """
 
     gate: str
@@ -53,12 +55,12 @@ class Verdict:
     missing: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """The verdict as JSON takes it."""
+        """The verdict for JSON."""
         return asdict(self)
 
 
 def judge(metrics: Metrics, answers: Answers, options: GateOptions) -> list[Verdict]:
-    """All configured gates' verdicts.
+    """The verdicts of all configured gates.
 
     Args:
       metrics: the candidate's.
@@ -72,7 +74,7 @@ def judge(metrics: Metrics, answers: Answers, options: GateOptions) -> list[Verd
 
 
 def judge_answers(answers: Answers, options: GateOptions) -> list[Verdict]:
-    """The verdicts of the gates that look at rows: on other models, slices and groups of people; as in judge."""
+    """The verdicts of the gates that compare rows: with other models, of slices, of groups of people; as in judge."""
     verdicts = []
     if options.beats_baseline_by is not None and answers.tfidf is not None:
         verdicts.append(_beats_baseline(answers, options.beats_baseline_by, options.certainty))
@@ -148,8 +150,9 @@ def _small(size: int, bound: int) -> Verdict:
 def _beats_majority(metrics: Metrics) -> Verdict:
     """Better than always answering the commonest label.
 
-    That answer has an accuracy of the label's share and a balanced accuracy of one in the labels present, as has any
-    answer that ignores the text; so accuracy must reach the share, and balanced accuracy exceed chance beyond doubt.
+    That answer's accuracy is the label's share of the rows. Its balanced accuracy is 1 / labels, as is that of any
+    answer that ignores the text. So accuracy must reach the share, and the lower bound of balanced accuracy must be
+    above chance.
     """
     share, chance = metrics.majority_share, 1 / metrics.labels_present
     low = metrics.intervals.balanced_accuracy[0]
@@ -250,7 +253,7 @@ def _beats_baseline(answers: Answers, margin: float, certainty: float) -> Verdic
     passed = worst.low > margin
     reason = (
         f"{NAMES[metric]} is {worst.value:+.3f} from that of TF-IDF with logistic regression on the same rows, "
-        f"with {certainty:.0%} certainty only above {worst.low:+.3f}; {margin:+g} is asked"
+        f"with {certainty:.0%} certainty only above {worst.low:+.3f}; the gate asks for {margin:+g}"
     )
     return Verdict(
         f"beats TF-IDF by {margin:g}",
@@ -270,10 +273,10 @@ def _beats_baseline(answers: Answers, margin: float, certainty: float) -> Verdic
 
 
 def _of_slices(answers: Answers, options: SliceGates, certainty: float) -> Iterator[Verdict]:
-    """A verdict a gate: the slice nearest to its bound where all pass, else each that does not.
+    """One verdict per gate: of all slices that do not pass, or else of the slice nearest to the bound.
 
-    What is asked of many slices is missed by one through luck more often than of one, so each is held to a certainty
-    that leaves 1 - certainty for all of them together (Bonferroni's correction, Dunn 1961).
+    Among many slices, one misses a bound by luck more often than a single slice would. So each slice is held to a
+    certainty that leaves 1 - certainty for all slices together (Bonferroni's correction, Dunn 1961).
     """
     large = {name: inside for name, inside in answers.slices.items() if inside.sum() >= options.minimum_rows}
     if not large:
@@ -312,7 +315,7 @@ def _slice_floor(answers: Answers, name: str, inside: np.ndarray, bound: float, 
 
 def _slice_gap(answers: Answers, name: str, inside: np.ndarray, bound: float, certainty: float) -> Verdict:
     gap, drawn = estimates.gap_to_the_whole(answers.right, inside)
-    # Less than all rows' is negative, as a loss is; 0.0 - 0.0 has no sign to show.
+    # A slice below all rows is shown as negative, like a loss. 0.0 - x, as -0.0 would show a sign.
     low, high = (0.0 - each for each in estimates.percentile_interval(drawn, certainty)[::-1])
     passed = high >= -bound
     reason = (
@@ -366,7 +369,7 @@ def _of_groups(answers: Answers, options: FairnessGates, minimum_rows: int, cert
         )
     favourable = answers.classes.index(options.label)
     positive = answers.labels == favourable
-    # Recall stands on the favoured rows alone, so they are what a group must have enough of.
+    # Recall counts only the rows of the favourable label, so a group must have enough of these.
     for kind, bound, counted in (
         ("equal_opportunity", options.equal_opportunity, positive),
         ("demographic_parity", options.demographic_parity, np.ones_like(positive)),
@@ -391,9 +394,9 @@ def _fair(
 ) -> Verdict:
     value, (low, high) = gap
     passed = low <= bound
-    what = "recall of" if kind == "equal_opportunity" else "share answered"
+    rate = "recall of" if kind == "equal_opportunity" else "share answered"
     reason = (
-        f"the groups of {options.column} differ by {value:.3f} in the {what} {options.label}, with {certainty:.0%} "
+        f"the groups of {options.column} differ by {value:.3f} in the {rate} {options.label}, with {certainty:.0%} "
         f"certainty by more than {low:.3f}; {bound:g} is allowed"
     )
     return Verdict(

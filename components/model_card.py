@@ -1,8 +1,7 @@
 """ModelCard: what a model's users should know, as Markdown that goes with each release.
 
-The sections are those of "Model Cards for Model Reporting" (Mitchell et al. 2019), the front matter is what Hugging
-Face's model hub reads. What only a person knows stands in the config's `card`; where nobody has written it, the card
-says so.
+The sections are those of "Model Cards for Model Reporting" (Mitchell et al. 2019). The front matter is for Hugging
+Face's model hub. What only a person knows is in the config's `card`; if nobody has written it, the card says so.
 """
 
 import json
@@ -27,7 +26,7 @@ from bertline.components.validation import STATISTICS_FILE
 from bertline.serving.releases import CARD_FILE
 
 TAGS = ["bertline", "bert", "tensorflow", "text-classification"]
-UNKNOWN_LICENSE = "unknown"  # Hugging Face's own word where none is stated
+UNKNOWN_LICENSE = "unknown"  # Hugging Face's word for a licence that is not stated
 
 
 @component
@@ -77,7 +76,7 @@ def render(config: dict[str, Any], release: dict[str, Any], **found: Any) -> str
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # Markdown; `plain` makes texts of strangers harmless there
+        autoescape=False,  # Markdown; `plain` makes strings from data harmless there
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -127,21 +127,21 @@ class ValidationOptions(Section):
 class SliceGates(Section):
     """What each slice must reach: the columns of `slices`, and the buckets of text length. null switches a gate off."""
 
-    minimum_rows: PositiveInt = 100  # fewer judge nobody: their accuracy is uncertain by ten points either way
-    accuracy: Share | None = None  # blocks where the slice's accuracy is lower with `certainty`
-    max_gap: Share | None = None  # of the slice's accuracy below that of all rows, with `certainty`
-    # Accuracy lost against the last blessed model, with `certainty` over all slices together. More than for all rows:
-    # a slice has fewer, and one that lost two points is seldom worth the wait for another model.
+    minimum_rows: PositiveInt = 100  # a smaller slice blocks nothing: its accuracy is uncertain by ten points
+    accuracy: Share | None = None  # the least accuracy of each slice, judged with `certainty`
+    max_gap: Share | None = None  # a slice's accuracy may be this far below that of all rows, judged with `certainty`
+    # Accuracy that a slice may lose against the last blessed model, with `certainty` over all slices together. Larger
+    # than for all rows: a loss of two points on a slice seldom justifies the wait for another model.
     not_worse_by: Share | None = 0.02
 
 
 class FairnessGates(Section):
     """How far the groups of people in a kept column may differ, by fairlearn's metrics."""
 
-    column: str  # in data.keep; groups of fewer rows than slices.minimum_rows are left out
+    column: str  # in data.keep; groups with fewer rows than slices.minimum_rows are left out
     label: str  # the answer that favours a person
-    equal_opportunity: Share | None = None  # largest difference in recall of that label
-    demographic_parity: Share | None = None  # largest difference in the share answered so
+    equal_opportunity: Share | None = None  # largest difference between groups in the recall of that label
+    demographic_parity: Share | None = None  # largest difference between groups in the share that gets that label
 
     @model_validator(mode="after")
     def _a_gap_is_bounded(self) -> FairnessGates:
@@ -157,14 +157,14 @@ class GateOptions(Section):
 
     accuracy: Share | None = None  # the least on the test rows; only you know what the task needs
     macro_f1: Share | None = None  # the same for the mean F1 over the labels, which counts rare labels fully
-    # Accuracy and macro-F1 that may be lost against the last blessed model on the same rows: luck is the business of
-    # `certainty`, this is what one does not mind.
+    # Accuracy and macro-F1 that may be lost against the last blessed model on the same rows. This is the loss that one
+    # does not mind; `certainty` deals with luck.
     not_worse_by: Share | None = 0.002
-    # That a comparison must have to decide: 0.95 blocks one model in twenty that is worse by just `not_worse_by`.
+    # How sure a comparison must be to block. 0.95 blocks one model in twenty that is worse by exactly `not_worse_by`.
     certainty: float = Field(default=0.95, ge=0.5, lt=1)
     beats_majority: bool = True  # better than always answering the commonest label
-    beats_baseline_by: Share | None = None  # accuracy and macro-F1 above TF-IDF with logistic regression
-    max_calibration_error: Share | None = None  # ECE; 2,000 rows alone make some 0.02 of it
+    beats_baseline_by: Share | None = None  # lead in accuracy and macro-F1 over TF-IDF with logistic regression
+    max_calibration_error: Share | None = None  # ECE; on 2,000 rows a perfectly calibrated model has some 0.02
     max_size: ByteSize | None = None  # of the exported SavedModel, such as 200 MB
     slices: SliceGates = SliceGates()
     fairness: FairnessGates | None = None
@@ -173,10 +173,11 @@ class GateOptions(Section):
 class EvaluateOptions(Section):
     """How the model is evaluated."""
 
-    batch_size: PositiveInt = 64  # BERT at 1,000 rows a batch runs out of memory
-    slices: list[str] = Field(default_factory=list)  # kept columns
-    length_buckets: list[PositiveInt] = Field(default_factory=lambda: [50, 100, 200])  # characters; [] for none
-    baseline: bool = True  # TF-IDF with logistic regression on the same rows, a few seconds: what BERT has to beat
+    batch_size: PositiveInt = 64  # rows per call of the model; BERT runs out of memory at 1,000
+    slices: list[str] = Field(default_factory=list)  # columns of data.keep; each value is a slice
+    # Bounds in characters; the buckets of text length are slices too. [] for none
+    length_buckets: list[PositiveInt] = Field(default_factory=lambda: [50, 100, 200])
+    baseline: bool = True  # fit TF-IDF with logistic regression on the same rows, to know whether BERT is worth it
     gates: GateOptions = GateOptions()
 
     @model_validator(mode="after")
@@ -197,14 +198,14 @@ class CanaryOptions(Section):
 
 
 class TrackingOptions(Section):
-    """The experiment tracker that each run is told to, at its end. Keys come from the environment alone."""
+    """The experiment tracker that is told of each run. Keys come only from the environment."""
 
-    tool: Literal["tensorboard", "mlflow", "wandb"] | None = None  # null: none, and nothing of one is imported
+    tool: Literal["tensorboard", "mlflow", "wandb"] | None = None  # null: no tracker, and none is imported
     # MLflow's tracking URI, or a W&B server. null: MLFLOW_TRACKING_URI or else files in ROOT/mlruns; WANDB_BASE_URL or
     # else wandb.ai
     address: str | None = None
     project: str | None = None  # MLflow's experiment, W&B's project; null: the config's name
-    review_page: bool = False  # send it as well, to MLflow or W&B: it holds texts of the test rows
+    review_page: bool = False  # send the review page too, to MLflow or W&B; it holds texts of the test rows
 
     @model_validator(mode="after")
     def _the_address_is_used_and_holds_no_secret(self) -> TrackingOptions:

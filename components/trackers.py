@@ -1,6 +1,6 @@
-"""Experiment trackers: TensorBoard's hparams, MLflow, Weights & Biases. Each is imported only when a run is told to it.
+"""Experiment trackers: TensorBoard's hparams, MLflow, Weights & Biases. Each is imported only if the config names it.
 
-Keys and passwords come from the environment alone: WANDB_API_KEY, MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME
+Keys and passwords come only from the environment: WANDB_API_KEY, MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME
 with MLFLOW_TRACKING_PASSWORD.
 """
 
@@ -25,13 +25,13 @@ RUN_TAG = "bertline.run"
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is told of a run.
+    """What a tracker is told about a run.
 
     Attributes:
-      id: the same for the same evaluation, so that it is written down once.
+      id: the same for the same evaluation, so that a run is written down only once.
       project: MLflow's experiment, W&B's project.
       parameters: the config's, by dotted key.
-      epochs: the curves, a dictionary an epoch, the first epoch first.
+      epochs: the curves, one dictionary per epoch, the first epoch first.
       figures: the final ones.
       gates: what each gate said, in words.
       facts: `outcome` ("pushed" or "blocked"), `version`, hashes, commit, parent.
@@ -49,7 +49,7 @@ class TrackedRun:
 
 
 def check(options: TrackingOptions) -> None:
-    """Refuses, before a run starts, what would keep its end from being written down and does not mend itself.
+    """Refuses, before a run starts, a setup that would keep the tracker from being told at its end.
 
     Raises:
       UserError: the tracker is not installed, W&B has no key, or an address holds a password.
@@ -76,19 +76,19 @@ def check(options: TrackingOptions) -> None:
 
 
 def write(run: TrackedRun, options: TrackingOptions, folder: str) -> str:
-    """Tells the tracker of a run; a second time, the same entry is brought up to date.
+    """Tells the tracker about a run. A second time, the same entry is brought up to date.
 
     Args:
-      run: what there is to tell.
+      run: what the tracker is told.
       options: the tracker and where it is.
-      folder: the task's root, where what is not sent to a server is kept; "" for none.
+      folder: the task's root, for the files of a tracker without a server; "" for none.
 
     Returns:
       Where a person finds the run.
 
     Raises:
       UserError: there is no folder for the tracker's files.
-      Exception: whatever the tracker's client raises, such as when its server does not answer.
+      Exception: any that the tracker's client raises, such as when its server does not answer.
     """
     is_sent = options.tool == "wandb" or options.address or os.environ.get("MLFLOW_TRACKING_URI")
     if not folder and not is_sent:
@@ -133,11 +133,11 @@ def _to_tensorboard(run: TrackedRun, options: TrackingOptions, folder: str) -> s
 
 
 def _to_mlflow(run: TrackedRun, options: TrackingOptions, folder: str) -> str:
-    # MLflow tells its makers how it is used unless it is told not to.
+    # MLflow reports its use to its makers unless this is set.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # It wants to be asked for the store of plain files, the only one that its small package can write by itself.
+    # The store of plain files must be asked for. It is the only one that the small package can write by itself.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-    # Its own seven tries take four minutes where a server is down; the next `bertline run` tries again.
+    # Its default of seven tries takes four minutes if a server is down; the next `bertline run` tries again anyway.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     from mlflow import MlflowClient
@@ -147,7 +147,7 @@ def _to_mlflow(run: TrackedRun, options: TrackingOptions, folder: str) -> str:
     client = MlflowClient(tracking_uri=address)
     experiment = client.get_experiment_by_name(run.project)
     experiment_id = experiment.experiment_id if experiment else client.create_experiment(run.project)
-    # What was written before, whole or broken off, makes room: figures of MLflow's are added to, never replaced.
+    # An earlier entry of this run, whole or broken off, is deleted: MLflow adds to figures and never replaces them.
     for old in client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{run.id}'"):
         client.delete_run(old.info.run_id)
     run_id = client.create_run(experiment_id, run_name=run.id, tags={RUN_TAG: run.id}).info.run_id
@@ -175,11 +175,11 @@ def _to_wandb(run: TrackedRun, options: TrackingOptions, folder: str) -> str:
     import wandb
 
     settings = wandb.Settings(
-        init_timeout=30,  # seconds; its own 90 are long where a server is down
+        init_timeout=30,  # seconds; the default of 90 is long if a server is down
         console="off",
         silent=True,
         **({"base_url": options.address} if options.address else {}),
-        # Nothing of the machine, its user, its code or its packages: what is told is the run.
+        # W&B learns nothing about the machine, its user, its code or its packages.
         disable_code=True,
         disable_git=True,
         disable_job_creation=True,
@@ -188,7 +188,7 @@ def _to_wandb(run: TrackedRun, options: TrackingOptions, folder: str) -> str:
         x_disable_meta=True,
         x_disable_stats=True,
     )
-    # Its client works on local files, which it then sends.
+    # The client writes local files, which it then sends.
     folder = folder if folder and not is_remote(folder) else tempfile.gettempdir()
     os.makedirs(folder, exist_ok=True)
     session = wandb.init(

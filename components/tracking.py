@@ -1,7 +1,7 @@
-"""Track: tells an experiment tracker of a run, last of all, from the files that the other stages left.
+"""Track: tells an experiment tracker about a run, from the files that the other stages left.
 
-It is a stage rather than calls within training: what is found in the cache is not written down twice, and a tracker
-whose server is away costs no training.
+It is a stage of its own, the last one, and no call within training. So a cached run is not written down twice, and a
+tracker whose server does not answer costs no training.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from bertline.components.options import TrackingOptions
 from bertline.components.training_record import read_history
 from bertline.serving.errors import frames
 
-VALUE_CHARACTERS = 500  # MLflow 1 takes no longer parameters
+VALUE_CHARACTERS = 500  # of a parameter: MLflow 1 takes no more
 FACTS = ("inputs", "config_hash", "data_hash", "code_hash", "git_commit", "parent")
 log = logging.getLogger("bertline.tracking")
 
@@ -48,7 +48,7 @@ def Track(
     release: Parameter[str],
     untracked: Parameter[int] = 0,
 ) -> None:
-    """Tells the tracker; where that fails the run goes on, and the next one tries again.
+    """Tells the tracker. If that fails, the run goes on and the next run tries again.
 
     Args:
         evaluation: metrics.json.
@@ -56,10 +56,10 @@ def Track(
         canary: its latencies.
         pushed_model: the pushed version.
         model_run: the training's history.
-        review: the page, sent where the options say so.
-        record: int property `tracked`, 0 where the tracker could not be told; `summary` says where or why not.
+        review: the page; it is sent if the options say so.
+        record: int property `tracked`, 0 if the tracker could not be told; `summary` says where the run is, or why not.
         options: a TrackingOptions as JSON.
-        data: DataOptions as JSON; with the next four, the parameters told.
+        data: DataOptions as JSON. This and the next four are the parameters that the tracker gets.
         model: ModelOptions as JSON.
         train: TrainOptions as JSON.
         export: ExportOptions as JSON.
@@ -70,18 +70,18 @@ def Track(
             is not the last one.
     """
     del untracked
-    chosen = TrackingOptions.model_validate_json(options)
+    tracking = TrackingOptions.model_validate_json(options)
     facts, metrics = json.loads(release), read_metrics(evaluation.uri)
     sections = {"data": data, "model": model, "train": train, "export": export, "evaluate": evaluate}
     version = pushed_model.get_string_custom_property("pushed_version")
     report = f"{canary.uri}/{CANARY_FILE}"
     with tempfile.TemporaryDirectory(prefix="bertline-track-") as scratch:
         page = f"{scratch}/{REVIEW_FILE}"
-        if chosen.review_page:
+        if tracking.review_page:
             fileio.copy(f"{review.uri}/{REVIEW_FILE}", page)
         run = trackers.TrackedRun(
             id=run_id(metrics),
-            project=chosen.project or facts["name"],
+            project=tracking.project or facts["name"],
             parameters=flat({name: json.loads(section) for name, section in sections.items()}),
             epochs=curves(read_history(model_run.uri)),
             figures=figures(metrics, _read(report) if fileio.exists(report) else {}),
@@ -91,9 +91,9 @@ def Track(
                 "version": version,
                 **{name: str(facts.get(name) or "") for name in FACTS},
             },
-            page=page if chosen.review_page else "",
+            page=page if tracking.review_page else "",
         )
-        tracked, summary = _told(run, chosen, folder)
+        tracked, summary = _told(run, tracking, folder)
     record.set_int_custom_property("tracked", int(tracked))
     record.set_string_custom_property("summary", summary)
 
@@ -102,29 +102,29 @@ def _told(run: trackers.TrackedRun, options: TrackingOptions, folder: str) -> tu
     try:
         trackers.check(options)
         return True, f"{options.tool}: {trackers.write(run, options, folder)}"
-    except Exception as error:  # of any kind: clients of servers have their own, and none is worth a finished training
+    except Exception as error:  # each tracker has its own kinds, and none of them is worth a finished training
         log.warning("tracking failed: %s", trackers.without_secrets(frames(error)))
         lines = trackers.without_secrets(str(error)).strip().splitlines() or [type(error).__name__]
         return False, f"NOT tracked by {options.tool}: {lines[0]}. The same command tries again; the rest is cached."
 
 
 def run_id(metrics: Metrics) -> str:
-    """Names an evaluation by its figures, 12 hex digits; its seconds tell two of the same model apart."""
+    """A name for an evaluation, 12 hex digits of its figures; the seconds that it took tell two of one model apart."""
     return hashlib.sha256(metrics.model_dump_json().encode()).hexdigest()[:12]
 
 
 def flat(sections: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Nested values by dotted key; what is no scalar as JSON, cut to VALUE_CHARACTERS."""
-    found: dict[str, bool | int | float | str] = {}
+    """Nested values by dotted key. Values that are no scalars become JSON; texts are cut to VALUE_CHARACTERS."""
+    values: dict[str, bool | int | float | str] = {}
     for name, value in sections.items():
         if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{name}.")
+            values |= flat(value, f"{prefix}{name}.")
         elif isinstance(value, bool | int | float):
-            found[f"{prefix}{name}"] = value
+            values[f"{prefix}{name}"] = value
         else:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            found[f"{prefix}{name}"] = text[:VALUE_CHARACTERS]
-    return found
+            values[f"{prefix}{name}"] = text[:VALUE_CHARACTERS]
+    return values
 
 
 def curves(history: dict[str, Any]) -> list[dict[str, float]]:
@@ -134,11 +134,11 @@ def curves(history: dict[str, Any]) -> list[dict[str, float]]:
 
 def figures(metrics: Metrics, canary: dict[str, Any]) -> dict[str, float]:
     """The final figures: those of all test rows, the ends of their 95% intervals, the canary's latencies."""
-    found = metrics.headline()
+    told = metrics.headline()
     for name, (low, high) in metrics.intervals:
-        found |= {f"{name}_low": low, f"{name}_high": high}
-    found |= {name: canary[name] for name in ("p50_ms", "p99_ms") if name in canary}
-    return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+        told |= {f"{name}_low": low, f"{name}_high": high}
+    told |= {name: canary[name] for name in ("p50_ms", "p99_ms") if name in canary}
+    return {name: float(value) for name, value in told.items() if math.isfinite(value)}
 
 
 def gates_in_words(verdicts: list[dict[str, Any]]) -> dict[str, str]:

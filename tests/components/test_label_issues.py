@@ -55,7 +55,7 @@ def test_two_and_seventy_seven_labels_some_of_a_row_and_some_of_none(classes):
 def test_one_label_alone_is_said_in_words():
     found = label_issues.judge(["positive"] * 9, scored(["positive"] * 9, ["positive"] * 9), CLASSES)
     assert (found.rows, found.issues) == (0, [])
-    assert "one label only" in found.note
+    assert "only one label" in found.note
 
 
 # === Training rows, by TF-IDF across folds ===
