@@ -49,7 +49,7 @@ def ModelCard(
         quarantine: ingestion's counts.
         data_report: statistics of the texts.
         model_card: MODEL_CARD.md.
-        config: JSON of the config's `name`, `data`, `model`, `train` and `card`.
+        config: JSON of the config's `name`, `data`, `model`, `train`, `export` and `card`.
         release: JSON of the run's facts, as the Pusher gets them.
     """
     card = render(
@@ -70,7 +70,7 @@ def render(config: dict[str, Any], release: dict[str, Any], **found: Any) -> str
     """The card.
 
     Args:
-      config: the config's `name`, `data`, `model`, `train` and `card`.
+      config: the config's `name`, `data`, `model`, `train`, `export` and `card`.
       release: the run's facts.
       **found: what the stages left: `metrics`, `verdicts`, `training`, `ingest` and `texts`.
     """

@@ -152,7 +152,7 @@ def create_pipeline(
         model_run=trainer.outputs["model_run"],
         quarantine=ingest.outputs["quarantine"],
         data_report=data_gate.outputs["report"],
-        config=config.model_dump_json(include={"name", "data", "model", "train", "card"}),
+        config=config.model_dump_json(include={"name", "data", "model", "train", "export", "card"}),
         release=facts.release,
     )
     pusher = Pusher(

@@ -5,7 +5,7 @@ from huggingface_hub import ModelCard as HubCard
 from bertline.components import model_card
 from bertline.components.options import CardOptions
 from bertline.components.review_page import page
-from bertline.models.recipe import ModelOptions, TrainOptions
+from bertline.models.recipe import ExportOptions, ModelOptions, TrainOptions
 
 MOODS = ["negative", "neutral", "positive"]
 
@@ -17,6 +17,7 @@ def rendered(classes=MOODS, verdicts=None, **words):
         "data": {"source": ["reviews.csv"]},
         "model": ModelOptions(max_length=8).model_dump(),
         "train": TrainOptions().model_dump(),
+        "export": ExportOptions().model_dump(),
         "card": CardOptions(**words).model_dump(),
     }
     return model_card.render(
@@ -63,7 +64,7 @@ def test_figures_have_their_intervals():
     assert f"| positive | {metrics.per_class['positive'].precision:.3f} |" in card
     assert f"| shop=north | 120 | {metrics.slices['shop=north'].accuracy:.3f} |" in card
     assert "No groups of people are named in the config" in card
-    assert "2.5 MB" in card
+    assert "2.5 MB as a TensorFlow SavedModel in float32" in card
 
 
 def test_fairness_gates_are_reported_where_there_are_any():
