@@ -1,7 +1,5 @@
 """Odd and bad files, through the whole line or to the line that stops it: what a person reads on the screen."""
 
-import json
-
 import factories
 import pytest
 
@@ -52,7 +50,7 @@ def test_a_renamed_label_is_quarantined_and_stops_the_run(tmp_path, capfd):
     factories.write_task(tmp_path, renamed)
     edited(tmp_path, "  keep: [shop]", "  keep: [shop]\n  labels: [negative, neutral, positive]")
     shown = stopped(tmp_path, capfd)
-    assert "'good'" in shown or "good" in shown
+    assert "'good'" in shown
     assert "quarantine.csv" in shown
     assert (tmp_path / "runs" / "quarantine" / "quarantine.csv").read_text().count("good") == 100
 
@@ -96,8 +94,6 @@ def test_many_classes_long_texts_emoji_and_chinese_go_through(tmp_path, capfd):
     edited(tmp_path, "train:\n", "validation: {max_out_of_vocabulary: 1.0}\ntrain:\n")
     result = local_runner.run(configs.load(tmp_path / "task.yaml"), "task.yaml")
     assert result.version, capfd.readouterr().out
-    release = json.loads((tmp_path / "runs" / "serving" / result.version / "release.json").read_text())
-    assert 0 <= release["metrics"]["accuracy"] <= 1
 
     from bertline.serving.client import Client
     from bertline.serving.server import Server
