@@ -16,7 +16,7 @@ import tensorflow as tf
 from factories import save_half_plus_model
 from google.protobuf import text_format
 
-from bertline.serving import flags
+from bertline.serving import configuration, flags
 from bertline.serving.options import ServerOptions
 from bertline.serving.protos import (
     ClassificationRequest,
@@ -289,6 +289,25 @@ def test_a_config_edited_while_the_server_loads_is_taken_up(tmp_path, monkeypatc
 
     monkeypatch.setattr(tf.compat.v1.saved_model, "load", edit_meanwhile)
     with two_models(tmp_path, f"model_config_list: {{ {entry('half_plus_two', tmp_path)} }}") as (_, answer):
+        wait_for(lambda: answer("half_plus_three") == [4.0])
+
+
+def test_a_fault_while_the_config_is_read_is_logged_whole_and_the_watch_goes_on(tmp_path, monkeypatch, caplog):
+    read, faulty = configuration.read_text_proto, threading.Event()
+
+    def read_or_fail(*arguments):
+        if faulty.is_set():
+            raise ValueError("a fault of ours, or of a library")
+        return read(*arguments)
+
+    monkeypatch.setattr(configuration, "read_text_proto", read_or_fail)
+    first = f"model_config_list: {{ {entry('half_plus_two', tmp_path)} }}"
+    with two_models(tmp_path, first) as (file, answer):
+        faulty.set()
+        wait_for(lambda: "a fault of ours" in caplog.text)
+        assert "Traceback" in caplog.text and "read_or_fail" in caplog.text
+        faulty.clear()
+        file.write_text(f"model_config_list: {{ {entry('half_plus_three', tmp_path)} }}")
         wait_for(lambda: answer("half_plus_three") == [4.0])
 
 

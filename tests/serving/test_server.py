@@ -354,6 +354,15 @@ def test_broken_only_version_stops_the_start(tmp_path, capsys):
     assert f"{tmp_path}/1/saved_model.pb: not a SavedModel" in capsys.readouterr().err
 
 
+def test_only_a_users_mistake_is_told_without_a_traceback(tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("a fault of ours, or of a library")
+
+    monkeypatch.setattr(Server, "start", fail)
+    with pytest.raises(ValueError, match="a fault of ours"):
+        main(["--model_base_path", str(tmp_path), "--port=-1"])
+
+
 def test_older_version_serves_where_the_newest_is_broken(mood_models, tmp_path):
     push(mood_models["good"], tmp_path, 1)
     (tmp_path / "2").mkdir()
