@@ -10,22 +10,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import chardet
-
 from bertline.components.data import formats, task_files
-from bertline.components.data.decoding import UTF16_MARKS
+from bertline.components.data.decoding import UTF16_MARKS, open_bytes
 from bertline.components.data.reader import FOLDERS, SourceFile
 from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE, Row
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 from bertline.models import packages
+from bertline.pipeline.init import encoding as encodings
 
 MOST_VALUES = 1000  # counted of a column; one of more different values is not taken for a label
 SAMPLED_ROWS = 20_000  # kept whole; the 99th percentile of their lengths is then sure to a few per cent
 SAMPLE_SEED = 17  # the same sample for the same file
 TOLERATED_BAD_BYTES = 0.01  # a share of rows up to this are accidents, and go to quarantine
-SURE_ENCODING = 0.5  # chardet's confidence
-SNIFFED_BYTES = 1 << 20
 
 
 @dataclass
@@ -70,6 +67,7 @@ class Survey:
         folders: it is a folder per class.
         names: the columns.
         encoding, on_bad_bytes: how the files were read, as in DataOptions.
+        encoding_words: where the encoding is a guess, a few words as it reads them.
         rows: all rows, those with a fault too.
         faults: reason -> rows.
         columns: name -> what its values are like.
@@ -82,6 +80,7 @@ class Survey:
     names: list[str]
     encoding: str
     on_bad_bytes: str
+    encoding_words: list[str] = field(default_factory=list)
     rows: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     columns: dict[str, Column] = field(default_factory=dict)
@@ -121,32 +120,41 @@ def take_survey(source: str | Path) -> Survey:
 
 
 def _read_as_they_are(source: str, files: list[SourceFile]) -> Survey:
-    """Reads the files as UTF-8 or UTF-16; again in another encoding where too many rows are neither."""
+    """Reads the files as UTF-8 or UTF-16; again in another encoding where they are neither."""
     encoding = "utf-16" if _is_utf16(files[0]) else "utf-8"
     survey = _read(source, files, encoding, "quarantine")
     bad = survey.faults[BAD_BYTES]
-    if bad > TOLERATED_BAD_BYTES * survey.rows:
-        guess = _guess_encoding(files[0])
-        survey = _read(source, files, guess or encoding, "quarantine" if guess else "replace")
-        how = f"read as {guess}: check some rows" if guess else "the bytes that are not are replaced by U+FFFD"
-        survey.warnings.append(f"{bad:,} of {survey.rows:,} rows are not {encoding.upper()}; {how}")
-    elif bad:
+    if not bad:
+        return survey
+    not_so = f"{bad:,} of {survey.rows:,} rows are not {encoding.upper()}"
+    # Parquet says itself what its bytes are; UTF-16 has a mark.
+    guess = encodings.guess(files) if encoding == "utf-8" and files[0].format != "parquet" else None
+    if guess:
+        survey = _read(source, files, guess.name, "quarantine")
+        survey.encoding_words = guess.words
+        survey.warnings.append(f"{not_so}: read as {guess.name}{_as_in(guess.words)}. Check some rows")
+        if left := survey.faults[BAD_BYTES]:
+            survey.warnings.append(f"{left:,} rows hold bytes that are not {guess.name}: they will go to quarantine")
+    elif bad > TOLERATED_BAD_BYTES * survey.rows:
+        survey = _read(source, files, encoding, "replace")
+        survey.warnings.append(
+            f"{not_so}, and no other encoding reads them well: the bytes that are not are replaced by U+FFFD. "
+            "Set data.encoding if you know the file's"
+        )
+    else:
         survey.warnings.append(
             f"{bad:,} of {survey.rows:,} rows hold bytes that are not {encoding.upper()}: they will go to quarantine"
         )
     return survey
 
 
+def _as_in(words: list[str]) -> str:
+    return f", as in {', '.join(words)}" if words else ""
+
+
 def _is_utf16(file: SourceFile) -> bool:
-    with open(file.path, "rb") as stream:
+    with open_bytes(file) as stream:
         return stream.read(2) in UTF16_MARKS
-
-
-def _guess_encoding(file: SourceFile) -> str | None:
-    with open(file.path, "rb") as stream:
-        guess = chardet.detect(stream.read(SNIFFED_BYTES))
-    name = (guess["encoding"] or "utf-8").lower()
-    return None if name.startswith("utf-8") or guess["confidence"] < SURE_ENCODING else name
 
 
 def _read(source: str, files: list[SourceFile], encoding: str, on_bad_bytes: str) -> Survey:

@@ -1,4 +1,5 @@
 import csv
+import gzip
 import json
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import sys
 import numpy
 import pytest
 
+from bertline.components.data import formats, task_files
 from bertline.components.options import GateOptions
 from bertline.errors import UserError
 from bertline.models import packages
@@ -162,14 +164,80 @@ def test_warnings_of_imbalance_and_rare_labels():
 # === Bytes ===
 
 
-def test_a_file_in_another_encoding_is_read_not_refused(tmp_path):
-    rows = "".join(f"caf\xe9 na\xefve {number},{'ab'[number % 2]}\n" for number in range(50))
-    (tmp_path / "a.csv").write_bytes(("text,label\n" + rows).encode("latin-1"))
+SENTENCES = {
+    "german": ("Das Gerät läuft prächtig", "Schlechte Qualität, für den Müll"),
+    "french": ("Le café était délicieux", "Très déçu, un colis abîmé"),
+    "english": ("It’s a “great” buy", "Not worth £5"),
+    "oeuvre": ("Un cœur et une œuvre", "Une sœur et des vœux"),
+    "polish": ("Żółta łódź płynie", "Bardzo słaba jakość, zwrócę to"),
+    "russian": ("Хороший товар", "Плохо"),
+    "japanese": ("これはとても良い商品です。また買います", "すぐに壊れました。もう二度と買いません"),
+}
+
+
+def table_of(sentences):
+    rows = (f'"{sentences[number % 2]} {number}",{"ab"[number % 2]}\n' for number in range(60))
+    return "text,label\n" + "".join(rows)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize(
+    ("language", "encoding"),
+    [
+        ("german", "cp1252"),
+        ("french", "cp1252"),
+        ("french", "latin-1"),
+        ("english", "cp1252"),
+        ("oeuvre", "iso8859-15"),
+        ("polish", "cp1250"),
+        ("russian", "cp1251"),
+        ("russian", "koi8-r"),
+        ("japanese", "shift_jis"),
+    ],
+)
+def test_no_letter_is_lost_in_another_encoding(tmp_path, language, encoding, pack):
+    path = tmp_path / ("a.csv" if pack is bytes else "a.csv.gz")
+    path.write_bytes(pack(table_of(SENTENCES[language]).encode(encoding)))
+    written, loaded = proposed(path)
+    [file] = task_files.expand([path.name], str(tmp_path))
+    rows = [row.values for row in formats.read(file, loaded.data)]
+    assert rows == [(f"{SENTENCES[language][number % 2]} {number}", "ab"[number % 2]) for number in range(60)]
+    assert written.warnings[0].startswith("60 of 60 rows are not UTF-8: read as ")
+
+
+def test_the_guess_stands_in_the_config_with_words_to_judge_it_by(tmp_path):
+    (tmp_path / "a.csv").write_bytes(table_of(SENTENCES["german"]).encode("cp1252"))
+    written, _ = proposed(tmp_path / "a.csv")
+    line = "encoding: cp1252 # a guess, by which every row was read: Gerät, läuft, prächtig\n"
+    assert line in written.path.read_text(encoding="utf-8")
+
+
+def test_few_rows_in_another_encoding(tmp_path):
+    """A letter among many rows of ASCII tells the file's encoding; a wrong byte in UTF-8 is an accident."""
+    ascii_rows = table_of(("nice words", "poor words")) + "more words,a\n" * 60
+    (tmp_path / "a.csv").write_bytes((ascii_rows + "café,a\n").encode("cp1252"))
+    assert proposed(tmp_path / "a.csv")[1].data.encoding == "cp1252"
+    (tmp_path / "b.csv").write_bytes((ascii_rows + "naïve,a\nfaçade,a\n").encode() + b"caf\xe9,a\n")
+    written, loaded = proposed(tmp_path / "b.csv")
+    assert (loaded.data.encoding, loaded.data.on_bad_bytes) == ("utf-8", "quarantine")
+    assert "will go to quarantine" in written.warnings[0]
+
+
+def test_bytes_that_no_encoding_reads_are_replaced_with_a_word(tmp_path):
+    sentences = ("na\u00efve words", "fa\u00e7ade words")
+    rows = table_of(sentences).encode() + b"".join(b"wrong \xff byte %d,a\n" % number for number in range(9))
+    (tmp_path / "a.csv").write_bytes(rows)
     written, loaded = proposed(tmp_path / "a.csv")
-    assert loaded.data.on_bad_bytes == "replace" or loaded.data.encoding != "utf-8"
-    assert written.warnings[0].startswith("50 of 50 rows are not UTF-8")
-    (tmp_path / "b.csv").write_text("text,label\n" + rows, encoding="utf-16")
-    assert proposed(tmp_path / "b.csv")[1].data.encoding == "utf-16"
+    assert (loaded.data.encoding, loaded.data.on_bad_bytes) == ("utf-8", "replace")
+    assert written.warnings[0].startswith(
+        "9 of 69 rows are not UTF-8, and no other encoding reads them well: the bytes"
+    )
+
+
+def test_utf_16_is_known_by_its_mark(tmp_path):
+    for name, pack in (("a.csv", bytes), ("b.csv.gz", gzip.compress)):
+        (tmp_path / name).write_bytes(pack(table_of(SENTENCES["french"]).encode("utf-16")))
+        assert proposed(tmp_path / name)[1].data.encoding == "utf-16"
 
 
 # === Wrong input ===
