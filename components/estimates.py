@@ -247,8 +247,8 @@ def paired_differences(
 
 def scores(labels: np.ndarray, answers: np.ndarray, classes: int) -> dict[str, float]:
     """Accuracy and macro-F1 of answers, int [rows]; arguments as in paired_differences."""
-    found = _scores(np.ones(len(labels), np.int64), labels, answers, classes)
-    return dict(zip(SCORES, found.tolist(), strict=True))
+    values = _scores(np.ones(len(labels), np.int64), labels, answers, classes)
+    return dict(zip(SCORES, values.tolist(), strict=True))
 
 
 def _scores(counts: np.ndarray, labels: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
@@ -258,14 +258,14 @@ def _scores(counts: np.ndarray, labels: np.ndarray, answers: np.ndarray, classes
 
 
 def mcnemar(ours_right: np.ndarray, theirs_right: np.ndarray) -> tuple[int, int, float]:
-    """McNemar's exact test, by scipy: are the rows that one model alone gets right split evenly between the two?
+    """McNemar's exact test, by scipy: do both models get about as many rows right that the other gets wrong?
 
     Args:
       ours_right: bool [rows].
       theirs_right: bool [rows].
 
     Returns:
-      The rows that we alone get right, those that they alone do, and the two-sided p-value.
+      The rows that only we get right, the rows that only they get right, and the two-sided p-value.
     """
     won, lost = int((ours_right & ~theirs_right).sum()), int((theirs_right & ~ours_right).sum())
     return won, lost, float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0

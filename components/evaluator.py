@@ -107,10 +107,10 @@ def Evaluator(
 
 
 def predict(saved_model: str, table: Table, batch_size: int) -> tuple[Answers, float]:
-    """Asks the SavedModel's serving_default signature for every row, in batches of texts of like length.
+    """Asks the SavedModel's serving_default signature about every row, in batches of texts of similar length.
 
-    It runs in a session, as in a server: there TensorFlow fuses ops that a call of the loaded function leaves alone,
-    and what is measured should be what is served.
+    It runs in a session, as in a server. There TensorFlow fuses ops that a call of the loaded function does not fuse,
+    and the figures should be those of what is served.
 
     Args:
       saved_model: folder of the SavedModel.

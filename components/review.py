@@ -1,4 +1,4 @@
-"""Review: one self-contained HTML page a run, from the files that the other stages left; the model is not run again."""
+"""Review: one self-contained HTML page per run, made from the files of the other stages; no model is run."""
 
 import datetime
 import json
@@ -53,7 +53,7 @@ def Review(
     release: Parameter[str],
     history: Parameter[str],
 ) -> None:
-    """Writes the review page, whether or not the gates let the model through.
+    """Writes the review page, whether the model was pushed or blocked.
 
     Args:
         evaluation: metrics.json and predictions-test.parquet.
@@ -109,7 +109,7 @@ def Review(
 
 def read_anomalies(anomalies: standard_artifacts.ExampleAnomalies) -> list[dict[str, str]]:
     """TFDV's anomalies of all splits, each `split`, `column`, `severity` and `description`."""
-    found = []
+    shown = []
     for split in artifact_utils.decode_split_names(anomalies.split_names):
         message = anomalies_pb2.Anomalies()
         with fileio.open(f"{anomalies.uri}/Split-{split}/{ANOMALIES_FILE}", "rb") as stream:
@@ -117,9 +117,9 @@ def read_anomalies(anomalies: standard_artifacts.ExampleAnomalies) -> list[dict[
         for name, info in [*sorted(message.anomaly_info.items()), ("the whole split", message.dataset_anomaly_info)]:
             if info.short_description or info.description:
                 severity = anomalies_pb2.AnomalyInfo.Severity.Name(info.severity).lower()
-                said = f"{info.short_description}: {info.description}"
-                found.append({"split": split, "column": name, "severity": severity, "description": said})
-    return found
+                description = f"{info.short_description}: {info.description}"
+                shown.append({"split": split, "column": name, "severity": severity, "description": description})
+    return shown
 
 
 def _read(path: str) -> Any:

@@ -39,11 +39,11 @@ def explained(rows: list[dict[str, Any]], attributions: dict[str, dict[str, Any]
     return [row | _explained(row, attributions.get(row[features.ROW_ID])) for row in rows]
 
 
-def _explained(row: dict[str, Any], found: dict[str, Any] | None) -> dict[str, Any]:
+def _explained(row: dict[str, Any], attribution: dict[str, Any] | None) -> dict[str, Any]:
     texts = [row[features.TEXT], *([row[features.TEXT_PAIR]] if row[features.TEXT_PAIR] else [])]
-    if found is None:
+    if attribution is None:
         return {"parts": [[Piece(text)] for text in texts], "why": None}
-    words, largest = found["words"], max([FAINT, *(abs(word["value"] or 0.0) for word in found["words"])])
+    words, largest = attribution["words"], max([FAINT, *(abs(word["value"] or 0.0) for word in attribution["words"])])
     parts = [
         _pieces(text, [word for word in words if word["part"] == part], largest) for part, text in enumerate(texts)
     ]
@@ -53,7 +53,7 @@ def _explained(row: dict[str, Any], found: dict[str, Any] | None) -> dict[str, A
         if abs(word["value"] or 0.0) > NAMED_SHARE * largest
     ]
     unread = sum(word["value"] is None for word in words)
-    return {"parts": parts, "why": {**found, "named": named, "unread": unread}}
+    return {"parts": parts, "why": {**attribution, "named": named, "unread": unread}}
 
 
 def _pieces(text: str, words: list[dict[str, Any]], largest: float) -> list[Piece]:

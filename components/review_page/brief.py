@@ -1,4 +1,4 @@
-"""The answers to a reviewer's questions, a sentence or two each, from the figures that the rest of the page shows."""
+"""Answers to a reviewer's questions, one or two sentences each, from the figures on the rest of the page."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 from bertline.components.evaluation import Comparison, Metrics
 from bertline.components.review_page.figures import ClassFigures, Slice
 
-SHOWN = 3  # slices or labels named in a sentence; the section lists all
-# Mean probability and accuracy this close are as good as equal: a point either way is noise on 2,000 rows.
+SHOWN = 3  # slices or labels named in one sentence; the section lists all
+# Mean probability and accuracy this close count as equal: one point either way is noise on 2,000 rows.
 CONFIDENCE_SLACK = 0.01
 
 
 class Answer(NamedTuple):
-    """One question's answer.
+    """The answer to one question.
 
     Attributes:
       question: a reviewer's.
@@ -111,14 +111,14 @@ def _failures(classes: list[ClassFigures], confusions: list[dict[str, Any]]) -> 
 def _confidence(bins: list[dict[str, float]]) -> str:
     rows = sum(each["rows"] for each in bins)
     mean, accuracy = (sum(each[key] * each["rows"] for each in bins) / rows for key in ("confidence", "accuracy"))
-    said = f"on average it is {mean:.1%} sure, and right {accuracy:.1%} of the time"
+    on_average = f"on average it is {mean:.1%} sure, and right {accuracy:.1%} of the time"
     if abs(mean - accuracy) <= CONFIDENCE_SLACK:
-        return f"Yes: {said}."
-    return f"It is {'surer' if mean > accuracy else 'less sure'} than it should be: {said}."
+        return f"Yes: {on_average}."
+    return f"It is {'surer' if mean > accuracy else 'less sure'} than it should be: {on_average}."
 
 
 def _quoted(name: str) -> str:
-    """A person's word inside ours: isolated, as it may be written from right to left."""
+    """A word from the data inside our sentence: isolated, as it may be written from right to left."""
     return f"“\u2068{name}\u2069”"
 
 

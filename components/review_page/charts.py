@@ -310,16 +310,16 @@ def training(epochs: list[dict[str, float]]) -> Markup:
 
 def validation_accuracy(epochs: list[dict[str, float]]) -> Markup:
     """Accuracy on the validation rows, an epoch a point."""
-    found = [epoch["validation_accuracy"] for epoch in epochs]
+    accuracies = [epoch["validation_accuracy"] for epoch in epochs]
     chart = (
         alt.Chart(_data(epochs))
         .mark_line(color=SECOND, strokeWidth=2, point=alt.OverlayMarkDef(size=45, color=SECOND))
         .encode(
             x=alt.X("epoch:O", title="epoch", axis=alt.Axis(labelAngle=0)),
-            y=_span("validation_accuracy", "accuracy on the validation rows", found, alt.Y),
+            y=_span("validation_accuracy", "accuracy on the validation rows", accuracies, alt.Y),
         )
     )
-    return draw(chart, "Validation accuracy by epoch", f"After the last epoch {found[-1]:.3f}.")
+    return draw(chart, "Validation accuracy by epoch", f"After the last epoch {accuracies[-1]:.3f}.")
 
 
 def history(runs: list[dict[str, Any]]) -> Markup:

@@ -14,10 +14,10 @@ from bertline.components.answers import Answers
 from bertline.components.evaluation import Cell, ClassScores, Interval, Metrics, SliceFigures
 
 HISTOGRAM_BINS = 20
-MAX_POINTS = 300  # of a curve: more than it has pixels
-# Of a text: more than 512 tokens take, so that what is explained is whole; many longer ones would not open on a phone.
+MAX_POINTS = 300  # of a curve, which has fewer pixels
+# Shown of a text: more than 512 tokens take, so all that the model reads. Many longer ones would not open on a phone.
 TEXT_CHARACTERS = 5000
-THRESHOLDS = np.linspace(0, 1, 101)  # a percent a step, as fine as a slider can be set
+THRESHOLDS = np.linspace(0, 1, 101)  # steps of one percent, as fine as a slider can be set
 
 
 # === Classes ===
@@ -98,12 +98,12 @@ def roc(rows: Answers, name: str) -> list[dict[str, float]]:
 
 def class_thresholds(rows: Answers, names: list[str]) -> list[dict[str, Any]]:
     """Calling rows a class from each of THRESHOLDS on: `name`, `rows` of the class, lists of `hits` and `alarms`."""
-    found = []
+    classes = []
     for name in names:
         true, scores = _one_class(rows, name)
         hits, alarms = _counts(true, scores, THRESHOLDS)
-        found.append({"name": name, "rows": int(true.sum()), "hits": hits.tolist(), "alarms": alarms.tolist()})
-    return found
+        classes.append({"name": name, "rows": int(true.sum()), "hits": hits.tolist(), "alarms": alarms.tolist()})
+    return classes
 
 
 def class_scores(rows: Answers, name: str) -> list[dict[str, Any]]:
@@ -123,10 +123,10 @@ def reliability(rows: Answers) -> list[dict[str, float]]:
     """Bins of the calibration error that have rows: `low`, `high`, `rows`, mean `confidence`, and `accuracy`."""
     bins, confidence = estimates.CALIBRATION_BINS, rows.confidence
     which = estimates.calibration_bins(confidence)
-    found = []
+    filled = []
     for number in np.unique(which):
         members = which == number
-        found.append(
+        filled.append(
             {
                 "low": float(number / bins),
                 "high": float((number + 1) / bins),
@@ -135,7 +135,7 @@ def reliability(rows: Answers) -> list[dict[str, float]]:
                 "accuracy": float(rows.right[members].mean()),
             }
         )
-    return found
+    return filled
 
 
 def confidences(rows: Answers) -> list[dict[str, Any]]:
@@ -154,11 +154,11 @@ def thresholds(rows: Answers) -> list[dict[str, Any]]:
       For each `threshold`: the `rows` answered, their share `coverage`, the `errors` among them, and their `accuracy`,
       None without rows.
     """
-    found, confidence = [], rows.confidence
+    points, confidence = [], rows.confidence
     for threshold in THRESHOLDS:
         kept = confidence >= threshold
         accuracy = float(rows.right[kept].mean()) if kept.any() else None
-        found.append(
+        points.append(
             {
                 "threshold": round(float(threshold), 2),
                 "coverage": float(kept.mean()),
@@ -167,7 +167,7 @@ def thresholds(rows: Answers) -> list[dict[str, Any]]:
                 "errors": int((kept & ~rows.right).sum()),
             }
         )
-    return found
+    return points
 
 
 # === Errors ===
@@ -250,12 +250,12 @@ class Slice:
 
 def slices(metrics: Metrics) -> list[Slice]:
     """The slices, the lowest accuracy first."""
-    found = []
+    by_accuracy = []
     for name, figures in metrics.slices.items():
         low, high = estimates.share_interval(round(figures.accuracy * figures.rows), figures.rows)
         verdict = "worse" if high < metrics.accuracy else "better" if low > metrics.accuracy else ""
-        found.append(Slice(name, figures, (low, high), verdict))
-    return sorted(found, key=lambda each: each.figures.accuracy)
+        by_accuracy.append(Slice(name, figures, (low, high), verdict))
+    return sorted(by_accuracy, key=lambda each: each.figures.accuracy)
 
 
 def slice_classes(figures: SliceFigures, limit: int) -> list[tuple[str, ClassScores]]:
@@ -285,7 +285,7 @@ def _histogram(values: np.ndarray) -> list[tuple[float, float, int]]:
 
 
 def _one_class(rows: Answers, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows have the class, bool [rows], and the probabilities it was given, float64 [rows]."""
+    """Which rows have the class, bool [rows], and the probabilities that the model gives it, float64 [rows]."""
     position = rows.classes.index(name)
     return rows.labels == position, rows.probabilities[:, position].astype(np.float64)
 

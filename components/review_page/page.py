@@ -19,7 +19,7 @@ from bertline.components.review_page import attributions, brief, charts, figures
 from bertline.components.review_page.evidence import Evidence
 
 FOLDER = Path(__file__).parent
-# The parts of the page, in the order of a person's questions: template of `sections/` and what the navigation calls it.
+# The parts of the page, in the order of a person's questions: a template of `sections/`, its name in the navigation.
 SECTIONS = {
     "verdict": "Verdict",
     "figures": "Figures",
@@ -36,13 +36,13 @@ SECTIONS = {
     "card": "Model card",
     "lineage": "Lineage",
 }
-# More classes than this make a matrix that no window shows with names; it becomes a map beside a list of confusions.
+# A matrix of more classes fits no window with their names. It becomes a map beside the list of confusions.
 MATRIX_CLASSES = 12
-# Curves are drawn for so many classes, the worst first: three charts each, some 50 ms a chart.
+# Curves are drawn for this many classes, the worst first: three charts each, some 50 ms per chart.
 CURVE_CLASSES = 8
-OPEN_CLASSES = 3  # of those, unfolded when the page opens
-# Classes in the confusion map, in the slider's list and in each slice's table, the worst first; the table of classes
-# has all. A thousand would make a page of ten megabytes, and cells of a third of a pixel.
+OPEN_CLASSES = 3  # unfolded when the page opens
+# At most this many classes, the worst, are in the confusion map, the slider's list and each slice's table; the table of
+# classes has all. A thousand would make a page of ten megabytes, with cells of a third of a pixel.
 LISTED_CLASSES = 100
 
 

@@ -1,4 +1,4 @@
-"""TFMA's own web components with a run's results in them, as one HTML file that fetches Google Charts when shown."""
+"""One HTML file with TFMA's own web components and a run's results in them; it fetches Google Charts when shown."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from bertline.components.options import EvaluateOptions
 from bertline.components.review_page import page
 from bertline.models import features
 
-CLASSES = 8  # with plots and fairness indicators, the lowest F1 first: 30 kB each
-PLOT_THRESHOLDS = 100  # TFMA's own 1,000 points a curve are more than it has pixels
+CLASSES = 8  # get plots and fairness indicators, the lowest F1 first; 30 kB each
+PLOT_THRESHOLDS = 100  # TFMA's default of 1,000 points per curve is more than it has pixels
 CALIBRATION_BUCKETS = 20
 FAIRNESS_THRESHOLDS = (0.25, 0.5, 0.75)  # fairness-indicators' own
 # TFMA's metrics by what the fairness component calls them
@@ -159,15 +159,15 @@ def _slicing(
     """All rows, and the slices of each column: `title`, `config` and `data` of tfma-nb-slicing-metrics."""
     config = util.get_slicing_config(result.config)
     columns = [*options.slices, *([LENGTH_BUCKET] if options.length_buckets else [])]
-    found = {"all rows": util.get_slicing_metrics(result.slicing_metrics)}
-    found |= {column: util.get_slicing_metrics(result.slicing_metrics, column) for column in columns}
+    by_title = {"all rows": util.get_slicing_metrics(result.slicing_metrics)}
+    by_title |= {column: util.get_slicing_metrics(result.slicing_metrics, column) for column in columns}
     return [
         {
             "title": title,
             "config": config,
             "data": [{"slice": each["slice"], "metrics": _flat(each["metrics"], classes, shown)} for each in data],
         }
-        for title, data in found.items()
+        for title, data in by_title.items()
     ]
 
 
@@ -194,21 +194,21 @@ def _fairness(result: tfma.EvalResult, classes: list[str], name: str) -> dict[st
     key = f"classId:{classes.index(name)}"
     data = []
     for slice_key, outputs in result.slicing_metrics:
-        found = {**outputs[OUTPUT][""], **outputs[OUTPUT][key]}
-        data.append({"slice": tfma.slicer.stringify_slice_key(slice_key), "metrics": found})
+        values = {**outputs[OUTPUT][""], **outputs[OUTPUT][key]}
+        data.append({"slice": tfma.slicer.stringify_slice_key(slice_key), "metrics": values})
     return {"title": name, "data": data}
 
 
 def _flat(outputs: dict[str, Any], classes: list[str], shown: list[str]) -> dict[str, Any]:
-    """TFMA's metrics under one output and no class, so that the components show them without being asked for either.
+    """TFMA's metrics under one output and no class, so that the components show them at once.
 
     A class's metrics have its name behind theirs; only those of the `shown` classes are kept.
     """
     flat = {}
     for by_class in outputs.values():
-        for key, found in by_class.items():
+        for key, values in by_class.items():
             label = classes[int(key.removeprefix("classId:"))] if key and classes else ""
-            for metric, value in found.items():
+            for metric, value in values.items():
                 if not key or label in shown:
                     flat[f"{' '.join(metric.split())}{f' ({label})' if label else ''}"] = value
     return {"": {"": flat}}

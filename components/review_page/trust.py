@@ -1,4 +1,4 @@
-"""What the review page says of calibration, of abstaining, of wrong labels and of near-duplicates."""
+"""What the review page says about calibration, abstaining, wrong labels and near-duplicates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bertline.components.review_page.evidence import Evidence
 from bertline.models import calibration
 
 SHOWN_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # the page's table of all has a hundred
-SHOWN_ROWS = 25  # of the files; the rest is a command away
+SHOWN_ROWS = 25  # of each file; `bertline label-issues` has the rest
 
 
 def views(evidence: Evidence) -> dict[str, Any]:
