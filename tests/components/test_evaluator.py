@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics as sklearn_metrics
+from tfx.types import standard_artifacts
 
 from bertline.components import evaluation, evaluator, tfma_counts
-from bertline.components.answers import slice_columns
+from bertline.components.answers import read_answers, slice_columns
 from bertline.components.evaluation import Metrics
 from bertline.components.options import EvaluateOptions
 from bertline.errors import UserError
@@ -191,3 +192,37 @@ def test_test_rows_of_a_label_that_the_model_lacks_are_an_error():
     rows = answered(["negative"] * 20, ["negative", "neutral", "positive"])
     with pytest.raises(UserError, match="not trained on: silent"):
         evaluator.check_labels(rows, [true for true, _ in PAIRS])
+
+
+def test_the_stage_leaves_figures_answers_and_a_blessing(tmp_path):
+    rows = [("a good film", "positive"), ("a dull film", "negative"), ("not good", "negative"), ("bad", "negative")]
+    raw, _ = factories.raw_examples(tmp_path, {"train": rows, "test": rows}, ["negative", "positive"])
+    made = {}
+    for name, kind in (
+        ("model", standard_artifacts.Model),
+        ("last_blessed", standard_artifacts.Model),
+        ("evaluation", standard_artifacts.ModelEvaluation),
+        ("blessing", standard_artifacts.ModelBlessing),
+    ):
+        made[name] = kind()
+        made[name].uri = str(tmp_path / name)
+        (tmp_path / name).mkdir()
+    for name, word in (("model", "good"), ("last_blessed", "a")):
+        factories.save_mood_model(tmp_path / name / "Format-Serving", word)
+    made["model"].set_float_custom_property("temperature", 1.5)
+    made["last_blessed"].set_int_custom_property("present", 1)
+    made["last_blessed"].set_string_custom_property("version", "17")
+    options = EvaluateOptions(length_buckets=[8], gates={"accuracy": 0.9, "beats_majority": False})
+    evaluator.Evaluator.test_call(
+        examples=raw, **made, options=options.model_dump_json(), keep="[]", beam_pipeline=pipeline()
+    )
+    metrics = evaluation.read_metrics(made["evaluation"].uri)
+    assert (metrics.rows, metrics.accuracy) == (4, 0.75)
+    assert metrics.last_blessed.comparison.accuracy == 0.5  # "a" stands in all but "not good"
+    assert metrics.slices["text_length=0-7"].rows == 1
+    answers = read_answers(made["evaluation"].uri, metrics.classes)
+    assert answers.names(answers.predicted) == ["positive", "negative", "positive", "negative"]
+    assert answers.names(answers.previous) == ["positive", "positive", "negative", "positive"]
+    assert (tmp_path / "blessing" / "NOT_BLESSED").exists()
+    assert "accuracy 0.750 is below" in made["blessing"].get_string_custom_property("verdicts")
+    assert not (tmp_path / "evaluation" / tfma_counts.BATCH_FILE).exists()
