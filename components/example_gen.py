@@ -72,6 +72,7 @@ def ExampleGen(
         roles = [SPLITS.index(split) for split, members in by_split.items() for _ in members]
         for file in files:
             formats.check(file, options)
+        files = [formats.settled(file, options) for file in files]
         groups = enumerate(_grouped(files))
         tasks = [Task(number, members, options, examples.uri, folder, base_folder) for number, members in groups]
         ranges = 1 + sum(Path(file.path).stat().st_size for file in files) // BYTES_PER_RANGE
@@ -84,7 +85,9 @@ def ExampleGen(
         raise UserError(stop)
     write_labels(examples.uri, report["labels"])
     _describe(examples, fingerprint)
-    quarantine.set_string_custom_property("summary", summary(report) + described(window))
+    quarantine.set_string_custom_property(
+        "summary", summary(report) + _plain_quotes(files, options) + described(window)
+    )
 
 
 def _grouped(files: list[SourceFile]) -> list[list[tuple[int, SourceFile]]]:
@@ -253,12 +256,21 @@ def summary(report: dict[str, Any]) -> str:
     if report["not_sampled"]:
         taken = report["distinct"] - report["not_sampled"]
         notes.append(f"{taken:,} sampled")
+    notes.extend(f"{count:,} {doubt}" for doubt, count in report["doubts"].items())
     for split in ("validation", "test"):
         absent = [label for label, rows in report["splits"][split].items() if not rows]
         if absent:
             shown = ", ".join(absent[:SHOWN_EXAMPLES]) + (", ..." if len(absent) > SHOWN_EXAMPLES else "")
             notes.append(f"no {split} row of {len(absent)} labels ({shown})")
     return f"{report['distinct']:,} rows of {report['rows']:,}: {', '.join(notes)}"
+
+
+def _plain_quotes(files: list[SourceFile], options: DataOptions) -> str:
+    """That quotes were taken for characters where nobody had said so, as a part of the stage's line."""
+    plain = sum(file.quoting == "none" for file in files)
+    if options.quoting != "auto" or not plain:
+        return ""
+    return f", quotes read as plain characters in {plain} of {len(files)} files (see data.quoting)"
 
 
 def described(window: list[int]) -> str:

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -67,13 +68,15 @@ class Unreadable(NamedTuple):
 class Written(NamedTuple):
     """What the second pass did with a task: the names of its shards, or a file's lines for quarantine.csv.
 
-    `first` is the place in the file of the first row that was read, from 0.
+    With the shards come the doubts about the task's rows, each with the number of its rows. `first` is the place in the
+    file of the first row that was read, from 0.
     """
 
     file: int
     first: int
     shards: list[str]
     refused: list[tuple[str, ...]]
+    doubts: dict[str, int]
 
 
 def passes(
@@ -230,19 +233,22 @@ def write(
     (task,) = (member for member in members if isinstance(member, Task))
     verdicts = _by_file(member for member in members if isinstance(member, splitting.Verdicts))
     shards_of = {split: _Shards(task, name) for split, name in enumerate(SPLITS)}
+    doubts: Counter[str] = Counter()
     for index, file in task.files:
         refused = []
         for row, verdict in zip(task.read(file), verdicts.get(index, []), strict=True):
+            if row.doubt:
+                doubts[row.doubt] += 1
             if verdict in shards_of:
                 shards_of[verdict].write(_example(row, file, task.options))
             elif verdict >= splitting.QUARANTINED:
                 refused.append(_refusal(row, file, task.options))
         if refused:
-            yield Written(index, file.first, [], refused)
+            yield Written(index, file.first, [], refused, {})
     for written in shards_of.values():
         written.close()
     (index, file), *_ = task.files
-    yield Written(index, file.first, [name for written in shards_of.values() for name in written.names], [])
+    yield Written(index, file.first, [name for written in shards_of.values() for name in written.names], [], doubts)
 
 
 def _by_file(of_ranges: Iterable[splitting.Verdicts]) -> dict[int, list[int]]:
@@ -331,6 +337,7 @@ def _write_report(
     report = {
         **splitting.report(sum(counts, splitting.Counts()), agreement, options),
         "unreadable": [file.message for file in sorted(unreadable)],
+        "doubts": dict(sorted(sum((Counter(part.doubts) for part in done), Counter()).items())),
         "shards": sorted(name for part in done for name in part.shards),
     }
     with _whole(uri, INGEST_FILE) as stream:

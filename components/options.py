@@ -69,6 +69,9 @@ class DataOptions(Section):
     validation_source: Sources | None = None  # files for this split; null takes it from `source`
     test_source: Sources | None = None  # files for this split; null takes it from `source`
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "folders"] = "auto"  # auto goes by the file's name
+    # Quotes in CSV and TSV: standard takes them as marks around a field, as RFC 4180 has it, none as characters like
+    # others. auto reads each file in both ways, and takes none where quotes would swallow rows
+    quoting: Literal["auto", "standard", "none"] = "auto"
     text: str = "text"  # the column of the text
     text_pair: str | None = None  # the column of a second text, which is read together with the first
     label: str = "label"  # the column of the label

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bertline.components.data import decoding
+from bertline.components.data import decoding, quoting
 from bertline.components.data.columns import places_of
 from bertline.components.data.reader import Reader, SourceFile
+from bertline.components.data.records import Record, plain_fields, plain_records, standard_records
 from bertline.components.data.rows import BROKEN_LINE, Fault, Row, excerpt
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 
-# A quote that is never closed would otherwise take the rest of a file into one field.
-LONGEST_FIELD = 16 * 1024 * 1024
+# What makes a row doubtful, as it is counted on the screen.
+SPANS_LINES = "rows with a quoted field over lines that look like rows (see data.quoting)"
+KEPT_QUOTES = "rows with a field in quotes, which were kept (see data.quoting)"
 
 
 @dataclass(frozen=True)
@@ -31,28 +32,58 @@ class Delimited(Reader):
         """See Reader."""
         decoding.refuse_binary(file, options)
         with decoding.open_text(file, options) as stream:
-            return _header(file, _records(stream, self.delimiter))
+            return _header(file, self._records(stream, self._early_quoting(file, options)))
+
+    def settled(self, file: SourceFile, options: DataOptions) -> SourceFile:
+        """See Reader; what is settled is how quotes are read."""
+        if file.quoting:
+            return file
+        if options.quoting != "auto":
+            return file._replace(quoting=options.quoting)
+        with decoding.open_text(file, options) as stream:
+            return file._replace(quoting=quoting.decide(stream, self.delimiter))
 
     def rows(self, file: SourceFile, options: DataOptions, names: Sequence[str]) -> Iterator[Row]:
         """See Reader."""
+        file = self.settled(file, options)
         with decoding.open_text(file, options) as stream:
-            records = _records(stream, self.delimiter)
+            records = self._records(stream, file.quoting)
             header = _header(file, records)
             places = places_of(file, names, header, options) if header else []
-            filled = ((where, fields) for where, fields in records if fields)  # a blank line has no fields
-            for number, (where, fields) in enumerate(filled, start=1):
+            filled = (record for record in records if record.fields)
+            for number, record in enumerate(filled, start=1):
+                fields = record.fields
                 if isinstance(fields, Fault):
                     yield Row(number, (), fields)
                 elif len(fields) != len(header):
-                    detail = f"{len(fields)} fields where the first line names {len(header)} columns ({where})"
+                    detail = f"{len(fields)} fields where the first line names {len(header)} columns ({record.where})"
                     yield Row(number, (), Fault(BROKEN_LINE, detail, excerpt(self.delimiter.join(fields))))
                 else:
-                    yield Row(number, tuple(fields[place] for place in places))
+                    yield Row(number, tuple(fields[place] for place in places), doubt=self._doubt(record, file))
+
+    def _early_quoting(self, file: SourceFile, options: DataOptions) -> str:
+        """How the line of column names is read: quotes in it say that the whole file is standard."""
+        return file.quoting or ("none" if options.quoting == "none" else "standard")
+
+    def _records(self, stream: Iterable[str], quotes: str | None) -> Iterator[Record]:
+        return (plain_records if quotes == "none" else standard_records)(stream, self.delimiter)
+
+    def _doubt(self, record: Record, file: SourceFile) -> str | None:
+        """What is doubtful in a record that has the right number of fields."""
+        if file.quoting == "none":
+            wrapped = any(len(field) > 1 and field[0] == field[-1] == '"' for field in record.fields)
+            return KEPT_QUOTES if wrapped else None
+        lines = [line for line in record.lines if line.strip()]
+        if len(lines) < 2:
+            return None
+        rows = all(len(plain_fields(line, self.delimiter)) == len(record.fields) for line in lines)
+        return SPANS_LINES if rows else None
 
 
-def _header(file: SourceFile, records: Iterator[tuple[str, list[str] | Fault]]) -> list[str]:
+def _header(file: SourceFile, records: Iterator[Record]) -> list[str]:
     """Takes the names of the columns from the first line that is not blank; [] where there is none."""
-    for _, fields in records:
+    for record in records:
+        fields = record.fields
         if isinstance(fields, Fault):
             raise UserError(
                 f"{file.name}: the line of column names is broken: {fields.detail}. Correct that line in the file."
@@ -60,66 +91,3 @@ def _header(file: SourceFile, records: Iterator[tuple[str, list[str] | Fault]]) 
         if fields:
             return [name.strip() for name in fields]
     return []
-
-
-# === Records ===
-
-
-class _Tape:
-    """The lines of a stream. Those of the current record can be put back."""
-
-    def __init__(self, lines: Iterable[str]):
-        self._lines = iter(lines)
-        self._put_back: list[str] = []  # last first
-        self.record: list[str] = []
-        self.lines_before = 0
-
-    def __iter__(self) -> _Tape:
-        return self
-
-    def __next__(self) -> str:
-        line = self._put_back.pop() if self._put_back else next(self._lines)
-        self.record.append(line)
-        return line
-
-    def start_record(self) -> None:
-        self.lines_before += len(self.record)
-        self.record = []
-
-    def put_back_all_but_first(self) -> None:
-        self._put_back.extend(reversed(self.record[1:]))
-        del self.record[1:]
-
-
-def _records(lines: Iterable[str], delimiter: str) -> Iterator[tuple[str, list[str] | Fault]]:
-    """RFC 4180 records: the lines on which each stands, and its fields or the fault of its first line.
-
-    A quote that is not closed properly is a fault of the line on which its record starts; reading goes on with the
-    next line, so that it does not swallow the rows after it.
-    """
-    csv.field_size_limit(LONGEST_FIELD)  # Python's own limit is 131,072 characters
-    tape = _Tape(lines)
-    reader = csv.reader(tape, delimiter=delimiter, strict=True)
-    while True:
-        tape.start_record()
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            tape.put_back_all_but_first()
-            reader = csv.reader(tape, delimiter=delimiter, strict=True)
-            where = f"line {tape.lines_before + 1}"
-            yield where, Fault(BROKEN_LINE, f"{_in_words(error)} ({where})", excerpt(tape.record[0]))
-            continue
-        first, count = tape.lines_before + 1, len(tape.record)
-        yield f"line {first}" if count == 1 else f"lines {first} to {first + count - 1}", fields
-
-
-def _in_words(error: csv.Error) -> str:
-    message = str(error)
-    if "unexpected end of data" in message or "field larger" in message:
-        return "a quote is opened and never closed"
-    if "expected after" in message:
-        return "a closing quote is followed by more text; quotes inside a quoted field are written twice"
-    return message

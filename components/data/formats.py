@@ -16,7 +16,7 @@ from bertline.components.data.delimited import Delimited
 from bertline.components.data.json_lines import JsonLines
 from bertline.components.data.parquet import Parquet
 from bertline.components.data.reader import FOLDERS, Reader, SourceFile
-from bertline.components.data.rows import BAD_BYTES, EXCERPT_CHARACTERS, Fault, Row, excerpt, printable
+from bertline.components.data.rows import BAD_BYTES, EXCERPT_CHARACTERS, REPLACED_BYTES, Fault, Row, excerpt, printable
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 
@@ -67,6 +67,11 @@ def check(file: SourceFile, options: DataOptions) -> None:
     check_columns(file, columns(file, options), options)
 
 
+def settled(file: SourceFile, options: DataOptions) -> SourceFile:
+    """The file with what only a look at all of it can tell; see Reader.settled."""
+    return READERS[file.format].settled(file, options)
+
+
 def parts(file: SourceFile, most_bytes: int) -> list[tuple[SourceFile, int]]:
     """A file in parts that workers can read independently, and the bytes of each; see Reader.parts."""
     return READERS[file.format].parts(file, most_bytes)
@@ -99,8 +104,11 @@ def _without_bad_bytes(row: Row, names: Sequence[str], options: DataOptions) -> 
             value.encode()
         except UnicodeEncodeError as error:
             if options.on_bad_bytes == "replace":
-                return row._replace(values=tuple(text and printable(text) for text in row.values))
+                row = row._replace(values=tuple(text and printable(text) for text in row.values))
+                return row._replace(doubt=REPLACED_BYTES)
             return Row(row.number, (), _bad_bytes(name, value, error.start, options))
+        if options.on_bad_bytes == "replace" and "\ufffd" in value:  # the decoder's work, as a rule
+            row = row._replace(doubt=REPLACED_BYTES)
     return row
 
 

@@ -16,6 +16,7 @@ class SourceFile(NamedTuple):
     """One file to read: its absolute path, its name for people (relative to the base folder), its format.
 
     It may be a part of a Parquet file: some row groups, `rows` in all, with `first` rows before them.
+    `quoting` is "standard" or "none" once `Reader.settled` has decided it.
     """
 
     path: str
@@ -24,6 +25,7 @@ class SourceFile(NamedTuple):
     groups: range | None = None
     first: int = 0
     rows: int | None = None
+    quoting: str | None = None
 
 
 class Reader(Protocol):
@@ -35,6 +37,14 @@ class Reader(Protocol):
         Raises:
             UserError: the file is damaged, not of this format, or not in the encoding.
         """
+
+    def settled(self, file: SourceFile, options: DataOptions) -> SourceFile:
+        """The file with what only a look at all of it can tell, so that every later reader reads it in the same way.
+
+        Raises:
+            UserError: as `rows`.
+        """
+        return file
 
     def rows(self, file: SourceFile, options: DataOptions, names: Sequence[str]) -> Iterator[Row]:
         """The rows, one at a time, so that memory does not grow with the file.

@@ -9,6 +9,8 @@ from typing import NamedTuple
 BROKEN_LINE = "broken line"
 BAD_BYTES = "bytes not in the encoding"
 
+REPLACED_BYTES = "rows with U+FFFD in place of bytes"  # a doubt about a row, as it is counted on the screen
+
 EXCERPT_CHARACTERS = 200  # enough to recognise the row, short enough for a list of thousands
 
 
@@ -25,11 +27,13 @@ class Row(NamedTuple):
 
     `number` counts the file's rows from 1; a header and blank lines are not rows. `values` are in the order of the
     requested columns, None where the row has none; empty when there is a `fault`.
+    `doubt` says what a person should know of values that may be wrong.
     """
 
     number: int
     values: tuple[str | None, ...]
     fault: Fault | None = None
+    doubt: str | None = None
 
 
 def printable(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy
 
 from bertline.components.data.decoding import without_compression
+from bertline.components.data.delimited import SPANS_LINES
 from bertline.components.data.formats import ENDINGS
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
@@ -197,6 +198,10 @@ def _data(survey: Survey, columns: Columns, labels: dict[str, int]) -> list[Sett
     if survey.on_bad_bytes != "quarantine":
         reason = "too many rows to lose; U+FFFD stands in for such bytes"
         settings.append(Setting(("data", "on_bad_bytes"), survey.on_bad_bytes, reason))
+    if survey.plain_quotes and survey.one_quoting:
+        settings.append(Setting(("data", "quoting"), "none", "a quote is a character: as a mark it would swallow rows"))
+    elif survey.doubts[SPANS_LINES] and survey.one_quoting:
+        settings.append(Setting(("data", "quoting"), "standard", "some quoted fields span lines: check these rows"))
     split = DataOptions.model_fields["split"].default.model_dump()
     return [*settings, Setting(("data", "split"), split, "by the hash of the text", _slicing(columns.slices))]
 

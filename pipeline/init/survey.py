@@ -22,6 +22,7 @@ from bertline.pipeline.init import encoding as encodings
 MOST_VALUES = 1000  # counted of a column; one of more different values is not taken for a label
 SAMPLED_ROWS = 20_000  # kept whole; the 99th percentile of their lengths is then sure to a few per cent
 SAMPLE_SEED = 17  # the same sample for the same file
+LISTED_FILES = 3  # on the screen
 TOLERATED_BAD_BYTES = 0.01  # a share of rows up to this are accidents, and go to quarantine
 
 
@@ -70,6 +71,9 @@ class Survey:
         encoding_words: where the encoding is a guess, a few words as it reads them.
         rows: all rows, those with a fault too.
         faults: reason -> rows.
+        doubts: what may be wrong with a row -> rows.
+        plain_quotes: names of the files in which quotes are characters like others.
+        one_quoting: these are all files, or none.
         columns: name -> what its values are like.
         sample: SAMPLED_ROWS rows at most, each row's values in the order of `names`, "" where it has none.
         warnings: lines for the screen.
@@ -83,6 +87,9 @@ class Survey:
     encoding_words: list[str] = field(default_factory=list)
     rows: int = 0
     faults: Counter[str] = field(default_factory=Counter)
+    doubts: Counter[str] = field(default_factory=Counter)
+    plain_quotes: list[str] = field(default_factory=list)
+    one_quoting: bool = True
     columns: dict[str, Column] = field(default_factory=dict)
     sample: list[tuple[str, ...]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -111,6 +118,12 @@ def take_survey(source: str | Path) -> Survey:
     survey = _read_as_they_are(address, files)
     if broken := survey.faults[BROKEN_LINE]:
         survey.warnings.append(f"{broken:,} broken lines: they will go to quarantine")
+    if survey.plain_quotes:
+        survey.warnings.append(
+            f"quotes in {', '.join(survey.plain_quotes[:LISTED_FILES])} are read as plain characters: read as marks "
+            "around a field, they would take rows into texts"
+        )
+    survey.warnings.extend(f"{count:,} {doubt}" for doubt, count in survey.doubts.items())
     if not survey.sample:
         raise UserError(
             f"{files[0].name}: no usable row among {survey.rows:,}; the first line must name the columns, and rows "
@@ -160,11 +173,16 @@ def _is_utf16(file: SourceFile) -> bool:
 def _read(source: str, files: list[SourceFile], encoding: str, on_bad_bytes: str) -> Survey:
     options = DataOptions(source=["."], encoding=encoding, on_bad_bytes=on_bad_bytes)
     names = list(dict.fromkeys(formats.columns(files[0], options)))
+    files = [formats.settled(file, options) for file in files]
     columns = {name: Column() for name in names}
     survey = Survey(source, files[0].format == FOLDERS, names, encoding, on_bad_bytes, columns=columns)
     generator = random.Random(SAMPLE_SEED)
+    survey.plain_quotes = [Path(file.path).name for file in files if file.quoting == "none"]
+    survey.one_quoting = len(survey.plain_quotes) in (0, len(files))
     for row in _rows(files, options, names):
         survey.rows += 1
+        if row.doubt:
+            survey.doubts[row.doubt] += 1
         if row.fault:
             survey.faults[row.fault.reason] += 1
             continue

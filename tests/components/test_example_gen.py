@@ -145,6 +145,20 @@ def test_the_artifact_is_what_tfx_reads(ingested):
     assert Path(examples.uri, "labels.txt").read_text() == '"neg"\n"pos"\n'
 
 
+def test_stray_quotes_cost_no_row_and_the_screen_counts_what_is_doubtful(tmp_path):
+    quotes = {3: '"some words {}', 9: 'some words {}"'}
+    texts = [quotes.get(number % 20, "some words {}").format(number) for number in range(240)]
+    lines = "".join(f"{text},{('pos', 'neg')[number % 2]}\n" for number, text in enumerate(texts))
+    (tmp_path / "rows.csv").write_text("text,label\n" + lines)
+    examples, quarantine = ingest(tmp_path)
+    assert sorted(row["text"] for split in SPLITS for row in rows_of(examples)[split]) == sorted(texts)
+    said = quarantine.get_string_custom_property("summary")
+    assert said.startswith("240 rows of 240: 0 duplicates joined, 0 quarantined, quotes read as plain characters in 1")
+    swallowed = ingest(tmp_path / "again", str(tmp_path), quoting="standard")[1].get_string_custom_property("summary")
+    assert "168 rows of 168" in swallowed
+    assert "12 rows with a quoted field over lines that look like rows" in swallowed
+
+
 def test_a_row_stays_in_its_split_when_the_file_is_shuffled_or_grows(ingested, tmp_path):
     _, examples, _ = ingested
     write_rows(tmp_path, [*many()[::-1], *[(f"new {number}", "pos") for number in range(40)]])

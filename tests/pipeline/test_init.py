@@ -240,6 +240,23 @@ def test_utf_16_is_known_by_its_mark(tmp_path):
         assert proposed(tmp_path / name)[1].data.encoding == "utf-16"
 
 
+# === Quotes ===
+
+
+def test_stray_quotes_are_said_and_written_down(tmp_path):
+    rows = [f'"words {n}' if n % 9 == 3 else f'words {n}"' if n % 9 == 5 else f"words {n}" for n in range(90)]
+    lines = "".join(f"{text}\t{('pos', 'neg')[number % 2]}\n" for number, text in enumerate(rows))
+    (tmp_path / "a.tsv").write_text("text\tlabel\n" + lines)
+    written, loaded = proposed(tmp_path / "a.tsv")
+    assert (loaded.data.quoting, loaded.data.labels) == ("none", ["neg", "pos"])
+    assert written.findings[0].startswith("90 rows;")
+    assert written.warnings == [
+        "quotes in a.tsv are read as plain characters: read as marks around a field, they would take rows into texts"
+    ]
+    [file] = task_files.expand(["a.tsv"], str(tmp_path))
+    assert [row.values[0] for row in formats.read(file, loaded.data)] == rows
+
+
 # === Wrong input ===
 
 WORDS = [(f"some words {number}", number % 2) for number in range(20)]

@@ -1,3 +1,4 @@
+import csv
 import gzip
 import json
 
@@ -73,6 +74,73 @@ def test_tsv_quotes_like_csv(tmp_path):
     assert rows_of(tmp_path / "a.tsv", 'text\tlabel\n"a\tb"\tpos\n') == [(1, ("a\tb", "pos"))]
 
 
+# === Stray quotes ===
+
+
+def stray(delimiter, order=(0, 1), count=240):
+    """Rows as a file without quoting has them, where every tenth text starts or ends with a quote."""
+    rows = []
+    for number in range(count):
+        text = f"some words of row {number}"
+        text = f'"{text}' if number % 20 == 3 else f'{text}"' if number % 20 == 9 else text
+        rows.append((text, ("pos", "neg")[number % 2]))
+    lines = [delimiter.join(row[place] for place in order) for row in [("text", "label"), *rows]]
+    return rows, "\n".join(lines) + "\n"
+
+
+def settled_rows(path, content, **options):
+    """How the file's quotes are read, and its rows."""
+    path.write_text(content, encoding="utf-8")
+    [file] = task_files.expand([path.name], str(path.parent))
+    options = DataOptions(source=["."], **options)
+    return formats.settled(file, options).quoting, list(formats.read(file, options))
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.tsv", "\t")])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["text first", "label first"])
+def test_stray_quotes_swallow_no_row(tmp_path, name, delimiter, order):
+    expected, content = stray(delimiter, order)
+    quoting, rows = settled_rows(tmp_path / name, content)
+    assert (quoting, [row.values for row in rows]) == ("none", expected)
+    _, swallowed = settled_rows(tmp_path / name, content, quoting="standard")
+    assert len(swallowed) == 240 - 12 * 6
+    assert sum(row.doubt is not None for row in swallowed) == 12
+    assert settled_rows(tmp_path / name, content, quoting="none")[1] == rows
+
+
+def test_a_quoted_citation_at_the_start_of_a_plain_text_is_no_mark(tmp_path):
+    texts = [f'"Great" she said {number}' if number % 5 == 0 else f"some words {number}" for number in range(60)]
+    content = "text\tlabel\n" + "".join(f"{text}\t{number % 2}\n" for number, text in enumerate(texts))
+    quoting, rows = settled_rows(tmp_path / "a.tsv", content)
+    assert (quoting, [row.values[0] for row in rows]) == ("none", texts)
+
+
+@pytest.mark.parametrize("policy", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+@pytest.mark.parametrize("text", ["Good, really\nbad", 'said "yes", then\n"no"', "one\ntwo\nthree", "a, b", 'a "b" c'])
+@pytest.mark.parametrize("every", [1, 3, 60])
+def test_what_a_standard_writer_quotes_comes_back(tmp_path, policy, text, every):
+    rows = [(f"{text} {n}" if n % every == 0 else f"words {n}", ("pos", "neg")[n % 2]) for n in range(60)]
+    with open(tmp_path / "a.csv", "w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, quoting=policy).writerows([("text", "label"), *rows])
+    content = (tmp_path / "a.csv").read_bytes().decode()
+    quoting, read = settled_rows(tmp_path / "a.csv", content)
+    assert (quoting, [row.values for row in read]) == ("standard", rows)
+
+
+def test_one_broken_quote_among_standard_ones_costs_its_row_only(tmp_path):
+    rows = "".join(f'"words, {number}",{"ab"[number % 2]}\n' for number in range(40))
+    quoting, read = settled_rows(tmp_path / "a.csv", f'text,label\n{rows}"odd" one,a\nc,b\n')
+    assert quoting == "standard"
+    assert [row.number for row in read if row.fault] == [41]
+
+
+def test_quotes_that_were_kept_are_a_doubt(tmp_path):
+    _, (first, second) = settled_rows(tmp_path / "a.csv", 'text,label\n"a",pos\nb,neg\n', quoting="none")
+    assert (first.values, second.values) == (('"a"', "pos"), ("b", "neg"))
+    assert "kept" in first.doubt
+    assert second.doubt is None
+
+
 # === Bytes ===
 
 
@@ -91,6 +159,8 @@ def test_bad_bytes_replaced_or_read_in_their_own_encoding(tmp_path):
     replaced = DataOptions(source=["."], on_bad_bytes="replace")
     latin = DataOptions(source=["."], encoding="latin-1")
     assert rows_of(tmp_path / "a.csv", content, replaced) == [(1, ("caf\ufffd", "pos"))]
+    [file] = task_files.expand(["a.csv"], str(tmp_path))
+    assert [row.doubt for row in formats.read(file, replaced)] == ["rows with U+FFFD in place of bytes"]
     assert rows_of(tmp_path / "a.csv", content, latin) == [(1, ("café", "pos"))]
     utf16 = "text,label\ncafé,pos\n".encode("utf-16")
     assert rows_of(tmp_path / "a.csv", utf16, DataOptions(source=["."], encoding="utf-16")) == [(1, ("café", "pos"))]
