@@ -151,7 +151,7 @@ def read_answers(folder: str, classes: list[str], version: str = "") -> Answers:
     """
     with storage.open_file(f"{folder}/{PREDICTIONS_FILE}", "rb") as file:
         table = pq.read_table(file)
-    scores = probabilities(table)
+    scores = _probabilities(table)
     columns = table.drop_columns([features.PROBABILITIES]).to_pydict()
     columns.pop(PROBABILITY, None)  # it follows from the probabilities
     abstained = columns.pop(features.ABSTAINED, None)
@@ -166,8 +166,8 @@ def read_answers(folder: str, classes: list[str], version: str = "") -> Answers:
     )
 
 
-def probabilities(table: pa.Table) -> np.ndarray:
-    """The column of probabilities as float32 [rows, labels]; no list of Python numbers, which takes ten times that."""
+def _probabilities(table: pa.Table) -> np.ndarray:
+    """The probabilities, float32 [rows, labels], without a list of Python numbers, which takes ten times the memory."""
     flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table[features.PROBABILITIES].chunks]
     return np.concatenate(flat).astype(np.float32, copy=False).reshape(table.num_rows, -1)
 
