@@ -60,8 +60,8 @@ class RowLimits(Section):
 class DataOptions(Section):
     """What to read, which columns, and how to split."""
 
-    # One or several: paths, globs, folders of data files, folders with a folder per class, or package://NAME/PATH.
-    # Relative paths start at the config's folder
+    # One or several: paths, globs, folders of data files at any depth, folders with a folder per class, or
+    # package://NAME/PATH. Relative paths start at the config's folder
     source: Sources = Field(min_length=1)
     # {SPAN} in a source stands for the number of a portion: data-{SPAN}/ or reviews-{SPAN}.csv.gz. This many of the
     # newest portions are read, a window that rolls on as portions arrive; null reads all

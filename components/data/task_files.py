@@ -10,7 +10,7 @@ from pathlib import Path
 import xxhash
 
 from bertline.components import spans
-from bertline.components.data import formats
+from bertline.components.data import folders, formats
 from bertline.components.data.decoding import COMPRESSIONS
 from bertline.components.data.reader import FOLDERS, SourceFile
 from bertline.components.options import DataOptions
@@ -70,7 +70,8 @@ def expand(
     """The files that the sources name, in a stable order, each once.
 
     Args:
-        sources: paths, globs, folders of data files, folders with a folder per class, or package://NAME/PATH.
+        sources: paths, globs, folders of data files at any depth, folders with a folder per class, or
+            package://NAME/PATH.
         base_folder: where relative paths start.
         format: a format of DataOptions, or "auto" to go by the file's name.
         newest_spans: where a source has {SPAN}, how many spans to take; None for all.
@@ -111,14 +112,9 @@ def _matches(source: str, base: Path) -> list[Path]:
 
 
 def _in_folder(folder: Path, source: str, format: str) -> list[tuple[Path, str]]:
-    """The files of a folder and their formats: those of its class folders where it has any, else its data files."""
-    # Neither what editors and systems leave behind nor Python's caches in a package's folder are data.
-    visible = sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "__")))
-    classes = [entry for entry in visible if entry.is_dir()]
-    if format in ("auto", FOLDERS) and classes:
-        files = [(file, FOLDERS) for label in classes for file in _files_of(label)]
-    else:
-        files = [(entry, _format_of(entry, format)) for entry in visible if entry.is_file() and _is_data(entry, format)]
+    """The files of a folder and their formats: its data files at any depth, or those of its class folders."""
+    data, texts = folders.look(folder, source, lambda path: _is_data(path, format))
+    files = [(file, _format_of(file, format)) for file in data] or [(file, FOLDERS) for file in texts]
     if not files:
         raise UserError(
             f"data source {source!r} is a folder without data: expected a folder per class with a text file per row, "
@@ -127,12 +123,25 @@ def _in_folder(folder: Path, source: str, format: str) -> list[tuple[Path, str]]
     return files
 
 
-def _files_of(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+def split_sources(source: str, base_folder: str) -> dict[str, str]:
+    """The split -> the source of its folder, where a source is a folder with one per split; else {}.
+
+    Args:
+        source: as in DataOptions.
+        base_folder: where relative paths start.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    path, *more = _matches(source, Path(base_folder))
+    if more or not path.is_dir():
+        return {}
+    names = folders.split_folders(path, lambda file: _is_data(file, "auto"))
+    return {split: f"{source.rstrip('/')}/{name}" for split, name in names.items()}
 
 
 def _is_data(path: Path, format: str) -> bool:
-    return format not in ("auto", FOLDERS) or formats.by_name(path) is not None
+    return format != FOLDERS and (format != "auto" or formats.by_name(path) is not None)
 
 
 def _format_of(path: Path, format: str) -> str:

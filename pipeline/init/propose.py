@@ -44,7 +44,12 @@ PINS = {
 BATCH = TrainOptions.model_fields["batch_size"].default
 
 
-SOURCE = ("data", "source")
+# The split -> the key of its source.
+SOURCES = {
+    "train": ("data", "source"),
+    "validation": ("data", "validation_source"),
+    "test": ("data", "test_source"),
+}
 
 
 class Setting(NamedTuple):
@@ -52,7 +57,7 @@ class Setting(NamedTuple):
 
     Attributes:
         path: its sections and its key.
-        value: what the config says; that of SOURCE is an absolute path, or package://NAME/PATH.
+        value: what the config says; those of SOURCES are an absolute path, or package://NAME/PATH.
         reason: the comment behind it.
         remark: the comment on the line above it.
     """
@@ -101,7 +106,7 @@ def propose(survey: Survey, *, text: str | None = None, label: str | None = None
             Setting(("name",), name),
             *_data(survey, columns, labels),
             *_model(texts),
-            *_train(labels),
+            *_train(labels, _train_rows(survey, labels)),
             *_evaluate(texts, labels),
         ],
         findings=_findings(survey, columns, labels),
@@ -170,9 +175,22 @@ def _findings(survey: Survey, columns: Columns, labels: dict[str, int]) -> list[
     more = f", and {len(labels) - LISTED_LABELS} more" if len(labels) > LISTED_LABELS else ""
     mean = survey.columns[columns.text].mean_characters
     return [
+        *_files_found(survey),
         f"{survey.rows:,} rows; columns: {', '.join(survey.names[:LISTED_COLUMNS])}",
         f"text: {columns.text!r}{pair}, {mean:.0f} characters on average",
         f"label: {columns.label!r}, {len(labels)} labels: {shown}{more}",
+    ]
+
+
+def _files_found(survey: Survey) -> list[str]:
+    """What a folder or a glob turned out to be; nothing for one file."""
+    if sum(survey.files.values()) == 1:
+        return []
+    kind = "text files in class folders" if survey.folders else "data files"
+    if len(survey.files) == 1:
+        return [f"{survey.files['train']:,} {kind}"]
+    return [
+        "a folder per split: " + ", ".join(f"{split} {count:,}" for split, count in survey.files.items()) + f" {kind}"
     ]
 
 
@@ -181,7 +199,9 @@ def _findings(survey: Survey, columns: Columns, labels: dict[str, int]) -> list[
 
 def _data(survey: Survey, columns: Columns, labels: dict[str, int]) -> list[Setting]:
     relative = "" if survey.source.startswith(packages.SCHEME) else "relative to this file"
-    settings = [Setting(SOURCE, survey.source, relative)]
+    settings = [
+        Setting(path, survey.sources[split], relative) for split, path in SOURCES.items() if split in survey.sources
+    ]
     if survey.folders:
         settings.append(Setting(("data", "format"), "folders", "a folder per label, a text file per row"))
     else:
@@ -245,8 +265,15 @@ def propose_max_length(lengths: numpy.ndarray) -> int:
 # === train ===
 
 
-def _train(labels: dict[str, int]) -> list[Setting]:
-    rows = int(sum(labels.values()) * DataOptions.model_fields["split"].default.train)
+def _train_rows(survey: Survey, labels: dict[str, int]) -> int:
+    """Rows to train on: those of the source, without the shares of splits that have no source of their own."""
+    shares = DataOptions.model_fields["split"].default.model_dump()
+    given = sum(share for split, share in shares.items() if split == "train" or split not in survey.sources)
+    in_source = sum(survey.file_rows[: survey.files["train"]]) / max(survey.rows, 1)
+    return int(round(sum(labels.values()) * in_source * shares["train"] / given, 6))
+
+
+def _train(labels: dict[str, int], rows: int) -> list[Setting]:
     epochs, rate = propose_recipe(rows, len(labels))
     steps = math.ceil(rows / BATCH) * epochs
     why_epochs = f"{rows:,} rows / {BATCH} per batch x {epochs} = {steps:,} steps at most for {len(labels)} labels"

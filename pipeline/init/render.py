@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from bertline.models import packages
-from bertline.pipeline.init.propose import SOURCE, Proposal
+from bertline.pipeline.init.propose import SOURCES, Proposal
 
 HEAD = """\
 Written by `bertline init` after a look at all rows. Every number is a proposal, with its reason beside it.
@@ -34,7 +34,7 @@ def render(proposal: Proposal, folder: Path) -> str:
         *sections, key = setting.path
         for name in sections:
             section = section.setdefault(name, CommentedMap())
-        value = _relative(setting.value, folder) if setting.path == SOURCE else setting.value
+        value = _relative(setting.value, folder) if setting.path in SOURCES.values() else setting.value
         section[key] = _on_one_line(value)
         if setting.reason:
             section.yaml_add_eol_comment(setting.reason, key, column=0)

@@ -17,10 +17,12 @@ from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE, Row
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 from bertline.models import packages
+from bertline.models.features import SPLITS
 from bertline.pipeline.init import encoding as encodings
 
 MOST_VALUES = 1000  # counted of a column; one of more different values is not taken for a label
 SAMPLED_ROWS = 20_000  # kept whole; the 99th percentile of their lengths is then sure to a few per cent
+TRAIN = SPLITS[0]
 SAMPLE_SEED = 17  # the same sample for the same file
 LISTED_FILES = 3  # on the screen
 TOLERATED_BAD_BYTES = 0.01  # a share of rows up to this are accidents, and go to quarantine
@@ -65,10 +67,13 @@ class Survey:
 
     Attributes:
         source: what was looked at: an absolute path or glob, or package://NAME/PATH.
+        sources: the split -> its source of the same kind. Only train's where there is no folder per split.
+        files: the split -> how many files it has.
         folders: it is a folder per class.
         names: the columns.
         encoding, on_bad_bytes: how the files were read, as in DataOptions.
         encoding_words: where the encoding is a guess, a few words as it reads them.
+        file_rows: rows of each file, train's files first.
         rows: all rows, those with a fault too.
         faults: reason -> rows.
         doubts: what may be wrong with a row -> rows.
@@ -84,7 +89,10 @@ class Survey:
     names: list[str]
     encoding: str
     on_bad_bytes: str
+    sources: dict[str, str] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)
     encoding_words: list[str] = field(default_factory=list)
+    file_rows: list[int] = field(default_factory=list)
     rows: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     doubts: Counter[str] = field(default_factory=Counter)
@@ -114,8 +122,13 @@ def take_survey(source: str | Path) -> Survey:
         if not re.search(r"[*?\[]", address) and not Path(address).exists():
             raise UserError(f"{address}: no such file or folder. Correct the path.")
         address = str(Path(address).absolute())
-    files = task_files.expand([address], os.getcwd())
+    sources = task_files.split_sources(address, os.getcwd()) or {TRAIN: address}
+    by_split = {split: task_files.expand([folder], os.getcwd()) for split, folder in sources.items()}
+    files = [file for members in by_split.values() for file in members]
+    _refuse_mixed_formats(by_split)
     survey = _read_as_they_are(address, files)
+    survey.sources = sources
+    survey.files = {split: len(members) for split, members in by_split.items()}
     if broken := survey.faults[BROKEN_LINE]:
         survey.warnings.append(f"{broken:,} broken lines: they will go to quarantine")
     if survey.plain_quotes:
@@ -130,6 +143,18 @@ def take_survey(source: str | Path) -> Survey:
             "must follow it."
         )
     return survey
+
+
+def _refuse_mixed_formats(by_split: dict[str, list[SourceFile]]) -> None:
+    """Raises UserError where some splits have class folders and others data files."""
+    kinds = {split: members[0] for split, members in by_split.items()}
+    folders = [file for file in kinds.values() if file.format == FOLDERS]
+    if folders and len(folders) < len(kinds):
+        other = next(file for file in kinds.values() if file.format != FOLDERS)
+        raise UserError(
+            f"The folders of the splits differ: {folders[0].name} is a text in a class folder, {other.name} a data "
+            "file. Bring them into one form."
+        )
 
 
 def _read_as_they_are(source: str, files: list[SourceFile]) -> Survey:
@@ -178,9 +203,11 @@ def _read(source: str, files: list[SourceFile], encoding: str, on_bad_bytes: str
     survey = Survey(source, files[0].format == FOLDERS, names, encoding, on_bad_bytes, columns=columns)
     generator = random.Random(SAMPLE_SEED)
     survey.plain_quotes = [Path(file.path).name for file in files if file.quoting == "none"]
+    survey.file_rows = [0] * len(files)
     survey.one_quoting = len(survey.plain_quotes) in (0, len(files))
-    for row in _rows(files, options, names):
+    for number, row in _rows(files, options, names):
         survey.rows += 1
+        survey.file_rows[number] += 1
         if row.doubt:
             survey.doubts[row.doubt] += 1
         if row.fault:
@@ -192,9 +219,11 @@ def _read(source: str, files: list[SourceFile], encoding: str, on_bad_bytes: str
     return survey
 
 
-def _rows(files: list[SourceFile], options: DataOptions, names: list[str]) -> Iterator[Row]:
-    for file in files:
-        yield from formats.read(file, options, names)
+def _rows(files: list[SourceFile], options: DataOptions, names: list[str]) -> Iterator[tuple[int, Row]]:
+    """The rows of all files, each with its file's number."""
+    for number, file in enumerate(files):
+        for row in formats.read(file, options, names):
+            yield number, row
 
 
 def _keep_in_sample(survey: Survey, values: tuple[str, ...], generator: random.Random) -> None:

@@ -94,6 +94,39 @@ def test_a_folder_per_class(tmp_path):
     assert (options.source, options.format, options.labels) == (["../news"], "folders", ["sport", "tech"])
 
 
+def class_files(folder, count=20):
+    for number in range(count):
+        place = folder / ("pos" if number % 2 else "neg")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}.txt").write_text(f"some words of {number} in {folder.name}")
+
+
+def test_a_folder_per_split_with_a_folder_per_class_in_it(tmp_path):
+    class_files(tmp_path / "imdb" / "train", 40)
+    class_files(tmp_path / "imdb" / "test")
+    written, loaded = proposed(tmp_path / "imdb", tmp_path / "configs" / "imdb.yaml")
+    options = loaded.data
+    assert (options.source, options.test_source) == (["../imdb/train"], ["../imdb/test"])
+    assert (options.validation_source, options.labels) == (None, ["neg", "pos"])
+    assert written.findings[:2] == [
+        "a folder per split: train 40, test 20 text files in class folders",
+        "60 rows; columns: text, label",
+    ]
+    # 40 rows, of which a ninth is for validation.
+    assert "# 35 rows / 32 per batch x 40 = 80 steps at most for 2 labels" in written.path.read_text()
+    by_split = task_files.by_split(options, str(tmp_path / "configs"))
+    assert {split: len(files) for split, files in by_split.items()} == {"train": 40, "validation": 0, "test": 20}
+
+
+def test_a_folder_per_year_with_tables_in_it(tmp_path):
+    for year in ("2019", "2020"):
+        (tmp_path / "years" / year).mkdir(parents=True)
+        write_table(tmp_path / "years" / year / "all.csv", HEADER, reviews())
+    written, loaded = proposed(tmp_path / "years")
+    assert (loaded.data.source, loaded.data.label, loaded.data.labels) == (["years"], "stars", ["good", "poor"])
+    assert written.findings[:2] == ["2 data files", "200 rows; columns: id, date, stars, channel, review_body"]
+
+
 # === What is written ===
 
 

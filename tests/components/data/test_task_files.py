@@ -28,3 +28,61 @@ def test_a_missing_file_names_its_neighbour(tmp_path):
     (tmp_path / "reviews.csv").write_text("text,label\n")
     with pytest.raises(UserError, match=r"'review.csv' does not exist.*Did you mean 'reviews.csv'"):
         task_files.expand(["review.csv"], str(tmp_path))
+
+
+# === Folders ===
+
+
+def tree(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("text,label\na,pos\n" if name.endswith(".csv") else "a text")
+    return folder
+
+
+def read_as(folder):
+    return [(file.name, file.format) for file in task_files.expand(["data"], str(folder))]
+
+
+def test_folders_of_data_files_are_files_not_classes(tmp_path):
+    tree(tmp_path / "data", "2019/01.csv", "2019/02.csv", "2020/01.csv", "reviews.csv", "README.md")
+    names = ["data/2019/01.csv", "data/2019/02.csv", "data/2020/01.csv", "data/reviews.csv"]
+    assert read_as(tmp_path) == [(name, "csv") for name in names]
+
+
+def test_class_folders_may_have_a_readme_beside_them(tmp_path):
+    tree(tmp_path / "data", "pos/1.txt", "neg/1.txt", "README.md", "pos/.hidden", "__pycache__/a.pyc")
+    assert read_as(tmp_path) == [("data/neg/1.txt", "folders"), ("data/pos/1.txt", "folders")]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["reviews.csv", "old/notes.txt"], ["mixture", "reviews.csv", "old/notes.txt", "data/*.csv"]),
+        (["pos/1.txt", "neg/1.csv"], ["mixture", "neg/1.csv", "pos/1.txt"]),
+        (["sport/1.txt", "sport/ball/2.txt"], ["sport/ball/2.txt", "beside it sport/1.txt", "such as data/sport"]),
+        (
+            ["train/pos/1.txt", "train/neg/1.txt", "test/pos/1.txt"],
+            ["folder per split (train, test)", "data.source: data/train, data.test_source: data/test"],
+        ),
+        (
+            ["Train/a.csv", "dev/a.csv", "test/a.csv"],
+            ["data.source: data/Train, data.validation_source: data/dev, data.test_source: data/test"],
+        ),
+    ],
+)
+def test_what_a_folder_cannot_be_is_refused_with_what_was_found(tmp_path, names, said):
+    tree(tmp_path / "data", *names)
+    with pytest.raises(UserError) as stop:
+        read_as(tmp_path)
+    for words in said:
+        assert words in str(stop.value)
+
+
+def test_split_folders_are_known_by_their_names_and_what_is_in_them(tmp_path):
+    tree(tmp_path / "splits", "train/pos/1.txt", "test/neg/1.txt", "README")
+    tree(tmp_path / "classes", "train/1.txt", "test/1.txt")  # texts about trains and tests
+    tree(tmp_path / "more", "train/a.csv", "test/a.csv", "other/a.csv")
+    assert task_files.split_sources("splits/", str(tmp_path)) == {"train": "splits/train", "test": "splits/test"}
+    assert task_files.split_sources("classes", str(tmp_path)) == {}
+    assert task_files.split_sources("more", str(tmp_path)) == {}
