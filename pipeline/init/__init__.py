@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from bertline.errors import UserError
 from bertline.pipeline.init.propose import propose
+from bertline.pipeline.init.refuse import refuse_as_run_does
 from bertline.pipeline.init.render import render
 from bertline.pipeline.init.survey import take_survey
 
@@ -42,9 +43,12 @@ def write_config(
 
     Raises:
         UserError: nothing is there or it is no labelled text: empty, binary, without a text or a label column, with
-            only one label, or with as many labels as rows. Or the target exists and `force` is not set.
+            only one label, with as many labels as rows, or anything else that `run` would refuse. Or the target
+            exists and `force` is not set.
     """
-    proposal = propose(take_survey(source), text=text, label=label)
+    survey = take_survey(source)
+    proposal = propose(survey, text=text, label=label)
+    refuse_as_run_does(survey, proposal)
     path = Path(target) if target else Path("configs") / f"{proposal.name}.yaml"
     if path.exists() and not force:
         raise UserError(f"{path} exists already; --force replaces it, --output FILE writes another one.")

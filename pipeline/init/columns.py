@@ -148,6 +148,7 @@ def _described(survey: Survey) -> str:
 
 def _slice_columns(survey: Survey, used: set[str | None]) -> list[str]:
     """Other columns of 2 to MOST_SLICES values that nearly all rows have, under names that may be kept."""
-    free = [name for name in survey.names if name not in used and name not in features.RESERVED]
+    taken = {*used, *survey.repeated, *features.RESERVED}
+    free = [name for name in survey.names if name not in taken]
     few = [name for name in free if 2 <= _spread(survey, name) <= MOST_SLICES]
     return sorted(name for name in few if survey.columns[name].filled >= FILLED * survey.rows)

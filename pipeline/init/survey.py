@@ -70,9 +70,12 @@ class Survey:
         sources: the split -> its source of the same kind. Only train's where there is no folder per split.
         files: the split -> how many files it has.
         folders: it is a folder per class.
-        names: the columns.
+        names: the columns, each once.
+        repeated: those that the first file has twice or more, of which the first is read.
         encoding, on_bad_bytes: how the files were read, as in DataOptions.
         encoding_words: where the encoding is a guess, a few words as it reads them.
+        read_files: the files as they were read, train's first.
+        first_fault: of all rows, with its file and row.
         file_rows: rows of each file, train's files first.
         rows: all rows, those with a fault too.
         faults: reason -> rows.
@@ -92,6 +95,9 @@ class Survey:
     sources: dict[str, str] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
     encoding_words: list[str] = field(default_factory=list)
+    repeated: set[str] = field(default_factory=set)
+    read_files: list[SourceFile] = field(default_factory=list)
+    first_fault: str = ""
     file_rows: list[int] = field(default_factory=list)
     rows: int = 0
     faults: Counter[str] = field(default_factory=Counter)
@@ -138,9 +144,10 @@ def take_survey(source: str | Path) -> Survey:
         )
     survey.warnings.extend(f"{count:,} {doubt}" for doubt, count in survey.doubts.items())
     if not survey.sample:
+        if survey.first_fault:
+            raise UserError(f"No usable row among {survey.rows:,}. The first fault: {survey.first_fault}.")
         raise UserError(
-            f"{files[0].name}: no usable row among {survey.rows:,}; the first line must name the columns, and rows "
-            "must follow it."
+            f"{files[0].name}: no usable row; the first line must name the columns, and rows must follow it."
         )
     return survey
 
@@ -197,17 +204,22 @@ def _is_utf16(file: SourceFile) -> bool:
 
 def _read(source: str, files: list[SourceFile], encoding: str, on_bad_bytes: str) -> Survey:
     options = DataOptions(source=["."], encoding=encoding, on_bad_bytes=on_bad_bytes)
-    names = list(dict.fromkeys(formats.columns(files[0], options)))
+    columns_found = Counter(formats.columns(files[0], options))
+    names = list(columns_found)
     files = [formats.settled(file, options) for file in files]
     columns = {name: Column() for name in names}
     survey = Survey(source, files[0].format == FOLDERS, names, encoding, on_bad_bytes, columns=columns)
     generator = random.Random(SAMPLE_SEED)
     survey.plain_quotes = [Path(file.path).name for file in files if file.quoting == "none"]
+    survey.read_files = files
+    survey.repeated = {name for name, count in columns_found.items() if count > 1}
     survey.file_rows = [0] * len(files)
     survey.one_quoting = len(survey.plain_quotes) in (0, len(files))
     for number, row in _rows(files, options, names):
         survey.rows += 1
         survey.file_rows[number] += 1
+        if row.fault and not survey.first_fault:
+            survey.first_fault = f"{files[number].name}, row {row.number}: {row.fault.detail}"
         if row.doubt:
             survey.doubts[row.doubt] += 1
         if row.fault:

@@ -321,6 +321,37 @@ def test_files_that_are_missing_empty_or_binary(tmp_path):
             proposed(tmp_path / "a.csv")
 
 
+def test_what_run_would_refuse_is_refused(tmp_path):
+    table = write_table(tmp_path / "a.csv", ("text", "label", "label"), [(*row, "x") for row in WORDS])
+    with pytest.raises(UserError, match=r"the column 'label' \(data.label\) appears 2 times; rename all but one"):
+        proposed(table)
+    write_table(
+        table, ("text", "label"), [(text, label if number > 4 else "") for number, (text, label) in enumerate(WORDS)]
+    )
+    with pytest.raises(UserError, match=r"5 of 20 rows cannot be used \(5 x nothing in column 'label'\).*allows 5%"):
+        proposed(table)
+    write_table(table, ("text", "label"), [(*row, "more") if number > 17 else row for number, row in enumerate(WORDS)])
+    with pytest.raises(
+        UserError, match=r"2 x broken line.*a.csv, row 19: 3 fields where the first line names 2 columns"
+    ):
+        proposed(table)
+    assert not list(tmp_path.glob("*.yaml"))
+
+
+def test_a_repeated_column_is_not_proposed_for_slices(tmp_path):
+    rows = [(*row, ("en", "fr")[row[1]], ("en", "fr")[row[1]]) for row in WORDS]
+    written, _ = proposed(write_table(tmp_path / "a.csv", ("text", "label", "lang", "lang"), rows))
+    assert "lang" not in written.path.read_text().split("split:")[1].split("model:")[0]
+
+
+def test_a_comma_at_the_end_of_each_row_is_named(tmp_path):
+    table = write_table(tmp_path / "a.csv", ("text", "label"), [(*row, "") for row in WORDS])
+    with pytest.raises(
+        UserError, match=r"The first fault: .*a.csv, row 1: 3 fields .* \(line 2\); the last field is empty"
+    ):
+        proposed(table)
+
+
 def test_named_columns_must_exist(table):
     assert proposed(table, label="date")[1].data.label == "date"
     with pytest.raises(UserError, match=r"--text body: no such column. Columns: 'id', 'date'"):

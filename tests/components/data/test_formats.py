@@ -74,6 +74,16 @@ def test_tsv_quotes_like_csv(tmp_path):
     assert rows_of(tmp_path / "a.tsv", 'text\tlabel\n"a\tb"\tpos\n') == [(1, ("a\tb", "pos"))]
 
 
+def test_a_first_line_that_names_the_separator(tmp_path):
+    expected = [(1, ("a, b", "pos")), (2, ("c; d", "neg"))]
+    assert rows_of(tmp_path / "a.csv", '\ufeffsep=;\r\ntext;label\r\na, b;pos\r\n"c; d";neg\r\n') == expected
+    assert rows_of(tmp_path / "a.csv", 'sep=,\ntext,label\n"a, b",pos\nc; d,neg\n') == expected
+    assert rows_of(tmp_path / "a.csv", "sep=\t\ntext\tlabel\na, b\tpos\nc; d\tneg\n") == expected
+    (tmp_path / "a.csv").write_text("sep=;\ntext;label\na;b;c\n")
+    [file] = task_files.expand(["a.csv"], str(tmp_path))
+    assert "(line 3)" in next(iter(formats.read(file, OPTIONS))).fault.detail
+
+
 # === Stray quotes ===
 
 
