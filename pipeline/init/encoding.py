@@ -62,7 +62,7 @@ def guess(files: Sequence[SourceFile]) -> Guess | None:
         for candidate in candidates:
             candidate.read(line)
     chosen = _chosen(candidates)
-    return Guess(chosen.name, list(chosen.words)) if chosen else None
+    return Guess(chosen.name, list(chosen.words or chosen.signs)) if chosen else None
 
 
 def _lines_beyond_ascii(files: Sequence[SourceFile]) -> Iterator[bytes]:
@@ -114,6 +114,7 @@ class _Candidate:
         letters, typography, symbols: characters beyond ASCII.
         with_letters, odd: words with letters beyond ASCII, and how many of them no language writes.
         words: a few of the former. A dict, for its order.
+        signs: a few words in which only signs are beyond ASCII, such as "£5".
     """
 
     name: str
@@ -125,6 +126,7 @@ class _Candidate:
     with_letters: int = 0
     odd: int = 0
     words: dict[str, None] = field(default_factory=dict)
+    signs: dict[str, None] = field(default_factory=dict)
 
     def read(self, line: bytes) -> None:
         self.lines += 1
@@ -152,6 +154,8 @@ class _Candidate:
     def _judge(self, word: str) -> None:
         letters = [character for character in word if character.isalpha()]
         if all(character.isascii() for character in letters):
+            if len(self.signs) < SAMPLE_WORDS and len(word) <= LONGEST_SAMPLE and word.isprintable():
+                self.signs[word] = None
             return
         self.with_letters += 1
         if _is_odd(word, letters):

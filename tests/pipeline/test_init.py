@@ -241,7 +241,7 @@ def test_no_letter_is_lost_in_another_encoding(tmp_path, language, encoding, pac
 def test_the_guess_stands_in_the_config_with_words_to_judge_it_by(tmp_path):
     (tmp_path / "a.csv").write_bytes(table_of(SENTENCES["german"]).encode("cp1252"))
     written, _ = proposed(tmp_path / "a.csv")
-    line = "encoding: cp1252 # a guess, by which every row was read: Gerät, läuft, prächtig\n"
+    line = "encoding: cp1252 # a guess, tried on all rows: Gerät, läuft, prächtig\n"
     assert line in written.path.read_text(encoding="utf-8")
 
 

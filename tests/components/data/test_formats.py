@@ -74,6 +74,16 @@ def test_tsv_quotes_like_csv(tmp_path):
     assert rows_of(tmp_path / "a.tsv", 'text\tlabel\n"a\tb"\tpos\n') == [(1, ("a\tb", "pos"))]
 
 
+def test_spaces_before_a_quote_do_not_make_it_a_character(tmp_path):
+    content = 'text, label\n"a, ""b"", c", "pos"\n"d , "  ,"neg"\n e, neg\n"f",  "neg"\n'
+    assert rows_of(tmp_path / "a.csv", content) == [
+        (1, ('a, "b", c', "pos")),
+        (2, BROKEN_LINE),  # a space after the closing quote
+        (3, (" e", " neg")),
+        (4, ("f", "neg")),
+    ]
+
+
 def test_a_first_line_that_names_the_separator(tmp_path):
     expected = [(1, ("a, b", "pos")), (2, ("c; d", "neg"))]
     assert rows_of(tmp_path / "a.csv", '\ufeffsep=;\r\ntext;label\r\na, b;pos\r\n"c; d";neg\r\n') == expected
