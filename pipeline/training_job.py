@@ -97,7 +97,7 @@ def run(job: dict[str, Any], name: str, command: Sequence[str], env: dict[str, s
             while running := _existing(api, place, name):
                 time.sleep(POLL_SECONDS)
         if running is None:
-            running = api.create_namespaced_custom_object(**place, body=_filled(job, name, command, env))
+            running = api.create_namespaced_custom_object(**place, body=filled(job, name, command, env))
             logging.info("TFJob %s/%s", namespace, name)
         while not _outcome(running):
             time.sleep(POLL_SECONDS)
@@ -111,13 +111,14 @@ def run(job: dict[str, Any], name: str, command: Sequence[str], env: dict[str, s
         )
 
 
-def _filled(job: dict[str, Any], name: str, command: Sequence[str], env: dict[str, str]) -> dict[str, Any]:
-    filled = copy.deepcopy(job)
-    filled["metadata"]["name"] = name
-    (container,) = filled["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]["containers"]
+def filled(job: dict[str, Any], name: str, command: Sequence[str], env: dict[str, str]) -> dict[str, Any]:
+    """The job under a name, whose workers run the command with these environment variables too."""
+    named = copy.deepcopy(job)
+    named["metadata"]["name"] = name
+    (container,) = named["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]["containers"]
     container["command"] = list(command)
     container["env"] += [{"name": key, "value": value} for key, value in env.items()]
-    return filled
+    return named
 
 
 def _connect() -> str:

@@ -209,7 +209,7 @@ class Service:
     async def _answer(
         self, method: methods.Method, request: Any, timeout: float | None, servable: Servable | None, **options: bool
     ) -> tuple[Any, Servable]:
-        with self._admitted():
+        with self.admitted():
             try:
                 async with asyncio.timeout(timeout):
                     spec = method.spec(request)
@@ -248,7 +248,7 @@ class Service:
         return await asyncio.wrap_future(work)
 
     @contextmanager
-    def _admitted(self) -> Iterator[None]:
+    def admitted(self) -> Iterator[None]:
         """Counts a request in flight. One too many is refused at once rather than left to wait for long."""
         if self._running >= self._limits.max_concurrent_requests:
             raise RequestError(

@@ -11,7 +11,7 @@ def test_the_baseline_learns_which_words_go_with_a_label(tmp_path):
     examples, _ = factories.raw_examples(tmp_path, splits, list(factories.MOODS))
     answers = BaselineAnswers()
     answers.uri = str(tmp_path)
-    baseline.Baseline.EXECUTOR_SPEC.executor_class._FUNCTION(examples=examples, answers=answers)
+    baseline.Baseline.test_call(examples=examples, answers=answers)
     assert pq.read_table(tmp_path / "answers-test.parquet")["predicted"].to_pylist() == [
         label for _, label in rows[100:]
     ]

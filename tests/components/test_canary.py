@@ -48,7 +48,7 @@ def examine(tmp_path, model, rows=ROWS, blessed=1, number=200, **limits):
     table = pa.table({**{name: list(values) for name, values in columns.items()}, "probability": [0.75] * len(ids)})
     pq.write_table(table, tmp_path / "evaluation" / "predictions-test.parquet")
     made = artifact(standard_artifacts.InfraBlessing, tmp_path / "canary")
-    canary.Canary.EXECUTOR_SPEC.executor_class._FUNCTION(
+    canary.Canary.test_call(
         model=artifact(standard_artifacts.Model, model),
         evaluation=evaluation,
         blessing=artifact(standard_artifacts.ModelBlessing, tmp_path / "blessing", blessed=blessed),

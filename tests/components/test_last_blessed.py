@@ -23,8 +23,7 @@ def find(tmp_path, serving, release, weights=0):
     (tmp_path / "artifact").mkdir(parents=True)  # TFX makes it
     model = standard_artifacts.Model()
     model.uri = str(tmp_path / "artifact")
-    run = LastBlessed.EXECUTOR_SPEC.executor_class._FUNCTION
-    run(model=model, serving_folder=str(serving), release=release, weights=weights)
+    LastBlessed.test_call(model=model, serving_folder=str(serving), release=release, weights=weights)
     return model
 
 

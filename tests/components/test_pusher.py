@@ -41,7 +41,7 @@ def push(tmp_path, model_blessed=1, infra_blessed=1, inputs="a", warmup_rows=0):
     card = artifact(artifacts.ModelCard, tmp_path / "card")
     (tmp_path / "card" / "MODEL_CARD.md").write_text("# The card")
     pushed = artifact(standard_artifacts.PushedModel, tmp_path / "pushed")
-    pusher.Pusher.EXECUTOR_SPEC.executor_class._FUNCTION(
+    pusher.Pusher.test_call(
         model=artifact(standard_artifacts.Model, tmp_path / "model"),
         weights=artifact(artifacts.Weights, tmp_path / "weights"),
         model_blessing=artifact(standard_artifacts.ModelBlessing, tmp_path / "gates", blessed=model_blessed),

@@ -167,7 +167,7 @@ def test_a_lost_worker_is_started_again(operator, tmp_path):
 
 def test_a_job_that_an_earlier_try_left_running_is_taken_up(operator):
     job = training_job.manifest(KubeflowOptions(workers=2, root="/m", volumes=[{"claim": "m", "path": "/m"}]), "b:1")
-    operator.create(training_job._filled(job, "trainer-1", ["python", "-c", "pass"], {}))
+    operator.create(training_job.filled(job, "trainer-1", ["python", "-c", "pass"], {}))
     run("raise SystemExit(1)")
     assert operator.created == ["trainer-1"]
 

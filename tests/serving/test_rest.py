@@ -489,7 +489,7 @@ def test_a_full_queue_says_when_to_come_again(service):
 
 def test_too_many_requests_at_once_are_told_when_to_come_again(service):
     busy = Service(service.models, Metrics(), Limits(max_concurrent_requests=1))
-    with TestClient(application(busy)) as client, busy._admitted():
+    with TestClient(application(busy)) as client, busy.admitted():
         refused = client.post("/v1/models/toys:predict", json={"inputs": [1]})
         assert "no more are accepted" in error_of((refused.status_code, refused.json()), 429)
         assert refused.headers["retry-after"] == "1"

@@ -71,15 +71,15 @@ def test_newest_goes_last_and_comes_back_first(serving, monkeypatch):
 
 def test_rollback_killed_half_way_is_completed_by_the_same_call(serving):
     code = f"""
-import os, signal
+import os, pathlib, signal
 from bertline.serving import rollback
 
-rename = rollback._rename
+rename = pathlib.Path.rename
 def once(*arguments):
     rename(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
 
-rollback._rename = once
+pathlib.Path.rename = once
 rollback.roll_back({str(serving)!r}, to=100)
 """
     assert subprocess.run([sys.executable, "-c", code], cwd=TOP).returncode == -signal.SIGKILL
