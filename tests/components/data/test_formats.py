@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+import random
 
 import pyarrow
 import pyarrow.parquet
@@ -145,6 +146,28 @@ def test_what_a_standard_writer_quotes_comes_back(tmp_path, policy, text, every)
     content = (tmp_path / "a.csv").read_bytes().decode()
     quoting, read = settled_rows(tmp_path / "a.csv", content)
     assert (quoting, [row.values for row in read]) == ("standard", rows)
+
+
+PIECES = ("a", "word", " ", ",", '"', "\n", "\t", "b, c", 'said "x"', "\r\n", "\u00fc", '  "q"', ', "')
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_tables_of_a_standard_writer_come_back(tmp_path, seed):
+    random_ = random.Random(seed)
+    rows = []
+    for number in range(random_.choice((3, 10, 60))):
+        words = "".join(random_.choices(PIECES, k=random_.randint(1, 6))) if random_.random() < 0.4 else "plain words"
+        rows.append((f"{words} {number}", random_.choice(("pos", "neg"))))
+    name, delimiter = random_.choice((("a.csv", ","), ("a.tsv", "\t")))
+    dialect = {
+        "delimiter": delimiter,
+        "quoting": random_.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)),
+        "lineterminator": random_.choice(("\n", "\r\n")),
+    }
+    with open(tmp_path / name, "w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, **dialect).writerows([("text", "label"), *rows])
+    [file] = task_files.expand([name], str(tmp_path))
+    assert [row.values for row in formats.read(file, OPTIONS)] == rows
 
 
 def test_one_broken_quote_among_standard_ones_costs_its_row_only(tmp_path):
