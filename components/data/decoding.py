@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
 import io
+import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +23,7 @@ UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # === Compression ===
 
 # The ending of a file's name -> how its bytes are unpacked.
-COMPRESSIONS: dict[str, Callable[[str], BinaryIO]] = {".gz": gzip.open}
+COMPRESSIONS: dict[str, Callable[[str], BinaryIO]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
 def without_compression(name: str) -> str:
@@ -36,16 +38,24 @@ def open_bytes(file: SourceFile) -> Iterator[BinaryIO]:
     Raises:
         UserError: the file is gone, not readable, or damaged. Also when that turns out within the block.
     """
-    unpacked = COMPRESSIONS.get(Path(file.path).suffix.lower())
+    ending = Path(file.path).suffix.lower()
+    unpacked = COMPRESSIONS.get(ending)
     try:
         with unpacked(file.path) if unpacked else open(file.path, "rb") as stream:
             yield stream
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{file.name}: not gzip, damaged or cut short ({error}); copy the file again.") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
+        raise UserError(_damaged(file, ending, error)) from error
     except OSError as error:
+        if unpacked and error.errno is None:  # bz2 has no exception of its own
+            raise UserError(_damaged(file, ending, error)) from error
         raise UserError(
             f"{file.name}: cannot be read: {error.strerror or error}. Check the file and its permissions."
         ) from error
+
+
+def _damaged(file: SourceFile, ending: str, error: Exception) -> str:
+    kind = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz"}[ending]
+    return f"{file.name}: not {kind}, damaged or cut short ({error}); copy the file again."
 
 
 # === Encoding ===
@@ -114,6 +124,8 @@ SIGNATURES = {
     b"\x89PNG": "a picture; remove it from data.source",
     b"PAR1": "a Parquet file; let its name end in .parquet, or set data.format: parquet",
     b"\x1f\x8b": "compressed with gzip; let its name end in .gz",
+    b"BZh91AY&SY": "compressed with bzip2; let its name end in .bz2",
+    b"\xfd7zXZ": "compressed with xz; let its name end in .xz",
     b"SQLite format 3": "an SQLite database; export the table as CSV",
 }
 

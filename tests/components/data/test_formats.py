@@ -1,6 +1,8 @@
+import bz2
 import csv
 import gzip
 import json
+import lzma
 import random
 
 import pyarrow
@@ -240,9 +242,21 @@ def test_a_line_that_is_no_json_object_is_named_with_its_place(tmp_path):
     assert "digits" in details[3]
 
 
-@pytest.mark.parametrize("name", ["a.csv.gz", "a.CSV.GZ"])
-def test_gzip(tmp_path, name):
-    assert rows_of(tmp_path / name, gzip.compress(b"text,label\na,pos\n")) == [(1, ("a", "pos"))]
+COMPRESSED = [
+    ("a.csv.gz", gzip.compress),
+    ("a.CSV.GZ", gzip.compress),
+    ("a.csv.bz2", bz2.compress),
+    ("a.csv.xz", lzma.compress),
+]
+
+
+@pytest.mark.parametrize(("name", "pack"), COMPRESSED)
+def test_compressed_files(tmp_path, name, pack):
+    packed = pack(b"text,label\na,pos\n")
+    assert rows_of(tmp_path / name, packed) == [(1, ("a", "pos"))]
+    assert "cut short" in refusal(tmp_path / name, packed[: len(packed) // 2])
+    assert "damaged" in refusal(tmp_path / name, b"text,label\na,pos\n")
+    assert f"let its name end in .{name.lower()[6:]}" in refusal(tmp_path / "renamed.csv", packed)
 
 
 def test_parquet(tmp_path):
