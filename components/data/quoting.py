@@ -50,6 +50,8 @@ class _Values:
         if not self.many:
             self.counts[value] += 1
             self.many = len(self.counts) > MOST_VALUES
+        if self.many:
+            self.counts.clear()
 
 
 @dataclass

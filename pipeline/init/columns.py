@@ -53,14 +53,19 @@ def choose_columns(survey: Survey, text: str | None, label: str | None) -> Colum
         if name is not None and name not in survey.names:
             raise UserError(f"{option} {name}: no such column. Columns: {', '.join(map(repr, survey.names))}.")
     if len(survey.names) < 2:
-        raise UserError(
-            f"Only one column, {survey.names[0][:80]!r}: a text and a label are needed. "
-            "Where the columns are separated by other than commas, save the file as .csv with commas or .tsv with tabs."
-        )
+        raise UserError(f"Only one column, {survey.names[0][:80]!r}: a text and a label are needed. {_why_one(survey)}")
     label = label or _guess_label(survey, text)
     pair = _guess_pair(survey, label) if text is None else None
     text, text_pair = pair or (text or _guess_text(survey, label), None)
     return Columns(text, text_pair, label, _slice_columns(survey, {text, text_pair, label}))
+
+
+def _why_one(survey: Survey) -> str:
+    if survey.read_files[0].format in ("jsonl", "parquet"):
+        return (
+            "Columns that hold lists or objects are not counted: write their texts and labels to columns of their own."
+        )
+    return "Where the columns are separated by other than commas, save the file as .csv with commas or .tsv with tabs."
 
 
 # === The label ===

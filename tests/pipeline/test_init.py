@@ -313,6 +313,12 @@ def test_a_table_that_holds_no_labelled_text(tmp_path, header, rows, said):
     assert said in str(stop.value)
 
 
+def test_nested_columns_are_named_as_the_cause(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"id": 1, "review": {"body": "words", "label": "a"}}\n' * 9)
+    with pytest.raises(UserError, match="Only one column, 'id'.*hold lists or objects are not counted"):
+        proposed(tmp_path / "a.jsonl")
+
+
 def test_files_that_are_missing_empty_or_binary(tmp_path):
     for content, said in ((None, "no such file"), (b"", "empty"), (b"text,label\n\0", "binary")):
         if content is not None:
