@@ -62,9 +62,7 @@ def choose_columns(survey: Survey, text: str | None, label: str | None) -> Colum
 
 def _why_one(survey: Survey) -> str:
     if survey.read_files[0].format in ("jsonl", "parquet"):
-        return (
-            "Columns that hold lists or objects are not counted: write their texts and labels to columns of their own."
-        )
+        return "Columns that hold lists or objects are not counted: write what is in them to columns of their own."
     return "Where the columns are separated by other than commas, save the file as .csv with commas or .tsv with tabs."
 
 

@@ -315,7 +315,7 @@ def test_a_table_that_holds_no_labelled_text(tmp_path, header, rows, said):
 
 def test_nested_columns_are_named_as_the_cause(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": 1, "review": {"body": "words", "label": "a"}}\n' * 9)
-    with pytest.raises(UserError, match="Only one column, 'id'.*hold lists or objects are not counted"):
+    with pytest.raises(UserError, match=r"Only one column, 'id'.*hold lists or objects are not counted"):
         proposed(tmp_path / "a.jsonl")
 
 
