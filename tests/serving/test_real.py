@@ -23,7 +23,7 @@ def model_server(tmp_path, monkeypatch):
 
 def test_hands_over_with_its_flags_and_exit_status(model_server, tmp_path):
     command = real.command(tmp_path / "serving", "mood", "0.0.0.0", 8500)
-    code = f"from serving import real; real.hand_over({command!r})"
+    code = f"from bertline.serving import real; real.hand_over({command!r})"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 7
     assert (model_server.parent / "arguments").read_text().split() == [
         "--port=8500",
