@@ -22,8 +22,8 @@ def decide(lines: Iterable[str], delimiter: str) -> Literal["standard", "none"]:
     """Reads a file once, without keeping it, and decides by its quotes.
 
     Against marks around a field speaks each record that they make of lines, or spoil, of which every line is a row by
-    itself: it has as many fields as there are columns, and values that rows without quotes have too. For marks speaks
-    each record that is whole only with them, and a line of column names in quotes.
+    itself: it has as many fields as there are columns, and values that rows have too which both readings read alike.
+    For marks speaks each record that is whole only with them, and a line of column names in quotes.
 
     Args:
         lines: of the file, with the line of column names, line ends kept.
@@ -41,7 +41,7 @@ def decide(lines: Iterable[str], delimiter: str) -> Literal["standard", "none"]:
 
 @dataclass
 class _Values:
-    """The values of a column in rows without quotes."""
+    """The values of a column in rows that both readings read alike."""
 
     counts: Counter[str] = field(default_factory=Counter)
     many: bool = False
@@ -61,7 +61,7 @@ class _Evidence:
     Attributes:
         delimiter: between fields.
         columns: the values of each.
-        plain: rows without quotes.
+        plain: rows that both readings read alike.
         wrapped: rows in which quotes stand around a field that would be whole without them.
         need_quotes: records that are whole only in the standard reading.
         suspects: records whose lines have the right number of fields each without it: those fields, line by line.
@@ -89,6 +89,8 @@ class _Evidence:
             self._add_needing(record)
         elif record.fields != rows[0]:
             self.wrapped += 1
+        else:  # its quotes stand within fields
+            self._add_plain(record.fields)
 
     def _add_plain(self, fields: list[str]) -> None:
         if len(fields) == len(self.columns):

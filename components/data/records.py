@@ -58,12 +58,12 @@ class _SpacesBeforeQuotes:
 class _Tape:
     """The lines of a stream. Those of the current record can be put back."""
 
-    def __init__(self, lines: Iterable[str], delimiter: str):
+    def __init__(self, lines: Iterable[str], spaces: _SpacesBeforeQuotes):
         self._lines = iter(lines)
         self._put_back: list[str] = []  # last first
         self.record: list[str] = []
         self.lines_before = 0
-        self._spaces = _SpacesBeforeQuotes(delimiter)
+        self._spaces = spaces
 
     def __iter__(self) -> _Tape:
         return self
@@ -89,7 +89,8 @@ def standard_records(lines: Iterable[str], delimiter: str) -> Iterator[Record]:
     next line, so that it does not swallow the rows after it.
     """
     csv.field_size_limit(LONGEST_FIELD)  # Python's own limit is 131,072 characters
-    tape = _Tape(lines, delimiter)
+    spaces = _SpacesBeforeQuotes(delimiter)
+    tape = _Tape(lines, spaces)
     reader = csv.reader(tape, delimiter=delimiter, strict=True)
     while True:
         tape.start_record()
@@ -106,6 +107,8 @@ def standard_records(lines: Iterable[str], delimiter: str) -> Iterator[Record]:
             continue
         first, count = tape.lines_before + 1, len(tape.record)
         where = f"line {first}" if count == 1 else f"lines {first} to {first + count - 1}"
+        if count > 1 and (closed_up := spaces.closed_up(whole := "".join(tape.record))) != whole:
+            fields = next(csv.reader([closed_up], delimiter=delimiter, strict=True))
         yield Record(where, fields, tape.record)
 
 

@@ -85,6 +85,12 @@ def test_spaces_before_a_quote_do_not_make_it_a_character(tmp_path):
         (3, (" e", " neg")),
         (4, ("f", "neg")),
     ]
+    content = 'text, label\n"two\nlines", "pos"\n"three\n, ""more""\nlines",  "neg"\nc,pos\n'
+    assert rows_of(tmp_path / "a.csv", content) == [
+        (1, ("two\nlines", "pos")),
+        (2, ('three\n, "more"\nlines', "neg")),
+        (3, ("c", "pos")),
+    ]
 
 
 def test_a_first_line_that_names_the_separator(tmp_path):
@@ -134,6 +140,14 @@ def test_stray_quotes_swallow_no_row(tmp_path, name, delimiter, order):
 def test_a_quoted_citation_at_the_start_of_a_plain_text_is_no_mark(tmp_path):
     texts = [f'"Great" she said {number}' if number % 5 == 0 else f"some words {number}" for number in range(60)]
     content = "text\tlabel\n" + "".join(f"{text}\t{number % 2}\n" for number, text in enumerate(texts))
+    quoting, rows = settled_rows(tmp_path / "a.tsv", content)
+    assert (quoting, [row.values[0] for row in rows]) == ("none", texts)
+
+
+def test_a_file_with_a_quote_in_every_row_is_told_by_those_that_both_readings_read_alike(tmp_path):
+    forms = ('{} is 5" tall', '{} is 6" wide', '"{} opens', '{} ends"', '{} "within" it')
+    texts = [forms[number % 5].format(f"row {number}") for number in range(300)]
+    content = "text\tlabel\n" + "".join(f"{text}\t{('pos', 'neg')[n % 2]}\n" for n, text in enumerate(texts))
     quoting, rows = settled_rows(tmp_path / "a.tsv", content)
     assert (quoting, [row.values[0] for row in rows]) == ("none", texts)
 
