@@ -47,16 +47,24 @@ def choose_columns(survey: Survey, text: str | None, label: str | None) -> Colum
         label: the label column, where the person has named it.
 
     Raises:
-        UserError: a named column does not exist, or none looks like text or like a label.
+        UserError: a named column does not exist, none looks like text or like a label, one would be both, or its name
+            holds bytes that are not in the encoding.
     """
     for option, name in (("--text", text), ("--label", label)):
         if name is not None and name not in survey.names:
             raise UserError(f"{option} {name}: no such column. Columns: {', '.join(map(repr, survey.names))}.")
+    if text is not None and text == label:
+        raise UserError(f"--text and --label both name {text!r}: they must be different columns.")
     if len(survey.names) < 2:
         raise UserError(f"Only one column, {survey.names[0][:80]!r}: a text and a label are needed. {_why_one(survey)}")
     label = label or _guess_label(survey, text)
     pair = _guess_pair(survey, label) if text is None else None
     text, text_pair = pair or (text or _guess_text(survey, label), None)
+    if lost := [name for name in (text, text_pair, label) if name in survey.unreadable_names]:
+        raise UserError(
+            f"{survey.read_files[0].name}: the line of column names is not {survey.encoding.upper()}, so that "
+            f"{lost[0]!r} cannot be named in a config. Correct that line, or save the file as UTF-8."
+        )
     return Columns(text, text_pair, label, _slice_columns(survey, {text, text_pair, label}))
 
 
@@ -151,7 +159,7 @@ def _described(survey: Survey) -> str:
 
 def _slice_columns(survey: Survey, used: set[str | None]) -> list[str]:
     """Other columns of 2 to MOST_SLICES values that nearly all rows have, under names that may be kept."""
-    taken = {*used, *survey.repeated, *features.RESERVED}
+    taken = {*used, *survey.repeated, *survey.unreadable_names, *features.RESERVED}
     free = [name for name in survey.names if name not in taken]
     few = [name for name in free if 2 <= _spread(survey, name) <= MOST_SLICES]
     return sorted(name for name in few if survey.columns[name].filled >= FILLED * survey.rows)

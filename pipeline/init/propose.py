@@ -14,6 +14,7 @@ import numpy
 from bertline.components.data.decoding import without_compression
 from bertline.components.data.delimited import SPANS_LINES
 from bertline.components.data.formats import ENDINGS
+from bertline.components.data.rows import printable
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 from bertline.models import packages
@@ -176,7 +177,7 @@ def _findings(survey: Survey, columns: Columns, labels: dict[str, int]) -> list[
     mean = survey.columns[columns.text].mean_characters
     return [
         *_files_found(survey),
-        f"{survey.rows:,} rows; columns: {', '.join(survey.names[:LISTED_COLUMNS])}",
+        f"{survey.rows:,} rows; columns: {', '.join(map(printable, survey.names[:LISTED_COLUMNS]))}",
         f"text: {columns.text!r}{pair}, {mean:.0f} characters on average",
         f"label: {columns.label!r}, {len(labels)} labels: {shown}{more}",
     ]

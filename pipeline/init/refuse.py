@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 from bertline.components.data import formats
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
@@ -13,10 +15,15 @@ def refuse_as_run_does(survey: Survey, proposal: Proposal) -> None:
     """Applies the checks that `run` makes before it trains, as far as the survey can tell their result.
 
     Raises:
-        UserError: a file lacks a column or has it twice, or more rows than `data.max_quarantined` cannot be used.
+        UserError: the config would not load, a file lacks a column or has it twice, or more rows than
+            `data.max_quarantined` cannot be used.
     """
     data = {setting.path[1]: setting.value for setting in proposal.settings if setting.path[0] == "data"}
-    options = DataOptions.model_validate(data)
+    try:
+        options = DataOptions.model_validate(data)
+    except ValidationError as error:
+        faults = (fault["msg"].removeprefix("Value error, ") for fault in error.errors())
+        raise UserError(f"`run` would refuse the config: data: {'; '.join(faults)}.") from None
     for file in survey.read_files:
         formats.check(file, options)
     _refuse_too_many_unusable(survey, options)

@@ -13,7 +13,7 @@ from pathlib import Path
 from bertline.components.data import formats, task_files
 from bertline.components.data.decoding import UTF16_MARKS, open_bytes
 from bertline.components.data.reader import FOLDERS, SourceFile
-from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE, Row
+from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE, Row, printable
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 from bertline.models import packages
@@ -113,6 +113,11 @@ class Survey:
         place = self.names.index(name)
         return [values[place] for values in self.sample]
 
+    @property
+    def unreadable_names(self) -> list[str]:
+        """Columns whose names hold bytes that are not in the encoding."""
+        return [name for name in self.names if printable(name) != name]
+
 
 def take_survey(source: str | Path) -> Survey:
     """Looks at all rows of the data.
@@ -169,9 +174,9 @@ def _read_as_they_are(source: str, files: list[SourceFile]) -> Survey:
     encoding = "utf-16" if _is_utf16(files[0]) else "utf-8"
     survey = _read(source, files, encoding, "quarantine")
     bad = survey.faults[BAD_BYTES]
-    if not bad:
+    if not bad and not survey.unreadable_names:
         return survey
-    not_so = f"{bad:,} of {survey.rows:,} rows are not {encoding.upper()}"
+    not_so = _not_in(encoding, survey)
     # Parquet says itself what its bytes are; UTF-16 has a mark.
     guess = encodings.guess(files) if encoding == "utf-8" and files[0].format != "parquet" else None
     if guess:
@@ -186,11 +191,20 @@ def _read_as_they_are(source: str, files: list[SourceFile]) -> Survey:
             f"{not_so}, and no other encoding reads them well: the bytes that are not are replaced by U+FFFD. "
             "Set data.encoding if you know the file's"
         )
-    else:
+    elif bad:
         survey.warnings.append(
             f"{bad:,} of {survey.rows:,} rows hold bytes that are not {encoding.upper()}: they will go to quarantine"
         )
+    else:
+        survey.warnings.append(not_so)
     return survey
+
+
+def _not_in(encoding: str, survey: Survey) -> str:
+    name, bad = encoding.upper(), survey.faults[BAD_BYTES]
+    header = f"the line of column names is not {name}" if survey.unreadable_names else ""
+    rows = f"{bad:,} of {survey.rows:,} rows are not {name}" if bad else ""
+    return " and ".join(filter(None, (rows, header)))
 
 
 def _as_in(words: list[str]) -> str:

@@ -256,6 +256,27 @@ def test_few_rows_in_another_encoding(tmp_path):
     assert "will go to quarantine" in written.warnings[0]
 
 
+def test_only_the_line_of_column_names_in_another_encoding(tmp_path):
+    rows = "".join(f"some words {number},{'ab'[number % 2]}\n" for number in range(60))
+    (tmp_path / "a.csv").write_bytes(f"text,catégorie\n{rows}".encode("cp1252"))
+    written, loaded = proposed(tmp_path / "a.csv")
+    assert loaded.data.label == "catégorie"
+    assert written.warnings[0].startswith("the line of column names is not UTF-8: read as cp125")
+    [file] = task_files.expand(["a.csv"], str(tmp_path))
+    assert len([row for row in formats.read(file, loaded.data) if not row.fault]) == 60
+
+
+def test_a_column_name_that_no_encoding_reads_is_refused_where_the_column_is_needed(tmp_path):
+    rows = "".join(f"naïve words {number},{'ab'[number % 2]},{'xy'[number % 2]}\n" for number in range(60)).encode()
+    (tmp_path / "a.csv").write_bytes(b"text,cat\xe9gorie,label\n" + rows)
+    written, loaded = proposed(tmp_path / "a.csv")
+    assert (loaded.data.encoding, loaded.data.label) == ("utf-8", "label")
+    assert written.warnings == ["the line of column names is not UTF-8"]
+    (tmp_path / "a.csv").write_bytes(b"text,label \xe9,\n" + rows)
+    with pytest.raises(UserError, match=r"a.csv: the line of column names is not UTF-8, so that 'label "):
+        proposed(tmp_path / "a.csv")
+
+
 def test_bytes_that_no_encoding_reads_are_replaced_with_a_word(tmp_path):
     sentences = ("na\u00efve words", "fa\u00e7ade words")
     rows = table_of(sentences).encode() + b"".join(b"wrong \xff byte %d,a\n" % number for number in range(9))
@@ -362,6 +383,8 @@ def test_named_columns_must_exist(table):
     assert proposed(table, label="date")[1].data.label == "date"
     with pytest.raises(UserError, match=r"--text body: no such column. Columns: 'id', 'date'"):
         proposed(table, text="body")
+    with pytest.raises(UserError, match="--text and --label both name 'stars'"):
+        proposed(table, text="stars", label="stars")
 
 
 # === What it does without ===
