@@ -208,7 +208,7 @@ def load(path: str | Path) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from error
     try:
-        values = YAML(typ="safe", pure=True).load(text)
+        values = parse(text)
     except YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
@@ -220,6 +220,15 @@ def load(path: str | Path) -> Config:
     except ValidationError as error:
         lines = [_explain(fault, values) for fault in error.errors()]
         raise UserError("\n".join(f"{path}: {line}" for line in dict.fromkeys(lines))) from None
+
+
+def parse(text: str) -> Any:
+    """What a config's text holds, before it is checked.
+
+    Raises:
+        YAMLError: it is no YAML.
+    """
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def dump(config: Config) -> str:

@@ -52,6 +52,7 @@ def write_config(
     path = Path(target) if target else Path("configs") / f"{proposal.name}.yaml"
     if path.exists() and not force:
         raise UserError(f"{path} exists already; --force replaces it, --output FILE writes another one.")
+    content = render(proposal, path.parent)  # before the file is opened: what fails must not leave half of one
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(proposal, path.parent), encoding="utf-8")
+    path.write_bytes(content)
     return Written(path, proposal.findings, proposal.warnings)

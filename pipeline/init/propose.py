@@ -231,7 +231,8 @@ def _slicing(columns: list[str]) -> str:
     """What the person could add to see the accuracy for each value of other columns."""
     if not columns:
         return ""
-    return f"keep: {json.dumps(columns, ensure_ascii=False)} would let evaluate.slices score each of their values"
+    listed = ", ".join(json.dumps(name, ensure_ascii=not name.isprintable()) for name in columns)
+    return f"keep: [{listed}] would let evaluate.slices score each of their values"
 
 
 # === model ===

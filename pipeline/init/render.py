@@ -1,16 +1,22 @@
-"""The third step of `bertline init`: writes the settings as YAML, with their reasons as comments."""
+"""The third step of `bertline init`: the settings as YAML, with their reasons as comments."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
+from bertline.components.data.rows import printable
+from bertline.errors import UserError
 from bertline.models import packages
+from bertline.pipeline import config
 from bertline.pipeline.init.propose import SOURCES, Proposal
 
 HEAD = """\
@@ -20,13 +26,26 @@ Written by `bertline init` after a look at all rows. Every number is a proposal,
 INDENT = 2  # ruamel's
 
 
-def render(proposal: Proposal, folder: Path) -> str:
-    """The config as commented YAML.
+def render(proposal: Proposal, folder: Path) -> bytes:
+    """The config as commented YAML in UTF-8, from which `run` reads the same values.
 
     Args:
         proposal: what to write.
         folder: of the config; a path to the data is written relative to it.
+
+    Raises:
+        UserError: a value cannot be written so that it is read back, such as a file's name that is not UTF-8.
     """
+    values = {
+        setting.path: _relative(setting.value, folder) if setting.path in SOURCES.values() else setting.value
+        for setting in proposal.settings
+    }
+    text = _with_comments(proposal, values)
+    _refuse_other_values(text, values)
+    return text.encode()
+
+
+def _with_comments(proposal: Proposal, values: dict[tuple[str, ...], Any]) -> str:
     document = CommentedMap()
     document.yaml_set_start_comment(HEAD)
     for setting in proposal.settings:
@@ -34,8 +53,7 @@ def render(proposal: Proposal, folder: Path) -> str:
         *sections, key = setting.path
         for name in sections:
             section = section.setdefault(name, CommentedMap())
-        value = _relative(setting.value, folder) if setting.path in SOURCES.values() else setting.value
-        section[key] = _on_one_line(value)
+        section[key] = _as_yaml(values[setting.path])
         if setting.reason:
             section.yaml_add_eol_comment(setting.reason, key, column=0)
         if setting.remark:
@@ -55,10 +73,35 @@ def _relative(source: str, folder: Path) -> str:
     return source if source.startswith(packages.SCHEME) else os.path.relpath(source, folder.absolute())
 
 
-def _on_one_line(value: Any) -> Any:
-    """Lists and mappings as YAML's flow style writes them: [a, b], {a: b}."""
+def _refuse_other_values(text: str, values: dict[tuple[str, ...], Any]) -> None:
+    """Raises UserError where the text is not read back as these values."""
+    try:
+        read = config.parse(text)
+    except YAMLError as error:
+        raise UserError(f"The config could not be written as YAML: {error}. Correct the names in the file.") from error
+    for path, value in values.items():
+        back = reduce(dict.__getitem__, path, read)
+        if back != value or not _is_text(value):
+            raise UserError(
+                f"{'.'.join(path)}: a config cannot hold {value!r}. Rename the file, the column or the label."
+            )
+
+
+def _is_text(value: Any) -> bool:
+    """Whether UTF-8 can write it: a file's name that is not UTF-8 holds lone surrogates."""
+    written = json.dumps(value, ensure_ascii=False)
+    return printable(written) == written
+
+
+def _as_yaml(value: Any) -> Any:
+    """Lists and mappings as YAML's flow style writes them: [a, b], {a: b}.
+
+    Characters that are not printable are escaped: YAML takes some of them for line breaks, and allows others nowhere.
+    """
+    if isinstance(value, str) and not value.isprintable():
+        return DoubleQuotedScalarString(value)
     if not isinstance(value, list | dict):
         return value
-    collection = CommentedSeq(value) if isinstance(value, list) else CommentedMap(value)
+    collection = CommentedSeq(map(_as_yaml, value)) if isinstance(value, list) else CommentedMap(value)
     collection.fa.set_flow_style()
     return collection

@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+import os
 import subprocess
 import sys
 
@@ -153,6 +154,24 @@ def test_labels_that_yaml_would_take_for_other_things_or_break_at(tmp_path):
     rows = [(f"some words {number}", labels[number % len(labels)]) for number in range(180)]
     _, loaded = proposed(write_table(tmp_path / "a.csv", ("text", "label"), rows))
     assert loaded.data.labels == sorted(labels)
+
+
+@pytest.mark.parametrize("odd", ["\x07", "\x85", "\xa0", "\u2028", "\ufeff", "\x1b[0m", "\U0001f600", "\U000e0001"])
+def test_characters_that_yaml_does_not_take_as_they_are_come_back(tmp_path, odd):
+    labels = [f"a{odd}b", "plain"]
+    rows = [(f"some words {number}", labels[number % 2], labels[number % 2]) for number in range(40)]
+    header = (f"text{odd}body", f"label{odd}gold", f"shop{odd}name")
+    _, loaded = proposed(write_table(tmp_path / f"a{odd}b.csv", header, rows), tmp_path / "a.yaml")
+    assert loaded.data.source == [f"a{odd}b.csv"]
+    assert (loaded.data.text, loaded.data.label, loaded.data.labels) == (header[0], header[1], sorted(labels))
+
+
+def test_a_file_whose_name_is_no_text_is_refused_and_the_old_config_kept(tmp_path):
+    table = write_table(tmp_path / os.fsdecode(b"caf\xe9.csv"), HEADER, reviews())
+    (tmp_path / "a.yaml").write_text("mine")
+    with pytest.raises(UserError, match=r"data.source: a config cannot hold 'caf.udce9.csv'. Rename the file"):
+        proposed(table, tmp_path / "a.yaml")
+    assert (tmp_path / "a.yaml").read_text() == "mine"
 
 
 def test_a_config_is_replaced_only_on_request(table, tmp_path):
