@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,7 +14,8 @@ from typing import NamedTuple
 import chardet
 
 from bertline.components.data.decoding import open_bytes
-from bertline.components.data.reader import SourceFile
+from bertline.components.data.reader import FOLDERS, SourceFile
+from bertline.errors import UserError
 
 SNIFFED_BYTES = 1 << 18  # of lines beyond ASCII, which are all that tells encodings apart
 MOST_GUESSES = 6  # of chardet's, the likeliest first
@@ -32,37 +34,80 @@ TYPOGRAPHY = {"Pi", "Pf", "Ps", "Pe", "Pd", "Po", "Sc", "Zs"}
 
 
 class Guess(NamedTuple):
-    """An encoding, and a few words as it reads them, for a person to judge."""
+    """An encoding, and a few words as it reads them, for a person to judge.
+
+    `utf8_lines` are UTF-8 nevertheless, so that this encoding reads their letters wrong.
+    """
 
     name: str
     words: list[str]
+    utf8_lines: int
 
 
 def guess(files: Sequence[SourceFile]) -> Guess | None:
     """The encoding of files that are not UTF-8; None where they are (but for accidents) or where no guess holds.
 
-    The first pass collects lines for chardet. The second decodes every line beyond ASCII in each candidate. Neither
-    keeps more than SNIFFED_BYTES.
+    The first pass counts lines, the second collects some for chardet. The third decodes every line beyond ASCII in each
+    candidate. None keeps more than SNIFFED_BYTES.
 
     Args:
         files: of one format that is text.
+
+    Raises:
+        UserError: as `refuse_two_encodings`.
     """
-    sniffed, wrong, right = bytearray(), 0, 0
-    for line in _lines_beyond_ascii(files):
-        if _is_utf8(line):
-            right += 1
-        else:
-            wrong += 1
-            if len(sniffed) < SNIFFED_BYTES:
-                sniffed += line
-    if wrong <= right:
+    counts = [_counted(file) for file in files]
+    utf8_lines = sum(count.utf8 for count in counts)
+    if sum(count.others for count in counts) <= utf8_lines:
         return None
-    candidates = [_Candidate(name) for name in _names(bytes(sniffed))]
+    _refuse(counts)
+    candidates = [_Candidate(name) for name in _names(_sniffed(files))]
     for line in _lines_beyond_ascii(files):
         for candidate in candidates:
             candidate.read(line)
     chosen = _chosen(candidates)
-    return Guess(chosen.name, list(chosen.words or chosen.signs)) if chosen else None
+    return Guess(chosen.name, list(chosen.words or chosen.signs), utf8_lines) if chosen else None
+
+
+def refuse_two_encodings(files: Sequence[SourceFile]) -> None:
+    """Raises UserError where a file is UTF-8 as a whole and another one is not, since all are read in one encoding."""
+    _refuse([_counted(file) for file in files])
+
+
+class _Count(NamedTuple):
+    """The lines of a file that go beyond ASCII: those that are UTF-8, and the others."""
+
+    file: SourceFile
+    utf8: int
+    others: int
+
+
+def _counted(file: SourceFile) -> _Count:
+    lines = Counter(map(_is_utf8, _lines_beyond_ascii([file])))
+    return _Count(file, lines[True], lines[False])
+
+
+def _refuse(counts: list[_Count]) -> None:
+    if counts[0].file.format == FOLDERS:  # a file is a row there, and a few rows may be accidents
+        return
+    utf8 = next((count.file for count in counts if count.utf8 and not count.others), None)
+    other = next((count.file for count in counts if count.others > count.utf8), None)
+    if utf8 and other:
+        raise UserError(
+            f"{utf8.name} is UTF-8 and {other.name} is not, but all files are read in one encoding. Save "
+            f"{other.name} as UTF-8."
+        )
+
+
+def _sniffed(files: Sequence[SourceFile]) -> bytes:
+    """SNIFFED_BYTES or a little more of lines that are not UTF-8."""
+    sniffed = bytearray()
+    for line in _lines_beyond_ascii(files):
+        if not _is_utf8(line):
+            sniffed += line
+        if len(sniffed) >= SNIFFED_BYTES:
+            break
+    return bytes(sniffed)
 
 
 def _lines_beyond_ascii(files: Sequence[SourceFile]) -> Iterator[bytes]:

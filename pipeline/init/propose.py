@@ -214,8 +214,10 @@ def _data(survey: Survey, columns: Columns, labels: dict[str, int]) -> list[Sett
     if len(labels) <= MANY_LABELS and min(labels.values()) >= FEW_ROWS:
         settings.append(Setting(("data", "labels"), sorted(labels), "a row with any other label goes to quarantine"))
     if survey.encoding != "utf-8":
-        words = f"a guess, tried on all rows: {', '.join(survey.encoding_words)}"
-        settings.append(Setting(("data", "encoding"), survey.encoding, words if survey.encoding_words else ""))
+        words = [f"a guess, tried on all rows: {', '.join(survey.encoding_words)}"] if survey.encoding_words else []
+        if survey.utf8_lines:
+            words.append(f"{survey.utf8_lines:,} lines are UTF-8 nevertheless, and are read wrong")
+        settings.append(Setting(("data", "encoding"), survey.encoding, "; ".join(words)))
     if survey.on_bad_bytes != "quarantine":
         reason = "too many rows to lose; U+FFFD stands in for such bytes"
         settings.append(Setting(("data", "on_bad_bytes"), survey.on_bad_bytes, reason))

@@ -74,6 +74,7 @@ class Survey:
         repeated: those that the first file has twice or more, of which the first is read.
         encoding, on_bad_bytes: how the files were read, as in DataOptions.
         encoding_words: where the encoding is a guess, a few words as it reads them.
+        utf8_lines: where it is a guess, the lines beyond ASCII that are UTF-8 nevertheless.
         read_files: the files as they were read, train's first.
         first_fault: of all rows, with its file and row.
         file_rows: rows of each file, train's files first.
@@ -95,6 +96,7 @@ class Survey:
     sources: dict[str, str] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
     encoding_words: list[str] = field(default_factory=list)
+    utf8_lines: int = 0
     repeated: set[str] = field(default_factory=set)
     read_files: list[SourceFile] = field(default_factory=list)
     first_fault: str = ""
@@ -170,7 +172,11 @@ def _refuse_mixed_formats(by_split: dict[str, list[SourceFile]]) -> None:
 
 
 def _read_as_they_are(source: str, files: list[SourceFile]) -> Survey:
-    """Reads the files as UTF-8 or UTF-16; again in another encoding where they are neither."""
+    """Reads the files as UTF-8 or UTF-16; again in another encoding where they are neither.
+
+    Raises:
+        UserError: one file is UTF-8 and another one is not.
+    """
     encoding = "utf-16" if _is_utf16(files[0]) else "utf-8"
     survey = _read(source, files, encoding, "quarantine")
     bad = survey.faults[BAD_BYTES]
@@ -178,14 +184,22 @@ def _read_as_they_are(source: str, files: list[SourceFile]) -> Survey:
         return survey
     not_so = _not_in(encoding, survey)
     # Parquet says itself what its bytes are; UTF-16 has a mark.
-    guess = encodings.guess(files) if encoding == "utf-8" and files[0].format != "parquet" else None
+    may_be_other = encoding == "utf-8" and files[0].format != "parquet"
+    guess = encodings.guess(files) if may_be_other else None
     if guess:
         survey = _read(source, files, guess.name, "quarantine")
-        survey.encoding_words = guess.words
+        survey.encoding_words, survey.utf8_lines = guess.words, guess.utf8_lines
         survey.warnings.append(f"{not_so}: read as {guess.name}{_as_in(guess.words)}. Check some rows")
+        if guess.utf8_lines:
+            survey.warnings.append(
+                f"{guess.utf8_lines:,} lines are UTF-8 nevertheless: {guess.name} reads their letters wrong. Bring the "
+                "file into one encoding"
+            )
         if left := survey.faults[BAD_BYTES]:
             survey.warnings.append(f"{left:,} rows hold bytes that are not {guess.name}: they will go to quarantine")
     elif bad > TOLERATED_BAD_BYTES * survey.rows:
+        if may_be_other:
+            encodings.refuse_two_encodings(files)
         survey = _read(source, files, encoding, "replace")
         survey.warnings.append(
             f"{not_so}, and no other encoding reads them well: the bytes that are not are replaced by U+FFFD. "

@@ -307,6 +307,26 @@ def test_bytes_that_no_encoding_reads_are_replaced_with_a_word(tmp_path):
     )
 
 
+def test_lines_of_utf_8_within_another_encoding_are_counted(tmp_path):
+    (tmp_path / "a.csv").write_bytes(table_of(SENTENCES["german"]).encode("cp1252") + "naïve words,a\n".encode() * 3)
+    written, loaded = proposed(tmp_path / "a.csv")
+    assert loaded.data.encoding == "cp1252"
+    assert written.warnings[1].startswith("3 lines are UTF-8 nevertheless: cp1252 reads their letters wrong")
+    assert "; 3 lines are UTF-8 nevertheless" in written.path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("first", "second"), [("cp1252", "utf-8"), ("utf-8", "cp1252")])
+@pytest.mark.parametrize("times", [1, 3])
+def test_files_in_two_encodings_are_refused(tmp_path, first, second, times):
+    (tmp_path / "data").mkdir()
+    table = table_of(SENTENCES["german"])
+    (tmp_path / "data" / "a.csv").write_bytes(table.encode(first))
+    (tmp_path / "data" / "b.csv").write_bytes((table + "".join(table.splitlines(True)[1:]) * times).encode(second))
+    utf8, other = ("a", "b") if first == "utf-8" else ("b", "a")
+    with pytest.raises(UserError, match=rf"{utf8}.csv is UTF-8 and \S*{other}.csv is not.*Save \S*{other}.csv"):
+        proposed(tmp_path / "data", tmp_path / "a.yaml")
+
+
 def test_utf_16_is_known_by_its_mark(tmp_path):
     for name, pack in (("a.csv", bytes), ("b.csv.gz", gzip.compress)):
         (tmp_path / name).write_bytes(pack(table_of(SENTENCES["french"]).encode("utf-16")))
