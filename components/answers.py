@@ -76,6 +76,11 @@ class Answers:
     def _others(self, column: str) -> np.ndarray | None:
         return indices(self.columns[column], self.classes) if column in self.columns else None
 
+    @property
+    def table(self) -> dict[str, list[Any]]:
+        """The rows' columns by name, their labels' names among them. Each [rows]."""
+        return {**self.columns, features.LABEL: self.names(self.labels)}
+
     def names(self, labels: np.ndarray) -> list[str]:
         """The names of labels, int [rows], that are all of `classes`."""
         return [self.classes[label] for label in labels]
@@ -92,11 +97,11 @@ class Answers:
     def sliced(self, options: EvaluateOptions) -> Answers:
         """The same rows with the slices and the fairness gates' groups that the options name."""
         slices = {}
-        for name, values in slice_columns(self.columns, options).items():
+        for name, values in slice_columns(self.table, options).items():
             column = np.array(values)
             slices |= {f"{name}={value}": column == value for value in np.unique(column)}
         fairness = options.gates.fairness
-        return replace(self, slices=slices, groups=np.array(self.columns[fairness.column]) if fairness else None)
+        return replace(self, slices=slices, groups=np.array(self.table[fairness.column]) if fairness else None)
 
 
 def indices(names: list[str], classes: list[str]) -> np.ndarray:

@@ -87,7 +87,7 @@ def Evaluator(
     rows = candidate.beside(others, version).sliced(evaluate_options)
     write_answers(evaluation.uri, rows)
 
-    counts = run_tfma(beam_pipeline, models, slice_columns(rows.columns, evaluate_options), evaluation.uri)[CANDIDATE]
+    counts = run_tfma(beam_pipeline, models, slice_columns(rows.table, evaluate_options), evaluation.uri)[CANDIDATE]
     threshold = None if rows.abstained is None else model.get_float_custom_property("abstain")
     metrics = Metrics(
         **all_rows(rows, counts),

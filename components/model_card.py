@@ -16,7 +16,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import standard_artifacts
 
-from bertline.components import artifacts, markdown
+from bertline.components import artifacts, export_record, markdown
 from bertline.components.artifacts import DataReport, Quarantine
 from bertline.components.evaluation import Metrics, read_metrics
 from bertline.components.ingestion import INGEST_FILE
@@ -34,6 +34,7 @@ def ModelCard(
     evaluation: InputArtifact[standard_artifacts.ModelEvaluation],
     blessing: InputArtifact[standard_artifacts.ModelBlessing],
     model_run: InputArtifact[standard_artifacts.ModelRun],
+    model: InputArtifact[standard_artifacts.Model],
     quarantine: InputArtifact[Quarantine],
     data_report: InputArtifact[DataReport],
     model_card: OutputArtifact[artifacts.ModelCard],
@@ -46,10 +47,11 @@ def ModelCard(
         evaluation: metrics.json is read.
         blessing: the gates' verdicts.
         model_run: the training's history.
+        model: the Exporter's; export.json is read.
         quarantine: ingestion's counts.
         data_report: statistics of the texts.
         model_card: MODEL_CARD.md.
-        config: JSON of the config's `name`, `data`, `model`, `train`, `export` and `card`.
+        config: JSON of the config's `name`, `data`, `model`, `train` and `card`.
         release: JSON of the run's facts, as the Pusher gets them.
     """
     card = render(
@@ -58,6 +60,7 @@ def ModelCard(
         metrics=read_metrics(evaluation.uri),
         verdicts=json.loads(blessing.get_string_custom_property("verdicts")),
         training=read_history(model_run.uri),
+        export=export_record.read(model.uri),
         ingest=_read(f"{quarantine.uri}/{INGEST_FILE}"),
         texts=_read(f"{data_report.uri}/{STATISTICS_FILE}"),
     )
@@ -70,9 +73,9 @@ def render(config: dict[str, Any], release: dict[str, Any], **found: Any) -> str
     """The card.
 
     Args:
-      config: the config's `name`, `data`, `model`, `train`, `export` and `card`.
+      config: the config's `name`, `data`, `model`, `train` and `card`.
       release: the run's facts.
-      **found: what the stages left: `metrics`, `verdicts`, `training`, `ingest` and `texts`.
+      **found: what the stages left: `metrics`, `verdicts`, `training`, `export`, `ingest` and `texts`.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -13,7 +13,6 @@ from bertline.components.answers import PREDICTIONS_FILE
 from bertline.components.artifacts import ModelCard, Weights
 from bertline.components.evaluation import read_metrics
 from bertline.components.object_store import ADDRESS
-from bertline.errors import UserError
 from bertline.serving import push, releases, storage
 
 
@@ -80,8 +79,6 @@ def Pusher(
         pushed_model.set_string_custom_property("refused", str(error))
         pushed_model.set_string_custom_property("summary", f"not pushed: {error}")
         return
-    except ValueError as error:
-        raise UserError(str(error)) from error
     with storage.open_file(f"{pushed_model.uri}/{releases.RELEASE_FILE}", "w") as file:
         json.dump(pushed.record, file, indent=2, sort_keys=True)
     pushed_model.set_int_custom_property("pushed", 1)

@@ -58,4 +58,5 @@ def read_logits(folder: str) -> ValidationLogits:
     """Reads what `write_logits` wrote."""
     with storage.open_file(f"{folder}/{VALIDATION_FILE}", "rb") as file:
         table = pq.read_table(file)
-    return ValidationLogits(table[LABEL].to_pylist(), np.array(table[LOGITS].to_pylist(), np.float32))
+    logits = table[LOGITS].combine_chunks().flatten().to_numpy(zero_copy_only=False)  # no Python object per number
+    return ValidationLogits(table[LABEL].to_pylist(), logits.reshape(table.num_rows, -1))

@@ -89,6 +89,8 @@ def take_weights(
     saved = _read_config(folder)
     if saved["labels"] != list(labels):
         raise UserError(f"it knows the labels {', '.join(saved['labels'])}, and the data have {', '.join(labels)}")
+    if "backbone_digest" not in saved:
+        raise UserError("an earlier bertline pushed it, which did not record its backbone")
     if saved["backbone_digest"] != backbone_digest:
         raise UserError("it was trained from another backbone than model.backbone, or from other files of it")
     model.load_weights(folder / _WEIGHTS)

@@ -179,7 +179,10 @@ class Run:
         self._encoder = Encoder.of(model)
         self._variables = [variable.value for variable in model.trainable_variables]
         self.steps = self.batches.steps * options.epochs
-        self._loss_scale = LossScale() if self._dtype == tf.float16 else None  # wider dtypes need none
+        # Only float16 uses it. Each checkpoint has it, so that a training can go on where the hardware asks for another
+        # dtype.
+        scale = LossScale()
+        self._loss_scale = scale if self._dtype == tf.float16 else None
         self._optimizer = AdamW(
             model.trainable_variables,
             Schedule(options.learning_rate, self.steps, options.warmup_share),
@@ -194,7 +197,11 @@ class Run:
         self.best_logits = tf.Variable(tf.zeros([len(validation), model.num_classes]), trainable=False)
         self._weights = tf.train.Checkpoint(variables=self._variables)
         checkpoint = tf.train.Checkpoint(
-            weights=self._weights, optimizer=self._optimizer, state=_State(self), best_logits=self.best_logits
+            weights=self._weights,
+            optimizer=self._optimizer,
+            loss_scale=scale,
+            state=_State(self),
+            best_logits=self.best_logits,
         )
         # Workers must save together, though only the chief's files are used.
         self._scratch = tempfile.TemporaryDirectory(prefix="bertline-worker-")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import io
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
 
 from bertline.components.options import (
     CanaryOptions,
@@ -85,6 +88,7 @@ class Config(Section):
         for check in (
             check_slices_are_kept,
             check_fairness_names,
+            check_some_answer_abstains,
             check_schema_file_exists,
             check_dataflow_reaches_the_artifacts,
             check_workers_train,
@@ -152,6 +156,16 @@ def check_slices_are_kept(config: Config) -> None:
     for name in config.evaluate.slices:
         if name not in config.data.keep:
             raise ValueError(f"evaluate.slices: {name!r} is not in data.keep ({config.data.keep}); add it there")
+
+
+def check_some_answer_abstains(config: Config) -> None:
+    """Raises ValueError when no answer can be below the threshold. The Exporter checks it by the labels of the data."""
+    threshold, labels = config.export.abstain, config.data.labels
+    if threshold is not None and labels and threshold <= 1 / len(labels):
+        raise ValueError(
+            f"export.abstain: {threshold:g} is never reached from below: with {len(labels)} labels the largest "
+            f"probability is at least {1 / len(labels):.3g}; set it higher, or leave it out"
+        )
 
 
 def check_fairness_names(config: Config) -> None:
@@ -231,11 +245,25 @@ def parse(text: str) -> Any:
     return YAML(typ="safe", pure=True).load(text)
 
 
+class _Representer(SafeRepresenter):
+    """Quotes text with line breaks and control characters, which YAML would fold or drop."""
+
+    def represent_text(self, text: str) -> ScalarNode:
+        """A text as a node."""
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_Representer.add_representer(str, _Representer.represent_text)
+
+
 def dump(config: Config) -> str:
     """The whole config as YAML, every default written out."""
-    import yaml
-
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    yaml = YAML(typ="safe", pure=True)  # `load`'s own library: another would write labels such as 1e3 as it reads them
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output, yaml.width = False, False, 120
+    yaml.Representer = _Representer
+    text = io.StringIO()
+    yaml.dump(config.model_dump(mode="json"), text)
+    return text.getvalue()
 
 
 def _nearest_config(path: Path) -> str:

@@ -150,9 +150,10 @@ def create_pipeline(
         evaluation=evaluator.outputs["evaluation"],
         blessing=evaluator.outputs["blessing"],
         model_run=trainer.outputs["model_run"],
+        model=exporter.outputs["model"],
         quarantine=ingest.outputs["quarantine"],
         data_report=data_gate.outputs["report"],
-        config=config.model_dump_json(include={"name", "data", "model", "train", "export", "card"}),
+        config=config.model_dump_json(include={"name", "data", "model", "train", "card"}),
         release=facts.release,
     )
     pusher = Pusher(

@@ -85,8 +85,8 @@ class Servable:
         Raises:
             RequestError: the graph refused its input, with the status code of TensorFlow's own error.
         """
-        runner = self._callable(tuple(call.feeds), call.fetches)
         try:
+            runner = self._callable(tuple(call.feeds), call.fetches)
             values = runner(*call.feeds.values())
         except tf.errors.OpError as error:
             raise RequestError(_CODES[error.error_code], error.message) from error

@@ -112,7 +112,7 @@ def _count(
     folder: str,
 ) -> tfma.EvalResult:
     """Plots and fairness indicators of the `plotted` classes, counted by TFMA."""
-    slices = slice_columns(rows.columns, options)
+    slices = slice_columns(rows.table, options)
     batch = tfma_counts.record_batch({features.CANDIDATE: rows}, slices)
     config = _config([rows.classes.index(each) for each in plotted], list(slices))
     tfma_counts.analyse(beam_pipeline, batch, config, folder)

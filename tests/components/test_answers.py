@@ -45,6 +45,14 @@ def test_labels_are_indices_and_slices_are_masks(rows):
     assert rows.groups.tolist() == ["north", "south", "north"]
 
 
+def test_rows_are_sliced_by_their_label_too(rows):
+    sliced = rows.sliced(OPTIONS.model_copy(update={"slices": ["label"], "length_buckets": []}))
+    assert {name: inside.tolist() for name, inside in sliced.slices.items()} == {
+        "label=bad": [False, True, False],
+        "label=good": [True, False, True],
+    }
+
+
 def test_the_confusion_matrix_has_true_labels_in_its_rows(rows):
     assert rows.confusion.tolist() == [[0, 1], [1, 1]]
 

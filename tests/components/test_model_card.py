@@ -5,7 +5,7 @@ from huggingface_hub import ModelCard as HubCard
 from bertline.components import model_card
 from bertline.components.options import CardOptions
 from bertline.components.review_page import page
-from bertline.models.recipe import ExportOptions, ModelOptions, TrainOptions
+from bertline.models.recipe import ModelOptions, TrainOptions
 
 MOODS = ["negative", "neutral", "positive"]
 
@@ -17,7 +17,6 @@ def rendered(classes=MOODS, verdicts=None, **words):
         "data": {"source": ["reviews.csv"]},
         "model": ModelOptions(max_length=8).model_dump(),
         "train": TrainOptions().model_dump(),
-        "export": ExportOptions().model_dump(),
         "card": CardOptions(**words).model_dump(),
     }
     return model_card.render(
@@ -26,6 +25,7 @@ def rendered(classes=MOODS, verdicts=None, **words):
         metrics=evidence.metrics,
         verdicts=evidence.verdicts if verdicts is None else verdicts,
         training=evidence.training,
+        export=evidence.export,
         ingest=evidence.ingest,
         texts=evidence.texts,
     ), evidence.metrics

@@ -156,11 +156,13 @@ def test_a_warm_start_begins_where_the_last_blessed_model_stopped(data, trained,
     [
         ("labels", ["good", "bad"], "it knows the labels good, bad, and the data have negative, neutral, positive"),
         ("backbone_digest", "0" * 64, "it was trained from another backbone than model.backbone"),
+        ("backbone_digest", None, "an earlier bertline pushed it, which did not record its backbone"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(data, trained, tmp_path, key, value, said):
     release = pushed(trained[1], tmp_path / "release")
     saved = tmp_path / "release/Keras/classifier.json"
-    saved.write_text(json.dumps({**json.loads(saved.read_text()), key: value}))
+    changed = {**json.loads(saved.read_text()), key: value}
+    saved.write_text(json.dumps({name: content for name, content in changed.items() if content is not None}))
     with pytest.raises(UserError, match=rf"version 7 .*{said}.* Set train\.warm_start: false"):
         train(data, tmp_path, last_blessed=release)

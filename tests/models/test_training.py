@@ -112,6 +112,8 @@ def test_float16_skips_the_steps_that_overflow_and_resumes_to_the_bit(tmp_path, 
     assert (resumed_history.epochs, resumed_history.skipped_steps) == (history.epochs, history.skipped_steps)
     np.testing.assert_array_equal(weights(resumed), weights(model))
     np.testing.assert_array_equal(resumed_logits, logits)
+    # A machine that trains in another dtype goes on from the same checkpoint.
+    assert train(cut, options=RECIPE)[1].resumed_at == [16, 32]
 
 
 def test_stops_early_and_restores_the_best_epoch_from_a_remote_folder(tmp_path):

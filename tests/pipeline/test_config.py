@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from bertline.errors import UserError
 from bertline.pipeline import config as configs
@@ -36,10 +37,22 @@ def test_the_printed_config_is_complete_and_reads_back_the_same(tmp_path):
     assert configs.load(write(tmp_path, printed)) == config
 
 
+def test_labels_are_printed_so_that_they_read_back_the_same(tmp_path):
+    labels = ["1e3", "0o7", "true", "null", "012", "- x", "a: b", "x #y", "", "two\nlines", "g\x85h", "\u2028", "é 😀"]
+    config = configs.load(write(tmp_path, MINIMAL))
+    config = config.model_copy(update={"data": config.data.model_copy(update={"labels": labels})})
+    printed = configs.dump(config)
+    assert YAML(typ="safe", pure=True).load(printed)["data"]["labels"] == labels
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         (MINIMAL + "train: {epoch: 3}\n", "train.epoch: unknown key. Did you mean 'epochs'? Known here: epochs, "),
+        (
+            MINIMAL.replace("reviews.csv", "reviews.csv, labels: [a, b, c]") + "export: {abstain: 0.3}\n",
+            "export.abstain: 0.3 is never reached from below: with 3 labels",
+        ),
         (MINIMAL + "trian: {epochs: 3}\n", "trian: unknown key. Did you mean 'train'?"),
         (MINIMAL + "train: {epochs: 0}\n", "train.epochs: 0: Input should be greater than 0"),
         (MINIMAL + "train: {precision: fp8}\n", "train.precision: 'fp8': Input should be 'auto', 'float32'"),

@@ -173,6 +173,16 @@ def test_what_the_graph_refuses_is_the_callers_error(tmp_path):
         assert list(PredictionServiceStub(channel).Predict(message).outputs["y"].float_val) == [2.0] * 3
 
 
+def test_an_input_that_is_an_output_too_is_refused_in_words(tmp_path):
+    """TensorFlow 1's API can name one tensor as both, which TensorFlow does not fetch where it is fed."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        x = tf.compat.v1.placeholder(tf.float32, [None], "x")
+        tf.compat.v1.saved_model.simple_save(session, str(tmp_path / "1"), {"x": x}, {"y": x})
+    with Server.of(tmp_path, "default", port=0) as server, grpc.insecure_channel(server.address) as channel:
+        code, details = refused(PredictionServiceStub(channel).Predict, predict(1.0))
+        assert code == "INVALID_ARGUMENT" and "both fed and fetched" in details
+
+
 def test_a_fixed_first_dimension_is_no_batch(tmp_path):
     total = tf.function(lambda x: {"total": tf.reduce_sum(x)}, [tf.TensorSpec([2048], tf.float32, "x")])
     tf.saved_model.save(tf.Module(), str(tmp_path / "1"), signatures={"serving_default": total})
