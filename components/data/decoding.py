@@ -71,26 +71,40 @@ def open_text(file: SourceFile, options: DataOptions) -> Iterator[io.TextIOWrapp
     with open_bytes(file) as stream:
         try:
             yield io.TextIOWrapper(stream, encoding=codec(options), errors=error_policy(options), newline="")
-        except UnicodeError as error:  # UTF-16 and UTF-32 without a byte order mark
+        except UnicodeError as error:
+            wide = codec(options).startswith(("utf-16", "utf-32"))  # without a byte order mark
+            names = f"{options.encoding}-le or {options.encoding}-be" if wide else "the file's own"
             raise UserError(
-                f"{file.name}: cannot be read as {options.encoding}: {error}. Set data.encoding to "
-                f"{options.encoding}-le or {options.encoding}-be, or save the file as UTF-8."
+                f"{file.name}: cannot be read as {options.encoding}: {error}. Set data.encoding to {names}, or save "
+                "the file as UTF-8."
             ) from error
+
+
+USUAL_ENCODINGS = "utf-8, latin-1, cp1252, mac_roman, utf-16, gb18030, shift_jis"
+# Python's codecs that turn bytes into bytes or text into text, those of domain names, and the one that always fails.
+NOT_OF_FILES = {
+    *("base64", "bz2", "hex", "quopri", "rot-13", "uu", "zlib"),
+    *("idna", "punycode"),
+    "undefined",
+}
 
 
 def codec(options: DataOptions) -> str:
     """Python's name of the encoding.
 
     Raises:
-        UserError: Python has none of this name.
+        UserError: Python has none of this name, or it is no encoding of text files.
     """
     try:
         name = codecs.lookup(options.encoding).name
     except LookupError:
         raise UserError(
-            f"data.encoding: Python knows no encoding {options.encoding!r}; usual ones are utf-8, latin-1, cp1252, "
-            "mac_roman, utf-16, gb18030, shift_jis."
+            f"data.encoding: Python knows no encoding {options.encoding!r}; usual ones are {USUAL_ENCODINGS}."
         ) from None
+    if name in NOT_OF_FILES:
+        raise UserError(
+            f"data.encoding: {options.encoding} is no encoding of text files; usual ones are {USUAL_ENCODINGS}."
+        )
     return "utf-8-sig" if name == "utf-8" else name  # a byte order mark is no part of the first column's name
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,16 +94,31 @@ def _refuse_nested_classes(texts: list[Path], folder: Path, source: str) -> None
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """All visible files at any depth, sorted by path."""
+    """All visible files at any depth, sorted by path; a folder is entered once, however many links lead to it."""
     files: list[Path] = []
+    entered = {os.path.realpath(folder)}
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if _is_visible(name)]
+        folders[:] = _not_entered(parent, filter(_is_visible, folders), entered)
         files += [Path(parent, name) for name in names if _is_visible(name)]
     return sorted(files)
 
 
+def _not_entered(parent: str, names: Iterable[str], entered: set[str]) -> list[str]:
+    """The folders that no path has led to yet, which are noted. Folders come before links to them."""
+    new = []
+    for name in sorted(names, key=lambda name: (os.path.islink(os.path.join(parent, name)), name)):
+        place = os.path.realpath(os.path.join(parent, name))
+        if place not in entered:
+            entered.add(place)
+            new.append(name)
+    return new
+
+
 def _visible(folder: Path) -> list[Path]:
-    return [entry for entry in folder.iterdir() if _is_visible(entry.name)]
+    """What is in a folder, but for links to itself."""
+    place = os.path.realpath(folder)
+    visible = [entry for entry in folder.iterdir() if _is_visible(entry.name)]
+    return [entry for entry in visible if not (entry.is_symlink() and os.path.realpath(entry) == place)]
 
 
 def _is_visible(name: str) -> bool:

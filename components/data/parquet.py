@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 
 from bertline.components.data.columns import places_of
-from bertline.components.data.decoding import error_policy
+from bertline.components.data.decoding import error_policy, without_compression
 from bertline.components.data.json_lines import as_text
 from bertline.components.data.reader import Reader, SourceFile
 from bertline.components.data.rows import Row
@@ -61,6 +61,11 @@ class Parquet(Reader):
 @contextmanager
 def _open_table(file: SourceFile) -> Iterator[pyarrow.parquet.ParquetFile]:
     """The file, opened; what Arrow says of a damaged one, also within the block, becomes a UserError."""
+    if without_compression(file.path) != file.path:
+        raise UserError(
+            f"{file.name}: Parquet compresses its columns itself, and is not read out of {Path(file.path).suffix}; "
+            "unpack the file."
+        )
     try:
         with pyarrow.parquet.ParquetFile(file.path) as table:
             yield table

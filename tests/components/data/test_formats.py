@@ -334,6 +334,7 @@ def test_a_missing_column_names_the_nearest_and_those_found(tmp_path):
         ("a.json", json.dumps([{"text": "a"}]).encode(), "JSON array"),
         ("a.xyz", b"text,label\n", "format not known"),
         ("a.parquet", b"", "not Parquet"),
+        ("a.parquet.gz", gzip.compress(b"PAR1"), "not read out of .gz; unpack the file"),
         ("a.jsonl", b"[1]\n2\n", "JSON array"),
         ("a.jsonl", b"1\n2\n", "the first 2 lines hold no JSON object"),
         ("a.csv", b'"text,label\na,b\n', "line of column names is broken"),
@@ -367,3 +368,9 @@ def test_utf_16_without_its_mark_is_refused_with_the_names_of_those_that_need_no
 
 def test_unknown_encoding(tmp_path):
     assert "no encoding 'utf-9'" in refusal(tmp_path / "a.csv", "text,label\na,b\n", encoding="utf-9")
+
+
+@pytest.mark.parametrize("name", ["hex", "rot13", "rot_13", "base64", "zip", "bz2", "uu", "quopri", "idna", "punycode"])
+def test_python_codecs_that_are_no_encoding_of_files(tmp_path, name):
+    assert f"{name} is no encoding of text files" in refusal(tmp_path / "a.csv", "text,label\na,b\n", encoding=name)
+    assert "undefined is no" in refusal(tmp_path / "a.csv", "text,label\na,b\n", encoding="undefined")

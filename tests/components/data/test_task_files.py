@@ -50,6 +50,23 @@ def test_folders_of_data_files_are_files_not_classes(tmp_path):
     assert read_as(tmp_path) == [(name, "csv") for name in names]
 
 
+def test_a_folder_is_entered_once_however_many_links_lead_to_it(tmp_path):
+    tree(tmp_path / "data", "pos/1.txt", "neg/1.txt")
+    (tmp_path / "data" / "all").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "neg" / "up").symlink_to(tmp_path / "data")
+    assert read_as(tmp_path) == [("data/neg/1.txt", "folders"), ("data/pos/1.txt", "folders")]
+    tree(tmp_path / "years", "2019/a.csv", "2020/a.csv")
+    (tmp_path / "years" / "0-latest").symlink_to(tmp_path / "years" / "2020")
+    files = task_files.expand(["years"], str(tmp_path))
+    assert [file.name for file in files] == ["years/2019/a.csv", "years/2020/a.csv"]
+
+
+def test_a_link_to_its_own_folder_does_not_hide_the_folders_of_splits(tmp_path):
+    tree(tmp_path / "data", "train/a.csv", "test/a.csv")
+    (tmp_path / "data" / "all").symlink_to(tmp_path / "data")
+    assert set(task_files.split_sources("data", str(tmp_path))) == {"train", "test"}
+
+
 def test_class_folders_may_have_a_readme_beside_them(tmp_path):
     tree(tmp_path / "data", "pos/1.txt", "neg/1.txt", "README.md", "pos/.hidden", "__pycache__/a.pyc")
     assert read_as(tmp_path) == [("data/neg/1.txt", "folders"), ("data/pos/1.txt", "folders")]
