@@ -401,11 +401,17 @@ def test_what_run_would_refuse_is_refused(tmp_path):
         UserError, match=r"2 x broken line.*a.csv, row 19: 3 fields where the first line names 2 columns"
     ):
         proposed(table)
+    write_table(table, ("text", "label"), [*WORDS, *((text, 1 - label) for text, label in WORDS[:3])])
+    with pytest.raises(UserError, match=r"6 of 23 rows cannot be used \(6 x repeated text with another label\)"):
+        proposed(table)
+    write_table(table, ("text", "label"), [*WORDS[:2], *WORDS[:2]])
+    with pytest.raises(UserError, match=r"The split \w+ would be empty \(.* of 2 distinct rows\). Add rows"):
+        proposed(table)
     assert not list(tmp_path.glob("*.yaml"))
 
 
 def test_a_repeated_column_is_not_proposed_for_slices(tmp_path):
-    rows = [(*row, ("en", "fr")[row[1]], ("en", "fr")[row[1]]) for row in WORDS]
+    rows = [(f"some words {n}", n % 2, ("en", "fr")[n % 2], ("en", "fr")[n % 2]) for n in range(60)]
     written, _ = proposed(write_table(tmp_path / "a.csv", ("text", "label", "lang", "lang"), rows))
     assert "lang" not in written.path.read_text().split("split:")[1].split("model:")[0]
 
