@@ -38,9 +38,12 @@ class Check:
 
 def disk(name: str, folder: Path) -> Check:
     """Free disk below a folder, which a run makes if it is not there yet."""
-    present = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not os.access(present, os.W_OK):
-        return Check(name, f"{folder.absolute()} cannot be written", "fail", "set root or serve.folder to one of yours")
+    # Not Path.exists, which raises where a folder above may not be entered.
+    present = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
+    if not present.is_dir() or not os.access(present, os.W_OK | os.X_OK):
+        why = "" if present.is_dir() else f": {present} is no folder"
+        advice = "set root or serve.folder to one of yours"
+        return Check(name, f"{folder.absolute()} cannot be written{why}", "fail", advice)
     free = shutil.disk_usage(present).free
     value = f"{free / GIB:.1f} GiB free in {folder.absolute()}"
     if free < DISK_NEEDED:

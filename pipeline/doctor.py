@@ -26,6 +26,7 @@ LIBRARIES = ("tfx", "tensorflow", "keras", "keras-hub", "apache-beam", "ml-metad
 # Estimates for a small BERT: libraries and Beam 2 GiB, weights with AdamW's state and activations 1 to 2 GiB.
 MEMORY_NEEDED, MEMORY_WISHED = 4 * GIB, 6 * GIB
 DOCKER_SECONDS = 5  # an engine that takes longer to say its version will not serve either
+CONFIG_ADVICE = "correct this first: it ended the look at the config"
 
 
 def checks(task: Config | None = None) -> list[Check]:
@@ -41,10 +42,10 @@ def checks(task: Config | None = None) -> list[Check]:
         processor(),
         memory(psutil.virtual_memory().available, psutil.virtual_memory().total),
         libraries(),
-        *_guarded("choice", choice),
+        *_guarded("choice", choice, "the libraries do not start: `make setup`"),
         model_server(),
         docker(),
-        *(_guarded("config", lambda: of_task(task)) if task else of_defaults()),
+        *(_guarded("config", lambda: of_task(task), CONFIG_ADVICE) if task else of_defaults()),
     ]
 
 
@@ -60,12 +61,12 @@ def of_defaults() -> list[Check]:
     return [disk("disk", Path()), *ports(ServeOptions())]
 
 
-def _guarded(name: str, look: Callable[[], list[Check]]) -> list[Check]:
-    """A look that needs the installed libraries. That they do not start is one more finding; the other looks go on."""
+def _guarded(name: str, look: Callable[[], list[Check]], advice: str) -> list[Check]:
+    """A look that needs the installed libraries. An error in it is one more finding; the other looks go on."""
     try:
         return look()
     except Exception as error:
-        return [Check(name, f"{type(error).__name__}: {error}", "fail", "the libraries do not start: `make setup`")]
+        return [Check(name, f"{type(error).__name__}: {error}", "fail", advice)]
 
 
 def python() -> Check:

@@ -23,9 +23,9 @@ def find(task: Config, run_id: str | None) -> Path:
     Raises:
       UserError: there is none.
     """
-    # Run ids are times: the last in the order of names is the newest.
-    found = (task.root_folder / FOLDER).glob("*.html")
-    pages = sorted(page for page in found if not page.name.endswith(TFMA_SUFFIX))
+    pages = [page for page in (task.root_folder / FOLDER).glob("*.html") if not page.name.endswith(TFMA_SUFFIX)]
+    # Names are no order: those of older versions are local times, today's are UTC.
+    pages.sort(key=lambda page: (page.stat().st_mtime, page.name))
     if not pages:
         raise UserError(f"no review pages yet under {task.root_folder}; `bertline run` writes one a run.")
     if not run_id:

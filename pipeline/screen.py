@@ -18,6 +18,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from bertline.errors import UserError
+
 NAME_WIDTH = 12
 BAR_WIDTH = 18
 PLAIN_WIDTH = 120
@@ -57,12 +59,21 @@ def quiet(log_file: Path) -> Iterator[Screen]:
     """Sends everything that this process and its children write to `log_file`, and yields a screen on the real stdout.
 
     Works on the file descriptors, so that C++ libraries' messages go to the log as well.
+
+    Raises:
+        UserError: the log cannot be written.
     """
-    log_file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(log_file, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{log_file} cannot be written: {error.strerror}. Set `root` in the config to a folder of your own, "
+            "or TMPDIR if this file is in the temporary folder."
+        ) from error
     sys.stdout.flush()
     sys.stderr.flush()
     output, errors = os.dup(1), os.dup(2)
-    handler = logging.FileHandler(log_file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = root.level

@@ -63,7 +63,7 @@ def read(folder: str | Path) -> list[Release]:
     release.json was not pushed by bertline: servers serve it, and no model is compared with it.
 
     Raises:
-        UserError: a release.json cannot be read; the message names the file.
+        UserError: the folder or a release.json cannot be read; the message names it.
     """
     return _read(folder, versions(folder), "")
 
@@ -78,7 +78,11 @@ def read_withdrawn(folder: str | Path) -> list[Release]:
 
 
 def versions(folder: str | Path) -> list[int]:
-    """All version numbers that servers see in a serving folder, whole or not, ascending."""
+    """All version numbers that servers see in a serving folder, whole or not, ascending.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
     return sorted(version_names(folder))
 
 
@@ -86,12 +90,22 @@ def version_names(folder: str | Path) -> dict[int, list[str]]:
     """Version number -> the names of its folders, as TF Serving reads them: 00000123 is version 123.
 
     The name without zeros in front comes first, if a number has several.
+
+    Raises:
+        UserError: the folder cannot be read.
     """
     names: dict[int, list[str]] = {}
-    for name in sorted(storage.names(folder), key=lambda name: (len(name), name)):
+    for name in sorted(_names(folder), key=lambda name: (len(name), name)):
         if (number := _number(name)) is not None:
             names.setdefault(number, []).append(name)
     return names
+
+
+def _names(folder: str | Path) -> list[str]:
+    try:
+        return storage.names(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror}") from error
 
 
 def _number(name: str) -> int | None:
@@ -102,8 +116,12 @@ def _number(name: str) -> int | None:
 
 
 def withdrawn_versions(folder: str | Path) -> list[int]:
-    """The version numbers of what was rolled back, ascending."""
-    names = [name.removeprefix(WITHDRAWN) for name in storage.names(folder) if name.startswith(WITHDRAWN)]
+    """The version numbers of what was rolled back, ascending.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    names = [name.removeprefix(WITHDRAWN) for name in _names(folder) if name.startswith(WITHDRAWN)]
     return sorted(number for name in names if (number := _number(name)) is not None)
 
 

@@ -3,10 +3,11 @@ import sys
 
 import factories
 import pytest
+from unprivileged import unprivileged
 
 from bertline.pipeline import config as configs
 from bertline.pipeline import doctor, metadata_store
-from bertline.pipeline.checks import Check
+from bertline.pipeline.checks import Check, disk
 
 GIB = 1 << 30
 
@@ -67,6 +68,7 @@ def test_libraries_that_do_not_start_are_a_finding(monkeypatch):
     monkeypatch.setattr(doctor, "choice", look)
     found = {check.name: check for check in doctor.checks()}
     assert found["choice"].state == "fail" and "libcuda" in found["choice"].value
+    assert "libraries" in found["choice"].advice
     assert "docker" in found, "the other looks go on"
 
 
@@ -125,6 +127,29 @@ def test_the_configs_own_folders_are_looked_at(config, tmp_path, monkeypatch):
     assert found["serving folder"].value.endswith(f"GiB free in {tmp_path}/elsewhere")
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
     assert of_task(config)["root"].state == "fail"
+
+
+def test_a_folder_below_a_file_fails(config):
+    found = of_task(config, root=str(config / "runs"))["root"]
+    assert found.state == "fail" and found.advice
+    assert found.value == f"{config}/runs cannot be written: {config} is no folder"
+
+
+def test_a_folder_that_cannot_be_reached_fails(tmp_path):
+    (tmp_path / "locked").mkdir(mode=0)
+    with unprivileged():
+        found = disk("root", tmp_path / "locked" / "deep" / "runs")
+    assert (found.state, found.value) == ("fail", f"{tmp_path}/locked/deep/runs cannot be written")
+
+
+def test_what_ends_the_look_at_a_config_is_not_taken_for_the_libraries(config, monkeypatch):
+    def look(task):
+        raise PermissionError(13, "Permission denied", "reviews.csv")
+
+    monkeypatch.setattr(doctor, "of_task", look)
+    found = {check.name: check for check in doctor.checks(configs.load(config))}["config"]
+    assert found.state == "fail" and "reviews.csv" in found.value
+    assert "libraries" not in found.advice
 
 
 def test_what_a_config_names_and_is_not_there_fails(config):

@@ -1,3 +1,5 @@
+import os
+
 import factories
 import pytest
 from typer.testing import CliRunner
@@ -31,6 +33,13 @@ def test_the_newest_page_is_found_and_that_of_a_run(reviewed):
     assert older.stdout.strip().endswith("review/2026-11-21T100000.html")
     again = CliRunner().invoke(cli.app, ["review", str(reviewed), older.stdout.strip(), "--no-open"])
     assert again.stdout == older.stdout
+
+
+def test_the_newest_page_is_the_last_one_written_whatever_its_name(reviewed):
+    page = review.page_file(configs.load(reviewed), "2026-11-22T08:00:00Z")  # after a local time of 09:30
+    page.write_text("<!doctype html>")
+    os.utime(page, (page.stat().st_atime, page.stat().st_mtime + 60))
+    assert review.find(configs.load(reviewed), None) == page
 
 
 def test_the_page_is_opened_from_disk(reviewed, monkeypatch):

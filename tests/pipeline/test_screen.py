@@ -113,6 +113,20 @@ def test_an_error_that_is_not_the_users_leaves_its_traceback_in_a_log(config, tm
     assert "Traceback (most recent call last)" in log.read_text()
 
 
+@pytest.mark.parametrize("arguments", [("serve", "--embedded"), ("predict", "a text")])
+def test_a_root_that_cannot_be_written_is_told_in_words(arguments, config, monkeypatch, capsys):
+    folder, (command, *more) = config.parent, arguments
+    text = config.read_text().replace(f"{folder}/runs", f"{folder}/vocab.txt/runs")
+    config.write_text(text.replace("serve: {port: 0}", f"serve: {{folder: '{folder}/runs/serving', port: 0}}"))
+    monkeypatch.setattr(sys, "argv", ["bertline", command, str(config), *more])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    error = capsys.readouterr().err
+    assert f"bertline: {folder}/vocab.txt/runs/logs/serve.log cannot be written: Not a directory" in error
+    assert "Set `root` in the config to a folder of your own" in error
+
+
 def test_json_is_no_place_for_the_screen(config):
     ran = CliRunner().invoke(cli.app, ["runs", str(config), "--json"])
     assert json.loads(ran.stdout)["reason"] == f"shop={HOSTILE} lost 0.1"

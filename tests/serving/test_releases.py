@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from unprivileged import unprivileged
 
 from bertline.errors import UserError
 from bertline.serving import releases, storage
@@ -53,6 +54,15 @@ def test_rerun_meets_the_last_blessed_of_the_first_time(tmp_path):
     release(tmp_path, 200, inputs="b")
     assert releases.find_last_blessed(tmp_path, "b") == before
     assert before.version == 100
+
+
+@pytest.mark.parametrize("look", [releases.overview, releases.read_withdrawn])
+def test_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch, look):
+    (tmp_path / "serving").mkdir(mode=0)
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)  # others may not enter the folders above
+    with unprivileged(), pytest.raises(UserError, match="serving cannot be read: Permission denied"):
+        look("serving")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"parent": "x"}', '{"metrics": 3}'])
