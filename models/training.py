@@ -92,7 +92,7 @@ class History:
 class Trained(NamedTuple):
     """What training leaves."""
 
-    model: keras_hub.models.BertTextClassifier  # with the weights of its best epoch
+    model: keras_hub.models.BertTextClassifier  # with the weights of its best epoch, on the chief
     history: History
     validation_logits: np.ndarray  # that epoch's, float32 [rows, labels], in the order of the split
 
@@ -146,7 +146,8 @@ def fit(
         run.train_epoch(lambda: earlier + time.perf_counter() - started, on_progress)
         run.end_epoch(earlier + time.perf_counter() - started)
         _write_scalars(writer, run.history)
-    run.restore_best()
+    if chief:  # only it keeps the model, and then removes the checkpoints, which a slower worker could still be reading
+        run.restore_best()
     run.history.wall_seconds = earlier + time.perf_counter() - started
     return Trained(run.model, run.history, run.best_logits.numpy())
 
