@@ -10,7 +10,6 @@ import sysconfig
 import threading
 import zipfile
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import factories
@@ -107,10 +106,10 @@ def bertline(installed, folder, *arguments):
 def started(installed, folder, words, *arguments):
     """A command that goes on until SIGINT, from the line on that `words` match; yields the match."""
     with subprocess.Popen(
-        [installed / "bertline", *arguments],
+        # A background job of a shell starts with SIGINT ignored, and so would what it starts. (A preexec_fn would fork
+        # this process, in which gRPC has threads.)
+        ["env", "--default-signal=INT", installed / "bertline", *arguments],
         cwd=folder, env=environment_of(installed), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        # A background job of a shell starts with SIGINT ignored, and so would what it starts.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         watchdog = threading.Timer(600, process.kill)
         watchdog.start()
