@@ -35,7 +35,7 @@ LIMIT = 3.0
 
 def read_tweets(options: ModelOptions, count: int) -> Rows:
     """The first `count` tweets in the order of their hash, tokenised."""
-    with packages.resolve(TWEETS).open(encoding="latin-1", newline="") as file:
+    with packages.resolve(TWEETS).open(encoding="mac_roman", newline="") as file:
         table = {row["text"]: row["sentiment"] for row in csv.DictReader(file) if row["text"]}
     texts = sorted(table, key=lambda text: hashlib.sha256(text.encode()).digest())[:count]
     words = backbone.vocabulary(options)

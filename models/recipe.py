@@ -83,7 +83,7 @@ class TrainOptions(Section):
 
 
 class ExportOptions(Section):
-    """What is served of the trained weights. A change here trains nothing again, but with `train.warm_start`."""
+    """What is served of the trained weights. A change here trains nothing, except with `train.warm_start: true`."""
 
     # float32 gives the same answers on every machine, but for rounding. bfloat16 halves the file and is about twice as
     # fast on a CPU with AMX or AVX512_BF16, slower on others; it moves a probability by about 0.001. float16 is for

@@ -124,8 +124,8 @@ class BeamOptions(Section):
     Every engine produces the same rows and figures, so nothing here keys a model.
     """
 
-    # in-memory runs in this process, and is quickest up to some million rows. The others first start their workers,
-    # some 20 s per stage; that is worth it where the rows take minutes.
+    # in-memory runs in this process, and is quickest up to some million rows. The others first start their workers:
+    # some 10 s for a run's first stage, 1 to 3 s for each later one. That is worth it where the rows take minutes.
     runner: Runner = "in-memory"
     # How much runs at a time: processes (null: one per core), Flink's parallelism (null: its own default), Dataflow's
     # machines at the start (null: its own choice)

@@ -47,9 +47,10 @@ EXIT_CODES = """A command ends with one of these codes:
 | code | meaning |
 |---|---|
 | 0 | done; for `run`: a version is in service, new or the one before |
-| 1 | failed; the last line says what, where and the way out |
+| 1 | failed; the last line says what, where and the way out. For `doctor`: a check failed |
 | 2 | called wrongly; `--help` says how |
 | 3 | the gates blocked the model, or the model was rolled back: nothing was pushed |
+| 128 + N | only `watch`: signal N ended it, such as 130 for Ctrl-C |
 
 [troubleshooting.md](troubleshooting.md) lists the errors and their ways out.
 """

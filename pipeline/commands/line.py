@@ -27,7 +27,11 @@ app = typer.Typer()
 def init(
     file: Annotated[
         Path,
-        typer.Argument(help="A CSV, TSV, JSON Lines or Parquet file (or .gz), or a folder with a subfolder per class."),
+        typer.Argument(
+            metavar="FILE",
+            help="A CSV, TSV, JSON Lines or Parquet file (text also as .gz, .bz2 or .xz), or a folder with a subfolder "
+            "per class.",
+        ),
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: configs/NAME.yaml.")] = None,
     text: Annotated[str | None, typer.Option(help="The text column, where the guess is wrong.")] = None,
@@ -55,7 +59,7 @@ def show_config(config: ConfigArgument) -> None:
 
 @app.command(rich_help_panel=PANEL)
 def run(config: ConfigArgument) -> None:
-    """Run the line: ingest, validate, tokenise, train, evaluate, gate, canary, push."""
+    """Run the line: ingest, validate, tokenise, train, export, evaluate, gate, canary, push."""
     if not _run(config).version:
         sys.exit(BLOCKED)
 
