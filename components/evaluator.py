@@ -7,7 +7,6 @@ import time
 import apache_beam as beam
 import numpy as np
 import pyarrow.parquet as pq
-import tensorflow as tf
 from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact_utils, standard_artifacts
@@ -41,6 +40,7 @@ from bertline.components.tfma_counts import Counts, run_tfma
 from bertline.errors import UserError
 from bertline.models import calibration, features
 from bertline.models.features import CANDIDATE, LAST_BLESSED
+from bertline.serving import storage
 from bertline.serving.calls import Call
 from bertline.serving.servable import Servable
 
@@ -91,7 +91,7 @@ def Evaluator(
     threshold = None if rows.abstained is None else model.get_float_custom_property("abstain")
     metrics = Metrics(
         **all_rows(rows, counts),
-        model_bytes=folder_bytes(saved_model),
+        model_bytes=storage.size(saved_model),
         inference_seconds=seconds,
         calibration=calibrated(rows, model.get_float_custom_property("temperature")),
         abstain=None if threshold is None else abstention(rows, threshold),
@@ -163,13 +163,6 @@ def read_tfidf(path: str, row_ids: list[str]) -> list[str]:
     table = pq.read_table(path).to_pydict()
     by_row = dict(zip(table[features.ROW_ID], table[PREDICTED], strict=True))
     return [by_row[row_id] for row_id in row_ids]
-
-
-def folder_bytes(folder: str) -> int:
-    """Bytes of all files below a folder, local or remote."""
-    return sum(
-        tf.io.gfile.stat(f"{parent}/{name}").length for parent, _, names in tf.io.gfile.walk(folder) for name in names
-    )
 
 
 # === Figures ===

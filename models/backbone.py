@@ -35,7 +35,7 @@ def vocabulary(options: ModelOptions) -> Vocabulary:
     """The vocabulary of the backbone; reads no weights.
 
     Raises:
-        UserError: the backbone cannot be found, a pinned file differs, or max_length does not fit.
+        UserError: the backbone cannot be found, a pinned file differs from its sha256, or there is no vocab.txt.
     """
     source = options.backbone
     if isinstance(source, RandomBert):
@@ -92,8 +92,7 @@ def digest(options: ModelOptions) -> str:
     else:
         summed.update(source.encode())
     for name, path in sorted(files.items()):
-        with path.open("rb") as file:
-            summed.update(f"\n{name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+        summed.update(f"\n{name} {_sha256(path)}".encode())
     return summed.hexdigest()
 
 
@@ -182,6 +181,11 @@ def _is_hugging_face(folder: Path) -> bool:
     return model_type == "bert"
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _check_pins(folder: Path | None, source: str, pins: dict[str, str]) -> None:
     if pins and folder is None:
         raise UserError(f"sha256: pins are for folders and package://; {source!r} is fetched by keras-hub")
@@ -189,8 +193,7 @@ def _check_pins(folder: Path | None, source: str, pins: dict[str, str]) -> None:
         path = folder / name
         if not path.is_file():
             raise UserError(f"sha256: {path} is pinned but does not exist")
-        with path.open("rb") as file:
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
+        actual = _sha256(path)
         if actual != expected.lower():
             raise UserError(
                 f"{path} is not the pinned file: expected sha256 {expected}, found {actual}. Install the right file, "

@@ -220,6 +220,7 @@ class Run:
         if latest is None:
             return
         self._manager.checkpoint.restore(latest).assert_consumed()
+        self.history.precision = self._dtype.name
         self.history.resumed_at.append(self.history.step)
 
     def save(self, wall_seconds: float) -> None:

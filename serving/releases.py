@@ -23,6 +23,7 @@ from bertline.serving import storage
 RELEASE_FILE = "release.json"
 SAVED_MODEL_FILE = "saved_model.pb"
 SAVED_MODEL_TEXT_FILE = "saved_model.pbtxt"  # TensorFlow reads this form too
+SAVED_MODEL_FILES = (SAVED_MODEL_FILE, SAVED_MODEL_TEXT_FILE)
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"  # where TF Serving looks for them
 CARD_FILE = "MODEL_CARD.md"  # servers ignore it, as they ignore release.json
 ADDED_BY_PUSH = frozenset({RELEASE_FILE, WARMUP_FILE, CARD_FILE})  # a version's files that are not the model's own
@@ -125,6 +126,26 @@ def withdrawn_versions(folder: str | Path) -> list[int]:
     return sorted(number for name in names if (number := _number(name)) is not None)
 
 
+def whole_versions(folder: str | Path) -> dict[int, list[str]]:
+    """The versions that a server would serve, ascending: number -> paths of its folders with a SavedModel inside.
+
+    The first folder of a number is the one to serve: 00000123 and 123 are the same number. Anything else is ignored:
+    files, notes, a push in progress in a folder with a leading dot. A folder that does not exist has no versions.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    whole = {}
+    for version, names in sorted(version_names(folder).items()):
+        paths = [storage.join(folder, name) for name in names]
+        whole[version] = [path for path in paths if _holds_saved_model(path)]
+    return {version: paths for version, paths in whole.items() if paths}
+
+
+def _holds_saved_model(folder: str) -> bool:
+    return any(storage.exists(storage.join(folder, name)) for name in SAVED_MODEL_FILES)
+
+
 def overview(folder: str | Path) -> list[dict[str, Any]]:
     """All whole versions of a serving folder, ascending: in service, withdrawn, and those that bertline did not push.
 
@@ -136,27 +157,22 @@ def overview(folder: str | Path) -> list[dict[str, Any]]:
         UserError: as `read`.
     """
     known = {release.version: release for release in read(folder)}
-    paths = {version: storage.join(folder, names[0]) for version, names in sorted(version_names(folder).items())}
-    whole = [version for version, path in paths.items() if storage.exists(storage.join(path, SAVED_MODEL_FILE))]
-    in_service = [known.get(version) or Release(version, paths[version]) for version in whole]
+    whole = whole_versions(folder)
+    in_service = [known.get(version) or Release(version, paths[0]) for version, paths in whole.items()]
+    served = max(whole, default=None)
     present = sorted(in_service + read_withdrawn(folder), key=lambda release: release.version)
     return [
         {
             "version": release.version,
-            "state": "withdrawn" if release.withdrawal else "served" if release.version == whole[-1] else "kept",
+            "state": "withdrawn" if release.withdrawal else "served" if release.version == served else "kept",
             "pushed_at": release.record.get("pushed_at"),
             "parent": release.parent,
             "metrics": release.metrics,
-            "bytes": size(release.path),
+            "bytes": storage.size(release.path),
             "withdrawal": vars(release.withdrawal) if release.withdrawal else None,
         }
         for release in present
     ]
-
-
-def size(path: str | Path) -> int:
-    """Bytes of all files of a version."""
-    return sum(storage.length(storage.join(path, name)) for name in storage.files(path))
 
 
 def find_last_blessed(folder: str | Path, inputs: str) -> Release | None:

@@ -72,6 +72,11 @@ def length(path: str) -> int:
     return _gfile().stat(path).length if is_remote(path) else os.path.getsize(path)
 
 
+def size(folder: str | Path) -> int:
+    """Bytes of all files under a folder."""
+    return sum(length(join(folder, name)) for name in files(folder))
+
+
 def read_text(path: str) -> str:
     """The contents of a text file."""
     with open_file(path, "r") as file:

@@ -31,8 +31,6 @@ AVAILABLE = ModelVersionStatus.AVAILABLE
 UNLOADING = ModelVersionStatus.UNLOADING
 END = ModelVersionStatus.END
 
-SAVED_MODEL_FILES = (releases.SAVED_MODEL_FILE, releases.SAVED_MODEL_TEXT_FILE)
-
 
 @dataclass(frozen=True)
 class Polling:
@@ -50,19 +48,8 @@ class Polling:
 
 
 def complete_versions(folder: Path) -> dict[int, list[Path]]:
-    """The whole versions in a serving folder, ascending: number -> its folders with a SavedModel inside.
-
-    The first folder of a number is the one to serve: 00000123 and 123 are the same number.
-
-    Anything else is ignored: files, notes, a push in progress in a folder with a leading dot. A folder that does not
-    exist has no versions.
-    """
-    whole = {}
-    for version, names in sorted(releases.version_names(folder).items()):
-        paths = [folder / name for name in names if any((folder / name / file).is_file() for file in SAVED_MODEL_FILES)]
-        if paths:
-            whole[version] = paths
-    return whole
+    """See `releases.whole_versions`; the folders as local paths."""
+    return {version: [Path(path) for path in paths] for version, paths in releases.whole_versions(folder).items()}
 
 
 @dataclass

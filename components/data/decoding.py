@@ -72,7 +72,7 @@ def open_text(file: SourceFile, options: DataOptions) -> Iterator[io.TextIOWrapp
         try:
             yield io.TextIOWrapper(stream, encoding=codec(options), errors=error_policy(options), newline="")
         except UnicodeError as error:
-            wide = codec(options).startswith(("utf-16", "utf-32"))  # without a byte order mark
+            wide = holds_zero_bytes(options)  # without a byte order mark
             names = f"{options.encoding}-le or {options.encoding}-be" if wide else "the file's own"
             raise UserError(
                 f"{file.name}: cannot be read as {options.encoding}: {error}. Set data.encoding to {names}, or save "

@@ -1,7 +1,7 @@
 """`bertline init`: looks at a file of labelled text and writes a config for it, with the reason beside each number.
 
-`survey` looks at the file, `propose` chooses the settings, `render` writes them as YAML. None of them imports
-TensorFlow, so that a person who is about to start waits for no library.
+`survey` looks at the file, `propose` chooses the settings, `refuse` makes the checks of `run`, and `render` writes the
+YAML. None of them imports TensorFlow, so that a person who is about to start waits for no library.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `run` would refuse of a proposal, said by `bertline init`, which then writes no config."""
+"""Makes the checks of `run` on a proposal, so that `bertline init` writes no config that `run` would refuse."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from bertline.components.evaluation import Metrics
 from bertline.components.options import EvaluateOptions
 from bertline.errors import UserError
 from bertline.models import features
+from bertline.serving import storage
 
 CLASSES = ["negative", "neutral", "positive", "silent"]
 # True and predicted label; "silent" is never predicted, and stands in one row.
@@ -185,7 +186,7 @@ def test_a_models_size_is_that_of_all_its_files(tmp_path):
     (tmp_path / "variables").mkdir()
     (tmp_path / "saved_model.pb").write_bytes(b"12345")
     (tmp_path / "variables" / "data").write_bytes(b"123")
-    assert evaluator.folder_bytes(str(tmp_path)) == 8
+    assert storage.size(tmp_path) == 8
 
 
 def test_test_rows_of_a_label_that_the_model_lacks_are_an_error():
