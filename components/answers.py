@@ -25,16 +25,16 @@ class Answers:
     Labels and answers are indices of `classes`; `len(classes)` stands for a label that is none of them.
 
     Attributes:
-      classes: label names, in the order of the columns of `probabilities`.
-      labels: int64 [rows], the true labels.
-      predicted: int64 [rows], the model's answers.
-      probabilities: float32 [rows, labels].
-      columns: the rows' other columns by name, each [rows]: text, text_pair, row_id, source, what ingestion keeps, and
-        as PREVIOUS and TFIDF the label names that these models answered.
-      abstained: bool [rows], of a model that abstains; else None.
-      version: the last blessed model's; "" without one.
-      slices: slice name to bool [rows], see `sliced`.
-      groups: str [rows], the fairness gates' column; None without.
+        classes: label names, in the order of the columns of `probabilities`.
+        labels: int64 [rows], the true labels.
+        predicted: int64 [rows], the model's answers.
+        probabilities: float32 [rows, labels].
+        columns: the rows' other columns by name, each [rows]: text, text_pair, row_id, source, what ingestion keeps,
+            and as PREVIOUS and TFIDF the label names that these models answered.
+        abstained: bool [rows], of a model that abstains; else None.
+        version: the last blessed model's; "" without one.
+        slices: slice name to bool [rows], see `sliced`.
+        groups: str [rows], the fairness gates' column; None without.
     """
 
     classes: list[str]
@@ -89,8 +89,8 @@ class Answers:
         """The same rows with what other models answered.
 
         Args:
-          others: label names, [rows], by PREVIOUS and TFIDF.
-          version: of the last blessed model; "" without one.
+            others: label names, [rows], by PREVIOUS and TFIDF.
+            version: of the last blessed model; "" without one.
         """
         return replace(self, columns=self.columns | others, version=version)
 
@@ -150,9 +150,9 @@ def read_answers(folder: str, classes: list[str], version: str = "") -> Answers:
     """Reads PREDICTIONS_FILE from an evaluation's folder, local or remote.
 
     Args:
-      folder: of the evaluation.
-      classes: the label names in the order of the probabilities, as metrics.json has them.
-      version: of the last blessed model; "" without one.
+        folder: of the evaluation.
+        classes: the label names in the order of the probabilities, as metrics.json has them.
+        version: of the last blessed model; "" without one.
     """
     with storage.open_file(f"{folder}/{PREDICTIONS_FILE}", "rb") as file:
         table = pq.read_table(file)

@@ -41,3 +41,9 @@ def root_cause(error: BaseException) -> BaseException:
                 "was lost, run again: nothing half-done is left, and finished stages are cached."
             )
     return error
+
+
+def in_words(error: BaseException) -> str:
+    """The cause of an error in one sentence, for a person."""
+    cause = root_cause(error)
+    return str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {cause}"

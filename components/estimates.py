@@ -39,14 +39,14 @@ def bootstrap(
     """A figure of resampled test sets, drawn as rows with replacement are.
 
     Args:
-      figure: takes the counts of some test sets, int64 [sets, cells], and gives its value in each, [sets, ...].
-      counts: int [cells], the rows of each cell.
-      resamples: how many test sets to draw.
-      width: numbers that the figure computes per test set, if these are more than the cells.
-      seed: of the generator.
+        figure: takes the counts of some test sets, int64 [sets, cells], and gives its value in each, [sets, ...].
+        counts: int [cells], the rows of each cell.
+        resamples: how many test sets to draw.
+        width: numbers that the figure computes per test set, if these are more than the cells.
+        seed: of the generator.
 
     Returns:
-      The figure's values, [resamples, ...].
+        The figure's values, [resamples, ...].
     """
     generator, rows = np.random.default_rng(seed), int(counts.sum())
     batch = max(1, BATCH_NUMBERS // max(len(counts), width))
@@ -62,8 +62,8 @@ def percentile_interval(values: np.ndarray, certainty: float | None = None) -> I
     """Bounds of resampled `values`, float [resamples]; NaN among them, a figure of no rows, does not count.
 
     Args:
-      values: the figure in each resampled test set.
-      certainty: that each bound holds with; None gives the central CONFIDENCE share, (1 + CONFIDENCE) / 2 a bound.
+        values: the figure in each resampled test set.
+        certainty: that each bound holds with; None gives the central CONFIDENCE share, (1 + CONFIDENCE) / 2 a bound.
     """
     tail = (1 - CONFIDENCE) / 2 if certainty is None else 1 - certainty
     low, high = np.nanquantile(values, [tail, 1 - tail])
@@ -107,10 +107,10 @@ def class_counts(counts: np.ndarray, labels: np.ndarray, answers: np.ndarray, cl
     """Counts by class, of one test set or of several that were resampled.
 
     Args:
-      counts: int, [cells] or [sets, cells], how many rows each cell has.
-      labels: int [cells], the true class of each cell.
-      answers: int [cells], the class answered; `classes`, here and in `labels`, stands for any label that is none.
-      classes: how many classes there are.
+        counts: int, [cells] or [sets, cells], how many rows each cell has.
+        labels: int [cells], the true class of each cell.
+        answers: int [cells], the class answered; `classes`, here and in `labels`, stands for any label that is none.
+        classes: how many classes there are.
     """
 
     def by_class(of_cell: np.ndarray, counted: np.ndarray) -> np.ndarray:
@@ -127,12 +127,12 @@ def probability_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[st
     """What TFMA gives in float32 or from buckets, exactly, by scikit-learn.
 
     Args:
-      labels: int [rows], the true classes.
-      probabilities: float [rows, labels].
+        labels: int [rows], the true classes.
+        probabilities: float [rows, labels].
 
     Returns:
-      `loss`, the log loss in nats, and `macro_auc`, the mean area under the ROC curves of each class against the rest,
-      over the classes that some rows have and some have not; None where there is no such class.
+        `loss`, the log loss in nats, and `macro_auc`, the mean area under the ROC curves of each class against the
+        rest, over the classes that some rows have and some have not; None where there is no such class.
     """
     exact = probabilities.astype(np.float64)
     counts = np.bincount(labels, minlength=exact.shape[1])
@@ -188,8 +188,8 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> tuple[float,
     interval the right answers of a bin count as equally confident, and so do the wrong ones.
 
     Args:
-      confidence: float [rows], probability of the label answered.
-      right: bool [rows], whether the answer is the label.
+        confidence: float [rows], probability of the label answered.
+        right: bool [rows], whether the answer is the label.
     """
     bins = calibration_bins(confidence)
     cells = bins * 2 + right
@@ -205,12 +205,12 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> tuple[float,
 
 
 def calibration(labels: np.ndarray, answers: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """How far probabilities can be trusted: `calibration_error` as above, and `log_loss`, scikit-learn's.
+    """How far probabilities can be trusted: `calibration_error` (see that function), and `log_loss`, scikit-learn's.
 
     Args:
-      labels: int [rows], the true classes.
-      answers: int [rows], the classes answered.
-      probabilities: float [rows, labels].
+        labels: int [rows], the true classes.
+        answers: int [rows], the classes answered.
+        probabilities: float [rows, labels].
     """
     return {
         "calibration_error": calibration_error(probabilities.max(-1), answers == labels)[0],
@@ -227,13 +227,13 @@ def paired_differences(
     """Accuracy and macro-F1 of our answers less those of another model to the same rows.
 
     Args:
-      labels: int [rows], the true classes.
-      ours: int [rows], our answers; `classes` stands for any label that is none of them.
-      theirs: int [rows], the other model's.
-      classes: how many classes there are.
+        labels: int [rows], the true classes.
+        ours: int [rows], our answers; `classes` stands for any label that is none of them.
+        theirs: int [rows], the other model's.
+        classes: how many classes there are.
 
     Returns:
-      For "accuracy" and "macro_f1" the difference, and float64 [RESAMPLES], the difference in resampled test sets.
+        For "accuracy" and "macro_f1" the difference, and float64 [RESAMPLES], the difference in resampled test sets.
     """
     cells, counts = np.unique(np.stack([labels, ours, theirs]), axis=1, return_counts=True)
 
@@ -261,11 +261,11 @@ def mcnemar(ours_right: np.ndarray, theirs_right: np.ndarray) -> tuple[int, int,
     """McNemar's exact test, by scipy: do both models get about as many rows right that the other gets wrong?
 
     Args:
-      ours_right: bool [rows].
-      theirs_right: bool [rows].
+        ours_right: bool [rows].
+        theirs_right: bool [rows].
 
     Returns:
-      The rows that only we get right, the rows that only they get right, and the two-sided p-value.
+        The rows that only we get right, the rows that only they get right, and the two-sided p-value.
     """
     won, lost = int((ours_right & ~theirs_right).sum()), int((theirs_right & ~ours_right).sum())
     return won, lost, float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
@@ -278,8 +278,8 @@ def gap_to_the_whole(right: np.ndarray, inside: np.ndarray) -> tuple[float, np.n
     """Accuracy of all rows less that of the rows `inside` a slice, and float64 [RESAMPLES], the same resampled.
 
     Args:
-      right: bool [rows], whether the answer is the label.
-      inside: bool [rows].
+        right: bool [rows], whether the answer is the label.
+        inside: bool [rows].
     """
     counts = np.bincount(inside * 2 + right, minlength=4)
 
@@ -296,14 +296,14 @@ def group_gaps(
     """Differences between groups, by fairlearn: the largest rate of a group less the smallest.
 
     Args:
-      positive: bool [rows], whether the row has the favourable label.
-      answered: bool [rows], whether the model answers it.
-      groups: [rows], each row's group; at least two.
-      certainty: that each bound holds with.
+        positive: bool [rows], whether the row has the favourable label.
+        answered: bool [rows], whether the model answers it.
+        groups: [rows], each row's group; at least two.
+        certainty: that each bound holds with.
 
     Returns:
-      The difference and its bounds for "demographic_parity" (of the share answered favourably) and
-      "equal_opportunity" (of the same share among the rows that have the favourable label).
+        The difference and its bounds for "demographic_parity" (of the share answered favourably) and
+        "equal_opportunity" (of the same share among the rows that have the favourable label).
     """
     from fairlearn import metrics as fairness  # two seconds, for those who ask
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -33,14 +32,14 @@ class SliceFigures(Figures):
     """Figures of some of the test rows.
 
     Attributes:
-      rows: how many they are.
-      accuracy: TFMA's, as are the counts behind the next four.
-      macro_f1: the mean F1 of the classes that have true or predicted rows.
-      weighted_f1: the mean F1 of the classes, weighted by their rows.
-      micro_f1: equals the accuracy, as each row has one label.
-      per_class: scores by label name.
-      loss: the log loss in nats, scikit-learn's.
-      macro_auc: the mean area under the ROC curves, scikit-learn's; None where no class has a curve.
+        rows: how many they are.
+        accuracy: TFMA's, as are the counts behind the next four.
+        macro_f1: the mean F1 of the classes that have true or predicted rows.
+        weighted_f1: the mean F1 of the classes, weighted by their rows.
+        micro_f1: equals the accuracy, as each row has one label.
+        per_class: scores by label name.
+        loss: the log loss in nats, scikit-learn's.
+        macro_auc: the mean area under the ROC curves, scikit-learn's; None where no class has a curve.
     """
 
     rows: int
@@ -89,10 +88,10 @@ class Abstention(Figures):
     """What abstaining below the model's `threshold` leaves.
 
     Attributes:
-      threshold: the probability below which the model abstains.
-      rows: rows answered.
-      coverage: their share of all rows.
-      accuracy: of the rows answered; None where there are none.
+        threshold: the probability below which the model abstains.
+        rows: rows answered.
+        coverage: their share of all rows.
+        accuracy: of the rows answered; None where there are none.
     """
 
     threshold: float
@@ -120,11 +119,11 @@ class Comparison(Figures):
     """Another model on the same rows.
 
     Attributes:
-      accuracy, macro_f1: the other model's.
-      certainty: the probability with which each bound of a difference holds.
-      differences: this model's figures less the other's.
-      rows_won, rows_lost: rows that only this model, and only the other model, answers rightly.
-      mcnemar_p: McNemar's exact test of these two numbers.
+        accuracy, macro_f1: the other model's.
+        certainty: the probability with which each bound of a difference holds.
+        differences: this model's figures less the other's.
+        rows_won, rows_lost: rows that only this model, and only the other model, answers rightly.
+        mcnemar_p: McNemar's exact test of these two numbers.
     """
 
     accuracy: float
@@ -147,19 +146,19 @@ class Metrics(SliceFigures):
     """The figures of all test rows; those of SliceFigures are theirs too.
 
     Attributes:
-      calibration_error: the expected calibration error.
-      intervals: 95% intervals of the main figures.
-      majority_share: the accuracy of always answering the commonest label.
-      labels_present: labels that some test row has.
-      model_bytes: size of the exported SavedModel.
-      inference_seconds: time that the answers took, without loading the model.
-      classes: the label names, in the order of the model's probabilities.
-      confusion: the cells of the confusion matrix that have rows.
-      slices: figures by slice name, such as "shop=north".
-      calibration: what the temperature changes.
-      abstain: what abstaining leaves; None for a model that always answers.
-      last_blessed: None where there is no model to compare with.
-      tfidf: the comparison with TF-IDF; None where the config leaves it out.
+        calibration_error: the expected calibration error.
+        intervals: 95% intervals of the main figures.
+        majority_share: the accuracy of always answering the commonest label.
+        labels_present: labels that some test row has.
+        model_bytes: size of the exported SavedModel.
+        inference_seconds: time that the answers took, without loading the model.
+        classes: the label names, in the order of the model's probabilities.
+        confusion: the cells of the confusion matrix that have rows.
+        slices: figures by slice name, such as "shop=north".
+        calibration: what the temperature changes.
+        abstain: what abstaining leaves; None for a model that always answers.
+        last_blessed: None where there is no model to compare with.
+        tfidf: the comparison with TF-IDF; None where the config leaves it out.
     """
 
     calibration_error: float
@@ -191,14 +190,13 @@ def read_metrics(folder: str) -> Metrics:
     """Reads metrics.json from an evaluation's folder, local or remote.
 
     Raises:
-      UserError: another version of bertline wrote the file.
-      FileNotFoundError: it is gone.
+        UserError: another version of bertline wrote the file.
+        FileNotFoundError: it is gone.
     """
     path = f"{folder}/{METRICS_FILE}"
-    with storage.open_file(path, "r") as file:
-        text = file.read()
+    text = storage.read_text(path)
     try:
-        return Metrics.model_validate(json.loads(text))
+        return Metrics.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))

@@ -62,15 +62,15 @@ def Evaluator(
     """Evaluates the exported model on the test rows and gates it.
 
     Args:
-      examples: raw Examples of ingestion; the split "test" is read.
-      model: the Trainer's; its SavedModel's serving_default signature answers, at the temperature of its property.
-      last_blessed: the last blessed model (LastBlessed's output), or an artifact whose property `present` is 0.
-      evaluation: TFMA's results, metrics.json and predictions-test.parquet.
-      blessing: BLESSED or NOT_BLESSED; the property `verdicts` lists every gate as JSON.
-      options: EvaluateOptions as JSON.
-      keep: kept columns as a JSON list.
-      tfidf: TF-IDF's answers; None where the config leaves it out.
-      beam_pipeline: given by TFX; TFMA counts in it.
+        examples: raw Examples of ingestion; the split "test" is read.
+        model: the Trainer's; its SavedModel's serving_default signature answers, at the temperature of its property.
+        last_blessed: the last blessed model (LastBlessed's output), or an artifact whose property `present` is 0.
+        evaluation: TFMA's results, metrics.json and predictions-test.parquet.
+        blessing: BLESSED or NOT_BLESSED; the property `verdicts` lists every gate as JSON.
+        options: EvaluateOptions as JSON.
+        keep: kept columns as a JSON list.
+        tfidf: TF-IDF's answers; None where the config leaves it out.
+        beam_pipeline: TFX passes it; TFMA counts in it.
     """
     evaluate_options = EvaluateOptions.model_validate_json(options)
     table = read_examples(artifact_utils.get_split_uri([examples], "test"), json.loads(keep))
@@ -113,12 +113,12 @@ def predict(saved_model: str, table: Table, batch_size: int) -> tuple[Answers, f
     and the figures should be those of what is served.
 
     Args:
-      saved_model: folder of the SavedModel.
-      table: the rows, as read_examples gives them.
-      batch_size: rows per call.
+        saved_model: folder of the SavedModel.
+        table: the rows, as read_examples gives them.
+        batch_size: rows per call.
 
     Returns:
-      The rows with the model's answers, and the seconds that these took, without loading the model.
+        The rows with the model's answers, and the seconds that these took, without loading the model.
     """
     servable = Servable(saved_model, "candidate", 0)
     signature = servable.signatures["serving_default"]
@@ -172,8 +172,8 @@ def all_rows(rows: Answers, counts: dict[str, Counts]) -> dict[str, object]:
     """The fields of Metrics that follow from the model's answers.
 
     Args:
-      rows: the model's answers, with the slices that TFMA counted.
-      counts: by slice name; "" is all rows.
+        rows: the model's answers, with the slices that TFMA counted.
+        counts: by slice name; "" is all rows.
     """
     whole = counts[""]
     error, error_interval = estimates.calibration_error(rows.confidence, rows.right)

@@ -18,14 +18,14 @@ def read_examples(folder: str, keep: list[str]) -> Table:
     """Reads a split of raw Examples.
 
     Args:
-      folder: of the split, local or remote.
-      keep: kept columns to read beside the text, the pair, the label, the row's id and its source.
+        folder: of the split, local or remote.
+        keep: kept columns to read beside the text, the pair, the label, the row's id and its source.
 
     Returns:
-      A list per column, and the serialized Examples in SERIALIZED.
+        A list per column, and the serialized Examples in SERIALIZED.
 
     Raises:
-      UserError: the split is empty.
+        UserError: the split is empty.
     """
     files = sorted(tf.io.gfile.glob(os.path.join(folder, "*")))
     records = list(tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator())

@@ -18,6 +18,7 @@ from bertline.errors import UserError
 from bertline.models import backbone, calibration, classifier, signatures
 from bertline.models.features import SEGMENT_IDS
 from bertline.models.recipe import ExportOptions, ModelOptions
+from bertline.serving import storage
 
 
 @component
@@ -64,7 +65,7 @@ def Exporter(
     model.set_float_custom_property("temperature", calibrated.temperature)
     if export.abstain is not None:
         model.set_float_custom_property("abstain", export.abstain)
-    model.set_string_custom_property("summary", describe(record, _bytes(folder)))
+    model.set_string_custom_property("summary", describe(record, storage.size(folder)))
 
 
 def write_saved_model(
@@ -139,7 +140,3 @@ def describe(record: ExportRecord, size: int) -> str:
     if record.abstain is not None:
         parts.append(f"abstains below {record.abstain:g}")
     return ", ".join(parts)
-
-
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

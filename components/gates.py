@@ -28,18 +28,18 @@ class Verdict:
     """What one gate says of a model.
 
     Attributes:
-      gate: the gate in words, such as "accuracy >= 0.8".
-      value: the model's figure, as the screen shows it.
-      bound: what the value is held against, as the screen shows it.
-      passed: whether the model may pass.
-      reason: why it may not; "" if it passed.
-      kind: the gate's key in the config, such as "not_worse_by" or "slices.accuracy".
-      metric: the figure, such as "accuracy"; "" where it does not come from the rows.
-      slice: the slice; "" for all rows.
-      interval: bounds of the value: the 95% interval of a figure, or bounds of a difference, each of which holds with
-        the config's `certainty`.
-      note: what else a person should know, such as a cross-check.
-      missing: by how much the bound was missed, in the value's unit; 0 if the model passed.
+        gate: the gate in words, such as "accuracy >= 0.8".
+        value: the model's figure, as the screen shows it.
+        bound: what the value is held against, as the screen shows it.
+        passed: whether the model may pass.
+        reason: why it may not; "" if it passed.
+        kind: the gate's key in the config, such as "not_worse_by" or "slices.accuracy".
+        metric: the figure, such as "accuracy"; "" where it does not come from the rows.
+        slice: the slice; "" for all rows.
+        interval: bounds of the value: the 95% interval of a figure, or bounds of a difference, each of which holds with
+            the config's `certainty`.
+        note: what else a person should know, such as a cross-check.
+        missing: by how much the bound was missed, in the value's unit; 0 if the model passed.
     """
 
     gate: str
@@ -63,12 +63,12 @@ def judge(metrics: Metrics, answers: Answers, options: GateOptions) -> list[Verd
     """The verdicts of all configured gates.
 
     Args:
-      metrics: the candidate's.
-      answers: the candidate's, and those of the models that it is compared with.
-      options: the config's gates.
+        metrics: the candidate's.
+        answers: the candidate's, and those of the models that it is compared with.
+        options: the config's gates.
 
     Raises:
-      UserError: the fairness gates name a label that the model lacks.
+        UserError: the fairness gates name a label that the model lacks.
     """
     return [*_of_all_rows(metrics, options), *judge_answers(answers, options)]
 
@@ -189,10 +189,10 @@ def compare(answers: Answers, theirs: np.ndarray, certainty: float, inside: Part
     """What metrics.json says of another model on the same rows.
 
     Args:
-      answers: ours.
-      theirs: int [rows], the other model's answers.
-      certainty: that each bound of a difference holds with.
-      inside: bool [rows], the rows to compare on.
+        answers: ours.
+        theirs: int [rows], the other model's answers.
+        certainty: that each bound of a difference holds with.
+        inside: bool [rows], the rows to compare on.
     """
     won, lost, p = estimates.mcnemar(answers.right[inside], (theirs == answers.labels)[inside])
     return Comparison(

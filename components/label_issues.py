@@ -28,10 +28,10 @@ class Issue:
     """A row whose label is probably wrong.
 
     Attributes:
-      row: its position in the split.
-      label: the label that it has.
-      suggested: the most probable other label.
-      score: probability of the label that it has, 0 to 1. The lower, the surer the error.
+        row: its position in the split.
+        label: the label that it has.
+        suggested: the most probable other label.
+        score: probability of the label that it has, 0 to 1. The lower, the surer the error.
     """
 
     row: int
@@ -45,10 +45,10 @@ class SplitIssues:
     """The probable label errors of a split.
 
     Attributes:
-      by: the model whose probabilities were used.
-      rows: number of rows judged.
-      issues: lowest score first.
-      note: which rows could not be judged and why; "" if all were.
+        by: the model whose probabilities were used.
+        rows: number of rows judged.
+        issues: lowest score first.
+        note: which rows could not be judged and why; "" if all were.
     """
 
     by: str
@@ -64,12 +64,12 @@ def find(labels: Sequence[str], probabilities: np.ndarray, classes: list[str]) -
     so a label that the model is never sure of is not suspected as a whole.
 
     Args:
-      labels: the rows' labels, [rows]; at least two different ones.
-      probabilities: float [rows, labels], of a model that did not see the rows.
-      classes: the names of the columns of `probabilities`.
+        labels: the rows' labels, [rows]; at least two different ones.
+        probabilities: float [rows, labels], of a model that did not see the rows.
+        classes: the names of the columns of `probabilities`.
 
     Returns:
-      The issues, lowest score first.
+        The issues, lowest score first.
     """
     # Imported here, as it takes two seconds.
     from cleanlab.filter import find_label_issues
@@ -100,7 +100,7 @@ def judge_training(table: dict[str, list[Any]]) -> SplitIssues:
     """Issues among the training rows, by TF-IDF with logistic regression that was fitted on the other folds.
 
     Args:
-      table: columns `text`, `text_pair`, `label` and `row_id`, each [rows].
+        table: columns `text`, `text_pair`, `label` and `row_id`, each [rows].
     """
     counts = Counter(table[features.LABEL])
     rare = {label for label, rows in counts.items() if rows < FOLDS}
@@ -139,7 +139,7 @@ def _out_of_fold(table: dict[str, list[Any]]) -> np.ndarray:
     They get a temperature, as the model's do, so that the surest errors of both can stand in one list.
 
     Raises:
-      NoWords: no word stands in two rows of a fold.
+        NoWords: no word stands in two rows of a fold.
     """
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 

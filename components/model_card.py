@@ -73,9 +73,9 @@ def render(config: dict[str, Any], release: dict[str, Any], **found: Any) -> str
     """The card.
 
     Args:
-      config: the config's `name`, `data`, `model`, `train` and `card`.
-      release: the run's facts.
-      **found: what the stages left: `metrics`, `verdicts`, `training`, `export`, `ingest` and `texts`.
+        config: the config's `name`, `data`, `model`, `train` and `card`.
+        release: the run's facts.
+        **found: what the stages left: `metrics`, `verdicts`, `training`, `export`, `ingest` and `texts`.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

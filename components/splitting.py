@@ -116,7 +116,7 @@ class Settled:
         keys: uint64 [rows, 2], as surveyed.
         labels: int32 [rows], index into `names`; -1 where there is none.
         names: labels of these rows, sorted.
-        roles: uint8 [rows], the split that the row's file was given for; TRAIN for a file that is split by hash.
+        roles: uint8 [rows], the split that the config names for the row's file; TRAIN for a file that is split by hash.
         verdicts: uint8 [rows]: a split, DUPLICATE, or QUARANTINED + reason.
         distinct: int64, the rows that stand for a text.
     """
@@ -135,7 +135,7 @@ def settle(surveys: Iterable[Survey], roles: list[int], options: DataOptions) ->
 
     Args:
         surveys: of all rows of the range, at least one, in any order.
-        roles: a file's index -> the split it was given for; TRAIN for a file that is split by hash.
+        roles: a file's index -> the split that the config names for it; TRAIN for a file that is split by hash.
         options: shares of the splits.
     """
     surveys = sorted(surveys, key=lambda survey: (survey.file, survey.places[0]))

@@ -33,9 +33,9 @@ class Counts:
     """What TFMA counts on all rows or on a slice.
 
     Attributes:
-      rows: how many rows.
-      accuracy: share of right answers.
-      confusion: the cells of the confusion matrix that have rows.
+        rows: how many rows.
+        accuracy: share of right answers.
+        confusion: the cells of the confusion matrix that have rows.
     """
 
     rows: int
@@ -49,13 +49,13 @@ def run_tfma(
     """Runs TFMA, writes its results into `folder` and returns them.
 
     Args:
-      beam_pipeline: to count in.
-      models: each model's answers to the same rows, by CANDIDATE and, where there is one, LAST_BLESSED.
-      slices: the columns that slice the rows, str [rows] each.
-      folder: where TFMA's results go.
+        beam_pipeline: to count in.
+        models: each model's answers to the same rows, by CANDIDATE and, where there is one, LAST_BLESSED.
+        slices: the columns that slice the rows, str [rows] each.
+        folder: where TFMA's results go.
 
     Returns:
-      For each model its counts by slice name; "" is all rows.
+        For each model its counts by slice name; "" is all rows.
     """
     classes = models[CANDIDATE].classes
     config = eval_config(list(models), len(classes), list(slices))

@@ -28,14 +28,14 @@ class TrackedRun:
     """What a tracker is told about a run.
 
     Attributes:
-      id: the same for the same evaluation, so that a run is written down only once.
-      project: MLflow's experiment, W&B's project.
-      parameters: the config's, by dotted key.
-      epochs: the curves, one dictionary per epoch, the first epoch first.
-      figures: the final ones.
-      gates: what each gate said, in words.
-      facts: `outcome` ("pushed" or "blocked"), `version`, hashes, commit, parent.
-      page: file of the review page; "" to leave it out.
+        id: the same for the same evaluation, so that a run is written down only once.
+        project: MLflow's experiment, W&B's project.
+        parameters: the config's, by dotted key.
+        epochs: the curves, one dictionary per epoch, the first epoch first.
+        figures: the final ones.
+        gates: what each gate said, in words.
+        facts: `outcome` ("pushed" or "blocked"), `version`, hashes, commit, parent.
+        page: file of the review page; "" to leave it out.
     """
 
     id: str
@@ -52,7 +52,7 @@ def check(options: TrackingOptions) -> None:
     """Refuses, before a run starts, a setup that would keep the tracker from being told at its end.
 
     Raises:
-      UserError: the tracker is not installed, W&B has no key, or an address holds a password.
+        UserError: the tracker is not installed, W&B has no key, or an address holds a password.
     """
     if not options.tool:
         return
@@ -79,16 +79,16 @@ def write(run: TrackedRun, options: TrackingOptions, folder: str) -> str:
     """Tells the tracker about a run. A second time, the same entry is brought up to date.
 
     Args:
-      run: what the tracker is told.
-      options: the tracker and where it is.
-      folder: the task's root, for the files of a tracker without a server; "" for none.
+        run: what the tracker is told.
+        options: the tracker and where it is.
+        folder: the task's root, for the files of a tracker without a server; "" for none.
 
     Returns:
-      Where a person finds the run.
+        Where a person finds the run.
 
     Raises:
-      UserError: there is no folder for the tracker's files.
-      Exception: any that the tracker's client raises, such as when its server does not answer.
+        UserError: there is no folder for the tracker's files.
+        Exception: any that the tracker's client raises, such as when its server does not answer.
     """
     is_sent = options.tool == "wandb" or options.address or os.environ.get("MLFLOW_TRACKING_URI")
     if not folder and not is_sent:

@@ -1,4 +1,4 @@
-"""What keys a stage's cached result beside its inputs and options: its code, the libraries, the backbone's files.
+"""The cache key of each stage. Beside its inputs and options, a result depends on code, libraries and the backbone.
 
 A stage's code is its module and all that it imports of bertline, so that a rule in page.css makes the review page anew
 and trains nothing. Docstrings and comments do not count.

@@ -21,13 +21,13 @@ class Run:
     """What a run's gates saw and said.
 
     Attributes:
-      run_id: when it started.
-      verdicts: as bertline.components.gates.Verdict.as_dict gives them.
-      canary: what the canary said, "" where it passed or was not asked.
-      metrics: the Evaluator's.
-      answers: the test rows and what was answered to them, with the slices of `options`.
-      options: the run's own, whatever the config says now.
-      folder: of the evaluation, with TFMA's results.
+        run_id: when it started.
+        verdicts: as bertline.components.gates.Verdict.as_dict gives them.
+        canary: what the canary said, "" where it passed or was not asked.
+        metrics: the Evaluator's.
+        answers: the test rows and what was answered to them, with the slices of `options`.
+        options: the run's own, whatever the config says now.
+        folder: of the evaluation, with TFMA's results.
     """
 
     run_id: str
@@ -43,7 +43,7 @@ def read(task: Config, run_id: str | None) -> Run:
     """The run with this id, the newest evaluated one by default.
 
     Raises:
-      UserError: there is none, it did not come so far, or its files are gone.
+        UserError: there is none, it did not come so far, or its files are gone.
     """
     store, found = lineage.find(task, run_id, Node.EVALUATOR)
     return _run(found, store.stage(found, Node.EVALUATOR), store.stage(found, Node.CANARY))

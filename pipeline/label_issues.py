@@ -15,7 +15,7 @@ def find(task: Config, run_id: str | None) -> Path:
     """label_issues.csv of a run, of the newest that has one by default.
 
     Raises:
-      UserError: there is none, or it is gone.
+        UserError: there is none, or it is gone.
     """
     store, found = lineage.find(task, run_id, Node.LABEL_QUALITY)
     (report,) = store.stage(found, Node.LABEL_QUALITY).outputs["report"]

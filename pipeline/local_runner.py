@@ -22,7 +22,7 @@ from rich.text import Text
 from bertline.components import trackers
 from bertline.components.data import task_files
 from bertline.components.data.reader import SourceFile
-from bertline.components.errors import root_cause
+from bertline.components.errors import in_words
 from bertline.errors import UserError
 from bertline.pipeline import beam_options, facts, review, run_ids, screen, stages
 from bertline.pipeline.config import Config
@@ -148,14 +148,8 @@ def _report(console: Screen, error: BaseException, log_file: Path) -> None:
         way_on = "  the same command continues: finished stages are cached, training resumes"
         console.print(Text.assemble(("\ninterrupted", "bold red"), way_on))
         return
-    console.print(Text.assemble(("failed", "bold red"), f"  {_in_words(error)}"))
+    console.print(Text.assemble(("failed", "bold red"), f"  {in_words(error)}"))
     console.print(f"the whole log: {display(log_file)}", style="dim")
-
-
-def _in_words(error: BaseException) -> str:
-    """The cause of an error, for the screen."""
-    cause = root_cause(error)
-    return str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {cause}"
 
 
 def hardware() -> str:
@@ -241,7 +235,7 @@ class _Launcher:
                 if not all(node.reports for node in wired):
                     raise
                 log.error("stage %s failed after the push", line, exc_info=error)
-                console.print(screen.line(line, f"failed: {_in_words(error)}", view.seconds))
+                console.print(screen.line(line, f"failed: {in_words(error)}", view.seconds))
                 break  # later stages read what this one did not make
             self._show(console, line, [done[node] for node in wired], view.seconds)
         return self._result(done, page)

@@ -1,4 +1,4 @@
-"""Where the review pages of a task are, a file a run."""
+"""Where the review pages of a task are, one file per run."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def find(task: Config, run_id: str | None) -> Path:
     """The review page of a run, of the newest that has one by default.
 
     Raises:
-      UserError: there is none.
+        UserError: there is none.
     """
     pages = [page for page in (task.root_folder / FOLDER).glob("*.html") if not page.name.endswith(TFMA_SUFFIX)]
     # Names are no order: those of older versions are local times, today's are UTC.
     pages.sort(key=lambda page: (page.stat().st_mtime, page.name))
     if not pages:
-        raise UserError(f"no review pages yet under {task.root_folder}; `bertline run` writes one a run.")
+        raise UserError(f"no review pages yet under {task.root_folder}; `bertline run` writes one per run.")
     if not run_id:
         return pages[-1]
     page = page_file(task, run_ids.of_spelling(run_id))
@@ -43,7 +43,7 @@ def write_tfma_page(task: Config, run_id: str | None) -> Path:
     """Writes the page of TFMA's components beside a run's review page, of the newest run by default; returns its path.
 
     Raises:
-      UserError: the run has no review page, or its evaluation is gone.
+        UserError: the run has no review page, or its evaluation is gone.
     """
     import apache_beam as beam
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import yaml
 
-from bertline.components.errors import root_cause
+from bertline.components.errors import in_words
 from bertline.components.object_store import ADDRESS
 from bertline.errors import UserError
 from bertline.pipeline import training_job
@@ -70,8 +70,7 @@ def main() -> None:
         _execute(arguments.executor_class_path, execution, inputs_spec, beam)
     except Exception as error:
         logging.exception("the stage failed")
-        cause = root_cause(error)
-        reason = str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {cause}"
+        reason = in_words(error)
         if not arguments.reporting:
             sys.exit(f"bertline: {reason}")
         _leave_fault(execution, reason)
@@ -168,9 +167,9 @@ def localised(
 
     Args:
         execution: ExecutorInput as JSON values.
-      declared: the component's ComponentInputsSpec as JSON values.
-      root: above the launcher's folders.
-      kept: addresses that begin so stay as they are.
+        declared: the component's ComponentInputsSpec as JSON values.
+        root: above the launcher's folders.
+        kept: schemes, such as gs://, whose addresses stay as they are.
     """
     changed = json.loads(json.dumps(execution))
     if place := json.loads(os.environ.get("TF_CONFIG", "{}")).get("task"):

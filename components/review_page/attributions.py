@@ -18,8 +18,8 @@ class Piece:
     """A piece of a text.
 
     Attributes:
-      text: as the user wrote it.
-      tint: classes of page.css; "" for what stands between words, or says next to nothing.
+        text: as the user wrote it.
+        tint: classes of page.css; "" for what stands between words, or says next to nothing.
     """
 
     text: str
@@ -30,11 +30,11 @@ def explained(rows: list[dict[str, Any]], attributions: dict[str, dict[str, Any]
     """Rows with what the page says of their words.
 
     Args:
-      rows: each with `row_id`, `text` and `text_pair`.
-      attributions: by row_id, as explainer.explain gives them; rows may be missing.
+        rows: each with `row_id`, `text` and `text_pair`.
+        attributions: by row_id, as explainer.explain gives them; rows may be missing.
 
     Returns:
-      The rows, each with `parts`, the pieces of its texts, and `why`, None where the row is not explained.
+        The rows, each with `parts`, the pieces of its texts, and `why`, None where the row is not explained.
     """
     return [row | _explained(row, attributions.get(row[features.ROW_ID])) for row in rows]
 

@@ -16,9 +16,9 @@ class Answer(NamedTuple):
     """The answer to one question.
 
     Attributes:
-      question: a reviewer's.
-      answer: in words.
-      section: the part of the page that shows why.
+        question: a reviewer's.
+        answer: in words.
+        section: the part of the page that shows why.
     """
 
     question: str
@@ -37,12 +37,12 @@ def answers(
     """The answers, in the order in which they are asked.
 
     Args:
-      metrics: the Evaluator's.
-      classes: figures.per_class.
-      slices: figures.slices.
-      comparisons: other models on the same rows, each with its name.
-      confusions: figures.confusions.
-      bins: figures.reliability.
+        metrics: the Evaluator's.
+        classes: figures.per_class.
+        slices: figures.slices.
+        comparisons: other models on the same rows, each with its name.
+        confusions: figures.confusions.
+        bins: figures.reliability.
     """
     return [
         Answer("Is it good?", _quality(metrics), "figures"),

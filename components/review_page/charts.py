@@ -57,11 +57,11 @@ def draw(chart: Any, title: str, description: str, *, width: int = WIDTH, height
     """An inline SVG of a chart, readable by screen readers as one image.
 
     Args:
-      chart: of Altair.
-      title: the image's name.
-      description: what it shows, in a sentence with the figures that matter.
-      width: of the plot, in pixels at the natural size.
-      height: likewise.
+        chart: of Altair.
+        title: the image's name.
+        description: what it shows, in a sentence with the figures that matter.
+        width: of the plot, in pixels at the natural size.
+        height: likewise.
     """
     styled = chart.properties(width=width, height=height, background="transparent").configure(
         font=_FONT,
@@ -240,8 +240,8 @@ def heat_map(cells: list[tuple[Cell, float]], labels: list[int]) -> Markup:
     """A confusion matrix of many classes: cells without names, darker for a larger share of the true label's rows.
 
     Args:
-      cells: each with its share.
-      labels: indices of the labels to draw, in their order.
+        cells: each with its share.
+        labels: indices of the labels to draw, in their order.
     """
     drawn = [
         {"true": cell.true, "answered": cell.answered, "share": share, "right": cell.true == cell.answered}

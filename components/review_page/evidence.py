@@ -15,21 +15,22 @@ class Evidence:
     """What the stages of a run left behind for a person to judge its model.
 
     Attributes:
-      metrics: the Evaluator's.
-      answers: the test rows with the model's answers.
-      verdicts: as gates.Verdict.as_dict gives them.
-      training: the Trainer's training.json.
-      export: the Exporter's export.json.
-      ingest: ExampleGen's ingest.json.
-      texts: DataGate's text_statistics.json.
-      anomalies: TFDV's, each `split`, `column`, `severity`, `description`.
-      attributions: the Explainer's, of the answers that are shown with their words: by row_id.
-      canary: its report.json, with `blessed` and `summary`.
-      push: `version` ("" if not pushed) and `summary`.
-      card: the model card, Markdown.
-      release: the run's facts: name, hashes, commit, libraries, parent.
-      labels: LabelQuality's label_quality.json, with the rows of its two CSV files in `issue_rows` and `pair_rows`.
-      history: earlier runs, the oldest first: `run`, `outcome`, `version`, `rows`, `accuracy`, `macro_f1`, `intervals`.
+        metrics: the Evaluator's.
+        answers: the test rows with the model's answers.
+        verdicts: as gates.Verdict.as_dict gives them.
+        training: the Trainer's training.json.
+        export: the Exporter's export.json.
+        ingest: ExampleGen's ingest.json.
+        texts: DataGate's text_statistics.json.
+        anomalies: TFDV's, each `split`, `column`, `severity`, `description`.
+        attributions: the Explainer's, of the answers that are shown with their words: by row_id.
+        canary: its report.json, with `blessed` and `summary`.
+        push: `version` ("" if not pushed) and `summary`.
+        card: the model card, Markdown.
+        release: the run's facts: name, hashes, commit, libraries, parent.
+        labels: LabelQuality's label_quality.json, with the rows of its two CSV files in `issue_rows` and `pair_rows`.
+        history: earlier runs, the oldest first: `run`, `outcome`, `version`, `rows`, `accuracy`, `macro_f1`,
+            `intervals`.
     """
 
     metrics: Metrics

@@ -28,12 +28,12 @@ class ClassFigures:
     """One class against the rest; None where a figure is a ratio of nothing.
 
     Attributes:
-      name: the label.
-      rows: test rows that have it.
-      answers: test rows where the model answers it.
-      precision, recall, f1: as the Evaluator counted them.
-      precision_interval, recall_interval: 95%, Wilson's.
-      average_precision, auc: areas under the precision-recall (as steps) and the ROC curve.
+        name: the label.
+        rows: test rows that have it.
+        answers: test rows where the model answers it.
+        precision, recall, f1: as the Evaluator counted them.
+        precision_interval, recall_interval: 95%, Wilson's.
+        average_precision, auc: areas under the precision-recall (as steps) and the ROC curve.
     """
 
     name: str
@@ -76,8 +76,8 @@ def precision_recall(rows: Answers, name: str) -> list[dict[str, float]]:
     """Points of a class's precision-recall curve, from the highest recall to the lowest.
 
     Returns:
-      At most MAX_POINTS, each `recall` and `precision` with the counts behind them: `hits`, rows of the class from a
-      threshold on, and `alarms`, other rows from there on. Precision without either is 1, as in scikit-learn.
+        At most MAX_POINTS, each `recall` and `precision` with the counts behind them: `hits`, rows of the class from a
+        threshold on, and `alarms`, other rows from there on. Precision without either is 1, as in scikit-learn.
     """
     true, scores = _one_class(rows, name)
     _, _, thresholds = sklearn_metrics.precision_recall_curve(true, scores, drop_intermediate=True)
@@ -151,8 +151,8 @@ def thresholds(rows: Answers) -> list[dict[str, Any]]:
     """What answering only from each of THRESHOLDS on gives.
 
     Returns:
-      For each `threshold`: the `rows` answered, their share `coverage`, the `errors` among them, and their `accuracy`,
-      None without rows.
+        For each `threshold`: the `rows` answered, their share `coverage`, the `errors` among them, and their
+        `accuracy`, None without rows.
     """
     points, confidence = [], rows.confidence
     for threshold in THRESHOLDS:
@@ -236,10 +236,10 @@ class Slice:
     """A slice and how it stands to all rows.
 
     Attributes:
-      name: such as "shop=north".
-      figures: the Evaluator's.
-      interval: 95%, Wilson's, of the accuracy.
-      verdict: "worse" or "better" where the interval lies below or above the accuracy of all rows, else "".
+        name: such as "shop=north".
+        figures: the Evaluator's.
+        interval: 95%, Wilson's, of the accuracy.
+        verdict: "worse" or "better" where the interval lies below or above the accuracy of all rows, else "".
     """
 
     name: str

@@ -50,8 +50,8 @@ def render(evidence: Evidence, made_at: str) -> str:
     """The page.
 
     Args:
-      evidence: the run's.
-      made_at: when the stage ran, for the footer.
+        evidence: the run's.
+        made_at: when the stage ran, for the footer.
     """
     style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     environment = jinja2.Environment(

@@ -51,12 +51,12 @@ def render(
     TFMA counts plots and fairness indicators from the exported predictions; the model is not run again.
 
     Args:
-      beam_pipeline: to count in.
-      name: the task's.
-      rows: the run's test rows.
-      metrics: the run's.
-      options: the run's.
-      folders: TFMA's results of runs by their id, the oldest first, the last of them this run's.
+        beam_pipeline: to count in.
+        name: the task's.
+        rows: the run's test rows.
+        metrics: the run's.
+        options: the run's.
+        folders: TFMA's results of runs by their id, the oldest first, the last of them this run's.
     """
     results = {run_id: load(folder) for run_id, folder in folders.items()}
     classes = metrics.classes
