@@ -75,7 +75,7 @@ def main() -> None:
     clock = Clock(arguments.skip_steps, recipe.batch_size)
     with tempfile.TemporaryDirectory() as checkpoints:
         _, history, _ = training.fit(
-            lambda: classifier.build(backbone.load(options), len(labels), dropout=options.dropout, seed=recipe.seed),
+            lambda: classifier.from_options(options, len(labels), seed=recipe.seed),
             train,
             validation,
             recipe,

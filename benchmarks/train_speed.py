@@ -73,7 +73,7 @@ def main() -> int:
     rows = read_tweets(options, ROUNDS * STEPS * recipe.batch_size)
 
     def build():
-        return classifier.build(backbone.load(options), 3, dropout=options.dropout, seed=recipe.seed)
+        return classifier.from_options(options, 3, seed=recipe.seed)
 
     with tempfile.TemporaryDirectory() as folder:
         run = training.Run(tf.distribute.get_strategy(), build(), rows, rows, recipe, Path(folder))

@@ -68,7 +68,7 @@ def Trainer(
     start = warm_start(last_blessed) if last_blessed else None
 
     def build():
-        built = classifier.build(backbone.load(options), len(labels), dropout=options.dropout, seed=recipe.seed)
+        built = classifier.from_options(options, len(labels), seed=recipe.seed)
         if start:
             take_weights(built, start, labels, digest)
         return built

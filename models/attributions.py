@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import keras_hub
 import numpy as np
 import tensorflow as tf
 
 from bertline.models import words
+from bertline.models.classifier import Classifier
 from bertline.models.encoder import Batch, Encoder, pack
 from bertline.models.tokenizer import Tokenizer
 from bertline.models.words import Reading
@@ -68,7 +68,7 @@ class Explainer:
         tokenizer: the model's.
     """
 
-    def __init__(self, model: keras_hub.models.BertTextClassifier, tokenizer: Tokenizer):
+    def __init__(self, model: Classifier, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
         self._encoder, self._weights = Encoder.of(model), pack(model, tf.float32)
         self._mask = self._weights.words[tokenizer.id(MASK)]

@@ -13,6 +13,7 @@ import keras_hub
 
 from bertline.errors import UserError
 from bertline.models import packages
+from bertline.models.pooling import POOLER, Pooling, of_folder
 from bertline.models.recipe import ModelOptions, RandomBert
 
 # Hugging Face's names for GELU -> whether it is the approximation by tanh
@@ -71,11 +72,22 @@ def load(options: ModelOptions) -> keras_hub.models.BertBackbone:
     return network
 
 
+def pooling(options: ModelOptions) -> Pooling:
+    """How the backbone's token vectors become one; reads no weights.
+
+    Raises:
+        UserError: the backbone cannot be found, or it says to pool in a way that is not known here.
+    """
+    source = options.backbone
+    return of_folder(None if isinstance(source, RandomBert) else _folder(source), options.pooling)
+
+
 def digest(options: ModelOptions) -> str:
     """SHA-256 of what the backbone is made of, in hex. Equal contents give equal digests, wherever they lie.
 
     For a folder the digest covers the weights, their config, the vocabulary and the tokenizer's settings; for random
     weights their sizes and the vocabulary. For what keras-hub fetches (a preset, hf://, kaggle://) it covers the name.
+    It also covers the pooling, where that is not BERT's own.
 
     Raises:
         UserError: the backbone cannot be found.
@@ -93,6 +105,8 @@ def digest(options: ModelOptions) -> str:
         summed.update(source.encode())
     for name, path in sorted(files.items()):
         summed.update(f"\n{name} {_sha256(path)}".encode())
+    if (pooled := pooling(options)) != POOLER:
+        summed.update(f"\npooling {pooled}".encode())
     return summed.hexdigest()
 
 

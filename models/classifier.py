@@ -1,4 +1,4 @@
-"""The classifier: keras-hub's BERT text classifier, whose variables training and export share."""
+"""The classifier: keras-hub's BERT text classifier and its pooling; training and export share its variables."""
 
 from __future__ import annotations
 
@@ -11,35 +11,74 @@ import keras
 import keras_hub
 
 from bertline.errors import UserError
+from bertline.models import backbone as pretrained
 from bertline.models.backbone import approximate_gelu, set_gelu
+from bertline.models.pooling import POOLER, Pooling
+from bertline.models.recipe import ModelOptions
 
 _CONFIG, _WEIGHTS = "classifier.json", "classifier.weights.h5"
 
 
-def build(
-    backbone: keras_hub.models.BertBackbone, labels: int, *, dropout: float, seed: int
-) -> keras_hub.models.BertTextClassifier:
-    """A classifier over the backbone; its head is drawn from the seed.
+class Classifier(keras_hub.models.BertTextClassifier):
+    """A BERT with a head. Its layers, and so its saved weights, are keras-hub's.
 
-    Returns:
-        a model that takes token_ids, segment_ids and padding_mask, int32 [batch, tokens], and gives logits, float32
-        [batch, labels].
+    Args:
+        backbone: the network below.
+        labels: how many logits it gives.
+        dropout: share of the head's features dropped while training.
+        pooling: how a row's tokens become one vector. With another one than BERT's pooler, the pooler is not trained.
+    """
+
+    def __init__(
+        self, backbone: keras_hub.models.BertBackbone, labels: int, *, dropout: float, pooling: Pooling = POOLER
+    ):
+        super().__init__(backbone, labels, dropout=dropout, dtype="float32")
+        self.pooling = pooling
+        backbone.pooled_dense.trainable = pooling.kind == "pooler"
+
+    def call(self, inputs: dict[str, Any], training: bool | None = None, mask: Any = None) -> Any:
+        """Logits, float32 [batch, labels], of token_ids, segment_ids and padding_mask, int32 [batch, tokens]."""
+        del mask
+        outputs, ops = self.backbone(inputs, training=training), keras.ops
+        tokens = outputs["sequence_output"]
+        if self.pooling.kind == "mean":
+            real = ops.cast(inputs["padding_mask"], "float32")[:, :, None]
+            pooled = ops.sum(tokens * real, axis=1) / ops.maximum(ops.sum(real, axis=1), 1.0)
+        else:
+            pooled = tokens[:, 0] if self.pooling.kind == "cls" else outputs["pooled_output"]
+        if self.pooling.normalised:
+            pooled = ops.normalize(pooled, axis=-1)
+        return self.output_dense(self.output_dropout(self.pooling.features(pooled), training=training))
+
+
+def from_options(options: ModelOptions, labels: int, *, seed: int) -> Classifier:
+    """The classifier that training starts from: the pretrained backbone with its pooling, and a head from the seed.
+
+    Raises:
+        UserError: fewer than two labels, or the backbone cannot be read (see backbone.load).
+    """
+    network, pooling = pretrained.load(options), pretrained.pooling(options)
+    return build(network, labels, dropout=options.dropout, seed=seed, pooling=pooling)
+
+
+def build(
+    backbone: keras_hub.models.BertBackbone, labels: int, *, dropout: float, seed: int, pooling: Pooling = POOLER
+) -> Classifier:
+    """A classifier over the backbone; its head is drawn from the seed.
 
     Raises:
         UserError: fewer than two labels.
     """
     if labels < 2:
         raise UserError(f"a classifier needs at least two labels, not {labels}")
-    model = keras_hub.models.BertTextClassifier(backbone, labels, dropout=dropout, dtype="float32")
+    model = Classifier(backbone, labels, dropout=dropout, pooling=pooling)
     # keras-hub's own initializer has no seed.
     initial = keras.initializers.TruncatedNormal(stddev=0.02, seed=seed)
     model.output_dense.kernel.assign(initial(model.output_dense.kernel.shape))
     return model
 
 
-def save(
-    model: keras_hub.models.BertTextClassifier, folder: Path, labels: Sequence[str], *, backbone_digest: str
-) -> None:
+def save(model: Classifier, folder: Path, labels: Sequence[str], *, backbone_digest: str) -> None:
     """Writes the weights and what else `load` and `take_weights` need.
 
     Args:
@@ -52,6 +91,7 @@ def save(
     config = {
         "labels": list(labels),
         "dropout": model.dropout,
+        "pooling": model.pooling.as_dict(),
         "backbone_digest": backbone_digest,
         "approximate_gelu": approximate_gelu(model.backbone),
         "backbone": {
@@ -72,9 +112,7 @@ def save(
     model.save_weights(folder / _WEIGHTS)
 
 
-def take_weights(
-    model: keras_hub.models.BertTextClassifier, folder: Path, labels: Sequence[str], *, backbone_digest: str
-) -> None:
+def take_weights(model: Classifier, folder: Path, labels: Sequence[str], *, backbone_digest: str) -> None:
     """Gives a classifier the weights of the one that `save` wrote.
 
     Args:
@@ -84,11 +122,14 @@ def take_weights(
         backbone_digest: of the model's backbone. Two backbones can have layers of the same sizes.
 
     Raises:
-        UserError: the saved classifier has other labels or another backbone.
+        UserError: the saved classifier has other labels, another pooling or another backbone.
     """
     saved = _read_config(folder)
     if saved["labels"] != list(labels):
         raise UserError(f"it knows the labels {', '.join(saved['labels'])}, and the data have {', '.join(labels)}")
+    pooling = Pooling(**saved.get("pooling", {}))
+    if pooling != model.pooling:
+        raise UserError(f"its pooling is {pooling}, and that of model.pooling is {model.pooling}")
     if "backbone_digest" not in saved:
         raise UserError("an earlier bertline pushed it, which did not record its backbone")
     if saved["backbone_digest"] != backbone_digest:
@@ -96,7 +137,7 @@ def take_weights(
     model.load_weights(folder / _WEIGHTS)
 
 
-def load(folder: Path, *, temperature: float = 1.0) -> keras_hub.models.BertTextClassifier:
+def load(folder: Path, *, temperature: float = 1.0) -> Classifier:
     """The classifier that `save` wrote.
 
     Args:
@@ -111,7 +152,8 @@ def load(folder: Path, *, temperature: float = 1.0) -> keras_hub.models.BertText
     backbone = keras_hub.models.BertBackbone(**config["backbone"], dtype="float32")
     set_gelu(backbone, approximate=config["approximate_gelu"])
     labels = len(config["labels"])
-    model = keras_hub.models.BertTextClassifier(backbone, labels, dropout=config["dropout"], dtype="float32")
+    pooling = Pooling(**config.get("pooling", {}))  # earlier bertlines knew only BERT's pooler
+    model = Classifier(backbone, labels, dropout=config["dropout"], pooling=pooling)
     model.load_weights(folder / _WEIGHTS)
     for variable in (model.output_dense.kernel, model.output_dense.bias):
         variable.assign(variable / temperature)

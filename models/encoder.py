@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-import keras_hub
 import tensorflow as tf
 
 from bertline.models import kernels
 from bertline.models.backbone import approximate_gelu
+from bertline.models.classifier import Classifier
+from bertline.models.pooling import POOLER, Pooling
 
 DROPOUT_PLACES = 4096  # more than a network has places with dropout; seeds this far apart share no draws
 
@@ -60,7 +61,7 @@ class Batch(NamedTuple):
     lengths: tf.Tensor  # int32 [batch]: how many ids of a row are not padding
 
 
-def pack(model: keras_hub.models.BertTextClassifier, dtype: tf.DType) -> Weights:
+def pack(model: Classifier, dtype: tf.DType) -> Weights:
     """The classifier's weights as `Encoder` takes them; gradients flow back to the model's variables.
 
     Args:
@@ -118,6 +119,7 @@ class Encoder:
         approximate_gelu: GELU by tanh, where the weights were trained so.
         dropout: share dropped inside the encoder while training.
         head_dropout: share dropped before the head while training.
+        pooling: how a row's tokens become one vector.
         epsilon: LayerNorm's.
     """
 
@@ -126,14 +128,17 @@ class Encoder:
     approximate_gelu: bool
     dropout: float
     head_dropout: float
+    pooling: Pooling = POOLER
     epsilon: float = 1e-12
 
     @classmethod
-    def of(cls, model: keras_hub.models.BertTextClassifier) -> Encoder:
+    def of(cls, model: Classifier) -> Encoder:
         """The encoder that computes what the model computes."""
         backbone = model.backbone
         scale = (backbone.hidden_dim // backbone.num_heads) ** -0.5
-        return cls(backbone.num_heads, scale, approximate_gelu(backbone), backbone.dropout, model.dropout)
+        return cls(
+            backbone.num_heads, scale, approximate_gelu(backbone), backbone.dropout, model.dropout, model.pooling
+        )
 
     def logits(self, weights: Weights, batch: Batch, seed: tf.Tensor | None = None) -> tf.Tensor:
         """The classifier's logits.
@@ -148,15 +153,29 @@ class Encoder:
             float32 [batch, labels].
         """
         ops = _Ops(self, weights.layers[0].qkv_kernel.dtype, seed)
+        features = self.pooling.features(self._pooled(weights, batch, ops))
+        features = kernels.dropped(features, ops.noise(tf.shape(features)), self.head_dropout)
+        return tf.matmul(features, weights.head_kernel) + weights.head_bias
+
+    def vectors(self, weights: Weights, batch: Batch) -> tf.Tensor:
+        """The rows' pooled vectors, float32 [batch, hidden]; arguments as above."""
+        return self._pooled(weights, batch, _Ops(self, weights.layers[0].qkv_kernel.dtype, None))
+
+    def _pooled(self, weights: Weights, batch: Batch, ops: _Ops) -> tf.Tensor:
         mask = tf.sequence_mask(batch.lengths, tf.shape(batch.token_ids)[1])  # [batch, tokens]
         x = self._embed(weights, batch, ops)  # [batch x tokens, hidden], as all that follow
         for layer in weights.layers:
             x = self._layer(layer, x, mask, ops)
         residual = x[0]
-        first = tf.reshape(residual, [*tf.unstack(tf.shape(mask)), residual.shape[-1]])[:, 0]  # [batch, hidden]: [CLS]
-        pooled = tf.tanh(tf.matmul(first, weights.pooler_kernel) + weights.pooler_bias)
-        pooled = kernels.dropped(pooled, ops.noise(tf.shape(pooled)), self.head_dropout)
-        return tf.matmul(pooled, weights.head_kernel) + weights.head_bias
+        tokens = tf.reshape(residual, [*tf.unstack(tf.shape(mask)), residual.shape[-1]])  # [batch, tokens, hidden]
+        if self.pooling.of_first_token:
+            pooled = tokens[:, 0]
+        else:
+            real = tf.cast(mask, tf.float32)[:, :, None]
+            pooled = tf.reduce_sum(tokens * real, axis=1) / tf.maximum(tf.reduce_sum(real, axis=1), 1.0)
+        if self.pooling.kind == "pooler":
+            pooled = tf.tanh(tf.matmul(pooled, weights.pooler_kernel) + weights.pooler_bias)
+        return tf.math.l2_normalize(pooled, axis=-1) if self.pooling.normalised else pooled
 
     def _embed(self, weights: Weights, batch: Batch, ops: _Ops) -> tuple[tf.Tensor, tf.Tensor]:
         words = tf.cast(tf.gather(weights.words, batch.token_ids), tf.float32)  # [batch, tokens, hidden]

@@ -4,7 +4,7 @@ Three things make it fast on a CPU:
 
 - Token-wise ops run on the real tokens only, [tokens of all rows, hidden]. Rows are padded only for attention, so their
   lengths may differ within a batch.
-- After the keys and values of the last layer only [CLS] is computed, as the head reads nothing else.
+- Where the head reads only [CLS], only [CLS] is computed after the keys and values of the last layer.
 - The ops form the patterns that TensorFlow's remapper (tensorflow/core/grappler/optimizers/remapper.cc) turns into
   oneDNN kernels: product + bias, product + bias + GELU, scores x scale + mask. Without oneDNN they run one by one, with
   the same result.
@@ -43,6 +43,7 @@ class _Layer(NamedTuple):
 class _Layout(NamedTuple):
     """Where a batch's real tokens stand: packed, one row after the other, and padded."""
 
+    rows: tf.Tensor  # int64 [packed]: the row of each packed token
     columns: tf.Tensor  # int64 [packed]: the position of each packed token in its row
     places: tf.Tensor  # int64 [packed]: its position in the padded rows laid end to end
     slots: tf.Tensor  # int32 [batch, tokens]: the packed position of each padded token; any other's in the padding
@@ -58,6 +59,7 @@ class _Layout(NamedTuple):
         # So low that exp gives 0, and finite even in float16, so that a row of nothing but padding gets no NaN.
         bias = tf.cast(tf.where(mask, 0.0, -1e4), dtype)
         return cls(
+            rows=rows,
             columns=columns,
             places=rows * tf.cast(shape[1], tf.int64) + columns,
             slots=tf.reshape(tf.maximum(slots, 0), shape),
@@ -90,27 +92,35 @@ class FrozenClassifier(tf.Module):
         self._words = tf.Variable(tf.cast(weights.words, dtype), trainable=False)
         self._positions, self._segments = _constant(weights.positions), _constant(weights.segments)
         self._embedding_norm = _affine(weights.gamma, weights.beta, tf.float32)
-        self._layers = [_frozen_layer(layer, dtype) for layer in weights.layers[:-1]]
-        self._last_layer = _frozen_layer(weights.layers[-1], dtype, last=True)
+        first = encoder.pooling.of_first_token
+        whole = weights.layers[:-1] if first else weights.layers
+        self._layers = [_frozen_layer(layer, dtype) for layer in whole]
+        self._last_layer = _frozen_layer(weights.layers[-1], dtype, last=True) if first else None
         self._pooler = _affine(weights.pooler_kernel, weights.pooler_bias, tf.float32)
         self._head = _affine(weights.head_kernel, weights.head_bias, tf.float32)
 
     def logits(self, batch: Batch) -> tf.Tensor:
-        """The classifier's logits.
+        """The classifier's logits, float32 [batch, labels]; the batch as in `vectors`."""
+        return _product(self._encoder.pooling.features(self.vectors(batch)), self._head)
+
+    def vectors(self, batch: Batch) -> tf.Tensor:
+        """The rows' pooled vectors.
 
         Args:
             batch: padded rows, at least one of them with a token. The ids in the padding do not matter.
 
         Returns:
-            float32 [batch, labels].
+            float32 [batch, hidden].
         """
         layout = _Layout.of(batch, self._dtype)
         x = self._embed(batch, layout)  # [packed, hidden]
         for layer in self._layers:
             query_key_value = self._split_heads(_product(x, *layer.projections), layout, 3)
             x = self._finish(layer, x, layout.packed(self._attend(*query_key_value, layout)))
-        pooled = tf.tanh(_product(self._first(self._last_layer, x, layout), self._pooler))
-        return _product(pooled, self._head)
+        pooled = self._first(self._last_layer, x, layout) if self._last_layer else _mean(x, layout)
+        if self._encoder.pooling.kind == "pooler":
+            pooled = tf.tanh(_product(pooled, self._pooler))
+        return tf.math.l2_normalize(pooled, axis=-1) if self._encoder.pooling.normalised else pooled
 
     def _embed(self, batch: Batch, layout: _Layout) -> tf.Tensor:
         words = tf.gather(self._words, layout.packed(batch.token_ids))
@@ -150,6 +160,14 @@ class FrozenClassifier(tf.Module):
         x = _layer_norm(tf.cast(_product(attended, layer.output), tf.float32) + x, layer.attention_norm, epsilon)
         up = _gelu(_product(x, layer.up), approximate=self._encoder.approximate_gelu)
         return _layer_norm(tf.cast(_product(up, layer.down), tf.float32) + x, layer.feedforward_norm, epsilon)
+
+
+def _mean(x: tf.Tensor, layout: _Layout) -> tf.Tensor:
+    """The mean of each row's tokens, [batch, hidden], from [packed, hidden]; 0 for a row of none."""
+    batch = tf.shape(layout.slots)[0]
+    sums = tf.math.unsorted_segment_sum(x, layout.rows, batch)
+    counts = tf.math.unsorted_segment_sum(tf.ones_like(x[:, :1]), layout.rows, batch)
+    return sums / tf.maximum(counts, 1.0)
 
 
 def _frozen_layer(layer: Layer, dtype: tf.DType, *, last: bool = False) -> _Layer:

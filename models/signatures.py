@@ -6,10 +6,10 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import keras_hub
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from bertline.models.classifier import Classifier
 from bertline.models.encoder import Batch, Encoder, pack
 from bertline.models.features import (
     ABSTAINED,
@@ -42,7 +42,7 @@ class ServedModel(tf.Module):
 
     def __init__(
         self,
-        model: keras_hub.models.BertTextClassifier,
+        model: Classifier,
         transform_output: Path,
         vocabulary: Path,
         labels: Sequence[str],

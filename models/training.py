@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import keras
-import keras_hub
 import numpy as np
 import tensorflow as tf
 from scipy import special
 
 from bertline.errors import UserError
 from bertline.models import hardware
+from bertline.models.classifier import Classifier
 from bertline.models.dataset import Batches, Rows, balanced_weights
 from bertline.models.encoder import DROPOUT_PLACES, Batch, Encoder, pack
 from bertline.models.optimizer import AdamW, LossScale, Schedule
@@ -92,13 +92,13 @@ class History:
 class Trained(NamedTuple):
     """What training leaves."""
 
-    model: keras_hub.models.BertTextClassifier  # with the weights of its best epoch, on the chief
+    model: Classifier  # with the weights of its best epoch, on the chief
     history: History
     validation_logits: np.ndarray  # that epoch's, float32 [rows, labels], in the order of the split
 
 
 def fit(
-    build: Callable[[], keras_hub.models.BertTextClassifier],
+    build: Callable[[], Classifier],
     train: Rows,
     validation: Rows,
     options: TrainOptions,

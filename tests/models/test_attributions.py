@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from bertline.models import attributions, backbone, surrogate
+from bertline.models.pooling import Pooling
 from bertline.models.tokenizer import Tokenizer
 
 KEYWORDS = {"awful": 0, "refund": 0, "ordered": 1, "great": 2, "love": 2}
@@ -38,6 +39,19 @@ def test_attributions_sum_to_the_scores_difference(explainer, text):
         difference = found.score - found.reference
         assert abs(difference - found.values.sum()) <= 0.05 * max(abs(difference), 1)
         assert found.complete
+
+
+def test_attributions_of_a_mean_are_complete(tmp_path):
+    options = factories.tiny_model_options(tmp_path, dropout=0.0)
+    words = backbone.vocabulary(options)
+    tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
+    model = factories.keyword_classifier(options, KEYWORDS)
+    model.pooling = Pooling("mean", normalised=True)
+    explainer = attributions.Explainer(model, tokenizer)
+    reading = explainer.read(TEXTS[0])
+    found = explainer.integrated_gradients(reading, [0, 1, 2])
+    assert all(each.complete for each in found)
+    assert found[2].values.argmax() == 1  # "great"
 
 
 def test_the_reference_is_the_row_without_its_words(explainer):

@@ -6,6 +6,7 @@ import tensorflow as tf
 from bertline.errors import UserError
 from bertline.models import backbone, classifier
 from bertline.models.encoder import Batch, Encoder, pack
+from bertline.models.pooling import POOLER, Pooling
 
 TOKENS = tf.constant([[5, 6, 7, 8, 9, 1], [5, 9, 0, 0, 0, 0], [1, 2, 3, 4, 0, 0]])
 SEGMENTS = tf.constant([[0, 0, 0, 1, 1, 1], [0, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0]])
@@ -13,7 +14,7 @@ LENGTHS = tf.constant([6, 2, 4])
 SLOPES = tf.constant([[1.0, -2.0, 3.0], [0.5, 1.0, -1.0], [2.0, 1.0, 1.0]])
 
 
-def tiny_classifier(approximate: bool = False, dropout: float = 0.0):
+def tiny_classifier(approximate: bool = False, dropout: float = 0.0, pooling: Pooling = POOLER):
     network = keras_hub.models.BertBackbone(
         vocabulary_size=10,
         num_layers=2,
@@ -25,7 +26,7 @@ def tiny_classifier(approximate: bool = False, dropout: float = 0.0):
         dtype="float32",
     )
     backbone.set_gelu(network, approximate=approximate)
-    model = classifier.build(network, 3, dropout=dropout, seed=1)
+    model = classifier.build(network, 3, dropout=dropout, seed=1, pooling=pooling)
     draw = np.random.default_rng(7)
     for variable in model.trainable_variables:  # far from zero, or mistakes hide in small numbers
         variable.assign(draw.normal(1.0 if variable.name == "gamma" else 0.0, 0.5, variable.shape))
@@ -48,7 +49,16 @@ def gradients(model, logits):
 @pytest.mark.parametrize("seed", [None, tf.constant([1, 2], tf.int64)], ids=["plain", "fused"])
 @pytest.mark.parametrize("approximate", [False, True], ids=["erf", "tanh"])
 def test_logits_and_gradients_are_keras_hubs(seed, approximate):
-    model = tiny_classifier(approximate)
+    check_logits_and_gradients(tiny_classifier(approximate), seed)
+
+
+# With BERT's pooler the reference is keras-hub's own call, otherwise its token vectors.
+@pytest.mark.parametrize("pooling", [Pooling("cls"), Pooling("mean"), Pooling("mean", normalised=True)], ids=str)
+def test_other_poolings_are_those_of_keras_hubs_vectors(pooling):
+    check_logits_and_gradients(tiny_classifier(pooling=pooling), tf.constant([1, 2], tf.int64))
+
+
+def check_logits_and_gradients(model, seed):
     encoder = Encoder.of(model)
 
     def logits():
