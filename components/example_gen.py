@@ -21,7 +21,7 @@ from bertline.components import ingestion, spans, splitting
 from bertline.components.artifacts import Quarantine
 from bertline.components.data import formats, task_files
 from bertline.components.data.reader import SourceFile
-from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE
+from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE, ZERO_BYTE
 from bertline.components.ingestion import INGEST_FILE, QUARANTINE_FILE, Task
 from bertline.components.labels import write_labels
 from bertline.components.object_store import local_copy
@@ -182,9 +182,10 @@ def _too_many_quarantined(report: dict[str, Any], options: DataOptions, path: st
 
 
 WAYS_OUT = {
-    BROKEN_LINE: "Broken lines: correct them in the file, or check data.format.",
+    BROKEN_LINE: "Broken lines: correct them in the file, or check data.format and data.delimiter.",
     BAD_BYTES: "Bytes: set data.encoding to the file's own (cp1252, latin-1, mac_roman ...), "
     "or data.on_bad_bytes: replace.",
+    ZERO_BYTE: "Zero bytes: the file is damaged there, or it is UTF-16; set data.encoding, or remove those rows.",
     splitting.EMPTY_TEXT: "Empty texts: check that data.text names the right column.",
     splitting.MISSING_LABEL: "Missing labels: check that data.label names the right column, or remove those rows.",
     splitting.UNKNOWN_LABEL: "Unknown labels: add them to data.labels, or leave data.labels out to take all labels.",

@@ -21,7 +21,7 @@ from apache_beam.pvalue import TaggedOutput
 
 from bertline.components import shards, splitting
 from bertline.components.data import formats
-from bertline.components.data.columns import used_columns
+from bertline.components.data.columns import joined, used_columns
 from bertline.components.data.reader import SourceFile
 from bertline.components.data.rows import EXCERPT_CHARACTERS, Fault, Row
 from bertline.components.object_store import fetched
@@ -142,13 +142,18 @@ def parse(row: Row, options: DataOptions) -> Parsed:
     """Checks what a reader cannot know: that text and label are there, and that the label is one of those listed."""
     if row.fault:
         return Parsed("", None, "", row.fault)
-    text, *others = (value or "" for value in row.values)  # in the order of used_columns
+    parts = len(options.text_columns)
+    text = joined(row.values[:parts], options)  # values are in the order of used_columns
+    others = [value or "" for value in row.values[parts:]]
     text_pair = others.pop(0) if options.text_pair else None
     label = others[0].strip()
     fault = None
     if not text.strip() or (text_pair is not None and not text_pair.strip()):
-        column = options.text if not text.strip() else options.text_pair
-        fault = Fault(splitting.EMPTY_TEXT, f"column {column!r} is empty", text or text_pair or "")
+        names = options.text_columns if not text.strip() else [options.text_pair]
+        columns = " and ".join(f"column {name!r}" for name in names)
+        fault = Fault(
+            splitting.EMPTY_TEXT, f"{columns} {'is' if len(names) == 1 else 'are'} empty", text or text_pair or ""
+        )
     elif not label:
         fault = Fault(splitting.MISSING_LABEL, f"column {options.label!r} is empty", text)
     elif options.labels is not None and label not in options.labels:

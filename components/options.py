@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, ByteSize, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    ByteSize,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from bertline.components import spans
 from bertline.models import features
@@ -72,7 +81,16 @@ class DataOptions(Section):
     # Quotes in CSV and TSV: standard takes them as marks around a field, as RFC 4180 has it, none as characters like
     # others. auto reads each file in both ways, and takes none where quotes would swallow rows
     quoting: Literal["auto", "standard", "none"] = "auto"
-    text: str = "text"  # the column of the text
+    # The character between two fields of CSV and TSV files, such as ";". null takes the comma in CSV, the tab in TSV. A
+    # first line such as `sep=;` in a file itself goes first
+    delimiter: str | None = None
+    # Names of all columns, for CSV and TSV files whose first line is a row. null takes them from the first line
+    header: list[str] | None = Field(default=None, min_length=2)
+    # The column of the text. Several, such as [title, body], are joined in this order; empty ones are left out
+    text: str | list[str] = "text"
+    # Stands between joined columns. The model reads a space like any white space, and lines for `bertline predict` can
+    # hold one
+    text_separator: str = " "
     text_pair: str | None = None  # the column of a second text, which is read together with the first
     label: str = "label"  # the column of the label
     labels: list[str] | None = None  # rows with another label go to quarantine; null takes all labels, sorted
@@ -102,10 +120,37 @@ class DataOptions(Section):
                 )
         return self
 
+    @field_validator("delimiter")
+    @classmethod
+    def _delimiter_is_no_letter(cls, delimiter: str | None) -> str | None:
+        if delimiter is not None and (len(delimiter) != 1 or delimiter.isalnum() or delimiter in ' "\r\n'):
+            raise ValueError('use one character that is no letter, digit, space or quote, such as ";" or "\\t"')
+        return delimiter
+
+    @field_validator("text")
+    @classmethod
+    def _some_text(cls, text: str | list[str]) -> str | list[str]:
+        if not text:
+            raise ValueError("name a column, or several to join")
+        return text
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The columns that make the text, in the order in which they are joined."""
+        return [self.text] if isinstance(self.text, str) else self.text
+
+    @model_validator(mode="after")
+    def _header_has_the_columns(self) -> DataOptions:
+        for name in self.header or []:
+            if self.header.count(name) > 1:
+                raise ValueError(f"header: {name!r} is there {self.header.count(name)} times; give each its own name")
+        return self
+
     @model_validator(mode="after")
     def _names_are_distinct(self) -> DataOptions:
-        used = {features.TEXT: self.text, features.TEXT_PAIR: self.text_pair, features.LABEL: self.label}
-        names = [name for name in used.values() if name]
+        single = {features.TEXT_PAIR: self.text_pair, features.LABEL: self.label}
+        used = single | ({features.TEXT: self.text} if isinstance(self.text, str) else {})
+        names = [*self.text_columns, *(name for name in single.values() if name)]
         if len(set(names)) < len(names):
             raise ValueError(f"text, text_pair and label must be different columns, not {', '.join(names)}")
         for name in self.keep:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy
 import xxhash
 
-from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE
+from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE, ZERO_BYTE
 from bertline.components.options import DataOptions
 from bertline.models.features import SPLITS
 
@@ -29,7 +29,7 @@ EMPTY_TEXT = "empty text"
 MISSING_LABEL = "missing label"
 UNKNOWN_LABEL = "unknown label"
 OTHER_LABEL = "repeated text with another label"
-REASONS = (BROKEN_LINE, BAD_BYTES, EMPTY_TEXT, MISSING_LABEL, UNKNOWN_LABEL, OTHER_LABEL)
+REASONS = (BROKEN_LINE, BAD_BYTES, ZERO_BYTE, EMPTY_TEXT, MISSING_LABEL, UNKNOWN_LABEL, OTHER_LABEL)
 
 # === What happens to a row ===
 

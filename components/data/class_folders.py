@@ -8,7 +8,7 @@ from pathlib import Path
 from bertline.components.data import decoding
 from bertline.components.data.columns import places_of
 from bertline.components.data.reader import Reader, SourceFile
-from bertline.components.data.rows import BAD_BYTES, Fault, Row
+from bertline.components.data.rows import ZERO_BYTE, Fault, Row
 from bertline.components.options import DataOptions
 
 
@@ -17,7 +17,7 @@ class ClassFolders(Reader):
 
     def columns(self, file: SourceFile, options: DataOptions) -> list[str]:
         """See Reader."""
-        return [options.text, options.label]
+        return [options.text_columns[0], options.label]
 
     def rows(self, file: SourceFile, options: DataOptions, names: Sequence[str]) -> Iterator[Row]:
         """See Reader."""
@@ -26,9 +26,8 @@ class ClassFolders(Reader):
         with decoding.open_bytes(file) as stream:
             content = stream.read()
         if b"\0" in content and not decoding.holds_zero_bytes(options):
-            yield Row(
-                1, (), Fault(BAD_BYTES, f"a binary file, not text (zero byte at position {content.index(0)})", "")
-            )
+            detail = f"a binary file, not text (zero byte at position {content.index(0)})"
+            yield Row(1, (), Fault(ZERO_BYTE, detail, ""))
             return
         text = content.decode(decoding.codec(options), decoding.error_policy(options))
         values = (text, Path(file.path).parent.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator, Sequence
 
 from bertline.components.data.reader import FOLDERS, SourceFile
@@ -11,21 +12,30 @@ from bertline.components.options import DataOptions
 from bertline.errors import UserError
 
 LISTED_COLUMNS = 20  # in a message
+DELIMITERS = (",", ";", "\t", "|")  # that people use between fields
 
 
 def used_columns(options: DataOptions) -> list[str]:
-    """Columns that the options name, each once: text, text_pair where there is one, label, then the kept ones."""
+    """Columns that the options name, each once: texts, text_pair where there is one, label, then the kept ones."""
     return list(dict.fromkeys(name for _, name in named_columns(options)))
 
 
 def named_columns(options: DataOptions) -> Iterator[tuple[str, str]]:
     """The options that name a column, and the column's name."""
-    yield "text", options.text
+    for name in options.text_columns:
+        yield "text", name
     if options.text_pair:
         yield "text_pair", options.text_pair
     yield "label", options.label
     for name in options.keep:
         yield "keep", name
+
+
+def joined(parts: Sequence[str | None], options: DataOptions) -> str:
+    """The text of a row, from the values of `options.text_columns`: those that hold more than white space."""
+    if len(parts) == 1:
+        return parts[0] or ""
+    return options.text_separator.join(part for part in parts if part and part.strip())
 
 
 def check_columns(file: SourceFile, columns: list[str], options: DataOptions) -> None:
@@ -76,10 +86,10 @@ def missing_column(file: SourceFile, option: str, name: str, columns: list[str])
     listed = ", ".join(repr(printable(column[:60])) for column in columns[:LISTED_COLUMNS])
     listed += ", ..." if len(columns) > LISTED_COLUMNS else ""
     # One column where several are expected usually means another separator, not another name.
-    separator = next((mark for mark in (";", "\t", "|", ",") if len(columns) == 1 and mark in columns[0]), None)
+    separator = next((mark for mark in DELIMITERS if len(columns) == 1 and mark in columns[0]), None)
     if separator:
-        hint = f" The first line looks separated by {separator!r}: save the file with commas (.csv) or tabs (.tsv)."
-    header = "; where the file has no line of column names, add one" if file.format in ("csv", "tsv") else ""
+        hint = f" The first line looks separated by {separator!r}: set data.delimiter: {json.dumps(separator)}."
+    header = "; where the first line is a row, name all columns in data.header" if file.format in ("csv", "tsv") else ""
     return (
         f"{file.name}: no column {name!r} (data.{option}). Columns found: {listed}.{hint} "
         f"Set data.{option} to one of them{header}."

@@ -153,15 +153,8 @@ def refuse_binary(file: SourceFile, options: DataOptions) -> None:
     for signature, kind in SIGNATURES.items():
         if start.startswith(signature):
             raise UserError(f"{file.name}: this is not text but {kind}.")
-    if holds_zero_bytes(options):
-        return
-    if start.startswith(UTF16_MARKS):
+    if not holds_zero_bytes(options) and start.startswith(UTF16_MARKS):
         raise UserError(f"{file.name}: this is UTF-16. Set data.encoding: utf-16, or save the file as UTF-8.")
-    if b"\0" in start:
-        raise UserError(
-            f"{file.name}: a binary file, not text (a zero byte at position {start.index(0)}); expected "
-            f"{file.format}. Remove it from the data, or set data.encoding where it is UTF-16 or UTF-32."
-        )
 
 
 def holds_zero_bytes(options: DataOptions) -> bool:

@@ -16,7 +16,16 @@ from bertline.components.data.delimited import Delimited
 from bertline.components.data.json_lines import JsonLines
 from bertline.components.data.parquet import Parquet
 from bertline.components.data.reader import FOLDERS, Reader, SourceFile
-from bertline.components.data.rows import BAD_BYTES, EXCERPT_CHARACTERS, REPLACED_BYTES, Fault, Row, excerpt, printable
+from bertline.components.data.rows import (
+    BAD_BYTES,
+    EXCERPT_CHARACTERS,
+    REPLACED_BYTES,
+    ZERO_BYTE,
+    Fault,
+    Row,
+    excerpt,
+    printable,
+)
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 
@@ -52,7 +61,12 @@ def columns(file: SourceFile, options: DataOptions) -> list[str]:
     Raises:
         UserError: the file is empty, damaged, not of its format, or not in the encoding.
     """
-    names = READERS[file.format].columns(file, options)
+    reader = READERS[file.format]
+    if options.header and not isinstance(reader, Delimited):
+        raise UserError(
+            f"{file.name}: data.header names the columns of CSV and TSV files, not of {file.format}; remove it."
+        )
+    names = reader.columns(file, options)
     if not names:
         raise UserError(f"{file.name}: the file has no rows. Add rows, or remove it from the data.")
     return names
@@ -93,11 +107,15 @@ def read(file: SourceFile, options: DataOptions, names: Sequence[str] | None = N
     """
     names = used_columns(options) if names is None else names
     for row in READERS[file.format].rows(file, options, names):
-        yield row if row.fault else _without_bad_bytes(row, names, options)
+        yield row if row.fault else _checked(row, names, options)
 
 
-def _without_bad_bytes(row: Row, names: Sequence[str], options: DataOptions) -> Row:
+def _checked(row: Row, names: Sequence[str], options: DataOptions) -> Row:
+    """The row, or its fault where a value holds a zero byte or bytes that are not in the encoding."""
     for name, value in zip(names, row.values, strict=True):
+        if value and "\0" in value:
+            detail = f"a zero byte: column {name!r}, character {value.index(chr(0)) + 1}"
+            return Row(row.number, (), Fault(ZERO_BYTE, detail, excerpt(value)))
         if value is None or value.isascii():
             continue
         try:

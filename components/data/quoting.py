@@ -18,7 +18,7 @@ MOST_VALUES = 1000  # of a column that may be the label; with more it says nothi
 MOST_SUSPECTS = 10_000  # lines that are kept until the label's values are known
 
 
-def decide(lines: Iterable[str], delimiter: str) -> Literal["standard", "none"]:
+def decide(lines: Iterable[str], delimiter: str, columns: int | None = None) -> Literal["standard", "none"]:
     """Reads a file once, without keeping it, and decides by its quotes.
 
     Against marks around a field speaks each record that they make of lines, or spoil, of which every line is a row by
@@ -26,14 +26,17 @@ def decide(lines: Iterable[str], delimiter: str) -> Literal["standard", "none"]:
     For marks speaks each record that is whole only with them, and a line of column names in quotes.
 
     Args:
-        lines: of the file, with the line of column names, line ends kept.
+        lines: of the file, line ends kept.
         delimiter: between fields.
+        columns: how many there are, where no line names them; None where the first line does.
     """
     records = (record for record in standard_records(lines, delimiter) if record.fields)
-    header = next(records, None)
-    if header is None or isinstance(header.fields, Fault) or any('"' in line for line in header.lines):
-        return "standard"
-    evidence = _Evidence(delimiter, [_Values() for _ in header.fields])
+    if columns is None:
+        header = next(records, None)
+        if header is None or isinstance(header.fields, Fault) or any('"' in line for line in header.lines):
+            return "standard"
+        columns = len(header.fields)
+    evidence = _Evidence(delimiter, [_Values() for _ in range(columns)])
     for record in records:
         evidence.add(record)
     return evidence.verdict()

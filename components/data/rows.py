@@ -8,6 +8,7 @@ from typing import NamedTuple
 # Reasons of the faults that a reader finds. `splitting.REASONS` has those of ingestion as well.
 BROKEN_LINE = "broken line"
 BAD_BYTES = "bytes not in the encoding"
+ZERO_BYTE = "zero byte"
 
 REPLACED_BYTES = "rows with U+FFFD in place of bytes"  # a doubt about a row, as it is counted on the screen
 
@@ -43,4 +44,4 @@ def printable(text: str) -> str:
 
 def excerpt(text: str) -> str:
     """The start of a row, for a person to recognise it by."""
-    return printable(text[:EXCERPT_CHARACTERS])
+    return printable(text[:EXCERPT_CHARACTERS]).replace("\0", "\u2400")  # other programs end a text at a zero byte

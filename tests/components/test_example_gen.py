@@ -159,6 +159,32 @@ def test_stray_quotes_cost_no_row_and_the_screen_counts_what_is_doubtful(tmp_pat
     assert "12 rows with a quoted field over lines that look like rows" in swallowed
 
 
+def test_joined_texts_of_a_file_without_header(tmp_path):
+    rows = [(number % 2, f"title {number}", f"body\n{number}", "x") for number in range(60)]
+    rows[7] = (1, "", "only a body", "x")
+    rows[8] = (0, "only a title", " ", "x")
+    rows[9] = (1, " ", "", "x")
+    with open(tmp_path / "rows.csv", "w", newline="") as stream:
+        csv.writer(stream, delimiter=";").writerows(rows)
+    options = {"header": ["label", "title", "body", "shop"], "text": ["title", "body"], "keep": ["title", "shop"]}
+    examples, quarantine = ingest(tmp_path, delimiter=";", text_separator=" - ", **options)
+    read = {row["source"]: row for rows in rows_of(examples).values() for row in rows}
+    assert len(read) == 59
+    texts = [read[f"rows.csv:{number}"]["text"] for number in (1, 8, 9)]
+    assert texts == ["title 0 - body\n0", "only a body", "only a title"]
+    assert read["rows.csv:1"] | {"row_id": ""} == {
+        "text": texts[0],
+        "label": "0",
+        "title": "title 0",
+        "shop": "x",
+        "source": "rows.csv:1",
+        "row_id": "",
+    }
+    [line] = csv.DictReader(Path(quarantine.uri, "quarantine.csv").read_text().splitlines())
+    assert (line["row"], line["reason"]) == ("10", "empty text")
+    assert line["detail"] == "column 'title' and column 'body' are empty"
+
+
 def test_a_row_stays_in_its_split_when_the_file_is_shuffled_or_grows(ingested, tmp_path):
     _, examples, _ = ingested
     write_rows(tmp_path, [*many()[::-1], *[(f"new {number}", "pos") for number in range(40)]])

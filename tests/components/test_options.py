@@ -44,6 +44,37 @@ def test_the_text_and_the_label_themselves_may_be_kept(tmp_path):
     assert "'label' itself" in refusal(tmp_path, "text: label, label: stars, keep: [label]")
 
 
+# === Columns ===
+
+
+def test_several_text_columns_and_a_header(tmp_path):
+    options = read(tmp_path, 'text: [title, body], header: [label, title, body], delimiter: "\\t"')
+    assert (options.text_columns, options.header, options.delimiter) == (
+        ["title", "body"],
+        ["label", "title", "body"],
+        "\t",
+    )
+    assert read(tmp_path, "text: body").text_columns == ["body"]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("text: [title, title]", "text, text_pair and label must be different columns, not title, title, label"),
+        ("text: [title, label]", "must be different columns"),
+        ("text: []", "text: []: name a column, or several to join"),
+        ("text: {a: b}", "text: Input should be a valid string"),
+        ("text: [text, title], keep: [text]", "bertline uses the name 'text' itself"),
+        ("header: [text, label, text]", "header: 'text' is there 2 times; give each its own name"),
+        ('delimiter: "ab"', "delimiter: 'ab': use one character that is no letter"),
+        ("delimiter: a", "use one character"),
+        ("delimiter: '\"'", "use one character"),
+    ],
+)
+def test_columns_that_cannot_be_meant(tmp_path, data, said):
+    assert said in refusal(tmp_path, data)
+
+
 # === Shares ===
 
 

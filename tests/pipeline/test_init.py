@@ -380,7 +380,7 @@ def test_nested_columns_are_named_as_the_cause(tmp_path):
 
 
 def test_files_that_are_missing_empty_or_binary(tmp_path):
-    for content, said in ((None, "no such file"), (b"", "empty"), (b"text,label\n\0", "binary")):
+    for content, said in ((None, "no such file"), (b"", "empty"), (b"te\0xt,label\n", "binary")):
         if content is not None:
             (tmp_path / "a.csv").write_bytes(content)
         with pytest.raises(UserError, match=said):

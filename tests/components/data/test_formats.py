@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from bertline.components.data import formats, task_files
-from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE
+from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE, ZERO_BYTE
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 
@@ -317,7 +317,79 @@ def test_a_missing_column_names_the_nearest_and_those_found(tmp_path):
     message = refusal(tmp_path / "a.csv", "Tweet,sentiment\na,b\n", text="tweet", label="sentimnt")
     assert message.startswith("a.csv: no column 'tweet' (data.text). Columns found: 'Tweet', 'sentiment'.")
     assert "Did you mean 'Tweet'?" in message
-    assert "separated by ';'" in refusal(tmp_path / "b.csv", "text;label\na;b\n")
+    assert "separated by ';': set data.delimiter: \";\"." in refusal(tmp_path / "b.csv", "text;label\na;b\n")
+    assert "separated by '\\t': set data.delimiter: \"\\t\"." in refusal(tmp_path / "b.csv", "text\tlabel\na\tb\n")
+    assert "separated by ','" in refusal(tmp_path / "b.csv", "text,label\na,b\n", delimiter="|")
+
+
+# === Delimiter and header by the config ===
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|", "^", "\x01"])
+def test_a_delimiter_of_ones_own(tmp_path, mark):
+    content = f'text{mark}label\n"a{mark} ""b"", c"{mark}pos\nd{mark}neg{mark}\n'
+    options = DataOptions(source=["."], delimiter=mark)
+    assert rows_of(tmp_path / "a.csv", content, options) == [(1, (f'a{mark} "b", c', "pos")), (2, BROKEN_LINE)]
+    assert rows_of(tmp_path / "b.csv", "sep=,\ntext,label\na,pos\n", options) == [(1, ("a", "pos"))]
+
+
+def test_names_of_columns_where_the_first_line_is_a_row(tmp_path):
+    options = DataOptions(source=["."], header=["label", "title", "text"], text=["title", "text"])
+    content = '"1","a","b, ""c"""\n2,d,e\n\n3,f\n'
+    assert rows_of(tmp_path / "a.csv", content, options) == [
+        (1, ("a", 'b, "c"', "1")),
+        (2, ("d", "e", "2")),
+        (3, BROKEN_LINE),
+    ]
+    [file] = task_files.expand(["a.csv"], str(tmp_path))
+    *_, last = formats.read(file, options)
+    assert last.fault.detail == "2 fields where data.header names 3 columns (line 4)"
+
+
+def test_a_header_that_does_not_fit_is_refused_naming_both(tmp_path):
+    message = refusal(tmp_path / "a.csv", "1,a,b\n2,c,d\n", header=["label", "text"])
+    assert message.startswith(
+        "a.csv: data.header names 2 columns (label, text), and the first row has 3 fields, separated by ',': '1,a,b'."
+    )
+    assert "the first line holds the names" in refusal(
+        tmp_path / "a.csv", "Text,label\na,b\n", header=["text", "label"]
+    )
+    lines = '{"text": "a", "label": "b"}\n'
+    message = refusal(tmp_path / "a.jsonl", lines, header=["text", "label"])
+    assert message == "a.jsonl: data.header names the columns of CSV and TSV files, not of jsonl; remove it."
+    assert "no rows" in refusal(tmp_path / "a.csv", "\n\n", header=["text", "label"])
+
+
+def test_a_stray_quote_in_the_first_row_of_a_file_without_header(tmp_path):
+    _, content = stray("\t")
+    content = '"open' + content.split("\n", 1)[1]
+    options = DataOptions(source=["."], header=["text", "label"])
+    rows = rows_of(tmp_path / "a.tsv", content, options)
+    assert (len(rows), rows[0]) == (240, (1, ('"opensome words of row 0', "pos")))
+
+
+# === Zero bytes ===
+
+
+@pytest.mark.parametrize("row", [0, 5, 150_000])
+@pytest.mark.parametrize("field", ["text", "other"])
+def test_a_zero_byte_costs_its_row_wherever_it_stands(tmp_path, row, field):
+    rows = [{"text": f"words {number}", "label": "pos", "other": ""} for number in range(max(row, 10) + 1)]
+    rows[row][field] += "\0"
+    lines = "".join(f"{row['text']},{row['label']},{row['other']}\n" for row in rows)
+    read = rows_of(tmp_path / "a.csv", "text,label,other\n" + lines)
+    assert (len(read), [fault for fault in read if isinstance(fault[1], str)]) == (len(rows), [(row + 1, ZERO_BYTE)])
+
+
+def test_a_zero_byte_in_other_formats(tmp_path):
+    lines = '{"text": "a\\u0000", "label": "b"}\n{"text": "c", "label": "d"}\n{"text": "e\0", "label": "f"}\n'
+    assert rows_of(tmp_path / "a.jsonl", lines) == [(1, ZERO_BYTE), (2, ("c", "d")), (3, BROKEN_LINE)]
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a\0", "b"], "label": ["c", "d"]}), tmp_path / "a.parquet")
+    [file] = task_files.expand(["a.parquet"], str(tmp_path))
+    assert [row.fault and row.fault.detail for row in formats.read(file, OPTIONS)] == [
+        "a zero byte: column 'text', character 2",
+        None,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -326,7 +398,8 @@ def test_a_missing_column_names_the_nearest_and_those_found(tmp_path):
         ("a.csv", b"", "empty"),
         ("a.csv", b"\n\n", "no rows"),
         ("a.csv.gz", gzip.compress(b""), "empty"),
-        ("a.csv", b"text,label\na\0b,c\n", "binary file, not text (a zero byte at position 12)"),
+        ("a.csv", b"te\0xt,label\nab,c\n", "binary file, not text, or damaged (line 1 holds zero bytes)"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16-le"), "set data.encoding where it is UTF-16"),
         ("a.csv", b"PK\x03\x04...", "Excel"),
         ("a.csv", "text,label\na,b\n".encode("utf-16"), "data.encoding: utf-16"),
         ("a.csv.gz", b"text,label\n", "gzip"),
