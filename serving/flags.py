@@ -98,6 +98,7 @@ def _options(flags: argparse.Namespace) -> ServerOptions:
         health=flags.enable_grpc_healthcheck_service,
         tls=_read(flags.ssl_config_file, configuration.SSLConfig),
         keys_file=Path(flags.api_keys_file) if flags.api_keys_file else None,
+        reload_roots=None if flags.reload_roots is None else tuple(filter(None, flags.reload_roots.split(","))),
         limits=Limits(
             flags.max_batch_rows, flags.max_text_bytes, flags.max_concurrent_requests, flags.max_request_bytes
         ),
@@ -169,6 +170,10 @@ def _add_own_flags(parser: argparse.ArgumentParser) -> None:
     limits = Limits()
     group.add_argument("--host", default="127.0.0.1", help="address to listen on (the real server: all)")
     group.add_argument("--api_keys_file", help="API keys, made by `bertline keys`; without it no key is needed")
+    group.add_argument(
+        "--reload_roots",
+        help="folders (A,B) that HandleReloadConfigRequest may name; default: the start-up config's own",
+    )
     group.add_argument("--max_request_bytes", type=int, default=limits.max_request_bytes, help="of one request")
     group.add_argument("--max_batch_rows", type=int, default=limits.max_batch_rows, help="of one request")
     group.add_argument("--max_text_bytes", type=int, default=limits.max_text_bytes, help="of one string")

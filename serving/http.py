@@ -1,18 +1,40 @@
-"""uvicorn's HTTP connections, with a time limit for a request's head."""
+"""uvicorn's HTTP connections, with a time limit for a request's head, and one reading of where its body ends."""
 
 from __future__ import annotations
 
 import asyncio
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 20.0  # for the head of a request; rest.py limits the time for its body
+
+
+class _Parser(h11.Connection):
+    """Refuses a request that gives its body's length twice, by Content-Length and by Transfer-Encoding.
+
+    h11 goes by the second, and a proxy in front may go by the first: then they disagree where the next request begins.
+    RFC 9112, section 6.1, lets a server refuse it.
+    """
+
+    def next_event(self):
+        """h11's next event."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            names = {name for name, _ in event.headers}  # h11 writes them in lower case
+            if {b"content-length", b"transfer-encoding"} <= names:
+                raise h11.RemoteProtocolError("Content-Length together with Transfer-Encoding")
+        return event
 
 
 class Protocol(H11Protocol):
     """A connection that is closed when a request's head takes too long. uvicorn by itself waits for ever."""
 
     _late: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.conn = _Parser(h11.SERVER)
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Starts the clock for the first head."""

@@ -38,6 +38,9 @@ class Metrics:
         self._count_requests(registry)
         self._count_batches(registry)
         self._count_loads(registry)
+        self._key_file_faults = Counter(
+            "bertline_key_file_faults", "Times that the file of API keys could no longer be read.", registry=registry
+        )
         self._series = functools.cache(self._series_of)  # finding a series by its labels costs more than counting
 
     def _count_requests(self, registry: CollectorRegistry) -> None:
@@ -165,6 +168,10 @@ class Metrics:
             in_flight: gives it; called from the thread that renders.
         """
         self._in_flight.set_function(in_flight)
+
+    def count_key_file_fault(self) -> None:
+        """The key file turned out to be unreadable, so that every call is refused."""
+        self._key_file_faults.inc()
 
     def observe_load(self, model: str, version: int, seconds: float, loaded: bool) -> None:
         """A version was loaded and warmed, or turned out not to load.

@@ -19,6 +19,7 @@ from bertline.serving.protos import LoggingConfig, ModelConfig, ModelServerConfi
 from bertline.serving.versions import Polling, Versions, VersionState
 
 if TYPE_CHECKING:
+    from bertline.serving.roots import Roots
     from bertline.serving.sampling import Sampler
     from bertline.serving.servable import Servable
 
@@ -110,21 +111,29 @@ class Models:
         model = self._models.get(name)
         return model.sampler if model else None
 
-    def reload(self, config: ModelServerConfig) -> None:
+    def reload(self, config: ModelServerConfig, roots: Roots | None = None) -> None:
         """Serves exactly the models of `config`: loads the new, changes policies and labels, unloads the others.
 
         Returns when every new model has a version that answers, or its folder is empty. Requests see all changes at the
         same moment: after everything is loaded and before anything is unloaded. So a label can move to a version that
         replaces the one it was on. A config that is refused changes nothing.
 
+        Args:
+            config: what to serve.
+            roots: the folders that it may name; None for any.
+
         Raises:
-            RequestError: INVALID_ARGUMENT for a config that makes no sense, FAILED_PRECONDITION for a label on a
+            RequestError: INVALID_ARGUMENT for a config that makes no sense, PERMISSION_DENIED for a folder outside the
+                roots, FAILED_PRECONDITION for a label on a
                 version that is not loaded, UNKNOWN for a model of which no version loads.
         """
+        entries = _checked(config)
+        if roots is not None:
+            roots.check(entries)
         with self._reloading:
             before, after = self._models, {}
             try:
-                for name, entry in _checked(config).items():
+                for name, entry in entries.items():
                     self._stage(name, entry, after)
             except BaseException:
                 self._leave(after, before)

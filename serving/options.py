@@ -41,6 +41,7 @@ class ServerOptions:
         health: whether there is gRPC's health service.
         tls: certificates; None speaks in the clear.
         keys_file: API keys, one of which each request needs; None for no keys.
+        reload_roots: folders that HandleReloadConfigRequest may name; None for those of the models first served.
         limits: the most that a request may take.
         grpc_arguments: channel arguments of the gRPC server, such as ("grpc.max_connection_age_ms", 2000).
     """
@@ -66,5 +67,6 @@ class ServerOptions:
     health: bool = True
     tls: SSLConfig | None = None
     keys_file: Path | None = None
+    reload_roots: tuple[str, ...] | None = None
     limits: Limits = field(default_factory=Limits)
     grpc_arguments: tuple[tuple[str, int | str], ...] = ()

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bertline.errors import UserError
 from bertline.serving import releases, storage
 from bertline.serving.releases import Release
 
@@ -62,9 +63,10 @@ def publish(
 
     Raises:
         RolledBack: a release of the same inputs or the same files was taken out of service.
-        UserError: the folder cannot be written, or another push holds it.
+        UserError: the source holds a link, the folder cannot be written, or another push holds it.
     """
     source, folder = str(source).rstrip("/"), str(folder).rstrip("/")
+    _check_plain(source)
     copy_file = copy_file or storage.copy_file
     digest = digest_of(source)
 
@@ -86,6 +88,17 @@ def publish(
         if new:
             _prune(folder, keep_versions)
         return release, new
+
+
+def _check_plain(source: str) -> None:
+    """Raises UserError where a local SavedModel holds a link: the version would hold what it points at, or miss it."""
+    strange = [] if storage.is_remote(source) else storage.strange_entries(source)
+    if strange:
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        raise UserError(
+            f"{source}/{strange[0]}{more}: a link, or no plain file. A pushed version holds only files of its own: put "
+            "copies in their place"
+        )
 
 
 def digest_of(saved_model: str | Path) -> str:
@@ -161,7 +174,10 @@ def _text(record: dict[str, Any]) -> str:
 def _remove_unfinished(folder: str) -> None:
     for leftover in Path(folder).glob(f"{UNFINISHED}*"):
         log.info("removing %s, left by a push or a removal that was killed", leftover)
-        shutil.rmtree(leftover)
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
 
 
 def _prune(folder: str, keep_versions: int) -> None:

@@ -33,6 +33,7 @@ from bertline.serving.metrics import Metrics
 from bertline.serving.models import Models, one_model
 from bertline.serving.options import ServerOptions
 from bertline.serving.protos import ModelServerConfig
+from bertline.serving.roots import Roots
 
 if TYPE_CHECKING:
     from bertline.serving.servable import Servable
@@ -44,7 +45,7 @@ SETTLE_SECONDS = 0.2  # requests that clients have sent arrive meanwhile, and co
 PARENT_CHECK_SECONDS = 1.0
 PENDING = 100_000
 BACKLOG = 512  # connections that wait to be accepted
-HEALTH_SECONDS = 0.5  # time between two looks at whether every model answers
+HEALTH_SECONDS = 0.5  # time between two looks at whether every model answers and the key file can be read
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -66,7 +67,7 @@ class Server:
         self.rest_port = options.rest_port
         self.metrics = Metrics()
         self._models = Models(self._load, options.polling, labels_in_advance=options.labels_in_advance)
-        self._access = Access.read(options.keys_file) if options.keys_file else None
+        self._access = Access.read(options.keys_file, self.metrics.count_key_file_fault) if options.keys_file else None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="serving", daemon=True)
         self._stopped = threading.Event()
@@ -172,15 +173,13 @@ class Server:
         from bertline.serving.service import Service
 
         options = self.options
-        open_to_strangers = options.host not in LOOPBACK and not (
-            self._access or (options.tls and options.tls.client_verify)
-        )
+        has_administrators = self._access or options.host in LOOPBACK  # a client certificate has no role
         self._service = Service(
             self._models,
             self.metrics,
             options.limits,
             options.batching,
-            may_reload=not open_to_strangers,
+            reload_roots=self._reload_roots if has_administrators else None,
         )
         self._calls = grpc_service.add_services(self._grpc, self._service, self.metrics, options.as_content)
         names = list(grpc_service.NAMES)
@@ -256,7 +255,8 @@ class Server:
 
     async def _watch_health(self, services: tuple[str, ...]) -> None:
         while True:
-            status = SERVING if self._models.is_ready() else NOT_SERVING
+            open_to_callers = self._access is None or self._access.is_open()
+            status = SERVING if open_to_callers and self._models.is_ready() else NOT_SERVING
             for name in ("", *services):
                 await self._health.set(name, status)
             await asyncio.sleep(HEALTH_SECONDS)
@@ -285,6 +285,12 @@ class Server:
         if self.options.models_file is None:
             return self.options.models
         return configuration.read_text_proto(self.options.models_file, ModelServerConfig)
+
+    def _reload_roots(self) -> Roots:
+        """The folders that a client's reload may name: the flag's, else those of the operator's own config."""
+        if self.options.reload_roots is not None:
+            return Roots.of(self.options.reload_roots)
+        return Roots.of_config(self._served)
 
     def _load_models(self) -> None:
         """Serves what is configured; a file that changes meanwhile is taken up by the watch on it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -38,6 +38,7 @@ from bertline.serving.protos import (
     ReloadConfigResponse,
     SignatureDefMap,
 )
+from bertline.serving.roots import Roots
 from bertline.serving.servable import DEFAULT_SIGNATURE, Servable
 
 SIGNATURE_DEF = "signature_def"  # the one metadata field there is
@@ -53,7 +54,7 @@ class Service:
         metrics: where batches and requests in flight are counted.
         limits: the most that a request may take.
         batching: how requests share runs; None runs each by itself.
-        may_reload: whether HandleReloadConfigRequest may change what is served.
+        reload_roots: gives the folders that HandleReloadConfigRequest may name; None refuses it.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Service:
         limits: Limits,
         batching: BatchingOptions | None = None,
         *,
-        may_reload: bool = True,
+        reload_roots: Callable[[], Roots] | None = None,
     ):
         self.models = models
         self._limits = limits
@@ -73,7 +74,7 @@ class Service:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
         # A call in an executor's own queue would stay there when its caller goes, so calls wait for a thread here.
         self._free_threads = asyncio.Semaphore(threads)
-        self._may_reload = may_reload
+        self._reload_roots = reload_roots
         self._running = 0
         metrics.watch_requests(lambda: self._running)
 
@@ -184,20 +185,20 @@ class Service:
         """Serves the models of the request's config in place of the present ones; returns when they answer.
 
         Raises:
-            RequestError: PERMISSION_DENIED if strangers can call this server; otherwise as `Models.reload`.
+            RequestError: PERMISSION_DENIED if anybody on the network could do so; otherwise as `Models.reload`.
         """
-        if not self._may_reload:
+        if self._reload_roots is None:
             raise RequestError(
                 grpc.StatusCode.PERMISSION_DENIED,
-                "this server listens beyond its own machine without API keys or client certificates, so its models "
-                "can be changed only through --model_config_file",
+                "this server listens beyond its own machine without API keys, so no caller is known to be its "
+                "administrator: change its models through --model_config_file, or give it --api_keys_file",
             )
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid(
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
                 "supported"
             )
-        await asyncio.to_thread(self.models.reload, request.config)
+        await asyncio.to_thread(self.models.reload, request.config, self._reload_roots())
         return ReloadConfigResponse()
 
     def close(self) -> None:

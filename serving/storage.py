@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -33,6 +34,21 @@ def files(folder: str | Path) -> list[str]:
         for top, _, names in walk(str(folder))
         for name in names
     )
+
+
+def strange_entries(folder: str | Path) -> list[str]:
+    """What lies under a local folder and is no plain file or folder of its owner's, relative to it, sorted.
+
+    These are links, also hard ones to files of another user, and pipes, sockets and devices. To copy one would copy
+    what the folder only points at. A hard link to a file of the same user is a copy that saves space.
+    """
+    strange, owner = [], os.stat(folder).st_uid
+    for path in Path(folder).rglob("*"):
+        status = path.lstat()
+        linked = stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and status.st_uid != owner
+        if linked or not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            strange.append(str(path.relative_to(folder)))
+    return sorted(strange)
 
 
 def copy_file(source: str, destination: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from bertline.errors import UserError
 from bertline.serving import methods
 from bertline.serving.calls import Call
+from bertline.serving.errors import RequestError
 from bertline.serving.protos import PredictionLog, SignatureDef
 from bertline.serving.releases import WARMUP_FILE
 from bertline.serving.runtime import tf
@@ -49,22 +50,36 @@ def warm_up(servable: Servable, rounds: int = 1) -> None:
         rounds: how often each recorded request is replayed.
 
     Raises:
-        RequestError: a recorded request that the version cannot answer.
-        UserError: the record file cannot be read, or has more than 1,000 records.
+        UserError: a recorded request that the version cannot answer, or a record file that cannot be read or has more
+            than 1,000 records.
     """
     warm: set[str] = set()
-    for recorded in _recorded(Path(servable.path) / WARMUP_FILE):
+    file = Path(servable.path) / WARMUP_FILE
+    for number, recorded in enumerate(_recorded(file), 1):
         kind = recorded.WhichOneof("log_type")
         if kind not in _METHODS:
-            raise UserError(f"{Path(servable.path) / WARMUP_FILE}: a record of {kind or 'nothing'} cannot be replayed")
+            raise UserError(f"{file}: record {number}: one of {kind or 'nothing'} cannot be replayed")
         method, request = _METHODS[kind], getattr(recorded, kind).request
-        for _ in range(rounds):
-            method.answer(servable, request, servable.run(method.prepare(servable, request)))
-        if kind != "multi_inference_log":
-            warm.add(request.model_spec.signature_name or DEFAULT_SIGNATURE)
+        try:
+            for _ in range(rounds):
+                method.answer(servable, request, servable.run(method.prepare(servable, request)))
+        except Exception as error:  # its words may quote the request, and every caller can read a version's state
+            what = error.code.name if isinstance(error, RequestError) else type(error).__name__
+            where = f"record {number}, a {kind} for {_signature(recorded) or 'several signatures'}"
+            raise UserError(f"{file}: {where}, ends with {what}") from None
+        if _signature(recorded):
+            warm.add(_signature(recorded))
     for name, signature in servable.signatures.items():
         if name not in warm and signature.inputs:
             _warm_blank(servable, name, signature)
+
+
+def _signature(recorded: PredictionLog) -> str:
+    """The signature that a recorded request asks for; "" where it asks for several."""
+    kind = recorded.WhichOneof("log_type")
+    if kind == "multi_inference_log":
+        return ""
+    return getattr(recorded, kind).request.model_spec.signature_name or DEFAULT_SIGNATURE
 
 
 def _warm_blank(servable: Servable, name: str, signature: SignatureDef) -> None:

@@ -23,8 +23,8 @@ def test_a_key_is_printed_once_listed_and_removed(tmp_path):
     assert keys.check(key) == "mobile-app"
 
     header, row = call("list", file).splitlines()
-    assert header.split() == ["name", "rate", "created", "expires"]
-    assert row.startswith("mobile-app  600 per 1 minute") and key not in row
+    assert header.split() == ["name", "role", "rate", "created", "expires"]
+    assert row.startswith("mobile-app  predict  600 per 1 minute") and key not in row
 
     assert call("remove", file, "mobile-app") == f"removed mobile-app from {file}\n"
     with pytest.raises(RequestError, match="unknown API key"):
@@ -36,6 +36,14 @@ def test_a_key_without_limits_is_listed_so(tmp_path):
     call("add", tmp_path / "keys.yaml", "a")
     row = call("list", tmp_path / "keys.yaml").splitlines()[1]
     assert "no limit" in row and row.split()[-1] == "never"
+
+
+def test_an_administrators_key(tmp_path):
+    key = call("add", tmp_path / "keys.yaml", "operator", "--role", "admin").strip()
+    assert Access.read(tmp_path / "keys.yaml").check(key, role="admin") == "operator"
+    assert "operator  admin" in call("list", tmp_path / "keys.yaml")
+    result = CliRunner().invoke(app, ["add", str(tmp_path / "keys.yaml"), "a", "--role", "root"])
+    assert result.exit_code == 2 and "--role" in result.output
 
 
 def test_errors_are_a_persons(tmp_path):

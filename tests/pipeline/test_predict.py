@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from bertline.errors import UserError
 from bertline.pipeline import cli
-from bertline.serving.access import add_key
+from bertline.serving.keys import add_key
 from bertline.serving.server import Server
 
 

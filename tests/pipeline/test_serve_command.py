@@ -12,8 +12,8 @@ from factories import reviews, save_mood_model, write_task
 from typer.testing import CliRunner
 
 from bertline.pipeline import cli
-from bertline.serving.access import add_key
 from bertline.serving.client import Client
+from bertline.serving.keys import add_key
 
 TOP = Path(__file__).parents[2]
 

@@ -1,19 +1,22 @@
 import asyncio
 import hashlib
+import os
 import stat
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+from unprivileged import NOBODY, unprivileged
 
 from bertline.errors import UserError
 from bertline.serving import access
 from bertline.serving.access import Access, AccessInterceptor, key_of
 from bertline.serving.errors import RequestError
+from bertline.serving.keys import add_key, read_keys, remove_key
 from bertline.serving.protos import (
     GetModelStatusRequest,
     GetModelStatusResponse,
@@ -36,42 +39,111 @@ def refusal(keys: Access, key: str | None, **options) -> RequestError:
     return caught.value
 
 
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can hand a file to another user")
+
+
+@contextmanager
+def reachable(folder):
+    """For the length of a block, everybody may look into a folder of pytest's."""
+    closed = [(parent, parent.stat().st_mode) for parent in (folder, *folder.parents) if not parent.stat().st_mode & 1]
+    for parent, mode in closed:
+        parent.chmod(mode | 0o055)
+    try:
+        yield
+    finally:
+        for parent, mode in closed:
+            parent.chmod(mode)
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
 # === Key file ===
 
 
 def test_a_key_is_kept_as_its_hash_alone(file):
-    key = access.add_key(file, "mobile-app", per_second=5, per_minute=60, days=30)
+    key = add_key(file, "mobile-app", per_second=5, per_minute=60, days=30)
     assert key.startswith("bertline_") and len(key) == len("bertline_") + 43  # 256 bits in base 64
     text = file.read_text()
     assert key not in text and key.removeprefix("bertline_") not in text
-    (kept,) = access.read_keys(file)
+    (kept,) = read_keys(file)
     assert kept.name == "mobile-app" and (kept.per_second, kept.per_minute) == (5, 60)
     assert kept.sha256 == hashlib.sha256(key.encode()).hexdigest()
     assert kept.expires - kept.created == timedelta(days=30)
 
 
-def test_only_the_owner_can_read_the_file(file):
-    file.write_text("keys: []\n")
-    file.chmod(0o644)
-    access.add_key(file, "a")
+def test_only_the_owner_can_read_a_new_file(file):
+    add_key(file, "a")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_rewrite_keeps_the_mode(file):
+    file.write_text("keys: []\n")
+    file.chmod(0o640)
+    add_key(file, "a")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+
+
+@as_root
+def test_a_rewrite_by_root_keeps_the_owner_who_can_rewrite_it_too(file):
+    file.write_text("keys: []\n")
+    for path in (file, file.parent):
+        os.chown(path, NOBODY, os.getegid())
+    key = add_key(file, "a")
+    add_key(file, "b")
+    remove_key(file, "b")
+    assert (file.stat().st_uid, stat.S_IMODE(file.stat().st_mode)) == (NOBODY, 0o644)
+    with reachable(file.parent), unprivileged():
+        assert Access.read(file).check(key) == "a"
+        remove_key(file, "a")
+    assert read_keys(file) == [] and names(file.parent) == {"keys.yaml", "keys.yaml.lock"}
+
+
+@as_root
+def test_another_users_file_is_not_taken_away_from_its_server(file):
+    add_key(file, "a")
+    file.chmod(0o644)
+    (file.parent / "keys.yaml.lock").unlink()
+    file.parent.chmod(0o777)
+    before = file.read_bytes()
+    with reachable(file.parent), unprivileged(), pytest.raises(UserError, match="belongs to user 0, group 0"):
+        remove_key(file, "a")
+    assert file.read_bytes() == before and names(file.parent) <= {"keys.yaml", "keys.yaml.lock"}
+
+
+def test_roles(file):
+    keys = {role: add_key(file, role, role=role) for role in ("predict", "admin")}
+    checked = Access.read(file)
+    assert checked.check(keys["admin"]) == checked.check(keys["admin"], role="admin") == "admin"
+    assert checked.check(keys["predict"]) == "predict"
+    error = refusal(checked, keys["predict"], role="admin")
+    assert error.code == grpc.StatusCode.PERMISSION_DENIED
+    assert "API key predict has the role predict, and this method takes admin" in str(error)
+
+
+def test_a_file_of_before_there_were_roles_holds_keys_that_predict(file):
+    file.write_text(f"keys: [{ENTRY}]")
+    assert [key.role for key in read_keys(file)] == ["predict"]
+    add_key(file, "b")
+    assert "role" not in file.read_text(), "an older server would refuse the file"
 
 
 def test_a_link_to_the_file_stays_a_link(file, tmp_path):
     link = tmp_path / "link.yaml"
     link.symlink_to(file)
-    access.add_key(link, "a")
-    assert link.is_symlink() and [key.name for key in access.read_keys(file)] == ["a"]
+    add_key(link, "a")
+    assert link.is_symlink() and [key.name for key in read_keys(file)] == ["a"]
 
 
 def test_a_name_is_taken_once_and_removed_once(file):
-    access.add_key(file, "a")
-    access.add_key(file, "b")
+    add_key(file, "a")
+    add_key(file, "b")
     with pytest.raises(UserError, match="has a key named a; remove it first"):
-        access.add_key(file, "a")
-    access.remove_key(file, "a")
+        add_key(file, "a")
+    remove_key(file, "a")
     with pytest.raises(UserError, match="no key named a; it has: b"):
-        access.remove_key(file, "a")
+        remove_key(file, "a")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +156,7 @@ def test_a_name_is_taken_once_and_removed_once(file):
 )
 def test_values_out_of_range(file, values, words):
     with pytest.raises(UserError, match=words):
-        access.add_key(file, **values)
+        add_key(file, **values)
     assert not file.exists()
 
 
@@ -119,31 +191,31 @@ def test_a_key_put_in_by_mistake_is_not_repeated(file):
 
 def test_json_is_read_too(file):
     file.write_text(f'{{"keys": [{{"name": "a", "sha256": "{HASH}", "created": "2026-01-01T00:00:00Z"}}]}}')
-    assert [key.name for key in access.read_keys(file)] == ["a"]
+    assert [key.name for key in read_keys(file)] == ["a"]
 
 
 # === Checks ===
 
 
 def test_the_key_says_who_calls(file):
-    keys = {name: access.add_key(file, name) for name in ("first", "second", "third")}
+    keys = {name: add_key(file, name) for name in ("first", "second", "third")}
     checked = Access.read(file)
     assert [checked.check(key) for key in keys.values()] == ["first", "second", "third"]
 
 
 @pytest.mark.parametrize("key", [None, "", "wrong", "ключ", HASH])
 def test_without_a_key_or_with_a_wrong_one(file, key):
-    access.add_key(file, "a")
+    add_key(file, "a")
     assert refusal(Access.read(file), key).code == UNAUTHENTICATED
 
 
 def test_the_hash_in_the_file_is_no_key(file):
-    access.add_key(file, "a")
-    assert refusal(Access.read(file), access.read_keys(file)[0].sha256).code == UNAUTHENTICATED
+    add_key(file, "a")
+    assert refusal(Access.read(file), read_keys(file)[0].sha256).code == UNAUTHENTICATED
 
 
 def test_an_expired_key_is_named(file):
-    key = access.add_key(file, "a", days=2)
+    key = add_key(file, "a", days=2)
     keys, now = Access.read(file), datetime.now(UTC)
     assert keys.check(key, now=now + timedelta(days=1)) == "a"
     error = refusal(keys, key, now=now + timedelta(days=3))
@@ -151,10 +223,10 @@ def test_an_expired_key_is_named(file):
 
 
 def test_every_entry_is_compared_in_constant_time(file, monkeypatch):
-    keys = [access.add_key(file, name) for name in ("first", "second", "third")]
+    keys = [add_key(file, name) for name in ("first", "second", "third")]
     compared, compare = [], access.hmac.compare_digest
     monkeypatch.setattr(access.hmac, "compare_digest", lambda a, b: compared.append(a) or compare(a, b))
-    hashes = [key.sha256 for key in access.read_keys(file)]
+    hashes = [key.sha256 for key in read_keys(file)]
     checked = Access.read(file)
     assert checked.check(keys[0]) == "first"
     assert refusal(checked, "wrong").code == UNAUTHENTICATED
@@ -162,7 +234,7 @@ def test_every_entry_is_compared_in_constant_time(file, monkeypatch):
 
 
 def test_a_rate_is_each_keys_own_and_says_how_long_to_wait(file):
-    key, other = access.add_key(file, "a", per_minute=3), access.add_key(file, "b")
+    key, other = add_key(file, "a", per_minute=3), add_key(file, "b")
     keys = Access.read(file)
     for _ in range(3):
         keys.check(key)
@@ -173,7 +245,7 @@ def test_a_rate_is_each_keys_own_and_says_how_long_to_wait(file):
 
 
 def test_what_the_second_refuses_does_not_count_for_the_minute(file):
-    key = access.add_key(file, "a", per_second=1, per_minute=2)
+    key = add_key(file, "a", per_second=1, per_minute=2)
     keys = Access.read(file)
     keys.check(key)
     for _ in range(5):
@@ -183,26 +255,68 @@ def test_what_the_second_refuses_does_not_count_for_the_minute(file):
 
 
 def test_a_change_of_the_file_counts_at_once(file):
-    old = access.add_key(file, "old")
+    old = add_key(file, "old")
     keys = Access.read(file)
-    new = access.add_key(file, "new")
+    new = add_key(file, "new")
     assert keys.check(new) == "new"
-    access.remove_key(file, "old")
+    remove_key(file, "old")
     assert str(refusal(keys, old)) == "unknown API key"
 
 
-def test_a_broken_edit_keeps_the_keys_and_is_logged_once(file, caplog):
-    key = access.add_key(file, "a", per_minute=100)
-    keys = Access.read(file)
+def test_a_file_that_cannot_be_read_closes_the_door_and_is_logged_once(file, caplog):
+    key, faults = add_key(file, "a", per_minute=100), []
+    good = file.read_text()
+    keys = Access.read(file, lambda: faults.append(1))
     file.write_text("keys: [")
-    assert keys.check(key) == keys.check(key) == "a"
+    for _ in range(3):
+        error = refusal(keys, key)
+        assert error.code == UNAUTHENTICATED and "cannot read its file of API keys" in str(error)
+    assert not keys.is_open() and len(faults) == 1
     assert [record.getMessage() for record in caplog.records] == [
-        f"{file}: not YAML, line 1; the keys read before stay in force"
+        f"{file}: not YAML, line 1; until it can be read, every call is refused"
     ]
     file.unlink()
-    assert keys.check(key) == "a" and "No such file" in caplog.records[-1].getMessage()
-    file.write_text("keys: []\n")
-    assert refusal(keys, key).code == UNAUTHENTICATED
+    assert not keys.is_open() and "No such file" in caplog.records[-1].getMessage()
+    file.write_text(good)
+    assert keys.is_open() and keys.check(key) == "a" and len(faults) == 1
+
+
+@as_root
+def test_a_file_that_another_user_may_no_longer_read_closes_the_door_until_it_may(file):
+    key = add_key(file, "a")
+    file.chmod(0o644)
+    with reachable(file.parent):
+        with unprivileged():
+            keys = Access.read(file)
+            assert keys.check(key) == "a"
+        file.chmod(0o600)
+        with unprivileged():
+            assert refusal(keys, key).code == UNAUTHENTICATED
+        file.chmod(0o644)
+        with unprivileged():
+            assert keys.check(key) == "a"
+
+
+@as_root
+def test_a_folder_that_opens_again_opens_the_door(file, monkeypatch):
+    """The file itself has not changed then, so only a further try can tell."""
+    monkeypatch.setattr(access, "RETRY_SECONDS", 0.0)
+    key = add_key(file, "a")
+    file.chmod(0o644)
+    with reachable(file.parent):
+        keys = Access.read(file)
+        file.parent.chmod(0o700)
+        with unprivileged():
+            assert refusal(keys, key).code == UNAUTHENTICATED
+        file.parent.chmod(0o755)
+        with unprivileged():
+            assert keys.check(key) == "a"
+
+
+def test_yaml_nested_too_deep_is_told(file):
+    file.write_text("[" * 20_000)
+    with pytest.raises(UserError, match="nested too deep"):
+        read_keys(file)
 
 
 # === Headers ===
@@ -269,7 +383,7 @@ async def code(call):
 
 
 def test_unary_calls_need_a_key(file):
-    key = access.add_key(file, "a")
+    key = add_key(file, "a")
 
     async def calls():
         async with channel(file) as opened:
@@ -282,7 +396,7 @@ def test_unary_calls_need_a_key(file):
 
 
 def test_streams_need_a_key(file):
-    key = access.add_key(file, "a")
+    key = add_key(file, "a")
 
     async def calls():
         async with channel(file) as opened:
@@ -293,7 +407,7 @@ def test_streams_need_a_key(file):
 
 
 def test_methods_that_are_not_there_are_told_with_a_key_alone(file):
-    key = access.add_key(file, "a")
+    key = add_key(file, "a")
 
     async def calls():
         async with channel(file) as opened:
@@ -305,7 +419,7 @@ def test_methods_that_are_not_there_are_told_with_a_key_alone(file):
 
 
 def test_health_is_for_all(file):
-    access.add_key(file, "a")
+    add_key(file, "a")
 
     async def calls():
         async with channel(file) as opened:
@@ -316,12 +430,12 @@ def test_health_is_for_all(file):
 
 
 def test_a_removed_key_stops_and_a_rate_holds_on_an_open_channel(file):
-    key, limited = access.add_key(file, "a"), access.add_key(file, "b", per_minute=2)
+    key, limited = add_key(file, "a"), add_key(file, "b", per_minute=2)
 
     async def calls():
         async with channel(file) as opened:
             assert await status(opened, authorization=f"Bearer {key}") == 7
-            access.remove_key(file, "a")
+            remove_key(file, "a")
             assert await code(status(opened, authorization=f"Bearer {key}")) == UNAUTHENTICATED
             answers = await asyncio.gather(
                 *(status(opened, authorization=f"Bearer {limited}") for _ in range(5)), return_exceptions=True

@@ -193,6 +193,19 @@ def test_http_that_is_none(server, junk, status):
         assert connection.recv(12) == f"HTTP/1.1 {status}".encode()
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["length first", "encoding first"])
+def test_two_lengths_of_one_body_are_refused_and_nothing_more_is_read(server, order):
+    """A proxy that goes by Content-Length would take the second request for part of another body."""
+    lengths = [b"Content-Length: 5\r\n", b"transfer-encoding: chunked\r\n"]
+    first = b"POST /v1/models/half_plus:predict HTTP/1.1\r\nHost: x\r\n" + b"".join(lengths[place] for place in order)
+    with raw(server) as connection:
+        connection.sendall(first + b"\r\n0\r\n\r\nGET /v1/models/half_plus HTTP/1.1\r\nHost: x\r\n\r\n")
+        received = b""
+        while chunk := connection.recv(10_000):
+            received += chunk
+    assert received.startswith(b"HTTP/1.1 400") and received.count(b"HTTP/1.1") == 1
+
+
 def test_a_head_without_end_is_cut_off(server):
     with raw(server) as connection, pytest.raises(ConnectionError):  # a server that waits or reads on has no such error
         for _ in range(10_000):

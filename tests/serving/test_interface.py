@@ -24,6 +24,7 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from bertline.serving.keys import add_key
 from bertline.serving.options import ServerOptions
 from bertline.serving.server import Server
 from bertline.serving.versions import Polling
@@ -322,6 +323,105 @@ def test_a_server_for_strangers_does_not_reload(models):
         service = model_service_pb2_grpc.ModelServiceStub(channel)
         message = model_management_pb2.ReloadConfigRequest(config=config(models))
         assert refused(service.HandleReloadConfigRequest, message)[0] == "PERMISSION_DENIED"
+
+
+@pytest.fixture
+def guarded(models, tmp_path):
+    """A server of half_plus with a file of API keys: (server, keys by role, key file)."""
+    file = tmp_path / "keys.yaml"
+    keys = {role: add_key(file, role, role=role) for role in ("predict", "admin")}
+    half_plus = config(models)
+    del half_plus.model_config_list.config[1]
+    with Server(ServerOptions(models=half_plus, host="0.0.0.0", port=0, rest_port=0, keys_file=file)) as server:
+        yield server, keys, file
+
+
+def with_key(call, key):
+    return lambda message, timeout=20: call(message, timeout=timeout, metadata=(("x-api-key", key),))
+
+
+def test_only_an_administrator_reloads(models, guarded):
+    server, keys, _ = guarded
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        reload = model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest
+        predicts = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
+        half_plus = config(models, "model_version_policy { specific { versions: 1 } }")
+        del half_plus.model_config_list.config[1]
+        message = model_management_pb2.ReloadConfigRequest(config=half_plus)
+        code, details = refused(with_key(reload, keys["predict"]), message)
+        assert code == "PERMISSION_DENIED" and "takes admin" in details
+        assert refused(reload, message)[0] == "UNAUTHENTICATED"
+        assert float(with_key(predicts, keys["predict"])(predict([[0.0]])).outputs["y"].float_val[0]) == 3.0
+        with_key(reload, keys["admin"])(message)
+        assert float(with_key(predicts, keys["admin"])(predict([[0.0]])).outputs["y"].float_val[0]) == 2.0
+
+
+def test_a_key_file_that_cannot_be_read_refuses_everybody_and_health_says_so(guarded):
+    server, keys, file = guarded
+    good = file.read_text()
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        predicts = with_key(prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict, keys["admin"])
+        health = health_pb2_grpc.HealthStub(channel).Check
+        status = health_pb2.HealthCheckResponse
+        rest = f"http://127.0.0.1:{server.rest_port}/v1/models/half_plus"
+        wait_for(lambda: health(health_pb2.HealthCheckRequest()).status == status.SERVING)
+        file.write_text("keys: [")
+        code, details = refused(predicts, predict([[0.0]]))
+        assert code == "UNAUTHENTICATED" and "cannot read its file of API keys" in details
+        answer = httpx.get(rest, headers={"x-api-key": keys["admin"]}, trust_env=False)
+        assert answer.status_code == 401 and "cannot read its file of API keys" in answer.json()["error"]
+        wait_for(lambda: health(health_pb2.HealthCheckRequest()).status == status.NOT_SERVING)
+        file.write_text(good)
+        predicts(predict([[0.0]]))
+        wait_for(lambda: health(health_pb2.HealthCheckRequest()).status == status.SERVING)
+    assert b"bertline_key_file_faults_total 1.0" in server.metrics.render()[0]
+
+
+SAMPLES = """logging_config { log_collector_config { type: "tfrecord" filename_prefix: "%s" }
+                              sampling_config { sampling_rate: 0.1 } }"""
+
+
+@pytest.fixture
+def outside(models, tmp_path):
+    """Folders with a model that no operator named, and ways to it through ones that she did."""
+    save_half_plus_model(tmp_path / "outside" / "1", 9.0)
+    (tmp_path / "inside" / "logs").mkdir(parents=True)
+    (tmp_path / "inside" / "link").symlink_to(tmp_path / "outside")
+    return tmp_path
+
+
+def reload_over(server, text):
+    with grpc.insecure_channel(server.address) as channel:
+        reload = model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest
+        message = model_management_pb2.ReloadConfigRequest()
+        text_format.Parse(f"config {{ model_config_list {{ config {{ {text} }} }} }}", message)
+        try:
+            return reload(message, timeout=20).status.error_code, ""
+        except grpc.RpcError as error:
+            return error.code().name, error.details()
+
+
+def test_a_reload_names_only_folders_of_the_operators_own(models, outside):
+    with Server(ServerOptions(models=config(models), port=0)) as server:
+        half_plus = f'name: "half_plus" base_path: "{models}/half_plus" '
+        for base_path in (f"{outside}/outside", f"{models}/half_plus/../../{outside.name}/outside", "/", "."):
+            code, details = reload_over(server, f'name: "other" base_path: "{base_path}"')
+            assert code == "PERMISSION_DENIED" and "base_path" in details and "--reload_roots" in details
+        code, details = reload_over(server, half_plus + SAMPLES % f"{outside}/inside/logs/sample")
+        assert code == "PERMISSION_DENIED" and "filename_prefix" in details
+        assert server.model_names == ["half_plus", "mood"]
+        assert reload_over(server, half_plus)[0] == 0 and server.model_names == ["half_plus"]
+
+
+def test_the_flag_names_other_folders_and_a_link_out_of_them_is_followed_first(models, outside):
+    options = ServerOptions(models=config(models), port=0, reload_roots=(f"{outside}/inside", f"{models}/half_plus"))
+    with Server(options) as server:
+        code, _ = reload_over(server, f'name: "other" base_path: "{outside}/inside/link"')
+        assert code == "PERMISSION_DENIED"
+        assert reload_over(server, f'name: "mood" base_path: "{models}/mood"')[0] == "PERMISSION_DENIED"
+        half_plus = f'name: "half_plus" base_path: "{models}/half_plus" '
+        assert reload_over(server, half_plus + SAMPLES % f"{outside}/inside/../outside/x")[0] == "PERMISSION_DENIED"
+        assert reload_over(server, half_plus + SAMPLES % f"{outside}/inside/logs/sample")[0] == 0
 
 
 def answers(stub, message):

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from unprivileged import NOBODY
 
 from bertline.errors import UserError
 from bertline.serving import push, releases, storage
@@ -103,6 +104,50 @@ def test_full_disk_leaves_nothing_behind(saved_model, tmp_path):
     with pytest.raises(UserError, match="No space left on device"):
         publish(saved_model, tmp_path / "serving", copy_file=copy)
     assert names(tmp_path / "serving") == []
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "assets", "assets.extra/deep/words.txt"])
+def test_a_link_in_the_model_is_refused_before_anything_is_written(saved_model, tmp_path, name):
+    link = saved_model / name
+    link.unlink(missing_ok=True)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to("/etc" if name == "assets" else "/etc/passwd")
+    with pytest.raises(UserError, match=rf"{name}: a link, or no plain file"):
+        publish(saved_model, tmp_path / "serving")
+    assert not (tmp_path / "serving").exists()
+
+
+def test_what_is_no_file_is_refused(saved_model, tmp_path):
+    os.mkfifo(saved_model / "pipe")
+    with pytest.raises(UserError, match="pipe: a link, or no plain file"):
+        publish(saved_model, tmp_path / "serving")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can own another's file")
+def test_a_hard_link_is_a_copy_of_ones_own_file_or_refused(saved_model, tmp_path):
+    (tmp_path / "own").write_bytes(b"graph")
+    (saved_model / "saved_model.pb").unlink()
+    os.link(tmp_path / "own", saved_model / "saved_model.pb")
+    assert publish(saved_model, tmp_path / "serving")[1]
+    os.chown(saved_model, NOBODY, NOBODY)
+    with pytest.raises(UserError, match=r"saved_model.pb: a link"):
+        publish(saved_model, tmp_path / "serving", "b")
+
+
+def test_leftovers_of_any_kind_go_and_what_they_point_at_stays(saved_model, tmp_path):
+    serving, kept = tmp_path / "serving", tmp_path / "kept"
+    serving.mkdir()
+    kept.mkdir()
+    (kept / "file").write_bytes(b"precious")
+    (serving / ".unfinished-1").symlink_to(kept)
+    (serving / ".unfinished-2").symlink_to(kept / "file")
+    (serving / ".unfinished-3").symlink_to("nowhere")
+    (serving / ".unfinished-4").write_bytes(b"a file")
+    (serving / ".unfinished-5").mkdir()
+    (serving / ".unfinished-5" / "link").symlink_to(kept)
+    os.mkfifo(serving / ".unfinished-6")
+    publish(saved_model, serving, now=lambda: 9)
+    assert names(serving) == ["9"] and (kept / "file").read_bytes() == b"precious"
 
 
 def test_no_moment_shows_a_partial_version(saved_model, tmp_path):

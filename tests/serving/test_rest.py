@@ -18,8 +18,9 @@ from starlette.testclient import TestClient
 
 from bertline.errors import UserError
 from bertline.serving import rest
-from bertline.serving.access import Access, add_key
+from bertline.serving.access import Access
 from bertline.serving.batching import BatchingOptions
+from bertline.serving.keys import add_key
 from bertline.serving.limits import Limits
 from bertline.serving.metrics import Metrics
 from bertline.serving.models import Models

@@ -344,7 +344,26 @@ def test_recorded_requests_warm_a_version_and_a_wrong_one_keeps_it_out(mood_mode
     with Server.of(tmp_path, "mood", port=0) as server, Client(server.address, "mood") as client:
         first, second = client.status()
     assert first.state == "AVAILABLE"
-    assert 'version 2 did not load: Serving signature key "gone" not found' in second.error
+    assert second.error == (
+        f"version 2 did not load: {tmp_path}/2/{WARMUP_FILE}: record 1, a predict_log for gone, ends with "
+        "FAILED_PRECONDITION"
+    )
+
+
+def test_no_error_of_a_load_quotes_a_recorded_request(mood_models, tmp_path, caplog):
+    push(mood_models["good"], tmp_path, 1)
+    push(mood_models["good"], tmp_path, 2)
+    (tmp_path / "2" / "assets.extra").mkdir()
+    # The graph quotes an Example that it cannot parse.
+    message = request(signature="", examples=[b"\x0ba customer's words"])
+    with tf.io.TFRecordWriter(str(tmp_path / "2" / WARMUP_FILE)) as file:
+        file.write(PredictionLog(predict_log=PredictLog(request=message)).SerializeToString())
+    with Server.of(tmp_path, "mood", port=0) as server, Client(server.address, "mood") as client:
+        error = client.status()[1].error
+        with grpc.insecure_channel(server.address) as channel:
+            assert "customer" in refused(PredictionServiceStub(channel).Predict, message)[1], "its caller is told"
+    assert "record 1, a predict_log for serving_default, ends with INVALID_ARGUMENT" in error
+    assert "did not load" in caplog.text and "customer" not in error + caplog.text
 
 
 def test_broken_only_version_stops_the_start(tmp_path, capsys):
