@@ -233,7 +233,7 @@ def _label_without_rows(report: dict[str, Any], options: DataOptions) -> str | N
 
 
 def _empty_split(report: dict[str, Any], options: DataOptions) -> str | None:
-    sizes = {split: sum(rows.values()) for split, rows in report["splits"].items()}
+    sizes = report["split_rows"]
     split = next((split for split in SPLITS if not sizes[split]), None)
     if split is None:
         return None

@@ -20,7 +20,7 @@ import numpy
 from apache_beam.pvalue import TaggedOutput
 
 from bertline.components import shards, splitting
-from bertline.components.data import formats
+from bertline.components.data import formats, label_cells
 from bertline.components.data.columns import joined, used_columns
 from bertline.components.data.reader import SourceFile
 from bertline.components.data.rows import EXCERPT_CHARACTERS, Fault, Row
@@ -130,23 +130,23 @@ def passes(
 
 
 class Parsed(NamedTuple):
-    """A row as ingestion sees it: its texts and label, or a fault."""
+    """A row as ingestion sees it: its texts and labels, or a fault. Without `data.multi_label` it has one label."""
 
     text: str
     text_pair: str | None
-    label: str
+    labels: splitting.LabelSet
     fault: Fault | None = None
 
 
 def parse(row: Row, options: DataOptions) -> Parsed:
-    """Checks what a reader cannot know: that text and label are there, and that the label is one of those listed."""
+    """Checks what a reader cannot know: that text and label are there, and that the labels are among those listed."""
     if row.fault:
-        return Parsed("", None, "", row.fault)
+        return Parsed("", None, (), row.fault)
     parts = len(options.text_columns)
     text = joined(row.values[:parts], options)  # values are in the order of used_columns
-    others = [value or "" for value in row.values[parts:]]
+    others = ["" if value is None else value for value in row.values[parts:]]
     text_pair = others.pop(0) if options.text_pair else None
-    label = others[0].strip()
+    labels, unlabelled = label_cells.read(others, options)
     fault = None
     if not text.strip() or (text_pair is not None and not text_pair.strip()):
         names = options.text_columns if not text.strip() else [options.text_pair]
@@ -154,13 +154,13 @@ def parse(row: Row, options: DataOptions) -> Parsed:
         fault = Fault(
             splitting.EMPTY_TEXT, f"{columns} {'is' if len(names) == 1 else 'are'} empty", text or text_pair or ""
         )
-    elif not label:
-        fault = Fault(splitting.MISSING_LABEL, f"column {options.label!r} is empty", text)
-    elif options.labels is not None and label not in options.labels:
+    elif unlabelled:
+        fault = Fault(splitting.MISSING_LABEL, unlabelled, text)
+    elif options.labels is not None and (unknown := [label for label in labels if label not in options.labels]):
         fault = Fault(
-            splitting.UNKNOWN_LABEL, f"column {options.label!r}: {label[:60]!r} is not among data.labels", text
+            splitting.UNKNOWN_LABEL, f"column {options.label!r}: {unknown[0][:60]!r} is not among data.labels", text
         )
-    return Parsed(text, text_pair, label, fault)
+    return Parsed(text, text_pair, labels, fault)
 
 
 MAIN, UNREADABLE, COUNTS = "main", "unreadable", "counts"  # Beam's outputs
@@ -169,15 +169,15 @@ MAIN, UNREADABLE, COUNTS = "main", "unreadable", "counts"  # Beam's outputs
 def survey(task: Task) -> Iterator[splitting.Survey | TaggedOutput[Literal["unreadable"], Unreadable]]:
     """Hashes, labels and faults of a task's rows, SURVEYED_ROWS at a time; for a damaged file an Unreadable."""
     for index, file in task.files:
-        batch: list[tuple[splitting.TextKey, str, int]] = []
+        batch: list[tuple[splitting.TextKey, splitting.LabelSet, int]] = []
         first = file.first
         try:
             for row in task.read(file):
                 parsed = parse(row, task.options)
                 if parsed.fault:
-                    batch.append((NO_KEY, "", splitting.REASONS.index(parsed.fault.reason) + 1))
+                    batch.append((NO_KEY, (), splitting.REASONS.index(parsed.fault.reason) + 1))
                 else:
-                    batch.append((splitting.text_key(parsed.text, parsed.text_pair), parsed.label, 0))
+                    batch.append((splitting.text_key(parsed.text, parsed.text_pair), parsed.labels, 0))
                 if len(batch) == SURVEYED_ROWS:
                     yield _packed(task.number, index, first, batch)
                     first += len(batch)
@@ -191,17 +191,21 @@ def survey(task: Task) -> Iterator[splitting.Survey | TaggedOutput[Literal["unre
 NO_KEY = splitting.TextKey(0, 0)
 
 
-def _packed(task: int, file: int, first: int, batch: list[tuple[splitting.TextKey, str, int]]) -> splitting.Survey:
+def _packed(
+    task: int, file: int, first: int, batch: list[tuple[splitting.TextKey, splitting.LabelSet, int]]
+) -> splitting.Survey:
     keys, labels, reasons = zip(*batch, strict=True)
-    names = sorted({label for label, reason in zip(labels, reasons, strict=True) if not reason})
-    places = {name: place for place, name in enumerate(names)}
+    sets = sorted({of_row for of_row, reason in zip(labels, reasons, strict=True) if not reason})
+    places = {labels: place for place, labels in enumerate(sets)}
     return splitting.Survey(
         task=task,
         file=file,
         places=numpy.arange(first, first + len(batch)),
         keys=numpy.asarray(keys, numpy.uint64),
-        labels=numpy.asarray([places.get(label, -1) for label in labels], numpy.int32),
-        names=names,
+        labels=numpy.asarray(
+            [-1 if reason else places[of_row] for of_row, reason in zip(labels, reasons, strict=True)], numpy.int32
+        ),
+        sets=sets,
         reasons=numpy.asarray(reasons, numpy.uint8),
     )
 
@@ -295,7 +299,6 @@ def _example(row: Row, file: SourceFile, options: DataOptions) -> bytes:
     parsed = parse(row, options)
     values = {
         features.TEXT: parsed.text,
-        features.LABEL: parsed.label,
         features.ROW_ID: splitting.text_key(parsed.text, parsed.text_pair).row_id,
         features.SOURCE: f"{file.name}:{row.number}",
     }
@@ -307,14 +310,13 @@ def _example(row: Row, file: SourceFile, options: DataOptions) -> bytes:
     example = tf.train.Example()
     for name, value in values.items():
         example.features.feature[name].bytes_list.value.append(value.encode())
+    example.features.feature[features.LABEL].bytes_list.value.extend(label.encode() for label in parsed.labels)
     return example.SerializeToString(deterministic=True)  # a map has no order of its own
 
 
 def _refusal(row: Row, file: SourceFile, options: DataOptions) -> tuple[str, ...]:
     parsed = parse(row, options)
-    fault = parsed.fault or Fault(
-        splitting.OTHER_LABEL, f"column {options.label!r}: {parsed.label!r} here, another label elsewhere", parsed.text
-    )
+    fault = parsed.fault or Fault(splitting.OTHER_LABEL, label_cells.contradiction(parsed.labels, options), parsed.text)
     return file.name, str(row.number), fault.reason, fault.detail, fault.excerpt[:EXCERPT_CHARACTERS]
 
 

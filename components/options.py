@@ -66,6 +66,31 @@ class RowLimits(Section):
     test: PositiveInt | None = None  # 2,000 rows leave an accuracy uncertain by 2 points either way
 
 
+class MultiLabel(Section):
+    """Rows with any number of labels, and how a file writes them: set one of `separator`, `columns` and `lists`."""
+
+    separator: str | None = None  # what stands between the labels in a cell of data.label, such as "|"
+    # A column for each label, which holds 1 (or true, yes) in the rows that have it, else 0. Takes the place of
+    # data.label
+    columns: list[str] | None = None
+    lists: bool = False  # data.label holds lists: of JSON or Parquet, or as a text such as ["health", "tech"]
+    # What an empty cell of data.label says: that someone forgot the labels, or that the row has none. An empty list
+    # and a row of zeros always say the latter
+    empty: Literal["quarantine", "no_label"] = "quarantine"
+
+    @model_validator(mode="after")
+    def _one_way_is_named(self) -> MultiLabel:
+        if (self.separator is not None) + (self.columns is not None) + self.lists != 1:
+            raise ValueError('set exactly one of separator, columns and lists, such as {separator: "|"}')
+        if self.separator is not None and not self.separator:
+            raise ValueError('separator: name what stands between two labels, such as "|"')
+        if self.columns is not None and (len(self.columns) < 2 or len(set(self.columns)) < len(self.columns)):
+            raise ValueError("columns: list at least two different columns, one for each label")
+        if self.columns is not None and self.empty == "no_label":
+            raise ValueError("empty: with columns each cell says 0 or 1; correct the cells that say neither")
+        return self
+
+
 class DataOptions(Section):
     """What to read, which columns, and how to split."""
 
@@ -93,6 +118,7 @@ class DataOptions(Section):
     text_separator: str = " "
     text_pair: str | None = None  # the column of a second text, which is read together with the first
     label: str = "label"  # the column of the label
+    multi_label: MultiLabel | None = None  # for rows with any number of labels; null: each row has exactly one
     labels: list[str] | None = None  # rows with another label go to quarantine; null takes all labels, sorted
     keep: list[str] = Field(default_factory=list)  # other columns, for evaluate.slices and the fairness gates
     encoding: str = "utf-8"  # as Python names it; a byte order mark is accepted
@@ -148,17 +174,37 @@ class DataOptions(Section):
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> DataOptions:
-        single = {features.TEXT_PAIR: self.text_pair, features.LABEL: self.label}
+        single = {features.TEXT_PAIR: self.text_pair}
+        single |= {} if self.label_columns else {features.LABEL: self.label}
         used = single | ({features.TEXT: self.text} if isinstance(self.text, str) else {})
-        names = [*self.text_columns, *(name for name in single.values() if name)]
+        names = [*self.text_columns, *(name for name in single.values() if name), *self.label_columns]
         if len(set(names)) < len(names):
-            raise ValueError(f"text, text_pair and label must be different columns, not {', '.join(names)}")
+            labels = "multi_label.columns" if self.label_columns else "label"
+            raise ValueError(f"text, text_pair and {labels} must be different columns, not {', '.join(names)}")
         for name in self.keep:
             if name in features.RESERVED and used.get(name) != name:
                 raise ValueError(f"keep: bertline uses the name {name!r} itself; rename the column in the file")
         if self.labels is not None and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
             raise ValueError("labels: list at least two different labels, or leave it out to take those found")
         return self
+
+    @model_validator(mode="after")
+    def _several_labels_fit(self) -> DataOptions:
+        if self.multi_label and self.format == "folders":
+            raise ValueError("multi_label: with format: folders a text has the one label of its folder; take one out")
+        if self.label_columns and self.labels is not None:
+            raise ValueError("labels: with multi_label.columns the columns are the labels; leave data.labels out")
+        return self
+
+    @property
+    def label_columns(self) -> list[str]:
+        """The columns of multi_label.columns; [] where data.label has the labels."""
+        return (self.multi_label.columns if self.multi_label else None) or []
+
+    @property
+    def known_labels(self) -> list[str] | None:
+        """The labels that the config names, in their order; None where those of the rows are taken."""
+        return self.labels or self.label_columns or None
 
 
 class ValidationOptions(Section):

@@ -39,7 +39,7 @@ NOT_SAMPLED = 4
 QUARANTINED = 16  # + the reason's code
 
 
-NO_LOW = 2**64 - 1  # stands for "no hash"; one text in 2**64 has it
+LabelSet = tuple[str, ...]  # the labels of a row, sorted; without data.multi_label it is one
 
 
 class TextKey(NamedTuple):
@@ -76,8 +76,8 @@ class Survey:
         file: index of the file.
         places: int64 [rows], each row's place among the file's rows, from 0, rising.
         keys: uint64 [rows, 2], high and low of each text's key; 0 where there is a reason.
-        labels: int32 [rows], index into `names`; -1 where there is a reason.
-        names: labels of these rows, sorted.
+        labels: int32 [rows], index into `sets`; -1 where there is a reason.
+        sets: what labels these rows have, sorted.
         reasons: uint8 [rows], 0 for a good row, else the code of its reason.
     """
 
@@ -86,7 +86,7 @@ class Survey:
     places: numpy.ndarray
     keys: numpy.ndarray
     labels: numpy.ndarray
-    names: list[str]
+    sets: list[LabelSet]
     reasons: numpy.ndarray
 
 
@@ -101,7 +101,7 @@ def by_range(survey: Survey, ranges: int) -> Iterator[tuple[int, Survey]]:
         rows = of_row == number
         arrays = (survey.places, survey.keys, survey.labels, survey.reasons)
         places, keys, labels, reasons = (array[rows] for array in arrays)
-        yield number, Survey(survey.task, survey.file, places, keys, labels, survey.names, reasons)
+        yield number, Survey(survey.task, survey.file, places, keys, labels, survey.sets, reasons)
 
 
 # === A range ===
@@ -114,8 +114,8 @@ class Settled:
     Attributes:
         addresses: (task, file, places) of each survey, in the order of the rows.
         keys: uint64 [rows, 2], as surveyed.
-        labels: int32 [rows], index into `names`; -1 where there is none.
-        names: labels of these rows, sorted.
+        labels: int32 [rows], index into `sets`; -1 where there is none.
+        sets: what labels these rows have, sorted.
         roles: uint8 [rows], the split that the config names for the row's file; TRAIN for a file that is split by hash.
         verdicts: uint8 [rows]: a split, DUPLICATE, or QUARANTINED + reason.
         distinct: int64, the rows that stand for a text.
@@ -124,7 +124,7 @@ class Settled:
     addresses: list[tuple[int, int, numpy.ndarray]]
     keys: numpy.ndarray
     labels: numpy.ndarray
-    names: list[str]
+    sets: list[LabelSet]
     roles: numpy.ndarray
     verdicts: numpy.ndarray
     distinct: numpy.ndarray
@@ -139,9 +139,9 @@ def settle(surveys: Iterable[Survey], roles: list[int], options: DataOptions) ->
         options: shares of the splits.
     """
     surveys = sorted(surveys, key=lambda survey: (survey.file, survey.places[0]))
-    names = sorted({name for survey in surveys for name in survey.names})
+    sets = sorted({labels for survey in surveys for labels in survey.sets})
     keys = numpy.concatenate([survey.keys for survey in surveys])
-    labels = numpy.concatenate([_renumbered(survey, names) for survey in surveys])
+    labels = numpy.concatenate([_renumbered(survey, sets) for survey in surveys])
     reasons = numpy.concatenate([survey.reasons for survey in surveys])
     of_rows = [numpy.full(len(survey.reasons), roles[survey.file], numpy.uint8) for survey in surveys]
     row_roles = numpy.concatenate(of_rows)
@@ -151,19 +151,19 @@ def settle(surveys: Iterable[Survey], roles: list[int], options: DataOptions) ->
     verdicts[other_label] = QUARANTINED + REASONS.index(OTHER_LABEL) + 1
     verdicts[distinct] = _splits(keys[distinct, 0], row_roles[distinct], set(roles), options)
     addresses = [(survey.task, survey.file, survey.places) for survey in surveys]
-    return Settled(addresses, keys, labels, names, row_roles, verdicts, distinct)
+    return Settled(addresses, keys, labels, sets, row_roles, verdicts, distinct)
 
 
-def _renumbered(survey: Survey, names: list[str]) -> numpy.ndarray:
-    places = {name: place for place, name in enumerate(names)}
-    table = numpy.asarray([*(places[name] for name in survey.names), -1], numpy.int32)
+def _renumbered(survey: Survey, sets: list[LabelSet]) -> numpy.ndarray:
+    places = {labels: place for place, labels in enumerate(sets)}
+    table = numpy.asarray([*(places[labels] for labels in survey.sets), -1], numpy.int32)
     return table[survey.labels]
 
 
 def _distinct(
     keys: numpy.ndarray, labels: numpy.ndarray, roles: numpy.ndarray, rows: numpy.ndarray
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Among some rows: the one that stands for each text, and all rows of texts that have more than one label.
+    """Among some rows: the one that stands for each text, and all rows of texts whose rows differ in their labels.
 
     A text that a test file has stands in test, else in validation, else in train. Its first row there stands for it.
     """
@@ -245,15 +245,19 @@ def summarise(settled: Settled, options: DataOptions) -> Summary:
     made = Summary(lows={split: keys[splits == split, 1] for split in _limits(options)})
     trained = numpy.flatnonzero(splits == TRAIN)
     for row in _first_of_each(labels, trained[numpy.argsort(keys[trained, 1])]):
-        made.lowest[settled.names[labels[row]]] = int(keys[row, 1])
+        for name in settled.sets[labels[row]]:
+            low = int(keys[row, 1])
+            made.lowest[name] = min(low, made.lowest.get(name, low))
     by_hash = numpy.flatnonzero(settled.roles[settled.distinct] == TRAIN)
     for row in _first_of_each(labels, by_hash[numpy.argsort(keys[by_hash, 0])[::-1]]):
-        made.nearest[settled.names[labels[row]]] = Candidate(TextKey(*keys[row].tolist()), int(splits[row]))
+        for name in settled.sets[labels[row]]:
+            candidate = Candidate(TextKey(*keys[row].tolist()), int(splits[row]))
+            made.nearest[name] = max(candidate, made.nearest.get(name, candidate))
     return merge([made], options)
 
 
 def _first_of_each(labels: numpy.ndarray, rows: numpy.ndarray) -> list[int]:
-    """The first row of each label, among some rows in an order."""
+    """The first row of each set of labels, among some rows in an order."""
     _, places = numpy.unique(labels[rows], return_index=True)
     return rows[places].tolist()
 
@@ -296,7 +300,7 @@ def agree(summary: Summary, options: DataOptions) -> Agreement:
             kept = dict(sorted(lowest.items(), key=lambda item: item[1])[:limit])
             firsts = set(lowest.values())
             others = [low for low in others if low not in firsts]
-            limit -= len(kept)
+            limit -= len(set(kept.values()))  # a row with several labels can stand for each of them
         highest[split] = others[limit - 1] if limit else -1
     return Agreement({name: candidate.key for name, candidate in moved.items()}, highest, kept)
 
@@ -330,13 +334,13 @@ class Counts:
 
     Attributes:
         verdicts: verdict -> rows.
-        distinct: label -> rows that stand for a text.
-        splits: (split, label) -> rows.
+        distinct: labels -> rows that stand for a text.
+        splits: (split, labels) -> rows.
     """
 
     verdicts: Counter[int] = field(default_factory=Counter)
-    distinct: Counter[str] = field(default_factory=Counter)
-    splits: Counter[tuple[int, str]] = field(default_factory=Counter)
+    distinct: Counter[LabelSet] = field(default_factory=Counter)
+    splits: Counter[tuple[int, LabelSet]] = field(default_factory=Counter)
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(self.verdicts + other.verdicts, self.distinct + other.distinct, self.splits + other.splits)
@@ -346,7 +350,8 @@ def finish(settled: Settled, agreement: Agreement) -> tuple[list[tuple[int, Verd
     """The verdicts on the rows of a range, by the number of their task, and their counts."""
     distinct, verdicts = settled.distinct, settled.verdicts.copy()
     keys, labels = settled.keys[distinct], settled.labels[distinct]
-    moved = {agreement.moved[name] for name in settled.names if name in agreement.moved}
+    names = {name for of_rows in settled.sets for name in of_rows}
+    moved = {agreement.moved[name] for name in names if name in agreement.moved}
     for row in numpy.flatnonzero(numpy.isin(keys[:, 0], numpy.asarray([key.high for key in moved], numpy.uint64))):
         if tuple(keys[row].tolist()) in moved:
             verdicts[distinct[row]] = TRAIN
@@ -355,15 +360,14 @@ def finish(settled: Settled, agreement: Agreement) -> tuple[list[tuple[int, Verd
         if highest >= 0:
             refused &= keys[:, 1] > numpy.uint64(highest)
         if split == TRAIN:
-            kept = numpy.asarray([agreement.kept.get(name, NO_LOW) for name in settled.names], numpy.uint64)
-            refused &= keys[:, 1] != kept[labels]
+            refused &= ~numpy.isin(keys[:, 1], numpy.asarray(list(agreement.kept.values()), numpy.uint64))
         verdicts[distinct[refused]] = NOT_SAMPLED
 
     counts = Counts(verdicts=_counted(verdicts))
-    counts.distinct = Counter({settled.names[label]: rows for label, rows in _counted(labels).items()})
+    counts.distinct = Counter({settled.sets[label]: rows for label, rows in _counted(labels).items()})
     for split in range(len(SPLITS)):
         of_split = _counted(settled.labels[verdicts == split])
-        counts.splits.update({(split, settled.names[label]): rows for label, rows in of_split.items()})
+        counts.splits.update({(split, settled.sets[label]): rows for label, rows in of_split.items()})
     ends = numpy.cumsum([len(places) for _, _, places in settled.addresses])[:-1]
     by_survey = zip(settled.addresses, numpy.split(verdicts, ends), strict=True)
     return [(task, Verdicts(file, places, of_rows)) for (task, file, places), of_rows in by_survey], counts
@@ -378,9 +382,14 @@ def report(counts: Counts, agreement: Agreement, options: DataOptions) -> dict[s
     """What ingest.json says of the rows.
 
     Its labels are in their stable order: the config's, or else sorted. A label with all rows in quarantine is left out
-    unless the config lists it.
+    unless the config lists it. A row counts for each of its labels; `split_rows` counts it once.
     """
-    names = options.labels or sorted(counts.distinct)
+    distinct = _by_label(counts.distinct)
+    by_split = [Counter() for _ in SPLITS]
+    for (split, labels), rows in counts.splits.items():
+        by_split[split][labels] += rows
+    splits = {of: _by_label(of_split) for of, of_split in zip(SPLITS, by_split, strict=True)}
+    names = options.known_labels or sorted(distinct)
     refused = ((reason, counts.verdicts[QUARANTINED + code]) for code, reason in enumerate(REASONS, start=1))
     return {
         "rows": counts.verdicts.total(),
@@ -388,7 +397,17 @@ def report(counts: Counts, agreement: Agreement, options: DataOptions) -> dict[s
         "duplicates": counts.verdicts[DUPLICATE],
         "not_sampled": counts.verdicts[NOT_SAMPLED],
         "quarantined": {reason: count for reason, count in refused if count},
-        "labels": {name: counts.distinct[name] for name in names},
-        "splits": {of: {name: counts.splits[split, name] for name in names} for split, of in enumerate(SPLITS)},
+        "labels": {name: distinct[name] for name in names},
+        "unlabelled": counts.distinct[()],
+        "splits": {of: {name: of_split[name] for name in names} for of, of_split in splits.items()},
+        "split_rows": {of: of_split.total() for of, of_split in zip(SPLITS, by_split, strict=True)},
         "moved_to_train": [name for name in names if name in agreement.moved],
     }
+
+
+def _by_label(rows_of: Counter[LabelSet]) -> Counter[str]:
+    """Rows by label, from rows by set of labels."""
+    counts: Counter[str] = Counter()
+    for labels, rows in rows_of.items():
+        counts.update(dict.fromkeys(labels, rows))
+    return counts

@@ -54,7 +54,7 @@ class Counts:
 
     Attributes:
         lengths: tokens, special ones included -> rows.
-        labels: label -> rows.
+        labels: label -> rows that have it.
         unknown: wordpieces that the vocabulary lacks.
         worst: the most unknown wordpieces that a text has, and the text.
     """
@@ -99,20 +99,22 @@ def _lengths(model: str, pair: bool) -> Callable[..., tuple[tf.Tensor, tf.Tensor
     return tf.function(tokenizer.lengths, input_signature=texts, autograph=False)
 
 
-def _batches(shard: Shard, pair: bool) -> Iterator[dict[str, tf.Tensor]]:
-    """Parsed rows: text, (text_pair) and label, each string [batch]."""
-    names = [TEXT, LABEL, *([TEXT_PAIR] if pair else [])]
-    spec = {name: tf.io.FixedLenFeature([], tf.string) for name in names}
+def _batches(shard: Shard, pair: bool) -> Iterator[dict[str, tf.Tensor | tf.RaggedTensor]]:
+    """Parsed rows: text and (text_pair), string [batch], and label, string [batch, (labels)]."""
+    names = [TEXT, *([TEXT_PAIR] if pair else [])]
+    spec = {name: tf.io.FixedLenFeature([], tf.string) for name in names} | {LABEL: tf.io.RaggedFeature(tf.string)}
     return (tf.io.parse_example(batch, spec) for batch in shards.read(shard, BATCH))
 
 
-def _counted(batch: dict[str, tf.Tensor], lengths_of: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> Counts:
+def _counted(
+    batch: dict[str, tf.Tensor | tf.RaggedTensor], lengths_of: Callable[..., tuple[tf.Tensor, tf.Tensor]]
+) -> Counts:
     texts = [batch[name] for name in (TEXT, TEXT_PAIR) if name in batch]
     lengths, unknown = (tensor.numpy() for tensor in lengths_of(*texts))
     worst = int(unknown.argmax())
     return Counts(
         Counter(lengths.tolist()),
-        Counter(batch[LABEL].numpy().tolist()),
+        Counter(batch[LABEL].flat_values.numpy().tolist()),
         int(unknown.sum()),
         (int(unknown[worst]), batch[TEXT][worst].numpy() if unknown[worst] else b""),
     )

@@ -87,7 +87,9 @@ class Graph:
         def ragged(examples):
             outputs = layer(tf.io.parse_example(examples, spec))
             return {
-                name: tf.RaggedTensor.from_sparse(value) if isinstance(value, tf.SparseTensor) else value[:, None]
+                name: tf.RaggedTensor.from_sparse(value)
+                if isinstance(value, tf.SparseTensor)
+                else tf.reshape(value, [tf.shape(value)[0], -1])
                 for name, value in outputs.items()
             }
 

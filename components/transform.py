@@ -29,13 +29,17 @@ def transform(examples: types.BaseChannel, schema: types.BaseChannel, model: Mod
         examples: raw Examples with labels.txt at their root.
         schema: schema of the raw Examples.
         model: names the vocabulary and max_length. A package:// address stays one: no path of this machine is kept.
-        data: says whether rows are pairs.
+        data: says whether rows are pairs, and whether they have several labels.
     """
     return Transform(
         examples=examples,
         schema=schema,
         preprocessing_fn="bertline.components.transform.preprocessing_fn",
-        custom_config={"model": model.model_dump_json(), "pair": data.text_pair is not None},
+        custom_config={
+            "model": model.model_dump_json(),
+            "pair": data.text_pair is not None,
+            "multi_label": data.multi_label is not None,
+        },
         disable_analyzer_cache=True,  # there are no analyzers
         disable_statistics=True,  # StatisticsGen has counted the same rows
     )
@@ -44,15 +48,17 @@ def transform(examples: types.BaseChannel, schema: types.BaseChannel, model: Mod
 def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> dict[str, Any]:
     """The graph: raw features to token_ids (and segment_ids), int64 [batch, (tokens)], and label_id, int64 [batch].
 
-    A label that is not listed, or missing as in serving, gets -1.
+    A label that is not listed, or missing as in serving, gets -1. Of multi-label rows label_id is int64 [batch,
+    labels]: 1 for the labels that the row has, else 0.
     """
     options = ModelOptions.model_validate_json(custom_config["model"])
     words = backbone.vocabulary(options)
     tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
     pair = _flat(inputs[TEXT_PAIR]) if custom_config["pair"] else None
     token_ids, segment_ids = tokenizer(_flat(inputs[TEXT]), pair)
+    labels_of = _multi_hot if custom_config["multi_label"] else _label_ids
     # Sparse, because TFX writes a RaggedTensor under another name ("token_ids$ragged_values").
-    outputs = {TOKEN_IDS: token_ids.to_sparse(), LABEL_ID: _label_ids(_flat(inputs[LABEL]), custom_config["labels"])}
+    outputs = {TOKEN_IDS: token_ids.to_sparse(), LABEL_ID: labels_of(inputs[LABEL], custom_config["labels"])}
     if segment_ids is not None:
         outputs[SEGMENT_IDS] = segment_ids.to_sparse()
     return outputs
@@ -95,10 +101,19 @@ def _flat(value: tf.Tensor | tf.SparseTensor) -> tf.Tensor:
     return tf.reshape(value, [-1])
 
 
-def _label_ids(labels: tf.Tensor, names: list[str]) -> tf.Tensor:
+def _label_ids(labels: tf.Tensor | tf.SparseTensor, names: list[str]) -> tf.Tensor:
     """The index of each label, int64 [batch]; -1 where it is none of the names. A lookup table would be state."""
-    same = tf.equal(labels[:, None], tf.constant(names)[None])  # [batch, labels]
+    same = tf.equal(_flat(labels)[:, None], tf.constant(names)[None])  # [batch, labels]
     return tf.where(tf.reduce_any(same, axis=1), tf.argmax(same, axis=1), -1)
+
+
+def _multi_hot(labels: tf.Tensor | tf.SparseTensor, names: list[str]) -> tf.Tensor:
+    """1 for each of the names that a row has, else 0: int64 [batch, labels]."""
+    # The schema makes them dense where all rows have the same number of labels.
+    dense = tf.sparse.to_dense(labels, default_value="") if isinstance(labels, tf.SparseTensor) else labels
+    of_row = tf.reshape(dense, [tf.shape(dense)[0], -1])  # [batch, most labels of a row]
+    same = tf.equal(of_row[:, :, None], tf.constant(names)[None, None])
+    return tf.ensure_shape(tf.cast(tf.reduce_any(same, axis=1), tf.int64), [None, len(names)])
 
 
 def _summary(target: str) -> str:

@@ -25,7 +25,7 @@ class Rows:
 
     token_ids: tf.RaggedTensor  # int32 [rows, (tokens)]
     segment_ids: tf.RaggedTensor | None  # int32 [rows, (tokens)]; None where all are 0
-    labels: np.ndarray  # int32 [rows]
+    labels: np.ndarray  # int32 [rows]; of multi-label rows [rows, labels], 1 for the labels that a row has, else 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,17 +36,19 @@ class Rows:
         return self.token_ids.row_lengths().numpy()
 
 
-def read_rows(folder: Path, *, pair: bool) -> Rows:
+def read_rows(folder: Path, *, pair: bool, labels: int | None = None) -> Rows:
     """Reads a split of transformed Examples.
 
     Args:
         folder: of the split's gzipped TFRecords, any number of them; bertline.models.features names their columns.
         pair: whether the rows have segment ids.
+        labels: of multi-label rows, how many labels there are; None where each row has one.
 
     Raises:
         UserError: the folder holds no rows.
     """
-    spec = {TOKEN_IDS: tf.io.RaggedFeature(tf.int64), LABEL_ID: tf.io.FixedLenFeature([], tf.int64)}
+    shape = [] if labels is None else [labels]
+    spec = {TOKEN_IDS: tf.io.RaggedFeature(tf.int64), LABEL_ID: tf.io.FixedLenFeature(shape, tf.int64)}
     if pair:
         spec[SEGMENT_IDS] = tf.io.RaggedFeature(tf.int64)
     files = sorted(str(path) for path in folder.glob("*.gz"))

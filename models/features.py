@@ -1,21 +1,22 @@
 """Names of the features that travel from the rows to the SavedModel, shared by all stages."""
 
-# === Raw Examples, written by ingestion (all bytes, one value) ===
+# === Raw Examples, written by ingestion (all bytes, one value, but for the labels of a multi-label row) ===
 TEXT = "text"  # the row's text, UTF-8
 TEXT_PAIR = "text_pair"  # the second text of a pair; absent where the config names none
-LABEL = "label"  # the label's name
+LABEL = "label"  # the label's name; of a multi-label row those of all its labels, sorted, which may be none
 ROW_ID = "row_id"  # hex hash of the normalised text: the same text has the same id in every run
 SOURCE = "source"  # "FILE:ROW", rows counted from 1 as the file's reader counts them
 
 # === Transformed Examples, written by Transform (int64) ===
 TOKEN_IDS = "token_ids"  # [CLS] text [SEP] (pair [SEP]), ragged
 SEGMENT_IDS = "segment_ids"  # 0 for the first text, 1 for the second; only for pairs, ragged
-LABEL_ID = "label_id"  # index into the labels, scalar
+LABEL_ID = "label_id"  # index into the labels, scalar; of multi-label rows 1 or 0 for each label, [labels]
 
 # === Outputs of the SavedModel's prediction signatures ===
-PREDICTED_LABEL = "label"  # string, [batch]
+PREDICTED_LABEL = "label"  # string, [batch]; not of a multi-label model
 PROBABILITIES = "probabilities"  # float32, [batch, labels]
 ABSTAINED = "abstained"  # bool, [batch]: the largest probability is below export.abstain; only where that is set
+ASSIGNED = "assigned"  # bool, [batch, labels]: the labels that the row gets; only of a multi-label model
 CLASSES = "classes"  # string, [batch, labels]: the label names in the order of the probabilities
 
 # === Columns of the test rows once they are answered ===
@@ -32,7 +33,7 @@ TFMA_OUTPUTS = ("probabilities", "decision")  # of each model, in columns such a
 RESERVED = frozenset(
     {
         *(TEXT, TEXT_PAIR, LABEL, ROW_ID, SOURCE, TOKEN_IDS, SEGMENT_IDS, LABEL_ID),
-        *(SERIALIZED, PREDICTED, PROBABILITY, PROBABILITIES, ABSTAINED, PREVIOUS, TFIDF, LENGTH_BUCKET),
+        *(SERIALIZED, PREDICTED, PROBABILITY, PROBABILITIES, ABSTAINED, ASSIGNED, PREVIOUS, TFIDF, LENGTH_BUCKET),
         *(f"{model}_{output}" for model in (CANDIDATE, LAST_BLESSED) for output in TFMA_OUTPUTS),
     }
 )

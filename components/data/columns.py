@@ -16,7 +16,7 @@ DELIMITERS = (",", ";", "\t", "|")  # that people use between fields
 
 
 def used_columns(options: DataOptions) -> list[str]:
-    """Columns that the options name, each once: texts, text_pair where there is one, label, then the kept ones."""
+    """Columns that the options name, each once: the texts, text_pair if there is one, the labels, the kept ones."""
     return list(dict.fromkeys(name for _, name in named_columns(options)))
 
 
@@ -26,7 +26,10 @@ def named_columns(options: DataOptions) -> Iterator[tuple[str, str]]:
         yield "text", name
     if options.text_pair:
         yield "text_pair", options.text_pair
-    yield "label", options.label
+    for name in options.label_columns:
+        yield "multi_label.columns", name
+    if not options.label_columns:
+        yield "label", options.label
     for name in options.keep:
         yield "keep", name
 

@@ -8,10 +8,9 @@ import numpy
 from pydantic import ValidationError
 
 from bertline.components import splitting
-from bertline.components.data import formats
+from bertline.components.data import formats, label_cells
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
-from bertline.models.features import SPLITS
 from bertline.pipeline.init.propose import Proposal
 from bertline.pipeline.init.survey import Survey
 
@@ -37,24 +36,32 @@ def refuse_as_run_does(survey: Survey, proposal: Proposal) -> None:
         _refuse_empty_split(report)
 
 
+def label_columns(options: DataOptions) -> list[str]:
+    """The columns that hold the labels."""
+    return options.label_columns or [options.label]
+
+
 def _sampled_all(survey: Survey) -> bool:
     return survey.rows - survey.faults.total() == len(survey.sample)
 
 
 def _ingested_sample(survey: Survey, options: DataOptions) -> dict[str, Any]:
     """What the run's own report would say of the sampled rows, if all of them were split by hash."""
-    columns = [survey.sampled(name) for name in (options.text, options.text_pair, options.label) if name]
-    rows = [(parts, label.strip()) for *parts, label in zip(*columns, strict=True)]
-    usable = [bool(label) and all(part.strip() for part in parts) for parts, label in rows]
-    names = sorted({label for (_, label), good in zip(rows, usable, strict=True) if good})
-    places = {name: place for place, name in enumerate(names)}
+    texts, cells = (
+        list(zip(*map(survey.sampled, names), strict=True))
+        for names in ([options.text, *([options.text_pair] if options.text_pair else [])], label_columns(options))
+    )
+    read = [label_cells.read(of_row, options) for of_row in cells]
+    usable = [not fault and all(part.strip() for part in parts) for parts, (_, fault) in zip(texts, read, strict=True)]
+    sets = sorted({labels for (labels, _), good in zip(read, usable, strict=True) if good})
+    places = {labels: place for place, labels in enumerate(sets)}
     surveyed = splitting.Survey(
         task=0,
         file=0,
-        places=numpy.arange(len(rows)),
-        keys=numpy.asarray([splitting.text_key(*parts) for parts, _ in rows], numpy.uint64),
-        labels=numpy.asarray([places.get(label, -1) for _, label in rows], numpy.int32),
-        names=names,
+        places=numpy.arange(len(texts)),
+        keys=numpy.asarray([splitting.text_key(*parts) for parts in texts], numpy.uint64),
+        labels=numpy.asarray([places.get(labels, -1) for labels, _ in read], numpy.int32),
+        sets=sets,
         # Which reason it is does not matter here.
         reasons=numpy.where(usable, 0, 1 + splitting.REASONS.index(splitting.MISSING_LABEL)).astype(numpy.uint8),
     )
@@ -65,7 +72,7 @@ def _ingested_sample(survey: Survey, options: DataOptions) -> dict[str, Any]:
 
 
 def _refuse_empty_split(report: dict[str, Any]) -> None:
-    sizes = {split: sum(report["splits"][split].values()) for split in SPLITS}
+    sizes = report["split_rows"]
     empty = [split for split, rows in sizes.items() if not rows]
     if empty:
         shown = ", ".join(f"{rows} {split}" for split, rows in sizes.items())
@@ -86,9 +93,11 @@ def _refuse_too_many_unusable(survey: Survey, options: DataOptions, contradictor
     faulty = survey.faults.total() + contradictory
     readable = survey.rows - survey.faults.total()
     # A row may lack both, so that this is the least that `run` would put in quarantine.
+    empty_says_none = options.multi_label is not None and options.multi_label.empty == "no_label"
+    labels = [] if empty_says_none else label_columns(options)
     missing = {
         column: readable - survey.columns[column].filled
-        for column in (options.text, options.text_pair, options.label)
+        for column in (options.text, options.text_pair, *labels)
         if column
     }
     column, most = max(missing.items(), key=lambda item: item[1])

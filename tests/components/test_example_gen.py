@@ -36,14 +36,19 @@ def ingest(folder, base_folder=None, **options):
     return examples, quarantine
 
 
-def rows_of(examples):
-    """A split's name -> its rows, each a dict of the features' values."""
+def rows_of(examples, several=False):
+    """A split's name -> its rows, each a dict of the features' values; of `several` labels a list."""
     found = {}
     for split in SPLITS:
         files = sorted(tf.io.gfile.glob(f"{examples.uri}/Split-{split}/data_tfrecord-*.gz"))
         records = tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator()
         found[split] = [
-            {name: feature.bytes_list.value[0].decode() for name, feature in example.features.feature.items()}
+            {
+                name: [value.decode() for value in feature.bytes_list.value]
+                if several and name == "label"
+                else feature.bytes_list.value[0].decode()
+                for name, feature in example.features.feature.items()
+            }
             for example in map(tf.train.Example.FromString, records)
         ]
     return found
@@ -297,3 +302,50 @@ def test_an_engine_that_writes_to_another_disk_is_noticed(tmp_path, monkeypatch)
     monkeypatch.setattr(ingestion, "passes", elsewhere)
     with pytest.raises(UserError, match=r"/Split-test/data_tfrecord-\S+\.gz is not there, and Beam says that"):
         ingest(tmp_path)
+
+
+# === Several labels per row ===
+
+
+def labels_by_text(examples):
+    return {row["text"]: row["label"] for rows in rows_of(examples, several=True).values() for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("several", "header", "cells"),
+    [
+        ({"separator": "|"}, ("label",), (("a | b|a",), ("b",), ("c|a",))),
+        ({"lists": True}, ("label",), (('["b", "a"]',), ("['b']",), ('["c", "a"]',))),
+        ({"columns": ["a", "b", "c"]}, ("a", "b", "c"), (("1", "1", "0"), ("0", "TRUE", "0.0"), ("yes", "0", "1"))),
+    ],
+)
+def test_the_labels_of_a_row_are_read_in_each_of_their_forms(tmp_path, several, header, cells):
+    rows = [(f"text {number}", *cells[number % 3]) for number in range(60)]
+    write_rows(tmp_path, rows, header=("text", *header))
+    examples, quarantine = ingest(tmp_path, multi_label=several)
+    expected = [["a", "b"], ["b"], ["a", "c"]]
+    assert labels_by_text(examples) == {f"text {number}": expected[number % 3] for number in range(60)}
+    report = json.loads(Path(quarantine.uri, "ingest.json").read_text())
+    assert report["labels"] == {"a": 40, "b": 40, "c": 20}
+    assert sum(report["split_rows"].values()) == 60
+
+
+def test_an_empty_cell_is_a_forgotten_label_unless_the_config_says_that_it_means_none(tmp_path):
+    rows = [(f"text {number}", ("a", "b", "")[number % 3]) for number in range(60)]
+    write_rows(tmp_path, rows)
+    _, quarantine = ingest(tmp_path, multi_label={"separator": "|"}, max_quarantined=0.5)
+    report = json.loads(Path(quarantine.uri, "ingest.json").read_text())
+    assert (report["quarantined"], report["unlabelled"]) == ({"missing label": 20}, 0)
+    examples, quarantine = ingest(tmp_path, multi_label={"separator": "|", "empty": "no_label"})
+    report = json.loads(Path(quarantine.uri, "ingest.json").read_text())
+    assert (report["quarantined"], report["unlabelled"]) == ({}, 20)
+    assert labels_by_text(examples)["text 2"] == []
+
+
+def test_rows_whose_labels_cannot_be_known_go_to_quarantine_with_the_cell_that_is_at_fault(tmp_path):
+    rows = [(f"text {number}", "1", "0") for number in range(60)] + [("text 60", "0", "2"), ("text 61", "0", "1")]
+    write_rows(tmp_path, rows, header=("text", "a", "b"))
+    ingest(tmp_path, multi_label={"columns": ["a", "b"]})
+    (refused,) = csv.DictReader((tmp_path / "saved" / "quarantine.csv").open())
+    assert refused["reason"] == "missing label"
+    assert refused["detail"] == "column 'b': '2' is neither 0 nor 1"

@@ -10,9 +10,10 @@ CONFLICT = QUARANTINED + splitting.REASONS.index(splitting.OTHER_LABEL) + 1
 
 
 def survey(rows, file=0, first=0):
-    """A survey of (share of the way through the hash, sampling hash, label) rows; a string instead is a reason."""
-    names = sorted({row[2] for row in rows if not isinstance(row, str)})
+    """A survey of (share of the way through the hash, sampling hash, label or labels) rows; a string is a reason."""
     good = [not isinstance(row, str) for row in rows]
+    of_rows = [() if isinstance(row, str) else (row[2],) if isinstance(row[2], str) else row[2] for row in rows]
+    sets = sorted({labels for labels, ok in zip(of_rows, good, strict=True) if ok})
     return splitting.Survey(
         task=file,
         file=file,
@@ -20,8 +21,8 @@ def survey(rows, file=0, first=0):
         keys=numpy.asarray(
             [(int(row[0] * 2**64), row[1]) if ok else (0, 0) for row, ok in zip(rows, good, strict=True)], numpy.uint64
         ).reshape(-1, 2),
-        labels=numpy.asarray([names.index(row[2]) if ok else -1 for row, ok in zip(rows, good, strict=True)], int),
-        names=names,
+        labels=numpy.asarray([sets.index(of) if ok else -1 for of, ok in zip(of_rows, good, strict=True)], int),
+        sets=sets,
         reasons=numpy.asarray(
             [0 if ok else splitting.REASONS.index(row) + 1 for row, ok in zip(rows, good, strict=True)], int
         ),
@@ -146,3 +147,28 @@ def test_no_rows_at_all():
     found, report = verdicts([])
     assert found == {}
     assert report["rows"] == 0
+
+
+# === Several labels per row ===
+
+
+def test_repeated_texts_with_the_same_labels_are_joined_and_with_others_quarantined():
+    rows = [(0.9, 1, ("a", "b")), (0.9, 1, ("a", "b")), (0.8, 2, ("a",)), (0.8, 2, ("a", "b")), (0.7, 3, ())]
+    decisions, report = verdicts([survey(rows)])
+    assert decisions == {0: [TRAIN, DUPLICATE, CONFLICT, CONFLICT, TRAIN]}
+    assert report["labels"] == {"a": 1, "b": 1}
+    assert report["unlabelled"] == 1
+    assert report["split_rows"] == {"train": 2, "validation": 0, "test": 0}
+
+
+def test_each_label_of_a_row_counts_for_the_rule_that_a_label_needs_a_row_in_train():
+    rows = [(0.01, 1, ("a", "rare")), (0.05, 2, ("rare",)), (0.5, 3, ("a",)), (0.9, 4, ("b",))]
+    decisions, report = verdicts([survey(rows)])
+    assert decisions == {0: [TEST, TRAIN, TRAIN, TRAIN]}  # the row of "rare" that is nearest to train's interval
+    assert report["moved_to_train"] == ["rare"]
+
+
+def test_one_row_with_two_labels_can_be_the_one_that_a_limited_train_takes_of_both():
+    rows = [(0.9, 5, ("a", "b")), (0.8, 9, ("a",)), (0.7, 8, ("b",)), (0.6, 1, ("c",))]
+    decisions, _ = verdicts([survey(rows)], limits=RowLimits(train=2))
+    assert decisions == {0: [TRAIN, NOT_SAMPLED, NOT_SAMPLED, TRAIN]}
