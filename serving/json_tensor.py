@@ -73,6 +73,8 @@ def parse(body: bytes) -> dict[str, Any]:
         RequestError: INVALID_ARGUMENT with the place; the body is not UTF-8, not JSON or not an object.
     """
     body = body.removeprefix(codecs.BOM_UTF8)
+    if not body:
+        raise invalid("JSON Parse error: The document is empty")
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -90,7 +92,7 @@ def signature_name(document: Mapping[str, Any]) -> str:
     """
     name = document.get("signature_name", "")
     if not isinstance(name, str):
-        raise invalid(f"signature_name must be a string; it is {_WORDS[type(name)]}")
+        raise invalid(f"'signature_name' key must be a string value; it is {_WORDS[type(name)]}")
     return name
 
 
@@ -109,10 +111,10 @@ def fill_predict(document: Mapping[str, Any], infos: Mapping[str, Any], request:
         RequestError: INVALID_ARGUMENT, or UNIMPLEMENTED for a dtype without a JSON form; names the input and the place.
     """
     forms = [form for form in (ROWS, COLUMNS) if form in document]
-    if len(forms) != 1:
-        raise invalid(
-            f"a predict request has one of '{ROWS}' and '{COLUMNS}'; this one has {'both' if forms else 'neither'}"
-        )
+    if not forms:
+        raise invalid(f"Missing '{COLUMNS}' or '{ROWS}' key")
+    if len(forms) > 1:
+        raise invalid(f"Not formatted correctly expecting only one of '{COLUMNS}' or '{ROWS}' keys to exist")
     read = _columns_of_rows if forms == [ROWS] else _columns
     for name, values in read(document[forms[0]], sorted(infos)).items():
         _fill_tensor(name, values, infos[name].dtype, request.inputs[name])
@@ -168,14 +170,16 @@ def _parse_error(error: json.JSONDecodeError) -> RequestError:
 
 def _columns_of_rows(rows: Any, names: Sequence[str]) -> dict[str, list]:
     """Input name -> its value in each row, from the row form: a list of objects, or of one input's values."""
-    if not isinstance(rows, list) or not rows:
-        raise invalid(f"'{ROWS}' must be a list with at least one row")
+    if not isinstance(rows, list):
+        raise invalid(f"Expecting '{ROWS}' to be an list/array; it is {_WORDS[type(rows)]}")
+    if not rows:
+        raise invalid(f"No values in '{ROWS}' array")
     if not _is_named(rows[0]):
         return {_only(names, f"a row of '{ROWS}' must be an object"): rows}
     wanted = set(names)
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise invalid(f"{ROWS}[{number}] is {_WORDS[type(row)]}, and the rows before are objects")
+            raise invalid(f"{ROWS}[{number}]: Expecting object but got {_WORDS[type(row)]}")
         if row.keys() != wanted:
             raise invalid(f"{ROWS}[{number}]: keys must be equal to {', '.join(names)}; {_difference(row, wanted)}")
     return {name: [row[name] for row in rows] for name in names}
@@ -190,7 +194,9 @@ def _columns(inputs: Any, names: Sequence[str]) -> dict[str, Any]:
         return {_only(names, f"'{COLUMNS}' must be an object"): inputs}
     missing = [name for name in names if name not in inputs]
     if missing:
-        raise invalid(f"'{COLUMNS}' lacks input {', '.join(missing)}; it must have {', '.join(names)}")
+        raise invalid(
+            f"Missing named input: {', '.join(missing)} in '{COLUMNS}' object; it must have {', '.join(names)}"
+        )
     return {name: inputs[name] for name in names}
 
 
@@ -235,13 +241,14 @@ def _flatten(name: str, value: Any) -> tuple[list[int], list]:
     while list in (kinds := set(map(type, level))):
         if len(kinds) > 1:
             odd = next(place for place, item in enumerate(level) if type(item) is not list)
-            raise invalid(f"{_place(name, shape, odd)} is {_WORDS[type(level[odd])]}, and there are lists beside it")
+            word = _WORDS[type(level[odd])]
+            raise invalid(f"{_place(name, shape, odd)}: Expecting shape of the lists beside it but got: {word}")
         size = len(level[0])
         if len(set(map(len, level))) > 1:
             odd = next(place for place, item in enumerate(level) if len(item) != size)
             raise invalid(
-                f"{_place(name, shape, odd)} has {len(level[odd])} values, and the first list beside it has {size}: "
-                "all lists of a level must be of one length"
+                f"{_place(name, shape, odd)}: Expecting tensor size: {size} but got: {len(level[odd])}; all lists of a "
+                "level must be of one length"
             )
         shape.append(size)
         if len(shape) > _MOST_DIMENSIONS:
@@ -256,12 +263,21 @@ def _strings(name: str, values: list, shape: list[int]) -> list[bytes]:
     return [_string(_place(name, shape, place), value) for place, value in enumerate(values)]
 
 
+def _not_of(dtype: int) -> str:
+    """TF Serving's words for a value of another type."""
+    return f"not of expected type: {_type(dtype)}"
+
+
+def _type(dtype: int) -> str:
+    return DataType.Name(dtype).removeprefix("DT_").lower()
+
+
 def _string(place: str, value: Any) -> bytes:
     """The bytes of a JSON string, or of an object with base64."""
     if isinstance(value, str):
         return value.encode()
     if not _is_base64(value):
-        raise invalid(f'{place} is {_WORDS[type(value)]}; it must be a string or {{"b64": "..."}}')
+        raise invalid(f'{place} is {_WORDS[type(value)]}, {_not_of(_STRING)}; it must be a string or {{"b64": "..."}}')
     try:
         text = "".join(value["b64"].split())  # wrapped lines and no padding are fine with TF Serving too
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
@@ -277,8 +293,7 @@ def _numbers(name: str, values: list, shape: list[int], dtype: int) -> np.ndarra
     allowed = {int, float} if dtype in _FLOATS else {int} if dtype in _INTEGERS else {bool}
     if not set(map(type, values)) <= allowed:
         place = next(place for place, value in enumerate(values) if type(value) not in allowed)
-        actual, expected = _WORDS[type(values[place])], DataType.Name(dtype)
-        raise invalid(f"{_place(name, shape, place)} is {actual}, not of expected type: {expected}")
+        raise invalid(f"{_place(name, shape, place)} is {_WORDS[type(values[place])]}, {_not_of(dtype)}")
     try:
         with np.errstate(over="ignore"):  # what is too large for float32 is infinite, as in TF Serving
             return np.array(values, _NUMBERS[dtype][0])
@@ -363,7 +378,7 @@ def regressions(result: RegressionResult) -> bytes:
 def _values(name: str, tensor: TensorProto) -> Any:
     """An output as orjson takes it: an array or scalar of numbers, or texts in nested lists."""
     if tensor.dtype != _STRING and tensor.dtype not in _NUMBERS:
-        raise invalid(f"output {name}: JSON has no form for {DataType.Name(tensor.dtype)}; call over gRPC")
+        raise invalid(f"output {name}: JSON has no form for tensor type: {_type(tensor.dtype)}; call over gRPC")
     shape = [dimension.size for dimension in tensor.tensor_shape.dim]
     if tensor.dtype == _STRING:
         texts = np.empty(len(tensor.string_val), object)
@@ -398,7 +413,7 @@ def _check_rows(response: PredictResponse) -> None:
         rows[name] = tensor.tensor_shape.dim[0].size
     if len(set(rows.values())) > 1:
         sizes = ", ".join(f"{name} has {size}" for name, size in rows.items())
-        raise invalid(f"outputs differ in their number of rows: {sizes}; ask in columnar form, with '{COLUMNS}'")
+        raise invalid(f"outputs have inconsistent batch size: {sizes}; ask in columnar form, with '{COLUMNS}'")
 
 
 def _dumps(answer: Any, numbers: Iterable[Any]) -> bytes:

@@ -79,7 +79,7 @@ class Models:
         """The version that a request names by number or by label; None where it names none.
 
         Raises:
-            RequestError: NOT_FOUND for a label that the model does not have.
+            RequestError: INVALID_ARGUMENT for a label that the model does not have.
         """
         if spec.HasField("version"):
             return spec.version.value
@@ -87,7 +87,7 @@ class Models:
             return None
         model = self._models.get(spec.name)
         if model is None or spec.version_label not in model.labels:
-            raise RequestError(grpc.StatusCode.NOT_FOUND, self._not_found(spec))
+            raise invalid(f"Unrecognized servable version label: {spec.version_label}. {self._here(spec.name)}.")
         return model.labels[spec.version_label]
 
     @contextmanager
@@ -95,7 +95,7 @@ class Models:
         """The servable that a request's model_spec names, kept loaded until the block ends.
 
         Raises:
-            RequestError: NOT_FOUND; the message says what is there instead.
+            RequestError: NOT_FOUND for a model or version, INVALID_ARGUMENT for a label; the message says what is.
         """
         version = self.version_of(spec)
         model = self._models.get(spec.name)
@@ -195,17 +195,15 @@ class Models:
         servable = f"Latest({spec.name})"
         if spec.HasField("version"):
             servable = f"Specific({spec.name}, {spec.version.value})"
-        elif spec.version_label:
-            servable = f"Label({spec.name}, {spec.version_label})"
-        model = self._models.get(spec.name)
+        return f"Servable not found for request: {servable}. {self._here(spec.name)}."
+
+    def _here(self, name: str) -> str:
+        """What a caller may ask for instead."""
+        model = self._models.get(name)
         if model is None:
-            here = f"This server has model {', '.join(sorted(self._models)) or 'none yet'}"
-        else:
-            loaded = model.versions.loaded()
-            here = f"Model {spec.name} has version {', '.join(map(str, loaded)) or 'none yet'}"
-            if model.labels:
-                here += f", labels {', '.join(sorted(model.labels))}"
-        return f"Servable not found for request: {servable}. {here}."
+            return f"This server has model {', '.join(sorted(self._models)) or 'none yet'}"
+        words = f"Model {name} has version {', '.join(map(str, model.versions.loaded())) or 'none yet'}"
+        return f"{words}, labels {', '.join(sorted(model.labels))}" if model.labels else words
 
 
 def one_model(name: str, folder: str | Path) -> ModelServerConfig:

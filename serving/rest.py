@@ -238,6 +238,8 @@ def _call(request: Request) -> _Call:
     if not re.match(r"/v1(/|$)", path, re.IGNORECASE):
         raise RequestError(grpc.StatusCode.NOT_FOUND, f"Malformed request: {request.method} {path}: all is under /v1")
     match = (_POST if request.method == "POST" else _GET).fullmatch(path)
+    if match is None and request.method == "GET" and path.rstrip("/").lower() == "/v1/models":
+        raise invalid("Missing model name in request; it should be GET /v1/models/NAME")
     if match is None:
         raise invalid(
             f"Malformed request: {request.method} {path}: it should be POST /v1/models/NAME:predict, :classify or "

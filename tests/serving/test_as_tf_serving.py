@@ -136,6 +136,54 @@ def test_rows_and_columns_of_bare_numbers(http):
     }
 
 
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        # What float32 cannot hold is rounded, with and without a fraction; what is out of its range is infinite or 0.
+        (b"[1435774380, 1435774380.0]", [1435774336 / 2 + 2] * 2),
+        (b"[1.7976931348623157e308, -1.7976931348623157e308]", [float("inf"), float("-inf")]),
+        (b"[2.2250738585072014e-308, -2.2250738585072014e-308, -0.0]", [2.0, 2.0, 2.0]),
+        (b"[1, 2.0, 5.5, 0]", [2.5, 3.0, 4.75, 2.0]),
+    ],
+)
+def test_numbers_of_any_form_become_the_signatures(http, sent, answer):
+    response = http.post("/v1/models/default:predict", content=b'{"instances": ' + sent + b"}")
+    assert [np.float32(value) for value in response.json()["predictions"]] == [np.float32(value) for value in answer]
+
+
+def test_a_result_without_a_label_has_an_empty_one(http):
+    body = {"signature_name": "scores_only", "examples": [{"x": 20.0}]}
+    assert http.post("/v1/models/default:classify", json=body).json() == {"results": [[["", 12.0]]]}
+    mixed = {"signature_name": "regress", "context": {"seen": [True, 1, False]}, "examples": [{"x": 80.0}]}
+    assert http.post("/v1/models/default:regress", json=mixed).json() == {"results": [42.0]}
+
+
+def test_answers_without_rows_and_with_unlike_rows(tmp_path):
+    x = tf.TensorSpec(None, tf.float32, "x")
+    none = tf.function(lambda x: {"a": tf.zeros([0, 3]), "b": tf.zeros([0, 1, 2])}, [x])
+    unlike = tf.function(lambda x: {"a": x, "b": tf.concat([x, x], 0)}, [x])
+    imaginary = tf.function(lambda x: {"a": tf.complex(x, x)}, [x])
+    signatures = {"serving_default": none, "unlike": unlike, "imaginary": imaginary}
+    tf.saved_model.save(tf.Module(), str(tmp_path / "1"), signatures=signatures)
+    with Server.of(tmp_path, "default", port=0, rest_port=0) as server:
+
+        def answered(**body):
+            body = {"instances": [1.0], **body}
+            return httpx.post(f"{server.rest_address}/v1/models/default:predict", json=body, trust_env=False).json()
+
+        assert answered() == {"predictions": []}
+        assert "inconsistent batch size: a has 1, b has 2" in answered(signature_name="unlike")["error"]
+        assert "tensor type: complex64" in answered(signature_name="imaginary")["error"]
+
+
+def test_a_label_that_is_not_there_is_the_callers_error(http, stub):
+    answer = http.post("/v1/models/default/labels/nil:predict", json={"instances": [1.0]})
+    assert answer.status_code == 400 and "Unrecognized servable version label: nil" in answer.json()["error"]
+    message = predict(1.0)
+    message.model_spec.version_label = "nil"
+    assert refused(stub.Predict, message)[0] == "INVALID_ARGUMENT"
+
+
 def test_of_two_members_with_one_name_the_last_counts(http):
     body = b'{"instances": [2.0], "instances": [4.0]}'
     assert http.post("/v1/models/default:predict", content=body).json() == {"predictions": [4.0]}

@@ -610,7 +610,7 @@ def test_the_embedded_server_answers_both_clients(served, ask, predict):
     [
         ("food", {}, "NOT_FOUND"),
         ("mood", {"version": 8}, "NOT_FOUND"),
-        ("mood", {"version_label": "stable"}, "NOT_FOUND"),
+        ("mood", {"version_label": "stable"}, "INVALID_ARGUMENT"),
         ("mood", {"signature": "long"}, "FAILED_PRECONDITION"),
     ],
 )

@@ -134,7 +134,7 @@ def test_names_of_any_length_do_not_break_the_answer(channel):
 
 def test_versions_and_labels_that_are_not_there(channel):
     message = request([[1.0]], version_label="beta")
-    assert refused(channel, message)[0] == "NOT_FOUND"
+    assert refused(channel, message)[0] == "INVALID_ARGUMENT"
     for version in (0, -1, 2, 2**63 - 1, -(2**63)):
         message = request([[1.0]])
         message.model_spec.version.value = version

@@ -130,7 +130,8 @@ def test_the_newest_version_answers_unless_a_version_or_a_label_is_named(stub):
     assert answered(label="stable") == (1, 2.0)
     assert answered(label="canary") == (2, 3.0)
     code, details = refused(stub.Predict, predict([[0.0]], label="beta"))
-    assert code == "NOT_FOUND" and "Label(half_plus, beta)" in details and "labels canary, stable" in details
+    assert code == "INVALID_ARGUMENT"
+    assert "Unrecognized servable version label: beta." in details and "labels canary, stable" in details
 
 
 def test_a_signature_without_a_batch_dimension(stub):

@@ -101,7 +101,7 @@ def test_a_refused_config_changes_nothing(models, load, tmp_path):
         with pytest.raises(RequestError, match=words):
             models.reload(refused)
         assert (answered(models, "a"), answered(models, "a", "stable")) == (1, 1)
-        assert answered(models, "a", "new") == "NOT_FOUND"
+        assert answered(models, "a", "new") == "INVALID_ARGUMENT"
         assert sorted(models.names()) == ["a", "b"]
     wait_for(lambda: load.closed.count(("a", 2)) == 4)
     assert ("a", 1) not in load.closed and ("b", 1) not in load.closed
