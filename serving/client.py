@@ -16,6 +16,8 @@ the order of the texts.
 A request that a server refuses with UNAVAILABLE (it restarts, or its queue is full) is tried up to five times, after
 0.2, 0.4, 0.8 and 1.6 seconds, each give or take a fifth. Nothing else is retried: a request that was too large or too
 late would only add to the load. `timeout` limits a whole call, retries included.
+
+Where a name has several addresses, such as a headless Service of Kubernetes, they get the requests in turn.
 """
 
 from __future__ import annotations

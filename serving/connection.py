@@ -12,33 +12,39 @@ from typing import Any
 
 import grpc
 
-# grpc's own retries, for both clients. ModelService has none: its callers want the present state.
-SERVICE_CONFIG = json.dumps(
-    {
-        "methodConfig": [
-            {
-                "name": [{"service": "tensorflow.serving.PredictionService"}],
-                "retryPolicy": {
-                    "maxAttempts": 5,  # the most that grpc allows; 3 s in all, in which a full queue empties
-                    "initialBackoff": "0.2s",
-                    "maxBackoff": "2s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ]
-    }
-)
+# grpc's own balancing and retries, for both clients. ModelService has no retries: its callers want the present state.
+SERVICE_CONFIG = {
+    # Each failed try takes a token and each answer gives a tenth back. At half of them there are no more retries: a
+    # server with too much to do is not asked five times for each call. Fifty failures are more than CONCURRENCY
+    # requests meet while one server restarts.
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+    "methodConfig": [
+        {
+            "name": [{"service": "tensorflow.serving.PredictionService"}],
+            "retryPolicy": {
+                "maxAttempts": 5,  # the most that grpc allows; 3 s in all, in which a full queue empties
+                "initialBackoff": "0.2s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+# Every address of a name gets its share. grpc's default would send all requests to the first that answers.
+BALANCED, UNBALANCED = [{"round_robin": {}}], [{"pick_first": {}}]
 CHANNEL_OPTIONS = [
-    ("grpc.service_config", SERVICE_CONFIG),
     ("grpc.per_rpc_retry_buffer_size", 2**31 - 1),  # grpc does not try a request of more than 256 KiB again otherwise
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 200),  # grpc's own second makes a fresh server look slow
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # When a server is lost its name is looked up again, so that new pods are found. grpc's own 30 s between two looks
+    # are longer than replacing all pods can take, and all retries of a request take 3 s.
+    ("grpc.dns_min_time_between_resolutions_ms", 2000),
     ("grpc.enable_http_proxy", 0),  # a proxy for the web does not lead to a model server
 ]
 # What grpc says when it never reached a server.
-UNREACHED = ("failed to connect", "errors resolving", "DNS resolution failed")
+UNREACHED = ("connections to all backends failing", "failed to connect", "errors resolving", "DNS resolution failed")
 
 Pem = bytes | str | os.PathLike
 
@@ -79,7 +85,13 @@ class Connection:
         if tls is not False:
             roots = None if tls is True else _pem(tls)
             self._credentials = grpc.ssl_channel_credentials(roots, _pem(client_key), _pem(client_certificate))
-        self._options = CHANNEL_OPTIONS + ([("grpc.ssl_target_name_override", server_name)] if server_name else [])
+        # localhost is one server under two addresses, of which it may answer at one only.
+        balancing = UNBALANCED if _host(address) == "localhost" else BALANCED
+        self._options = [
+            *CHANNEL_OPTIONS,
+            ("grpc.service_config", json.dumps(SERVICE_CONFIG | {"loadBalancingConfig": balancing})),
+            *([("grpc.ssl_target_name_override", server_name)] if server_name else []),
+        ]
 
     def open(self, transport: ModuleType) -> Any:
         """A channel of `transport`, grpc or grpc.aio."""
@@ -118,7 +130,11 @@ def is_local(address: str) -> bool:
     if re.match(r"unix(-abstract)?:", address):
         return True
     hosts = re.sub(r"^(dns:|ipv4:|ipv6:)?/*", "", address).split(",")
-    return all(_is_loopback(re.sub(r":\d+$", "", host).strip("[]")) for host in hosts)
+    return all(_is_loopback(_host(host)) for host in hosts)
+
+
+def _host(address: str) -> str:
+    return re.sub(r":\d+$", "", address).strip("[]")
 
 
 def _is_loopback(host: str) -> bool:

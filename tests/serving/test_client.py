@@ -1,5 +1,7 @@
 import asyncio
 import re
+import subprocess
+import sys
 import threading
 import time
 from array import array
@@ -9,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -337,6 +340,21 @@ def test_a_server_that_stays_unavailable_is_given_up(recorder, predict):
     assert len(recorder.requests) == 5
 
 
+def test_a_server_that_refuses_much_is_not_asked_five_times_for_each_call(recorder):
+    recorder.codes = [grpc.StatusCode.UNAVAILABLE] * 1000
+    with Client(recorder.address, "mood") as client, ThreadPoolExecutor(16) as threads:
+
+        def fail(_=None):
+            with pytest.raises(ServingError, match="UNAVAILABLE"):
+                client.predict(["a"])
+
+        list(threads.map(fail, range(16)))
+        asked = len(recorder.requests)
+        assert 50 <= asked < 16 * 5
+        fail()
+        assert len(recorder.requests) == asked + 1
+
+
 @pytest.mark.parametrize("code", ["INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED"])
 def test_other_errors_are_not_tried_again(recorder, predict, code):
     recorder.codes = [grpc.StatusCode[code]] * 2
@@ -619,6 +637,94 @@ def test_the_embedded_servers_refusals_pass_through(served, predict, model, call
         predict(served.address, ["a"], model=model, call=call)
     assert caught.value.code.name == code
     assert any(str(value) in str(caught.value) for value in (*call.values(), model))
+
+
+class Pod:
+    """A server in a process of its own."""
+
+    def __init__(self, folder):
+        monitoring = folder.with_name("monitoring.config")
+        monitoring.write_text("prometheus_config { enable: true }")
+        flags = [f"--model_base_path={folder}", "--model_name=mood", "--port=-1", "--rest_api_port=-1"]
+        command = [sys.executable, "-m", "bertline.serving.server", *flags, f"--monitoring_config_file={monitoring}"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def read_addresses(self):
+        self.address = self.process.stdout.readline().split()[-1]
+        self.rest_address = self.process.stdout.readline().split()[-1]
+        return self
+
+    def answered(self):
+        page = httpx.get(f"{self.rest_address}/monitoring/prometheus/metrics", trust_env=False).text
+        found = re.search(r'^bertline_requests_total\{.*code="OK".*method="Predict".*\} ([\d.]+)', page, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def pods(mood_models, tmp_path):
+    """Two servers, as the pods behind one name."""
+    (tmp_path / "serving").mkdir()
+    (tmp_path / "serving" / "7").symlink_to(mood_models["good"])
+    started = [Pod(tmp_path / "serving") for _ in range(2)]
+    try:
+        yield [pod.read_addresses() for pod in started]
+    finally:
+        for pod in started:
+            pod.kill()
+
+
+def ask_over_and_over(address, seconds):
+    """Four threads of one client ask for some time; returns how many answers there were. Any failure is raised."""
+    with Client(address, "mood") as client, ThreadPoolExecutor(4) as threads:
+        end = time.monotonic() + seconds
+
+        def keep_asking(_):
+            answers = 0
+            while time.monotonic() < end:
+                answers += client.predict(["a good day"])[0].label == "positive"
+            return answers
+
+        return sum(threads.map(keep_asking, range(4)))
+
+
+def ask_over_and_over_async(address, seconds):
+    async def main():
+        end = time.monotonic() + seconds
+
+        async def keep_asking(client):
+            answers = 0
+            while time.monotonic() < end:
+                answers += (await client.predict(["a good day"]))[0].label == "positive"
+            return answers
+
+        async with AsyncClient(address, "mood") as client:
+            return sum(await asyncio.gather(*(keep_asking(client) for _ in range(4))))
+
+    return asyncio.run(main())
+
+
+def test_servers_behind_one_name_share_the_requests_and_one_that_is_killed_fails_none(pods):
+    address = "ipv4:" + ",".join(pod.address for pod in pods)  # as a headless Service's name resolves
+    for keep_asking in (ask_over_and_over, ask_over_and_over_async):
+        before = [pod.answered() for pod in pods]
+        answers = keep_asking(address, 1.0)
+        shares = [pod.answered() - start for pod, start in zip(pods, before, strict=True)]
+        assert sum(shares) == answers > 20
+        assert min(shares) > 0.3 * answers, shares
+    with ThreadPoolExecutor(2) as threads:
+        asking = [
+            threads.submit(keep_asking, address, 2.0) for keep_asking in (ask_over_and_over, ask_over_and_over_async)
+        ]
+        time.sleep(0.5)
+        pods[0].kill()
+        left = pods[1].answered()
+        assert all(each.result() > 20 for each in asking)
+        assert pods[1].answered() > left + 20
 
 
 def test_the_pages_grpcurl_lines_work(mood_models, tmp_path):
