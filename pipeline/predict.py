@@ -1,27 +1,39 @@
-"""`bertline predict`: texts from arguments or stdin, predictions from a running server or one of its own."""
+"""`bertline predict`: texts from arguments or stdin, predictions from a running server or one of its own.
+
+Each text has one outcome, in the order of the texts: the model's answer, or the fault that it has none for.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bertline.errors import UserError
+from bertline.pipeline import answering, screen, text_lines
 from bertline.pipeline import config as configs
-from bertline.pipeline import screen
 from bertline.pipeline.config import Config
+from bertline.pipeline.text_lines import Line
 from bertline.serving import releases
 from bertline.serving.client import SIGNATURE, Client, Prediction, ServingError
 
 KEY_VARIABLE = "BERTLINE_API_KEY"
 
-Answers = list[tuple[str, Prediction]]  # each text with the model's prediction
+
+class Outcome(NamedTuple):
+    """What became of a text: its number, from 1, the text, and the model's answer or the fault."""
+
+    number: int
+    text: str
+    answer: Prediction | str
 
 
-def of_config(file: Path, texts: list[str], pair: list[str] | None, address: str | None, **connection: Any) -> Answers:
+def of_config(
+    file: Path, texts: list[str], pair: list[str] | None, address: str | None, **connection: Any
+) -> Iterator[Outcome]:
     """Asks the model of a config: at `address`, else where the config serves it, else a server started for this call.
 
     Args:
@@ -31,37 +43,48 @@ def of_config(file: Path, texts: list[str], pair: list[str] | None, address: str
         address: HOST:PORT of a server.
         connection: further settings of the Client.
 
+    Yields:
+        An outcome per text, as they are known.
+
     Raises:
         UserError: no text, a pair too few, nothing to serve, or a server that refuses or cannot start.
     """
     task = configs.load(file)
-    texts, pairs = _texts(texts, pair, bool(task.data.text_pair))
+    paired = bool(task.data.text_pair)
     place = address or f"{task.serve.host}:{task.serve.port}"
-    with _in_words(), Client(place, task.name, **connection) as client:
+    with connected(place, task.name, **connection) as client:
         if address or _answers(client):
-            return list(zip(texts, client.predict(texts, pairs), strict=True))
+            yield from _outcomes(client, _asked(texts, pair, paired), paired)
+            return
     require_release(task, file)
     print(f"no server at {place}; starting one for this call", file=sys.stderr)
-    with own_server(task) as started, _in_words(), Client(started, task.name) as client:
-        return list(zip(texts, client.predict(texts, pairs), strict=True))
+    with own_server(task) as started, connected(started, task.name) as client:
+        yield from _outcomes(client, _asked(texts, pair, paired), paired)
 
 
-def of_server(address: str, model: str, texts: list[str], pair: list[str] | None, **connection: Any) -> Answers:
+def of_server(
+    address: str, model: str, texts: list[str], pair: list[str] | None, **connection: Any
+) -> Iterator[Outcome]:
     """Asks a model by the name that a server knows it by; arguments and errors as those of `of_config`."""
-    with _in_words(), Client(address, model, **connection) as client:
+    with connected(address, model, **connection) as client:
         signature = client.metadata()[1].get(SIGNATURE)
         if signature is None:
             raise UserError(f"{model} at {address} has no signature {SIGNATURE!r}: it does not classify texts.")
-        texts, pairs = _texts(texts, pair, "text_pair" in signature.inputs)
-        return list(zip(texts, client.predict(texts, pairs), strict=True))
+        paired = "text_pair" in signature.inputs
+        yield from _outcomes(client, _asked(texts, pair, paired), paired)
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
-    """What the client says of the server, or of its own arguments (ValueError), as the person's error."""
+def connected(address: str, model: str, **connection: Any) -> Iterator[Client]:
+    """A client for the length of a block. What it says of its settings, or of the server, is the person's error."""
     try:
-        yield
-    except (ServingError, ValueError) as error:
+        client = Client(address, model, **connection)
+    except ValueError as error:  # settings that contradict each other, or a key that would travel unencrypted
+        raise UserError(str(error)) from error
+    try:
+        with client:
+            yield client
+    except ServingError as error:
         raise UserError(str(error)) from error
 
 
@@ -109,21 +132,82 @@ def own_server(task: Config) -> Iterator[str]:
         server.stop()
 
 
-def _texts(texts: list[str], pair: list[str] | None, paired: bool) -> tuple[list[str], list[str] | None]:
-    """The texts to predict and, for a model of text pairs, the second texts."""
-    if texts:
-        if paired and len(pair or []) != len(texts):
-            raise UserError(f"this model reads text pairs: give one --pair for each of the {len(texts)} texts.")
-        if pair and not paired:
-            raise UserError("this model reads single texts: leave out --pair.")
-        return texts, pair
-    lines = [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
-    if not lines:
+# === The texts ===
+
+
+class Asked(NamedTuple):
+    """A text to ask about, with the second text of a pair; or the fault for which it is not asked about."""
+
+    number: int
+    text: str
+    pair: str | None = None
+    fault: str | None = None
+
+
+def _asked(texts: list[str], pair: list[str] | None, paired: bool) -> Iterator[list[Asked]]:
+    """The texts, all that are known at a time: those of the arguments, else the lines of stdin."""
+    if not texts:
+        yield from ([_of_line(line, paired) for line in lines] for lines in _stdin())
+        return
+    if paired and len(pair or []) != len(texts):
+        raise UserError(f"this model reads text pairs: give one --pair for each of the {len(texts)} texts.")
+    if pair and not paired:
+        raise UserError("this model reads single texts: leave out --pair.")
+    yield [
+        _checked(Asked(number, text, second))
+        for number, (text, second) in enumerate(zip(texts, pair or [None] * len(texts), strict=True), 1)
+    ]
+
+
+def _stdin() -> Iterator[list[Line]]:
+    if sys.stdin.isatty():
+        print("one text per line; Ctrl-D ends", file=sys.stderr)
+    number = 0
+    for lines in text_lines.windows(sys.stdin.buffer):
+        number = lines[-1].number
+        yield lines
+    if not number:
         raise UserError("no text to predict: give texts as arguments, or one text per line on stdin.")
-    if not paired:
-        return lines, None
-    split = [line.split("\t") for line in lines]
-    for number, fields in enumerate(split, 1):
-        if len(fields) != 2:
-            raise UserError(f"stdin line {number}: this model reads text pairs, two texts with a tab between them.")
-    return [fields[0] for fields in split], [fields[1] for fields in split]
+
+
+def _of_line(line: Line, paired: bool) -> Asked:
+    if line.fault:
+        return Asked(line.number, "", fault=line.fault)
+    if not paired or not line.text.strip():
+        return _checked(Asked(line.number, line.text))
+    fields = line.text.split("\t")
+    if len(fields) != 2:
+        what = f"{len(fields)} texts" if len(fields) > 2 else "one text"
+        return Asked(
+            line.number, line.text, fault=f"{what}; this model reads text pairs, two texts with a tab between them"
+        )
+    return _checked(Asked(line.number, *fields))
+
+
+def _checked(asked: Asked) -> Asked:
+    """With its fault, where no model could answer: it is blank, or no Unicode, as bytes of a command line may be."""
+    texts = [asked.text] if asked.pair is None else [asked.text, asked.pair]
+    if not all(text.strip() for text in texts):
+        return asked._replace(fault="blank: there is no text")
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return asked._replace(text=asked.text.encode(errors="replace").decode(), fault="not UTF-8")
+    return asked
+
+
+# === The answers ===
+
+
+def _outcomes(client: Client, windows: Iterable[list[Asked]], paired: bool) -> Iterator[Outcome]:
+    for window in windows:
+        good = [asked for asked in window if not asked.fault]
+        pairs = [asked.pair or "" for asked in good] if paired else None
+        try:
+            answers = iter(answering.answers(client, [asked.text for asked in good], pairs))
+        except ServingError as error:
+            if window[0].number == 1:
+                raise
+            raise UserError(f"from text {window[0].number:,} on there is no answer: {error}") from error
+        for asked in window:
+            yield Outcome(asked.number, asked.text, asked.fault or next(answers))

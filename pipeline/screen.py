@@ -203,3 +203,8 @@ def excerpt(text: str) -> str:
     printable = "".join(letter if letter.isprintable() else " " for letter in text)
     words = " ".join(printable.split())
     return words if len(words) <= EXCERPT_WIDTH else words[: EXCERPT_WIDTH - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def on_one_line(text: str) -> str:
+    """A user's text with a space for each line end and for what a terminal would obey; tabs stay."""
+    return "".join(letter if letter.isprintable() or letter == "\t" else " " for letter in text)

@@ -59,6 +59,10 @@ LOOP_BYTES = 64 << 10
 BODIES = 32
 MAX_VERSION = 2**63 - 1
 SIGNATURE_DEF = "signature_def"
+# What a text meets at the signature serving_default, by TensorFlow's words and ours; and the signature it is meant for
+TEXT_SIGNATURE = "text"
+_EXAMPLES_EXPECTED = re.compile(r"Could not parse example input|keys must be equal to examples\b")
+TEXT_HINT = f'; this signature reads serialized tf.Examples: for plain texts add "signature_name": "{TEXT_SIGNATURE}"'
 
 _MODEL = r"([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
 _POST = re.compile(rf"/v1/models/{_MODEL}:(predict|classify|regress)", re.IGNORECASE | re.ASCII)
@@ -223,8 +227,9 @@ class _Rest:
             return json_tensor.regressions(response.result)
 
     async def _predict(self, spec: ModelSpec, servable: Servable, body: bytes) -> bytes:
-        request, form = await _off_loop(body, _with_tensors, PredictRequest(model_spec=spec), servable)
-        response = await self._service.predict(request, servable=servable)
+        with _hinted(servable):
+            request, form = await _off_loop(body, _with_tensors, PredictRequest(model_spec=spec), servable)
+            response = await self._service.predict(request, servable=servable)
         with _placed(servable, request.model_spec):
             return json_tensor.predictions(response, form)
 
@@ -346,6 +351,22 @@ def _placed(servable: Servable, spec: ModelSpec) -> Iterator[None]:
     except RequestError as error:
         signature = f", signature {spec.signature_name}" if spec.signature_name else ""
         raise RequestError(error.code, f"{error} [{servable.where}{signature}]") from error
+
+
+@contextmanager
+def _hinted(servable: Servable) -> Iterator[None]:
+    """Adds the way out to the error of texts that were sent to the default signature, which reads tf.Examples."""
+    try:
+        yield
+    except RequestError as error:
+        if TEXT_SIGNATURE not in servable.signatures or not _EXAMPLES_EXPECTED.search(str(error)):
+            raise
+        place = (
+            f" [{servable.where}"  # keeps its place before the hint, however long the text is that TensorFlow quotes
+        )
+        words, _, rest = str(error).rpartition(place)
+        words = words[: MESSAGE_CHARACTERS - len(place + rest + TEXT_HINT)]
+        raise RequestError(error.code, f"{words}{place}{rest}{TEXT_HINT}") from error
 
 
 # === Running ===

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import filesize
@@ -13,7 +15,11 @@ from rich.text import Text
 
 from bertline.errors import UserError
 from bertline.pipeline import config as configs
-from bertline.pipeline.commands import ConfigArgument, console
+from bertline.pipeline import screen
+from bertline.pipeline.commands import UNANSWERED, ConfigArgument, console
+
+if TYPE_CHECKING:
+    from bertline.pipeline.predict import Outcome
 
 PANEL = "The model in service"
 STATE_STYLES = {"served": "green", "kept": "dim", "withdrawn": "yellow"}
@@ -118,9 +124,15 @@ def predict(
         ),
     ] = None,
     tls: Annotated[bool, typer.Option("--tls", help="Speak TLS; a public authority signed the server's.")] = False,
-    timeout: Annotated[float | None, typer.Option(help="Seconds for all texts; default: 60 per request.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds for the texts that are known at a time; default: 60 per request.")
+    ] = None,
 ) -> None:
-    """Predict labels over gRPC: from a running server, or from one started for this call."""
+    """Predict labels over gRPC: from a running server, or from one started for this call.
+
+    Each text has one line, in order: label, probability and text with tabs between them. A text without an answer has
+    its fault as the third field, and the exit code is then 4.
+    """
     from bertline.pipeline import predict as predictions
 
     if model and not address:
@@ -133,14 +145,37 @@ def predict(
         answers = predictions.of_server(address, model, all_texts, pair, **connection)
     else:
         answers = predictions.of_config(Path(config), texts or [], pair, address, **connection)
-    for text, prediction in answers:
-        if as_json:
-            answer = {"text": text, "label": prediction.label, "probabilities": prediction.probabilities}
-            abstained = {} if prediction.abstained is None else {"abstained": prediction.abstained}
-            print(json.dumps(answer | abstained, ensure_ascii=False))
-        else:
-            label = f"abstains ({prediction.label})" if prediction.abstained else prediction.label
-            print(f"{label}\t{prediction.probability:.3f}\t{text}")
+    faults = 0
+    with closing(answers):
+        for outcome in answers:
+            faults += isinstance(outcome.answer, str)
+            print(_as_json(outcome) if as_json else _as_line(outcome), flush=True)
+    if faults:
+        print(f"{faults:,} {'text has' if faults == 1 else 'texts have'} no answer", file=sys.stderr)
+        raise typer.Exit(UNANSWERED)
+
+
+def _as_json(outcome: Outcome) -> str:
+    if isinstance(outcome.answer, str):
+        return json.dumps({"line": outcome.number, "fault": outcome.answer}, ensure_ascii=False)
+    prediction = outcome.answer
+    answer = {
+        "line": outcome.number,
+        "text": outcome.text,
+        "label": prediction.label,
+        "probabilities": prediction.probabilities,
+    }
+    abstained = {} if prediction.abstained is None else {"abstained": prediction.abstained}
+    return json.dumps(answer | abstained, ensure_ascii=False)
+
+
+def _as_line(outcome: Outcome) -> str:
+    """One line, whatever the text holds; a fault has neither label nor probability."""
+    if isinstance(outcome.answer, str):
+        return f"\t\tline {outcome.number}: {screen.on_one_line(outcome.answer)}"
+    prediction = outcome.answer
+    label = f"abstains ({prediction.label})" if prediction.abstained else prediction.label
+    return f"{label}\t{prediction.probability:.3f}\t{screen.on_one_line(outcome.text)}"
 
 
 def _releases_table(versions: list[dict[str, Any]]) -> Table:

@@ -1,9 +1,12 @@
+import contextlib
 import json
 import socket
+import subprocess
 
 import pytest
 import tensorflow as tf
 from factories import save_mood_model, write_task
+from lines import BERTLINE
 from typer.testing import CliRunner
 
 from bertline.errors import UserError
@@ -76,13 +79,83 @@ def test_the_model_of_a_config(tmp_path):
 
 
 def test_a_text_a_line_from_stdin(mood):
-    answer = predict("--address", mood, "--model", "mood", "--json", stdin="so good\n\n  dull\n")
+    answer = predict("--address", mood, "--model", "mood", "--json", stdin="so good\n  dull\n")
     assert [json.loads(line) for line in answer.stdout.splitlines()] == [
-        {"text": "so good", "label": "positive", "probabilities": {"negative": 0.25, "positive": 0.75}},
-        {"text": "  dull", "label": "negative", "probabilities": {"negative": 0.75, "positive": 0.25}},
+        {"line": 1, "text": "so good", "label": "positive", "probabilities": {"negative": 0.25, "positive": 0.75}},
+        {"line": 2, "text": "  dull", "label": "negative", "probabilities": {"negative": 0.75, "positive": 0.25}},
     ]
+    assert answer.exit_code == 0
     with pytest.raises(UserError, match="no text to predict"):
-        predict("--address", mood, "--model", "mood", stdin="\n")
+        predict("--address", mood, "--model", "mood", stdin="")
+
+
+def test_each_line_has_an_answer_or_a_fault_in_its_place(mood):
+    lines = [b"\xef\xbb\xbfgood", b"", b"dull\r", b"caf\xe9 good", b" \t ", b"a\rgood", b"x" * (17 << 20), b"last good"]
+    answer = predict("--address", mood, "--model", "mood", "--json", stdin=b"\n".join(lines))
+    found = [json.loads(line) for line in answer.stdout.splitlines()]
+    assert [outcome["line"] for outcome in found] == list(range(1, 9))
+    texts = {outcome["line"]: (outcome["text"], outcome["label"]) for outcome in found if "label" in outcome}
+    assert texts == {
+        1: ("good", "positive"),
+        3: ("dull", "negative"),
+        6: ("a\rgood", "positive"),
+        8: ("last good", "positive"),
+    }
+    assert {outcome["line"]: outcome["fault"] for outcome in found if "fault" in outcome} == {
+        2: "blank: there is no text",
+        4: "not UTF-8: byte 0xe9 at place 4",
+        5: "blank: there is no text",
+        7: "a line of 17,825,792 bytes; the longest is 16,777,216",
+    }
+    assert answer.exit_code == 4
+    assert "4 texts have no answer" in answer.stderr
+
+
+def test_a_refused_text_costs_no_other_its_answer(mood):
+    lines = [f"{'good' if number % 3 else 'dull'} {number}" for number in range(200)]
+    lines[77] = lines[140] = "good " * 120_000  # 600,000 bytes, and a server takes 512 KiB
+    answer = predict("--address", mood, "--model", "mood", stdin="\n".join(lines) + "\n")
+    shown = answer.stdout.splitlines()
+    assert len(shown) == 200
+    for number, line in enumerate(shown):
+        label, probability, rest = line.split("\t")
+        if number in (77, 140):
+            assert (label, probability) == ("", "")
+            assert rest.startswith(f"line {number + 1}: ") and "a text of 600000 bytes; the longest is 524288" in rest
+        else:
+            expected = "positive" if "good" in lines[number] else "negative"
+            assert (label, probability, rest) == (expected, "0.750", lines[number])
+    assert answer.exit_code == 4
+
+
+def test_answers_flow_while_the_input_goes_on_and_end_with_the_reader(mood):
+    command = [BERTLINE, "predict", "--address", mood, "--model", "mood"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        for word, label in (("good", "positive"), ("dull", "negative")):
+            process.stdin.write(f"{word}\n".encode())
+            process.stdin.flush()
+            assert process.stdout.readline() == f"{label}\t0.750\t{word}\n".encode()
+        process.stdout.close()  # as `| head -2` does
+        with contextlib.suppress(BrokenPipeError):
+            for _ in range(100):
+                process.stdin.write(b"good\n" * 20_000)
+        errors = process.stderr.read().decode()
+    assert process.returncode == 1
+    assert errors == ""
+
+
+def test_a_server_that_goes_away_is_named_with_the_line(tmp_path):
+    save_mood_model(tmp_path / "1")
+    with Server.of(tmp_path, "mood", port=0) as server:
+        command = [BERTLINE, "predict", "--address", server.address, "--model", "mood", "--timeout", "5"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(command, **pipes)
+        process.stdin.write(b"good\n")
+        process.stdin.flush()
+        assert process.stdout.readline()
+    output, errors = process.communicate(b"dull\n")
+    assert (process.returncode, output) == (1, b"")
+    assert b"from text 2 on there is no answer: " in errors
 
 
 def test_an_abstention_is_said_plainly(tmp_path):
@@ -100,8 +173,14 @@ def test_pairs_are_known_from_the_served_model(mood, pairs):
     assert predict(*asked, stdin="a\tb\nc\tc\n").stdout == "other\t0.750\ta\nsame\t0.750\tc\n"
     with pytest.raises(UserError, match="one --pair for each of the 2 texts"):
         predict(*asked, "a", "b", "--pair", "a")
-    with pytest.raises(UserError, match="stdin line 2: this model reads text pairs"):
-        predict(*asked, stdin="a\tb\nc\n")
+    answer = predict(*asked, stdin="a\tb\nc\nd\td\n\te\n")
+    fault = "\t\tline 2: one text; this model reads text pairs, two texts with a tab between them"
+    assert answer.stdout.splitlines() == [
+        "other\t0.750\ta",
+        fault,
+        "same\t0.750\td",
+        "\t\tline 4: blank: there is no text",
+    ]
     with pytest.raises(UserError, match="reads single texts: leave out --pair"):
         predict("--address", mood, "--model", "mood", "a", "--pair", "b")
 

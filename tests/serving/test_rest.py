@@ -12,6 +12,7 @@ import httpx
 import orjson
 import pytest
 import uvicorn
+from factories import save_mood_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
@@ -108,13 +109,16 @@ def save_toys(folder, plus):
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-    """Model `toys`: version 1, labelled `stable`, adds 2; version 2 adds 3."""
+    """Model `toys`: version 1, labelled `stable`, adds 2; version 2 adds 3. And `mood`, with the line's signatures."""
     from bertline.serving.servable import Servable
 
     folder = tmp_path_factory.mktemp("toys")
     for version in (1, 2):
         save_toys(folder / str(version), plus=version + 1)
     config = ModelServerConfig()
+    moods = tmp_path_factory.mktemp("rest-mood")
+    save_mood_model(moods / "1")
+    config.model_config_list.config.add(name="mood", base_path=str(moods), model_platform="tensorflow")
     model = config.model_config_list.config.add(name="toys", base_path=str(folder), model_platform="tensorflow")
     model.model_version_policy.all.SetInParent()
     model.version_labels["stable"] = 1
@@ -411,6 +415,17 @@ def test_no_error_repeats_a_text(predict):
     bodies += [{"signature_name": "shout", "instances": [{"b64": secret + "!"}]}, {"inputs": {"x": {"y": secret}}}]
     for body in bodies:
         assert "555" not in error_of(predict(body), 400)
+
+
+def test_texts_for_the_default_signature_get_a_hint(predict):
+    hint = 'for plain texts add "signature_name": "text"'
+    message = error_of(predict({"instances": ["a good film"]}, model="mood"), 400)
+    assert message.startswith("Could not parse example input, value: 'a good film'")  # TensorFlow's own words first
+    assert message.endswith(hint)
+    assert error_of(predict({"instances": ["a good film " * 1000]}, model="mood"), 400).endswith(hint)
+    assert error_of(predict({"instances": [{"text": "a good film"}]}, model="mood"), 400).endswith(hint)
+    assert hint not in error_of(predict({"signature_name": "text", "instances": [1]}, model="mood"), 400)
+    assert hint not in error_of(predict({"instances": ["one"]}), 400)  # a model without texts
 
 
 def test_messages_of_bounded_length(predict):
