@@ -19,7 +19,7 @@ from tfx.types import artifact_utils, standard_artifacts
 
 from bertline.components import ingestion, spans, splitting
 from bertline.components.artifacts import Quarantine
-from bertline.components.data import formats, task_files
+from bertline.components.data import formats, spellings, task_files
 from bertline.components.data.reader import SourceFile
 from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE, ZERO_BYTE
 from bertline.components.ingestion import INGEST_FILE, QUARANTINE_FILE, Task
@@ -86,7 +86,7 @@ def ExampleGen(
     write_labels(examples.uri, report["labels"])
     _describe(examples, fingerprint)
     quarantine.set_string_custom_property(
-        "summary", summary(report) + _plain_quotes(files, options) + described(window)
+        "summary", summary(report) + _alike(report, options) + _plain_quotes(files, options) + described(window)
     )
 
 
@@ -162,21 +162,24 @@ def why_not(report: dict[str, Any], options: DataOptions, quarantine_path: str) 
 
 
 def _too_many_quarantined(report: dict[str, Any], options: DataOptions, path: str) -> str | None:
-    refused = sum(report["quarantined"].values())
+    # Rows that the config leaves out on purpose are no sign of a wrong config.
+    faults = {reason: count for reason, count in report["quarantined"].items() if reason != splitting.LEFT_OUT}
+    refused = sum(faults.values())
     if not refused or refused <= options.max_quarantined * report["rows"]:
         return None
     share = refused / report["rows"]
     with fileio.open(path, "r") as stream:
-        first = list(islice(csv.DictReader(stream), SHOWN_EXAMPLES))
+        rows = (row for row in csv.DictReader(stream) if row["reason"] in faults)
+        first = list(islice(rows, SHOWN_EXAMPLES))
     return "\n".join(
         [
             f"{refused:,} of {report['rows']:,} rows ({share:.1%}) cannot be used; "
             f"data.max_quarantined allows {options.max_quarantined:.1%}.",
-            *(f"  {count:,} x {reason}" for reason, count in report["quarantined"].items()),
+            *(f"  {count:,} x {reason}" for reason, count in faults.items()),
             "The first of them:",
             *(f"  {row['file']}, row {row['row']}: {row['detail']}: {row['text'][:80]!r}" for row in first),
             f"All of them: {path}",
-            *sorted({WAYS_OUT[reason] for reason in report["quarantined"]}),
+            *sorted({WAYS_OUT[reason] for reason in faults}),
         ]
     )
 
@@ -258,12 +261,31 @@ def summary(report: dict[str, Any]) -> str:
         taken = report["distinct"] - report["not_sampled"]
         notes.append(f"{taken:,} sampled")
     notes.extend(f"{count:,} {doubt}" for doubt, count in report["doubts"].items())
+    notes.extend(_map_notes(report))
     for split in ("validation", "test"):
         absent = [label for label, rows in report["splits"][split].items() if not rows]
         if absent:
             shown = ", ".join(absent[:SHOWN_EXAMPLES]) + (", ..." if len(absent) > SHOWN_EXAMPLES else "")
             notes.append(f"no {split} row of {len(absent)} labels ({shown})")
     return f"{report['distinct']:,} rows of {report['rows']:,}: {', '.join(notes)}"
+
+
+def _map_notes(report: dict[str, Any]) -> list[str]:
+    """What `data.label_map` did, and which of its entries did nothing."""
+    used = {entry["from"]: entry["rows"] for entry in report["label_map"] if entry["rows"]}
+    idle = [entry["from"] for entry in report["label_map"] if not entry["rows"]]
+    notes = []
+    if used:
+        notes.append(f"{sum(used.values()):,} labels changed by data.label_map ({spellings.counted(used)})")
+    if idle:
+        notes.append(f"no row for {spellings.listed(idle)} of data.label_map")
+    return notes
+
+
+def _alike(report: dict[str, Any], options: DataOptions) -> str:
+    """Labels that look the same, as a part of the stage's line. Who lists them in `data.labels` means them."""
+    notes = [] if options.labels else spellings.warnings(report["labels"])
+    return "".join(f", {note}" for note in notes)
 
 
 def _plain_quotes(files: list[SourceFile], options: DataOptions) -> str:

@@ -20,7 +20,7 @@ import numpy
 from apache_beam.pvalue import TaggedOutput
 
 from bertline.components import shards, splitting
-from bertline.components.data import formats, label_cells
+from bertline.components.data import formats, label_cells, spellings
 from bertline.components.data.columns import joined, used_columns
 from bertline.components.data.reader import SourceFile
 from bertline.components.data.rows import EXCERPT_CHARACTERS, Fault, Row
@@ -68,8 +68,8 @@ class Unreadable(NamedTuple):
 class Written(NamedTuple):
     """What the second pass did with a task: the names of its shards, or a file's lines for quarantine.csv.
 
-    With the shards come the doubts about the task's rows, each with the number of its rows. `first` is the place in the
-    file of the first row that was read, from 0.
+    With the shards come the doubts about the task's rows, each with the number of its rows, and the used entries of
+    `data.label_map` with theirs. `first` is the place in the file of the first row that was read, from 0.
     """
 
     file: int
@@ -77,6 +77,7 @@ class Written(NamedTuple):
     shards: list[str]
     refused: list[tuple[str, ...]]
     doubts: dict[str, int]
+    mapped: dict[str, int]
 
 
 def passes(
@@ -130,12 +131,16 @@ def passes(
 
 
 class Parsed(NamedTuple):
-    """A row as ingestion sees it: its texts and labels, or a fault. Without `data.multi_label` it has one label."""
+    """A row as ingestion sees it: its texts and labels, or a fault. Without `data.multi_label` it has one label.
+
+    `cells` says how the file writes the labels.
+    """
 
     text: str
     text_pair: str | None
     labels: splitting.LabelSet
     fault: Fault | None = None
+    cells: label_cells.Cells = label_cells.Cells()
 
 
 def parse(row: Row, options: DataOptions) -> Parsed:
@@ -146,7 +151,7 @@ def parse(row: Row, options: DataOptions) -> Parsed:
     text = joined(row.values[:parts], options)  # values are in the order of used_columns
     others = ["" if value is None else value for value in row.values[parts:]]
     text_pair = others.pop(0) if options.text_pair else None
-    labels, unlabelled = label_cells.read(others, options)
+    cells = label_cells.read(others, options)
     fault = None
     if not text.strip() or (text_pair is not None and not text_pair.strip()):
         names = options.text_columns if not text.strip() else [options.text_pair]
@@ -154,13 +159,15 @@ def parse(row: Row, options: DataOptions) -> Parsed:
         fault = Fault(
             splitting.EMPTY_TEXT, f"{columns} {'is' if len(names) == 1 else 'are'} empty", text or text_pair or ""
         )
-    elif unlabelled:
-        fault = Fault(splitting.MISSING_LABEL, unlabelled, text)
-    elif options.labels is not None and (unknown := [label for label in labels if label not in options.labels]):
+    elif cells.left_out is not None:
+        fault = Fault(splitting.LEFT_OUT, f"column {options.label!r}: {cells.left_out[:60]!r}", text)
+    elif cells.fault:
+        fault = Fault(splitting.MISSING_LABEL, cells.fault, text)
+    elif options.labels is not None and (unknown := [name for name in cells.labels if name not in options.labels]):
         fault = Fault(
             splitting.UNKNOWN_LABEL, f"column {options.label!r}: {unknown[0][:60]!r} is not among data.labels", text
         )
-    return Parsed(text, text_pair, labels, fault)
+    return Parsed(text, text_pair, cells.labels, fault, cells)
 
 
 MAIN, UNREADABLE, COUNTS = "main", "unreadable", "counts"  # Beam's outputs
@@ -243,21 +250,28 @@ def write(
     verdicts = _by_file(member for member in members if isinstance(member, splitting.Verdicts))
     shards_of = {split: _Shards(task, name) for split, name in enumerate(SPLITS)}
     doubts: Counter[str] = Counter()
+    mapped: Counter[str] = Counter()
     for index, file in task.files:
         refused = []
         for row, verdict in zip(task.read(file), verdicts.get(index, []), strict=True):
-            if row.doubt:
-                doubts[row.doubt] += 1
+            parsed = parse(row, task.options)
+            doubts.update(_doubts(row, parsed))
+            mapped.update(label for label in parsed.cells.spelt if label in task.options.label_map)
             if verdict in shards_of:
-                shards_of[verdict].write(_example(row, file, task.options))
+                shards_of[verdict].write(_example(row, parsed, file, task.options))
             elif verdict >= splitting.QUARANTINED:
-                refused.append(_refusal(row, file, task.options))
+                refused.append(_refusal(row, parsed, file, task.options))
         if refused:
-            yield Written(index, file.first, [], refused, {})
+            yield Written(index, file.first, [], refused, {}, {})
     for written in shards_of.values():
         written.close()
     (index, file), *_ = task.files
-    yield Written(index, file.first, [name for written in shards_of.values() for name in written.names], [], doubts)
+    names = [name for written in shards_of.values() for name in written.names]
+    yield Written(index, file.first, names, [], doubts, mapped)
+
+
+def _doubts(row: Row, parsed: Parsed) -> list[str]:
+    return [doubt for doubt in (row.doubt, spellings.RECOMPOSED if parsed.cells.recomposed else None) if doubt]
 
 
 def _by_file(of_ranges: Iterable[splitting.Verdicts]) -> dict[int, list[int]]:
@@ -295,8 +309,7 @@ class _Shards:
         self._open.close()
 
 
-def _example(row: Row, file: SourceFile, options: DataOptions) -> bytes:
-    parsed = parse(row, options)
+def _example(row: Row, parsed: Parsed, file: SourceFile, options: DataOptions) -> bytes:
     values = {
         features.TEXT: parsed.text,
         features.ROW_ID: splitting.text_key(parsed.text, parsed.text_pair).row_id,
@@ -306,6 +319,8 @@ def _example(row: Row, file: SourceFile, options: DataOptions) -> bytes:
         values[features.TEXT_PAIR] = parsed.text_pair
     if options.keep:
         columns = dict(zip(used_columns(options), row.values, strict=True))
+        if options.multi_label is None:
+            columns[options.label] = parsed.labels[0]  # so that slices by it have the model's names
         values.update({name: columns[name] or "" for name in options.keep if name not in features.RESERVED})
     example = tf.train.Example()
     for name, value in values.items():
@@ -314,8 +329,7 @@ def _example(row: Row, file: SourceFile, options: DataOptions) -> bytes:
     return example.SerializeToString(deterministic=True)  # a map has no order of its own
 
 
-def _refusal(row: Row, file: SourceFile, options: DataOptions) -> tuple[str, ...]:
-    parsed = parse(row, options)
+def _refusal(row: Row, parsed: Parsed, file: SourceFile, options: DataOptions) -> tuple[str, ...]:
     fault = parsed.fault or Fault(splitting.OTHER_LABEL, label_cells.contradiction(parsed.labels, options), parsed.text)
     return file.name, str(row.number), fault.reason, fault.detail, fault.excerpt[:EXCERPT_CHARACTERS]
 
@@ -345,10 +359,17 @@ def _write_report(
         **splitting.report(sum(counts, splitting.Counts()), agreement, options),
         "unreadable": [file.message for file in sorted(unreadable)],
         "doubts": dict(sorted(sum((Counter(part.doubts) for part in done), Counter()).items())),
+        "label_map": _rows_of_map((part.mapped for part in done), options),
         "shards": sorted(name for part in done for name in part.shards),
     }
     with _whole(uri, INGEST_FILE) as stream:
         stream.write(json.dumps(report, indent=2, ensure_ascii=False))
+
+
+def _rows_of_map(mapped: Iterable[dict[str, int]], options: DataOptions) -> list[dict[str, Any]]:
+    """Each entry of `data.label_map` with its rows, which may be none."""
+    rows = sum(map(Counter, mapped), Counter())
+    return [{"from": spelling, "to": name, "rows": rows[spelling]} for spelling, name in options.label_map.items()]
 
 
 @contextmanager

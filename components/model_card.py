@@ -86,7 +86,12 @@ def render(config: dict[str, Any], release: dict[str, Any], **found: Any) -> str
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        plain=markdown.plain, score=_score, span=_span, percent="{:.1%}".format, count="{:,.0f}".format
+        plain=markdown.plain,
+        repr=repr,  # shows what cannot be seen
+        score=_score,
+        span=_span,
+        percent="{:.1%}".format,
+        count="{:,.0f}".format,
     )
     text = environment.get_template("model_card.md.j2").render(
         {

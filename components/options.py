@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ByteSize,
     Field,
@@ -17,10 +18,12 @@ from pydantic import (
 )
 
 from bertline.components import spans
+from bertline.components.data import spellings
 from bertline.models import features
 from bertline.models.recipe import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
+LabelName = Annotated[str, AfterValidator(spellings.composed)]
 Sources = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
@@ -119,7 +122,10 @@ class DataOptions(Section):
     text_pair: str | None = None  # the column of a second text, which is read together with the first
     label: str = "label"  # the column of the label
     multi_label: MultiLabel | None = None  # for rows with any number of labels; null: each row has exactly one
-    labels: list[str] | None = None  # rows with another label go to quarantine; null takes all labels, sorted
+    labels: list[LabelName] | None = None  # rows with another label go to quarantine; null takes all labels, sorted
+    # A label as the files spell it -> the name that counts, such as {TRUE: "true", "0": negative}. null leaves its rows
+    # out, or with multi_label the label. `bertline init` proposes entries for labels that look the same
+    label_map: dict[LabelName, LabelName | None] = Field(default_factory=dict)
     keep: list[str] = Field(default_factory=list)  # other columns, for evaluate.slices and the fairness gates
     encoding: str = "utf-8"  # as Python names it; a byte order mark is accepted
     # Bytes that are not in the encoding: put the row in quarantine, or replace them by U+FFFD and go on
@@ -194,6 +200,8 @@ class DataOptions(Section):
             raise ValueError("multi_label: with format: folders a text has the one label of its folder; take one out")
         if self.label_columns and self.labels is not None:
             raise ValueError("labels: with multi_label.columns the columns are the labels; leave data.labels out")
+        if self.label_columns and self.label_map:
+            raise ValueError("label_map: with multi_label.columns the columns are the labels; rename them in the file")
         return self
 
     @property
@@ -205,6 +213,24 @@ class DataOptions(Section):
     def known_labels(self) -> list[str] | None:
         """The labels that the config names, in their order; None where those of the rows are taken."""
         return self.labels or self.label_columns or None
+
+    @model_validator(mode="after")
+    def _the_map_ends_at_labels(self) -> DataOptions:
+        for spelling, name in self.label_map.items():
+            if name == "":
+                raise ValueError(f"label_map: {spelling!r} has no name; write null to leave its rows out")
+            further = self.label_map.get(name, name) if name is not None else None
+            if further != name:
+                end = "null" if further is None else repr(further)
+                raise ValueError(
+                    f"label_map: {spelling!r} becomes {name!r}, which becomes {end}; write what {spelling!r} is to "
+                    "be, since each label is looked up once"
+                )
+            if self.labels is not None and name is not None and name not in self.labels:
+                raise ValueError(f"label_map: {spelling!r} becomes {name!r}, which is not among labels; add it there")
+            if self.labels is not None and spelling in self.labels and spelling != name:
+                raise ValueError(f"labels: no row can have {spelling!r}, which label_map changes; remove it from one")
+        return self
 
 
 class ValidationOptions(Section):
@@ -233,7 +259,7 @@ class FairnessGates(Section):
     """How far the groups of people in a kept column may differ, by fairlearn's metrics."""
 
     column: str  # in data.keep; groups with fewer rows than slices.minimum_rows are left out
-    label: str  # the answer that favours a person
+    label: LabelName  # the answer that favours a person
     equal_opportunity: Share | None = None  # largest difference between groups in the recall of that label
     demographic_parity: Share | None = None  # largest difference between groups in the share that gets that label
 

@@ -29,7 +29,8 @@ EMPTY_TEXT = "empty text"
 MISSING_LABEL = "missing label"
 UNKNOWN_LABEL = "unknown label"
 OTHER_LABEL = "repeated text with another label"
-REASONS = (BROKEN_LINE, BAD_BYTES, ZERO_BYTE, EMPTY_TEXT, MISSING_LABEL, UNKNOWN_LABEL, OTHER_LABEL)
+LEFT_OUT = "label that label_map leaves out"
+REASONS = (BROKEN_LINE, BAD_BYTES, ZERO_BYTE, EMPTY_TEXT, MISSING_LABEL, UNKNOWN_LABEL, OTHER_LABEL, LEFT_OUT)
 
 # === What happens to a row ===
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML, YAMLError
-from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 
 from bertline.components.options import (
@@ -242,7 +243,38 @@ def parse(text: str) -> Any:
     Raises:
         YAMLError: it is no YAML.
     """
-    return YAML(typ="safe", pure=True).load(text)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
+    return yaml.load(text)
+
+
+NAMES = {"label", "labels", "label_map"}  # keys whose values are names of labels, or of their column
+PLAIN_TEXT, NULL, MERGE = (f"tag:yaml.org,2002:{name}" for name in ("str", "null", "merge"))
+
+
+class _Constructor(SafeConstructor):
+    """Takes keys and the names of labels as they stand: TRUE is no truth value there, and 1e3 no thousand."""
+
+    def construct_mapping(self, node: MappingNode, deep: bool = False) -> Any:
+        """A mapping as a dict."""
+        for key, value in node.value:
+            if isinstance(key, ScalarNode) and key.tag != MERGE:
+                key.tag = PLAIN_TEXT
+                if key.value in NAMES:
+                    _take_as_text(value)
+        return super().construct_mapping(node, deep)
+
+
+def _take_as_text(node: Node) -> None:
+    """Marks the scalars of a value as text, but for null."""
+    if isinstance(node, SequenceNode):
+        for member in node.value:
+            _take_as_text(member)
+    elif isinstance(node, MappingNode):
+        for _, value in node.value:
+            _take_as_text(value)
+    elif node.tag != NULL:
+        node.tag = PLAIN_TEXT
 
 
 class _Representer(SafeRepresenter):

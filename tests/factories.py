@@ -439,7 +439,10 @@ def review_evidence(classes, rows, seed=0, texts=None, absent=0, **changes):
         "export": export_record.ExportRecord(
             dtype="float32", abstain=None, calibration={**figures.calibration.model_dump(), "note": "", "rows": 500}
         ),
-        "ingest": {"rows": 99, "distinct": 90, "duplicates": 4, "not_sampled": 0, "quarantined": {"no text": 5}},
+        "ingest": {
+            "rows": 99, "distinct": 90, "duplicates": 4, "not_sampled": 0, "quarantined": {"no text": 5},
+            "doubts": {}, "label_map": [],
+        },
         "texts": {
             "max_length": 8, "truncated": 0.01, "out_of_vocabulary": 0.0,
             "splits": {"train": split, "validation": split, "test": split},

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
+from bertline.components.data import spellings
 from bertline.components.options import DataOptions
 
 # What people and programs write for 1 and 0, in lower case. 1.0 is what a column of numbers with a gap in it becomes.
@@ -13,44 +15,72 @@ YES = frozenset({"1", "1.0", "true", "t", "yes", "y"})
 NO = frozenset({"0", "0.0", "false", "f", "no", "n"})
 
 
-def read(cells: Sequence[str], options: DataOptions) -> tuple[tuple[str, ...], str]:
-    """The labels of a row.
+class Cells(NamedTuple):
+    """What the cells of a row say.
+
+    Attributes:
+        labels: those that count, sorted, each once.
+        fault: why they cannot be known; "" where they are.
+        left_out: without multi_label, the label that data.label_map leaves out; None where it does not.
+        spelt: the labels in Unicode's NFC form, before data.label_map.
+        recomposed: the file has one of them in another form.
+    """
+
+    labels: tuple[str, ...] = ()
+    fault: str = ""
+    left_out: str | None = None
+    spelt: tuple[str, ...] = ()
+    recomposed: bool = False
+
+    @property
+    def unusable(self) -> bool:
+        """Whether the row goes to quarantine for its labels."""
+        return bool(self.fault) or self.left_out is not None
+
+
+def read(cells: Sequence[str], options: DataOptions) -> Cells:
+    """The labels of a row, by their names in data.label_map.
 
     Args:
         cells: that of data.label, or one for each of multi_label.columns; "" for a missing value. There may be more.
         options: how a file writes labels.
-
-    Returns:
-        The labels, sorted, each once, and why they cannot be known ("" where they are).
     """
     several = options.multi_label
+    empty = f"column {options.label!r} is empty"
     if several is None:
-        label = cells[0].strip()
-        return ((label,), "") if label else ((), f"column {options.label!r} is empty")
+        spelt = spellings.composed(cells[0])
+        name = options.label_map.get(spelt, spelt)
+        left_out = spelt if name is None else None
+        recomposed = spelt != cells[0].strip()
+        return Cells((name,) if name else (), empty if name == "" else "", left_out, (spelt,), recomposed)
     if several.columns:
         return _of_columns(cells, several.columns)
     if several.lists and cells[0].strip():
         if (labels := listed(cells[0])) is None:
-            return (), f"column {options.label!r}: {cells[0][:60]!r} is no list of labels"
-        return _each_once(labels), ""
-    labels = _each_once(cells[0].split(several.separator))
-    unlabelled = not labels and several.empty == "quarantine"
-    return labels, f"column {options.label!r} is empty" if unlabelled else ""
+            return Cells(fault=f"column {options.label!r}: {cells[0][:60]!r} is no list of labels")
+        return _each_once(labels, options)
+    labels = _each_once(cells[0].split(several.separator), options)
+    unlabelled = not labels.spelt and several.empty == "quarantine"
+    return labels._replace(fault=empty) if unlabelled else labels
 
 
-def _each_once(labels: Sequence[str]) -> tuple[str, ...]:
-    return tuple(sorted({label.strip() for label in labels} - {""}))
+def _each_once(labels: Iterable[str], options: DataOptions) -> Cells:
+    forms = {label.strip(): spellings.composed(label) for label in labels}
+    spelt = sorted({*forms.values()} - {""})
+    names = {options.label_map.get(label, label) for label in spelt} - {None}
+    recomposed = any(label != form for label, form in forms.items())
+    return Cells(tuple(sorted(names)), spelt=tuple(spelt), recomposed=recomposed)
 
 
-def _of_columns(cells: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], str]:
+def _of_columns(cells: Sequence[str], names: Sequence[str]) -> Cells:
     labels = []
     for name, cell in zip(names, cells, strict=False):
         word = cell.strip().lower()
         if word in YES:
             labels.append(name)
         elif word not in NO:
-            return (), f"column {name!r}: {cell[:60]!r} is neither 0 nor 1"
-    return tuple(sorted(labels)), ""
+            return Cells(fault=f"column {name!r}: {cell[:60]!r} is neither 0 nor 1")
+    return Cells(tuple(sorted(labels)))
 
 
 def listed(cell: str) -> list[str] | None:

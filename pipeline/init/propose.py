@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy
 
+from bertline.components.data import spellings
 from bertline.components.data.decoding import without_compression
 from bertline.components.data.delimited import SPANS_LINES
 from bertline.components.data.formats import ENDINGS
@@ -61,12 +63,14 @@ class Setting(NamedTuple):
         value: what the config says; those of SOURCES are an absolute path, or package://NAME/PATH.
         reason: the comment behind it.
         remark: the comment on the line above it.
+        proposed: the line itself is a comment too, for a person to decide on.
     """
 
     path: tuple[str, ...]
     value: Any = None
     reason: str = ""
     remark: str = ""
+    proposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,20 +102,21 @@ def propose(survey: Survey, *, text: str | None = None, label: str | None = None
         UserError: the rows are no labelled text, as `write_config` lists it.
     """
     columns = choose_columns(survey, text, label)
-    labels = _labels(survey, columns.label)
+    alike = spellings.alike(_spelt(survey, columns.label))
+    labels = _labels(survey, columns.label, alike)
     texts = list(zip(*map(survey.sampled, columns.texts), strict=True))
     name = task_name(survey.source)
     return Proposal(
         name=name,
         settings=[
             Setting(("name",), name),
-            *_data(survey, columns, labels),
+            *_data(survey, columns, labels, alike),
             *_model(texts),
             *_train(labels, _train_rows(survey, labels)),
             *_evaluate(texts, labels),
         ],
         findings=_findings(survey, columns, labels),
-        warnings=[*survey.warnings, *label_warnings(labels)],
+        warnings=[*survey.warnings, *_spelling_warnings(survey, columns.label), *label_warnings(labels)],
     )
 
 
@@ -127,8 +132,24 @@ def task_name(source: str) -> str:
 # === Labels ===
 
 
-def _labels(survey: Survey, label: str) -> dict[str, int]:
-    """A label's name -> its rows, commonest first."""
+def _spelt(survey: Survey, label: str) -> dict[str, int]:
+    """The labels as `run` reads them, with their rows."""
+    rows: Counter[str] = Counter()
+    for value, count in survey.columns[label].values.items():
+        rows[spellings.composed(value)] += count
+    return dict(rows)
+
+
+def _spelling_warnings(survey: Survey, label: str) -> list[str]:
+    """What to know of labels that look the same."""
+    values = survey.columns[label].values
+    recomposed = sum(rows for value, rows in values.items() if spellings.composed(value) != value)
+    warnings = [f"{recomposed:,} {spellings.RECOMPOSED}"] if recomposed else []
+    return [*warnings, *spellings.warnings(_spelt(survey, label))]
+
+
+def _labels(survey: Survey, label: str, alike: spellings.Alike) -> dict[str, int]:
+    """A label's name -> its rows, commonest first. Labels that no eye can tell apart are one."""
     column = survey.columns[label]
     if column.many or len(column.values) > max(column.filled / 2, 2):
         count = f"over {MOST_VALUES:,}" if column.many else f"{len(column.values):,}"
@@ -136,18 +157,19 @@ def _labels(survey: Survey, label: str) -> dict[str, int]:
             f"The column {label!r} has {count} different values in {column.filled:,} rows: that is no label. Name the "
             "right one with --label."
         )
-    if len(column.values) < 2:
-        only = ", ".join(map(repr, column.values)) or "none"
+    labels = spellings.renamed(_spelt(survey, label), alike.certain)
+    if len(labels) < 2:
+        only = ", ".join(map(repr, labels)) or "none"
         raise UserError(
             f"The column {label!r} holds only one label ({only}): a classifier needs at least two. Name the right "
             "column with --label, or add rows of another label."
         )
-    if label in column.values:
+    if label in labels:
         raise UserError(
             f"The first line looks like a row, not like column names ({label!r} is also a label). Add a line of column "
             "names at the top of the file."
         )
-    return dict(column.values.most_common())
+    return labels
 
 
 def label_warnings(labels: dict[str, int]) -> list[str]:
@@ -198,7 +220,7 @@ def _files_found(survey: Survey) -> list[str]:
 # === data ===
 
 
-def _data(survey: Survey, columns: Columns, labels: dict[str, int]) -> list[Setting]:
+def _data(survey: Survey, columns: Columns, labels: dict[str, int], alike: spellings.Alike) -> list[Setting]:
     relative = "" if survey.source.startswith(packages.SCHEME) else "relative to this file"
     settings = [
         Setting(path, survey.sources[split], relative) for split, path in SOURCES.items() if split in survey.sources
@@ -211,8 +233,7 @@ def _data(survey: Survey, columns: Columns, labels: dict[str, int]) -> list[Sett
             reason = "the two texts are read together, as one row"
             settings.append(Setting(("data", "text_pair"), columns.text_pair, reason))
         settings.append(Setting(("data", "label"), columns.label))
-    if len(labels) <= MANY_LABELS and min(labels.values()) >= FEW_ROWS:
-        settings.append(Setting(("data", "labels"), sorted(labels), "a row with any other label goes to quarantine"))
+    settings += _label_settings(labels, alike)
     if survey.encoding != "utf-8":
         words = [f"a guess, tried on all rows: {', '.join(survey.encoding_words)}"] if survey.encoding_words else []
         if survey.utf8_lines:
@@ -227,6 +248,21 @@ def _data(survey: Survey, columns: Columns, labels: dict[str, int]) -> list[Sett
         settings.append(Setting(("data", "quoting"), "standard", "some quoted fields span lines: check these rows"))
     split = DataOptions.model_fields["split"].default.model_dump()
     return [*settings, Setting(("data", "split"), split, "by the hash of the text", _slicing(columns.slices))]
+
+
+def _label_settings(labels: dict[str, int], alike: spellings.Alike) -> list[Setting]:
+    """Which labels count, and which spellings are one label."""
+    key, settings = ("data", "label_map"), []
+    if alike.certain:
+        settings.append(Setting(key, alike.certain, "no eye can tell these apart: each is the label behind it"))
+    if alike.likely:
+        instead = ", in place of the line above" if alike.certain else ""
+        settings.append(
+            Setting(key, alike.names, remark=f"Do these mean the same? Then write{instead}:", proposed=True)
+        )
+    elif len(labels) <= MANY_LABELS and min(labels.values()) >= FEW_ROWS:
+        settings.append(Setting(("data", "labels"), sorted(labels), "a row with any other label goes to quarantine"))
+    return settings
 
 
 def _slicing(columns: list[str]) -> str:

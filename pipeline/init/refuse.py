@@ -52,15 +52,17 @@ def _ingested_sample(survey: Survey, options: DataOptions) -> dict[str, Any]:
         for names in ([options.text, *([options.text_pair] if options.text_pair else [])], label_columns(options))
     )
     read = [label_cells.read(of_row, options) for of_row in cells]
-    usable = [not fault and all(part.strip() for part in parts) for parts, (_, fault) in zip(texts, read, strict=True)]
-    sets = sorted({labels for (labels, _), good in zip(read, usable, strict=True) if good})
+    usable = [
+        not of_row.unusable and all(part.strip() for part in parts) for parts, of_row in zip(texts, read, strict=True)
+    ]
+    sets = sorted({of_row.labels for of_row, good in zip(read, usable, strict=True) if good})
     places = {labels: place for place, labels in enumerate(sets)}
     surveyed = splitting.Survey(
         task=0,
         file=0,
         places=numpy.arange(len(texts)),
         keys=numpy.asarray([splitting.text_key(*parts) for parts in texts], numpy.uint64),
-        labels=numpy.asarray([places.get(labels, -1) for labels, _ in read], numpy.int32),
+        labels=numpy.asarray([places.get(of_row.labels, -1) for of_row in read], numpy.int32),
         sets=sets,
         # Which reason it is does not matter here.
         reasons=numpy.where(usable, 0, 1 + splitting.REASONS.index(splitting.MISSING_LABEL)).astype(numpy.uint8),

@@ -39,6 +39,7 @@ def render(proposal: Proposal, folder: Path) -> bytes:
     values = {
         setting.path: _relative(setting.value, folder) if setting.path in SOURCES.values() else setting.value
         for setting in proposal.settings
+        if not setting.proposed
     }
     text = _with_comments(proposal, values)
     _refuse_other_values(text, values)
@@ -48,22 +49,44 @@ def render(proposal: Proposal, folder: Path) -> bytes:
 def _with_comments(proposal: Proposal, values: dict[tuple[str, ...], Any]) -> str:
     document = CommentedMap()
     document.yaml_set_start_comment(HEAD)
+    remarks: list[str] = []
     for setting in proposal.settings:
         section = document
         *sections, key = setting.path
+        remarks += [setting.remark] if setting.remark else []
+        if setting.proposed:
+            remarks.append(_as_line(key, setting.value))
+            continue
         for name in sections:
             section = section.setdefault(name, CommentedMap())
         section[key] = _as_yaml(values[setting.path])
         if setting.reason:
             section.yaml_add_eol_comment(setting.reason, key, column=0)
-        if setting.remark:
-            section.yaml_set_comment_before_after_key(key, before=setting.remark, indent=INDENT * len(sections))
+        if remarks:
+            section.yaml_set_comment_before_after_key(key, before="\n".join(remarks), indent=INDENT * len(sections))
+            remarks = []
+    return _dumped(document)
+
+
+def _as_line(key: str, value: Any) -> str:
+    """A line that a person can take out of its comment."""
+    line = _dumped(CommentedMap({key: _as_yaml(value)})).rstrip()
+    _refuse_other_values(line, {(key,): value})
+    return line
+
+
+def _dumped(document: CommentedMap) -> str:
     yaml = YAML()
     yaml.width = 10**9  # a value stays on one line, with its comment behind it
     yaml.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(NULL, "null"))
     stream = io.StringIO()
     yaml.dump(document, stream)
-    return stream.getvalue()
+    # ruamel writes some characters as they are that cannot be seen. `_as_yaml` puts them in double quotes.
+    return "".join(mark if mark == "\n" or mark.isprintable() else _escape(mark) for mark in stream.getvalue())
+
+
+def _escape(mark: str) -> str:
+    return f"\\u{ord(mark):04X}" if ord(mark) <= 0xFFFF else f"\\U{ord(mark):08X}"
 
 
 NULL = "tag:yaml.org,2002:null"
@@ -102,6 +125,10 @@ def _as_yaml(value: Any) -> Any:
         return DoubleQuotedScalarString(value)
     if not isinstance(value, list | dict):
         return value
-    collection = CommentedSeq(map(_as_yaml, value)) if isinstance(value, list) else CommentedMap(value)
+    collection: CommentedSeq | CommentedMap = CommentedSeq()
+    if isinstance(value, list):
+        collection.extend(map(_as_yaml, value))
+    else:
+        collection = CommentedMap({_as_yaml(key): _as_yaml(part) for key, part in value.items()})
     collection.fa.set_flow_style()
     return collection

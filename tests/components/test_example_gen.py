@@ -190,6 +190,57 @@ def test_joined_texts_of_a_file_without_header(tmp_path):
     assert line["detail"] == "column 'title' and column 'body' are empty"
 
 
+def test_labels_are_composed_and_mapped_in_every_split_and_the_screen_says_so(tmp_path):
+    labels = ["yes", "YES", "no", "unsure", "cafe\u0301", "caf\u00e9"]
+    header = ("text", "mood")
+    write_rows(tmp_path, [(text, label) for text, label in many(120, labels)], header)
+    write_rows(tmp_path, [("given 1", "YES"), ("given 2", "caf\u00e9"), ("given 3", "")], header, "test.csv")
+    label_map = {"YES": "yes", "no": "NO", "unsure": None, "nope": "NO", "": "NO"}
+    examples, quarantine = ingest(
+        tmp_path, test_source="test.csv", label="mood", keep=["mood"], label_map=label_map, max_quarantined=0
+    )
+    rows = rows_of(examples)
+    assert [(row["text"], row["label"]) for row in rows["test"]] == [
+        ("given 1", "yes"),
+        ("given 2", "caf\u00e9"),
+        ("given 3", "NO"),
+    ]
+    assert all(row["mood"] == row["label"] for split in SPLITS for row in rows[split])  # slices have the same names
+    report = json.loads(Path(quarantine.uri, "ingest.json").read_text())
+    assert report["labels"] == {"NO": 21, "caf\u00e9": 41, "yes": 41}
+    assert report["quarantined"] == {"label that label_map leaves out": 20}
+    assert [tuple(entry.values()) for entry in report["label_map"]] == [
+        ("YES", "yes", 21),
+        ("no", "NO", 20),
+        ("unsure", None, 20),
+        ("nope", "NO", 0),
+        ("", "NO", 1),
+    ]
+    said = quarantine.get_string_custom_property("summary")
+    assert (
+        "20 quarantined (see quarantine.csv), 20 rows with a label in another Unicode form, brought into NFC, " in said
+    )
+    assert "62 labels changed by data.label_map ('YES' 21, 'no' 20, 'unsure' 20, '' 1), no row for 'nope' of" in said
+    assert "look the same" not in said
+
+
+def test_labels_that_look_the_same_are_counted_unless_both_are_listed(tmp_path):
+    write_rows(tmp_path, many(120, ["1", "1.0", "a", "A"]))
+    said = ingest(tmp_path)[1].get_string_custom_property("summary")
+    assert said.endswith(", labels that look the same (see data.label_map): '1' 30, '1.0' 30; 'a' 30, 'A' 30")
+    listed = ingest(tmp_path / "listed", str(tmp_path), labels=["1", "1.0", "a", "A"])[1]
+    assert "look the same" not in listed.get_string_custom_property("summary")
+
+
+def test_each_of_several_labels_is_mapped_and_null_takes_only_the_label(tmp_path):
+    write_rows(tmp_path, many(120, ["a|B", "b|a", "a|x", "x", "cafe\u0301|b"]))
+    _, quarantine = ingest(tmp_path, multi_label={"separator": "|"}, label_map={"B": "b", "x": None})
+    report = json.loads(Path(quarantine.uri, "ingest.json").read_text())
+    assert (report["labels"], report["quarantined"]) == ({"a": 72, "b": 72, "caf\u00e9": 24}, {})
+    said = quarantine.get_string_custom_property("summary")
+    assert "24 rows with a label in another Unicode form, brought into NFC, 72 labels changed by data.label_map" in said
+
+
 def test_a_row_stays_in_its_split_when_the_file_is_shuffled_or_grows(ingested, tmp_path):
     _, examples, _ = ingested
     write_rows(tmp_path, [*many()[::-1], *[(f"new {number}", "pos") for number in range(40)]])

@@ -10,7 +10,7 @@ from bertline.models.recipe import ModelOptions, TrainOptions
 MOODS = ["negative", "neutral", "positive"]
 
 
-def rendered(classes=MOODS, verdicts=None, **words):
+def rendered(classes=MOODS, verdicts=None, ingest=None, **words):
     evidence = factories.review_evidence(classes, 300)
     config = {
         "name": "reviews",
@@ -26,7 +26,7 @@ def rendered(classes=MOODS, verdicts=None, **words):
         verdicts=evidence.verdicts if verdicts is None else verdicts,
         training=evidence.training,
         export=evidence.export,
-        ingest=evidence.ingest,
+        ingest={**evidence.ingest, **(ingest or {})},
         texts=evidence.texts,
     ), evidence.metrics
 
@@ -48,6 +48,14 @@ def test_what_nobody_has_written_is_said_plainly():
         assert f"obody has written this (`card.{key}` in the config)" in card
     assert "- **Languages:** unknown" in card
     assert HubCard(card).data.license == "unknown"
+
+
+def test_the_labels_as_the_files_spell_them():
+    entries = [{"from": "pos\u200b", "to": "pos", "rows": 1234}, {"from": "n/a", "to": None, "rows": 0}]
+    card, _ = rendered(ingest={"label_map": entries, "doubts": {"rows with a doubt": 7}})
+    assert "| 'pos\\\\u200b' | pos | 1,234 |\n| 'n/a' | left out | 0 |\n" in card
+    assert "- **Read with a doubt:** 7 rows with a doubt\n" in card
+    assert "as the files spell them" not in rendered()[0]
 
 
 def test_a_persons_words_stand_in_their_places():

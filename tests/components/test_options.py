@@ -75,6 +75,37 @@ def test_columns_that_cannot_be_meant(tmp_path, data, said):
     assert said in refusal(tmp_path, data)
 
 
+# === Labels ===
+
+
+def test_labels_and_their_map_are_names_as_they_stand(tmp_path):
+    options = read(tmp_path, "label: 1e3, label_map: {TRUE: true, 1.0: 1, ~: null, 0x1F: yes, cafe\u0301: no}")
+    assert options.label == "1e3"
+    assert options.label_map == {"TRUE": "true", "1.0": "1", "~": None, "0x1F": "yes", "caf\u00e9": "no"}
+    assert read(tmp_path, "labels: [yes, TRUE, 1e3, 007]").labels == ["yes", "TRUE", "1e3", "007"]
+    assert read(tmp_path, "labels: null").labels is None
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("label_map: {a: b, b: c}", "'a' becomes 'b', which becomes 'c'; write what 'a' is to be"),
+        ("label_map: {a: b, b: a}", "'a' becomes 'b', which becomes 'a'"),
+        ("label_map: {a: b, b: null}", "'a' becomes 'b', which becomes null"),
+        ("label_map: {a: ''}", "'a' has no name; write null to leave its rows out"),
+        ("labels: [b, c], label_map: {a: d}", "'a' becomes 'd', which is not among labels; add it there"),
+        ("labels: [a, b], label_map: {a: b}", "no row can have 'a', which label_map changes"),
+        ("multi_label: {columns: [a, b]}, label_map: {a: c}", "the columns are the labels; rename them in the file"),
+    ],
+)
+def test_a_map_that_ends_nowhere_is_refused(tmp_path, data, said):
+    assert said in refusal(tmp_path, data)
+
+
+def test_an_entry_for_the_name_itself_is_fine(tmp_path):
+    assert read(tmp_path, "labels: [a, b], label_map: {a: a, A: a}").label_map == {"a": "a", "A": "a"}
+
+
 # === Shares ===
 
 

@@ -1,0 +1,106 @@
+"""What `bertline init` writes, as ingestion then reads it: the config holds what its screen says."""
+
+import csv
+import json
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+from tfx.types import standard_artifacts
+
+from bertline.components import example_gen
+from bertline.components.artifacts import Quarantine
+from bertline.pipeline import config
+from bertline.pipeline.init import write_config
+
+
+def table(path, labels, rows=240, header=("text", "label")):
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(header)
+        writer.writerows((f"some words of item {row} here", labels[row % len(labels)]) for row in range(rows))
+    return path
+
+
+def ingested(path):
+    """The report on the rows that `run` would train on with a config, and the line on its screen."""
+    loaded = config.load(path)
+    examples, quarantine = standard_artifacts.Examples(), Quarantine()
+    for artifact, name in ((examples, "examples"), (quarantine, "quarantine")):
+        artifact.uri = str(path.parent / "out" / name)
+        Path(artifact.uri).mkdir(parents=True, exist_ok=True)
+    example_gen.ExampleGen.test_call(
+        examples=examples,
+        quarantine=quarantine,
+        data=loaded.data.model_dump_json(),
+        base_folder=loaded.folder,
+        fingerprint="cafe",
+        beam_pipeline=beam.Pipeline(argv=["--direct_running_mode=in_memory"]),
+    )
+    report = json.loads(Path(quarantine.uri, "ingest.json").read_text(encoding="utf-8"))
+    assert report["rows"] == report["distinct"] + report["duplicates"] + sum(report["quarantined"].values())
+    return report, quarantine.get_string_custom_property("summary")
+
+
+def taking_the_proposal(path):
+    """The config, once a person has taken the proposed label_map out of its comment."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert sum("# label_map:" in line for line in lines) == 1
+    lines = [line.replace("# label_map:", "label_map:") for line in lines if not line.startswith("  label_map:")]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("labels", "proposed"),
+    [
+        (["1", "1.0", "0", "0", "0.0", "1"], {"1": 120, "0": 120}),
+        (["True", "false", "TRUE", "FALSE", "true", "False"], {"true": 120, "false": 120}),
+        (["Positive", "negative", "positive", "negative"], {"positive": 120, "negative": 120}),
+        (["'pos'", "neg", "pos", "pos"], {"pos": 180, "neg": 60}),
+        (["\uff41", "a", "a", "x\u200dy", "xy", "xy"], {"a": 120, "xy": 120}),
+    ],
+)
+def test_labels_that_may_be_the_same_stay_apart_until_a_person_takes_the_proposal(tmp_path, labels, proposed):
+    written = write_config(table(tmp_path / "a.csv", labels), tmp_path / "a.yaml")
+    assert any(warning.startswith("labels that look the same") for warning in written.warnings)
+    report, said = ingested(written.path)
+    assert report["labels"] == {label: 240 * labels.count(label) // len(labels) for label in sorted(set(labels))}
+    assert "labels that look the same" in said
+    report, said = ingested(taking_the_proposal(written.path))
+    assert report["labels"] == proposed
+    assert "labels changed by data.label_map" in said
+    assert "look the same" not in said
+
+
+def test_labels_that_no_eye_can_tell_apart_are_one(tmp_path):
+    labels = [
+        "not spam",
+        "not\xa0spam",
+        "not  spam",
+        "spam",
+        "spam\u200b",
+        "\ufeffspam",
+        "\u00e9",
+        "e\u0301",
+        " \u00e9 ",
+    ]
+    written = write_config(table(tmp_path / "a.csv", labels, 270), tmp_path / "a.yaml")
+    content = written.path.read_text(encoding="utf-8")
+    assert '"not\\u00A0spam": not spam' in content and '"spam\\u200B": spam' in content
+    report, said = ingested(written.path)
+    assert report["labels"] == {"not spam": 90, "spam": 90, "\u00e9": 90}
+    assert "30 rows with a label in another Unicode form" in said
+    assert "30 rows with a label in another Unicode form, brought into NFC" in written.warnings
+
+
+def test_both_kinds_stand_in_the_proposal(tmp_path):
+    labels = ["pos", "pos\u200b", "Pos", "neg", "neg", "a\nb", "a b", "A\u2028b", "neg"]
+    written = write_config(table(tmp_path / "a.csv", labels, 270), tmp_path / "a.yaml")
+    assert ingested(written.path)[0]["labels"] == {"A\u2028b": 30, "Pos": 30, "a b": 60, "neg": 90, "pos": 60}
+    assert ingested(taking_the_proposal(written.path))[0]["labels"] == {"a b": 90, "neg": 90, "pos": 90}
+
+
+def test_a_label_with_a_character_that_cannot_be_seen_is_kept_with_a_word(tmp_path):
+    written = write_config(table(tmp_path / "a.csv", ["pos\u200b", "neg"]), tmp_path / "a.yaml")
+    assert written.warnings == ["labels with a character that cannot be seen (see data.label_map): 'pos\\u200b'"]
