@@ -1,9 +1,12 @@
 # The image of every stage on a cluster, and of `bertline` in a container:
 #   docker build -t REGISTRY/bertline:0.1.0 .                      CPU, TPU
 #   docker build -t REGISTRY/bertline:0.1.0-gpu --build-arg GPU=1 .
+#   docker run --read-only -p 127.0.0.1:8500:8500 -v $PWD:/work:ro REGISTRY/bertline:0.1.0 serve CONFIG
 # trixie: ml-metadata and tensorflow-data-validation are built for its C library, or a newer one.
+# By full version: a digest could not be looked up, since no registry is reached from where this file is kept. Where one
+# is, `docker buildx imagetools inspect python:3.11.14-slim-trixie` shows the digest to write after the tag as @sha256:...
 
-FROM python:3.11-slim-trixie AS build
+FROM python:3.11.14-slim-trixie AS build
 ARG GPU=
 # pyfarmhash, through TFDV, has no wheel.
 # hadolint ignore=DL3008
@@ -33,10 +36,12 @@ RUN /opt/installer/bin/uv pip install --no-cache --python /opt/bertline/bin/pyth
         --no-build-isolation . \
     && rm /opt/bertline/.lock
 
-FROM python:3.11-slim-trixie
+FROM python:3.11.14-slim-trixie
 COPY --from=build /opt/bertline /opt/bertline
 # Libraries keep caches in the home folder, and a user without a name has none.
-ENV PATH=/opt/bertline/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+# A container's loopback is its own: `serve` listens where its published ports lead.
+ENV PATH=/opt/bertline/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 BERTLINE_SERVE_HOST=0.0.0.0
+EXPOSE 8500 8501
 WORKDIR /work
 USER 65532:65532
 ENTRYPOINT ["bertline"]

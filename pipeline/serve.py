@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 from bertline import serving
 from bertline.pipeline import screen
 from bertline.pipeline.config import Config
 from bertline.serving import flags, real
+from bertline.serving.options import ServerOptions
 from bertline.serving.server import Server
 from bertline.serving.server import run as run_server
 
@@ -44,9 +49,37 @@ def run(task: Config, extra: list[str], *, embedded: bool) -> None:
     if options.batching and not settings.batching_file:  # the shipped file has a pod's two cores in mind
         batching = replace(options.batching, num_batch_threads=os.cpu_count() or 1)
         options = replace(options, batching=batching)
-    with screen.quiet(task.root_folder / "logs" / "serve.log") as console:
+    with _screen(task.root_folder / "logs") as stream:
         # What the server says of its versions belongs on the screen; TensorFlow's chatter stays in the log.
-        shown = logging.StreamHandler(console.file)
+        shown = logging.StreamHandler(stream)
         shown.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logging.getLogger("bertline").addHandler(shown)
+        logger = logging.getLogger("bertline")
+        logger.addHandler(shown)
+        logger.setLevel(logging.INFO)
+        if options.host not in real.LOOPBACK:
+            logger.warning("%s", _who_may_reach(options))
         run_server(Server(options))
+
+
+@contextmanager
+def _screen(folder: Path) -> Iterator[TextIO]:
+    """The screen; all else goes to a log in `folder`, or to stderr where nothing can be written, as in a container."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        print(f"{folder} cannot be written, so the whole log is here", flush=True)
+        yield sys.stdout
+        return
+    with screen.quiet(folder / "serve.log") as console:
+        yield console.file
+
+
+def _who_may_reach(options: ServerOptions) -> str:
+    """A server that listens beyond its machine, in words."""
+    who = f"listening on {options.host}: whoever reaches this machine or container may call"
+    if options.keys_file or (options.tls and options.tls.client_verify):
+        return f"{who}, with a key or certificate that the server knows"
+    return f"{who}, without a key: publish the ports only where callers are trusted, or give --api_keys_file"

@@ -6,6 +6,7 @@ Flags, defaults and meanings are those of TF Serving 2.19 (model_servers/main.cc
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from bertline.errors import UserError
@@ -19,6 +20,8 @@ from bertline.serving.versions import Polling
 
 METRICS_PATH = "/monitoring/prometheus/metrics"  # where TF Serving has them unless told otherwise
 FREE_PORT = -1
+HOST_VARIABLE = "BERTLINE_SERVE_HOST"  # set by the image, where loopback would be the container's own
+_HOST_HELP = f"address to listen on; default: {HOST_VARIABLE} of the environment, else 127.0.0.1 (the real server: all)"
 
 # Flags of tensorflow_model_server that this server does not have, and why.
 _ABSENT = {
@@ -168,7 +171,7 @@ def _add_loading_flags(parser: argparse.ArgumentParser) -> None:
 def _add_own_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("flags that tensorflow_model_server does not have")
     limits = Limits()
-    group.add_argument("--host", default="127.0.0.1", help="address to listen on (the real server: all)")
+    group.add_argument("--host", default=os.environ.get(HOST_VARIABLE, "127.0.0.1"), help=_HOST_HELP)
     group.add_argument("--api_keys_file", help="API keys, made by `bertline keys`; without it no key is needed")
     group.add_argument(
         "--reload_roots",

@@ -14,7 +14,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-BASE = "python:3.11-slim-trixie"
+BASE = "python:3.11.14-slim-trixie"
 # Trixie's own Python is 3.13 and the official image compiles 3.11. Here it is Debian's of the release before, which
 # also needs that release's helper packages; compilers and libraries are trixie's all the same.
 PYTHON = "Package: *python3*\nPin: release n=bookworm\nPin-Priority: 1001\n"
@@ -74,15 +74,16 @@ class Image:
     arguments: dict[str, str] = field(default_factory=dict)
     folder: str = "/"
     user: str = "0:0"
+    ports: list[str] = field(default_factory=list)
     entrypoint: list[str] = field(default_factory=list)
 
-    def run(self, command, volume: Path, env=None, folder=None, **options) -> subprocess.CompletedProcess:
+    def run(self, command, volume: Path, env=None, folder=None, bind="--bind", **options):
         """Runs a command as the image's user; only an empty /tmp, with `volume` at its own path, can be written.
 
-        The only network is loopback.
+        The only network is loopback. With `bind` "--ro-bind" the volume cannot be written either.
         """
         ways = [part for way in reversed(volume.parents[:-2]) for part in ("--perms", "0755", "--dir", way)]
-        mounts = ["--ro-bind", self.root, "/", "--perms", "1777", "--tmpfs", "/tmp", *ways, "--bind", volume, volume]
+        mounts = ["--ro-bind", self.root, "/", "--perms", "1777", "--tmpfs", "/tmp", *ways, bind, volume, volume]
         variables = {**self.env, **(env or {})}
         return _run(self, command, variables, str(folder or self.folder), [*mounts, "--unshare-net"], **options)
 
@@ -143,6 +144,10 @@ def _entrypoint(image, rest, context, stages, arguments):
     image.entrypoint = json.loads(rest)
 
 
+def _expose(image, rest, context, stages, arguments):
+    image.ports = rest.split()
+
+
 def _copy(image, rest, context, stages, arguments):
     *sources, target = rest.split()
     into = image.root / str(PurePosixPath(image.folder) / target).lstrip("/")
@@ -198,6 +203,7 @@ STEPS = {
     "COPY": _copy,
     "ENTRYPOINT": _entrypoint,
     "ENV": _env,
+    "EXPOSE": _expose,
     "RUN": _step,
     "USER": _user,
     "WORKDIR": _workdir,

@@ -128,14 +128,41 @@ def test_the_compiled_line_runs_in_it_to_a_pushed_model(image, volume):
     assert (volume / "models/serving" / run.metadata("Pusher", "pushed_model")["pushed_version"]).is_dir()
 
 
-def test_its_servers_answer_over_grpc(image, volume):
-    """Servers and clients share the loopback of one container."""
+@pytest.fixture(scope="module")
+def served(volume):
+    """The volume with a pushed version, and a config of it that says nothing of where to listen."""
     factories.save_mood_model(volume / "mood" / "7")
     (volume / "mood" / "7" / "release.json").write_text("{}")
     task = (volume / "task.yaml").read_text(encoding="utf-8").replace("name: reviews", "name: mood")
-    task = task.replace("serve: {port: 0}", f"serve: {{port: 8500, folder: {volume}/mood}}")
+    task = task.replace("serve: {port: 0}", f"serve: {{folder: {volume}/mood}}")
     (volume / "mood.yaml").write_text(task, encoding="utf-8")
     give_to_user(volume)
+    return volume
+
+
+def test_serve_listens_on_every_address_and_writes_nothing(image, served):
+    """All is read-only but an empty /tmp. A server on 127.0.0.1 only would not answer at 127.0.0.2."""
+    assert image.ports == ["8500", "8501"]
+    ask = "from bertline import Client; c = Client('127.0.0.2:8500', 'mood'); c.wait_until_ready(120); "
+    ask += "print(c.predict(['a good day'])[0].label); import urllib.request as r; "
+    ask += "print(r.urlopen('http://127.0.0.2:8501/v1/models/mood').status)"
+    script = f"""
+        bertline serve mood.yaml & server=$!
+        python -c "{ask}"
+        answered=$?
+        kill -TERM $server && wait $server && exit $answered
+    """
+    command = ["sh", "-c", script]
+    shown = image.run(command, served, folder=served, bind="--ro-bind", capture_output=True, text=True, timeout=300)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "listening on 0.0.0.0: whoever reaches this machine or container may call, without a key" in shown.stdout
+    assert "serving mood on 0.0.0.0:8500" in shown.stdout and "the whole log is here" in shown.stdout
+    assert {"positive", "200"} <= set(shown.stdout.split()), shown.stdout
+
+
+def test_its_servers_answer_over_grpc(image, served):
+    """Servers and clients share the loopback of one container."""
+    volume = served
     ask = "from bertline import Client; c = Client('127.0.0.1:{}', 'mood'); c.wait_until_ready(120); "
     ask += "print(c.predict(['a good day'])[0].label)"
     script = f"""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bertline.pipeline.predict import Outcome
 
 PANEL = "The model in service"
+HOST_VARIABLE = "BERTLINE_SERVE_HOST"  # in a container, what is published decides who reaches a server, not its config
 STATE_STYLES = {"served": "green", "kept": "dim", "withdrawn": "yellow"}
 FIGURES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
@@ -76,7 +77,12 @@ def rollback(
 def serve(
     context: typer.Context,
     config: ConfigArgument,
-    host: Annotated[str | None, typer.Option(help="Default: the config's serve.host.")] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            envvar=HOST_VARIABLE, help="Default: the config's serve.host. The image sets the variable: 0.0.0.0."
+        ),
+    ] = None,
     port: Annotated[int | None, typer.Option(help="gRPC; default: the config's serve.port.")] = None,
     rest_port: Annotated[int | None, typer.Option(help="REST and metrics; default: the config's.")] = None,
     embedded: Annotated[

@@ -81,3 +81,13 @@ def test_further_flags_reach_the_server(config, tmp_path):
 def test_unknown_flag_is_told(config):
     result = CliRunner().invoke(cli.app, ["serve", str(config), "--embedded", "--colour=blue"])
     assert result.exit_code == 2
+
+
+def test_in_a_container_it_listens_on_every_address_and_needs_no_folder_to_write_to(config, monkeypatch):
+    monkeypatch.setenv("BERTLINE_SERVE_HOST", "0.0.0.0")
+    config.write_text(re.sub("(?m)^root: .*", "root: /dev/null/runs", config.read_text()))
+    with serving(config) as (address, _):
+        host, _, port = address.partition(":")
+        assert host == "0.0.0.0"
+        with Client(f"127.0.0.2:{port}", "mood") as client:  # a server on 127.0.0.1 does not answer there
+            assert client.predict(["a good day"])[0].label == "positive"
