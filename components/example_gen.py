@@ -33,6 +33,7 @@ from bertline.models.features import SPLITS
 BYTES_PER_TASK = 4 * 1024 * 1024  # some seconds of work; small files share a task, so 2,000 do not become 6,000 shards
 BYTES_PER_RANGE = 128 * 1024 * 1024  # of the files; a million rows of tweets, and 170 MB to decide on them
 SHOWN_EXAMPLES = 3
+SHOWN_NOTES = 2
 
 
 @component(use_beam=True)
@@ -86,7 +87,8 @@ def ExampleGen(
     write_labels(examples.uri, report["labels"])
     _describe(examples, fingerprint)
     quarantine.set_string_custom_property(
-        "summary", summary(report) + _alike(report, options) + _plain_quotes(files, options) + described(window)
+        "summary",
+        summary(report) + _alike(report, options) + _plain_quotes(files, options) + _notes(files) + described(window),
     )
 
 
@@ -294,6 +296,15 @@ def _plain_quotes(files: list[SourceFile], options: DataOptions) -> str:
     if options.quoting != "auto" or not plain:
         return ""
     return f", quotes read as plain characters in {plain} of {len(files)} files (see data.quoting)"
+
+
+def _notes(files: list[SourceFile]) -> str:
+    """What the files' names do not say of how they were read, as a part of the stage's line."""
+    notes = [note for file in files for note in file.notes]
+    if not notes:
+        return ""
+    more = f"; {len(notes) - SHOWN_NOTES} more" if len(notes) > SHOWN_NOTES else ""
+    return f", {'; '.join(notes[:SHOWN_NOTES])}{more}"
 
 
 def described(window: list[int]) -> str:

@@ -105,7 +105,9 @@ class DataOptions(Section):
     newest_spans: PositiveInt | None = None
     validation_source: Sources | None = None  # files for this split; null takes it from `source`
     test_source: Sources | None = None  # files for this split; null takes it from `source`
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "folders"] = "auto"  # auto goes by the file's name
+    # auto goes by the file's first bytes and its name
+    format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "arrow", "xlsx", "folders"] = "auto"
+    sheet: str | None = None  # of Excel workbooks; null takes the first one
     # Quotes in CSV and TSV: standard takes them as marks around a field, as RFC 4180 has it, none as characters like
     # others. auto reads each file in both ways, and takes none where quotes would swallow rows
     quoting: Literal["auto", "standard", "none"] = "auto"

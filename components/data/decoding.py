@@ -1,62 +1,19 @@
-"""From a file's bytes to text: compression, encoding, and files that are no text."""
+"""From a file's bytes to text: the encoding, and files that are no text."""
 
 from __future__ import annotations
 
-import bz2
 import codecs
-import gzip
 import io
-import lzma
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO
 
+from bertline.components.data.packing import open_bytes
 from bertline.components.data.reader import SourceFile
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 
 SNIFFED_BYTES = 64 * 1024
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-
-# === Compression ===
-
-# The ending of a file's name -> how its bytes are unpacked.
-COMPRESSIONS: dict[str, Callable[[str], BinaryIO]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-
-
-def without_compression(name: str) -> str:
-    """The file's name without the ending of its compression."""
-    return name[: -len(ending)] if (ending := Path(name).suffix) and ending.lower() in COMPRESSIONS else name
-
-
-@contextmanager
-def open_bytes(file: SourceFile) -> Iterator[BinaryIO]:
-    """The file's bytes, unpacked.
-
-    Raises:
-        UserError: the file is gone, not readable, or damaged. Also when that turns out within the block.
-    """
-    ending = Path(file.path).suffix.lower()
-    unpacked = COMPRESSIONS.get(ending)
-    try:
-        with unpacked(file.path) if unpacked else open(file.path, "rb") as stream:
-            yield stream
-    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
-        raise UserError(_damaged(file, ending, error)) from error
-    except OSError as error:
-        if unpacked and error.errno is None:  # bz2 has no exception of its own
-            raise UserError(_damaged(file, ending, error)) from error
-        raise UserError(
-            f"{file.name}: cannot be read: {error.strerror or error}. Check the file and its permissions."
-        ) from error
-
-
-def _damaged(file: SourceFile, ending: str, error: Exception) -> str:
-    kind = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz"}[ending]
-    return f"{file.name}: not {kind}, damaged or cut short ({error}); copy the file again."
-
 
 # === Encoding ===
 
@@ -132,16 +89,22 @@ codecs.register_error(MARK_BAD_BYTES, _mark_bad_bytes)
 
 # Files that people mistake for text, by their first bytes.
 SIGNATURES = {
-    b"PK\x03\x04": "a zip archive or an Excel workbook; save the sheet as CSV UTF-8",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook; save the sheet as CSV UTF-8",
+    b"PK\x03\x04": "a zip archive or an Excel workbook; set data.format: auto, or save the table as a CSV file",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook, or one with a password; save it as .xlsx without a password",
     b"%PDF": "a PDF; copy its text into a CSV file",
     b"\x89PNG": "a picture; remove it from data.source",
-    b"PAR1": "a Parquet file; let its name end in .parquet, or set data.format: parquet",
-    b"\x1f\x8b": "compressed with gzip; let its name end in .gz",
-    b"BZh91AY&SY": "compressed with bzip2; let its name end in .bz2",
-    b"\xfd7zXZ": "compressed with xz; let its name end in .xz",
+    b"PAR1": "a Parquet file; set data.format: parquet",
+    b"ARROW1": "an Arrow file; set data.format: arrow",
+    b"\xff\xff\xff\xff": "an Arrow stream; set data.format: arrow",
+    b"FEA1": "an old Feather file; write it again with a newer pandas or pyarrow",
+    b"\x1f\x8b": "packed with gzip twice; unpack it once",
+    b"BZh91AY&SY": "packed with bzip2 twice; unpack it once",
+    b"\xfd7zXZ": "packed with xz twice; unpack it once",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it",
+    b"Rar!": "a RAR archive; unpack it",
     b"SQLite format 3": "an SQLite database; export the table as CSV",
 }
+TAR = (257, b"ustar")  # where a tar archive has its signature
 
 
 def refuse_binary(file: SourceFile, options: DataOptions) -> None:
@@ -153,6 +116,8 @@ def refuse_binary(file: SourceFile, options: DataOptions) -> None:
     for signature, kind in SIGNATURES.items():
         if start.startswith(signature):
             raise UserError(f"{file.name}: this is not text but {kind}.")
+    if start[TAR[0] :].startswith(TAR[1]):
+        raise UserError(f"{file.name}: this is not text but a tar archive; unpack it.")
     if not holds_zero_bytes(options) and start.startswith(UTF16_MARKS):
         raise UserError(f"{file.name}: this is UTF-16. Set data.encoding: utf-16, or save the file as UTF-8.")
 

@@ -1,19 +1,18 @@
 """Picks the reader of a file. Every row comes out as values or as a fault, and no row ends the file.
 
-A new format is a module with a Reader, an entry in READERS, its endings in ENDINGS, and its name in
+A new format is a module with a Reader, an entry in READERS, its endings in `file_kinds.ENDINGS`, and its name in
 `DataOptions.format`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
+from bertline.components.data.arrow_files import ArrowFiles
 from bertline.components.data.class_folders import ClassFolders
 from bertline.components.data.columns import check_columns, used_columns
-from bertline.components.data.decoding import without_compression
 from bertline.components.data.delimited import Delimited
-from bertline.components.data.json_lines import JsonLines
+from bertline.components.data.json_files import Json
 from bertline.components.data.parquet import Parquet
 from bertline.components.data.reader import FOLDERS, Reader, SourceFile
 from bertline.components.data.rows import (
@@ -26,33 +25,20 @@ from bertline.components.data.rows import (
     excerpt,
     printable,
 )
+from bertline.components.data.xlsx import Xlsx
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 
 READERS: dict[str, Reader] = {
     "csv": Delimited(","),
     "tsv": Delimited("\t"),
-    "jsonl": JsonLines(),
+    "jsonl": Json(),
+    "json": Json(),  # either name reads either
     "parquet": Parquet(),
+    "arrow": ArrowFiles(),
+    "xlsx": Xlsx(),
     FOLDERS: ClassFolders(),
 }
-
-# The ending of a file's name, below that of a compression -> its format.
-ENDINGS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
-
-
-def by_name(path: Path) -> str | None:
-    """The format that a file's name tells; None where it tells none."""
-    return ENDINGS.get(Path(without_compression(path.name)).suffix.lower())
 
 
 def columns(file: SourceFile, options: DataOptions) -> list[str]:
@@ -72,13 +58,23 @@ def columns(file: SourceFile, options: DataOptions) -> list[str]:
     return names
 
 
+def lists(file: SourceFile, options: DataOptions) -> dict[str, str]:
+    """Columns that hold lists, which no text and no label can be -> what they hold; see Reader.lists."""
+    return READERS[file.format].lists(file, options)
+
+
+def is_text(file: SourceFile) -> bool:
+    """Whether a file is text in the encoding that the options name."""
+    return READERS[file.format].is_text
+
+
 def check(file: SourceFile, options: DataOptions) -> None:
     """Looks at the start of a file before a run is spent on it.
 
     Raises:
         UserError: as `columns`, or a column that the options name is missing or appears twice.
     """
-    check_columns(file, columns(file, options), options)
+    check_columns(file, columns(file, options), options, lists(file, options))
 
 
 def settled(file: SourceFile, options: DataOptions) -> SourceFile:

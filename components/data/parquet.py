@@ -9,9 +9,8 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from bertline.components.data.columns import places_of
-from bertline.components.data.decoding import error_policy, without_compression
-from bertline.components.data.json_lines import as_text
+from bertline.components.data import arrow_columns
+from bertline.components.data.packing import packing_of
 from bertline.components.data.reader import Reader, SourceFile
 from bertline.components.data.rows import Row
 from bertline.components.options import DataOptions
@@ -23,21 +22,32 @@ BATCH_ROWS = 2048
 class Parquet(Reader):
     """Reads a Parquet file."""
 
+    is_text = False
+
     def columns(self, file: SourceFile, options: DataOptions) -> list[str]:
         """See Reader."""
         with _open_table(file) as table:
-            return _plain_columns(table)
+            return arrow_columns.plain_columns(table.schema_arrow, options)
+
+    def lists(self, file: SourceFile, options: DataOptions) -> dict[str, str]:
+        """See Reader."""
+        with _open_table(file) as table:
+            return arrow_columns.lists_in(table.schema_arrow)
+
+    def settled(self, file: SourceFile, options: DataOptions) -> SourceFile:
+        """See Reader; what is settled are the names of classes."""
+        with _open_table(file) as table:
+            return arrow_columns.with_class_names(file, table.schema_arrow)
 
     def rows(self, file: SourceFile, options: DataOptions, names: Sequence[str]) -> Iterator[Row]:
         """See Reader."""
         with _open_table(file) as table:
-            places_of(file, names, _plain_columns(table), options)
-            number = file.first
+            file = arrow_columns.with_class_names(file, table.schema_arrow)
+            arrow_columns.check_names(file, table.schema_arrow, options, names)
+            first = file.first
             for batch in table.iter_batches(BATCH_ROWS, row_groups=file.groups, columns=list(names)):
-                columns = [_texts(batch.column(batch.schema.get_field_index(name)), options) for name in names]
-                for values in zip(*columns, strict=True):
-                    number += 1
-                    yield Row(number, values)
+                yield from arrow_columns.rows_of(batch, first, names, options, file)
+                first += batch.num_rows
 
     def parts(self, file: SourceFile, most_bytes: int) -> list[tuple[SourceFile, int]]:
         """See Reader; a part is one or more row groups."""
@@ -61,11 +71,8 @@ class Parquet(Reader):
 @contextmanager
 def _open_table(file: SourceFile) -> Iterator[pyarrow.parquet.ParquetFile]:
     """The file, opened; what Arrow says of a damaged one, also within the block, becomes a UserError."""
-    if without_compression(file.path) != file.path:
-        raise UserError(
-            f"{file.name}: Parquet compresses its columns itself, and is not read out of {Path(file.path).suffix}; "
-            "unpack the file."
-        )
+    if file.member or (Path(file.path).is_file() and packing_of(file.path)):
+        raise UserError(f"{file.name}: Parquet packs its columns itself, and is not read packed; unpack the file.")
     try:
         with pyarrow.parquet.ParquetFile(file.path) as table:
             yield table
@@ -74,21 +81,3 @@ def _open_table(file: SourceFile) -> Iterator[pyarrow.parquet.ParquetFile]:
         raise UserError(
             f"{file.name}: not Parquet, damaged or not readable ({reason}); copy the file again."
         ) from error
-
-
-def _plain_columns(table: pyarrow.parquet.ParquetFile) -> list[str]:
-    return [field.name for field in table.schema_arrow if not pyarrow.types.is_nested(field.type)]
-
-
-def _texts(column: pyarrow.Array, options: DataOptions) -> list[str | None]:
-    kind = column.type
-    if pyarrow.types.is_dictionary(kind):
-        column = column.dictionary_decode()
-        kind = column.type
-    if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
-        # Parquet's writers do not all check that strings are UTF-8, so the policy for bad bytes holds here too.
-        column = column.cast(pyarrow.large_binary() if pyarrow.types.is_large_string(kind) else pyarrow.binary())
-    errors = error_policy(options)
-    return [
-        value.decode("utf-8", errors) if isinstance(value, bytes) else as_text(value) for value in column.to_pylist()
-    ]

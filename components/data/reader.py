@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from bertline.components.data.json_shapes import Shape
 from bertline.components.data.rows import Row
 from bertline.components.options import DataOptions
 
@@ -15,8 +16,12 @@ FOLDERS = "folders"  # the format of a folder per class
 class SourceFile(NamedTuple):
     """One file to read: its absolute path, its name for people (relative to the base folder), its format.
 
-    It may be a part of a Parquet file: some row groups, `rows` in all, with `first` rows before them.
-    `quoting` is "standard" or "none" once `Reader.settled` has decided it.
+    It may be a part of a Parquet file: some row groups, `rows` in all, with `first` rows before them. It may be the
+    `member` of a zip archive. `described_by` are the paths of files beside it that name its classes.
+
+    What `Reader.settled` decides: `quoting` of CSV and TSV is "standard" or "none"; `shape` says where the rows of a
+    JSON file are; `class_names` are a column and the names of its numbers, for each column that has them. `notes` are
+    what a person should know of how the file is read.
     """
 
     path: str
@@ -26,10 +31,21 @@ class SourceFile(NamedTuple):
     first: int = 0
     rows: int | None = None
     quoting: str | None = None
+    member: str | None = None
+    described_by: tuple[str, ...] = ()
+    shape: Shape | None = None
+    class_names: tuple[tuple[str, tuple[str, ...]], ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Reader(Protocol):
-    """Reads the files of one format. `formats.READERS` has one for each format."""
+    """Reads the files of one format. `formats.READERS` has one for each format.
+
+    Attributes:
+        is_text: the files are text, in the encoding that the options name.
+    """
+
+    is_text = True
 
     def columns(self, file: SourceFile, options: DataOptions) -> list[str]:
         """Names of the columns that hold plain values, in the file's order; [] where the file has no rows.
@@ -37,6 +53,14 @@ class Reader(Protocol):
         Raises:
             UserError: the file is damaged, not of this format, or not in the encoding.
         """
+
+    def lists(self, file: SourceFile, options: DataOptions) -> dict[str, str]:
+        """Columns that hold lists, which no text and no label can be -> what they hold, for a message.
+
+        Raises:
+            UserError: as `columns`.
+        """
+        return {}
 
     def settled(self, file: SourceFile, options: DataOptions) -> SourceFile:
         """The file with what only a look at all of it can tell, so that every later reader reads it in the same way.

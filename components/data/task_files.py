@@ -10,13 +10,14 @@ from pathlib import Path
 import xxhash
 
 from bertline.components import spans
-from bertline.components.data import folders, formats
-from bertline.components.data.decoding import COMPRESSIONS
+from bertline.components.data import file_kinds, folders, hugging_face, packing
 from bertline.components.data.reader import FOLDERS, SourceFile
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 from bertline.models import packages
 from bertline.models.features import SPLITS
+
+DESCRIBED = ("parquet", "arrow")  # formats whose classes may be named in a file beside them
 
 # === Of a task ===
 
@@ -44,7 +45,7 @@ def of_task(options: DataOptions, base_folder: str) -> list[SourceFile]:
 
 def paths_of_task(options: DataOptions) -> Callable[[str], list[str]]:
     """Finds the files that a task reads in a folder, by their names only; for `object_store.local_copy`."""
-    return lambda folder: [file.path for file in of_task(options, folder)]
+    return lambda folder: [path for file in of_task(options, folder) for path in (file.path, *file.described_by)]
 
 
 def fingerprint(files: Iterable[SourceFile]) -> str:
@@ -53,11 +54,12 @@ def fingerprint(files: Iterable[SourceFile]) -> str:
     for file in files:
         # The parent's name is the label in a folder per class; names further up only say where the data lie.
         digest.update("/".join(Path(file.path).parts[-2:]).encode("utf-8", "surrogateescape") + b"\0")
-        digest.update(file.format.encode() + b"\0")
-        with open(file.path, "rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-        digest.update(b"\0")
+        digest.update(f"{file.format}{file.member or ''}".encode("utf-8", "surrogateescape") + b"\0")
+        for path in (file.path, *file.described_by):
+            with open(path, "rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+            digest.update(b"\0")
     return digest.hexdigest()
 
 
@@ -70,8 +72,8 @@ def expand(
     """The files that the sources name, in a stable order, each once.
 
     Args:
-        sources: paths, globs, folders of data files at any depth, folders with a folder per class, or
-            package://NAME/PATH.
+        sources: paths, globs, folders of data files at any depth, folders with a folder per class,
+            ARCHIVE.zip!MEMBER, or package://NAME/PATH.
         base_folder: where relative paths start.
         format: a format of DataOptions, or "auto" to go by the file's name.
         newest_spans: where a source has {SPAN}, how many spans to take; None for all.
@@ -81,12 +83,37 @@ def expand(
     """
     files: dict[str, SourceFile] = {}
     for source in spans.resolve(sources, base_folder, newest_spans):
-        for path in _matches(source, Path(base_folder)):
-            members = _in_folder(path, source, format) if path.is_dir() else [(path, _format_of(path, format))]
-            for file, file_format in members:
-                name = _name(file, path, source, Path(base_folder))
-                files.setdefault(str(file), SourceFile(str(file), name, file_format))
+        place, member = without_member(source, base_folder)
+        for match in _matches(place, Path(base_folder)):
+            if match.is_dir():
+                found = _in_folder(match, place, base_folder, format)
+            else:
+                name = _name(match, match, place, Path(base_folder))
+                found = [_file(match, name + (f"{packing.MEMBER}{member}" if member else ""), format, member)]
+            for file in found:
+                files.setdefault(f"{file.path}{packing.MEMBER}{file.member}", file)
     return list(files.values())
+
+
+def without_member(source: str, base_folder: str) -> tuple[str, str | None]:
+    """The path of a zip archive and the member that is named behind it, as in archive.zip!reviews.csv.
+
+    Of any other source: the source as it is, and None.
+
+    Args:
+        source: as in DataOptions.
+        base_folder: where relative paths start.
+    """
+    archive, mark, member = source.partition(f"{packing.ZIP_ENDING}{packing.MEMBER}")
+    if not mark or (Path(base_folder) / Path(source).expanduser()).exists():
+        return source, None
+    return archive + packing.ZIP_ENDING, member
+
+
+def _file(path: Path, name: str, format: str, member: str | None = None) -> SourceFile:
+    kind = file_kinds.kind_of(path, name, format, member)
+    described_by = hugging_face.descriptions(path) if kind.format in DESCRIBED else ()
+    return SourceFile(str(path), name, kind.format, member=kind.member, described_by=described_by, notes=kind.notes)
 
 
 def _matches(source: str, base: Path) -> list[Path]:
@@ -111,16 +138,18 @@ def _matches(source: str, base: Path) -> list[Path]:
     raise UserError(f"data source {source!r} does not exist (looked for {path}).{hint} Correct the path in the config.")
 
 
-def _in_folder(folder: Path, source: str, format: str) -> list[tuple[Path, str]]:
-    """The files of a folder and their formats: its data files at any depth, or those of its class folders."""
-    data, texts = folders.look(folder, source, lambda path: _is_data(path, format))
-    files = [(file, _format_of(file, format)) for file in data] or [(file, FOLDERS) for file in texts]
-    if not files:
+def _in_folder(folder: Path, source: str, base_folder: str, format: str) -> list[SourceFile]:
+    """The files of a folder: its data files at any depth, or those of its class folders."""
+    content = folders.look(folder, source, lambda path: _is_data(path, format))
+    if not content.data and not content.texts:
         raise UserError(
             f"data source {source!r} is a folder without data: expected a folder per class with a text file per row, "
-            f"or files ending in {', '.join(formats.ENDINGS)}. Correct the path in the config."
+            f"or files ending in {', '.join(file_kinds.ENDINGS)}. Correct the path in the config."
         )
-    return files
+    named = [(path, _name(path, folder, source, Path(base_folder))) for path in content.data or content.texts]
+    if content.data:
+        return [_file(path, name, format) for path, name in named]
+    return [SourceFile(str(path), name, FOLDERS) for path, name in named]
 
 
 def split_sources(source: str, base_folder: str) -> dict[str, str]:
@@ -133,30 +162,18 @@ def split_sources(source: str, base_folder: str) -> dict[str, str]:
     Raises:
         UserError: nothing is there.
     """
-    path, *more = _matches(source, Path(base_folder))
-    if more or not path.is_dir():
+    place, member = without_member(source, base_folder)
+    path, *more = _matches(place, Path(base_folder))
+    if member or more or not path.is_dir():
         return {}
     names = folders.split_folders(path, lambda file: _is_data(file, "auto"))
     return {split: f"{source.rstrip('/')}/{name}" for split, name in names.items()}
 
 
 def _is_data(path: Path, format: str) -> bool:
-    return format != FOLDERS and (format != "auto" or formats.by_name(path) is not None)
-
-
-def _format_of(path: Path, format: str) -> str:
-    if format == FOLDERS:
-        raise UserError(f"{path}: the format is 'folders' but this is a file; name the folder that holds the classes.")
-    if format != "auto":
-        return format
-    known = formats.by_name(path)
-    if known is None:
-        raise UserError(
-            f"{path}: format not known from the name. Known endings are {', '.join(formats.ENDINGS)} "
-            f"(of text files also with {', '.join(COMPRESSIONS)}). Rename the file, or set data.format to one of "
-            f"{', '.join(formats.READERS)}."
-        )
-    return known
+    if hugging_face.is_description(path):
+        return False
+    return format != FOLDERS and (format != "auto" or file_kinds.by_name(path) is not None)
 
 
 def _name(file: Path, match: Path, source: str, base: Path) -> str:

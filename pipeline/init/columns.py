@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from bertline.components.data.columns import list_column
 from bertline.errors import UserError
 from bertline.models import features
 from bertline.pipeline.init.survey import MOST_VALUES, Survey
@@ -51,6 +52,8 @@ def choose_columns(survey: Survey, text: str | None, label: str | None) -> Colum
             holds bytes that are not in the encoding.
     """
     for option, name in (("--text", text), ("--label", label)):
+        if name in survey.lists:
+            raise UserError(list_column(survey.read_files[0], option.removeprefix("--"), name, survey.lists[name]))
         if name is not None and name not in survey.names:
             raise UserError(f"{option} {name}: no such column. Columns: {', '.join(map(repr, survey.names))}.")
     if text is not None and text == label:
@@ -69,8 +72,8 @@ def choose_columns(survey: Survey, text: str | None, label: str | None) -> Colum
 
 
 def _why_one(survey: Survey) -> str:
-    if survey.read_files[0].format in ("jsonl", "parquet"):
-        return "Columns that hold lists or objects are not counted: write what is in them to columns of their own."
+    if survey.lists or survey.read_files[0].format not in ("csv", "tsv"):
+        return f"{_lists(survey)}Write what is missing to a column of its own."
     return "Where the columns are separated by other than commas, save the file as .csv with commas or .tsv with tabs."
 
 
@@ -154,7 +157,15 @@ def _described(survey: Survey) -> str:
         return f"{name!r} ({values} different values, {column.mean_characters:.0f} characters on average)"
 
     shown = ", ".join(column_described(name) for name in survey.names[:10])
-    return f"Columns: {shown}. Name them with --text and --label, or correct the file."
+    return f"Columns: {shown}. {_lists(survey)}Name them with --text and --label, or correct the file."
+
+
+def _lists(survey: Survey) -> str:
+    """Names the columns of lists, which are no text and no label."""
+    if not survey.lists:
+        return ""
+    shown = ", ".join(f"{name!r} ({held})" for name, held in list(survey.lists.items())[:5])
+    return f"Lists are neither a text nor a label: {shown}. "
 
 
 def _slice_columns(survey: Survey, used: set[str | None]) -> list[str]:

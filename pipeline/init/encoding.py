@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import chardet
 
-from bertline.components.data.decoding import open_bytes
+from bertline.components.data.packing import open_bytes
 from bertline.components.data.reader import FOLDERS, SourceFile
 from bertline.errors import UserError
 

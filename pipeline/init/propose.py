@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy
 
 from bertline.components.data import spellings
-from bertline.components.data.decoding import without_compression
 from bertline.components.data.delimited import SPANS_LINES
-from bertline.components.data.formats import ENDINGS
+from bertline.components.data.file_kinds import ENDINGS
+from bertline.components.data.packing import without_packing
 from bertline.components.data.rows import printable
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
@@ -122,7 +122,7 @@ def propose(survey: Survey, *, text: str | None = None, label: str | None = None
 
 def task_name(source: str) -> str:
     """A name for the task, from that of its data."""
-    stem = Path(without_compression(Path(source.rstrip("/*")).name))
+    stem = Path(without_packing(Path(source.rstrip("/*")).name))
     while stem.suffix.lower() in ENDINGS:
         stem = Path(stem.stem)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", str(stem)).strip("-._").lower()

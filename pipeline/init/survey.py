@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bertline.components.data import formats, task_files
-from bertline.components.data.decoding import UTF16_MARKS, open_bytes
+from bertline.components.data.decoding import UTF16_MARKS
+from bertline.components.data.packing import open_bytes
 from bertline.components.data.reader import FOLDERS, SourceFile
 from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE, Row, printable
 from bertline.components.options import DataOptions
@@ -84,6 +85,7 @@ class Survey:
         plain_quotes: names of the files in which quotes are characters like others.
         one_quoting: these are all files, or none.
         columns: name -> what its values are like.
+        lists: columns that hold lists -> what they hold.
         sample: SAMPLED_ROWS rows at most, each row's values in the order of `names`, "" where it has none.
         warnings: lines for the screen.
     """
@@ -107,6 +109,7 @@ class Survey:
     plain_quotes: list[str] = field(default_factory=list)
     one_quoting: bool = True
     columns: dict[str, Column] = field(default_factory=dict)
+    lists: dict[str, str] = field(default_factory=dict)
     sample: list[tuple[str, ...]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -132,7 +135,8 @@ def take_survey(source: str | Path) -> Survey:
     """
     address = re.sub(r"^package:/+", packages.SCHEME, str(source))  # pathlib joins the two slashes
     if not address.startswith(packages.SCHEME):
-        if not re.search(r"[*?\[]", address) and not Path(address).exists():
+        place, _ = task_files.without_member(address, os.getcwd())
+        if not re.search(r"[*?\[]", address) and not Path(place).exists():
             raise UserError(f"{address}: no such file or folder. Correct the path.")
         address = str(Path(address).absolute())
     sources = task_files.split_sources(address, os.getcwd()) or {TRAIN: address}
@@ -150,6 +154,7 @@ def take_survey(source: str | Path) -> Survey:
             "around a field, they would take rows into texts"
         )
     survey.warnings.extend(f"{count:,} {doubt}" for doubt, count in survey.doubts.items())
+    survey.warnings.extend(note for file in survey.read_files for note in file.notes)
     if not survey.sample:
         if survey.first_fault:
             raise UserError(f"No usable row among {survey.rows:,}. The first fault: {survey.first_fault}.")
@@ -177,14 +182,14 @@ def _read_as_they_are(source: str, files: list[SourceFile]) -> Survey:
     Raises:
         UserError: one file is UTF-8 and another one is not.
     """
-    encoding = "utf-16" if _is_utf16(files[0]) else "utf-8"
+    encoding = "utf-16" if formats.is_text(files[0]) and _is_utf16(files[0]) else "utf-8"
     survey = _read(source, files, encoding, "quarantine")
     bad = survey.faults[BAD_BYTES]
     if not bad and not survey.unreadable_names:
         return survey
     not_so = _not_in(encoding, survey)
-    # Parquet says itself what its bytes are; UTF-16 has a mark.
-    may_be_other = encoding == "utf-8" and files[0].format != "parquet"
+    # What is no text says itself what its bytes are; UTF-16 has a mark.
+    may_be_other = encoding == "utf-8" and formats.is_text(files[0])
     guess = encodings.guess(files) if may_be_other else None
     if guess:
         survey = _read(source, files, guess.name, "quarantine")
@@ -240,6 +245,7 @@ def _read(source: str, files: list[SourceFile], encoding: str, on_bad_bytes: str
     generator = random.Random(SAMPLE_SEED)
     survey.plain_quotes = [Path(file.path).name for file in files if file.quoting == "none"]
     survey.read_files = files
+    survey.lists = formats.lists(files[0], options)
     survey.repeated = {name for name, count in columns_found.items() if count > 1}
     survey.file_rows = [0] * len(files)
     survey.one_quoting = len(survey.plain_quotes) in (0, len(files))

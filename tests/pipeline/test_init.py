@@ -373,10 +373,15 @@ def test_a_table_that_holds_no_labelled_text(tmp_path, header, rows, said):
     assert said in str(stop.value)
 
 
-def test_nested_columns_are_named_as_the_cause(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"id": 1, "review": {"body": "words", "label": "a"}}\n' * 9)
-    with pytest.raises(UserError, match=r"Only one column, 'id'.*hold lists or objects are not counted"):
+def test_lists_are_named_as_the_cause(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"id": 1, "review": {"body": ["some", "words"], "label": ["a"]}}\n' * 9)
+    said = (
+        r"""Only one column, 'id'.*Lists are neither a text nor a label: 'review.body' \(\["some", "words"\]\), 'rev"""
+    )
+    with pytest.raises(UserError, match=said):
         proposed(tmp_path / "a.jsonl")
+    with pytest.raises(UserError, match=r"the column 'review.label' \(data.label\) holds lists \(\[\"a\"\]\)"):
+        proposed(tmp_path / "a.jsonl", label="review.label")
 
 
 def test_files_that_are_missing_empty_or_binary(tmp_path):
