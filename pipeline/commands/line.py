@@ -29,7 +29,7 @@ def init(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="A CSV, TSV, JSON Lines or Parquet file (text also as .gz, .bz2 or .xz), or a folder with a subfolder "
+            help="A CSV, TSV, JSON, Parquet, Arrow or Excel file (text also packed), or a folder with a subfolder "
             "per class.",
         ),
     ],
