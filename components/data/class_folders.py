@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bertline.components.data import decoding
+from bertline.components.data import decoding, packing
 from bertline.components.data.columns import places_of
 from bertline.components.data.reader import Reader, SourceFile
 from bertline.components.data.rows import ZERO_BYTE, Fault, Row
@@ -23,7 +23,7 @@ class ClassFolders(Reader):
         """See Reader."""
         columns = self.columns(file, options)
         places = places_of(file, names, columns, options)
-        with decoding.open_bytes(file) as stream:
+        with packing.open_bytes(file) as stream:
             content = stream.read()
         if b"\0" in content and not decoding.holds_zero_bytes(options):
             detail = f"a binary file, not text (zero byte at position {content.index(0)})"
