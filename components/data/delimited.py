@@ -114,6 +114,8 @@ def _fault(record: Record, header: list[str], named: str, delimiter: str) -> Fau
         return fields
     if zero := next((number for number, field in enumerate(fields, start=1) if "\0" in field), 0):
         return Fault(ZERO_BYTE, f"a zero byte in field {zero} ({record.where})", excerpt(delimiter.join(fields)))
+    if [field.strip() for field in fields] == header and any(header):  # files that were put together
+        return Fault(BROKEN_LINE, f"the names of the columns, once more ({record.where})", excerpt(record.lines[0]))
     if len(fields) == len(header):
         return None
     detail = f"{len(fields)} fields where {named} names {len(header)} columns ({record.where})"

@@ -44,6 +44,10 @@ SIGNATURES = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arro
 WORKBOOK, SPREADSHEET = "xl/workbook.xml", b"application/vnd.oasis.opendocument.spreadsheet"
 
 
+class UnknownFormat(UserError):
+    """The name of a file does not tell its format; it may be text."""
+
+
 def by_name(path: Path) -> str | None:
     """The format that a file's name tells; None where it tells none."""
     return ENDINGS.get(Path(packing.without_packing(path.name)).suffix.lower())
@@ -102,7 +106,7 @@ def _named(path: Path, format: str) -> str:
         ending = Path(packing.without_packing(path.name)).suffix.lower()
         if ending in FOREIGN:
             raise UserError(f"{path}: {ending} is {FOREIGN[ending]}.")
-        raise UserError(
+        raise UnknownFormat(
             f"{path}: format not known from the name. Known endings are {', '.join(ENDINGS)} (of text files also with "
             f"{', '.join(packing.ENDINGS)}). Rename the file, or set data.format."
         )
@@ -127,7 +131,7 @@ def _of_zip(path: Path, name: str, format: str, member: str | None) -> Kind:
     member = member or packing.only_member(str(path), name)
     told = by_name(Path(member)) or by_name(path)
     if format == "auto" and told is None:
-        raise UserError(f"{name}: the format of {member!r} in it is not known from the name; set data.format.")
+        raise UnknownFormat(f"{name}: the format of {member!r} in it is not known from the name; set data.format.")
     ending = path.suffix.lower()
     notes = () if ending == packing.ZIP_ENDING else (f"{name}: a zip archive, whatever its name: it is unpacked",)
     return Kind(told if format == "auto" else format, member, notes)

@@ -34,15 +34,26 @@ def init(
         ),
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: configs/NAME.yaml.")] = None,
-    text: Annotated[str | None, typer.Option(help="The text column, where the guess is wrong.")] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="The text column, where the guess is wrong. Give it several times to join columns."),
+    ] = None,
     label: Annotated[str | None, typer.Option(help="The label column, where the guess is wrong.")] = None,
+    header: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME,...",
+            help="Names for the columns of a CSV or TSV file whose first line is a row; `first`: that line names them.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option(help="Replace an existing config.")] = False,
 ) -> None:
     """Look at a file of labelled text and write a config for it."""
     with screen.quiet(LIBRARY_LOG):
         from bertline.pipeline.init import write_config
 
-        written = write_config(file, output, text=text, label=label, force=force)
+        names = None if header is None else [] if header == "first" else [name.strip() for name in header.split(",")]
+        written = write_config(file, output, text=text or (), label=label, header=names, force=force)
     shown = console()
     for finding in written.findings:
         shown.print(f"  {finding}")

@@ -6,6 +6,7 @@ YAML. None of them imports TensorFlow, so that a person who is about to start wa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,8 +29,9 @@ def write_config(
     source: str | Path,
     target: str | Path | None = None,
     *,
-    text: str | None = None,
+    text: str | Sequence[str] = (),
     label: str | None = None,
+    header: list[str] | None = None,
     force: bool = False,
 ) -> Written:
     """Looks at all rows of the data and writes a config for them.
@@ -37,8 +39,9 @@ def write_config(
     Args:
         source: file, folder with a folder per class, glob, or package://NAME/PATH.
         target: the config's file, by default configs/NAME.yaml; its folder is made where it is missing.
-        text: the text column, where the guess is wrong.
+        text: the text column, or several to join, where the guess is wrong.
         label: the label column, where the guess is wrong.
+        header: names of the columns, where the first line is a row; [] where it names them. None looks at it.
         force: replace a file that is there.
 
     Raises:
@@ -46,8 +49,8 @@ def write_config(
             only one label, with as many labels as rows, or anything else that `run` would refuse. Or the target
             exists and `force` is not set.
     """
-    survey = take_survey(source)
-    proposal = propose(survey, text=text, label=label)
+    survey = take_survey(source, header)
+    proposal = propose(survey, text=[text] if isinstance(text, str) else text, label=label)
     refuse_as_run_does(survey, proposal)
     path = Path(target) if target else Path("configs") / f"{proposal.name}.yaml"
     if path.exists() and not force:

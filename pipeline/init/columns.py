@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from bertline.components.data.columns import list_column
+from bertline.components.data.columns import joined, list_column
+from bertline.components.options import DataOptions
 from bertline.errors import UserError
 from bertline.models import features
 from bertline.pipeline.init.survey import MOST_VALUES, Survey
@@ -21,68 +23,88 @@ LABEL_NAMES = (
 )
 PAIRS = (("premise", "hypothesis"), ("question", "answer"), ("question", "passage"), ("query", "document"))
 
+# Columns that say in a few words what the text beside them says.
+TITLE_NAMES = ("title", "headline", "subject", "summary", "heading")
+
 MOST_SLICES = 20  # values of a column that is worth slicing by
 FILLED = 0.9  # share of the rows that have a value in such a column
 
 
 class Columns(NamedTuple):
-    """The columns of a task: `text_pair` is None where rows have one text; `slices` could slice the test rows."""
+    """The columns of a task.
 
-    text: str
+    Attributes:
+        text: one, or several to join.
+        text_pair: None where rows have one text.
+        label: the label's.
+        slices: those that could slice the test rows.
+    """
+
+    text: list[str]
     text_pair: str | None
     label: str
     slices: list[str]
 
     @property
-    def texts(self) -> list[str]:
-        """The text columns: one, or the two of a pair."""
-        return [self.text, self.text_pair] if self.text_pair else [self.text]
+    def used(self) -> list[str]:
+        """All of them but for slices."""
+        return [*self.text, *([self.text_pair] if self.text_pair else []), self.label]
+
+    def texts(self, survey: Survey, options: DataOptions) -> list[tuple[str, ...]]:
+        """The text of each sampled row, joined, or the two of a pair."""
+        parts = zip(*map(survey.sampled, self.text), strict=True)
+        sides = [[joined(row, options) for row in parts]]
+        if self.text_pair:
+            sides.append(survey.sampled(self.text_pair))
+        return list(zip(*sides, strict=True))
 
 
-def choose_columns(survey: Survey, text: str | None, label: str | None) -> Columns:
+def choose_columns(survey: Survey, text: Sequence[str], label: str | None) -> Columns:
     """The columns of the task.
 
     Args:
         survey: what the columns are like.
-        text: the text column, where the person has named it.
+        text: the text columns, where the person has named them; else empty.
         label: the label column, where the person has named it.
 
     Raises:
         UserError: a named column does not exist, none looks like text or like a label, one would be both, or its name
             holds bytes that are not in the encoding.
     """
-    for option, name in (("--text", text), ("--label", label)):
+    for option, name in (*(("--text", name) for name in text), ("--label", label)):
         if name in survey.lists:
             raise UserError(list_column(survey.read_files[0], option.removeprefix("--"), name, survey.lists[name]))
         if name is not None and name not in survey.names:
             raise UserError(f"{option} {name}: no such column. Columns: {', '.join(map(repr, survey.names))}.")
-    if text is not None and text == label:
-        raise UserError(f"--text and --label both name {text!r}: they must be different columns.")
+    if label in text:
+        raise UserError(f"--text and --label both name {label!r}: they must be different columns.")
     if len(survey.names) < 2:
         raise UserError(f"Only one column, {survey.names[0][:80]!r}: a text and a label are needed. {_why_one(survey)}")
     label = label or _guess_label(survey, text)
-    pair = _guess_pair(survey, label) if text is None else None
-    text, text_pair = pair or (text or _guess_text(survey, label), None)
-    if lost := [name for name in (text, text_pair, label) if name in survey.unreadable_names]:
+    pair = None if text else _guess_pair(survey, label)
+    first, text_pair = pair or (None, None)
+    text = [first] if first else list(text) or _with_title(survey, _guess_text(survey, label), label)
+    columns = Columns(text, text_pair, label, [])
+    if lost := [name for name in columns.used if name in survey.unreadable_names]:
         raise UserError(
             f"{survey.read_files[0].name}: the line of column names is not {survey.encoding.upper()}, so that "
             f"{lost[0]!r} cannot be named in a config. Correct that line, or save the file as UTF-8."
         )
-    return Columns(text, text_pair, label, _slice_columns(survey, {text, text_pair, label}))
+    return columns._replace(slices=_slice_columns(survey, set(columns.used)))
 
 
 def _why_one(survey: Survey) -> str:
     if survey.lists or survey.read_files[0].format not in ("csv", "tsv"):
         return f"{_lists(survey)}Write what is missing to a column of its own."
-    return "Where the columns are separated by other than commas, save the file as .csv with commas or .tsv with tabs."
+    return "No usual character separates its columns (comma, semicolon, tab, |): save the file as .csv with commas."
 
 
 # === The label ===
 
 
-def _guess_label(survey: Survey, text: str | None) -> str:
+def _guess_label(survey: Survey, text: Sequence[str]) -> str:
     """The column of few values that is named like a label, else the one of fewest values that are not numbers."""
-    candidates = [name for name in survey.names if name != text and _could_be_label(survey, name)]
+    candidates = [name for name in survey.names if name not in text and _could_be_label(survey, name)]
     if not candidates:
         raise UserError(
             f"No column looks like a label (few different values, each several times). {_described(survey)}"
@@ -122,6 +144,29 @@ def _guess_text(survey: Survey, label: str) -> str:
     named = min(candidates, key=lambda name: _rank(name, TEXT_NAMES))
     long_enough = survey.columns[named].mean_characters * 3 >= survey.columns[longest].mean_characters
     return named if _rank(named, TEXT_NAMES) < len(TEXT_NAMES) and long_enough else longest
+
+
+def _with_title(survey: Survey, text: str, label: str) -> list[str]:
+    """The text with the title that stands beside it, the title first; only the text where there is none.
+
+    A title that the text begins with anyway is left out.
+    """
+    others = [name for name in survey.names if name not in (text, label) and _could_be_text(survey, name)]
+    if _rank(text, TITLE_NAMES) < len(TITLE_NAMES):
+        title, bodies = text, [name for name in others if _mean(survey, name) > _mean(survey, text)]
+        body = max(bodies, key=lambda name: _mean(survey, name), default=None)
+    else:
+        titles = [name for name in others if _rank(name, TITLE_NAMES) < len(TITLE_NAMES)]
+        title, body = min(titles, key=lambda name: _rank(name, TITLE_NAMES), default=None), text
+    if title is None or body is None:
+        return [text]
+    pairs = list(zip(survey.sampled(title), survey.sampled(body), strict=True))
+    repeated = sum(whole.strip().startswith(start.strip()) for start, whole in pairs)
+    return [body] if repeated > len(pairs) / 2 else [title, body]
+
+
+def _mean(survey: Survey, name: str) -> float:
+    return survey.columns[name].mean_characters
 
 
 def _could_be_text(survey: Survey, name: str) -> bool:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +45,7 @@ PINS = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
+DEFAULTS = DataOptions(source=["."])
 BATCH = TrainOptions.model_fields["batch_size"].default
 
 
@@ -90,12 +92,12 @@ class Proposal:
     warnings: list[str]
 
 
-def propose(survey: Survey, *, text: str | None = None, label: str | None = None) -> Proposal:
+def propose(survey: Survey, *, text: Sequence[str] = (), label: str | None = None) -> Proposal:
     """Chooses the settings of a task.
 
     Args:
         survey: of its rows.
-        text: the text column, where the guess is wrong.
+        text: the text column, or several to join, where the guess is wrong.
         label: the label column, where the guess is wrong.
 
     Raises:
@@ -104,7 +106,7 @@ def propose(survey: Survey, *, text: str | None = None, label: str | None = None
     columns = choose_columns(survey, text, label)
     alike = spellings.alike(_spelt(survey, columns.label))
     labels = _labels(survey, columns.label, alike)
-    texts = list(zip(*map(survey.sampled, columns.texts), strict=True))
+    texts = columns.texts(survey, DEFAULTS)
     name = task_name(survey.source)
     return Proposal(
         name=name,
@@ -164,11 +166,6 @@ def _labels(survey: Survey, label: str, alike: spellings.Alike) -> dict[str, int
             f"The column {label!r} holds only one label ({only}): a classifier needs at least two. Name the right "
             "column with --label, or add rows of another label."
         )
-    if label in labels:
-        raise UserError(
-            f"The first line looks like a row, not like column names ({label!r} is also a label). Add a line of column "
-            "names at the top of the file."
-        )
     return labels
 
 
@@ -196,11 +193,13 @@ def _findings(survey: Survey, columns: Columns, labels: dict[str, int]) -> list[
     pair = f" with {columns.text_pair!r}" if columns.text_pair else ""
     shown = ", ".join(f"{name} {count:,}" for name, count in list(labels.items())[:LISTED_LABELS])
     more = f", and {len(labels) - LISTED_LABELS} more" if len(labels) > LISTED_LABELS else ""
-    mean = survey.columns[columns.text].mean_characters
+    mean = sum(survey.columns[name].mean_characters for name in columns.text)
+    texts = " and ".join(map(repr, columns.text)) + (" joined" if len(columns.text) > 1 else "")
     return [
         *_files_found(survey),
+        *_layout_found(survey),
         f"{survey.rows:,} rows; columns: {', '.join(map(printable, survey.names[:LISTED_COLUMNS]))}",
-        f"text: {columns.text!r}{pair}, {mean:.0f} characters on average",
+        f"text: {texts}{pair}, {mean:.0f} characters on average",
         f"label: {columns.label!r}, {len(labels)} labels: {shown}{more}",
     ]
 
@@ -217,6 +216,15 @@ def _files_found(survey: Survey) -> list[str]:
     ]
 
 
+def _layout_found(survey: Survey) -> list[str]:
+    """What is not usual in a CSV or TSV file."""
+    delimiter, header, why = survey.layout
+    lines = [f"fields separated by {delimiter!r}"] if delimiter else []
+    return (
+        [*lines, f"no line of column names: {why}; names for {len(header)} columns are proposed"] if header else lines
+    )
+
+
 # === data ===
 
 
@@ -228,7 +236,10 @@ def _data(survey: Survey, columns: Columns, labels: dict[str, int], alike: spell
     if survey.folders:
         settings.append(Setting(("data", "format"), "folders", "a folder per label, a text file per row"))
     else:
-        settings.append(Setting(("data", "text"), columns.text))
+        settings += _layout(survey)
+        several = len(columns.text) > 1
+        reason = "joined with a space between them, as a title often tells the label" if several else ""
+        settings.append(Setting(("data", "text"), columns.text if several else columns.text[0], reason))
         if columns.text_pair:
             reason = "the two texts are read together, as one row"
             settings.append(Setting(("data", "text_pair"), columns.text_pair, reason))
@@ -262,6 +273,20 @@ def _label_settings(labels: dict[str, int], alike: spellings.Alike) -> list[Sett
         )
     elif len(labels) <= MANY_LABELS and min(labels.values()) >= FEW_ROWS:
         settings.append(Setting(("data", "labels"), sorted(labels), "a row with any other label goes to quarantine"))
+    return settings
+
+
+def _layout(survey: Survey) -> list[Setting]:
+    """Format, delimiter and header, where they are not what `run` takes them for."""
+    delimiter, header, why = survey.layout
+    settings = []
+    if survey.format:
+        settings.append(Setting(("data", "format"), survey.format, "the file's name does not tell it"))
+    if delimiter:
+        reason = "between fields: with it the rows agree most on their number of fields"
+        settings.append(Setting(("data", "delimiter"), delimiter, reason))
+    if header:
+        settings.append(Setting(("data", "header"), header, why))
     return settings
 
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from bertline.components import splitting
 from bertline.components.data import formats, label_cells
+from bertline.components.data.columns import joined
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 from bertline.pipeline.init.propose import Proposal
@@ -47,10 +48,10 @@ def _sampled_all(survey: Survey) -> bool:
 
 def _ingested_sample(survey: Survey, options: DataOptions) -> dict[str, Any]:
     """What the run's own report would say of the sampled rows, if all of them were split by hash."""
-    texts, cells = (
-        list(zip(*map(survey.sampled, names), strict=True))
-        for names in ([options.text, *([options.text_pair] if options.text_pair else [])], label_columns(options))
-    )
+    sides = [options.text_columns, *([[options.text_pair]] if options.text_pair else [])]
+    texts = [[joined(parts, options) for parts in zip(*map(survey.sampled, names), strict=True)] for names in sides]
+    texts = list(zip(*texts, strict=True))
+    cells = zip(*map(survey.sampled, label_columns(options)), strict=True)
     read = [label_cells.read(of_row, options) for of_row in cells]
     usable = [
         not of_row.unusable and all(part.strip() for part in parts) for parts, of_row in zip(texts, read, strict=True)
@@ -97,10 +98,10 @@ def _refuse_too_many_unusable(survey: Survey, options: DataOptions, contradictor
     # A row may lack both, so that this is the least that `run` would put in quarantine.
     empty_says_none = options.multi_label is not None and options.multi_label.empty == "no_label"
     labels = [] if empty_says_none else label_columns(options)
+    sides = [options.text_columns, *([name] for name in (options.text_pair, *labels) if name)]
     missing = {
-        column: readable - survey.columns[column].filled
-        for column in (options.text, options.text_pair, *labels)
-        if column
+        " and ".join(map(repr, names)): max(0, readable - sum(survey.columns[name].filled for name in names))
+        for names in sides
     }
     column, most = max(missing.items(), key=lambda item: item[1])
     if faulty + most <= options.max_quarantined * survey.rows:
@@ -108,7 +109,7 @@ def _refuse_too_many_unusable(survey: Survey, options: DataOptions, contradictor
     parts = [f"{count:,} x {reason}" for reason, count in survey.faults.most_common()]
     least = "At least " if contradictory and not _sampled_all(survey) else ""
     parts += [f"{contradictory:,} x {splitting.OTHER_LABEL}"] if contradictory else []
-    parts += [f"{most:,} x nothing in column {column!r}"] if most else []
+    parts += [f"{most:,} x nothing in column {column}"] if most else []
     first = f" The first fault: {survey.first_fault}." if survey.first_fault else ""
     raise UserError(
         f"{least}{faulty + most:,} of {survey.rows:,} rows cannot be used ({', '.join(parts)}); data.max_quarantined "

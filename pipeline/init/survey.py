@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import random
 import re
@@ -11,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bertline.components.data import formats, task_files
-from bertline.components.data.decoding import UTF16_MARKS
+from bertline.components.data.decoding import SNIFFED_BYTES, UTF16_MARKS
+from bertline.components.data.file_kinds import UnknownFormat
 from bertline.components.data.packing import open_bytes
 from bertline.components.data.reader import FOLDERS, SourceFile
 from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE, Row, printable
@@ -20,11 +22,14 @@ from bertline.errors import UserError
 from bertline.models import packages
 from bertline.models.features import SPLITS
 from bertline.pipeline.init import encoding as encodings
+from bertline.pipeline.init import layout as layouts
+from bertline.pipeline.init.layout import Layout
 
 MOST_VALUES = 1000  # counted of a column; one of more different values is not taken for a label
 SAMPLED_ROWS = 20_000  # kept whole; the 99th percentile of their lengths is then sure to a few per cent
 TRAIN = SPLITS[0]
 SAMPLE_SEED = 17  # the same sample for the same file
+ZERO_BYTES = 0.01  # share from which they are UTF-16's, which has one in each line break; fewer are accidents
 LISTED_FILES = 3  # on the screen
 TOLERATED_BAD_BYTES = 0.01  # a share of rows up to this are accidents, and go to quarantine
 
@@ -74,6 +79,8 @@ class Survey:
         names: the columns, each once.
         repeated: those that the first file has twice or more, of which the first is read.
         encoding, on_bad_bytes: how the files were read, as in DataOptions.
+        layout: the delimiter and the header, as they are to be written down.
+        format: as it is to be written down where the file's name does not tell it; "" where it does.
         encoding_words: where the encoding is a guess, a few words as it reads them.
         utf8_lines: where it is a guess, the lines beyond ASCII that are UTF-8 nevertheless.
         read_files: the files as they were read, train's first.
@@ -95,6 +102,8 @@ class Survey:
     names: list[str]
     encoding: str
     on_bad_bytes: str
+    layout: Layout = layouts.USUAL
+    format: str = ""
     sources: dict[str, str] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
     encoding_words: list[str] = field(default_factory=list)
@@ -124,11 +133,12 @@ class Survey:
         return [name for name in self.names if printable(name) != name]
 
 
-def take_survey(source: str | Path) -> Survey:
+def take_survey(source: str | Path, header: list[str] | None = None) -> Survey:
     """Looks at all rows of the data.
 
     Args:
         source: file, folder with a folder per class, glob, or package://NAME/PATH.
+        header: names of the columns, where the person gives them; [] says that the first line names them.
 
     Raises:
         UserError: nothing is there, or no row of it can be used.
@@ -140,10 +150,14 @@ def take_survey(source: str | Path) -> Survey:
             raise UserError(f"{address}: no such file or folder. Correct the path.")
         address = str(Path(address).absolute())
     sources = task_files.split_sources(address, os.getcwd()) or {TRAIN: address}
-    by_split = {split: task_files.expand([folder], os.getcwd()) for split, folder in sources.items()}
+    format, by_split = _expanded(sources)
     files = [file for members in by_split.values() for file in members]
     _refuse_mixed_formats(by_split)
-    survey = _read_as_they_are(address, files)
+    options = DataOptions(source=["."], encoding=_unicode(files[0]))
+    layout = layouts.look(files, options, header)
+    options = options.model_copy(update={"delimiter": layout.delimiter, "header": layout.header})
+    survey = _read_as_they_are(address, files, options)
+    survey.layout, survey.format = layout, format.replace("auto", "")
     survey.sources = sources
     survey.files = {split: len(members) for split, members in by_split.items()}
     if broken := survey.faults[BROKEN_LINE]:
@@ -176,14 +190,28 @@ def _refuse_mixed_formats(by_split: dict[str, list[SourceFile]]) -> None:
         )
 
 
-def _read_as_they_are(source: str, files: list[SourceFile]) -> Survey:
-    """Reads the files as UTF-8 or UTF-16; again in another encoding where they are neither.
+def _expanded(sources: dict[str, str]) -> tuple[str, dict[str, list[SourceFile]]]:
+    """The format to write down, and the files of each split.
+
+    It is "auto", or "csv" for text whose name tells no format, such as the .txt of spreadsheets.
+    """
+    format = "auto"
+    try:
+        by_split = {split: task_files.expand([source], os.getcwd()) for split, source in sources.items()}
+    except UnknownFormat:
+        format = "csv"
+        by_split = {split: task_files.expand([source], os.getcwd(), format) for split, source in sources.items()}
+    return format, by_split
+
+
+def _read_as_they_are(source: str, files: list[SourceFile], options: DataOptions) -> Survey:
+    """Reads the files as UTF-8, UTF-16 or UTF-32; again in another encoding where they are none of these.
 
     Raises:
         UserError: one file is UTF-8 and another one is not.
     """
-    encoding = "utf-16" if formats.is_text(files[0]) and _is_utf16(files[0]) else "utf-8"
-    survey = _read(source, files, encoding, "quarantine")
+    encoding = options.encoding
+    survey = _read(source, files, options)
     bad = survey.faults[BAD_BYTES]
     if not bad and not survey.unreadable_names:
         return survey
@@ -192,7 +220,7 @@ def _read_as_they_are(source: str, files: list[SourceFile]) -> Survey:
     may_be_other = encoding == "utf-8" and formats.is_text(files[0])
     guess = encodings.guess(files) if may_be_other else None
     if guess:
-        survey = _read(source, files, guess.name, "quarantine")
+        survey = _read(source, files, options.model_copy(update={"encoding": guess.name}))
         survey.encoding_words, survey.utf8_lines = guess.words, guess.utf8_lines
         survey.warnings.append(f"{not_so}: read as {guess.name}{_as_in(guess.words)}. Check some rows")
         if guess.utf8_lines:
@@ -205,7 +233,7 @@ def _read_as_they_are(source: str, files: list[SourceFile]) -> Survey:
     elif bad > TOLERATED_BAD_BYTES * survey.rows:
         if may_be_other:
             encodings.refuse_two_encodings(files)
-        survey = _read(source, files, encoding, "replace")
+        survey = _read(source, files, options.model_copy(update={"on_bad_bytes": "replace"}))
         survey.warnings.append(
             f"{not_so}, and no other encoding reads them well: the bytes that are not are replaced by U+FFFD. "
             "Set data.encoding if you know the file's"
@@ -230,18 +258,37 @@ def _as_in(words: list[str]) -> str:
     return f", as in {', '.join(words)}" if words else ""
 
 
-def _is_utf16(file: SourceFile) -> bool:
+def _unicode(file: SourceFile) -> str:
+    """The encoding by the file's byte order mark, or by the zero bytes of UTF-16 without one; else UTF-8, as for no text."""
+    if not formats.is_text(file):
+        return "utf-8"
     with open_bytes(file) as stream:
-        return stream.read(2) in UTF16_MARKS
+        start = stream.read(SNIFFED_BYTES)
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if start.startswith(UTF16_MARKS):
+        return "utf-16"
+    if start.count(0) < ZERO_BYTES * len(start):
+        return "utf-8"
+    return max(("utf-8", "utf-16-le", "utf-16-be"), key=lambda name: _line_breaks(start, name))
 
 
-def _read(source: str, files: list[SourceFile], encoding: str, on_bad_bytes: str) -> Survey:
-    options = DataOptions(source=["."], encoding=encoding, on_bad_bytes=on_bad_bytes)
+def _line_breaks(start: bytes, encoding: str) -> int:
+    """Line breaks of a file's first bytes; 0 where they are no text in the encoding, or hold zero bytes in it."""
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(start)
+    except UnicodeDecodeError:
+        return 0
+    return 0 if "\0" in text else len(re.findall(r"[\r\n]", text))
+
+
+def _read(source: str, files: list[SourceFile], options: DataOptions) -> Survey:
     columns_found = Counter(formats.columns(files[0], options))
     names = list(columns_found)
     files = [formats.settled(file, options) for file in files]
     columns = {name: Column() for name in names}
-    survey = Survey(source, files[0].format == FOLDERS, names, encoding, on_bad_bytes, columns=columns)
+    folders = files[0].format == FOLDERS
+    survey = Survey(source, folders, names, options.encoding, options.on_bad_bytes, columns=columns)
     generator = random.Random(SAMPLE_SEED)
     survey.plain_quotes = [Path(file.path).name for file in files if file.quoting == "none"]
     survey.read_files = files

@@ -362,8 +362,7 @@ WORDS = [(f"some words {number}", number % 2) for number in range(20)]
         (("text", "label"), [(text, f"id{number}") for number, (text, _) in enumerate(WORDS)], "that is no label"),
         (("x", "y"), [(number, number % 2) for number in range(20)], "No column looks like text"),
         (("x", "z"), [(text, text) for text, _ in WORDS], "No column looks like a label"),
-        (("text;label",), [("a;b",)], "Only one column"),
-        (("some words", "1"), [(text, label) for text, label in WORDS], "not like column names"),
+        (("text label",), [("a b",)], "Only one column"),
         (("text", "label"), [], "no usable row"),
     ],
 )
