@@ -40,7 +40,7 @@ def ingested(path, content, **named):
         formats.check(file, task.data)
         for row in formats.read(formats.settled(file, task.data), task.data):
             parsed = parse(row, task.data)
-            rows.append((row.number, parsed.text, parsed.fault.reason if parsed.fault else parsed.label))
+            rows.append((row.number, parsed.text, parsed.fault.reason if parsed.fault else parsed.labels[0]))
     return written, task.data, rows
 
 
