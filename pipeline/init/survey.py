@@ -259,7 +259,7 @@ def _as_in(words: list[str]) -> str:
 
 
 def _unicode(file: SourceFile) -> str:
-    """The encoding by the file's byte order mark, or by the zero bytes of UTF-16 without one; else UTF-8, as for no text."""
+    """The encoding by the byte order mark, or by the zero bytes of UTF-16 without one; else UTF-8, as for no text."""
     if not formats.is_text(file):
         return "utf-8"
     with open_bytes(file) as stream:
