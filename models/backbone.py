@@ -12,7 +12,7 @@ import keras
 import keras_hub
 
 from bertline.errors import UserError
-from bertline.models import packages
+from bertline.models import backbone_config, packages
 from bertline.models.pooling import POOLER, Pooling, of_folder
 from bertline.models.recipe import ModelOptions, RandomBert
 
@@ -90,11 +90,12 @@ def digest(options: ModelOptions) -> str:
     It also covers the pooling, where that is not BERT's own.
 
     Raises:
-        UserError: the backbone cannot be found.
+        UserError: the backbone cannot be found, or the sizes in its config.json are absurd.
     """
     source = options.backbone
     summed, files = hashlib.sha256(), {}
     if isinstance(source, RandomBert):
+        _check_random(source, options)
         summed.update(f"{source.model_dump_json(exclude={'vocabulary'})} {_positions(options)}".encode())
         files = {"vocab.txt": vocabulary(options).path}
     elif folder := _folder(source):
@@ -126,9 +127,11 @@ def _gelu_approximate(x):
 
 
 def _random(size: RandomBert, options: ModelOptions) -> keras_hub.models.BertBackbone:
-    words = vocabulary(options).path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+    words = _check_random(size, options)
+    count = backbone_config.parameters(size.layers, size.hidden, size.intermediate, words, _positions(options))
+    backbone_config.check_memory("model.backbone", count)
     return keras_hub.models.BertBackbone(
-        vocabulary_size=len(words),
+        vocabulary_size=words,
         num_layers=size.layers,
         num_heads=size.heads,
         hidden_dim=size.hidden,
@@ -137,6 +140,18 @@ def _random(size: RandomBert, options: ModelOptions) -> keras_hub.models.BertBac
         max_sequence_length=_positions(options),
         dtype="float32",
     )
+
+
+def _check_random(size: RandomBert, options: ModelOptions) -> int:
+    """How many wordpieces there are; UserError where no machine could build a network of these sizes."""
+    path = vocabulary(options).path
+    words = len(_words(path))
+    backbone_config.check_random(size, _positions(options), path, words)
+    return words
+
+
+def _words(path: Path) -> list[bytes]:
+    return path.read_bytes().removesuffix(b"\n").split(b"\n")
 
 
 def _positions(options: ModelOptions) -> int:
@@ -150,13 +165,16 @@ def _pretrained(source: str, options: ModelOptions) -> keras_hub.models.BertBack
     local_hugging_face = folder is not None and _is_hugging_face(folder)
     if local_hugging_face:
         _check_safetensors(folder)
+        file = folder / "config.json"
+        count = backbone_config.parameters_of(backbone_config.read(file), backbone_config.HUGGING_FACE)
+        backbone_config.check_memory(str(file), count)
     backbone = keras_hub.models.BertBackbone.from_preset(
         str(folder or source), dropout=options.dropout, dtype="float32"
     )
     if not isinstance(backbone, keras_hub.models.BertBackbone):
         raise UserError(f"{source!r} is a {type(backbone).__name__}; the line fine-tunes BERT")
     if local_hugging_face:
-        config = json.loads((folder / "config.json").read_text())
+        config = backbone_config.read(file)
         name = config.get("hidden_act", "gelu")
         if name not in _ACTIVATIONS:
             raise UserError(f"{folder}/config.json: hidden_act {name!r} is not one of {', '.join(_ACTIVATIONS)}")
@@ -189,9 +207,15 @@ def _is_hugging_face(folder: Path) -> bool:
     config = folder / "config.json"
     if not config.is_file():
         raise UserError(f"{folder}: holds no config.json; expected a Hugging Face or keras-hub folder of a BERT")
-    model_type = json.loads(config.read_text()).get("model_type")
+    values = backbone_config.read(config)
+    model_type = values.get("model_type")
     if model_type not in (None, "bert"):
         raise UserError(f"{config}: model_type is {model_type!r}; the line fine-tunes 'bert'")
+    if model_type is None:
+        backbone_config.check_keras_hub(config, values)
+    else:
+        words = folder / "vocab.txt"
+        backbone_config.check_hugging_face(config, values, len(_words(words)) if words.is_file() else None)
     return model_type == "bert"
 
 

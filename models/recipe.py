@@ -11,6 +11,18 @@ Distribution = Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
 ServedDtype = Literal["float32", "bfloat16", "float16"]
 
 
+# The most that a backbone may have: ten times and more what the largest BERTs have (BERT-large: 24 layers of 1,024), so
+# that a slip or a damaged file is refused before memory runs out.
+MOST = {
+    "layers": 512,
+    "hidden": 32_768,
+    "heads": 512,
+    "intermediate": 262_144,
+    "words": 5_000_000,
+    "positions": 1 << 20,
+}
+
+
 class Section(BaseModel):
     """A part of the config: unknown keys are refused, values cannot change after validation."""
 
@@ -22,10 +34,11 @@ class RandomBert(Section):
     """Size of a BERT with random weights (for tests and for training from scratch)."""
 
     # BERT-tiny's sizes (Turc et al. 2019), which train from scratch on a CPU.
-    layers: PositiveInt = 2
-    hidden: PositiveInt = 128  # width of a token's vector
-    heads: PositiveInt = 2  # of attention; they share hidden among them
-    intermediate: PositiveInt = 512  # of the feed-forward part: four times hidden, as in BERT
+    layers: int = Field(default=2, ge=1, le=MOST["layers"])
+    hidden: int = Field(default=128, ge=1, le=MOST["hidden"])  # width of a token's vector
+    heads: int = Field(default=2, ge=1, le=MOST["heads"])  # of attention; they share hidden among them
+    # of the feed-forward part: four times hidden, as in BERT
+    intermediate: int = Field(default=512, ge=1, le=MOST["intermediate"])
     vocabulary: str  # path or package:// of a vocab.txt, one wordpiece a line
     lowercase: bool = True  # as the uncased vocabularies need it; false for a cased one
 

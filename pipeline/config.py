@@ -27,7 +27,7 @@ from bertline.components.options import (
 )
 from bertline.errors import UserError
 from bertline.models.recipe import ExportOptions, ModelOptions, Section, TrainOptions
-from bertline.pipeline import metadata_store
+from bertline.pipeline import metadata_store, yaml_extent
 from bertline.pipeline.beam_options import GCS, BeamOptions
 from bertline.pipeline.kubeflow_options import KubeflowOptions
 from bertline.serving.storage import is_remote
@@ -224,6 +224,8 @@ def load(path: str | Path) -> Config:
         raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from error
     try:
         values = parse(text)
+    except yaml_extent.TooMuch as error:
+        raise UserError(f"{path}: {error}. No config is like that; `bertline init FILE` writes one.") from None
     except YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
@@ -241,8 +243,9 @@ def parse(text: str) -> Any:
     """What a config's text holds, before it is checked.
 
     Raises:
-        YAMLError: it is no YAML.
+        YAMLError: it is no YAML, or more of it than a config can be (TooMuch).
     """
+    yaml_extent.check(text)
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     return yaml.load(text)

@@ -170,6 +170,61 @@ def test_other_models_are_refused(tmp_path):
         backbone.vocabulary(options(folder))
 
 
+HUGE = "it must be a whole number from 1 to"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"hidden_size": 10**9}, f"hidden_size is 1000000000: {HUGE} 32,768"),
+        ({"num_hidden_layers": -1}, f"num_hidden_layers is -1: {HUGE} 512"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"num_hidden_layers": 1.5}, "num_hidden_layers is 1.5"),
+        ({"num_attention_heads": True}, "num_attention_heads is True"),
+        ({"num_attention_heads": 3}, r"hidden_size \(4\) must be a multiple of num_attention_heads \(3\)"),
+        ({"vocab_size": 10**12}, f"vocab_size is 1000000000000: {HUGE} 5,000,000"),
+        ({"vocab_size": 8}, "vocab_size is 8, and .*/vocab.txt has 9 wordpieces"),
+        ({"max_position_embeddings": "many"}, "max_position_embeddings is 'many'"),
+        (
+            {"hidden_size": 32_768, "intermediate_size": 262_144, "num_hidden_layers": 512},
+            "parameters, more than 50,000,000,000",
+        ),
+    ],
+)
+def test_absurd_sizes_are_refused_before_anything_is_built(tmp_path, config, words):
+    folder = write_hugging_face_folder(tmp_path / "bert", **config)
+    for look in (backbone.digest, backbone.vocabulary, backbone.load):
+        with pytest.raises(UserError, match=f"^{folder}/config.json: .*{words}"):
+            look(options(folder))
+
+
+def test_absurd_sizes_of_a_keras_hub_folder(tmp_path):
+    (tmp_path / "config.json").write_text('{"class_name": "BertBackbone", "config": {"hidden_dim": 1000000000}}')
+    with pytest.raises(UserError, match=f"hidden_dim is 1000000000: {HUGE}"):
+        backbone.digest(options(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{", "not JSON"), ("[" * 100_000, "not JSON: nested too deep"), ("[]", "holds no backbone's settings")],
+)
+def test_a_damaged_config_is_named(tmp_path, text, words):
+    folder = write_hugging_face_folder(tmp_path / "bert")
+    (folder / "config.json").write_text(text)
+    with pytest.raises(UserError, match=f"^{folder}/config.json: {words}"):
+        backbone.digest(options(folder))
+
+
+def test_random_weights_that_no_machine_holds(tmp_path):
+    sizes = {"layers": 2, "hidden": 32_768, "heads": 2, "intermediate": 262_144}
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n")
+    random = {"vocabulary": str(tmp_path / "vocab.txt"), **sizes}
+    with pytest.raises(UserError, match=r"^model.backbone: its [\d,]+ parameters take 160 GiB, and this machine has"):
+        backbone.load(ModelOptions(backbone=random, max_length=8))
+    with pytest.raises(UserError, match=r"^model.backbone: its sizes, with the 5 wordpieces of .*vocab.txt, make"):
+        backbone.digest(ModelOptions(backbone={**random, "layers": 10}, max_length=8))
+
+
 def test_max_length_must_fit_the_positions(tmp_path):
     folder = write_hugging_face_folder(tmp_path / "bert")
     with pytest.raises(UserError, match="max_length 11 is more than the 10 positions"):

@@ -1,3 +1,5 @@
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,34 @@ def test_a_wrong_config_is_refused_by_key_value_and_what_is_allowed(tmp_path, te
     message = refused(tmp_path, text)
     assert expected in message
     assert "task.yaml" in message
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in pairwise("abcdefghij")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[" * 20_000, "line 1 is nested more than 50 levels deep"),
+        ("data: " + "{a: " * 20_000, "line 1 is nested more than 50 levels deep"),
+        ("\n".join(" " * level + "data:" for level in range(1000)), "line 50 is nested more than 50 levels deep"),
+        (f"{BOMB}data: {{source: *j}}\nname: x\n", "line 6: with its aliases it stands for more than 1,000,000 values"),
+        ("data: &a {source: *a}", "line 1: *a stands inside what it names"),
+    ],
+    ids=["brackets", "braces", "blocks", "aliases of aliases", "itself"],
+)
+def test_yaml_that_no_machine_should_build_is_refused_at_once(tmp_path, text, expected):
+    began = time.monotonic()
+    message = refused(tmp_path, text)
+    assert message == f"{tmp_path}/task.yaml: {expected}. No config is like that; `bertline init FILE` writes one."
+    assert time.monotonic() - began < 20, "it took 2 s on a busy machine"
+
+
+def test_aliases_of_a_usual_kind_are_read(tmp_path):
+    config = configs.load(write(tmp_path, "name: &name reviews\ndata: {source: &s [a.csv], text: *name}\n"))
+    assert (config.name, config.data.text) == ("reviews", "reviews")
 
 
 def test_all_faults_are_named_at_once(tmp_path):

@@ -1,0 +1,145 @@
+"""The sizes in a backbone's config.json, checked before anything of that size is built."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bertline.errors import UserError
+from bertline.models.recipe import MOST, RandomBert
+
+GIB = 1 << 30
+# More than any BERT has; beyond it a file is damaged.
+MOST_PARAMETERS = 50_000_000_000
+# Each size's key in a config.json of Hugging Face, and in one of keras-hub, below "config".
+HUGGING_FACE = {
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "intermediate": "intermediate_size",
+    "words": "vocab_size",
+    "positions": "max_position_embeddings",
+}
+KERAS_HUB = {
+    "layers": "num_layers",
+    "hidden": "hidden_dim",
+    "heads": "num_heads",
+    "intermediate": "intermediate_dim",
+    "words": "vocabulary_size",
+    "positions": "max_sequence_length",
+}
+
+
+def read(file: Path) -> dict[str, Any]:
+    """What a config.json holds.
+
+    Raises:
+        UserError: it cannot be read or holds no JSON object; the message names the file.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        raise UserError(f"{file}: not JSON: {reason}; fetch the backbone's folder again") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: holds no backbone's settings but a {type(values).__name__}; fetch the folder again")
+    return values
+
+
+def check_hugging_face(file: Path, values: dict[str, Any], words: int | None) -> None:
+    """Checks the sizes of Hugging Face's config.json.
+
+    Args:
+        file: the config.json.
+        values: what it holds.
+        words: lines of the folder's vocab.txt; None where there is none.
+
+    Raises:
+        UserError: a size is absurd, or the sizes contradict each other; the message names the file and the key.
+    """
+    _check(file, values, HUGGING_FACE)
+    size = values.get("vocab_size")
+    if words is not None and size is not None and words > size:
+        raise UserError(
+            f"{file}: vocab_size is {size:,}, and {file.with_name('vocab.txt')} has {words:,} wordpieces: the last "
+            "ones have no vector. The two files must belong together; fetch the folder again"
+        )
+
+
+def check_keras_hub(file: Path, values: dict[str, Any]) -> None:
+    """Checks the sizes of keras-hub's config.json; arguments and errors as those of `check_hugging_face`."""
+    inner = values.get("config")
+    _check(file, inner if isinstance(inner, dict) else {}, KERAS_HUB)
+
+
+def check_random(size: RandomBert, positions: int, vocabulary: Path, words: int) -> None:
+    """Checks that random weights of these sizes can be.
+
+    Args:
+        size: of the network.
+        positions: that it has.
+        vocabulary: the file of its wordpieces.
+        words: how many there are.
+
+    Raises:
+        UserError: they are more than any BERT has.
+    """
+    if words > MOST["words"]:
+        raise UserError(f"{vocabulary}: {words:,} lines are more wordpieces than any BERT has; name another vocabulary")
+    count = parameters(size.layers, size.hidden, size.intermediate, words, positions)
+    if count > MOST_PARAMETERS:
+        raise UserError(
+            f"model.backbone: its sizes, with the {words:,} wordpieces of {vocabulary}, make {count:,} parameters, "
+            f"more than {MOST_PARAMETERS:,}: make hidden, intermediate or layers smaller"
+        )
+
+
+def check_memory(where: str, count: int) -> None:
+    """Checks that so many float32 parameters fit this machine.
+
+    Raises:
+        UserError: they take more memory than it has; the message begins with `where`.
+    """
+    needed, there = 4 * count, psutil.virtual_memory().total
+    if needed > there:
+        raise UserError(
+            f"{where}: its {count:,} parameters take {needed / GIB:,.0f} GiB, and this machine has "
+            f"{there / GIB:,.0f} GiB of memory: choose a smaller backbone, or train where there is more"
+        )
+
+
+def _check(file: Path, values: dict[str, Any], keys: dict[str, str]) -> None:
+    sizes = {size: values[key] for size, key in keys.items() if key in values}  # without a key it is BERT's own
+    for size, value in sizes.items():
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST[size]:
+            raise UserError(
+                f"{file}: {keys[size]} is {value!r:.50}: it must be a whole number from 1 to {MOST[size]:,}. The file "
+                "is damaged or of another model; fetch the folder again"
+            )
+    if {"hidden", "heads"} <= set(sizes) and sizes["hidden"] % sizes["heads"]:
+        raise UserError(
+            f"{file}: {keys['hidden']} ({sizes['hidden']}) must be a multiple of {keys['heads']} ({sizes['heads']}); "
+            "fetch the folder again"
+        )
+    count = parameters_of(values, keys)
+    if count > MOST_PARAMETERS:
+        raise UserError(
+            f"{file}: its sizes make {count:,} parameters, more than {MOST_PARAMETERS:,}: no BERT is as large. The "
+            "file is damaged; fetch the folder again"
+        )
+
+
+def parameters_of(values: dict[str, Any], keys: dict[str, str]) -> int:
+    """About how many numbers a BERT of a config.json has; 0 where it does not say all sizes."""
+    sizes = {size: values[key] for size, key in keys.items() if size != "heads" and key in values}
+    return parameters(**sizes) if len(sizes) == len(keys) - 1 else 0
+
+
+def parameters(layers: int, hidden: int, intermediate: int, words: int, positions: int) -> int:
+    """About how many numbers a BERT of these sizes has."""
+    return (words + positions) * hidden + layers * (4 * hidden * hidden + 2 * hidden * intermediate)
