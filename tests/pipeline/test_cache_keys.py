@@ -18,8 +18,10 @@ TRAINING = (Node.EXAMPLE_GEN, Node.STATISTICS_GEN, Node.SCHEMA_GEN, Node.TRANSFO
 # They carry rows, bytes, options and pages: figures are the same with each version of them.
 CARRIERS = {
     "altair", "apache_beam", "cryptography", "filelock", "google", "grpc", "grpc_health", "grpc_reflection",
-    "h11", "huggingface_hub", "jinja2", "limits", "markdown_it", "markupsafe", "mlflow", "openpyxl", "orjson", "presidio_analyzer",
-    "prometheus_client", "psutil", "pydantic", "ruamel", "starlette", "tensorboard", "tensorflow_metadata", "tensorflow_serving",
+    "h11", "huggingface_hub", "jinja2", "limits", "markdown_it", "markupsafe", "mlflow", "openpyxl", "orjson",
+    "presidio_analyzer",
+    "prometheus_client", "psutil", "pydantic", "ruamel", "starlette", "tensorboard",
+    "tensorflow_metadata", "tensorflow_serving",
     "uvicorn", "vl_convert", "wandb", "xxhash", "yaml",
 }  # fmt: skip
 
