@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bertline.components import estimates, label_sets
 from bertline.components.options import EvaluateOptions
 from bertline.models import features
 from bertline.models.features import LENGTH_BUCKET, PREDICTED, PREVIOUS, PROBABILITY, TFIDF
@@ -47,10 +48,20 @@ class Answers:
     slices: dict[str, np.ndarray] = field(default_factory=dict)
     groups: np.ndarray | None = None
 
+    multi_label: ClassVar[bool] = False
+
     @property
     def right(self) -> np.ndarray:
         """bool [rows], whether the model's answer is the label."""
-        return self.predicted == self.labels
+        return self.matches(self.predicted)
+
+    def matches(self, answers: np.ndarray) -> np.ndarray:
+        """bool [rows], whether answers, in the form of `predicted`, are the labels."""
+        return answers == self.labels
+
+    def having(self, label: int) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each row has a label, and whether the model gives it that label: bool [rows] each."""
+        return self.labels == label, self.predicted == label
 
     @property
     def confidence(self) -> np.ndarray:
@@ -81,15 +92,29 @@ class Answers:
         """The rows' columns by name, their labels' names among them. Each [rows]."""
         return {**self.columns, features.LABEL: self.names(self.labels)}
 
-    def names(self, labels: np.ndarray) -> list[str]:
+    def names(self, labels: np.ndarray) -> list[Any]:
         """The names of labels, int [rows], that are all of `classes`."""
         return [self.classes[label] for label in labels]
 
-    def beside(self, others: dict[str, list[str]], version: str) -> Answers:
+    # === Against another model's answers, in the form of `predicted` ===
+
+    def scores(self, theirs: np.ndarray, inside: np.ndarray | slice = slice(None)) -> dict[str, float]:
+        """Accuracy and macro-F1 of `theirs` on the rows `inside`, bool [rows]; see estimates.scores."""
+        return estimates.scores(self.labels[inside], theirs[inside], len(self.classes))
+
+    def paired_differences(
+        self, theirs: np.ndarray, inside: np.ndarray | slice = slice(None)
+    ) -> dict[str, tuple[float, np.ndarray]]:
+        """Our scores less theirs, on the rows `inside`, bool [rows]; see estimates.paired_differences."""
+        return estimates.paired_differences(
+            self.labels[inside], self.predicted[inside], theirs[inside], len(self.classes)
+        )
+
+    def beside(self, others: dict[str, list[Any]], version: str) -> Answers:
         """The same rows with what other models answered.
 
         Args:
-            others: label names, [rows], by PREVIOUS and TFIDF.
+            others: as `names` gives them, [rows], by PREVIOUS and TFIDF.
             version: of the last blessed model; "" without one.
         """
         return replace(self, columns=self.columns | others, version=version)
@@ -102,6 +127,73 @@ class Answers:
             slices |= {f"{name}={value}": column == value for value in np.unique(column)}
         fairness = options.gates.fairness
         return replace(self, slices=slices, groups=np.array(self.table[fairness.column]) if fairness else None)
+
+
+NO_LABEL = "no label"  # the slice of rows without labels
+
+
+@dataclass(frozen=True)
+class LabelSetAnswers(Answers):
+    """Test rows with any number of labels, and what each model answered.
+
+    Attributes:
+        labels: bool [rows, labels], the labels that the rows have.
+        predicted: bool [rows, labels], those that the model gives them.
+    """
+
+    multi_label: ClassVar[bool] = True
+
+    def matches(self, answers: np.ndarray) -> np.ndarray:
+        """bool [rows], whether answers, bool [rows, labels], are exactly the labels."""
+        return (answers == self.labels).all(-1)
+
+    def having(self, label: int) -> tuple[np.ndarray, np.ndarray]:
+        """See Answers."""
+        return self.labels[:, label], self.predicted[:, label]
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """float64 [rows], the probability of exactly the labels given, as far as labels are independent."""
+        scores = self.probabilities.astype(np.float64)
+        return np.where(self.predicted, scores, 1.0 - scores).prod(-1)
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """A row has no single label that could be taken for another one."""
+        raise TypeError("rows with several labels have no confusion matrix")
+
+    def _others(self, column: str) -> np.ndarray | None:
+        # A label that only the other model knows is left out, in its favour.
+        return multi_hot(self.columns[column], self.classes) if column in self.columns else None
+
+    @property
+    def table(self) -> dict[str, list[Any]]:
+        """See Answers; a row's labels in one text."""
+        joined = [", ".join(names) or NO_LABEL for names in self.names(self.labels)]
+        return {**self.columns, features.LABEL: joined}
+
+    def names(self, labels: np.ndarray) -> list[Any]:
+        """The names of the labels of each row, from bool [rows, labels]."""
+        return [[self.classes[label] for label in np.flatnonzero(of_row)] for of_row in labels]
+
+    def scores(self, theirs: np.ndarray, inside: np.ndarray | slice = slice(None)) -> dict[str, float]:
+        """Subset accuracy, macro and micro F1 of `theirs`, bool [rows, labels]; see Answers."""
+        return label_sets.scores(self.labels[inside], theirs[inside])
+
+    def paired_differences(
+        self, theirs: np.ndarray, inside: np.ndarray | slice = slice(None)
+    ) -> dict[str, tuple[float, np.ndarray]]:
+        """See Answers and label_sets.paired_differences."""
+        return label_sets.paired_differences(self.labels[inside], self.predicted[inside], theirs[inside])
+
+
+def multi_hot(names: list[list[str]], classes: list[str]) -> np.ndarray:
+    """Which of the classes each row's names hold, bool [rows, labels]; names that are none of them are left out."""
+    index = {name: position for position, name in enumerate(classes)}
+    held = np.zeros((len(names), len(classes)), bool)
+    for row, of_row in enumerate(names):
+        held[row, [index[name] for name in of_row if name in index]] = True
+    return held
 
 
 def indices(names: list[str], classes: list[str]) -> np.ndarray:
@@ -134,9 +226,9 @@ def length_bucket(characters: int, bounds: list[int]) -> str:
 def write_answers(folder: str, rows: Answers) -> None:
     """Writes PREDICTIONS_FILE into an evaluation's folder: the rows' columns, names of labels and answers, figures."""
     columns = {
-        **rows.columns,
-        features.LABEL: rows.names(rows.labels),
-        PREDICTED: rows.names(rows.predicted),
+        **{name: _arrow(rows, name, column) for name, column in rows.columns.items()},
+        features.LABEL: _arrow(rows, features.LABEL, rows.names(rows.labels)),
+        PREDICTED: _arrow(rows, PREDICTED, rows.names(rows.predicted)),
         PROBABILITY: rows.confidence.astype(np.float32),
         features.PROBABILITIES: arrow_lists(rows.probabilities),
     }
@@ -160,6 +252,15 @@ def read_answers(folder: str, classes: list[str], version: str = "") -> Answers:
     columns = table.drop_columns([features.PROBABILITIES]).to_pydict()
     columns.pop(PROBABILITY, None)  # it follows from the probabilities
     abstained = columns.pop(features.ABSTAINED, None)
+    if pa.types.is_list(table.schema.field(features.LABEL).type):
+        return LabelSetAnswers(
+            classes,
+            labels=multi_hot(columns.pop(features.LABEL), classes),
+            predicted=multi_hot(columns.pop(PREDICTED), classes),
+            probabilities=scores,
+            columns=columns,
+            version=version,
+        )
     return Answers(
         classes,
         labels=indices(columns.pop(features.LABEL), classes),
@@ -169,6 +270,12 @@ def read_answers(folder: str, classes: list[str], version: str = "") -> Answers:
         abstained=None if abstained is None else np.array(abstained, bool),
         version=version,
     )
+
+
+def _arrow(rows: Answers, name: str, column: list[Any]) -> list[Any] | pa.Array:
+    """A column for Arrow, which cannot tell what lists hold where all of them are empty."""
+    holds_names = name in (features.LABEL, PREDICTED, PREVIOUS, TFIDF)
+    return pa.array(column, pa.list_(pa.string())) if rows.multi_label and holds_names else column
 
 
 def _probabilities(table: pa.Table) -> np.ndarray:

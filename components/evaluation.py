@@ -33,13 +33,16 @@ class SliceFigures(Figures):
 
     Attributes:
         rows: how many they are.
-        accuracy: TFMA's, as are the counts behind the next four.
+        accuracy: TFMA's, as are the counts behind the next four. Of multi-label rows it is subset accuracy, the share
+            of rows with exactly the right labels, and the counts are ours (see label_sets).
         macro_f1: the mean F1 of the classes that have true or predicted rows.
         weighted_f1: the mean F1 of the classes, weighted by their rows.
-        micro_f1: equals the accuracy, as each row has one label.
+        micro_f1: F1 of all decisions together. It equals the accuracy where each row has one label.
         per_class: scores by label name.
-        loss: the log loss in nats, scikit-learn's.
+        loss: the log loss in nats, scikit-learn's; of multi-label rows the mean over rows and labels.
         macro_auc: the mean area under the ROC curves, scikit-learn's; None where no class has a curve.
+        sample_f1: the mean F1 of the rows; None where each row has one label.
+        hamming_loss: the share of rows and labels that are decided wrongly; None where each row has one label.
     """
 
     rows: int
@@ -50,15 +53,20 @@ class SliceFigures(Figures):
     per_class: dict[str, ClassScores]
     loss: float
     macro_auc: float | None
+    sample_f1: float | None = None
+    hamming_loss: float | None = None
 
 
 class Intervals(Figures):
-    """95% intervals."""
+    """95% intervals; those of the last three figures only of multi-label rows."""
 
     accuracy: Interval
     macro_f1: Interval
     balanced_accuracy: Interval
     calibration_error: Interval
+    micro_f1: Interval | None = None
+    sample_f1: Interval | None = None
+    hamming_loss: Interval | None = None
 
 
 class Cell(NamedTuple):
@@ -69,6 +77,38 @@ class Cell(NamedTuple):
     rows: int
 
 
+class Together(NamedTuple):
+    """Two labels, by their indices, and the rows that have both, and that are given both.
+
+    Where they are one label, its rows, and those that are given it.
+    """
+
+    first: int
+    second: int
+    rows: int
+    answered: int
+
+
+class MultiLabel(Figures):
+    """What only the test rows of a multi-label model have.
+
+    Attributes:
+        thresholds: the probability from which a row gets a label, by label.
+        untuned: the labels whose threshold is 0.5 because too few validation rows have them, each with the reason.
+        unlabelled: rows without a label.
+        unanswered: rows that get no label.
+        constant_micro_f1: the highest micro F1 of any answer that is the same for all rows.
+        together: how often labels stand together.
+    """
+
+    thresholds: dict[str, float]
+    untuned: dict[str, str]
+    unlabelled: int
+    unanswered: int
+    constant_micro_f1: float
+    together: list[Together]
+
+
 class CalibrationFigures(Figures):
     """How far probabilities can be trusted."""
 
@@ -77,9 +117,9 @@ class CalibrationFigures(Figures):
 
 
 class Calibration(Figures):
-    """The test rows' probabilities before and after they were divided by the temperature."""
+    """The test rows' probabilities before and after the logits were divided by the temperature, or by each label's."""
 
-    temperature: float
+    temperature: float | list[float]
     before: CalibrationFigures
     after: CalibrationFigures
 
@@ -109,17 +149,22 @@ class Difference(Figures):
 
 
 class Differences(Figures):
-    """Iterating gives the name of each figure with its difference."""
+    """Differences of figures; `micro_f1` only of multi-label rows, where `accuracy` is subset accuracy."""
 
     accuracy: Difference
     macro_f1: Difference
+    micro_f1: Difference | None = None
+
+    def named(self) -> list[tuple[str, Difference]]:
+        """The name of each figure with its difference."""
+        return [(name, difference) for name, difference in self if difference is not None]
 
 
 class Comparison(Figures):
     """Another model on the same rows.
 
     Attributes:
-        accuracy, macro_f1: the other model's.
+        accuracy, macro_f1, micro_f1: the other model's; micro_f1 only of multi-label rows.
         certainty: the probability with which each bound of a difference holds.
         differences: this model's figures less the other's.
         rows_won, rows_lost: rows that only this model, and only the other model, answers rightly.
@@ -133,6 +178,7 @@ class Comparison(Figures):
     rows_won: int
     rows_lost: int
     mcnemar_p: float
+    micro_f1: float | None = None
 
 
 class LastBlessed(Figures):
@@ -148,17 +194,18 @@ class Metrics(SliceFigures):
     Attributes:
         calibration_error: the expected calibration error.
         intervals: 95% intervals of the main figures.
-        majority_share: the accuracy of always answering the commonest label.
+        majority_share: the accuracy of always answering the commonest label, or the commonest set of labels.
         labels_present: labels that some test row has.
         model_bytes: size of the exported SavedModel.
         inference_seconds: time that the answers took, without loading the model.
         classes: the label names, in the order of the model's probabilities.
-        confusion: the cells of the confusion matrix that have rows.
+        confusion: the cells of the confusion matrix that have rows; none of multi-label rows.
         slices: figures by slice name, such as "shop=north".
         calibration: what the temperature changes.
         abstain: what abstaining leaves; None for a model that always answers.
         last_blessed: None where there is no model to compare with.
         tfidf: the comparison with TF-IDF; None where the config leaves it out.
+        multi_label: None where each row has one label.
     """
 
     calibration_error: float
@@ -174,10 +221,21 @@ class Metrics(SliceFigures):
     abstain: Abstention | None = None
     last_blessed: LastBlessed | None = None
     tfidf: Comparison | None = None
+    multi_label: MultiLabel | None = None
 
     def headline(self) -> dict[str, float]:
         """The figures that are one number each, by name: what a release and a tracker keep."""
         return {name: value for name, value in self if isinstance(value, int | float)}
+
+
+def figure_name(figure: str, *, multi_label: bool) -> str:
+    """What people call a figure, such as macro-F1; accuracy of multi-label rows is subset accuracy."""
+    names = {
+        "accuracy": "subset accuracy" if multi_label else "accuracy",
+        "macro_f1": "macro-F1",
+        "micro_f1": "micro-F1",
+    }
+    return names[figure]
 
 
 def write_metrics(folder: str, metrics: Metrics) -> None:

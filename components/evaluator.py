@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -12,13 +13,15 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils
 
-from bertline.components import estimates, gates
+from bertline.components import estimates, export_record, gates, label_set_figures, label_sets
 from bertline.components.answers import (
     PREDICTED,
     PREVIOUS,
     TFIDF,
     Answers,
+    LabelSetAnswers,
     indices,
+    multi_hot,
     slice_columns,
     write_answers,
 )
@@ -32,6 +35,7 @@ from bertline.components.evaluation import (
     LastBlessed,
     Metrics,
     SliceFigures,
+    figure_name,
     write_metrics,
 )
 from bertline.components.examples import SERIALIZED, Table, read_examples
@@ -44,7 +48,8 @@ from bertline.serving import storage
 from bertline.serving.calls import Call
 from bertline.serving.servable import Servable
 
-OUTPUTS = (features.PREDICTED_LABEL, features.PROBABILITIES, features.CLASSES)
+OUTPUTS = (features.PROBABILITIES, features.CLASSES)  # of every model; it has the others by its kind
+OWN_OUTPUTS = (features.PREDICTED_LABEL, features.ABSTAINED, features.ASSIGNED)
 
 
 @component(use_beam=True)
@@ -56,6 +61,7 @@ def Evaluator(
     blessing: OutputArtifact[standard_artifacts.ModelBlessing],
     options: Parameter[str],
     keep: Parameter[str],
+    multi_label: Parameter[int] = 0,
     tfidf: InputArtifact[BaselineAnswers] = None,
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
@@ -63,25 +69,31 @@ def Evaluator(
 
     Args:
         examples: raw Examples of ingestion; the split "test" is read.
-        model: the Trainer's; its SavedModel's serving_default signature answers, at the temperature of its property.
+        model: the Exporter's; its SavedModel's serving_default signature answers. export.json has its temperature.
         last_blessed: the last blessed model (LastBlessed's output), or an artifact whose property `present` is 0.
         evaluation: TFMA's results, metrics.json and predictions-test.parquet.
         blessing: BLESSED or NOT_BLESSED; the property `verdicts` lists every gate as JSON.
         options: EvaluateOptions as JSON.
         keep: kept columns as a JSON list.
+        multi_label: whether (1) rows have any number of labels.
         tfidf: TF-IDF's answers; None where the config leaves it out.
         beam_pipeline: TFX passes it; TFMA counts in it.
     """
     evaluate_options = EvaluateOptions.model_validate_json(options)
-    table = read_examples(artifact_utils.get_split_uri([examples], "test"), json.loads(keep))
+    split = artifact_utils.get_split_uri([examples], "test")
+    table = read_examples(split, json.loads(keep), multi_label=bool(multi_label))
     saved_model = path_utils.serving_model_path(model.uri)
     candidate, seconds = predict(saved_model, table, evaluate_options.batch_size)
     check_labels(candidate, table[features.LABEL])
-    models, others, version = {CANDIDATE: candidate}, {}, ""
+    models, others, version, aside = {CANDIDATE: candidate}, {}, "", ""
     if last_blessed.get_int_custom_property("present"):
-        previous, _ = predict(path_utils.serving_model_path(last_blessed.uri), table, evaluate_options.batch_size)
-        models[LAST_BLESSED], others[PREVIOUS] = previous, previous.names(previous.predicted)
         version = last_blessed.get_string_custom_property("version")
+        previous, _ = predict(path_utils.serving_model_path(last_blessed.uri), table, evaluate_options.batch_size)
+        if previous.multi_label == candidate.multi_label:
+            models[LAST_BLESSED], others[PREVIOUS] = previous, previous.names(previous.predicted)
+        else:
+            kind = "several labels" if previous.multi_label else "one label"
+            aside = f"  not compared with {version}, which gives {kind} per row"
     if tfidf:
         others[TFIDF] = read_tfidf(f"{tfidf.uri}/{BASELINE_FILE}", table[features.ROW_ID])
     rows = candidate.beside(others, version).sliced(evaluate_options)
@@ -89,18 +101,20 @@ def Evaluator(
 
     counts = run_tfma(beam_pipeline, models, slice_columns(rows.table, evaluate_options), evaluation.uri)[CANDIDATE]
     threshold = None if rows.abstained is None else model.get_float_custom_property("abstain")
+    export = export_record.read(model.uri)
+    of_all = label_set_figures.all_rows(rows, export.thresholds) if rows.multi_label else all_rows(rows, counts)
     metrics = Metrics(
-        **all_rows(rows, counts),
+        **of_all,
         model_bytes=storage.size(saved_model),
         inference_seconds=seconds,
-        calibration=calibrated(rows, model.get_float_custom_property("temperature")),
+        calibration=calibrated(rows, export.calibration.temperature),
         abstain=None if threshold is None else abstention(rows, threshold),
         **comparisons(rows, evaluate_options.gates.certainty),
     )
     write_metrics(evaluation.uri, metrics)
 
     bless(blessing, gates.judge(metrics, rows, evaluate_options.gates))
-    evaluation.set_string_custom_property("summary", describe(metrics))
+    evaluation.set_string_custom_property("summary", describe(metrics) + aside)
 
 
 # === Answers ===
@@ -122,7 +136,7 @@ def predict(saved_model: str, table: Table, batch_size: int) -> tuple[Answers, f
     """
     servable = Servable(saved_model, "candidate", 0)
     signature = servable.signatures["serving_default"]
-    wanted = [*OUTPUTS, *([features.ABSTAINED] if features.ABSTAINED in signature.outputs else [])]
+    wanted = [*OUTPUTS, *(name for name in OWN_OUTPUTS if name in signature.outputs)]
     outputs = {name: signature.outputs[name].name for name in wanted}
     records = table[SERIALIZED]
     order = sorted(range(len(records)), key=lambda row: len(table[features.TEXT][row]))
@@ -140,6 +154,15 @@ def predict(saved_model: str, table: Table, batch_size: int) -> tuple[Answers, f
         return np.concatenate([batch[name] for batch in batches])[np.argsort(order)]
 
     columns = {name: column for name, column in table.items() if name not in (SERIALIZED, features.LABEL)}
+    if features.ASSIGNED in outputs:
+        answers = LabelSetAnswers(
+            classes,
+            labels=multi_hot(table[features.LABEL], classes),
+            predicted=in_order(features.ASSIGNED),
+            probabilities=in_order(features.PROBABILITIES),
+            columns=columns,
+        )
+        return answers, seconds
     predicted = [name.decode() for name in in_order(features.PREDICTED_LABEL)]
     return Answers(
         classes,
@@ -151,15 +174,15 @@ def predict(saved_model: str, table: Table, batch_size: int) -> tuple[Answers, f
     ), seconds
 
 
-def check_labels(rows: Answers, names: list[str]) -> None:
+def check_labels(rows: Answers, names: list[Any]) -> None:
     """Raises UserError where a row has a label that the model was not trained on; names: the labels', [rows]."""
-    unknown = sorted({name for name, label in zip(names, rows.labels, strict=True) if label == len(rows.classes)})
-    if unknown:
+    present = {label for of_row in names for label in of_row} if rows.multi_label else set(names)
+    if unknown := sorted(present - set(rows.classes)):
         raise UserError(f"the test rows have labels that the model was not trained on: {', '.join(unknown[:5])}.")
 
 
-def read_tfidf(path: str, row_ids: list[str]) -> list[str]:
-    """TF-IDF's answers, label names in the order of `row_ids`."""
+def read_tfidf(path: str, row_ids: list[str]) -> list[Any]:
+    """TF-IDF's answers in the order of `row_ids`: the label's name, or of multi-label rows a list of names."""
     table = pq.read_table(path).to_pydict()
     by_row = dict(zip(table[features.ROW_ID], table[PREDICTED], strict=True))
     return [by_row[row_id] for row_id in row_ids]
@@ -214,9 +237,12 @@ def _score(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def calibrated(rows: Answers, temperature: float) -> Calibration:
+def calibrated(rows: Answers, temperature: calibration.Temperatures) -> Calibration:
     """Log loss and calibration error before (from p and T, exactly) and after the temperature."""
     raw = calibration.unscaled(rows.probabilities, temperature)
+    if rows.multi_label:
+        before, after = (label_sets.calibration(rows.labels, scores) for scores in (raw, rows.probabilities))
+        return Calibration(temperature=temperature, before=before, after=after)
     return Calibration(
         temperature=temperature,
         before=estimates.calibration(rows.labels, rows.predicted, raw),
@@ -259,14 +285,16 @@ def bless(blessing: standard_artifacts.ModelBlessing, verdicts: list[gates.Verdi
 
 
 def describe(metrics: Metrics) -> str:
-    """The screen's line: accuracy and macro F1 with intervals, the lead over TF-IDF, and what abstaining leaves."""
-    figures = (
-        ("accuracy", metrics.accuracy, metrics.intervals.accuracy),
-        ("macro-F1", metrics.macro_f1, metrics.intervals.macro_f1),
-    )
-    shown = [f"{name} {value:.3f} ({low:.3f} to {high:.3f})" for name, value, (low, high) in figures]
+    """The screen's line: the main figures with intervals, the lead over TF-IDF, and what abstaining leaves."""
+    several = metrics.multi_label is not None
+    shown = []
+    for figure in ("micro_f1", "macro_f1", "accuracy") if several else ("accuracy", "macro_f1"):
+        low, high = getattr(metrics.intervals, figure)
+        name = figure_name(figure, multi_label=several)
+        shown.append(f"{name} {getattr(metrics, figure):.3f} ({low:.3f} to {high:.3f})")
     if metrics.tfidf:
-        shown.append(f"{metrics.tfidf.differences.accuracy.value:+.3f} over TF-IDF")
+        lead = metrics.tfidf.differences.micro_f1 or metrics.tfidf.differences.accuracy
+        shown.append(f"{lead.value:+.3f} over TF-IDF")
     if metrics.abstain:
         accuracy = "" if metrics.abstain.accuracy is None else f", {metrics.abstain.accuracy:.3f} of these right"
         shown.append(f"at {metrics.abstain.threshold:g} answers {metrics.abstain.coverage:.1%}{accuracy}")

@@ -14,12 +14,13 @@ from bertline.models.features import SERIALIZED
 Table = dict[str, list[Any]]  # a split's columns, each [rows]
 
 
-def read_examples(folder: str, keep: list[str]) -> Table:
+def read_examples(folder: str, keep: list[str], *, multi_label: bool = False) -> Table:
     """Reads a split of raw Examples.
 
     Args:
         folder: of the split, local or remote.
         keep: kept columns to read beside the text, the pair, the label, the row's id and its source.
+        multi_label: whether a row has a list of labels.
 
     Returns:
         A list per column, and the serialized Examples in SERIALIZED.
@@ -34,8 +35,13 @@ def read_examples(folder: str, keep: list[str]) -> Table:
         raise UserError(f"the {split} split has no rows; give data.split.{split} a larger share.")
     names = {features.TEXT, features.TEXT_PAIR, features.LABEL, features.ROW_ID, features.SOURCE, *keep}
     spec = {name: tf.io.FixedLenFeature([], tf.string, default_value="") for name in names}
+    if multi_label:
+        spec[features.LABEL] = tf.io.RaggedFeature(tf.string)
     parsed = tf.io.parse_example(tf.constant(records), spec)
-    table: Table = {
-        name: [value.decode("utf-8", "replace") for value in column.numpy()] for name, column in parsed.items()
-    }
+    table: Table = {}
+    for name, column in parsed.items():
+        if isinstance(column, tf.RaggedTensor):
+            table[name] = [[label.decode() for label in labels] for labels in column.to_list()]
+        else:
+            table[name] = [value.decode("utf-8", "replace") for value in column.numpy()]
     return table | {SERIALIZED: records}

@@ -14,18 +14,25 @@ class Calibration(BaseModel):
     """The temperature, and what it does to the validation rows.
 
     Attributes:
-        temperature: what the model divides its logits by.
-        note: why the temperature is 1, "" where it was fitted.
+        temperature: what the model divides its logits by; of a multi-label model one number per label.
+        note: why the temperature is 1, "" where it was fitted; of a multi-label model for each label where it is so.
         rows: how many validation rows there are.
         before: `calibration_error` and `log_loss` of those rows at temperature 1 (see estimates.calibration).
         after: the same at `temperature`.
     """
 
-    temperature: float
+    temperature: float | list[float]
     note: str
     rows: int
     before: dict[str, float]
     after: dict[str, float]
+
+
+class Threshold(BaseModel):
+    """The probability from which a row gets a label, and why it is 0.5 ("" where the validation rows chose it)."""
+
+    value: float
+    note: str
 
 
 class ExportRecord(BaseModel):
@@ -35,11 +42,13 @@ class ExportRecord(BaseModel):
         dtype: of the layers' weights and products.
         abstain: the probability below which the model abstains, None for never.
         calibration: its temperature.
+        thresholds: of a multi-label model; None of one that gives each row one label.
     """
 
     dtype: ServedDtype
     abstain: float | None
     calibration: Calibration
+    thresholds: dict[str, Threshold] | None = None
 
 
 def write(folder: str, record: ExportRecord) -> None:

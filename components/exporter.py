@@ -10,15 +10,18 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
-from bertline.components import estimates, export_record, training_record
+from bertline.components import estimates, export_record, label_sets, training_record
 from bertline.components.artifacts import Weights
-from bertline.components.export_record import Calibration, ExportRecord
+from bertline.components.export_record import Calibration, ExportRecord, Threshold
 from bertline.components.labels import read_labels
+from bertline.components.transformed_labels import numbers_of
 from bertline.errors import UserError
-from bertline.models import backbone, calibration, classifier, signatures
+from bertline.models import backbone, calibration, classifier, signatures, thresholds
 from bertline.models.features import SEGMENT_IDS
 from bertline.models.recipe import ExportOptions, ModelOptions
 from bertline.serving import storage
+
+NOT_ASKED = "export.calibrate is none"
 
 
 @component
@@ -33,14 +36,15 @@ def Exporter(
     """Exports the trained weights in the dtype, at the temperature and with the threshold that the options name.
 
     The validation rows are used twice: early stopping chose the epoch on them, and the temperature is fitted on them.
-    Both take little from them, a choice among a few epochs and one number. The test rows show whether it holds.
+    Both take little from them, a choice among a few epochs and one number. The test rows show whether it holds. For a
+    multi-label model, the temperature and the threshold of each label are fitted on them.
 
     Args:
         weights: the Trainer's.
         model_run: the logits of the validation rows, which the temperature is fitted on.
         transform_graph: the tokenisation, which becomes part of the model.
-        model: the SavedModel, and export.json. Float properties: `temperature`, what its logits are divided by, and
-            where it is set `abstain`, the probability below which it abstains.
+        model: the SavedModel, and export.json. Float property, where it is set: `abstain`, the probability below which
+            it abstains.
         model_options: a ModelOptions as JSON, which names the vocabulary.
         options: an ExportOptions as JSON.
 
@@ -50,7 +54,9 @@ def Exporter(
     export = ExportOptions.model_validate_json(options)
     labels = read_labels(transform_graph.uri)
     check_abstention(export.abstain, labels)
-    calibrated = calibrate(training_record.read_logits(model_run.uri), labels, export.calibrate)
+    validation = training_record.read_logits(model_run.uri)
+    calibrated = calibrate(validation, labels, export.calibrate)
+    tuned = tune(validation, labels, calibrated) if np.ndim(calibrated.temperature) else None
     folder = Path(path_utils.serving_model_dir(model.uri))
     write_saved_model(
         folder,
@@ -59,10 +65,10 @@ def Exporter(
         ModelOptions.model_validate_json(model_options),
         export,
         temperature=calibrated.temperature,
+        thresholds=None if tuned is None else [tuned[label].value for label in labels],
     )
-    record = ExportRecord(dtype=export.dtype, abstain=export.abstain, calibration=calibrated)
+    record = ExportRecord(dtype=export.dtype, abstain=export.abstain, calibration=calibrated, thresholds=tuned)
     export_record.write(model.uri, record)
-    model.set_float_custom_property("temperature", calibrated.temperature)
     if export.abstain is not None:
         model.set_float_custom_property("abstain", export.abstain)
     model.set_string_custom_property("summary", describe(record, storage.size(folder)))
@@ -75,7 +81,8 @@ def write_saved_model(
     model: ModelOptions,
     options: ExportOptions,
     *,
-    temperature: float,
+    temperature: calibration.Temperatures,
+    thresholds: list[float] | None = None,
 ) -> None:
     """Writes the SavedModel.
 
@@ -86,6 +93,7 @@ def write_saved_model(
         model: names the vocabulary.
         options: dtype and threshold.
         temperature: what the logits are divided by.
+        thresholds: of a multi-label model, in the order of the labels.
     """
     served = signatures.ServedModel(
         classifier.load(weights),
@@ -95,6 +103,7 @@ def write_saved_model(
         dtype=tf.as_dtype(options.dtype),
         pair=SEGMENT_IDS in tft.TFTransformOutput(transform_graph).transformed_feature_spec(),
         temperature=temperature,
+        thresholds=thresholds,
         abstain=options.abstain,
     )
     signatures.export(served, folder)
@@ -117,9 +126,11 @@ def calibrate(validation: training_record.ValidationLogits, labels: list[str], m
         labels: names in the order of the logits.
         method: `export.calibrate`.
     """
-    truth = np.array([labels.index(label) for label in validation.labels])
+    truth = numbers_of(validation.labels, labels)
+    if truth.ndim == 2:
+        return _calibrate_labels(validation.logits, truth, labels, method)
     if method == "none":
-        temperature = calibration.Temperature(note="export.calibrate is none")
+        temperature = calibration.Temperature(note=NOT_ASKED)
     else:
         temperature = calibration.fit_temperature(validation.logits, truth)
     answers = validation.logits.argmax(-1)
@@ -132,11 +143,53 @@ def calibrate(validation: training_record.ValidationLogits, labels: list[str], m
     )
 
 
+def _calibrate_labels(logits: np.ndarray, truth: np.ndarray, labels: list[str], method: str) -> Calibration:
+    """The same for a multi-label model, whose rows have the labels `truth`, bool [rows, labels]."""
+    if method == "none":
+        temperatures = [calibration.Temperature()] * len(labels)
+    else:
+        temperatures = calibration.fit_temperatures(logits, truth)
+    values = [each.value for each in temperatures]
+    before, after = (
+        label_sets.calibration(truth, calibration.probabilities(logits, at)) for at in ([1.0] * len(labels), values)
+    )
+    notes = [f"{label}: {each.note}" for label, each in zip(labels, temperatures, strict=True) if each.note]
+    note = NOT_ASKED if method == "none" else "; ".join(notes)
+    return Calibration(temperature=values, note=note, rows=len(truth), before=before, after=after)
+
+
+def tune(
+    validation: training_record.ValidationLogits, labels: list[str], calibrated: Calibration
+) -> dict[str, Threshold]:
+    """The threshold of each label of a multi-label model, tuned on the validation rows.
+
+    Args:
+        validation: the validation rows' logits and labels.
+        labels: names in the order of the logits.
+        calibrated: the temperatures that the model is served at.
+    """
+    # As the served model rounds them.
+    probabilities = calibration.probabilities(validation.logits, calibrated.temperature).astype(np.float32)
+    tuned = thresholds.tune(probabilities, numbers_of(validation.labels, labels))
+    return {label: Threshold(value=each.value, note=each.note) for label, each in zip(labels, tuned, strict=True)}
+
+
 def describe(record: ExportRecord, size: int) -> str:
     """The screen's line, such as "float32, 92 MB, temperature 1.11, abstains below 0.6"."""
     parts = [record.dtype, f"{size / 1e6:.0f} MB"]
-    if record.calibration.temperature != 1:
+    if record.thresholds:
+        parts += _described_labels(record.calibration.temperature, record.thresholds)
+    elif record.calibration.temperature != 1:
         parts.append(f"temperature {record.calibration.temperature:.2f}")
     if record.abstain is not None:
         parts.append(f"abstains below {record.abstain:g}")
     return ", ".join(parts)
+
+
+def _described_labels(temperatures: list[float], tuned: dict[str, Threshold]) -> list[str]:
+    """Such as "temperatures 0.80 to 1.20", "thresholds 0.31 to 0.66 (2 of 5 labels not tuned)"."""
+    low, high = min(temperatures), max(temperatures)
+    shown = [f"temperatures {low:.2f} to {high:.2f}"] if (low, high) != (1, 1) else []
+    values, untuned = [each.value for each in tuned.values()], sum(bool(each.note) for each in tuned.values())
+    aside = f" ({untuned} of {len(tuned)} labels have too few validation rows to tune it)" if untuned else ""
+    return [*shown, f"thresholds {min(values):.2f} to {max(values):.2f}{aside}"]

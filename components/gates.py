@@ -16,11 +16,9 @@ import numpy as np
 
 from bertline.components import estimates
 from bertline.components.answers import Answers
-from bertline.components.evaluation import Comparison, Difference, Differences, Metrics
+from bertline.components.evaluation import Comparison, Difference, Differences, Metrics, figure_name
 from bertline.components.options import FairnessGates, GateOptions, SliceGates
 from bertline.errors import UserError
-
-NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
 
 @dataclass(frozen=True)
@@ -90,16 +88,18 @@ def judge_answers(answers: Answers, options: GateOptions) -> list[Verdict]:
 
 
 def _of_all_rows(metrics: Metrics, options: GateOptions) -> Iterator[Verdict]:
-    if options.accuracy is not None:
-        yield _floor("accuracy", metrics.accuracy, options.accuracy, metrics.intervals.accuracy)
-    if options.macro_f1 is not None:
-        yield _floor("macro_f1", metrics.macro_f1, options.macro_f1, metrics.intervals.macro_f1)
+    for kind in ("accuracy", "subset_accuracy", "micro_f1", "macro_f1"):
+        if (bound := getattr(options, kind)) is not None:
+            figure = kind.removeprefix("subset_")
+            yield _floor(kind, getattr(metrics, figure), bound, getattr(metrics.intervals, figure))
+    for label, bound in options.label_f1.items():
+        yield _label_floor(metrics, label, bound)
     if options.max_calibration_error is not None:
         yield _calibrated(metrics, options.max_calibration_error)
     if options.max_size is not None:
         yield _small(metrics.model_bytes, options.max_size)
     if options.beats_majority:
-        yield _beats_majority(metrics)
+        yield _beats_constant(metrics) if metrics.multi_label else _beats_majority(metrics)
 
 
 def _floor(kind: str, value: float, bound: float, interval: estimates.Interval) -> Verdict:
@@ -114,6 +114,29 @@ def _floor(kind: str, value: float, bound: float, interval: estimates.Interval) 
         metric=kind,
         interval=interval,
         missing=max(bound - value, 0.0),
+    )
+
+
+def _label_floor(metrics: Metrics, label: str, bound: float) -> Verdict:
+    if label not in metrics.classes:
+        raise UserError(
+            f"evaluate.gates.label_f1: the model has no label {label!r}; its labels are {', '.join(metrics.classes)}."
+        )
+    value = metrics.per_class[label].f1
+    passed = value is not None and value >= bound
+    shown = "none" if value is None else f"{value:.3f}"
+    fault = f"F1 of {label} is {shown}, below the config's floor of {bound:g}"
+    if value is None:
+        fault = f"no test row has the label {label} or is given it, so that its F1 is not known"
+    return Verdict(
+        f"{label}: F1 >= {bound:g}",
+        shown,
+        f"{bound:g}",
+        passed,
+        "" if passed else fault,
+        kind="label_f1",
+        metric="f1",
+        missing=max(bound - (value or 0.0), 0.0),
     )
 
 
@@ -178,6 +201,33 @@ def _beats_majority(metrics: Metrics) -> Verdict:
     )
 
 
+def _beats_constant(metrics: Metrics) -> Verdict:
+    """Better than any set of labels that is the same for all rows.
+
+    The best of these, some of the commonest labels, has a micro-F1 that micro-F1 must reach. Any of them has a balanced
+    accuracy of one half, as has any answer that ignores the text. The lower bound of balanced accuracy must be above.
+    """
+    best, low = metrics.multi_label.constant_micro_f1, metrics.intervals.balanced_accuracy[0]
+    reason, missing = "", 0.0
+    if metrics.micro_f1 < best:
+        missing = best - metrics.micro_f1
+        reason = f"micro-F1 {metrics.micro_f1:.3f} is below {best:.3f}, that of always giving the commonest labels"
+    elif low <= 0.5:
+        missing = 0.5 - low
+        reason = f"balanced accuracy may be as low as {low:.3f}: no better than 0.5, that of any one fixed answer"
+    return Verdict(
+        "beats the commonest labels",
+        f"{metrics.micro_f1:.3f}",
+        f"{best:.3f}",
+        not reason,
+        reason,
+        kind="beats_majority",
+        metric="micro_f1",
+        interval=metrics.intervals.micro_f1,
+        missing=missing,
+    )
+
+
 # === Against another model, on the same rows ===
 
 
@@ -190,13 +240,13 @@ def compare(answers: Answers, theirs: np.ndarray, certainty: float, inside: Part
 
     Args:
         answers: ours.
-        theirs: int [rows], the other model's answers.
+        theirs: the other model's answers, in the form of `answers.predicted`.
         certainty: that each bound of a difference holds with.
         inside: bool [rows], the rows to compare on.
     """
-    won, lost, p = estimates.mcnemar(answers.right[inside], (theirs == answers.labels)[inside])
+    won, lost, p = estimates.mcnemar(answers.right[inside], answers.matches(theirs)[inside])
     return Comparison(
-        **estimates.scores(answers.labels[inside], theirs[inside], len(answers.classes)),
+        **answers.scores(theirs, inside),
         certainty=certainty,
         differences=differences(answers, theirs, certainty, inside),
         rows_won=won,
@@ -207,9 +257,7 @@ def compare(answers: Answers, theirs: np.ndarray, certainty: float, inside: Part
 
 def differences(answers: Answers, theirs: np.ndarray, certainty: float, inside: Part = ALL_ROWS) -> Differences:
     """Our figures less another model's, by a paired bootstrap of the rows; arguments as in compare."""
-    resampled = estimates.paired_differences(
-        answers.labels[inside], answers.predicted[inside], theirs[inside], len(answers.classes)
-    )
+    resampled = answers.paired_differences(theirs, inside)
     bounds = {name: estimates.percentile_interval(drawn, certainty) for name, (_, drawn) in resampled.items()}
     return Differences(
         **{
@@ -221,16 +269,17 @@ def differences(answers: Answers, theirs: np.ndarray, certainty: float, inside: 
 
 def _cross_check(answers: Answers, theirs: np.ndarray, inside: Part = ALL_ROWS) -> str:
     """McNemar's exact test of the accuracies, in words; arguments as in compare."""
-    won, lost, p = estimates.mcnemar(answers.right[inside], (theirs == answers.labels)[inside])
+    won, lost, p = estimates.mcnemar(answers.right[inside], answers.matches(theirs)[inside])
     return f"{won:,} rows won, {lost:,} lost, McNemar p {p:.2g}"
 
 
 def _not_worse(answers: Answers, margin: float, certainty: float) -> Verdict:
-    """Blocks where accuracy or macro-F1 is, with certainty, lower by more than the margin."""
-    metric, worst = min(differences(answers, answers.previous, certainty), key=lambda named: named[1].high)
+    """Blocks where accuracy, macro-F1 or, of several labels, micro-F1 is surely lower by more than the margin."""
+    metric, worst = min(differences(answers, answers.previous, certainty).named(), key=lambda named: named[1].high)
     passed = worst.high >= -margin
+    figure = figure_name(metric, multi_label=answers.multi_label)
     reason = (
-        f"{NAMES[metric]} fell by {-worst.value:.3f} against version {answers.version} on the same rows, with "
+        f"{figure} fell by {-worst.value:.3f} against version {answers.version} on the same rows, with "
         f"{certainty:.0%} certainty by more than {-worst.high:.3f}; a loss of {margin:g} is allowed"
     )
     return Verdict(
@@ -248,11 +297,12 @@ def _not_worse(answers: Answers, margin: float, certainty: float) -> Verdict:
 
 
 def _beats_baseline(answers: Answers, margin: float, certainty: float) -> Verdict:
-    """Blocks unless accuracy and macro-F1 are, with certainty, higher by more than the margin."""
-    metric, worst = min(differences(answers, answers.tfidf, certainty), key=lambda named: named[1].low)
+    """Blocks unless accuracy, macro-F1 and, of several labels, micro-F1 are, with certainty, above by the margin."""
+    metric, worst = min(differences(answers, answers.tfidf, certainty).named(), key=lambda named: named[1].low)
     passed = worst.low > margin
+    figure = figure_name(metric, multi_label=answers.multi_label)
     reason = (
-        f"{NAMES[metric]} is {worst.value:+.3f} from that of TF-IDF with logistic regression on the same rows, "
+        f"{figure} is {worst.value:+.3f} from that of TF-IDF with logistic regression on the same rows, "
         f"with {certainty:.0%} certainty only above {worst.low:+.3f}; the gate asks for {margin:+g}"
     )
     return Verdict(
@@ -367,8 +417,7 @@ def _of_groups(answers: Answers, options: FairnessGates, minimum_rows: int, cert
             f"evaluate.gates.fairness.label: the model has no label {options.label!r}; "
             f"its labels are {', '.join(answers.classes)}."
         )
-    favourable = answers.classes.index(options.label)
-    positive = answers.labels == favourable
+    positive, given = answers.having(answers.classes.index(options.label))
     # Recall counts only the rows of the favourable label, so a group must have enough of these.
     for kind, bound, counted in (
         ("equal_opportunity", options.equal_opportunity, positive),
@@ -383,9 +432,7 @@ def _of_groups(answers: Answers, options: FairnessGates, minimum_rows: int, cert
             note = f"fewer than two groups have {minimum_rows} rows that count: not judged"
             yield Verdict(gate, "-", f"{bound:g}", True, kind=f"fairness.{kind}", slice=options.column, note=note)
             continue
-        gaps = estimates.group_gaps(
-            positive[inside], (answers.predicted == favourable)[inside], answers.groups[inside], certainty
-        )
+        gaps = estimates.group_gaps(positive[inside], given[inside], answers.groups[inside], certainty)
         yield _fair(gate, kind, bound, gaps[kind], options, certainty)
 
 

@@ -250,7 +250,9 @@ class SliceGates(Section):
     """What each slice must reach: the columns of `slices`, and the buckets of text length. null switches a gate off."""
 
     minimum_rows: PositiveInt = 100  # a smaller slice blocks nothing: its accuracy is uncertain by ten points
-    accuracy: Share | None = None  # the least accuracy of each slice, judged with `certainty`
+    # The least accuracy of each slice, judged with `certainty`. With data.multi_label it is subset accuracy, here and
+    # in the next two
+    accuracy: Share | None = None
     max_gap: Share | None = None  # a slice's accuracy may be this far below that of all rows, judged with `certainty`
     # Accuracy that a slice may lose against the last blessed model, with `certainty` over all slices together. Larger
     # than for all rows: a loss of two points on a slice seldom justifies the wait for another model.
@@ -278,7 +280,11 @@ class GateOptions(Section):
     """What a model must reach before it is pushed. null switches a gate off."""
 
     accuracy: Share | None = None  # the least on the test rows; only you know what the task needs
+    # With data.multi_label, in place of accuracy: the least share of test rows that get exactly their labels
+    subset_accuracy: Share | None = None
+    micro_f1: Share | None = None  # with data.multi_label: the same for the F1 of all rows and labels together
     macro_f1: Share | None = None  # the same for the mean F1 over the labels, which counts rare labels fully
+    label_f1: dict[str, Share] = Field(default_factory=dict)  # label -> its least F1, for the labels that must not fail
     # Accuracy and macro-F1 that may be lost against the last blessed model on the same rows. This is the loss that one
     # does not mind; `certainty` deals with luck.
     not_worse_by: Share | None = 0.002

@@ -55,12 +55,15 @@ def run_tfma(
         folder: where TFMA's results go.
 
     Returns:
-        For each model its counts by slice name; "" is all rows.
+        For each model its counts by slice name; "" is all rows. Of multi-label rows there are none, as TFMA has no
+        confusion of sets of labels: its precision, recall and F1 of each label are in its own files.
     """
-    classes = models[CANDIDATE].classes
-    config = eval_config(list(models), len(classes), list(slices))
+    candidate = models[CANDIDATE]
+    config = eval_config(list(models), len(candidate.classes), list(slices), multi_label=candidate.multi_label)
     analyse(beam_pipeline, record_batch(models, slices), config, folder)
     tf.io.gfile.remove(os.path.join(folder, BATCH_FILE))
+    if candidate.multi_label:
+        return {name: {} for name in models}
     return {name: _read(folder, name if len(models) > 1 else None) for name in models}
 
 
@@ -99,9 +102,13 @@ def _read_batches(file: str) -> Iterator[pa.RecordBatch]:
 
 
 def record_batch(models: dict[str, Answers], slices: dict[str, list[str]]) -> pa.RecordBatch:
-    """One Arrow batch: label index, each model's probabilities and one-hot decision, and the slice columns."""
+    """One Arrow batch: label index, each model's probabilities and one-hot decision, and the slice columns.
+
+    Of multi-label rows, label and decision are 1 or 0 for each label.
+    """
     candidate = models[CANDIDATE]
-    columns: dict[str, pa.Array] = {features.LABEL_ID: _single(candidate.labels)}
+    labels = answers.arrow_lists(candidate.labels) if candidate.multi_label else _single(candidate.labels)
+    columns: dict[str, pa.Array] = {features.LABEL_ID: labels}
     for name, rows in models.items():
         for output, values in zip(TFMA_OUTPUTS, _aligned(rows, candidate.classes), strict=True):
             columns[f"{name}_{output}"] = answers.arrow_lists(values)
@@ -126,31 +133,30 @@ def _aligned(rows: Answers, classes: list[str]) -> tuple[np.ndarray, np.ndarray]
         if name in rows.classes:
             theirs = rows.classes.index(name)
             probabilities[:, column] = rows.probabilities[:, theirs]
-            decisions[:, column] = rows.predicted == theirs
+            decisions[:, column] = rows.having(theirs)[1]
     return probabilities, decisions
 
 
-def eval_config(models: list[str], labels: int, slice_keys: list[str]) -> config_pb2.EvalConfig:
+def eval_config(
+    models: list[str], labels: int, slice_keys: list[str], *, multi_label: bool = False
+) -> config_pb2.EvalConfig:
     """TFMA's config: rank metrics on the probabilities, counting metrics on the one-hot decision.
 
     TFMA binarises by a threshold, which is not the answer of the highest probability; on the one-hot decision a
-    threshold of one half is.
+    threshold of one half is. Of multi-label rows there is no confusion matrix and no accuracy of the whole row.
     """
 
     def metric(name: str, **config: Any) -> config_pb2.MetricConfig:
         return config_pb2.MetricConfig(class_name=name, config=json.dumps(config) if config else "")
 
+    of_one_label = [metric("SparseCategoricalCrossentropy"), metric("MultiClassConfusionMatrixPlot")]
     specs = [
         config_pb2.MetricsSpec(
-            output_names=["probabilities"],
-            metrics=[
-                metric("ExampleCount"),
-                metric("SparseCategoricalCrossentropy"),
-                metric("MultiClassConfusionMatrixPlot"),
-            ],
-        ),
-        config_pb2.MetricsSpec(output_names=["decision"], metrics=[metric("SparseCategoricalAccuracy")]),
+            output_names=["probabilities"], metrics=[metric("ExampleCount"), *([] if multi_label else of_one_label)]
+        )
     ]
+    if not multi_label:
+        specs.append(config_pb2.MetricsSpec(output_names=["decision"], metrics=[metric("SparseCategoricalAccuracy")]))
     if labels <= BINARIZED_LABELS:
         specs += [
             config_pb2.MetricsSpec(

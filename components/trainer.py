@@ -18,6 +18,7 @@ from bertline.components import training_record
 from bertline.components.artifacts import KERAS_FOLDER, Weights
 from bertline.components.labels import read_labels
 from bertline.components.training_record import ValidationLogits
+from bertline.components.transformed_labels import is_multi_label, names_of
 from bertline.errors import UserError
 from bertline.models import backbone, classifier, hardware, training
 from bertline.models.dataset import Rows, read_rows
@@ -68,14 +69,20 @@ def Trainer(
     start = warm_start(last_blessed) if last_blessed else None
 
     def build():
-        built = classifier.from_options(options, len(labels), seed=recipe.seed)
+        built = classifier.from_options(options, len(labels), seed=recipe.seed, multi_label=multi_label)
         if start:
             take_weights(built, start, labels, digest)
         return built
 
-    pair = SEGMENT_IDS in tft.TFTransformOutput(transform_graph.uri).transformed_feature_spec()
+    spec = tft.TFTransformOutput(transform_graph.uri).transformed_feature_spec()
+    multi_label = is_multi_label(spec)
     train, validation = (
-        read_rows(Path(transformed_examples.uri) / f"Split-{split}", pair=pair) for split in ("train", "validation")
+        read_rows(
+            Path(transformed_examples.uri) / f"Split-{split}",
+            pair=SEGMENT_IDS in spec,
+            labels=len(labels) if multi_label else None,
+        )
+        for split in ("train", "validation")
     )
     origin = [digest, start.version if start else "", *labels]
     checkpoints = f"{checkpoint_dir}/{_fingerprint(train, validation, origin, options, recipe)}"
@@ -93,8 +100,7 @@ def Trainer(
         return
     classifier.save(trained, Path(weights.uri), labels, backbone_digest=digest)
     training_record.write_history(model_run.uri, history)
-    names = [labels[label] for label in validation.labels]
-    training_record.write_logits(model_run.uri, ValidationLogits(names, logits))
+    training_record.write_logits(model_run.uri, ValidationLogits(names_of(validation.labels, labels), logits))
     summary = (f"from {start.version}: " if start else "") + _summary(history)
     weights.set_string_custom_property("summary", summary)
     model_run.set_string_custom_property("summary", summary)

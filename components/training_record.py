@@ -26,11 +26,11 @@ class ValidationLogits:
     """What the trained weights give for the validation rows, before any temperature.
 
     Attributes:
-        labels: the true labels' names, in the order of the split.
+        labels: the true labels' names, in the order of the split; of multi-label rows a list each.
         logits: float32 [rows, labels].
     """
 
-    labels: list[str]
+    labels: list[str] | list[list[str]]
     logits: np.ndarray
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import keras_hub
+import numpy as np
 
 from bertline.errors import UserError
 from bertline.models import backbone as pretrained
@@ -27,13 +28,20 @@ class Classifier(keras_hub.models.BertTextClassifier):
         labels: how many logits it gives.
         dropout: share of the head's features dropped while training.
         pooling: how a row's tokens become one vector. With another one than BERT's pooler, the pooler is not trained.
+        multi_label: whether a row has any number of labels, and so each logit a probability of its own (sigmoid).
     """
 
     def __init__(
-        self, backbone: keras_hub.models.BertBackbone, labels: int, *, dropout: float, pooling: Pooling = POOLER
+        self,
+        backbone: keras_hub.models.BertBackbone,
+        labels: int,
+        *,
+        dropout: float,
+        pooling: Pooling = POOLER,
+        multi_label: bool = False,
     ):
         super().__init__(backbone, labels, dropout=dropout, dtype="float32")
-        self.pooling = pooling
+        self.pooling, self.multi_label = pooling, multi_label
         backbone.pooled_dense.trainable = pooling.kind == "pooler"
 
     def call(self, inputs: dict[str, Any], training: bool | None = None, mask: Any = None) -> Any:
@@ -51,18 +59,24 @@ class Classifier(keras_hub.models.BertTextClassifier):
         return self.output_dense(self.output_dropout(self.pooling.features(pooled), training=training))
 
 
-def from_options(options: ModelOptions, labels: int, *, seed: int) -> Classifier:
+def from_options(options: ModelOptions, labels: int, *, seed: int, multi_label: bool = False) -> Classifier:
     """The classifier that training starts from: the pretrained backbone with its pooling, and a head from the seed.
 
     Raises:
         UserError: fewer than two labels, or the backbone cannot be read (see backbone.load).
     """
     network, pooling = pretrained.load(options), pretrained.pooling(options)
-    return build(network, labels, dropout=options.dropout, seed=seed, pooling=pooling)
+    return build(network, labels, dropout=options.dropout, seed=seed, pooling=pooling, multi_label=multi_label)
 
 
 def build(
-    backbone: keras_hub.models.BertBackbone, labels: int, *, dropout: float, seed: int, pooling: Pooling = POOLER
+    backbone: keras_hub.models.BertBackbone,
+    labels: int,
+    *,
+    dropout: float,
+    seed: int,
+    pooling: Pooling = POOLER,
+    multi_label: bool = False,
 ) -> Classifier:
     """A classifier over the backbone; its head is drawn from the seed.
 
@@ -71,7 +85,7 @@ def build(
     """
     if labels < 2:
         raise UserError(f"a classifier needs at least two labels, not {labels}")
-    model = Classifier(backbone, labels, dropout=dropout, pooling=pooling)
+    model = Classifier(backbone, labels, dropout=dropout, pooling=pooling, multi_label=multi_label)
     # keras-hub's own initializer has no seed.
     initial = keras.initializers.TruncatedNormal(stddev=0.02, seed=seed)
     model.output_dense.kernel.assign(initial(model.output_dense.kernel.shape))
@@ -90,6 +104,7 @@ def save(model: Classifier, folder: Path, labels: Sequence[str], *, backbone_dig
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "labels": list(labels),
+        "multi_label": model.multi_label,
         "dropout": model.dropout,
         "pooling": model.pooling.as_dict(),
         "backbone_digest": backbone_digest,
@@ -122,11 +137,14 @@ def take_weights(model: Classifier, folder: Path, labels: Sequence[str], *, back
         backbone_digest: of the model's backbone. Two backbones can have layers of the same sizes.
 
     Raises:
-        UserError: the saved classifier has other labels, another pooling or another backbone.
+        UserError: the saved classifier has other labels or another number of them per row, another pooling or backbone.
     """
     saved = _read_config(folder)
     if saved["labels"] != list(labels):
         raise UserError(f"it knows the labels {', '.join(saved['labels'])}, and the data have {', '.join(labels)}")
+    if saved.get("multi_label", False) != model.multi_label:
+        kinds = {False: "one label per row", True: "several labels per row"}
+        raise UserError(f"it gives {kinds[not model.multi_label]}, and the data have {kinds[model.multi_label]}")
     pooling = Pooling(**saved.get("pooling", {}))
     if pooling != model.pooling:
         raise UserError(f"its pooling is {pooling}, and that of model.pooling is {model.pooling}")
@@ -137,7 +155,7 @@ def take_weights(model: Classifier, folder: Path, labels: Sequence[str], *, back
     model.load_weights(folder / _WEIGHTS)
 
 
-def load(folder: Path, *, temperature: float = 1.0) -> Classifier:
+def load(folder: Path, *, temperature: float | Sequence[float] = 1.0) -> Classifier:
     """The classifier that `save` wrote.
 
     Args:
@@ -153,10 +171,12 @@ def load(folder: Path, *, temperature: float = 1.0) -> Classifier:
     set_gelu(backbone, approximate=config["approximate_gelu"])
     labels = len(config["labels"])
     pooling = Pooling(**config.get("pooling", {}))  # earlier bertlines knew only BERT's pooler
-    model = Classifier(backbone, labels, dropout=config["dropout"], pooling=pooling)
+    model = Classifier(
+        backbone, labels, dropout=config["dropout"], pooling=pooling, multi_label=config.get("multi_label", False)
+    )
     model.load_weights(folder / _WEIGHTS)
     for variable in (model.output_dense.kernel, model.output_dense.bias):
-        variable.assign(variable / temperature)
+        variable.assign(variable / np.asarray(temperature, np.float32))
     return model
 
 

@@ -108,9 +108,9 @@ class Batches:
     def ordered(self) -> tf.data.Dataset:
         """All batches, sorted by length.
 
-        Elements are dicts: token_ids and segment_ids (pairs only), int32 [batch, tokens]; lengths and labels, int32
-        [batch]; rows, int64 [batch], their places in the split; weights, float32 [batch], by label; shares, float32
-        [batch], the weights divided by their sum in the batch.
+        Elements are dicts: token_ids and segment_ids (pairs only), int32 [batch, tokens]; lengths, int32 [batch];
+        labels, int32 [batch] or [batch, labels], as in Rows; rows, int64 [batch], their places in the split; weights,
+        float32 [batch], by label; shares, float32 [batch], the weights divided by their sum in the batch.
         """
         order = np.argsort(self.rows.lengths, kind="stable")
         return self._dataset(self._cut(order))

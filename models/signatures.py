@@ -1,4 +1,4 @@
-"""The SavedModel: raw text in, label and probabilities out, with no code of ours inside."""
+"""The SavedModel: raw text in, label or labels and probabilities out, with no code of ours inside."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bertline.models.classifier import Classifier
 from bertline.models.encoder import Batch, Encoder, pack
 from bertline.models.features import (
     ABSTAINED,
+    ASSIGNED,
     CLASSES,
     LABEL,
     LABEL_ID,
@@ -36,7 +37,9 @@ class ServedModel(tf.Module):
         labels: names in the order of the logits.
         dtype: of the stored kernels and of the matrix products.
         pair: whether rows have two texts.
-        temperature: what the logits are divided by before they become probabilities.
+        temperature: what the logits are divided by before they become probabilities; for a multi-label model one
+            number per label.
+        thresholds: for a multi-label model, the probability from which a row gets each label.
         abstain: predictions whose largest probability is below it are marked. With None there is no such output.
     """
 
@@ -49,7 +52,8 @@ class ServedModel(tf.Module):
         *,
         dtype: tf.DType,
         pair: bool,
-        temperature: float = 1.0,
+        temperature: float | Sequence[float] = 1.0,
+        thresholds: Sequence[float] | None = None,
         abstain: float | None = None,
     ):
         super().__init__()
@@ -59,7 +63,8 @@ class ServedModel(tf.Module):
         self.transform = output.transform_features_layer()
         self.classifier = FrozenClassifier(Encoder.of(model), pack(model, dtype), dtype)
         self.labels = tf.constant(list(labels))
-        self._temperature, self._abstain = temperature, abstain
+        self._temperature, self._abstain = tf.constant(temperature, tf.float32), abstain
+        self._thresholds = tf.constant(thresholds, tf.float32) if model.multi_label else None
         self.vocabulary = tf.saved_model.Asset(str(vocabulary))
 
     def signatures(self) -> dict[str, tf.types.experimental.GenericFunction]:
@@ -83,7 +88,7 @@ class ServedModel(tf.Module):
 
         Returns:
             label string [batch], probabilities float32 [batch, labels], classes string [batch, labels]; with a
-            threshold, abstained bool [batch].
+            threshold, abstained bool [batch]. Of a multi-label model, in place of label, assigned bool [batch, labels].
         """
         named = zip(self._features, (text, text_pair), strict=False)
         return self._predict({name: self._as_raw(name, value) for name, value in named})
@@ -95,29 +100,43 @@ class ServedModel(tf.Module):
         lengths = tf.RaggedTensor.from_sparse(features[TOKEN_IDS]).row_lengths()
         batch = Batch(token_ids, segment_ids, tf.cast(lengths, tf.int32))
         logits = self.classifier.logits(batch)
+        answer = {CLASSES: tf.tile(self.labels[None], [tf.shape(logits)[0], 1])}
+        return answer | (self._one_label(logits) if self._thresholds is None else self._label_sets(logits))
+
+    def _one_label(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities = tf.nn.softmax(logits / self._temperature)
-        answer = {
-            # From the logits before the division, so that its rounding cannot change an answer.
-            PREDICTED_LABEL: tf.gather(self.labels, tf.argmax(logits, axis=-1)),
-            PROBABILITIES: probabilities,
-            CLASSES: tf.tile(self.labels[None], [tf.shape(probabilities)[0], 1]),
-        }
+        # From the logits before the division, so that its rounding cannot change an answer.
+        label = tf.gather(self.labels, tf.argmax(logits, axis=-1))
+        answer = {PREDICTED_LABEL: label, PROBABILITIES: probabilities}
         if self._abstain is not None:
             answer[ABSTAINED] = tf.reduce_max(probabilities, axis=-1) < self._abstain
         return answer
 
+    def _label_sets(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        probabilities = tf.sigmoid(logits / self._temperature)
+        return {ASSIGNED: probabilities >= self._thresholds, PROBABILITIES: probabilities}
+
     def transform_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Serialized tf.Examples, string [batch], to int64 token_ids (0 in the padding) and label_id (-1: no label)."""
+        """Serialized tf.Examples, string [batch], to int64 token_ids (0 in the padding) and label_id.
+
+        label_id is int64 [batch], -1 without a label; of a multi-label model [batch, labels], 1 or 0.
+        """
         features = self.transform(self._parsed(examples, [*self._features, LABEL]))
         return {TOKEN_IDS: tf.sparse.to_dense(features[TOKEN_IDS]), LABEL_ID: features[LABEL_ID]}
 
     def _parsed(self, examples: tf.Tensor, names: list[str]) -> dict[str, tf.Tensor | tf.SparseTensor]:
         """The raw features; a feature that an Example lacks is an empty text."""
         spec = {name: tf.io.FixedLenFeature([], tf.string, default_value="") for name in names}
+        if self._thresholds is not None and LABEL in names:
+            spec[LABEL] = tf.io.VarLenFeature(tf.string)
         return {name: self._as_raw(name, value) for name, value in tf.io.parse_example(examples, spec).items()}
 
-    def _as_raw(self, name: str, value: tf.Tensor) -> tf.Tensor | tf.SparseTensor:
-        """The texts in the form that Transform's schema gives the feature."""
+    def _as_raw(self, name: str, value: tf.Tensor | tf.SparseTensor) -> tf.Tensor | tf.SparseTensor:
+        """The texts or labels in the form that Transform's schema gives the feature."""
+        if isinstance(value, tf.SparseTensor):
+            if not isinstance(self._raw_spec[name], tf.io.FixedLenFeature):
+                return value
+            value = tf.sparse.to_dense(value, default_value="")
         if isinstance(self._raw_spec[name], tf.io.FixedLenFeature):
             return tf.reshape(value, [-1, *self._raw_spec[name].shape])
         rows = tf.shape(value, out_type=tf.int64)[0]

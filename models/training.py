@@ -14,12 +14,11 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from scipy import special
 
 from bertline.errors import UserError
-from bertline.models import hardware
+from bertline.models import hardware, targets
 from bertline.models.classifier import Classifier
-from bertline.models.dataset import Batches, Rows, balanced_weights
+from bertline.models.dataset import Batches, Rows
 from bertline.models.encoder import DROPOUT_PLACES, Batch, Encoder, pack
 from bertline.models.optimizer import AdamW, LossScale, Schedule
 from bertline.models.recipe import TrainOptions
@@ -173,9 +172,10 @@ class Run:
         self.model = model
         self._strategy = strategy
         self._options = options
-        weights = balanced_weights(train.labels, model.num_classes) if options.class_weights == "balanced" else None
-        self.batches = Batches(train, options.batch_size, weights)
-        self._validation = Batches(validation, _EVALUATION_BATCH, weights)
+        balanced = options.class_weights == "balanced"
+        self._target = targets.of(train.labels, model.num_classes, balanced=balanced)
+        self.batches = Batches(train, options.batch_size, self._target.row_weights)
+        self._validation = Batches(validation, _EVALUATION_BATCH, self._target.row_weights)
         self._dtype = hardware.compute_dtype(options.precision)
         self._encoder = Encoder.of(model)
         self._variables = [variable.value for variable in model.trainable_variables]
@@ -316,9 +316,8 @@ class Run:
     def _figures(self, logits: np.ndarray) -> tuple[float, float]:
         """Validation loss, weighted as in training, and accuracy."""
         labels = self._validation.rows.labels
-        losses = -special.log_softmax(logits, axis=-1)[np.arange(len(labels)), labels]
-        loss = np.average(losses, weights=self._validation.weights)
-        return float(loss), float(np.mean(logits.argmax(-1) == labels))
+        loss = np.average(self._target.losses_of(labels, logits), weights=self._validation.weights)
+        return float(loss), self._target.accuracy(labels, logits)
 
     def _progress(self) -> Progress:
         history = self.history
@@ -361,14 +360,13 @@ class Run:
         loss, gradients = self._gradients(batch, seed) if whole else self._accumulated(batch, seed)
         norm = self._optimizer.apply(gradients)
         skipped = ~tf.math.is_finite(norm) if self._loss_scale else tf.constant(False)
-        return tf.stack([loss, tf.cast(tf.size(batch["labels"]), tf.float32), tf.cast(skipped, tf.float32)])
+        return tf.stack([loss, tf.cast(tf.size(batch["rows"]), tf.float32), tf.cast(skipped, tf.float32)])
 
     def _gradients(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tuple[tf.Tensor, list[Gradient]]:
         """Loss x its share, float32 scalar, and its gradients times the loss scale."""
         with tf.GradientTape() as tape:
             logits = self._logits(batch, seed)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=batch["labels"], logits=logits)
-            loss = tf.reduce_sum(losses * batch["shares"])
+            loss = tf.reduce_sum(self._target.losses(batch["labels"], logits) * batch["shares"])
             large = loss * self._loss_scale.factor if self._loss_scale else loss
         return loss, tape.gradient(large, self._variables)
 
@@ -378,7 +376,7 @@ class Run:
         Only one part's activations are held at a time. The rows' shares are those of the whole batch, so the parts'
         losses and gradients add up to the batch's.
         """
-        rows, replicas = tf.size(batch["labels"]), self._strategy.num_replicas_in_sync
+        rows, replicas = tf.size(batch["rows"]), self._strategy.num_replicas_in_sync
         size = tf.maximum(-(-rows // self._options.accumulate_steps), 1)
 
         def part(index: tf.Tensor) -> tuple[tf.Tensor, list[Gradient]]:

@@ -90,6 +90,7 @@ class Config(Section):
             check_slices_are_kept,
             check_fairness_names,
             check_some_answer_abstains,
+            check_gates_fit_the_labels,
             check_schema_file_exists,
             check_dataflow_reaches_the_artifacts,
             check_workers_train,
@@ -169,14 +170,37 @@ def check_some_answer_abstains(config: Config) -> None:
         )
 
 
+def check_gates_fit_the_labels(config: Config) -> None:
+    """Raises ValueError for what makes sense only with one label per row, or only with several."""
+    gates, several = config.evaluate.gates, config.data.multi_label is not None
+    if several and config.export.abstain is not None:
+        raise ValueError(
+            "export.abstain: with data.multi_label a row that is sure of no label gets none, and each label has its "
+            "own threshold; leave it out"
+        )
+    if several and gates.accuracy is not None:
+        raise ValueError(
+            "evaluate.gates.accuracy: with data.multi_label say which: subset_accuracy (rows that get exactly their "
+            "labels) or micro_f1"
+        )
+    for name in ("subset_accuracy", "micro_f1"):
+        if not several and getattr(gates, name) is not None:
+            raise ValueError(f"evaluate.gates.{name}: rows have one label without data.multi_label; use accuracy")
+    known = config.data.known_labels
+    for label in gates.label_f1:
+        if known and label not in known:
+            raise ValueError(f"evaluate.gates.label_f1: {label!r} is none of the labels ({known})")
+
+
 def check_fairness_names(config: Config) -> None:
     """Raises ValueError when the fairness gates name a column that is not kept, or a label that is not listed."""
     fairness, data = config.evaluate.gates.fairness, config.data
     if fairness and fairness.column not in data.keep:
         key = "evaluate.gates.fairness.column"
         raise ValueError(f"{key}: {fairness.column!r} is not in data.keep ({data.keep}); add it there")
-    if fairness and data.labels and fairness.label not in data.labels:
-        raise ValueError(f"evaluate.gates.fairness.label: {fairness.label!r} is not in data.labels ({data.labels})")
+    if fairness and data.known_labels and fairness.label not in data.known_labels:
+        known = f"data.labels ({data.labels})" if data.labels else f"data.multi_label.columns ({data.label_columns})"
+        raise ValueError(f"evaluate.gates.fairness.label: {fairness.label!r} is not in {known}")
 
 
 def check_schema_file_exists(config: Config) -> None:

@@ -131,13 +131,15 @@ def create_pipeline(
         options=settings.sections["export"],
     )
 
-    baseline = Baseline(examples=examples) if config.evaluate.baseline else None
+    several = {"multi_label": int(config.data.multi_label is not None)}
+    baseline = Baseline(examples=examples, **several) if config.evaluate.baseline else None
     evaluator = Evaluator(
         examples=examples,
         model=exporter.outputs["model"],
         last_blessed=last_blessed.outputs["model"],
         options=settings.sections["evaluate"],
         keep=json.dumps(config.data.keep),
+        **several,
         **({"tfidf": baseline.outputs["answers"]} if baseline else {}),
     )
     canary = Canary(

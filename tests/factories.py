@@ -111,6 +111,21 @@ def reviews(rows: int, seed: int = 0) -> list[tuple[str, str, str]]:
     return table
 
 
+def mixed_reviews(rows: int, seed: int = 0) -> list[tuple[str, str, str]]:
+    """(text, labels, shop) rows with none, one or two labels, as "negative|positive": two words of each in the text."""
+    import random
+
+    chance = random.Random(seed)
+    table = []
+    for number in range(rows):
+        labels = sorted(chance.sample(list(MOODS), chance.choice((0, 1, 1, 2, 2))))
+        words = [word for label in labels for word in chance.sample(MOODS[label], 2)]
+        words += [*chance.sample(FILLERS, 3), str(number)]
+        chance.shuffle(words)
+        table.append((" ".join(words), "|".join(labels), ("north", "south")[chance.randrange(2)]))
+    return table
+
+
 def shuffled(rows: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
     """The rows, each with the label of another."""
     labels = [label for _, label, _ in rows]
@@ -259,6 +274,8 @@ _SCHEMA_FEATURE = 'feature { name: "%s" type: BYTES presence { min_fraction: 1.0
 def raw_examples(folder, splits, labels, fixed_shape=True):
     """The artifacts that ingestion and SchemaGen give for splits: name -> rows of (text, label) or (text, pair, label).
 
+    A label may be a list of labels; then no row has a fixed number of them.
+
     Returns:
         the Examples and the Schema artifact, written into the folder.
     """
@@ -277,18 +294,25 @@ def raw_examples(folder, splits, labels, fixed_shape=True):
         with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
             for row in rows:
                 features = {
-                    name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
+                    name: tf.train.Feature(
+                        bytes_list=tf.train.BytesList(
+                            value=[each.encode() for each in ([value] if isinstance(value, str) else value)]
+                        )
+                    )
                     for name, value in zip(names, row, strict=True)
                 }
                 writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
     (folder / "examples/labels.txt").write_text("".join(json.dumps(label) + "\n" for label in labels), encoding="utf-8")
     (folder / "schema").mkdir()
     shape = "shape { dim { size: 1 } }" if fixed_shape else "value_count { min: 1 max: 1 }"
-    (folder / "schema/schema.pbtxt").write_text("".join(_SCHEMA_FEATURE % (name, shape) for name in names))
+    features = [_SCHEMA_FEATURE % (name, shape) for name in names]
+    if not isinstance(splits["train"][0][-1], str):
+        features[-1] = 'feature { name: "label" type: BYTES }\n'
+    (folder / "schema/schema.pbtxt").write_text("".join(features))
     return examples, schema
 
 
-def transformed(folder, model, examples, schema, pair=False):
+def transformed(folder, model, examples, schema, pair=False, multi_label=None):
     """Runs our Transform executor; returns the TransformGraph and the Examples artifact it wrote."""
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
     from tfx.types import channel_utils, standard_artifacts
@@ -296,7 +320,7 @@ def transformed(folder, model, examples, schema, pair=False):
     from bertline.components.options import DataOptions
     from bertline.components.transform import Executor, transform
 
-    data = DataOptions(source="x", text_pair="text_pair" if pair else None)
+    data = DataOptions(source="x", text_pair="text_pair" if pair else None, multi_label=multi_label)
     component = transform(channel_utils.as_channel([examples]), channel_utils.as_channel([schema]), model, data)
     graph, rows = standard_artifacts.TransformGraph(), standard_artifacts.Examples()
     graph.uri, rows.uri = str(folder / "graph"), str(folder / "transformed")

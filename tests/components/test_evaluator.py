@@ -210,7 +210,7 @@ def test_the_stage_leaves_figures_answers_and_a_blessing(tmp_path):
         (tmp_path / name).mkdir()
     for name, word in (("model", "good"), ("last_blessed", "a")):
         factories.save_mood_model(tmp_path / name / "Format-Serving", word)
-    made["model"].set_float_custom_property("temperature", 1.5)
+    factories.write_export_record(tmp_path / "model", temperature=1.5)
     made["last_blessed"].set_int_custom_property("present", 1)
     made["last_blessed"].set_string_custom_property("version", "17")
     options = EvaluateOptions(length_buckets=[8], gates={"accuracy": 0.9, "beats_majority": False})

@@ -61,7 +61,6 @@ def test_the_defaults_give_a_calibrated_float32_model(line, tmp_path):
     assert (record.dtype, record.abstain, record.calibration.rows) == ("float32", None, 300)
     # exp(4 / T) is to be odds of 0.8 to 0.1
     assert record.calibration.temperature == pytest.approx(4 / np.log(8), rel=1e-3)
-    assert model.get_float_custom_property("temperature") == record.calibration.temperature
     assert not model.has_custom_property("abstain")
     _, plain = export(line, tmp_path / "plain", calibrate="none")
     scaled = plain(text=tf.constant(TEXTS))["probabilities"].numpy() ** (1 / record.calibration.temperature)

@@ -58,3 +58,26 @@ def test_the_probabilities_before_follow_from_those_after(temperature):
     np.testing.assert_allclose(before, calibration.probabilities(logits, 1.0), atol=1e-6)
     assert (before.argmax(-1) == logits.argmax(-1)).all()
     assert calibration.unscaled(np.array([[1.0, 0.0]]), 2.0).tolist() == [[1.0, 0.0]]
+
+
+# === Several labels per row ===
+
+
+def test_each_label_gets_the_temperature_that_its_rows_were_drawn_with():
+    chance, true = np.random.default_rng(1), np.array([0.5, 1.0, 2.5])
+    logits = chance.normal(0, 3, (5000, 3))
+    labels = chance.uniform(size=logits.shape) < special.expit(logits / true)
+    found = calibration.fit_temperatures(logits, labels)
+    np.testing.assert_allclose([each.value for each in found], true, rtol=0.1)
+    served = calibration.probabilities(logits, true.tolist())
+    np.testing.assert_allclose(served, special.expit(logits / true))
+    np.testing.assert_allclose(calibration.unscaled(served, true.tolist()), special.expit(logits), atol=1e-6)
+
+
+def test_a_label_of_few_rows_or_nearly_all_rows_is_left_at_one_and_says_so():
+    labels = np.zeros((200, 2), bool)
+    labels[:9, 0] = labels[:191, 1] = True
+    logits = np.where(labels, 1.0, -1.0)
+    few, most = calibration.fit_temperatures(logits, labels)
+    assert few.value == most.value == 1
+    assert few.note.startswith("200 validation rows, 9 of them with the label, are too few to fit one")

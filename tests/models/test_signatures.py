@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from factories import MOODS, raw_examples, reviews, tiny_model_options, transformed
+from scipy import special
 
 from bertline.models import backbone, classifier
 from bertline.models.signatures import ServedModel, export
@@ -25,8 +26,8 @@ def line(tmp_path_factory):
     return options, graph.uri, random_classifier(options)
 
 
-def random_classifier(options):
-    model = classifier.build(backbone.load(options), 3, dropout=0.1, seed=1)
+def random_classifier(options, **more):
+    model = classifier.build(backbone.load(options), 3, dropout=0.1, seed=1, **more)
     draw = np.random.default_rng(5)
     for variable in model.trainable_variables:
         variable.assign(draw.normal(1.0 if variable.name == "gamma" else 0.0, 0.1, variable.shape))
@@ -42,6 +43,10 @@ def saved(line, folder, dtype=tf.float32, pair=False, **more):
 
 
 def keras_probabilities(line, texts, pairs=None):
+    return tf.nn.softmax(keras_logits(line, texts, pairs)).numpy()
+
+
+def keras_logits(line, texts, pairs=None):
     options, _, model = line
     words = backbone.vocabulary(options)
     tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
@@ -50,7 +55,7 @@ def keras_probabilities(line, texts, pairs=None):
     mask = tf.sequence_mask(ids.row_lengths(), dense.shape[1])
     segments = tf.zeros_like(dense) if segments is None else segments.to_tensor()
     inputs = {"token_ids": dense, "segment_ids": segments, "padding_mask": mask}
-    return tf.nn.softmax(model(inputs, training=False)).numpy()
+    return model(inputs, training=False).numpy()
 
 
 def example(**features):
@@ -142,6 +147,32 @@ def test_transform_features(line, tmp_path):
     features = saved(line, tmp_path)["transform_features"](examples=tf.constant(examples))
     assert features["token_ids"].numpy().tolist() == [[2, 5, 10, 3], [2, 19, 3, 0], [2, 6, 3, 0]]
     assert features["label_id"].numpy().tolist() == [2, -1, -1]
+
+
+def test_a_multi_label_model_gives_each_label_a_probability_and_assigns_those_over_their_thresholds(tmp_path):
+    options = tiny_model_options(tmp_path)
+    rows = [(text, labels) for text, labels in zip(TEXTS, (["negative"], ["neutral", "positive"], []), strict=False)]
+    splits = dict.fromkeys(("train", "validation", "test"), rows)
+    graph, _ = transformed(
+        tmp_path, options, *raw_examples(tmp_path, splits, list(MOODS)), multi_label={"separator": "|"}
+    )
+    model = random_classifier(options, multi_label=True)
+    line, temperatures, thresholds = (options, graph.uri, model), [0.5, 1.0, 2.0], [0.3, 0.5, 0.9]
+    signatures = saved(line, tmp_path / "model", temperature=temperatures, thresholds=thresholds)
+    answers = {name: value.numpy() for name, value in signatures["text"](text=tf.constant(TEXTS)).items()}
+    assert set(answers) == {"probabilities", "assigned", "classes"}
+    expected = special.expit(keras_logits(line, TEXTS) / temperatures)
+    np.testing.assert_allclose(answers["probabilities"], expected, atol=1e-5)
+    np.testing.assert_array_equal(answers["assigned"], answers["probabilities"] >= np.float32(thresholds))
+    assert 0 < answers["assigned"].mean() < 1
+    assert {0, 1, 2, 3} & set(answers["assigned"].sum(-1).tolist())
+    by_example = signatures["serving_default"](examples=tf.constant([example(text=text) for text in TEXTS]))
+    np.testing.assert_allclose(by_example["probabilities"], answers["probabilities"], atol=1e-6)
+
+    labelled = tf.train.Example.FromString(example(text="great", label="negative"))
+    labelled.features.feature["label"].bytes_list.value.append(b"positive")
+    records = tf.constant([labelled.SerializeToString(), example(text="it")])
+    assert signatures["transform_features"](examples=records)["label_id"].numpy().tolist() == [[1, 0, 1], [0, 0, 0]]
 
 
 def test_loads_without_our_code(line, tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -33,6 +34,21 @@ def train(folder, rows=96, options=RECIPE, validation=None, train_rows=None, dro
         options,
         **{"checkpoints": folder / "checkpoints", **more},
     )
+
+
+def several_labels(rows):
+    """The rows with their label, and in every third row the next one too."""
+    labels = np.eye(3, dtype=np.int32)[rows.labels]
+    labels[::3] |= np.roll(labels, 1, axis=1)[::3]
+    labels[::7] = 0
+    return dataclasses.replace(rows, labels=labels)
+
+
+def train_several(folder, rows=90, **more):
+    """`train` on rows with none, one or two labels."""
+    model = tiny_model_options(folder)
+    train_rows, validation = (several_labels(tokenised_reviews(model, *drawn)) for drawn in ((rows,), (30, 1)))
+    return train(folder, train_rows=train_rows, validation=validation, **more)
 
 
 def build(model):
@@ -83,6 +99,30 @@ test_training.train(pathlib.Path({str(cut)!r}), on_progress=killed)
     assert code == -signal.SIGKILL
     resumed, resumed_history, resumed_logits = train(cut)
     assert resumed_history.resumed_at == [16]
+    assert resumed_history.epochs == history.epochs
+    np.testing.assert_array_equal(weights(resumed), weights(model))
+    np.testing.assert_array_equal(resumed_logits, logits)
+
+
+def test_several_labels_per_row_are_learnt_and_a_stopped_run_goes_on_to_the_bit(tmp_path):
+    class Stopped(Exception):
+        pass
+
+    def stop(progress):
+        if progress.step >= 18:
+            raise Stopped
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    options = RECIPE.model_copy(update={"class_weights": "balanced"})
+    model, history, logits = train_several(whole, rows=300, options=options)
+    assert logits.shape == (30, 3)
+    assert history.epochs[-1].validation_loss < 0.7 * history.epochs[0].validation_loss
+    with pytest.raises(Stopped):
+        train_several(cut, rows=300, options=options, on_progress=stop)
+    resumed, resumed_history, resumed_logits = train_several(cut, rows=300, options=options)
+    assert resumed_history.resumed_at[0] > 0
     assert resumed_history.epochs == history.epochs
     np.testing.assert_array_equal(weights(resumed), weights(model))
     np.testing.assert_array_equal(resumed_logits, logits)
@@ -197,16 +237,25 @@ for name, parts, precision in (
     _, history, _ = test_training.train(folder, options=options, dropout=0.0, rows=90)  # a last batch of two rows
     losses = (loss for epoch in history.epochs for loss in (epoch.train_loss, epoch.validation_loss))
     print("LOSSES", *losses, history.skipped_steps)
+for name in ("one_device", "mirrored"):
+    folder = pathlib.Path({str(tmp_path)!r}) / f"several-{{name}}"
+    folder.mkdir()
+    options = test_training.RECIPE.model_copy(update={{"distribution": name, "epochs": 2}})
+    _, history, _ = test_training.train_several(folder, options=options, dropout=0.0)
+    print("LOSSES", *(loss for epoch in history.epochs for loss in (epoch.train_loss, epoch.validation_loss)))
 """
     run = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     losses = [line for line in run.stdout.splitlines() if line.startswith("LOSSES")]
-    assert len(losses) == 4, run.stderr[-3000:]
-    one, mirrored, in_parts, float16 = ([float(value) for value in line.split()[1:]] for line in losses)
+    assert len(losses) == 6, run.stderr[-3000:]
+    one, mirrored, in_parts, float16, several, several_mirrored = (
+        [float(value) for value in line.split()[1:]] for line in losses
+    )
     assert one[-1] == 0
     assert mirrored == pytest.approx(one, abs=2e-3)
     assert in_parts == pytest.approx(one, abs=2e-3)
     assert float16[-1] > 0  # skipped on both devices
     assert float16[:-1] == pytest.approx(one[:-1], abs=0.05)
+    assert several_mirrored == pytest.approx(several, abs=2e-3)
 
 
 # === Several workers ===
