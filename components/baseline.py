@@ -9,6 +9,7 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact_utils, standard_artifacts
 
+from bertline.components import label_set_baseline
 from bertline.components.artifacts import BASELINE_FILE, BaselineAnswers
 from bertline.components.examples import read_examples
 from bertline.models import features
@@ -38,9 +39,8 @@ def Baseline(
     )
     began = time.monotonic()
     if multi_label:
-        from bertline.components import label_set_baseline
-
-        predicted = label_set_baseline.fit_and_answer(train, validation, test)
+        labelled = ((texts(rows), rows[features.LABEL]) for rows in (train, validation))
+        predicted = label_set_baseline.fit_and_answer(classifier(), *labelled, texts(test))
     else:
         predicted = fit_and_answer(train, test)
     seconds = time.monotonic() - began

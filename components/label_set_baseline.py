@@ -1,51 +1,53 @@
-"""The baseline of rows with any number of labels: one TF-IDF, and a logistic regression for each label."""
+"""The baseline of rows with any number of labels: the features of one label per row, and a regression per label."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from bertline.components import baseline
 from bertline.components.answers import multi_hot
-from bertline.models import features, thresholds
+from bertline.models import thresholds
+
+Labelled = tuple[Sequence[str], list[list[str]]]  # texts, and the names of each one's labels
 
 
-def fit_and_answer(
-    train: dict[str, list[Any]], validation: dict[str, list[Any]], test: dict[str, list[Any]]
-) -> list[list[str]]:
-    """The labels that the baseline gives to the test rows, [rows].
+def fit_and_answer(pipeline: Any, train: Labelled, validation: Labelled, texts: Sequence[str]) -> list[list[str]]:
+    """The labels that the baseline gives to texts.
 
     As for the model that it is compared with, the threshold of each label is tuned on the validation rows.
 
     Args:
-        train: columns `text`, `text_pair` and `label`, each [rows]; a row's label is a list of names.
-        validation: the same.
-        test: columns `text` and `text_pair`.
+        pipeline: scikit-learn's, from texts to one label, not fitted; its last step is fitted for each label.
+        train: what it is fitted on.
+        validation: what the thresholds are tuned on.
+        texts: of the test rows.
     """
-    classes = sorted({label for labels in train[features.LABEL] for label in labels})
-    fitted = OneAgainstRest(train, classes)
-    tuned = thresholds.tune(fitted.probabilities(validation), multi_hot(validation[features.LABEL], classes))
-    given = fitted.probabilities(test) >= np.array([each.value for each in tuned])
+    classes = sorted({label for labels in train[1] for label in labels})
+    fitted = OneAgainstRest(pipeline, train, classes)
+    tuned = thresholds.tune(fitted.probabilities(validation[0]), multi_hot(validation[1], classes))
+    given = fitted.probabilities(texts) >= np.array([each.value for each in tuned])
     return [[classes[label] for label in np.flatnonzero(of_row)] for of_row in given]
 
 
 class OneAgainstRest:
-    """The single-label baseline's features, with its logistic regression once per label.
+    """A classifier of texts for each label against the rest.
 
     Args:
+        pipeline: as in fit_and_answer.
         train: as in fit_and_answer.
         classes: the labels.
     """
 
-    def __init__(self, train: dict[str, list[Any]], classes: list[str]):
+    def __init__(self, pipeline: Any, train: Labelled, classes: list[str]):
         from sklearn.multiclass import OneVsRestClassifier
 
-        pipeline = baseline.classifier()
+        texts, labels = train
         self._features = pipeline[:-1]
-        matrix = self._features.fit_transform(baseline.texts(train))
-        self._labels = OneVsRestClassifier(pipeline[-1]).fit(matrix, multi_hot(train[features.LABEL], classes))
+        matrix = self._features.fit_transform(texts)
+        self._labels = OneVsRestClassifier(pipeline[-1]).fit(matrix, multi_hot(labels, classes))
 
-    def probabilities(self, rows: dict[str, list[Any]]) -> np.ndarray:
-        """Of each label, float64 [rows, labels]; columns `text` and `text_pair`."""
-        return self._labels.predict_proba(self._features.transform(baseline.texts(rows)))
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """Of each label, float64 [texts, labels]."""
+        return self._labels.predict_proba(self._features.transform(texts))
