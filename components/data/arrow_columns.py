@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy
 import pyarrow
@@ -28,7 +28,7 @@ def plain_columns(schema: pyarrow.Schema, options: DataOptions) -> list[str]:
     """
     named, lists = used_columns(options), list_columns(options)
     names = []
-    for name, kind in _leaves(schema):
+    for name, kind in _fields(schema):
         plain = name in lists if types.is_nested(kind) else name in named or not _is_bytes(kind)
         if plain:
             names.append(name)
@@ -37,15 +37,21 @@ def plain_columns(schema: pyarrow.Schema, options: DataOptions) -> list[str]:
 
 def lists_in(schema: pyarrow.Schema) -> dict[str, str]:
     """Names of the columns that hold lists -> Arrow's name of what they hold."""
-    return {name: str(kind) for name, kind in _leaves(schema) if types.is_nested(kind)}
+    return {name: str(kind) for name, kind in _fields(schema) if types.is_nested(kind)}
 
 
-def _leaves(fields: pyarrow.Schema | pyarrow.StructType, prefix: str = "") -> Iterator[tuple[str, pyarrow.DataType]]:
+def _fields(schema: pyarrow.Schema) -> list[tuple[str, pyarrow.DataType]]:
+    """Columns and fields of structs; a column of the same name goes before a path."""
+    return [(name, kind) for name, kind, nested in _leaves(schema) if not nested or name not in schema.names]
+
+
+def _leaves(fields: Iterable[pyarrow.Field], prefix: str = "") -> Iterator[tuple[str, pyarrow.DataType, bool]]:
+    """The path and the type of each field that is no struct, and whether it is within one."""
     for field in fields:
         if types.is_struct(field.type) and field.type.num_fields:
             yield from _leaves(list(field.type), f"{prefix}{field.name}.")
         else:
-            yield f"{prefix}{field.name}", field.type
+            yield f"{prefix}{field.name}", field.type, bool(prefix)
 
 
 def _is_bytes(kind: pyarrow.DataType) -> bool:
@@ -67,7 +73,7 @@ def with_class_names(file: SourceFile, schema: pyarrow.Schema) -> SourceFile:
     if names := hugging_face.in_metadata(schema.metadata):
         return file._replace(class_names=names)
     place, names = hugging_face.in_descriptions(file.described_by)
-    whole = {name for name, kind in _leaves(schema) if types.is_integer(kind)}
+    whole = {name for name, kind in _fields(schema) if types.is_integer(kind)}
     names = tuple((name, classes) for name, classes in names if name in whole)
     notes = (f"{file.name}: the names of {names[0][0]!r} are those in {place}",) if names else ()
     return file._replace(class_names=names, notes=file.notes + notes)
@@ -114,7 +120,7 @@ def _column(batch: pyarrow.RecordBatch, name: str) -> pyarrow.Array:
         head, rest = name[:place], name[place + 1 :]
         if name[place] == "." and head in batch.schema.names:
             column = batch.column(batch.schema.get_field_index(head))
-            inner = pyarrow.RecordBatch.from_arrays(column.flatten(), fields=list(column.type))
+            inner = pyarrow.RecordBatch.from_arrays(column.flatten(), names=[field.name for field in column.type])
             return _column(inner, rest)
     raise KeyError(name)
 
@@ -125,8 +131,8 @@ def _texts(column: pyarrow.Array, classes: Sequence[str] | None, options: DataOp
         column = column.storage
         kind = column.type
     if types.is_dictionary(kind):
-        column = column.dictionary_decode()
-        kind = column.type
+        values = _texts(column.dictionary, classes, options)
+        return [None if place is None else values[place] for place in column.indices.to_pylist()]
     if classes and types.is_integer(kind):
         return [_class_name(value, classes) for value in column.to_pylist()]
     if classes and types.is_nested(kind):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 from collections.abc import Callable, Iterable
+from fnmatch import fnmatch
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+from bertline.components.data import hugging_face
+from bertline.components.data.hugging_face import is_description
+from bertline.components.data.packing import without_packing
 from bertline.errors import UserError
 
 # What people call the folder of a split.
@@ -39,14 +46,15 @@ def look(folder: Path, source: str, is_data: Callable[[Path], bool]) -> Content:
     """
     files = _files_below(folder)
     data = [file for file in files if is_data(file)]
-    texts = [file for file in files if file.parent != folder and not is_data(file)]
-    splits = split_folders(folder, is_data)
-    if splits and (data or texts):
-        lines = (f"{_key(split)}: {source.rstrip('/')}/{name}" for split, name in splits.items())
+    texts = [file for file in files if file.parent != folder and not is_data(file) and not is_description(file)]
+    splits = find_splits(folder, is_data)
+    if splits.places:
+        lines = (f"{_key(split)}: {source.rstrip('/')}/{place}" for split, place in splits.places.items())
         raise UserError(
-            f"data source {source!r} holds a folder per split ({', '.join(splits.values())}), whose rows must not be "
-            f"mixed. Name each in the config: {', '.join(lines)}."
+            f"data source {source!r} holds a {splits.kind} per split ({', '.join(splits.places.values())}), whose rows "
+            f"must not be mixed. Name each in the config: {', '.join(lines)}."
         )
+    _refuse_several_sets(data, folder, source)
     if data and texts:
         raise UserError(
             f"data source {source!r} is a mixture: data files such as {_below(data[0], folder)}, and class folders "
@@ -57,15 +65,32 @@ def look(folder: Path, source: str, is_data: Callable[[Path], bool]) -> Content:
     return Content(data, texts)
 
 
-def split_folders(folder: Path, is_data: Callable[[Path], bool]) -> dict[str, str]:
-    """The split -> its folder's name, where a folder has one for train, one for another split, and no other folder.
+class Splits(NamedTuple):
+    """The splits in a folder.
 
-    {} where it is anything else. The folders of splits hold data files, or a folder per class.
+    Attributes:
+        places: the split -> its folder, file or glob, below the folder.
+        kind: what these are, "folder" or "file".
+        others: folders or files beside them that are of no split.
+    """
+
+    places: dict[str, str]
+    kind: str = "folder"
+    others: tuple[str, ...] = ()
+
+
+def find_splits(folder: Path, is_data: Callable[[Path], bool]) -> Splits:
+    """The splits that a folder holds, train and another one; without places where it holds anything else.
 
     Args:
         folder: where to look.
         is_data: whether a file is a table, by its name.
     """
+    return _split_folders(folder, is_data) or _split_files(folder, is_data) or Splits({})
+
+
+def _split_folders(folder: Path, is_data: Callable[[Path], bool]) -> Splits | None:
+    """A folder per split, which hold data files, or a folder per class; and no other folder."""
     names = sorted(entry.name for entry in _visible(folder) if entry.is_dir() and _files_below(entry))
     splits = {
         split: name
@@ -73,7 +98,76 @@ def split_folders(folder: Path, is_data: Callable[[Path], bool]) -> dict[str, st
         for name in names
         if name.lower() in known and _labels_its_rows(folder / name, is_data)
     }
-    return splits if "train" in splits and 1 < len(splits) == len(names) else {}
+    others = tuple(name for name in names if name not in splits.values())
+    whole = not others or (folder / hugging_face.DICTIONARY).is_file()
+    return Splits(splits, "folder", others) if "train" in splits and len(splits) > 1 and whole else None
+
+
+# train-00000-of-00003.parquet, test-00000-of-00001-0123456789abcdef.parquet
+_SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
+
+
+def _split_files(folder: Path, is_data: Callable[[Path], bool]) -> Splits | None:
+    """Files whose names tell their split, all in one folder, which may lie below the given one."""
+    data = [file for file in _files_below(folder) if is_data(file)]
+    by_split: dict[str, list[Path]] = {}
+    for file in data:
+        if not (split := _split_of(file)):
+            return None
+        by_split.setdefault(split, []).append(file)
+    if "train" not in by_split or len(by_split.keys() & SPLIT_NAMES.keys()) < 2 or len(_parents(data)) > 1:
+        return None
+    places = {split: _below(_pattern(files, data), folder) for split, files in by_split.items()}
+    known = {split: places[split] for split in SPLIT_NAMES if split in places}
+    return Splits(known, "file", tuple(place for split, place in places.items() if split not in known))
+
+
+def _split_of(file: Path) -> str:
+    """The split that a file's name begins or ends with; "" for none. Shards of other splits have their own names."""
+    stem = without_packing(file.name).rpartition(".")[0].lower()
+    words = [word for word in re.split(r"[-_. ]+", _SHARD.sub("", stem)) if word]
+    for split, known in SPLIT_NAMES.items():
+        if words and (words[0] in known or words[-1] in known):
+            return split
+    return words[-1] if words and _SHARD.search(stem) else ""
+
+
+def _pattern(files: list[Path], data: list[Path]) -> Path:
+    """A file, or the glob that matches these of all files of the folder."""
+    first = files[0]
+    if len(files) == 1:
+        return first
+    names = [file.name for file in files]
+    start = _common_start(names)
+    end = _common_start([name[len(start) :][::-1] for name in names])[::-1]
+    pattern = f"{glob.escape(start)}*{glob.escape(end)}"
+    if other := next((file for file in data if file not in files and fnmatch(file.name, pattern)), None):
+        raise UserError(
+            f"{first.parent}: the files of a split have no name in common that {other.name} has not. Name each in the "
+            "config: data.source: [FILE, ...], data.test_source: [FILE, ...]."
+        )
+    return first.with_name(pattern)
+
+
+def _common_start(names: list[str]) -> str:
+    alike = takewhile(lambda characters: len(set(characters)) == 1, zip(*names, strict=False))
+    return "".join(characters[0] for characters in alike)
+
+
+def _refuse_several_sets(data: list[Path], folder: Path, source: str) -> None:
+    """Raises UserError where several folders hold a file per split each, as those of a set in several languages do."""
+    splits = {_split_of(file) for file in data}
+    parents = _parents(data)
+    if len(parents) > 1 and "" not in splits and len(splits) > 1 and not (folder / hugging_face.DICTIONARY).is_file():
+        names = ", ".join(_below(parent, folder) or "." for parent in parents)
+        raise UserError(
+            f"data source {source!r} holds the splits of several data sets ({names}), whose rows must not be mixed. "
+            f"Name the files of one, such as data.source: {source.rstrip('/')}/{_below(data[0], folder)}."
+        )
+
+
+def _parents(files: list[Path]) -> list[Path]:
+    return list(dict.fromkeys(file.parent for file in files))
 
 
 def _labels_its_rows(folder: Path, is_data: Callable[[Path], bool]) -> bool:
@@ -123,7 +217,7 @@ def _visible(folder: Path) -> list[Path]:
 
 def _is_visible(name: str) -> bool:
     """Neither what editors and systems leave behind nor Python's caches in a package's folder are data."""
-    return not name.startswith((".", "__"))
+    return not name.startswith((".", "__", "~$"))  # ~$: what Excel keeps beside an open workbook
 
 
 def _below(path: Path, folder: Path) -> str:

@@ -28,7 +28,9 @@ ClassNames = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def is_description(path: Path) -> bool:
-    """Whether a file describes a dataset: by its name, and by files of rows beside or below it."""
+    """Whether a file describes a dataset, or is a copy that `map` made: by its name, and files beside or below it."""
+    if path.suffix == ".arrow" and path.name.startswith("cache-"):
+        return (path.parent / "dataset_info.json").is_file()
     if path.name not in BESIDE_ROWS:
         return False
     return path.name == DICTIONARY or any(

@@ -116,7 +116,9 @@ class Cursor:
             self._take(closing)
             return
         while True:
-            yield stop()
+            found = stop()
+            self.peek()  # so that `line` is the value's
+            yield found
             if self.peek() == closing:
                 self._take(closing)
                 return

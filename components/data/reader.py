@@ -20,8 +20,8 @@ class SourceFile(NamedTuple):
     `member` of a zip archive. `described_by` are the paths of files beside it that name its classes.
 
     What `Reader.settled` decides: `quoting` of CSV and TSV is "standard" or "none"; `shape` says where the rows of a
-    JSON file are; `class_names` are a column and the names of its numbers, for each column that has them. `notes` are
-    what a person should know of how the file is read.
+    JSON file are; `sheet` is the one that is read of a workbook with several; `class_names` are a column and the names
+    of its numbers, for each column that has them. `notes` are what a person should know of how the file is read.
     """
 
     path: str
@@ -34,6 +34,7 @@ class SourceFile(NamedTuple):
     member: str | None = None
     described_by: tuple[str, ...] = ()
     shape: Shape | None = None
+    sheet: str | None = None
     class_names: tuple[tuple[str, tuple[str, ...]], ...] | None = None
     notes: tuple[str, ...] = ()
 

@@ -153,7 +153,7 @@ def _in_folder(folder: Path, source: str, base_folder: str, format: str) -> list
 
 
 def split_sources(source: str, base_folder: str) -> dict[str, str]:
-    """The split -> the source of its folder, where a source is a folder with one per split; else {}.
+    """The split -> its source, where a source is a folder with a folder or a file per split; else {}.
 
     Args:
         source: as in DataOptions.
@@ -166,8 +166,16 @@ def split_sources(source: str, base_folder: str) -> dict[str, str]:
     path, *more = _matches(place, Path(base_folder))
     if member or more or not path.is_dir():
         return {}
-    names = folders.split_folders(path, lambda file: _is_data(file, "auto"))
-    return {split: f"{source.rstrip('/')}/{name}" for split, name in names.items()}
+    splits = folders.find_splits(path, lambda file: _is_data(file, "auto"))
+    return {split: f"{source.rstrip('/')}/{name}" for split, name in splits.places.items()}
+
+
+def of_no_split(source: str, base_folder: str) -> list[str]:
+    """What lies beside the splits of `split_sources` and is of none of them; arguments as there."""
+    path = Path(base_folder) / Path(source).expanduser()
+    if not path.is_dir():
+        return []
+    return list(folders.find_splits(path, lambda file: _is_data(file, "auto")).others)
 
 
 def _is_data(path: Path, format: str) -> bool:

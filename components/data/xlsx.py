@@ -7,7 +7,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, time
 from itertools import islice
 from typing import NamedTuple
@@ -20,11 +20,13 @@ from openpyxl.worksheet._read_only import ReadOnlyWorksheet
 
 from bertline.components.data.columns import places_of, used_columns
 from bertline.components.data.fields import as_text
+from bertline.components.data.packing import open_bytes
 from bertline.components.data.reader import Reader, SourceFile
 from bertline.components.data.rows import BROKEN_LINE, Fault, Row, excerpt
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 
+OLD_WORKBOOK = b"\xd0\xcf\x11\xe0"
 LOOKED_AT_ROWS = 100  # of a sheet, to know whether it is empty
 PIECE = 1 << 20  # bytes
 
@@ -46,15 +48,15 @@ class Xlsx(Reader):
             return [name for name in _names(header.cells) if name] if header else []
 
     def settled(self, file: SourceFile, options: DataOptions) -> SourceFile:
-        """See Reader; it only looks which other sheets hold something."""
-        if options.sheet is not None:
+        """See Reader; what is settled is the sheet, where several hold something."""
+        if options.sheet is not None or file.sheet is not None:
             return file
         with _opened(file, options) as sheet:
             if not sheet.others:
                 return file
             others = ", ".join(map(repr, sheet.others))
             note = f"{file.name}: the sheet {sheet.values.title!r} is read, not {others} (see data.sheet)"
-            return file._replace(notes=(*file.notes, note))
+            return file._replace(sheet=sheet.values.title, notes=(*file.notes, note))
 
     def rows(self, file: SourceFile, options: DataOptions, names: Sequence[str]) -> Iterator[Row]:
         """See Reader; an empty row is none."""
@@ -95,42 +97,41 @@ def _opened(file: SourceFile, options: DataOptions) -> Iterator[_Sheet]:
     """
     if file.member:
         raise UserError(f"{file.name}: a workbook is not read packed; unpack the file.")
-    with _loaded(file, values=True) as book, _loaded(file, values=False) as formulas:
+    with ExitStack() as stack:
+        book, formulas = (_load(file, stack, values) for values in (True, False))
         sheets = book.worksheets
-        if options.sheet is not None and options.sheet not in book.sheetnames:
+        wanted = options.sheet if options.sheet is not None else file.sheet
+        if wanted is not None and wanted not in book.sheetnames:
             raise UserError(
-                f"{file.name}: no sheet {options.sheet!r} (data.sheet). The workbook has "
+                f"{file.name}: no sheet {wanted!r} (data.sheet). The workbook has "
                 f"{', '.join(map(repr, book.sheetnames))}."
             )
-        chosen = sheets[0] if options.sheet is None else book[options.sheet]
+        chosen = sheets[0] if wanted is None else book[wanted]
         if chosen not in sheets:
             raise UserError(f"{file.name}: the sheet {chosen.title!r} holds a chart, not cells. Set data.sheet.")
-        others = [sheet.title for sheet in sheets if sheet is not chosen and not _is_empty(file, sheet)]
-        if _is_empty(file, chosen):
+        empty = _is_empty(file, chosen)
+        looked_at = sheets if wanted is None or empty else []
+        others = [sheet.title for sheet in looked_at if sheet is not chosen and not _is_empty(file, sheet)]
+        if empty:
             hint = f" These hold something: {', '.join(map(repr, others))}; set data.sheet to one." if others else ""
             raise UserError(f"{file.name}: the sheet {chosen.title!r} is empty.{hint}")
         yield _Sheet(chosen, formulas[chosen.title] if formulas else None, others)
 
 
-@contextmanager
-def _loaded(file: SourceFile, values: bool) -> Iterator[openpyxl.Workbook | None]:
-    """The workbook with values, or with formulas; None where it has no formula."""
+def _load(file: SourceFile, stack: ExitStack, values: bool) -> openpyxl.Workbook | None:
+    """The workbook with values, or with formulas; None where it has no formula. The stack closes it."""
+    stream = stack.enter_context(open_bytes(file))  # openpyxl would refuse a path with another ending
+    if stream.read(len(OLD_WORKBOOK)) == OLD_WORKBOOK:
+        raise UserError(f"{file.name}: an old Excel workbook, or one with a password; save it as .xlsx without one.")
     try:
         if not values and not _has_formulas(file):
-            yield None
-            return
+            return None
         with warnings.catch_warnings(action="ignore"):  # of styles and extensions, which do not matter here
-            book = openpyxl.load_workbook(file.path, read_only=True, data_only=values)
+            book = openpyxl.load_workbook(stream, read_only=True, data_only=values)
     except DAMAGE as error:
         raise UserError(_damaged(file, error)) from error
-    except OSError as error:
-        raise UserError(
-            f"{file.name}: cannot be read: {error.strerror or error}. Check the file and its permissions."
-        ) from error
-    try:
-        yield book
-    finally:
-        book.close()
+    stack.callback(book.close)
+    return book
 
 
 def _has_formulas(file: SourceFile) -> bool:

@@ -212,7 +212,7 @@ def _files_found(survey: Survey) -> list[str]:
     if len(survey.files) == 1:
         return [f"{survey.files['train']:,} {kind}"]
     return [
-        "a folder per split: " + ", ".join(f"{split} {count:,}" for split, count in survey.files.items()) + f" {kind}"
+        "a part per split: " + ", ".join(f"{split} {count:,}" for split, count in survey.files.items()) + f" {kind}"
     ]
 
 
@@ -233,6 +233,8 @@ def _data(survey: Survey, columns: Columns, labels: dict[str, int], alike: spell
     settings = [
         Setting(path, survey.sources[split], relative) for split, path in SOURCES.items() if split in survey.sources
     ]
+    if survey.sheet is not None:
+        settings.append(Setting(("data", "sheet"), survey.sheet, "the first of several that are not empty"))
     if survey.folders:
         settings.append(Setting(("data", "format"), "folders", "a folder per label, a text file per row"))
     else:

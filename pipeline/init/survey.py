@@ -93,6 +93,7 @@ class Survey:
         one_quoting: these are all files, or none.
         columns: name -> what its values are like.
         lists: columns that hold lists -> what they hold.
+        sheet: the sheet that is read of a workbook with several that are not empty.
         sample: SAMPLED_ROWS rows at most, each row's values in the order of `names`, "" where it has none.
         warnings: lines for the screen.
     """
@@ -119,6 +120,7 @@ class Survey:
     one_quoting: bool = True
     columns: dict[str, Column] = field(default_factory=dict)
     lists: dict[str, str] = field(default_factory=dict)
+    sheet: str | None = None
     sample: list[tuple[str, ...]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -159,6 +161,8 @@ def take_survey(source: str | Path, header: list[str] | None = None) -> Survey:
     survey = _read_as_they_are(address, files, options)
     survey.layout, survey.format = layout, format.replace("auto", "")
     survey.sources = sources
+    if len(sources) > 1 and (others := task_files.of_no_split(address, os.getcwd())):
+        survey.warnings.append(f"of no split, and left out: {', '.join(others)}")
     survey.files = {split: len(members) for split, members in by_split.items()}
     if broken := survey.faults[BROKEN_LINE]:
         survey.warnings.append(f"{broken:,} broken lines: they will go to quarantine")
@@ -293,6 +297,7 @@ def _read(source: str, files: list[SourceFile], options: DataOptions) -> Survey:
     survey.plain_quotes = [Path(file.path).name for file in files if file.quoting == "none"]
     survey.read_files = files
     survey.lists = formats.lists(files[0], options)
+    survey.sheet = files[0].sheet
     survey.repeated = {name for name, count in columns_found.items() if count > 1}
     survey.file_rows = [0] * len(files)
     survey.one_quoting = len(survey.plain_quotes) in (0, len(files))

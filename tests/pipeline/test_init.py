@@ -110,7 +110,7 @@ def test_a_folder_per_split_with_a_folder_per_class_in_it(tmp_path):
     assert (options.source, options.test_source) == (["../imdb/train"], ["../imdb/test"])
     assert (options.validation_source, options.labels) == (None, ["neg", "pos"])
     assert written.findings[:2] == [
-        "a folder per split: train 40, test 20 text files in class folders",
+        "a part per split: train 40, test 20 text files in class folders",
         "60 rows; columns: text, label",
     ]
     # 40 rows, of which a ninth is for validation.

@@ -103,3 +103,50 @@ def test_split_folders_are_known_by_their_names_and_what_is_in_them(tmp_path):
     assert task_files.split_sources("splits/", str(tmp_path)) == {"train": "splits/train", "test": "splits/test"}
     assert task_files.split_sources("classes", str(tmp_path)) == {}
     assert task_files.split_sources("more", str(tmp_path)) == {}
+
+
+@pytest.mark.parametrize(
+    ("names", "places", "others"),
+    [
+        (["train.csv", "test.csv", "README.md"], {"train": "train.csv", "test": "test.csv"}, []),
+        (
+            ["reviews_train.csv.gz", "reviews_dev.csv.gz"],
+            {"train": "reviews_train.csv.gz", "validation": "reviews_dev.csv.gz"},
+            [],
+        ),
+        (
+            ["data/train-00000-of-00002.csv", "data/train-00001-of-00002.csv", "data/test-00000-of-00001.csv"],
+            {"train": "data/train-0000*-of-00002.csv", "test": "data/test-00000-of-00001.csv"},
+            [],
+        ),
+        (
+            [
+                *("plain_text/train-00000-of-00001.csv", "plain_text/test-00000-of-00001.csv"),
+                "plain_text/unsupervised-00000-of-00001.csv",
+            ],
+            {"train": "plain_text/train-00000-of-00001.csv", "test": "plain_text/test-00000-of-00001.csv"},
+            ["plain_text/unsupervised-00000-of-00001.csv"],
+        ),
+        (["train.csv", "notes.csv"], {}, []),
+        (["train-1.csv", "train-2.csv"], {}, []),
+    ],
+)
+def test_files_whose_names_tell_their_split_are_splits(tmp_path, names, places, others):
+    tree(tmp_path / "data", *names)
+    found = task_files.split_sources("data", str(tmp_path))
+    assert found == {split: f"data/{place}" for split, place in places.items()}
+    assert task_files.of_no_split("data", str(tmp_path)) == others
+    if places:
+        with pytest.raises(UserError, match=r"holds a file per split .*data\.source: data/\S*train\S*, data\."):
+            read_as(tmp_path)
+        read = [file.name for place in found.values() for file in task_files.expand([place], str(tmp_path))]
+        assert sorted(read) == sorted(f"data/{name}" for name in names if name not in others and name != "README.md")
+
+
+def test_splits_of_several_data_sets_are_not_mixed(tmp_path):
+    tree(tmp_path / "data", "en/train.csv", "en/test.csv", "fr/train.csv", "fr/test.csv")
+    with pytest.raises(UserError, match=r"the splits of several data sets \(en, fr\)"):
+        read_as(tmp_path)
+    tree(tmp_path / "odd" / "data", "train_1.csv", "1_train.csv", "test.csv")
+    with pytest.raises(UserError, match=r"no name in common that test.csv has not"):
+        read_as(tmp_path / "odd")
