@@ -67,7 +67,8 @@ def ExampleGen(
     """
     options = DataOptions.model_validate_json(data)
     with local_copy(base_folder, task_files.paths_of_task(options)) as folder:
-        window = spans.window(options.source, folder, options.newest_spans)
+        paths = [source for source in options.source if isinstance(source, str)]
+        window = spans.window(paths, folder, options.newest_spans)
         by_split = task_files.by_split(options, folder)
         files = [file for members in by_split.values() for file in members]
         roles = [SPLITS.index(split) for split, members in by_split.items() for _ in members]
@@ -202,7 +203,8 @@ def _too_few_labels(report: dict[str, Any], options: DataOptions) -> str | None:
     if len(report["labels"]) >= 2 and report["distinct"]:
         return None
     if not report["distinct"]:
-        return f"No usable row in {report['rows']:,} rows of {', '.join(options.source)}. Add rows to the files."
+        sources = ", ".join(map(str, options.source))
+        return f"No usable row in {report['rows']:,} rows of {sources}. Add rows to the files."
     (label, count), *_ = report["labels"].items()
     return (
         f"Only one label, {label!r}, in {count:,} rows: a classifier needs at least two. "
@@ -245,7 +247,7 @@ def _empty_split(report: dict[str, Any], options: DataOptions) -> str | None:
     counts = ", ".join(f"{sizes[name]} {name}" for name in SPLITS)
     empty = f"The split {split} is empty ({counts} of {report['distinct']} distinct rows)."
     if split != "train" and (source := getattr(options, f"{split}_source")):
-        return f"{empty} Add rows to {', '.join(source)} (data.{split}_source)."
+        return f"{empty} Add rows to {', '.join(map(str, source))} (data.{split}_source)."
     others = "data.split.train" if split != "train" else "the other shares"
     return f"{empty} Add rows, raise data.split.{split}, or lower {others}."
 

@@ -20,6 +20,7 @@ from bertline.components import artifacts, export_record, markdown
 from bertline.components.artifacts import DataReport, Quarantine
 from bertline.components.evaluation import Metrics, read_metrics
 from bertline.components.ingestion import INGEST_FILE
+from bertline.components.options import Query
 from bertline.components.review_page import figures
 from bertline.components.training_record import read_history
 from bertline.components.validation import STATISTICS_FILE
@@ -113,7 +114,8 @@ def render(config: dict[str, Any], release: dict[str, Any], **found: Any) -> str
 def front_matter(config: dict[str, Any], metrics: Metrics) -> str:
     """The card's metadata as YAML, by Hugging Face's own library."""
     card = config["card"]
-    source = ", ".join(config["data"]["source"])
+    sources = config["data"]["source"]
+    source = ", ".join(each if isinstance(each, str) else str(Query.model_validate(each)) for each in sources)
     results_shown = (  # Hugging Face's name of the metric, its arguments, and the name that it shows
         (metrics.accuracy, "accuracy", None, "Accuracy"),
         (metrics.macro_f1, "f1", {"average": "macro"}, "Macro F1"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -9,10 +11,12 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     ByteSize,
+    Discriminator,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     field_validator,
     model_validator,
 )
@@ -24,7 +28,6 @@ from bertline.models.recipe import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
 LabelName = Annotated[str, AfterValidator(spellings.composed)]
-Sources = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
 class SplitShares(Section):
@@ -94,11 +97,56 @@ class MultiLabel(Section):
         return self
 
 
+SET_BY_THE_RUN = {"set_by": "the run"}  # marks a field that is no key of the file
+
+
+class Query(Section):
+    """Rows of a database. `bertline run` writes them to Parquet below its root, and reads them from there."""
+
+    # As SQLAlchemy has it: postgresql://USER@HOST/DATABASE, sqlite:///FILE ... ${NAME} stands for a variable of the
+    # environment, such as a password; a password itself is refused
+    url: str
+    # One SELECT. Rows in another order are read anew, so end it in ORDER BY
+    query: str = Field(min_length=1)
+    # A cheap query whose answer changes with the rows, such as SELECT count(*), max(id) FROM reviews. `bertline watch`
+    # asks it at each look
+    changes: str | None = None
+    file: str | None = Field(default=None, json_schema_extra=SET_BY_THE_RUN)  # absolute, where the rows are
+
+    @field_validator("url")
+    @classmethod
+    def _url_names_a_database_and_no_password(cls, url: str) -> str:
+        if not re.match(r"[a-zA-Z][\w+]*://", url):
+            raise ValueError("not a database's address; expected one such as postgresql://USER@HOST/DATABASE")
+        userinfo, has_user, _ = url.partition("://")[2].rpartition("@")
+        secrets = [userinfo.partition(":")[2]] if has_user else []
+        secrets += re.findall(r"[?&]\w*(?:password|passwd|pwd|token|secret)\w*=([^&]*)", url, re.IGNORECASE)
+        if any(secret and not re.fullmatch(r"\$\{\w+\}", secret) for secret in secrets):
+            raise ValueError(
+                "an address with a password in it; write ${NAME} in its place, and set that variable in the environment"
+            )
+        return url
+
+    def __str__(self) -> str:
+        """For people; the password is not known here."""
+        return f"{self.query} ({self.url})"
+
+
+def _kind(source: Any) -> str:
+    return "Query" if isinstance(source, dict | Query) else "str"
+
+
+Source = Annotated[Annotated[str, Tag("str")] | Annotated[Query, Tag("Query")], Discriminator(_kind)]
+Sources = Annotated[
+    list[Source], BeforeValidator(lambda value: [value] if isinstance(value, str | dict | Query) else value)
+]
+
+
 class DataOptions(Section):
     """What to read, which columns, and how to split."""
 
     # One or several: paths, globs, folders of data files at any depth, folders with a folder per class, or
-    # package://NAME/PATH. Relative paths start at the config's folder
+    # package://NAME/PATH. Relative paths start at the config's folder. A database's rows: {url: ..., query: ...}
     source: Sources = Field(min_length=1)
     # {SPAN} in a source stands for the number of a portion: data-{SPAN}/ or reviews-{SPAN}.csv.gz. This many of the
     # newest portions are read, a window that rolls on as portions arrive; null reads all
@@ -138,9 +186,11 @@ class DataOptions(Section):
 
     @model_validator(mode="after")
     def _spans_can_be_matched(self) -> DataOptions:
-        for source in [*self.source, *(self.validation_source or []), *(self.test_source or [])]:
-            spans.check(source)
-        if self.newest_spans and not any(spans.PLACEHOLDER in source for source in self.source):
+        for source in self.sources:
+            if isinstance(source, str):
+                spans.check(source)
+        paths = [source for source in self.source if isinstance(source, str)]
+        if self.newest_spans and not any(spans.PLACEHOLDER in path for path in paths):
             raise ValueError("newest_spans needs a source with {SPAN} in it, such as data-{SPAN}/ or data-{SPAN}.csv")
         return self
 
@@ -167,6 +217,26 @@ class DataOptions(Section):
         if not text:
             raise ValueError("name a column, or several to join")
         return text
+
+    @property
+    def sources(self) -> list[Source]:
+        """Those of all splits."""
+        return [*self.source, *(self.validation_source or []), *(self.test_source or [])]
+
+    @property
+    def queries(self) -> list[Query]:
+        """The sources that are a database's."""
+        return [source for source in self.sources if isinstance(source, Query)]
+
+    def with_queries(self, replace: Callable[[Query], Query | None]) -> DataOptions:
+        """The same with other queries; None leaves one out."""
+
+        def replaced(sources: list[Source] | None) -> list[Source] | None:
+            each = [replace(source) if isinstance(source, Query) else source for source in sources or []]
+            return None if sources is None else [source for source in each if source is not None]
+
+        keys = ("source", "validation_source", "test_source")
+        return self.model_copy(update={key: replaced(getattr(self, key)) for key in keys})
 
     @property
     def text_columns(self) -> list[str]:

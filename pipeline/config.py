@@ -344,13 +344,19 @@ def _explain(fault: dict[str, Any], values: dict[str, Any]) -> str:
     if fault["type"] == "missing":
         return f"{key}: missing; it has no default."
     value = fault["input"]
-    shown = "" if isinstance(value, dict | BaseModel) else f"{value!r}: "
+    shown = "" if isinstance(value, dict | BaseModel) else f"{_without_password(repr(value))}: "
     return f"{key}: {shown}{message}"
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"(://[^:/@\s]*:)(?!\$\{)[^@\s]*@", r"\1***@", text)
 
 
 def _is_key(part: Any, values: Any) -> bool:
     # For a member of a union, pydantic's location has the type's name as well, which is no key of the file.
-    return isinstance(part, int) or not re.match(r"^(str|RandomBert|list\[|function-|nullable|constrained)", str(part))
+    return isinstance(part, int) or not re.match(
+        r"^(str|RandomBert|Query$|list\[|function-|nullable|constrained)", str(part)
+    )
 
 
 def _section_at(location: list[Any]) -> type[BaseModel]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from bertline.components.data import sql
+from bertline.components.options import Query
 from bertline.errors import UserError
 from bertline.models.packages import SCHEME
 from bertline.pipeline import beam_options, training_job
@@ -132,6 +134,12 @@ def _data_folder(config: Config) -> str:
     for key, sources in (("source", data.source), ("validation_source", data.validation_source or []),
                          ("test_source", data.test_source or [])):  # fmt: skip
         for source in sources:
+            if isinstance(source, Query):
+                raise UserError(
+                    f"data.{key}: a cluster asks no database ({source}): each of its stages would see other rows. "
+                    f"`bertline run` writes the rows to {config.below_root(sql.FOLDER)}; copy that file to "
+                    "kubeflow.data_folder and name it here."
+                )
             if source.startswith((SCHEME, "/")):
                 continue
             if not folder:

@@ -20,8 +20,7 @@ import filelock
 from rich.text import Text
 
 from bertline.components import trackers
-from bertline.components.data import task_files
-from bertline.components.data.reader import SourceFile
+from bertline.components.data import sql, task_files
 from bertline.components.errors import in_words
 from bertline.errors import UserError
 from bertline.pipeline import beam_options, facts, review, run_ids, screen, stages
@@ -31,6 +30,7 @@ from bertline.pipeline.stages import Node
 from bertline.serving import releases
 
 if TYPE_CHECKING:
+    from bertline.components.options import DataOptions
     from bertline.pipeline.facts import RunFacts
     from bertline.pipeline.lineage import Stage, Store
     from bertline.pipeline.screen import Screen
@@ -79,12 +79,13 @@ def run(config: Config, config_name: str) -> RunResult:
     root = config.root_folder
     trackers.check(config.tracking)
     beam_options.check_runs_here(config.beam)
-    files = task_files.of_task(config.data, config.folder)
+    task_files.of_task(config.data.with_queries(lambda _: None), config.folder)  # at once where a file is missing
     log_file = root / "logs" / f"{run_ids.file_stem(run_id)}.log"
     with exclusive(root), screen.quiet(log_file) as console, _bare_arguments():
         try:
+            data = _with_rows(config, console)
             with console.status("starting (importing TensorFlow and TFX takes some ten seconds)"):
-                launcher = _Launcher(config, run_id, files)
+                launcher = _Launcher(config, data, run_id)
             version = (f"bertline {installed.version('bertline')}", "bold")
             console.print(Text.assemble(version, f"  {config_name}  run {run_id}  {hardware()}"))
             result = launcher.launch(console)
@@ -101,6 +102,14 @@ def run(config: Config, config_name: str) -> RunResult:
             missing = ("no review page could be written", "yellow")
             console.print(Text.assemble(missing, f"  {standing}; why: {display(log_file)}"))
     return result
+
+
+def _with_rows(config: Config, console: Screen) -> DataOptions:
+    """The task's data, where a database's rows have been written to files below the root."""
+    if not config.data.queries:
+        return config.data
+    with console.status("asking the database"):
+        return sql.fetched(config.data, config.folder, config.root_folder / sql.FOLDER)
 
 
 @contextmanager
@@ -187,7 +196,7 @@ def gather_facts(config: Config, store: Store, data_fingerprint: str) -> RunFact
 class _Launcher:
     """One run: compiles the line and launches its nodes in order."""
 
-    def __init__(self, config: Config, run_id: str, files: list[SourceFile]):
+    def __init__(self, config: Config, data: DataOptions, run_id: str):
         from tfx.dsl.compiler import compiler
 
         from bertline.pipeline import lineage, metadata_store, pipeline
@@ -195,8 +204,9 @@ class _Launcher:
         self.run_id = run_id
         self.config = config
         self.store = lineage.Store(config)
-        run_facts = gather_facts(config, self.store, task_files.fingerprint(files))
+        run_facts = gather_facts(config, self.store, task_files.fingerprint(task_files.of_task(data, config.folder)))
         log.info("facts of run %s: %s", run_id, run_facts)
+        config = config.model_copy(update={"data": data})  # the facts are those of the config as it is written
         line = pipeline.create_pipeline(
             config,
             run_facts,

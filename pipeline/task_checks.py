@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich import filesize
 
 from bertline.components import trackers
-from bertline.components.data import task_files
+from bertline.components.data import sql, task_files
 from bertline.errors import UserError
 from bertline.models.recipe import ModelOptions, RandomBert
 from bertline.pipeline import beam_options, metadata_store
@@ -99,10 +99,15 @@ def tracker(task: Config) -> str:
 
 
 def data(task: Config) -> str:
-    """The data files, counted; UserError where there are none."""
-    files = [Path(file.path) for file in task_files.of_task(task.data, task.folder)]
+    """The data files, counted, and the queries; UserError where there are none or a database does not answer."""
+    queries = task.data.queries
+    for query in queries:
+        sql.check(query, task.folder)
+    files = [Path(file.path) for file in task_files.of_task(task.data.with_queries(lambda _: None), task.folder)]
     size = filesize.decimal(sum(file.stat().st_size for file in files))
-    return f"{len(files)} {'file' if len(files) == 1 else 'files'}, {size}"
+    counted = f"{len(files)} {'file' if len(files) == 1 else 'files'}, {size}"
+    asked = f"{len(queries)} {'query' if len(queries) == 1 else 'queries'}, whose database answers"
+    return " and ".join([*([counted] if files else []), *([asked] if queries else [])])
 
 
 def backbone(options: ModelOptions) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from bertline.components.data import task_files
+from bertline.components.data import sql, task_files
 from bertline.errors import UserError
 from bertline.pipeline import config as configs
 from bertline.pipeline.commands import BLOCKED
@@ -83,11 +83,12 @@ class Watch:
         )
 
     def _state(self) -> object:
-        """Names, sizes and times of all files; the words of what is wrong where they cannot be listed."""
+        """Names, sizes and times of all files, and what the databases say; the words of what is wrong with either."""
         try:
             task = configs.load(self._config)
-            files = task_files.of_task(task.data, task.folder)
-            return [_stamp(self._config), *(_stamp(Path(file.path)) for file in files)]
+            files = task_files.of_task(task.data.with_queries(lambda _: None), task.folder)
+            answers = [sql.changes(query, task.folder) for query in task.data.queries]
+            return [_stamp(self._config), *(_stamp(Path(file.path)) for file in files), *answers]
         except UserError as error:
             return str(error)
         except FileNotFoundError as error:  # gone between listing and looking

@@ -25,6 +25,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typer.cli import get_docs_for_click
 
+from bertline.components.options import SET_BY_THE_RUN
 from bertline.pipeline import cli
 from bertline.pipeline.config import Config
 
@@ -78,7 +79,7 @@ def _section(model: type[BaseModel], key: str, anchors: dict[type[BaseModel], st
     lines = [title, "", inspect.getdoc(model), "", "| key | type | default | meaning and reason |", "|---|---|---|---|"]
     below = []
     for name, field in model.model_fields.items():
-        if field.exclude:  # set by the code, not by the file
+        if field.exclude or field.json_schema_extra == SET_BY_THE_RUN:  # set by the code, not by the file
             continue
         path = f"{key}.{name}".lstrip(".")
         nested = _nested_model(field.annotation)
@@ -116,8 +117,8 @@ def _type(schema: dict[str, Any]) -> str:
     """The JSON schema of a value, in words."""
     if "$ref" in schema:
         return "section"
-    if "anyOf" in schema:
-        kinds = [_type(member) for member in schema["anyOf"] if member.get("type") != "null"]
+    if members := schema.get("anyOf") or schema.get("oneOf"):
+        kinds = [_type(member) for member in members if member.get("type") != "null"]
         return " or ".join(dict.fromkeys(kinds))
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])

@@ -12,7 +12,7 @@ import xxhash
 from bertline.components import spans
 from bertline.components.data import file_kinds, folders, hugging_face, packing
 from bertline.components.data.reader import FOLDERS, SourceFile
-from bertline.components.options import DataOptions
+from bertline.components.options import DataOptions, Query, Source
 from bertline.errors import UserError
 from bertline.models import packages
 from bertline.models.features import SPLITS
@@ -67,13 +67,13 @@ def fingerprint(files: Iterable[SourceFile]) -> str:
 
 
 def expand(
-    sources: Sequence[str], base_folder: str, format: str = "auto", newest_spans: int | None = None
+    sources: Sequence[Source], base_folder: str, format: str = "auto", newest_spans: int | None = None
 ) -> list[SourceFile]:
     """The files that the sources name, in a stable order, each once.
 
     Args:
         sources: paths, globs, folders of data files at any depth, folders with a folder per class,
-            ARCHIVE.zip!MEMBER, or package://NAME/PATH.
+            ARCHIVE.zip!MEMBER, package://NAME/PATH, or queries whose rows `sql.fetched` has written.
         base_folder: where relative paths start.
         format: a format of DataOptions, or "auto" to go by the file's name.
         newest_spans: where a source has {SPAN}, how many spans to take; None for all.
@@ -82,7 +82,7 @@ def expand(
         UserError: nothing is there, or a file's format is not known.
     """
     files: dict[str, SourceFile] = {}
-    for source in spans.resolve(sources, base_folder, newest_spans):
+    for source in spans.resolve([source for source in sources if isinstance(source, str)], base_folder, newest_spans):
         place, member = without_member(source, base_folder)
         for match in _matches(place, Path(base_folder)):
             if match.is_dir():
@@ -92,7 +92,21 @@ def expand(
                 found = [_file(match, name + (f"{packing.MEMBER}{member}" if member else ""), format, member)]
             for file in found:
                 files.setdefault(f"{file.path}{packing.MEMBER}{file.member}", file)
+    for query in (source for source in sources if isinstance(source, Query)):
+        file = _written(query, base_folder)
+        files.setdefault(file.path, file)
     return list(files.values())
+
+
+def _written(query: Query, base_folder: str) -> SourceFile:
+    """The file with a query's rows."""
+    if not query.file:
+        raise UserError(
+            f"data source {query}: only `bertline run` asks a database; here, name a file that holds the rows, such as "
+            "the Parquet file that a run writes to runs/NAME/queries/."
+        )
+    path = Path(query.file)
+    return SourceFile(query.file, _name(path, path, query.file, Path(base_folder)), "parquet")
 
 
 def without_member(source: str, base_folder: str) -> tuple[str, str | None]:

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.text import Text
 
+from bertline.components.options import Query
+from bertline.errors import UserError
 from bertline.pipeline import config as configs
 from bertline.pipeline import screen
 from bertline.pipeline.commands import BLOCKED, FAILED, LIBRARY_LOG, ConfigArgument, console
@@ -26,14 +29,24 @@ app = typer.Typer()
 @app.command(rich_help_panel=PANEL)
 def init(
     file: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="FILE",
             help="A CSV, TSV, JSON, Parquet, Arrow or Excel file (text also packed), or a folder with a subfolder "
             "per class.",
         ),
-    ],
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: configs/NAME.yaml.")] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="A database instead of a file, such as 'postgresql://USER:${PGPASSWORD}@HOST/DATABASE'; the variable "
+            "is filled in from the environment. Needs --query."
+        ),
+    ] = None,
+    query: Annotated[
+        str | None, typer.Option(help="The SELECT whose rows are the data, such as 'SELECT body, stars FROM reviews'.")
+    ] = None,
     text: Annotated[
         list[str] | None,
         typer.Option(help="The text column, where the guess is wrong. Give it several times to join columns."),
@@ -53,13 +66,25 @@ def init(
         from bertline.pipeline.init import write_config
 
         names = None if header is None else [] if header == "first" else [name.strip() for name in header.split(",")]
-        written = write_config(file, output, text=text or (), label=label, header=names, force=force)
+        source = _source(file, url, query)
+        written = write_config(source, output, text=text or (), label=label, header=names, force=force)
     shown = console()
     for finding in written.findings:
         shown.print(f"  {finding}")
     for warning in written.warnings:
         shown.print(f"  warning: {warning}", style="yellow")
     shown.print(f"wrote {written.path}; next: bertline run {written.path}")
+
+
+def _source(file: Path | None, url: str | None, query: str | None) -> Path | Query:
+    if url and query and not file:
+        try:
+            return Query(url=url, query=query)
+        except ValidationError as error:
+            raise UserError(f"--url: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None
+    if file and not url and not query:
+        return file
+    raise UserError("Name a FILE, or a database's rows with --url and --query.")
 
 
 @app.command("config", rich_help_panel=PANEL)

@@ -6,11 +6,17 @@ YAML. None of them imports TensorFlow, so that a person who is about to start wa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from bertline.components.data import sql
+from bertline.components.options import Query
 from bertline.errors import UserError
+from bertline.models.features import SPLITS
 from bertline.pipeline.init.propose import propose
 from bertline.pipeline.init.refuse import refuse_as_run_does
 from bertline.pipeline.init.render import render
@@ -26,7 +32,7 @@ class Written(NamedTuple):
 
 
 def write_config(
-    source: str | Path,
+    source: str | Path | Query,
     target: str | Path | None = None,
     *,
     text: str | Sequence[str] = (),
@@ -37,7 +43,7 @@ def write_config(
     """Looks at all rows of the data and writes a config for them.
 
     Args:
-        source: file, folder with a folder per class, glob, or package://NAME/PATH.
+        source: file, folder with a folder per class, glob, package://NAME/PATH, or a database's query.
         target: the config's file, by default configs/NAME.yaml; its folder is made where it is missing.
         text: the text column, or several to join, where the guess is wrong.
         label: the label column, where the guess is wrong.
@@ -49,9 +55,12 @@ def write_config(
             only one label, with as many labels as rows, or anything else that `run` would refuse. Or the target
             exists and `force` is not set.
     """
-    survey = take_survey(source, header)
-    proposal = propose(survey, text=[text] if isinstance(text, str) else text, label=label)
-    refuse_as_run_does(survey, proposal)
+    with _rows(source) as place:
+        survey = take_survey(place, header)
+        if isinstance(source, Query):
+            survey.source, survey.sources = source, {SPLITS[0]: source}
+        proposal = propose(survey, text=[text] if isinstance(text, str) else text, label=label)
+        refuse_as_run_does(survey, proposal)
     path = Path(target) if target else Path("configs") / f"{proposal.name}.yaml"
     if path.exists() and not force:
         raise UserError(f"{path} exists already; --force replaces it, --output FILE writes another one.")
@@ -59,3 +68,13 @@ def write_config(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return Written(path, proposal.findings, proposal.warnings)
+
+
+@contextmanager
+def _rows(source: str | Path | Query) -> Iterator[str | Path]:
+    """Where the rows are: a query's in a file for the length of the block. An SQLite file's path starts here."""
+    if not isinstance(source, Query):
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="bertline-query-") as folder:
+        yield sql.fetch(source, os.getcwd(), Path(folder))

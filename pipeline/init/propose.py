@@ -18,7 +18,7 @@ from bertline.components.data.delimited import SPANS_LINES
 from bertline.components.data.file_kinds import ENDINGS
 from bertline.components.data.packing import without_packing
 from bertline.components.data.rows import printable
-from bertline.components.options import DataOptions
+from bertline.components.options import DataOptions, Query
 from bertline.errors import UserError
 from bertline.models import packages
 from bertline.models.recipe import ModelOptions, TrainOptions
@@ -62,7 +62,7 @@ class Setting(NamedTuple):
 
     Attributes:
         path: its sections and its key.
-        value: what the config says; those of SOURCES are an absolute path, or package://NAME/PATH.
+        value: what the config says; those of SOURCES are an absolute path, package://NAME/PATH, or a query.
         reason: the comment behind it.
         remark: the comment on the line above it.
         proposed: the line itself is a comment too, for a person to decide on.
@@ -122,8 +122,11 @@ def propose(survey: Survey, *, text: Sequence[str] = (), label: str | None = Non
     )
 
 
-def task_name(source: str) -> str:
-    """A name for the task, from that of its data."""
+def task_name(source: str | Query) -> str:
+    """A name for the task, from that of its data: a file's or a table's."""
+    if isinstance(source, Query):
+        table = re.search(r"\bfrom\s+([\w.\"`]+)", source.query, re.IGNORECASE)
+        source = re.sub(r"[\"`]", "", table[1]).rpartition(".")[2] if table else source.url.rpartition("/")[2]
     stem = Path(without_packing(Path(source.rstrip("/*")).name))
     while stem.suffix.lower() in ENDINGS:
         stem = Path(stem.stem)
@@ -229,7 +232,8 @@ def _layout_found(survey: Survey) -> list[str]:
 
 
 def _data(survey: Survey, columns: Columns, labels: dict[str, int], alike: spellings.Alike) -> list[Setting]:
-    relative = "" if survey.source.startswith(packages.SCHEME) else "relative to this file"
+    plain = isinstance(survey.source, Query) or survey.source.startswith(packages.SCHEME)
+    relative = "" if plain else "relative to this file"
     settings = [
         Setting(path, survey.sources[split], relative) for split, path in SOURCES.items() if split in survey.sources
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from bertline.components.data.rows import printable
+from bertline.components.options import Query
 from bertline.errors import UserError
 from bertline.models import packages
 from bertline.pipeline import config
@@ -92,8 +94,16 @@ def _escape(mark: str) -> str:
 NULL = "tag:yaml.org,2002:null"
 
 
-def _relative(source: str, folder: Path) -> str:
+def _relative(source: str | Query, folder: Path) -> str | dict[str, str]:
+    if isinstance(source, Query):
+        return {"url": _relative_url(source.url, folder), "query": source.query}
     return source if source.startswith(packages.SCHEME) else os.path.relpath(source, folder.absolute())
+
+
+def _relative_url(url: str, folder: Path) -> str:
+    """The address; the path of an SQLite file started at the current folder, and starts at the config's in it."""
+    path = re.fullmatch(r"(sqlite(?:\+\w+)?:///)(?![/~])([^?]+)", url)
+    return path[1] + os.path.relpath(path[2], folder.absolute()) if path else url
 
 
 def _refuse_other_values(text: str, values: dict[tuple[str, ...], Any]) -> None:

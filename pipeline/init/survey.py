@@ -17,7 +17,7 @@ from bertline.components.data.file_kinds import UnknownFormat
 from bertline.components.data.packing import open_bytes
 from bertline.components.data.reader import FOLDERS, SourceFile
 from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE, Row, printable
-from bertline.components.options import DataOptions
+from bertline.components.options import DataOptions, Query
 from bertline.errors import UserError
 from bertline.models import packages
 from bertline.models.features import SPLITS
@@ -72,7 +72,7 @@ class Survey:
     """What a look at all rows of all files found.
 
     Attributes:
-        source: what was looked at: an absolute path or glob, or package://NAME/PATH.
+        source: what was looked at: an absolute path or glob, package://NAME/PATH, or a query.
         sources: the split -> its source of the same kind. Only train's where there is no folder per split.
         files: the split -> how many files it has.
         folders: it is a folder per class.
@@ -98,14 +98,14 @@ class Survey:
         warnings: lines for the screen.
     """
 
-    source: str
+    source: str | Query
     folders: bool
     names: list[str]
     encoding: str
     on_bad_bytes: str
     layout: Layout = layouts.USUAL
     format: str = ""
-    sources: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str | Query] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
     encoding_words: list[str] = field(default_factory=list)
     utf8_lines: int = 0

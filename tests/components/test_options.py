@@ -2,7 +2,7 @@
 
 import pytest
 
-from bertline.components.data import formats
+from bertline.components.data import file_kinds, formats
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 from bertline.pipeline import config
@@ -143,4 +143,4 @@ def test_shares_that_do_not_add_up_are_refused_with_what_to_write(tmp_path, data
 
 def test_every_format_has_a_reader():
     assert set(DataOptions.model_fields["format"].annotation.__args__) == {"auto", *formats.READERS}
-    assert set(formats.ENDINGS.values()) <= set(formats.READERS)
+    assert set(file_kinds.ENDINGS.values()) <= set(formats.READERS)

@@ -15,6 +15,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from typer.testing import CliRunner
 
 from bertline.components import artifacts
+from bertline.components.options import Query
 from bertline.errors import UserError
 from bertline.pipeline import cli, kubeflow
 from bertline.pipeline import config as configs
@@ -238,6 +239,14 @@ def test_a_source_outside_the_folder_that_pods_are_brought_is_refused(tmp_path):
     config = task(tmp_path, "kubeflow: {image: a, data_folder: 'gs://bucket/data', root: /v}\n")
     config = config.model_copy(update={"data": config.data.model_copy(update={"source": ["../reviews.csv"]})})
     with pytest.raises(UserError, match=r"data\.source: '\.\./reviews\.csv' lies outside .* beside its data"):
+        kubeflow.compile_line(config)
+
+
+def test_a_query_is_refused_with_the_file_to_copy(tmp_path):
+    config = task(tmp_path, "kubeflow: {image: a, data_folder: /data, root: /v}\n")
+    source = Query(url="sqlite:///shop.db", query="SELECT * FROM reviews")
+    config = config.model_copy(update={"data": config.data.model_copy(update={"source": [source]})})
+    with pytest.raises(UserError, match=r"data\.source: a cluster asks no database .*/queries; copy that file to"):
         kubeflow.compile_line(config)
 
 

@@ -1,13 +1,7 @@
-import importlib.util
-import os
-import shutil
 import socket
-import subprocess
-import tempfile
-from contextlib import contextmanager
-from pathlib import Path
 
 import factories
+import postgresql
 import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
@@ -90,38 +84,8 @@ def test_a_server_that_is_not_there_is_named():
 @pytest.fixture(scope="module")
 def database():
     """HOST:PORT of a server whose user `keeper` has the password PASSWORD."""
-    # Root starts no server, and each session of pytest closes pytest's own folders to other users.
-    with tempfile.TemporaryDirectory(prefix="postgresql-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        with running_database(folder) as address:
-            yield address
-
-
-@contextmanager
-def running_database(folder):
-    (folder / "password").write_text(PASSWORD)
-    (package,) = importlib.util.find_spec("pgserver").submodule_search_locations
-    as_user = []
-    if os.geteuid() == 0:
-        for name in ("pgserver", "pgserver.libs"):  # another user may not see the environment
-            shutil.copytree(f"{package}/../{name}", folder / name)
-        package = folder / "pgserver"
-        shutil.chown(folder, "nobody")
-        as_user = ["runuser", "-u", "nobody", "--"]
-    programs = f"{package}/pginstall/bin"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    data, log = folder / "data", folder / "log"
-    made = ["-D", data, "-U", "keeper", f"--pwfile={folder / 'password'}", "-A", "scram-sha-256", "--no-sync"]
-    subprocess.run([*as_user, f"{programs}/initdb", *made], check=True, capture_output=True)
-    control = [*as_user, f"{programs}/pg_ctl", "-D", data, "-w"]
-    subprocess.run([*control, "-l", log, "-o", f"-p {port} -k {folder} -h 127.0.0.1", "start"], check=True)
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)
+    with postgresql.running(PASSWORD) as address:
+        yield address
 
 
 def test_a_wrong_password_is_told_without_showing_it(database, monkeypatch):

@@ -1,4 +1,5 @@
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -54,6 +55,28 @@ def test_a_span_that_leaves_the_window_and_files_beside_it_run_nothing(task):
     watch.look()
     watch.look()
     assert runs == [0]
+
+
+def test_a_database_is_asked_by_its_cheap_query(task):
+    folder, watch, runs, said = task
+    query = "url: 'sqlite:///shop.db', query: SELECT * FROM reviews"
+    (folder / "task.yaml").write_text(f"name: reviews\ndata: {{source: {{{query}}}}}\n")
+    watch.look()
+    assert "needs `changes` beside the query" in said[-1]
+    changes = "changes: 'SELECT count(*), max(id) FROM reviews'"
+    (folder / "task.yaml").write_text(f"name: reviews\ndata: {{source: {{{query}, {changes}}}}}\n")
+    watch.look()
+    assert "there is no file" in said[-1]
+    with sqlite3.connect(folder / "shop.db") as shop:
+        shop.execute("CREATE TABLE reviews (id INTEGER PRIMARY KEY, text, label)")
+    for _ in range(3):
+        watch.look()
+    assert runs == [0]
+    with sqlite3.connect(folder / "shop.db") as shop:
+        shop.execute("INSERT INTO reviews (text, label) VALUES ('a', 'b')")
+    for _ in range(3):
+        watch.look()
+    assert runs == [0, 1]
 
 
 def test_a_changed_config_runs_and_a_broken_one_waits(task):

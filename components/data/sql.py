@@ -1,0 +1,244 @@
+"""A database's rows: a query's answer, streamed to a Parquet file that is then read as any other.
+
+SQLAlchemy speaks to the database; it and PostgreSQL's driver come with the extra `sql`. Nothing is held in memory but
+one batch, and the file appears once it is whole. An answer that is byte for byte the same leaves the old file alone.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
+
+import pyarrow
+import pyarrow.parquet
+
+from bertline.components.data.columns import missing_column, named_columns, used_columns
+from bertline.components.data.fields import as_cell
+from bertline.components.data.reader import SourceFile
+from bertline.components.options import DataOptions, Query
+from bertline.errors import UserError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, CursorResult, Engine
+
+BATCH_ROWS = 2000  # some megabytes, and a row group of the file
+SECONDS_TO_CONNECT = 10
+FOLDER = "queries"  # below the root of a task
+UNFINISHED = ".unfinished"
+# The driver that the extra brings; SQLAlchemy would look for an older one.
+DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+
+
+def fetched(options: DataOptions, base_folder: str, folder: Path) -> DataOptions:
+    """Runs the queries of a task and writes their rows.
+
+    Args:
+        options: name the queries and the columns that are used; only these are written.
+        base_folder: where the path of an SQLite file starts.
+        folder: of the files, made where it is missing.
+
+    Returns:
+        The options, whose queries say where their rows are.
+
+    Raises:
+        UserError: as `fetch`.
+    """
+    return options.with_queries(
+        lambda query: query.model_copy(update={"file": str(fetch(query, base_folder, folder, options))})
+    )
+
+
+def fetch(query: Query, base_folder: str, folder: Path, options: DataOptions | None = None) -> Path:
+    """Runs a query and writes its rows to a Parquet file, whose columns are texts.
+
+    Args:
+        query: what to run.
+        base_folder: where the path of an SQLite file starts.
+        folder: of the file, made where it is missing.
+        options: name the columns to write. None writes all that hold plain values or lists.
+
+    Returns:
+        The file's path, which is the same for the same query.
+
+    Raises:
+        UserError: the database cannot be reached, refuses the query or goes away; a column is missing, is there
+            twice, or holds objects; a variable of the environment is not set; a package is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(f"{query.url}\0{query.query}".encode()).hexdigest()[:16]
+    path = folder / f"{name}.parquet"
+    unfinished = path.with_suffix(UNFINISHED)
+    try:
+        with _answer(query, base_folder) as result:
+            _write(result, unfinished, options)
+        if not path.exists() or not filecmp.cmp(path, unfinished, shallow=False):
+            os.replace(unfinished, path)
+    except OSError as error:
+        raise UserError(f"{unfinished} cannot be written: {error.strerror or error}.") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+def changes(query: Query, base_folder: str) -> str:
+    """The answer of `query.changes`, as a text to compare with an earlier one.
+
+    Raises:
+        UserError: there is no such query, or as `fetch`.
+    """
+    if not query.changes:
+        raise UserError(
+            f"data.source: {query}: watching needs `changes` beside the query, a cheap one whose answer changes with "
+            "the rows, such as SELECT count(*), max(updated_at) FROM ..."
+        )
+    with _answer(query.model_copy(update={"query": query.changes}), base_folder) as result:
+        return repr([tuple(row) for row in result])
+
+
+def check(query: Query, base_folder: str) -> None:
+    """Raises UserError where the database does not answer, or a package or a variable is missing."""
+    with _answer(query.model_copy(update={"query": "SELECT 1"}), base_folder):
+        pass
+
+
+# === The database ===
+
+
+@contextmanager
+def _answer(query: Query, base_folder: str) -> Iterator[CursorResult]:
+    """The answer, as it comes: the server keeps the rows, and nothing that the query did is kept by it.
+
+    Raises:
+        UserError: also when the database goes away within the block.
+    """
+    engine, secrets = _engine(query, base_folder)
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with engine.connect() as connection:
+            _read_as_bytes(connection)
+            # Without parameters a percent sign in the query is one, and a colon is no parameter.
+            connection = connection.execution_options(
+                stream_results=True, max_row_buffer=BATCH_ROWS, no_parameters=True
+            )
+            yield connection.exec_driver_sql(query.query.strip().rstrip(";"))
+            connection.rollback()
+    except SQLAlchemyError as error:
+        words = " ".join(str(getattr(error, "orig", None) or error).split())
+        for secret in secrets:
+            words = words.replace(secret, "***")
+        raise UserError(f"data.source: the database does not answer the query {query}: {words}") from None
+    finally:
+        engine.dispose()
+
+
+def _engine(query: Query, base_folder: str) -> tuple[Engine, list[str]]:
+    """The way to the database, and the values of variables that no message may show."""
+    try:
+        import sqlalchemy
+    except ImportError:
+        raise UserError(
+            "data.source: a query needs SQLAlchemy: `pip install 'bertline[sql]'` brings it, with PostgreSQL's driver."
+        ) from None
+    values = {name: _variable(name, query) for name in re.findall(r"\$\{(\w+)\}", query.url)}
+    scheme, _, rest = query.url.partition("://")
+    userinfo, at, place = rest.rpartition("@")
+    userinfo, place = _filled_in(userinfo, values, quote_plus), _filled_in(place, values)
+    address = f"{DRIVERS.get(scheme, scheme)}://{userinfo}{at}{place}"
+    secrets = [form for value in values.values() for form in (value, quote_plus(value)) if value]
+    try:
+        url = sqlalchemy.make_url(address)
+        if url.get_backend_name() == "sqlite":
+            url = _of_sqlite_file(url, query, base_folder)
+        arguments = {"connect_timeout": SECONDS_TO_CONNECT} if url.get_backend_name() == "postgresql" else {}
+        return sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=arguments), secrets
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # its words would show the address as it is filled in
+        raise UserError(
+            f"data.source: {query.url}: not an address that SQLAlchemy knows; expected one such as "
+            "postgresql://USER@HOST/DATABASE."
+        ) from None
+    except ImportError as error:
+        raise UserError(
+            f"data.source: {query.url}: this database's driver is not installed ({error}). Install it beside bertline; "
+            "`pip install 'bertline[sql]'` brings that of PostgreSQL."
+        ) from None
+
+
+def _filled_in(text: str, values: dict[str, str], quoted: Any = str) -> str:
+    return re.sub(r"\$\{(\w+)\}", lambda match: quoted(values[match[1]]), text)
+
+
+def _variable(name: str, query: Query) -> str:
+    if name not in os.environ:
+        raise UserError(f"data.source: {query.url}: the environment has no variable {name}. Set it, and run again.")
+    return os.environ[name]
+
+
+def _of_sqlite_file(url: Any, query: Query, base_folder: str) -> Any:
+    """The address of an SQLite file that is only read; SQLite would make a file that is missing."""
+    path = Path(base_folder) / Path(url.database or "").expanduser()
+    if not path.is_file():
+        raise UserError(f"data.source: {query.url}: there is no file {path}. Correct the path.")
+    return url.set(database=f"file:{quote(str(path.absolute()))}", query={"mode": "ro", "uri": "true"})
+
+
+def _read_as_bytes(connection: Connection) -> None:
+    """SQLite does not check that texts are UTF-8, so they are checked as those of files are."""
+    if connection.dialect.name == "sqlite":
+        connection.connection.driver_connection.text_factory = bytes
+
+
+# === The file ===
+
+
+def _write(result: CursorResult, path: Path, options: DataOptions | None) -> None:
+    columns = list(result.keys())
+    if options:
+        _check_columns(columns, options)
+    elif repeated := next((name for name in columns if columns.count(name) > 1), None):
+        raise UserError(f"data.source: the query gives the column {repeated!r} twice; name one of them by AS.")
+    names = used_columns(options) if options else columns
+    places = [columns.index(name) for name in names]
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in names])
+    rows = 0
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+        for batch in result.partitions(BATCH_ROWS):
+            cells = [_cells([row[place] for row in batch], name) for name, place in zip(names, places, strict=True)]
+            writer.write_table(pyarrow.table(cells, schema=schema))
+            rows += len(batch)
+    if not rows:
+        raise UserError("data.source: the query gives no rows. Correct the query.")
+
+
+def _check_columns(columns: list[str], options: DataOptions) -> None:
+    answer = SourceFile("", "the query's answer", "parquet")
+    for option, name in named_columns(options):
+        if name not in columns:
+            raise UserError(missing_column(answer, option, name, columns))
+        if columns.count(name) > 1:
+            raise UserError(f"data.source: the query gives the column {name!r} (data.{option}) twice; use AS.")
+
+
+def _cells(values: Sequence[Any], name: str) -> pyarrow.Array:
+    """A column as texts. Bytes stay as they are, so that those that are not UTF-8 go to quarantine by name."""
+    if any(isinstance(value, dict) for value in values):
+        raise UserError(
+            f"data.source: the column {name!r} of the query holds objects, not texts; select what is in them, such as "
+            f"{name} ->> 'body' AS body."
+        )
+    encoded = [
+        bytes(value) if isinstance(value, bytes | memoryview | bytearray) else _encoded(value) for value in values
+    ]
+    return pyarrow.array(encoded, pyarrow.binary()).view(pyarrow.string())
+
+
+def _encoded(value: Any) -> bytes | None:
+    text = as_cell(value)
+    return None if text is None else text.encode("utf-8", "surrogatepass")
