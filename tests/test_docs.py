@@ -170,7 +170,7 @@ def test_the_generated_pages_are_what_the_code_says():
     assert checked.returncode == 0, checked.stderr
     keys = (TOP / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert "| `port` | whole number, 0 to 65535 | `8500` | TF Serving's own; 0 takes a free one |" in keys
-    assert "| `source` | list of texts | required | " in keys
+    assert "| `source` | list of texts or [section](#datasource) | required | " in keys
     assert "[section](#evaluategatesslices)" in keys
     assert [
         row for row in keys.splitlines() if row.endswith("|  |") and "section](" not in row
