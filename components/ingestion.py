@@ -10,7 +10,7 @@ import io
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -147,19 +147,12 @@ def parse(row: Row, options: DataOptions) -> Parsed:
     """Checks what a reader cannot know: that text and label are there, and that the labels are among those listed."""
     if row.fault:
         return Parsed("", None, (), row.fault)
-    parts = len(options.text_columns)
-    text = joined(row.values[:parts], options)  # values are in the order of used_columns
-    others = ["" if value is None else value for value in row.values[parts:]]
-    text_pair = others.pop(0) if options.text_pair else None
-    cells = label_cells.read(others, options)
-    fault = None
-    if not text.strip() or (text_pair is not None and not text_pair.strip()):
-        names = options.text_columns if not text.strip() else [options.text_pair]
-        columns = " and ".join(f"column {name!r}" for name in names)
-        fault = Fault(
-            splitting.EMPTY_TEXT, f"{columns} {'is' if len(names) == 1 else 'are'} empty", text or text_pair or ""
-        )
-    elif cells.left_out is not None:
+    parts = len(options.text_columns) + bool(options.text_pair)
+    text, text_pair, fault = texts(row.values[:parts], options)  # values are in the order of used_columns
+    cells = label_cells.read(["" if value is None else value for value in row.values[parts:]], options)
+    if fault:
+        return Parsed(text, text_pair, cells.labels, fault, cells)
+    if cells.left_out is not None:
         fault = Fault(splitting.LEFT_OUT, f"column {options.label!r}: {cells.left_out[:60]!r}", text)
     elif cells.fault:
         fault = Fault(splitting.MISSING_LABEL, cells.fault, text)
@@ -168,6 +161,24 @@ def parse(row: Row, options: DataOptions) -> Parsed:
             splitting.UNKNOWN_LABEL, f"column {options.label!r}: {unknown[0][:60]!r} is not among data.labels", text
         )
     return Parsed(text, text_pair, cells.labels, fault, cells)
+
+
+def texts(values: Sequence[str | None], options: DataOptions) -> tuple[str, str | None, Fault | None]:
+    """A row's text, the second text of a pair, and what is wrong with them.
+
+    Args:
+        values: of the text columns, then of the second text's, if rows are pairs.
+        options: name these columns.
+    """
+    parts = len(options.text_columns)
+    text = joined(values[:parts], options)
+    text_pair = (values[parts] or "") if options.text_pair else None
+    if text.strip() and (text_pair is None or text_pair.strip()):
+        return text, text_pair, None
+    names = options.text_columns if not text.strip() else [options.text_pair]
+    columns = " and ".join(f"column {name!r}" for name in names)
+    detail = f"{columns} {'is' if len(names) == 1 else 'are'} empty"
+    return text, text_pair, Fault(splitting.EMPTY_TEXT, detail, text or text_pair or "")
 
 
 MAIN, UNREADABLE, COUNTS = "main", "unreadable", "counts"  # Beam's outputs

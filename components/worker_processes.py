@@ -42,7 +42,7 @@ FORKS.set_forkserver_preload(
         "apache_beam.runners.worker.sdk_worker_main",
         *(
             f"bertline.components.{name}"
-            for name in ("ingestion", "statistics", "text_statistics", "tokenisation", "evaluator")
+            for name in ("ingestion", "statistics", "text_statistics", "tokenisation", "evaluator", "scoring.passes")
         ),
     ]
 )

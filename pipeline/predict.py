@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertline.errors import UserError
-from bertline.pipeline import answering, screen, text_lines
 from bertline.pipeline import config as configs
+from bertline.pipeline import screen, text_lines
 from bertline.pipeline.config import Config
 from bertline.pipeline.text_lines import Line
-from bertline.serving import releases
+from bertline.serving import answering, releases
 from bertline.serving.client import SIGNATURE, Client, Prediction, ServingError
 
 KEY_VARIABLE = "BERTLINE_API_KEY"

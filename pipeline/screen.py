@@ -110,8 +110,7 @@ def line(name: str, text: str, seconds: float | None = None, style: str = "") ->
 class StageView(logging.Handler):
     """Shows one stage while it runs: its progress if it reports any, else the seconds that pass.
 
-    A stage reports by a log record of "bertline.progress" that carries a dictionary `progress`: `epoch`, `epochs`,
-    `step`, `steps`, `loss`, `examples_per_second`, `seconds_left`.
+    A stage reports by a log record of "bertline.progress" that carries a dictionary `progress`: see `bar`.
     """
 
     def __init__(self, console: Screen, name: str):
@@ -151,13 +150,21 @@ class StageView(logging.Handler):
 
 
 def bar(progress: dict[str, Any]) -> str:
-    """A training bar: epoch 2/2  ###########-------  61%  83 examples/s  loss 0.56  0:48 left."""
+    """A bar such as: epoch 2/2  ###########-------  61%  83 examples/s  loss 0.56  0:48 left.
+
+    Args:
+        progress: `step`, `steps` (None while nobody knows it: then only `step` is shown), `examples_per_second`,
+            `seconds_left`; of a training also `epoch`, `epochs` and `loss`.
+    """
+    if progress["steps"] is None:
+        return f"{progress['step']:,} rows"
     share = progress["step"] / max(progress["steps"], 1)
     filled = round(share * BAR_WIDTH)
-    left = _clock(progress["seconds_left"])
+    epoch = f"epoch {progress['epoch']}/{progress['epochs']}  " if "epoch" in progress else ""
+    loss = f"  loss {progress['loss']:.2f}" if "loss" in progress else ""
     return (
-        f"epoch {progress['epoch']}/{progress['epochs']}  {'#' * filled}{'-' * (BAR_WIDTH - filled)}  {share:4.0%}  "
-        f"{progress['examples_per_second']:.0f} examples/s  loss {progress['loss']:.2f}{left}"
+        f"{epoch}{'#' * filled}{'-' * (BAR_WIDTH - filled)}  {share:4.0%}  "
+        f"{progress['examples_per_second']:.0f} examples/s{loss}{_clock(progress['seconds_left'])}"
     )
 
 

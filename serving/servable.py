@@ -52,7 +52,7 @@ class Servable:
         self.model = model
         self.version = version
         self.path = path
-        self.signatures = _signature_defs(path, tags)
+        self.signatures = signature_defs(path, tags)
         config = tf.compat.v1.ConfigProto()
         if session_config is not None:
             config.ParseFromString(session_config.SerializeToString())
@@ -143,7 +143,7 @@ def read_saved_model(path: str | Path) -> SavedModel:
         raise UserError(f"{file}: not a SavedModel: {error}") from error
 
 
-def _signature_defs(path: str | Path, tags: Sequence[str]) -> dict[str, SignatureDef]:
+def signature_defs(path: str | Path, tags: Sequence[str]) -> dict[str, SignatureDef]:
     """Signature name -> SignatureDef, of the meta graph with these tags."""
     for meta_graph in read_saved_model(path).meta_graphs:
         if set(tags) == set(meta_graph.meta_info_def.tags):

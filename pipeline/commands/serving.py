@@ -26,6 +26,18 @@ HOST_VARIABLE = "BERTLINE_SERVE_HOST"  # in a container, what is published decid
 STATE_STYLES = {"served": "green", "kept": "dim", "withdrawn": "yellow"}
 FIGURES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
+KeyFileOption = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="File with the API key; default: the variable BERTLINE_API_KEY."),
+]
+CaOption = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, dir_okay=False, help="Speak TLS; certificates (PEM) of the authority that signed the server's."
+    ),
+]
+TlsOption = Annotated[bool, typer.Option("--tls", help="Speak TLS; a public authority signed the server's.")]
+
 app = typer.Typer()
 
 
@@ -115,21 +127,9 @@ def predict(
         str | None, typer.Option(help="HOST:PORT of a server; default: the config's, if it answers.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Name of a model at --address, in place of CONFIG.")] = None,
-    key_file: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="File with the API key; default: the variable BERTLINE_API_KEY."
-        ),
-    ] = None,
-    ca: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            help="Speak TLS; certificates (PEM) of the authority that signed the server's.",
-        ),
-    ] = None,
-    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS; a public authority signed the server's.")] = False,
+    key_file: KeyFileOption = None,
+    ca: CaOption = None,
+    tls: TlsOption = False,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds for the texts that are known at a time; default: 60 per request.")
     ] = None,
@@ -158,6 +158,66 @@ def predict(
             print(_as_json(outcome) if as_json else _as_line(outcome), flush=True)
     if faults:
         print(f"{faults:,} {'text has' if faults == 1 else 'texts have'} no answer", file=sys.stderr)
+        raise typer.Exit(UNANSWERED)
+
+
+@app.command(rich_help_panel=PANEL)
+def score(
+    config: ConfigArgument,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write; .parquet, .csv or .jsonl says the format.")
+    ],
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FILE...", help="As data.source of a config. Default: the config's own source."),
+    ] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="A column to keep; once for each. Default: all.")] = None,
+    probabilities: Annotated[bool, typer.Option(help="Write the probability of every label.")] = True,
+    guard: Annotated[bool, typer.Option(help="CSV: an apostrophe before cells that a spreadsheet would run.")] = True,
+    version: Annotated[int | None, typer.Option(help="A pushed version. Default: the newest.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder of a SavedModel; with --address, the model's name there.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a server that answers, in place of this machine.")
+    ] = None,
+    key_file: KeyFileOption = None,
+    ca: CaOption = None,
+    tls: TlsOption = False,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds for some thousand texts; default: 60 per request.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the output, or start an unfinished job anew.")
+    ] = False,
+) -> None:
+    """Predict labels of files: the rows with their answers, in order, and the rows that have none in a file beside it.
+
+    A killed command goes on where it stopped: call it again. The exit code is 4 when more rows have no answer than
+    data.max_quarantined allows.
+    """
+    from bertline.pipeline import predict as predictions
+    from bertline.pipeline import score as scoring
+
+    connection = {"tls": ca or tls, "api_key": predictions.api_key(key_file), "timeout": timeout}
+    request = scoring.Request(
+        config=config,
+        files=files or [],
+        output=output,
+        version=version,
+        model=model,
+        address=address,
+        connection=connection if address else {},
+        keep=keep,
+        probabilities=probabilities,
+        guard=guard,
+        force=force,
+    )
+    try:
+        totals = scoring.run(request)
+    except KeyboardInterrupt:
+        raise UserError("interrupted. The same command goes on where it stopped.") from None
+    if totals.rows - totals.scored > configs.load(config).data.max_quarantined * totals.rows:
         raise typer.Exit(UNANSWERED)
 
 
