@@ -43,6 +43,23 @@ def save_mood_model(folder, positive_word: str = "good", abstains: bool = False)
     return folder
 
 
+def save_pairs_model(folder):
+    """Saves a SavedModel whose signature `text` calls equal texts of a pair "same" (0.75), others "other" (0.75)."""
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name) for name in ("text", "text_pair")])
+    def text(text, text_pair):
+        same = tf.equal(text, text_pair)
+        return {
+            "label": tf.where(same, "same", "other"),
+            "probabilities": tf.where(same[:, tf.newaxis], [[0.75, 0.25]], [[0.25, 0.75]]),
+            "classes": tf.tile([["same", "other"]], [tf.size(text), 1]),
+        }
+
+    tf.saved_model.save(tf.Module(), str(folder), signatures={"text": text})
+    return folder
+
+
 def save_half_plus_model(folder, addend: float = 2.0):
     """Saves a SavedModel as TensorFlow 1 made them: y = x / 2 + addend, with variables and four signatures.
 

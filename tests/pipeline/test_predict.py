@@ -4,8 +4,7 @@ import socket
 import subprocess
 
 import pytest
-import tensorflow as tf
-from factories import save_mood_model, write_task
+from factories import save_mood_model, save_pairs_model, write_task
 from lines import BERTLINE
 from typer.testing import CliRunner
 
@@ -13,21 +12,6 @@ from bertline.errors import UserError
 from bertline.pipeline import cli
 from bertline.serving.keys import add_key
 from bertline.serving.server import Server
-
-
-def save_pairs_model(folder):
-    """Calls a pair of texts "same" (0.75) where they are equal, else "other" (0.75)."""
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name) for name in ("text", "text_pair")])
-    def text(text, text_pair):
-        same = tf.equal(text, text_pair)
-        return {
-            "label": tf.where(same, "same", "other"),
-            "probabilities": tf.where(same[:, tf.newaxis], [[0.75, 0.25]], [[0.25, 0.75]]),
-            "classes": tf.tile([["same", "other"]], [tf.size(text), 1]),
-        }
-
-    tf.saved_model.save(tf.Module(), str(folder), signatures={"text": text})
 
 
 @pytest.fixture(scope="module")
