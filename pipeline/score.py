@@ -125,10 +125,10 @@ def _sources(request: Request, task: Config) -> tuple[Sources, str]:
 
 
 def _format(options: DataOptions, files: Sequence[str]) -> str:
-    """The config's format, but for files whose names all say another one."""
-    from bertline.components.data import formats
+    """The config's format, but for files whose names all say one."""
+    from bertline.components.data import file_kinds
 
-    told = [formats.by_name(Path(file)) for file in files]
+    told = [file_kinds.by_name(Path(file)) for file in files]
     return "auto" if told and all(told) else options.format
 
 
