@@ -95,11 +95,15 @@ def rows_of(
         file: settled, with the names of its classes.
     """
     classes = dict(file.class_names or ())
+    needed = used_columns(options)
     columns = [_texts(_column(batch, name), classes.get(name), options) for name in names]
     for number, values in enumerate(zip(*columns, strict=True), start=first + 1):
-        wrong = next((place for place, value in enumerate(values) if isinstance(value, _NoClass)), None)
-        if wrong is None:
+        unnamed = [place for place, value in enumerate(values) if isinstance(value, _NoClass)]
+        wrong = next((place for place in unnamed if names[place] in needed), None)
+        if not unnamed:
             yield Row(number, values)
+        elif wrong is None:
+            yield Row(number, tuple(None if place in unnamed else value for place, value in enumerate(values)))
         else:
             detail = f"column {names[wrong]!r}: {values[wrong].number} is none of {values[wrong].classes} classes"
             yield Row(number, (), Fault(BROKEN_LINE, detail, ""))

@@ -23,6 +23,7 @@ class ArrowFiles(Reader):
     """Reads a file or a saved stream of record batches."""
 
     is_text = False
+    faults_of_cells = True
 
     def columns(self, file: SourceFile, options: DataOptions) -> list[str]:
         """See Reader."""

@@ -33,8 +33,16 @@ def leaves(row: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, o
 
 
 def plain_names(rows: Iterable[Mapping[str, object]]) -> list[str]:
-    """Names and paths of the fields that hold a plain value in some row, in the order in which they come."""
-    return list(dict.fromkeys(name for row in rows for name, value in leaves(row) if not is_nested(value)))
+    """Names and paths of the fields that hold a plain value in some row, in the order in which they come.
+
+    One that holds only null counts, unless other rows have a list or an object there.
+    """
+    rows = list(rows)
+    found = [(name, value) for row in rows for name, value in leaves(row)]
+    plain = {name for name, value in found if value is not None and not is_nested(value)}
+    nested = {name for name, value in found if is_nested(value)}
+    nested |= {name[:place] for name, _ in found for place in range(len(name)) if name[place] == "."}
+    return list(dict.fromkeys(name for name, _ in found if name in plain or name not in nested))
 
 
 def lists_in(rows: Iterable[Mapping[str, object]]) -> dict[str, str]:

@@ -68,13 +68,20 @@ def is_text(file: SourceFile) -> bool:
     return READERS[file.format].is_text
 
 
+def faults_of_cells(file: SourceFile) -> bool:
+    """Whether a row's fault depends on which columns the options name; see Reader."""
+    return READERS[file.format].faults_of_cells
+
+
 def check(file: SourceFile, options: DataOptions) -> None:
     """Looks at the start of a file before a run is spent on it.
 
     Raises:
         UserError: as `columns`, or a column that the options name is missing or appears twice.
     """
-    check_columns(file, columns(file, options), options, lists(file, options))
+    names = columns(file, options)
+    known = set(names) >= set(used_columns(options))
+    check_columns(file, names, options, {} if known else lists(file, options))
 
 
 def settled(file: SourceFile, options: DataOptions) -> SourceFile:

@@ -16,6 +16,7 @@ LONGEST_VALUE = 64 * 1024 * 1024  # characters; a quote that is not closed would
 LONGEST_TOKEN = 64  # an error this far from the end of what was read is none of what is still to come
 
 _SPACE = re.compile(r"[ \t\r\n]*")
+_SPACES = " \t\r\n"
 _DECODER = json.JSONDecoder()
 
 
@@ -30,21 +31,25 @@ class Cursor:
         self._stream = stream
         self._buffer = ""
         self._place = 0
-        self._lines_before = 0  # of those that have left the buffer
+        self._counted = 0  # up to where in the buffer the lines are counted
+        self._line = 1
 
     @property
     def line(self) -> int:
         """The line of the place, from 1."""
-        return self._lines_before + self._buffer.count("\n", 0, self._place) + 1
+        self._line += self._buffer.count("\n", self._counted, self._place)
+        self._counted = self._place
+        return self._line
 
     def peek(self) -> str:
         """The next character that is no space; "" at the end."""
         while True:
-            self._place = _SPACE.match(self._buffer, self._place).end()
-            if self._place < len(self._buffer):
-                return self._buffer[self._place]
-            if not self._more():
-                return ""
+            mark = self._buffer[self._place : self._place + 1]
+            if mark in _SPACES:  # also where the buffer ends
+                self._place = _SPACE.match(self._buffer, self._place).end()
+                mark = self._buffer[self._place : self._place + 1]
+            if mark or not self._more():
+                return mark
 
     def value(self) -> object:
         """Takes the next value, of any kind.
@@ -77,6 +82,13 @@ class Cursor:
     def members(self) -> Iterator[str]:
         """Stops at each value of the object that is next, and gives its key; as `elements`."""
         yield from self._items("{", "}", self._key)
+
+    def values(self) -> Iterator[None]:
+        """Stops at each value up to the end; a comma may stand between two, as in an array that lost its brackets."""
+        while self.peek():
+            yield
+            if self.peek() == ",":
+                self._take(",")
 
     def skip(self, levels: int = 2) -> None:
         """Passes over the next value.
@@ -142,11 +154,11 @@ class Cursor:
         piece = self._stream.read(max(PIECE, len(self._buffer) - self._place))  # so that a long value is tried rarely
         if not piece:
             return False
-        self._lines_before += self._buffer.count("\n", 0, self._place)
+        self._line, self._counted = self.line, 0
         self._buffer = self._buffer[self._place :] + piece
         self._place = 0
         return True
 
     def _broken(self, what: str, place: int) -> BrokenJson:
-        line = self._lines_before + self._buffer.count("\n", 0, place) + 1
+        line = self.line + self._buffer.count("\n", self._place, place)
         return BrokenJson(f"{what} (line {line})")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
+from pathlib import Path
 
 from bertline.components.data import decoding, json_shapes
-from bertline.components.data.columns import list_columns
-from bertline.components.data.fields import as_cell, lists_in, plain_names, value_of, why_unusable
+from bertline.components.data.columns import list_columns, used_columns
+from bertline.components.data.fields import as_cell, is_nested, lists_in, plain_names, value_of, why_unusable
 from bertline.components.data.json_cursor import BrokenJson
 from bertline.components.data.json_shapes import LINES, Ambiguous, Shape
 from bertline.components.data.reader import Reader, SourceFile
@@ -17,11 +18,14 @@ from bertline.components.data.rows import BROKEN_LINE, Fault, Row, excerpt
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 
+KNOWN_SHAPES = 64  # files whose shapes are kept
 SAMPLED_ROWS = 100  # keys may differ from row to row, so one row does not tell the columns
 
 
 class Json(Reader):
     """Reads a file of JSON."""
+
+    faults_of_cells = True
 
     def columns(self, file: SourceFile, options: DataOptions) -> list[str]:
         """See Reader; what is plain in the first SAMPLED_ROWS objects, fields of objects by their paths."""
@@ -56,18 +60,36 @@ class Json(Reader):
         A broken line of JSON Lines is a fault of its own. Anywhere else nothing tells where the next row begins.
         """
         lists = list_columns(options)
-        plain = [name for name in names if name not in lists]
+        needed = [name for name in used_columns(options) if name in names and name not in lists]
         for number, (line, value, start) in enumerate(_numbered(file, options, names), start=1):
-            if why := f"not JSON: {value}" if isinstance(value, ValueError) else why_unusable(value, plain):
+            if why := f"not JSON: {value}" if isinstance(value, ValueError) else why_unusable(value, needed):
                 shown = start or json.dumps(value, ensure_ascii=False)
                 yield Row(number, (), Fault(BROKEN_LINE, f"{why} (line {line})", excerpt(shown)))
             else:
-                yield Row(number, tuple(as_cell(value_of(value, name)) for name in names))
+                found = ((name, value_of(value, name)) for name in names)
+                yield Row(number, tuple(None if _unread(name, cell, lists) else as_cell(cell) for name, cell in found))
+
+
+def _unread(name: str, cell: object, lists: list[str]) -> bool:
+    return is_nested(cell) and name not in lists
 
 
 def _shape(file: SourceFile, options: DataOptions) -> Shape:
+    if file.shape:
+        return file.shape
     try:
-        return file.shape or json_shapes.find(partial(decoding.open_text, file, options))
+        status = Path(file.path).stat()
+    except OSError:  # whoever opens the file says what is wrong
+        return _found(file, options.encoding, options.on_bad_bytes, 0, 0)
+    return _found(file, options.encoding, options.on_bad_bytes, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=KNOWN_SHAPES)
+def _found(file: SourceFile, encoding: str, on_bad_bytes: str, changed: int, size: int) -> Shape:
+    """The shape of a file as it is now: all of an object is read to know it, and several stages ask."""
+    options = DataOptions(source=["."], encoding=encoding, on_bad_bytes=on_bad_bytes)
+    try:
+        return json_shapes.find(partial(decoding.open_text, file, options))
     except BrokenJson as error:
         raise UserError(f"{file.name}: not JSON: {error}. Correct that line in the file.") from None
     except Ambiguous as error:

@@ -207,7 +207,7 @@ def rows(opened: Opened, shape: Shape, names: Sequence[str] | None = None) -> It
 
 def _stops(cursor: Cursor, shape: Shape) -> Iterator[object]:
     if shape.kind == VALUES:
-        return iter(cursor.peek, "")
+        return cursor.values()
     return cursor.members() if shape.kind == INDEX else cursor.elements()
 
 

@@ -23,6 +23,7 @@ class Parquet(Reader):
     """Reads a Parquet file."""
 
     is_text = False
+    faults_of_cells = True
 
     def columns(self, file: SourceFile, options: DataOptions) -> list[str]:
         """See Reader."""

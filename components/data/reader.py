@@ -44,9 +44,12 @@ class Reader(Protocol):
 
     Attributes:
         is_text: the files are text, in the encoding that the options name.
+        faults_of_cells: a cell can be a fault, such as a list where a text is needed. It costs its row only in a column
+            that the options name; in others it is no value.
     """
 
     is_text = True
+    faults_of_cells = False
 
     def columns(self, file: SourceFile, options: DataOptions) -> list[str]:
         """Names of the columns that hold plain values, in the file's order; [] where the file has no rows.

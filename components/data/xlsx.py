@@ -40,6 +40,7 @@ class Xlsx(Reader):
     """Reads the first sheet of a workbook, or `data.sheet`. A cell's value is read, not how it is shown."""
 
     is_text = False
+    faults_of_cells = True
 
     def columns(self, file: SourceFile, options: DataOptions) -> list[str]:
         """See Reader; a column without a name is none."""

@@ -95,7 +95,10 @@ def choose_columns(survey: Survey, text: Sequence[str], label: str | None) -> Co
 
 def _why_one(survey: Survey) -> str:
     if survey.lists or survey.read_files[0].format not in ("csv", "tsv"):
-        return f"{_lists(survey)}Write what is missing to a column of its own."
+        first = (
+            "The first row that is not empty must name the columns. " if survey.read_files[0].format == "xlsx" else ""
+        )
+        return f"{_lists(survey)}{first}Write what is missing to a column of its own."
     return "No usual character separates its columns (comma, semicolon, tab, |): save the file as .csv with commas."
 
 
@@ -199,7 +202,7 @@ def _described(survey: Survey) -> str:
     def column_described(name: str) -> str:
         column = survey.columns[name]
         values = f"over {MOST_VALUES}" if column.many else str(len(column.values))
-        return f"{name!r} ({values} different values, {column.mean_characters:.0f} characters on average)"
+        return f"{name[:60]!r} ({values} different values, {column.mean_characters:.0f} characters on average)"
 
     shown = ", ".join(column_described(name) for name in survey.names[:10])
     return f"Columns: {shown}. {_lists(survey)}Name them with --text and --label, or correct the file."

@@ -31,10 +31,24 @@ def refuse_as_run_does(survey: Survey, proposal: Proposal) -> None:
         raise UserError(f"`run` would refuse the config: data: {'; '.join(faults)}.") from None
     for file in survey.read_files:
         formats.check(file, options)
+    sampled_all = _sampled_all(survey)
+    if any(map(formats.faults_of_cells, survey.read_files)):
+        _count_faults_again(survey, options)
     report = _ingested_sample(survey, options)
     _refuse_too_many_unusable(survey, options, report["quarantined"].get(splitting.OTHER_LABEL, 0))
-    if len(survey.sources) == 1 and _sampled_all(survey):
+    if len(survey.sources) == 1 and sampled_all:
         _refuse_empty_split(report)
+
+
+def _count_faults_again(survey: Survey, options: DataOptions) -> None:
+    """Counts the faults of rows in the columns that the config names, where the survey did not know them yet."""
+    survey.faults.clear()
+    survey.first_fault = ""
+    for file in survey.read_files:
+        for row in formats.read(file, options):
+            if row.fault:
+                survey.faults[row.fault.reason] += 1
+                survey.first_fault = survey.first_fault or f"{file.name}, row {row.number}: {row.fault.detail}"
 
 
 def label_columns(options: DataOptions) -> list[str]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import apache_beam as beam
 import object_stores
+import pandas
 import pyarrow.parquet
 import pytest
 import tensorflow as tf
@@ -74,6 +75,33 @@ def test_parts_of_a_parquet_file_are_ingested_as_the_whole(tmp_path, monkeypatch
     assert rows_of(examples) == whole
     assert Path(quarantine.uri, "quarantine.csv").read_text() == refused
     assert len(list(Path(examples.uri, "Split-train").iterdir())) == 7
+
+
+def test_files_of_many_kinds_in_one_task(tmp_path):
+    """Every row is in a split, joined or in quarantine, and the stage's line says what the names do not."""
+    rows = many(70)
+    frames = [pandas.DataFrame(rows[first : first + 10], columns=["text", "label"]) for first in range(0, 70, 10)]
+    frames[0].to_csv(tmp_path / "0.csv.zip", index=False)
+    frames[1].to_csv(tmp_path / "1.csv", index=False, compression="xz")
+    frames[2].to_json(tmp_path / "2.json")
+    (tmp_path / "3.json").write_text(json.dumps({"data": [*frames[3].to_dict("records"), {"text": ["a"]}, "b"]}))
+    frames[4].assign(label=frames[4].label.astype("category")).to_parquet(tmp_path / "4.parquet")
+    frames[5].to_feather(tmp_path / "5.feather")
+    frames[6].to_excel(tmp_path / "6.xlsx", index=False)
+    examples, quarantine = ingest(tmp_path, source=["*.*"], max_quarantined=0.5)
+    report = json.loads(Path(quarantine.uri, "ingest.json").read_text())
+    assert (report["rows"], report["distinct"], report["quarantined"]) == (72, 70, {"broken line": 2})
+    written = [(row["text"], row["label"]) for of_split in rows_of(examples).values() for row in of_split]
+    assert sorted(written) == sorted(rows)
+    with open(tmp_path / "saved" / "quarantine.csv", newline="") as stream:
+        refused = [(row["file"], row["row"], row["detail"]) for row in csv.DictReader(stream)]
+    assert refused == [
+        ("3.json", "11", """column 'text' holds a list, not a text: ["a"] (line 1)"""),
+        ("3.json", "12", "a text, not an object (line 1)"),
+    ]
+    said = quarantine.get_string_custom_property("summary")
+    assert "1.csv: packed with xz, though its name does not end in .xz: it is unpacked" in said
+    assert "2.json: a list of values per column; 1 more" in said
 
 
 def many(count=60, labels=("neg", "pos")):

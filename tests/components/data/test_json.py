@@ -48,6 +48,7 @@ SHAPES = {
     "lines": "\n".join(map(json.dumps, ROWS)),
     "objects in one line": "".join(map(json.dumps, ROWS)),
     "objects over lines": "\n".join(json.dumps(row, indent=1) for row in ROWS),
+    "commas but no brackets": ",\n".join(map(json.dumps, ROWS)),
     "wrapped": json.dumps({"version": 1, "data": ROWS, "licence": {"by": ["a", "b"]}}),
     "wrapped twice": json.dumps({"response": {"count": 40, "docs": ROWS}}, indent=1),
     "pandas records": FRAME.to_json(orient="records"),
@@ -86,6 +87,23 @@ def test_fields_of_objects_by_their_paths(tmp_path):
         assert read_back == [(f"words {n} here", "ab"[n % 2]) for n in range(40)]
         message = refusal(tmp_path / name, content, text="doc")
         assert "'doc' holds an object: name a field of it by its path, such as 'doc.body.en'" in message
+
+
+def test_what_is_nested_costs_no_row_where_nobody_needs_it(tmp_path):
+    rows = [{"text": f"words {n}", "gold": "ab"[n % 2], "more": [None, [n], {"x": n}, n][n % 4]} for n in range(40)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options, read_back = by_init(tmp_path / "a.jsonl")
+    assert read_back == [(row["text"], row["gold"]) for row in rows]
+    rows[3]["gold"] = ["a", "b"]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options, read_back = by_init(tmp_path / "a.jsonl")
+    assert options.labels == ["a", "b"]
+    assert read_back[3] == """column 'gold' holds a list, not a text: ["a", "b"] (line 4)"""
+    for row in rows[::5]:
+        row["gold"] = ["a"]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match=r"9 x broken line.*a.jsonl, row 1: column 'gold' holds a list"):
+        by_init(tmp_path / "a.jsonl")
 
 
 def test_a_name_with_a_dot_goes_before_a_path(tmp_path):
