@@ -7,6 +7,9 @@ from functools import cached_property
 
 import numpy as np
 
+DEFAULT_SIGNATURE = "serving_default"
+PIECE = 1 << 16  # values that go to or from Python's lists at once, some 5 ms: no other thread runs meanwhile
+
 
 @dataclass(frozen=True)
 class Call:

@@ -103,7 +103,11 @@ def _options(flags: argparse.Namespace) -> ServerOptions:
         keys_file=Path(flags.api_keys_file) if flags.api_keys_file else None,
         reload_roots=None if flags.reload_roots is None else tuple(filter(None, flags.reload_roots.split(","))),
         limits=Limits(
-            flags.max_batch_rows, flags.max_text_bytes, flags.max_concurrent_requests, flags.max_request_bytes
+            max_batch_rows=flags.max_batch_rows,
+            max_text_bytes=flags.max_text_bytes,
+            max_concurrent_requests=flags.max_concurrent_requests,
+            max_request_bytes=flags.max_request_bytes,
+            max_bytes_in_flight=flags.max_bytes_in_flight,
         ),
         grpc_arguments=_channel_arguments(flags.grpc_channel_arguments),
     )
@@ -178,6 +182,8 @@ def _add_own_flags(parser: argparse.ArgumentParser) -> None:
         help="folders (A,B) that HandleReloadConfigRequest may name; default: the start-up config's own",
     )
     group.add_argument("--max_request_bytes", type=int, default=limits.max_request_bytes, help="of one request")
+    in_flight = "of all requests under way: as sent, unpacked and as tensors"
+    group.add_argument("--max_bytes_in_flight", type=int, default=limits.max_bytes_in_flight, help=in_flight)
     group.add_argument("--max_batch_rows", type=int, default=limits.max_batch_rows, help="of one request")
     group.add_argument("--max_text_bytes", type=int, default=limits.max_text_bytes, help="of one string")
     group.add_argument("--max_concurrent_requests", type=int, default=limits.max_concurrent_requests, help="in all")

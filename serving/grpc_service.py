@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from bertline.serving.bodies import Share
 from bertline.serving.errors import RequestError, frames, invalid
 from bertline.serving.metrics import Metrics
-from bertline.serving.protos import SERVICES, MultiInferenceRequest
+from bertline.serving.protos import SERVICES, MultiInferenceRequest, ReloadConfigRequest, ReloadConfigResponse
 from bertline.serving.service import Service
 
 log = logging.getLogger("bertline.serving")
@@ -31,10 +32,8 @@ def add_services(server: grpc.aio.Server, service: Service, metrics: Metrics, as
     calls = Calls(service, metrics, as_content)
     for name, methods in zip(NAMES, SERVICES.values(), strict=True):
         handlers = {
-            method: grpc.unary_unary_rpc_method_handler(
-                calls.answering(method), _reader(request), response.SerializeToString
-            )
-            for method, (request, response) in methods.items()
+            method: grpc.stream_unary_rpc_method_handler(calls.answering(method, request))
+            for method, (request, _) in methods.items()
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
     return calls
@@ -43,22 +42,25 @@ def add_services(server: grpc.aio.Server, service: Service, metrics: Metrics, as
 class Calls:
     """Answers calls, turns their errors into gRPC's, and counts each with the code it ended with.
 
+    Each method has one message both ways. To gRPC's Python it is a stream of one, which alone is read when we say so.
+
     A gRPC server that stops ends calls that it has received but not begun with CANCELLED, which no client retries. So
     calls are held until no more arrive, and then refused with UNAVAILABLE, on which clients go elsewhere.
     """
 
     def __init__(self, service: Service, metrics: Metrics, as_content: bool):
         self._service = service
+        self._bodies = service.bodies
         self._metrics = metrics
         self._stopping: asyncio.Event | None = None  # if there is one, calls wait until it is set
-        self._answers: dict[str, Callable[[Message], Awaitable[Message]]] = {
+        self._answers: dict[str, Callable[..., Awaitable[Message]]] = {
             "Predict": partial(service.predict, as_content=as_content),
             "Classify": service.classify,
             "Regress": service.regress,
             "MultiInference": service.multi_inference,
             "GetModelMetadata": _at_once(service.get_model_metadata),
             "GetModelStatus": _at_once(service.get_model_status),
-            "HandleReloadConfigRequest": service.reload_config,
+            "HandleReloadConfigRequest": self._reload,
         }
 
     def hold(self) -> None:
@@ -70,20 +72,23 @@ class Calls:
         if self._stopping:
             self._stopping.set()
 
-    def answering(self, method: str) -> Callable[[Message | RequestError, grpc.aio.ServicerContext], Awaitable]:
-        """The handler of a method."""
+    def answering(
+        self, method: str, kind: type[Message]
+    ) -> Callable[[AsyncIterator[bytes], grpc.aio.ServicerContext], Awaitable[bytes]]:
+        """The handler of a method whose requests are of this kind."""
         answer = self._answers[method]
 
-        async def handle(request: Message | RequestError, context: grpc.aio.ServicerContext) -> Message:
+        async def handle(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
             began = time.perf_counter()
-            code, message = grpc.StatusCode.OK, ""
+            code, message, request = grpc.StatusCode.OK, "", None
             try:
                 if self._stopping:
                     await self._stopping.wait()
                     raise RequestError(grpc.StatusCode.UNAVAILABLE, "the server is stopping; try another, or later")
-                if isinstance(request, RequestError):
-                    raise request
-                return await answer(request)
+                with self._bodies.share() as share:
+                    request = await self._request(kind, context, share)
+                    response = await answer(request, share=share)
+                    return await self._bodies.work(response.ByteSize(), response.SerializeToString)
             except RequestError as error:
                 code, message = error.code, str(error)
             except asyncio.CancelledError:
@@ -100,7 +105,18 @@ class Calls:
 
         return handle
 
-    def _model(self, request: Message | RequestError) -> str:
+    async def _reload(self, request: ReloadConfigRequest, share: Share) -> ReloadConfigResponse:
+        return await self._service.reload_config(request)
+
+    async def _request(self, kind: type[Request], context: grpc.aio.ServicerContext, share: Share) -> Request:
+        async with self._bodies.place():
+            message = await context.read()
+            if message is grpc.aio.EOF:
+                raise invalid(f"the call holds no {kind.DESCRIPTOR.full_name}")
+            share.grow(len(message))
+        return await self._bodies.work(len(message), _parsed, kind, message)
+
+    def _model(self, request: Message | None) -> str:
         """The model that a request names if it is served, else "": strangers' names would fill the registry."""
         if isinstance(request, MultiInferenceRequest):
             request = request.tasks[0] if request.tasks else request
@@ -108,20 +124,15 @@ class Calls:
         return name if name in self._service.models.names() else ""
 
 
-def _reader(kind: type[Request]) -> Callable[[bytes], Request | RequestError]:
-    """Reads a message, or returns the error to answer with: gRPC's own for a malformed message says nothing."""
-
-    def read(message: bytes) -> Request | RequestError:
-        try:
-            return kind.FromString(message)
-        except DecodeError:
-            return invalid(f"the request is not a {kind.DESCRIPTOR.full_name}")
-
-    return read
+def _parsed(kind: type[Request], message: bytes) -> Request:
+    try:
+        return kind.FromString(message)
+    except DecodeError:  # gRPC's own error for a malformed message says nothing
+        raise invalid(f"the request is not a {kind.DESCRIPTOR.full_name}") from None
 
 
-def _at_once(answer: Callable[[Request], Message]) -> Callable[[Request], Awaitable[Message]]:
-    async def answered(request: Request) -> Message:
+def _at_once(answer: Callable[[Request], Message]) -> Callable[..., Awaitable[Message]]:
+    async def answered(request: Request, share: Share) -> Message:
         return answer(request)
 
     return answered

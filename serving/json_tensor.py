@@ -10,7 +10,8 @@ import base64
 import binascii
 import codecs
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -18,7 +19,9 @@ import grpc
 import numpy as np
 import orjson
 
+from bertline.serving.calls import DEFAULT_SIGNATURE, PIECE
 from bertline.serving.errors import RequestError, invalid
+from bertline.serving.messages import unpacked_strings
 from bertline.serving.protos import (
     ClassificationResult,
     DataType,
@@ -27,6 +30,7 @@ from bertline.serving.protos import (
     PredictRequest,
     PredictResponse,
     RegressionResult,
+    SignatureDef,
     TensorProto,
 )
 
@@ -62,6 +66,32 @@ _WORDS = {
 
 
 # === Requests ===
+
+
+def fill_request(body: bytes, request: Any, signatures: Mapping[str, SignatureDef]) -> str:
+    """Completes a request with what its body holds: the signature's name, and tensors or examples.
+
+    Args:
+        body: JSON.
+        request: a PredictRequest, ClassificationRequest or RegressionRequest.
+        signatures: those of the model, by name.
+
+    Returns:
+        The form of a predict request, as `fill_predict`; "" for the others.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT or UNIMPLEMENTED, naming the place. The signature's name is set if it was read.
+    """
+    document = parse(body)
+    name = request.model_spec.signature_name = signature_name(document)
+    if not isinstance(request, PredictRequest):
+        fill_examples(document, request.input)
+        return ""
+    name = name or DEFAULT_SIGNATURE
+    if name not in signatures:
+        known = ", ".join(sorted(name for name in signatures if not name.startswith("__")))
+        raise invalid(f'Serving signature name: "{name}" not found; there is {known}')
+    return fill_predict(document, signatures[name].inputs, request)
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -381,8 +411,9 @@ def _values(name: str, tensor: TensorProto) -> Any:
         raise invalid(f"output {name}: JSON has no form for tensor type: {_type(tensor.dtype)}; call over gRPC")
     shape = [dimension.size for dimension in tensor.tensor_shape.dim]
     if tensor.dtype == _STRING:
-        texts = np.empty(len(tensor.string_val), object)
-        texts[:] = _texts(name, list(tensor.string_val))
+        texts = np.empty(math.prod(shape), object)
+        packed = tensor.tensor_content
+        texts[:] = _texts(name, unpacked_strings(packed, texts.size) if packed else list(tensor.string_val))
         return texts.reshape(shape).tolist()  # a scalar's is its text
     dtype, field = _NUMBERS[tensor.dtype]
     array = (
@@ -418,9 +449,39 @@ def _check_rows(response: PredictResponse) -> None:
 
 def _dumps(answer: Any, numbers: Iterable[Any]) -> bytes:
     """JSON, with the tokens NaN and Infinity where one of the numbers is not finite: orjson would write null."""
-    if all(isinstance(values, list | str | dict) or np.isfinite(values).all() for values in numbers):
-        return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
-    return (json.dumps(answer, ensure_ascii=False, default=_plain) + "\n").encode()
+    finite = all(isinstance(values, list | str | dict) or np.isfinite(values).all() for values in numbers)
+    return b"".join(_pieces(answer, _finite if finite else _with_tokens)) + b"\n"
+
+
+def _finite(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _with_tokens(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, default=_plain, separators=(",", ":")).encode()
+
+
+def _pieces(value: Any, dumps: Callable[[Any], bytes]) -> Iterator[bytes]:
+    """JSON in pieces of some 65,536 numbers: no other thread runs while one is made, and each takes memory."""
+    if isinstance(value, dict):
+        yield b"{"
+        for number, (name, member) in enumerate(value.items()):
+            yield (b"," if number else b"") + orjson.dumps(name) + b":"
+            yield from _pieces(member, dumps)
+        yield b"}"
+    elif isinstance(value, np.ndarray) and value.size > PIECE:
+        row = value.size // len(value)
+        step = max(PIECE // row, 1)
+        yield b"["
+        for start in range(0, len(value), step):
+            yield b"," if start else b""
+            if row > PIECE:
+                yield from _pieces(value[start], dumps)
+            else:
+                yield dumps(value[start : start + step])[1:-1]
+        yield b"]"
+    else:
+        yield dumps(value)
 
 
 def _plain(values: np.ndarray | np.generic) -> Any:

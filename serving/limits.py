@@ -46,13 +46,16 @@ class Limits:
     max_concurrent_requests: int = 256
     # A batch of 1,024 rows with 16 KiB each. gRPC's own default for what a server receives is 4 MiB.
     max_request_bytes: int = 16 * MIB
+    # Of all requests under way: as sent, unpacked and as tensors. Room for 256 requests of 32 documents of 512 tokens,
+    # or for eight of the largest size; the process then grows by some 0.5 GiB. Never less than one request may have.
+    max_bytes_in_flight: int = 256 * MIB
 
     def __post_init__(self):
         for field in fields(self):
             if getattr(self, field.name) < 1:
                 raise UserError(f"{field.name} is {getattr(self, field.name)}: it must be at least 1")
 
-    def check(self, inputs: Mapping[str, TensorProto], infos: Mapping[str, TensorInfo]) -> None:
+    def check(self, inputs: Mapping[str, TensorProto], infos: Mapping[str, TensorInfo]) -> int:
         """Refuses tensors that have too many rows, too long a text or too large a total size.
 
         A tensor's rows are its first dimension, unless the signature fixes its size. String tensors in the packed form
@@ -61,6 +64,9 @@ class Limits:
         Args:
             inputs: the request's tensors by input name.
             infos: the signature's inputs by name.
+
+        Returns:
+            Bytes that the tensors take in memory.
 
         Raises:
             RequestError: INVALID_ARGUMENT, naming the input and the limit.
@@ -73,20 +79,25 @@ class Limits:
                     f"input {name}: the request's tensors take {total} bytes or more in memory; the most is "
                     f"{self.max_request_bytes} (max_request_bytes)"
                 )
+        return total
 
-    def check_input(self, input: Input) -> None:
+    def check_input(self, input: Input) -> int:
         """Refuses an Input, of Classify or Regress, with too many examples, too long a value or too large a context.
+
+        Returns:
+            Bytes of the serialized examples.
 
         Raises:
             RequestError: INVALID_ARGUMENT, naming the example and feature, and the limit.
         """
         kind = input.WhichOneof("kind")
         if kind is None:
-            return
+            return 0
         listed = getattr(input, kind)
         self._check_rows("input", len(listed.examples))
+        total = 0
         for number, example in enumerate(listed.examples):
-            self._check_example(f"input: example {number}", example)
+            total += self._check_example(f"input: example {number}", example)
         if kind == "example_list_with_context":
             self._check_example("input: context", listed.context)
             size = listed.context.ByteSize() * len(listed.examples)
@@ -95,6 +106,8 @@ class Limits:
                     f"input: the context copied into each of {len(listed.examples)} examples takes {size} bytes; the "
                     f"most is {self.max_request_bytes} (max_request_bytes)"
                 )
+            total += size
+        return total
 
     def _size(self, name: str, tensor: TensorProto, has_rows: bool) -> int:
         """Bytes that the whole tensor takes in memory; checks the tensor's own limits first."""
@@ -129,12 +142,14 @@ class Limits:
         if rows > self.max_batch_rows:
             raise invalid(f"{where}: {rows} rows; the most in one request is {self.max_batch_rows} (max_batch_rows)")
 
-    def _check_example(self, where: str, example: Example) -> None:
-        if example.ByteSize() <= self.max_text_bytes:  # so is each of its values; most examples end here
-            return
-        for name, feature in example.features.feature.items():
-            for value in feature.bytes_list.value:
-                self._check_text(f"{where}, feature {name}", len(value))
+    def _check_example(self, where: str, example: Example) -> int:
+        """The example's bytes."""
+        size = example.ByteSize()
+        if size > self.max_text_bytes:  # else each of its values is shorter, too
+            for name, feature in example.features.feature.items():
+                for value in feature.bytes_list.value:
+                    self._check_text(f"{where}, feature {name}", len(value))
+        return size
 
     def _check_text(self, where: str, size: int) -> None:
         if size > self.max_text_bytes:

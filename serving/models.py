@@ -60,6 +60,8 @@ class Models:
         self._labels_in_advance = labels_in_advance
         self._models: dict[str, _Model] = {}
         self._reloading = threading.Lock()
+        self._swapping = threading.Lock()
+        self._stopped = False
 
     def names(self) -> list[str]:
         """The models, whether or not a version is loaded."""
@@ -123,31 +125,46 @@ class Models:
             roots: the folders that it may name; None for any.
 
         Raises:
-            RequestError: INVALID_ARGUMENT for a config that makes no sense, PERMISSION_DENIED for a folder outside the
-                roots, FAILED_PRECONDITION for a label on a
-                version that is not loaded, UNKNOWN for a model of which no version loads.
+            RequestError: UNAVAILABLE while another reload is under way (TF Serving lets the second one wait) or the
+                server stops, INVALID_ARGUMENT for a config that makes no sense, PERMISSION_DENIED for a folder outside
+                the roots, FAILED_PRECONDITION for a label on a version that is not loaded, UNKNOWN for a model of which
+                no version loads.
         """
         entries = _checked(config)
         if roots is not None:
             roots.check(entries)
-        with self._reloading:
-            before, after = self._models, {}
-            try:
-                for name, entry in entries.items():
-                    self._stage(name, entry, after)
-            except BaseException:
-                self._leave(after, before)
-                raise
-            self._models = after  # readers hold no lock
-            self._leave(before, after)
+        if not self._reloading.acquire(blocking=False):
+            raise another_reload()
+        try:
+            self._replace(entries)
+        finally:
+            self._reloading.release()
 
     def stop(self) -> None:
-        """Unloads every model once its requests are answered."""
-        with self._reloading:
+        """Unloads every model once its requests are answered. What still loads is not waited for, and dropped then."""
+        with self._swapping:
+            self._stopped = True
             before, self._models = self._models, {}
-            for model in before.values():
-                model.versions.stop()
-                model.close_sampler()
+        for model in before.values():
+            model.versions.stop()
+            model.close_sampler()
+
+    def _replace(self, entries: dict[str, ModelConfig]) -> None:
+        before, after = self._models, {}
+        try:
+            for name, entry in entries.items():
+                self._stage(name, entry, after)
+        except BaseException:
+            self._leave(after, before)
+            raise
+        with self._swapping:
+            stopped = self._stopped
+            if not stopped:
+                self._models = after  # readers hold no lock
+        if stopped:
+            self._leave(after, {})
+            raise RequestError(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+        self._leave(before, after)
 
     def _stage(self, name: str, entry: ModelConfig, staged: dict[str, _Model]) -> None:
         """Adds a model to `staged`, loaded. A folder that is served already keeps both policies' versions meanwhile."""
@@ -204,6 +221,12 @@ class Models:
             return f"This server has model {', '.join(sorted(self._models)) or 'none yet'}"
         words = f"Model {name} has version {', '.join(map(str, model.versions.loaded())) or 'none yet'}"
         return f"{words}, labels {', '.join(sorted(model.labels))}" if model.labels else words
+
+
+def another_reload() -> RequestError:
+    """The refusal of a reload while another one is under way."""
+    message = "another reload of the models is under way; try again when it has ended"
+    return RequestError(grpc.StatusCode.UNAVAILABLE, message)
 
 
 def one_model(name: str, folder: str | Path) -> ModelServerConfig:

@@ -13,8 +13,8 @@ import logging
 import re
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -32,6 +32,7 @@ from starlette.routing import Route
 from bertline.errors import UserError
 from bertline.serving import json_tensor
 from bertline.serving.access import Access, key_of
+from bertline.serving.bodies import LOOP_BYTES, Share
 from bertline.serving.errors import RequestError, frames, invalid
 from bertline.serving.metrics import Metrics
 from bertline.serving.protos import (
@@ -53,10 +54,6 @@ log = logging.getLogger("bertline.serving")
 Answer = TypeVar("Answer")
 
 MESSAGE_CHARACTERS = 1500  # as over gRPC: names out of a request, which errors quote, can be of any length
-# Parsing so many bytes of texts takes 1 ms, of numbers 5 ms. Larger bodies go to a thread, so that the loop stays free.
-LOOP_BYTES = 64 << 10
-# How many bodies of the largest size may be in flight, however many clients send slowly: 512 MiB by default.
-BODIES = 32
 MAX_VERSION = 2**63 - 1
 SIGNATURE_DEF = "signature_def"
 # What a text meets at the signature serving_default, by TensorFlow's words and ours; and the signature it is meant for
@@ -148,7 +145,8 @@ class _Rest:
         self._service = service
         self._metrics = metrics
         self._timeout = timeout
-        self._bodies = _Bodies(max_request_bytes)
+        self._bodies = service.bodies
+        self._most = max_request_bytes
         self._access = access
 
     async def scrape(self, request: Request) -> Response:
@@ -200,8 +198,9 @@ class _Rest:
             return self._metadata(call.spec)
         try:
             async with asyncio.timeout(self._timeout):
-                async with self._bodies.read(request) as body:
-                    return await _unless_gone(request, self._infer(call, body))
+                with self._bodies.share() as share:
+                    body = await _body(request, self._most, share)
+                    return await _unless_gone(request, self._infer(call, body, share))
         except TimeoutError:
             message = f"no answer within {self._timeout:g} s (rest_api_timeout_in_ms); send fewer rows, or try later"
             raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, message) from None
@@ -214,24 +213,38 @@ class _Rest:
         fields = {"model_spec": _fields(response.model_spec), "metadata": {SIGNATURE_DEF: _fields(signatures)}}
         return json.dumps(fields, indent=1).encode() + b"\n"
 
-    async def _infer(self, call: _Call, body: bytes) -> bytes:
+    async def _infer(self, call: _Call, body: _Body, share: Share) -> bytes:
         with self._service.acquire(call.spec) as servable:
             if call.method == "predict":
-                return await self._predict(call.spec, servable, body)
-            if call.method == "classify":
-                request = await _off_loop(body, _with_examples, ClassificationRequest(model_spec=call.spec), servable)
-                response = await self._service.classify(request, servable=servable)
-                return json_tensor.classifications(response.result)
-            request = await _off_loop(body, _with_examples, RegressionRequest(model_spec=call.spec), servable)
-            response = await self._service.regress(request, servable=servable)
-            return json_tensor.regressions(response.result)
+                return await self._predict(PredictRequest(model_spec=call.spec), servable, body, share)
+            kind = ClassificationRequest if call.method == "classify" else RegressionRequest
+            request = kind(model_spec=call.spec)
+            await self._read(request, servable, body, share)
+            response = await getattr(self._service, call.method)(request, servable=servable, share=share)
+            write = json_tensor.classifications if call.method == "classify" else json_tensor.regressions
+            return await self._bodies.work(response.ByteSize(), write, response.result)
 
-    async def _predict(self, spec: ModelSpec, servable: Servable, body: bytes) -> bytes:
+    async def _predict(self, request: PredictRequest, servable: Servable, body: _Body, share: Share) -> bytes:
         with _hinted(servable):
-            request, form = await _off_loop(body, _with_tensors, PredictRequest(model_spec=spec), servable)
-            response = await self._service.predict(request, servable=servable)
+            form = await self._read(request, servable, body, share)
+            response = await self._service.predict(request, servable=servable, share=share, as_content=True)
         with _placed(servable, request.model_spec):
-            return json_tensor.predictions(response, form)
+            return await self._bodies.work(response.ByteSize(), json_tensor.predictions, response, form)
+
+    async def _read(self, request: Any, servable: Servable, body: _Body, share: Share) -> str:
+        """Completes the request with what the body holds; returns its form."""
+        content = await self._unpacked(body, share)
+        with _placed(servable, request.model_spec):
+            return await self._bodies.decode(content, request, servable.signatures)
+
+    async def _unpacked(self, body: _Body, share: Share) -> bytes:
+        content = body.take()
+        if not body.packed:
+            return content
+        size = max(len(content), LOOP_BYTES + 1)  # how large it is unpacked, only unpacking tells
+        content = await self._bodies.work(size, _unzipped, content, self._most)
+        share.grow(len(content))
+        return content
 
 
 # === Requests ===
@@ -271,45 +284,41 @@ def _unquoted(what: str, text: str) -> str:
         raise invalid(f"Failed to decode {what}: {text} is not UTF-8") from None
 
 
-class _Bodies:
-    """Reads bodies, up to a size for each and a size for all in flight."""
+class _Body:
+    """A body, until it is taken: nothing else keeps it in memory then."""
 
-    def __init__(self, most: int):
-        self._most = most
-        self._held = 0  # bytes of the bodies in flight, however slowly they arrive
+    def __init__(self, packed: bool):
+        self.packed = packed
+        self.content = bytearray()
 
-    @asynccontextmanager
-    async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """The body, unpacked. Reading stops as soon as it is clear that the body is too large."""
-        encoding = request.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("identity", "gzip", "x-gzip"):
-            raise _Refused(
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-                grpc.StatusCode.INVALID_ARGUMENT,
-                f"Content-Encoding {encoding} is not supported; send gzip or none",
-            )
-        declared = request.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared[:20]) > self._most:
-            raise _too_large(self._most)
-        body = bytearray()
-        try:
-            await self._fill(body, request)
-            yield bytes(body) if encoding == "identity" else _unzipped(bytes(body), self._most)
-        finally:
-            self._held -= len(body)
+    def take(self) -> bytes:
+        """The body, as it was sent."""
+        content, self.content = bytes(self.content), bytearray()
+        return content
 
-    async def _fill(self, body: bytearray, request: Request) -> None:
-        try:
-            async for chunk in request.stream():
-                body += chunk
-                self._held += len(chunk)
-                if len(body) > self._most:
-                    raise _too_large(self._most)
-                if self._held > self._most * BODIES:
-                    message = f"the bodies of all requests in flight have more than {self._most * BODIES} bytes"
-                    raise RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{message}; try again shortly")
-        except ClientDisconnect:
-            raise _gone() from None
+
+async def _body(request: Request, most: int, share: Share) -> _Body:
+    """The body. Reading stops as soon as it is clear that it is too large, or that there is no room for it."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip"):
+        raise _Refused(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            grpc.StatusCode.INVALID_ARGUMENT,
+            f"Content-Encoding {encoding} is not supported; send gzip or none",
+        )
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > most:
+        raise _too_large(most)
+    body = _Body(packed=encoding != "identity")
+    try:
+        async for chunk in request.stream():
+            share.grow(len(chunk))
+            body.content += chunk
+            if len(body.content) > most:
+                raise _too_large(most)
+    except ClientDisconnect:
+        raise _gone() from None
+    return body
 
 
 def _unzipped(body: bytes, most: int) -> bytes:
@@ -320,27 +329,6 @@ def _unzipped(body: bytes, most: int) -> bytes:
     if len(plain) > most:
         raise _too_large(most)
     return plain
-
-
-def _with_tensors(body: bytes, request: PredictRequest, servable: Servable) -> tuple[PredictRequest, str]:
-    """The request, completed with its signature and tensors, and its form."""
-    with _placed(servable, request.model_spec):
-        document = json_tensor.parse(body)
-        name = request.model_spec.signature_name = json_tensor.signature_name(document)
-        signature = servable.signature(name)
-        if signature is None:
-            known = ", ".join(sorted(name for name in servable.signatures if not name.startswith("__")))
-            raise invalid(f'Serving signature name: "{name or "serving_default"}" not found; there is {known}')
-        return request, json_tensor.fill_predict(document, signature.inputs, request)
-
-
-def _with_examples(body: bytes, request: Any, servable: Servable) -> Any:
-    """The request, completed with its signature and examples."""
-    with _placed(servable, request.model_spec):
-        document = json_tensor.parse(body)
-        request.model_spec.signature_name = json_tensor.signature_name(document)
-        json_tensor.fill_examples(document, request.input)
-    return request
 
 
 @contextmanager
@@ -370,13 +358,6 @@ def _hinted(servable: Servable) -> Iterator[None]:
 
 
 # === Running ===
-
-
-async def _off_loop(body: bytes, read: Callable[..., Answer], *arguments: Any) -> Answer:
-    """The result of `read` on a body; a large body is read in a thread."""
-    if len(body) <= LOOP_BYTES:
-        return read(body, *arguments)
-    return await asyncio.to_thread(read, body, *arguments)
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from bertline.errors import UserError
 from bertline.serving import configuration, releases, storage
-from bertline.serving.calls import Call
+from bertline.serving.calls import DEFAULT_SIGNATURE, Call
 from bertline.serving.errors import RequestError, invalid
 from bertline.serving.protos import CallableOptions, ConfigProto, SavedModel, SignatureDef
 from bertline.serving.runtime import tf
@@ -20,7 +20,6 @@ from bertline.serving.runtime import tf
 log = logging.getLogger("bertline.serving")
 
 SERVE_TAG = "serve"
-DEFAULT_SIGNATURE = "serving_default"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 

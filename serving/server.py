@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from pathlib import Path
@@ -44,6 +45,9 @@ DRAIN_SECONDS = 25.0  # Kubernetes kills a pod 30 s after SIGTERM, and unloading
 SETTLE_SECONDS = 0.2  # requests that clients have sent arrive meanwhile, and connections end with an answer
 PARENT_CHECK_SECONDS = 1.0
 PENDING = 100_000
+ENDING_SECONDS = 1.0  # for threads to end after the drain
+# How the threads' names begin in which TensorFlow may work, or for which Python would wait.
+WORKERS = ("starter", "version-", "model-", "reload", "request", "batch-", "bodies", "asyncio")
 BACKLOG = 512  # connections that wait to be accepted
 HEALTH_SECONDS = 0.5  # time between two looks at whether every model answers and the key file can be read
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -106,21 +110,22 @@ class Server:
         """The models served."""
         return self._models.names()
 
-    def start(self) -> None:
-        """Takes the ports, loads the models, and starts to answer."""
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # below it, TensorFlow logs the texts it cannot parse
+    def listen(self) -> None:
+        """Takes the ports, so that a taken one is reported before TensorFlow is imported, which takes seconds."""
         self._thread.start()
-        self._run(
-            self._listen()
-        ).result()  # first, so that a taken port is reported before TensorFlow is imported, which takes seconds
+        self._run(self._listen()).result()
+
+    def start(self) -> None:
+        """Takes the ports unless it has them, loads the models, and starts to answer."""
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # below it, TensorFlow logs the texts it cannot parse
+        if not self._thread.is_alive():
+            self.listen()
         self._load_models()
-        gc.collect()
-        gc.freeze()  # TensorFlow's hundreds of thousands of objects stay; each collection over them costs 0.1 s
         self._run(self._serve()).result()
         log.info("answering on %s%s", self.address, f" and {self.rest_address}" if self.rest_address else "")
 
     def stop(self, grace: float = DRAIN_SECONDS) -> None:
-        """Refuses new requests and waits for those in flight, at most `grace` seconds."""
+        """Refuses new requests and waits for those in flight, at most `grace` seconds. Waits for no version to load."""
         if self._stopped.is_set():
             return
         self._stopped.set()
@@ -342,24 +347,66 @@ class Server:
 
 
 def run(server: Server, exit_with_parent: bool = False) -> None:
-    """Serves until SIGTERM or SIGINT, then drains. Call it from the main thread.
+    """Serves until SIGTERM or SIGINT, then drains. Call it from the main thread of a process that does nothing else.
+
+    The process ends here if a thread is still at work after that, such as one in which TensorFlow loads a version.
 
     Args:
         server: not yet started.
         exit_with_parent: also stop when the process that started this one has ended.
     """
     parent = os.getppid()
-    stop = threading.Event()
-    with server:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-        print(f"serving {', '.join(server.model_names)} on {server.address}", flush=True)
-        if server.rest_address:
-            print(f"REST on {server.rest_address}", flush=True)
-        while not stop.wait(PARENT_CHECK_SECONDS if exit_with_parent else None):
-            if os.getppid() != parent:
-                log.warning("the process that started this server is gone; stopping")
-                break
+    news, stop, started = threading.Event(), threading.Event(), Future()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: (stop.set(), news.set()))
+    started.add_done_callback(lambda _: news.set())
+    # In a thread: a signal's handler waits for whatever the main thread does, and a version may take minutes to load.
+    threading.Thread(target=_start, args=(server, started), name="starter", daemon=True).start()
+    announced = False
+    while not stop.is_set():
+        news.wait(PARENT_CHECK_SECONDS if exit_with_parent else None)
+        news.clear()
+        if started.done() and not announced:
+            started.result()
+            print(f"serving {', '.join(server.model_names)} on {server.address}", flush=True)
+            if server.rest_address:
+                print(f"REST on {server.rest_address}", flush=True)
+            announced = True
+        if os.getppid() != parent:
+            log.warning("the process that started this server is gone; stopping")
+            break
+    if started.done():
+        server.stop()
+    _end_unless_idle()
+
+
+def _start(server: Server, started: Future) -> None:
+    """Starts a server that has the process to itself; `started` gets what comes of it."""
+    try:
+        server.listen()
+        from bertline.serving import grpc_service, rest, warmup  # noqa: F401 (their objects are to be frozen)
+
+        gc.collect()
+        gc.freeze()  # TensorFlow's hundreds of thousands of objects stay; each collection over them costs 0.1 s
+        server.start()
+    except BaseException as error:
+        server.stop(0)
+        started.set_exception(error)
+    else:
+        started.set_result(None)
+
+
+def _end_unless_idle() -> None:
+    """Ends the process at once if threads are at work: Python would wait for them, and TensorFlow cannot be stopped."""
+    deadline = time.monotonic() + ENDING_SECONDS
+    for thread in threading.enumerate():
+        if thread.name.startswith(WORKERS):
+            thread.join(max(deadline - time.monotonic(), 0))
+            if thread.is_alive():
+                log.warning("ends while %s is at work", thread.name)
+                logging.shutdown()
+                sys.stdout.flush()
+                os._exit(0)
 
 
 def main(arguments: list[str] | None = None) -> int:

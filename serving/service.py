@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import grpc
@@ -14,11 +15,12 @@ import numpy as np
 
 from bertline.serving import methods
 from bertline.serving.batching import Batcher, BatchingOptions
+from bertline.serving.bodies import Bodies, Share
 from bertline.serving.calls import Call
 from bertline.serving.errors import RequestError, invalid
 from bertline.serving.limits import Limits
 from bertline.serving.metrics import Metrics
-from bertline.serving.models import Models
+from bertline.serving.models import Models, another_reload
 from bertline.serving.protos import (
     ClassificationRequest,
     ClassificationResponse,
@@ -67,6 +69,7 @@ class Service:
         reload_roots: Callable[[], Roots] | None = None,
     ):
         self.models = models
+        self.bodies = Bodies(limits)
         self._limits = limits
         self._batcher = Batcher(batching, metrics) if batching else None
         # TensorFlow spreads one run over all cores: more runs at once would only wait for each other.
@@ -74,6 +77,8 @@ class Service:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
         # A call in an executor's own queue would stay there when its caller goes, so calls wait for a thread here.
         self._free_threads = asyncio.Semaphore(threads)
+        self._reloader = ThreadPoolExecutor(1, thread_name_prefix="reload")
+        self._reload: Future | None = None  # the last one
         self._reload_roots = reload_roots
         self._running = 0
         metrics.watch_requests(lambda: self._running)
@@ -92,6 +97,7 @@ class Service:
         *,
         timeout: float | None = None,
         servable: Servable | None = None,
+        share: Share | None = None,
         as_content: bool = False,
     ) -> PredictResponse:
         """The outputs of a signature for the request's tensors.
@@ -100,6 +106,7 @@ class Service:
             request: model_spec, inputs as the signature has them, and an output_filter of output names (all if empty).
             timeout: seconds after which the caller needs no answer; None waits for ever.
             servable: the servable that the caller acquired; None for the one that the model_spec names.
+            share: what the request holds of the budget for bodies; None for nothing yet.
             as_content: whether to answer values as packed bytes (tensor_content) rather than as lists.
 
         Raises:
@@ -107,31 +114,46 @@ class Service:
                 the signature, INVALID_ARGUMENT for tensors), the graph's own error, RESOURCE_EXHAUSTED or UNAVAILABLE
                 under too much load, DEADLINE_EXCEEDED.
         """
-        response, used = await self._answer(methods.PREDICT, request, timeout, servable, as_content=as_content)
+        response, used = await self._answer(methods.PREDICT, request, timeout, servable, share, as_content=as_content)
         self._sample(used, lambda log: log.predict_log, request, response)
         return response
 
     async def classify(
-        self, request: ClassificationRequest, *, timeout: float | None = None, servable: Servable | None = None
+        self,
+        request: ClassificationRequest,
+        *,
+        timeout: float | None = None,
+        servable: Servable | None = None,
+        share: Share | None = None,
     ) -> ClassificationResponse:
         """Classes and scores of tf.Examples; arguments and errors as `predict`, but INVALID_ARGUMENT for signatures."""
-        response, used = await self._answer(methods.CLASSIFY, request, timeout, servable)
+        response, used = await self._answer(methods.CLASSIFY, request, timeout, servable, share)
         self._sample(used, lambda log: log.classify_log, request, response)
         return response
 
     async def regress(
-        self, request: RegressionRequest, *, timeout: float | None = None, servable: Servable | None = None
+        self,
+        request: RegressionRequest,
+        *,
+        timeout: float | None = None,
+        servable: Servable | None = None,
+        share: Share | None = None,
     ) -> RegressionResponse:
         """A number for each tf.Example; arguments and errors as `classify`."""
-        response, used = await self._answer(methods.REGRESS, request, timeout, servable)
+        response, used = await self._answer(methods.REGRESS, request, timeout, servable, share)
         self._sample(used, lambda log: log.regress_log, request, response)
         return response
 
     async def multi_inference(
-        self, request: MultiInferenceRequest, *, timeout: float | None = None, servable: Servable | None = None
+        self,
+        request: MultiInferenceRequest,
+        *,
+        timeout: float | None = None,
+        servable: Servable | None = None,
+        share: Share | None = None,
     ) -> MultiInferenceResponse:
         """Several signatures of one model over the same tf.Examples, in one run; arguments and errors as `classify`."""
-        response, used = await self._answer(methods.MULTI_INFERENCE, request, timeout, servable)
+        response, used = await self._answer(methods.MULTI_INFERENCE, request, timeout, servable, share)
         self._sample(used, lambda log: log.multi_inference_log, request, response)
         return response
 
@@ -198,44 +220,57 @@ class Service:
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
                 "supported"
             )
-        await asyncio.to_thread(self.models.reload, request.config, self._reload_roots())
+        if self._reload and not self._reload.done():  # it goes on when its caller has gone
+            raise another_reload()
+        self._reload = self._reloader.submit(self.models.reload, request.config, self._reload_roots())
+        await asyncio.wrap_future(self._reload)
         return ReloadConfigResponse()
 
     def close(self) -> None:
         """Ends the threads."""
         if self._batcher:
             self._batcher.close()
-        self._threads.shutdown(wait=False)
+        self.bodies.close()
+        for threads in (self._threads, self._reloader):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def _answer(
-        self, method: methods.Method, request: Any, timeout: float | None, servable: Servable | None, **options: bool
+        self,
+        method: methods.Method,
+        request: Any,
+        timeout: float | None,
+        servable: Servable | None,
+        share: Share | None,
+        **options: bool,
     ) -> tuple[Any, Servable]:
-        with self.admitted():
+        with self.admitted(), nullcontext(share) if share else self.bodies.share() as held:
             try:
                 async with asyncio.timeout(timeout):
                     spec = method.spec(request)
                     with nullcontext(servable) if servable else self.acquire(spec) as acquired:
-                        return await self._run(method, request, spec, acquired, options), acquired
+                        return await self._run(method, request, spec, acquired, held, options), acquired
             except TimeoutError as error:
                 raise RequestError(
                     grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {timeout:g} s; send fewer rows, or try later"
                 ) from error
 
     async def _run(
-        self, method: methods.Method, request: Any, spec: ModelSpec, servable: Servable, options: dict
+        self, method: methods.Method, request: Any, spec: ModelSpec, servable: Servable, share: Share, options: dict
     ) -> Any:
         try:
             if isinstance(request, PredictRequest):
                 signature = servable.signature(spec.signature_name)
-                self._limits.check(request.inputs, signature.inputs if signature else {})
+                size = self._limits.check(request.inputs, signature.inputs if signature else {})
             else:
-                self._limits.check_input(request.input)
-            call = method.prepare(servable, request)
+                size = self._limits.check_input(request.input)
+            share.grow(size)
+            call = await self.bodies.work(size, method.prepare, servable, request)
             if self._batcher and call.has_rows and servable.is_batchable([*call.feeds, *call.fetches]):
                 outputs = await self._batcher.run(servable, spec.signature_name or DEFAULT_SIGNATURE, call)
             else:
                 outputs = await self._run_alone(servable, call)
-            return method.answer(servable, request, outputs, **options)
+            size = sum(output.nbytes for output in outputs.values())
+            return await self.bodies.work(size, partial(method.answer, servable, request, outputs, **options))
         except RequestError as error:
             signature = f", signature {spec.signature_name}" if spec.signature_name else ""
             raise RequestError(error.code, f"{error} [{servable.where}{signature}]") from error

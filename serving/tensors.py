@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from bertline.serving import messages
+from bertline.serving.calls import PIECE
 from bertline.serving.errors import invalid
 from bertline.serving.protos import DataType, TensorProto
 from bertline.serving.runtime import tf
@@ -83,7 +85,9 @@ def encode(value: np.ndarray, proto: TensorProto, as_content: bool = False) -> N
             proto.tensor_content = np.ascontiguousarray(value).tobytes()
         else:
             proto.dtype = _DATA_TYPES[value.dtype]
-            getattr(proto, field).extend(value.ravel().tolist())
+            values, listed = value.ravel(), getattr(proto, field)
+            for start in range(0, values.size, PIECE):
+                listed.extend(values[start : start + PIECE].tolist())
     proto.tensor_shape.SetInParent()  # a scalar's shape is known, and empty
     for size in value.shape:
         proto.tensor_shape.dim.add(size=size)
@@ -101,15 +105,13 @@ def _varint(number: int) -> bytes:
 
 
 def _strings(alias: str, proto: TensorProto, shape: list[int], elements: int) -> np.ndarray:
-    values = list(proto.string_val)
+    values = proto.string_val
     if proto.tensor_content:
         try:
             values = messages.unpacked_strings(proto.tensor_content, elements)
         except ValueError as error:
             raise invalid(f"input {alias}: tensor parsing error: {error}") from error
-    array = np.empty(elements, object)
-    array[:] = _filled(alias, values, shape, elements)
-    return array.reshape(shape)
+    return _filled(alias, values, shape, elements, object)
 
 
 def _numbers(alias: str, proto: TensorProto, shape: list[int], elements: int, dtype: tf.DType) -> np.ndarray:
@@ -124,9 +126,8 @@ def _numbers(alias: str, proto: TensorProto, shape: list[int], elements: int, dt
     field = _FIELDS.get(np.dtype(numpy_dtype))
     if field is None:
         return _packed_numbers(alias, proto, shape)
-    values = _filled(alias, list(getattr(proto, field)), shape, elements)
     try:
-        return np.array(values, numpy_dtype).reshape(shape)
+        return _filled(alias, getattr(proto, field), shape, elements, numpy_dtype)
     except OverflowError as error:
         raise invalid(f"input {alias}: tensor parsing error: {error} ({dtype_name(proto.dtype)})") from error
 
@@ -139,10 +140,14 @@ def _packed_numbers(alias: str, proto: TensorProto, shape: list[int]) -> np.ndar
         raise invalid(f"input {alias}: tensor parsing error: {error}") from error
 
 
-def _filled(alias: str, values: list, shape: list[int], elements: int) -> list:
-    """As many values as the shape has. A short list repeats its last value, which is TensorProto's own rule."""
-    if len(values) == elements:
-        return values
-    if not values or len(values) > elements:
-        raise invalid(f"input {alias}: tensor parsing error: shape {shape} has {elements} values, got {len(values)}")
-    return values + values[-1:] * (elements - len(values))
+def _filled(alias: str, values: Sequence, shape: list[int], elements: int, dtype: type) -> np.ndarray:
+    """An array of the shape. A short list repeats its last value, which is TensorProto's own rule."""
+    count = len(values)
+    if count > elements or (elements and not count):
+        raise invalid(f"input {alias}: tensor parsing error: shape {shape} has {elements} values, got {count}")
+    array = np.empty(elements, dtype)
+    for start in range(0, count, PIECE):
+        array[start : start + PIECE] = np.array(values[start : start + PIECE], dtype)
+    if count < elements:
+        array[count:] = array[count - 1]
+    return array.reshape(shape)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from bertline.errors import UserError
-from bertline.serving import releases
+from bertline.serving import memory, releases
 from bertline.serving.protos import FileSystemStoragePathSourceConfig, ModelVersionStatus
 
 if TYPE_CHECKING:
@@ -130,10 +130,11 @@ class Versions:
             self._thread.start()
 
     def stop(self) -> None:
-        """Stops watching, and unloads every version once its requests are answered."""
+        """Stops watching, and unloads every version once its requests are answered.
+
+        TensorFlow cannot be stopped while it loads a version. That one is dropped as soon as it has loaded.
+        """
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
         for slot in self._withdraw(set()):
             self._unload(slot)
 
@@ -184,6 +185,8 @@ class Versions:
     def refresh(self) -> None:
         """Looks at the folder once: loads what the policy wants, then unloads what it no longer wants."""
         with self._refreshing:
+            if self._stop.is_set():
+                return
             on_disk = self._look()
             serving = set().union(*(self._take_up(on_disk, policy) for policy in self._policies))
             if not serving:
@@ -222,6 +225,8 @@ class Versions:
 
     def _is_loaded(self, version: int) -> bool:
         """Whether the version can answer; loads it if it is not loaded."""
+        if self._stop.is_set():
+            return False
         with self._lock:
             if version in self._slots:
                 return True
@@ -240,6 +245,7 @@ class Versions:
     def _try(self, version: int, stamp: tuple[int, int]) -> bool:
         """Loads and warms a version and puts it into service; False if it does not load."""
         self._set(version, LOADING)
+        log.info("loading %s", self._paths[version])
         try:
             servable = self._load(self._paths[version], version)
         except Exception as error:
@@ -251,8 +257,13 @@ class Versions:
             return False
         self._failures.pop(version, None)
         with self._lock:
-            self._slots[version] = _Slot(servable)
-            self._states[version] = VersionState(AVAILABLE)
+            stopped = self._stop.is_set()
+            if not stopped:
+                self._slots[version] = _Slot(servable)
+            self._states[version] = VersionState(END if stopped else AVAILABLE)
+        if stopped:
+            servable.close()
+            return False
         log.info("serving %s", self._paths[version])
         return True
 
@@ -274,6 +285,7 @@ class Versions:
         slot.servable.close()
         del slot.servable
         gc.collect()  # a loaded graph is full of cycles
+        memory.give_back()
         with self._lock:
             if version not in self._slots:  # it has not come back meanwhile
                 self._states[version] = VersionState(END)
