@@ -1,7 +1,7 @@
 """Load on a server, from a process of its own, for benchmarks/serving.py: prints one JSON line.
 
 Closed: a number of clients, each with its own connection, which sends a request once the last one is answered.
-Open: requests at a fixed rate, whatever happens to them.
+Open: requests at a fixed rate, whatever happens to them. Shipped: bertline's own client, with all texts in a call.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 
+from bertline.serving.client import Client
 from bertline.serving.protos import PredictRequest
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -42,6 +43,7 @@ class Tally:
 
     def __init__(self):
         self.calls: list[tuple[float, float, str]] = []
+        self.sent_per_second: float | None = None  # of requests at a rate: what the client really reached
 
     async def call(self, predict: grpc.aio.UnaryUnaryMultiCallable, request: bytes, deadline: float | None) -> None:
         """Sends a request and notes what happens to it."""
@@ -64,6 +66,7 @@ class Tally:
             "p99_ms": p99,
             "max_ms": max(answered),
             "statuses": dict(statuses),
+            "sent_per_second": self.sent_per_second,
         }
 
 
@@ -83,6 +86,18 @@ async def closed(arguments: argparse.Namespace, tally: Tally) -> float:
     return time.time() - began
 
 
+def shipped(arguments: argparse.Namespace) -> dict:
+    """Figures of `Client.predict` over all texts, again and again until the seconds are over."""
+    texts, took = json.loads(arguments.texts.read_text()), []
+    with Client(arguments.address, arguments.model) as client:
+        began = time.time()
+        while time.time() - began < arguments.seconds:
+            since = time.time()
+            client.predict(texts[: arguments.rows])
+            took.append(time.time() - since)
+    return {"per_second": arguments.rows * len(took) / sum(took), "calls": len(took)}
+
+
 async def opened(arguments: argparse.Namespace, tally: Tally) -> float:
     """Sends requests at a rate; returns the seconds until the last was answered."""
     source = requests(arguments.texts, arguments.model, arguments.rows)
@@ -93,6 +108,7 @@ async def opened(arguments: argparse.Namespace, tally: Tally) -> float:
         for number in range(int(arguments.rate * arguments.seconds)):
             await asyncio.sleep(max(began + number / arguments.rate - time.time(), 0))
             tasks.append(asyncio.create_task(tally.call(predict, next(source), arguments.deadline)))
+        tally.sent_per_second = len(tasks) / (time.time() - began)
         await asyncio.gather(*tasks)
     return time.time() - began
 
@@ -110,7 +126,11 @@ def main() -> None:
     parser.add_argument("--requests", type=float, default=float("inf"))
     parser.add_argument("--deadline", type=float, help="seconds a request may take")
     parser.add_argument("--calls", type=Path, help="file to write every call to: when, seconds, status")
+    parser.add_argument("--shipped", action="store_true", help="bertline's own client, with --rows texts per call")
     arguments = parser.parse_args()
+    if arguments.shipped:
+        print(json.dumps(shipped(arguments)))
+        return
     tally = Tally()
     seconds = asyncio.run((opened if arguments.rate else closed)(arguments, tally))
     if arguments.calls:

@@ -13,8 +13,8 @@ def figures(seconds, processor_seconds, gib):
 @pytest.mark.parametrize(
     ("many", "holds"),
     [
-        (figures(100, 95, 5), True),  # 0.5 times the time per row
-        (figures(250, 95, 5), False),
+        (figures(100, 95, 5), True),  # 0.9 times the time per row beyond the start
+        (figures(130, 95, 5), False),  # 1.2 times, though 0.65 times with the start
         (figures(100, 95, 7), False),
     ],
 )
