@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from bertline.components import estimates, label_sets
 from bertline.components.options import EvaluateOptions
 from bertline.models import features
-from bertline.models.features import LENGTH_BUCKET, PREDICTED, PREVIOUS, PROBABILITY, TFIDF
+from bertline.models.features import LENGTH_BUCKET, PREDICTED, PREVIOUS, PROBABILITY, PROBE, TFIDF
 from bertline.serving import storage
 
 PREDICTIONS_FILE = "predictions-test.parquet"  # in the Evaluator's ModelEvaluation
@@ -31,7 +31,7 @@ class Answers:
         predicted: int64 [rows], the model's answers.
         probabilities: float32 [rows, labels].
         columns: the rows' other columns by name, each [rows]: text, text_pair, row_id, source, what ingestion keeps,
-            and as PREVIOUS and TFIDF the label names that these models answered.
+            and as PREVIOUS, TFIDF and PROBE the label names that these models answered.
         abstained: bool [rows], of a model that abstains; else None.
         version: the last blessed model's; "" without one.
         slices: slice name to bool [rows], see `sliced`.
@@ -84,6 +84,11 @@ class Answers:
         """int64 [rows], TF-IDF's answers; None without them."""
         return self._others(TFIDF)
 
+    @cached_property
+    def probe(self) -> np.ndarray | None:
+        """int64 [rows], the probe's answers; None without them."""
+        return self._others(PROBE)
+
     def _others(self, column: str) -> np.ndarray | None:
         return indices(self.columns[column], self.classes) if column in self.columns else None
 
@@ -114,7 +119,7 @@ class Answers:
         """The same rows with what other models answered.
 
         Args:
-            others: as `names` gives them, [rows], by PREVIOUS and TFIDF.
+            others: as `names` gives them, [rows], by PREVIOUS, TFIDF and PROBE.
             version: of the last blessed model; "" without one.
         """
         return replace(self, columns=self.columns | others, version=version)

@@ -7,7 +7,7 @@ from tfx.types.artifact import Artifact
 
 # In LastBlessed's Model, beside Format-Serving: the weights that a warm start takes, as the Trainer's Weights has them
 KERAS_FOLDER = "Keras"
-BASELINE_FILE = "answers-test.parquet"  # in BaselineAnswers: the baseline's answers to the same rows
+BASELINE_FILE = "answers-test.parquet"  # in BaselineAnswers: answers to the same rows
 ISSUES_FILE = "label_issues.csv"  # in LabelReport: rows whose label is probably wrong, the surest first
 NEAR_DUPLICATES_FILE = "near_duplicates.csv"  # texts that stand almost alike in two splits
 LABEL_SUMMARY_FILE = "label_quality.json"  # the counts of both, see label_quality.summarise
@@ -34,9 +34,21 @@ class DataReport(Artifact):
 
 
 class BaselineAnswers(Artifact):
-    """What TF-IDF with logistic regression answers to the test rows: BASELINE_FILE."""
+    """What a model to compare with, TF-IDF or the probe, answers to the test rows: BASELINE_FILE."""
 
     TYPE_NAME = "bertline.BaselineAnswers"
+
+
+class Embeddings(Artifact):
+    """The rows' vectors by the pretrained encoder, a file per split: see bertline.components.vectors."""
+
+    TYPE_NAME = "bertline.Embeddings"
+
+
+class ProbeHead(Artifact):
+    """The probe's head, its figures and its validation logits: see bertline.components.probe_head."""
+
+    TYPE_NAME = "bertline.ProbeHead"
 
 
 class LabelReport(Artifact):

@@ -205,6 +205,7 @@ class Metrics(SliceFigures):
         abstain: what abstaining leaves; None for a model that always answers.
         last_blessed: None where there is no model to compare with.
         tfidf: the comparison with TF-IDF; None where the config leaves it out.
+        probe: the same with the probe.
         multi_label: None where each row has one label.
     """
 
@@ -221,6 +222,7 @@ class Metrics(SliceFigures):
     abstain: Abstention | None = None
     last_blessed: LastBlessed | None = None
     tfidf: Comparison | None = None
+    probe: Comparison | None = None
     multi_label: MultiLabel | None = None
 
     def headline(self) -> dict[str, float]:

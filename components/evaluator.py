@@ -17,6 +17,7 @@ from bertline.components import estimates, export_record, gates, label_set_figur
 from bertline.components.answers import (
     PREDICTED,
     PREVIOUS,
+    PROBE,
     TFIDF,
     Answers,
     LabelSetAnswers,
@@ -63,6 +64,7 @@ def Evaluator(
     keep: Parameter[str],
     multi_label: Parameter[int] = 0,
     tfidf: InputArtifact[BaselineAnswers] = None,
+    probe: InputArtifact[BaselineAnswers] = None,
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
     """Evaluates the exported model on the test rows and gates it.
@@ -77,6 +79,7 @@ def Evaluator(
         keep: kept columns as a JSON list.
         multi_label: whether (1) rows have any number of labels.
         tfidf: TF-IDF's answers; None where the config leaves it out.
+        probe: the probe's; None where there is none, or where it is the model itself.
         beam_pipeline: TFX passes it; TFMA counts in it.
     """
     evaluate_options = EvaluateOptions.model_validate_json(options)
@@ -94,8 +97,9 @@ def Evaluator(
         else:
             kind = "several labels" if previous.multi_label else "one label"
             aside = f"  not compared with {version}, which gives {kind} per row"
-    if tfidf:
-        others[TFIDF] = read_tfidf(f"{tfidf.uri}/{BASELINE_FILE}", table[features.ROW_ID])
+    for name, theirs in ((TFIDF, tfidf), (PROBE, probe)):
+        if theirs:
+            others[name] = read_baseline(f"{theirs.uri}/{BASELINE_FILE}", table[features.ROW_ID])
     rows = candidate.beside(others, version).sliced(evaluate_options)
     write_answers(evaluation.uri, rows)
 
@@ -181,8 +185,8 @@ def check_labels(rows: Answers, names: list[Any]) -> None:
         raise UserError(f"the test rows have labels that the model was not trained on: {', '.join(unknown[:5])}.")
 
 
-def read_tfidf(path: str, row_ids: list[str]) -> list[Any]:
-    """TF-IDF's answers in the order of `row_ids`: the label's name, or of multi-label rows a list of names."""
+def read_baseline(path: str, row_ids: list[str]) -> list[Any]:
+    """TF-IDF's or the probe's answers in the order of `row_ids`: the label's name, or of multi-label rows a list."""
     table = pq.read_table(path).to_pydict()
     by_row = dict(zip(table[features.ROW_ID], table[PREDICTED], strict=True))
     return [by_row[row_id] for row_id in row_ids]
@@ -269,6 +273,8 @@ def comparisons(rows: Answers, certainty: float) -> dict[str, LastBlessed | Comp
         found["last_blessed"] = LastBlessed(version=rows.version, comparison=compared)
     if rows.tfidf is not None:
         found["tfidf"] = gates.compare(rows, rows.tfidf, certainty)
+    if rows.probe is not None:
+        found["probe"] = gates.compare(rows, rows.probe, certainty)
     return found
 
 
@@ -285,16 +291,17 @@ def bless(blessing: standard_artifacts.ModelBlessing, verdicts: list[gates.Verdi
 
 
 def describe(metrics: Metrics) -> str:
-    """The screen's line: the main figures with intervals, the lead over TF-IDF, and what abstaining leaves."""
+    """The screen's line: the main figures with intervals, the leads over other models, and what abstaining leaves."""
     several = metrics.multi_label is not None
     shown = []
     for figure in ("micro_f1", "macro_f1", "accuracy") if several else ("accuracy", "macro_f1"):
         low, high = getattr(metrics.intervals, figure)
         name = figure_name(figure, multi_label=several)
         shown.append(f"{name} {getattr(metrics, figure):.3f} ({low:.3f} to {high:.3f})")
-    if metrics.tfidf:
-        lead = metrics.tfidf.differences.micro_f1 or metrics.tfidf.differences.accuracy
-        shown.append(f"{lead.value:+.3f} over TF-IDF")
+    for name, other in (("TF-IDF", metrics.tfidf), ("the probe", metrics.probe)):
+        if other:
+            lead = other.differences.micro_f1 or other.differences.accuracy
+            shown.append(f"{lead.value:+.3f} over {name}")
     if metrics.abstain:
         accuracy = "" if metrics.abstain.accuracy is None else f", {metrics.abstain.accuracy:.3f} of these right"
         shown.append(f"at {metrics.abstain.threshold:g} answers {metrics.abstain.coverage:.1%}{accuracy}")

@@ -45,3 +45,9 @@ def read_examples(folder: str, keep: list[str], *, multi_label: bool = False) ->
         else:
             table[name] = [value.decode("utf-8", "replace") for value in column.numpy()]
     return table | {SERIALIZED: records}
+
+
+def check_order(answered: list[str], table: Table) -> None:
+    """Raises ValueError where the labels of answered rows, [rows], are not in the order of ingestion's rows."""
+    if answered != table[features.LABEL]:
+        raise ValueError("the answers are not in the order of ingestion's rows")

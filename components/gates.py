@@ -75,7 +75,11 @@ def judge_answers(answers: Answers, options: GateOptions) -> list[Verdict]:
     """The verdicts of the gates that compare rows: with other models, of slices, of groups of people; as in judge."""
     verdicts = []
     if options.beats_baseline_by is not None and answers.tfidf is not None:
-        verdicts.append(_beats_baseline(answers, options.beats_baseline_by, options.certainty))
+        verdicts.append(
+            _beats(answers, answers.tfidf, "beats_baseline_by", options.beats_baseline_by, options.certainty)
+        )
+    if options.beats_probe_by is not None and answers.probe is not None:
+        verdicts.append(_beats(answers, answers.probe, "beats_probe_by", options.beats_probe_by, options.certainty))
     if options.not_worse_by is not None and answers.previous is not None:
         verdicts.append(_not_worse(answers, options.not_worse_by, options.certainty))
     verdicts += _of_slices(answers, options.slices, options.certainty)
@@ -296,25 +300,32 @@ def _not_worse(answers: Answers, margin: float, certainty: float) -> Verdict:
     )
 
 
-def _beats_baseline(answers: Answers, margin: float, certainty: float) -> Verdict:
+_BEATEN = {  # the gate's key -> the other model's short name, and what it is
+    "beats_baseline_by": ("TF-IDF", "TF-IDF with logistic regression"),
+    "beats_probe_by": ("the probe", "the frozen encoder with logistic regression"),
+}
+
+
+def _beats(answers: Answers, theirs: np.ndarray, kind: str, margin: float, certainty: float) -> Verdict:
     """Blocks unless accuracy, macro-F1 and, of several labels, micro-F1 are, with certainty, above by the margin."""
-    metric, worst = min(differences(answers, answers.tfidf, certainty).named(), key=lambda named: named[1].low)
+    name, long_name = _BEATEN[kind]
+    metric, worst = min(differences(answers, theirs, certainty).named(), key=lambda named: named[1].low)
     passed = worst.low > margin
     figure = figure_name(metric, multi_label=answers.multi_label)
     reason = (
-        f"{figure} is {worst.value:+.3f} from that of TF-IDF with logistic regression on the same rows, "
+        f"{figure} is {worst.value:+.3f} from that of {long_name} on the same rows, "
         f"with {certainty:.0%} certainty only above {worst.low:+.3f}; the gate asks for {margin:+g}"
     )
     return Verdict(
-        f"beats TF-IDF by {margin:g}",
+        f"beats {name} by {margin:g}",
         f"{worst.value:+.3f}",
         f"{margin:+g}",
         passed,
         "" if passed else reason,
-        kind="beats_baseline_by",
+        kind=kind,
         metric=metric,
         interval=(worst.low, worst.high),
-        note=_cross_check(answers, answers.tfidf),
+        note=_cross_check(answers, theirs),
         missing=max(margin - worst.low, 0.0),
     )
 

@@ -31,7 +31,7 @@ from bertline.components.artifacts import (
     LabelReport,
 )
 from bertline.components.evaluation import read_metrics
-from bertline.components.examples import SERIALIZED, Table, read_examples
+from bertline.components.examples import SERIALIZED, Table, check_order, read_examples
 from bertline.models import calibration, features
 
 TRAIN, VALIDATION, TEST = features.SPLITS
@@ -84,12 +84,6 @@ def _rows(examples: standard_artifacts.Examples, split: str) -> Table:
     table = read_examples(artifact_utils.get_split_uri([examples], split), [])
     del table[SERIALIZED]
     return table
-
-
-def check_order(answered: list[str], table: Table) -> None:
-    """Raises ValueError where the labels of the model's answers, [rows], are not in the order of ingestion's rows."""
-    if answered != table[features.LABEL]:
-        raise ValueError("the model's answers are not in the order of ingestion's rows")
 
 
 # === The files ===

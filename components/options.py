@@ -362,6 +362,7 @@ class GateOptions(Section):
     certainty: float = Field(default=0.95, ge=0.5, lt=1)
     beats_majority: bool = True  # better than always answering the commonest label
     beats_baseline_by: Share | None = None  # lead in accuracy and macro-F1 over TF-IDF with logistic regression
+    beats_probe_by: Share | None = None  # the same over the probe: what fine-tuning must add to be worth its minutes
     max_calibration_error: Share | None = None  # ECE; on 2,000 rows a perfectly calibrated model has some 0.02
     max_size: ByteSize | None = None  # of the exported SavedModel, such as 200 MB
     slices: SliceGates = SliceGates()
@@ -376,12 +377,17 @@ class EvaluateOptions(Section):
     # Bounds in characters; the buckets of text length are slices too. [] for none
     length_buckets: list[PositiveInt] = Field(default_factory=lambda: [50, 100, 200])
     baseline: bool = True  # fit TF-IDF with logistic regression on the same rows, to know whether BERT is worth it
+    # Fit a logistic regression on the frozen encoder, to know what fine-tuning adds. null does where the backbone is
+    # pretrained, as random weights know nothing yet.
+    probe: bool | None = None
     gates: GateOptions = GateOptions()
 
     @model_validator(mode="after")
     def _the_gates_baseline_is_there(self) -> EvaluateOptions:
         if self.gates.beats_baseline_by is not None and not self.baseline:
             raise ValueError("gates.beats_baseline_by needs the baseline: take out `baseline: false`")
+        if self.gates.beats_probe_by is not None and self.probe is False:
+            raise ValueError("gates.beats_probe_by needs the probe: take out `probe: false`")
         return self
 
 

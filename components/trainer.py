@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +15,10 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
-from bertline.components import training_record
-from bertline.components.artifacts import KERAS_FOLDER, Weights
+from bertline.components import probe_head, training_record
+from bertline.components.artifacts import KERAS_FOLDER, ProbeHead, Weights
 from bertline.components.labels import read_labels
+from bertline.components.probe_head import Probed
 from bertline.components.training_record import ValidationLogits
 from bertline.components.transformed_labels import is_multi_label, names_of
 from bertline.errors import UserError
@@ -41,6 +43,7 @@ def Trainer(
     train_options: Parameter[str],
     checkpoint_dir: Parameter[str],
     last_blessed: InputArtifact[standard_artifacts.Model] = None,
+    probe: InputArtifact[ProbeHead] = None,
 ):
     """Leaves the weights of the best epoch, and what training and the validation rows say of them.
 
@@ -57,9 +60,12 @@ def Trainer(
         checkpoint_dir: folder, local or remote, that outlives an interrupted run. Each training has a folder of its own
             in it, which is removed when the training is done.
         last_blessed: whose weights to start from, if it has any; None for the pretrained ones.
+        probe: what the head starts from, unless the last blessed model's weights are taken; None for random weights.
+            With the method "probe" it is the head that is served.
 
     Raises:
-        UserError: a split is empty, the loss is no longer a number, or the last blessed model's weights do not fit.
+        UserError: a split is empty, the loss is no longer a number, the last blessed model's weights do not fit, or the
+            method needs a probe and there is none.
     """
     options = ModelOptions.model_validate_json(model_options)
     recipe = TrainOptions.model_validate_json(train_options)
@@ -68,10 +74,14 @@ def Trainer(
     digest = backbone.digest(options)
     start = warm_start(last_blessed) if last_blessed else None
 
+    probed = probe_head.read(probe.uri) if probe else None
+
     def build():
         built = classifier.from_options(options, len(labels), seed=recipe.seed, multi_label=multi_label)
         if start:
             take_weights(built, start, labels, digest)
+        elif probed:
+            built.set_head(probed.head.kernel, probed.head.bias)
         return built
 
     spec = tft.TFTransformOutput(transform_graph.uri).transformed_feature_spec()
@@ -84,27 +94,47 @@ def Trainer(
         )
         for split in ("train", "validation")
     )
-    origin = [digest, start.version if start else "", *labels]
+    origin = [digest, start.version if start else probed.digest if probed else "", *labels]
     checkpoints = f"{checkpoint_dir}/{_fingerprint(train, validation, origin, options, recipe)}"
-    trained, history, logits = training.fit(
-        build,
-        train,
-        validation,
-        recipe,
-        checkpoints=checkpoints,
-        logs=Path(model_run.uri) if recipe.tensorboard else None,
-        on_progress=_log_progress,
-        strategy=strategy,
-    )
+    if recipe.method == "probe":
+        trained, history, logits = keep_probe(build, probed, recipe)
+    else:
+        trained, history, logits = training.fit(
+            build,
+            train,
+            validation,
+            recipe,
+            checkpoints=checkpoints,
+            logs=Path(model_run.uri) if recipe.tensorboard else None,
+            on_progress=_log_progress,
+            strategy=strategy,
+        )
     if not hardware.is_chief(strategy):
         return
     classifier.save(trained, Path(weights.uri), labels, backbone_digest=digest)
     training_record.write_history(model_run.uri, history)
     training_record.write_logits(model_run.uri, ValidationLogits(names_of(validation.labels, labels), logits))
-    summary = (f"from {start.version}: " if start else "") + _summary(history)
+    begun = f"from {start.version}: " if start else "from the probe: " if probed else ""
+    summary = describe_probe(probed) if recipe.method == "probe" else begun + _summary(history)
     weights.set_string_custom_property("summary", summary)
     model_run.set_string_custom_property("summary", summary)
     remove_checkpoints(checkpoint_dir, checkpoints)
+
+
+def keep_probe(
+    build: Callable[[], classifier.Classifier], probed: Probed | None, recipe: TrainOptions
+) -> training.Trained:
+    """The classifier with the probe's head and nothing else trained, as `training.fit` would leave it.
+
+    Raises:
+        UserError: there is no probe.
+    """
+    if probed is None:
+        raise UserError("train.method: probe: this line was compiled without a probe; compile it again")
+    head = probed.head
+    epoch = training.Epoch(1, head.train_loss, head.validation_loss, head.validation_accuracy)
+    precision = hardware.compute_dtype(recipe.precision).name
+    return training.Trained(build(), training.History([epoch], 1, precision=precision), probed.validation_logits)
 
 
 class Start(NamedTuple):
@@ -182,6 +212,15 @@ def _last_written(folder: str) -> float:
         )
     except tf.errors.NotFoundError:  # its training has just replaced a checkpoint
         return time.time()
+
+
+def describe_probe(probed: Probed) -> str:
+    """The screen's line of the method "probe"."""
+    head = probed.head
+    return (
+        f"the probe's head on the frozen encoder, validation loss {head.validation_loss:.2f}, "
+        f"accuracy {head.validation_accuracy:.3f}"
+    )
 
 
 def _summary(history: training.History) -> str:

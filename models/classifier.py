@@ -44,6 +44,11 @@ class Classifier(keras_hub.models.BertTextClassifier):
         self.pooling, self.multi_label = pooling, multi_label
         backbone.pooled_dense.trainable = pooling.kind == "pooler"
 
+    def set_head(self, kernel: np.ndarray, bias: np.ndarray) -> None:
+        """Gives the head its weights: kernel [hidden, labels] and bias [labels]."""
+        self.output_dense.kernel.assign(kernel)
+        self.output_dense.bias.assign(bias)
+
     def call(self, inputs: dict[str, Any], training: bool | None = None, mask: Any = None) -> Any:
         """Logits, float32 [batch, labels], of token_ids, segment_ids and padding_mask, int32 [batch, tokens]."""
         del mask

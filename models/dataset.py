@@ -35,6 +35,12 @@ class Rows:
         """Tokens in each row, int64 [rows]."""
         return self.token_ids.row_lengths().numpy()
 
+    def take(self, places: np.ndarray) -> Rows:
+        """The rows at some places, int64 [some]."""
+        ids, segments = self.token_ids, self.segment_ids
+        segments = None if segments is None else tf.gather(segments, places)
+        return Rows(tf.gather(ids, places), segments, self.labels[places])
+
 
 def read_rows(folder: Path, *, pair: bool, labels: int | None = None) -> Rows:
     """Reads a split of transformed Examples.

@@ -25,6 +25,7 @@ PREDICTED = "predicted"  # name of the label that the model answers
 PROBABILITY = "probability"  # of that label
 PREVIOUS = "previous"  # name of the label that the last blessed model answers
 TFIDF = "tfidf"  # name of the label that TF-IDF answers
+PROBE = "probe"  # name of the label that the probe answers
 LENGTH_BUCKET = "text_length"  # a bucket of the text's length, for slices
 CANDIDATE, LAST_BLESSED = "candidate", "last_blessed"  # the two models, as TFMA knows them
 TFMA_OUTPUTS = ("probabilities", "decision")  # of each model, in columns such as candidate_decision
@@ -33,7 +34,18 @@ TFMA_OUTPUTS = ("probabilities", "decision")  # of each model, in columns such a
 RESERVED = frozenset(
     {
         *(TEXT, TEXT_PAIR, LABEL, ROW_ID, SOURCE, TOKEN_IDS, SEGMENT_IDS, LABEL_ID),
-        *(SERIALIZED, PREDICTED, PROBABILITY, PROBABILITIES, ABSTAINED, ASSIGNED, PREVIOUS, TFIDF, LENGTH_BUCKET),
+        *(
+            SERIALIZED,
+            PREDICTED,
+            PROBABILITY,
+            PROBABILITIES,
+            ABSTAINED,
+            ASSIGNED,
+            PREVIOUS,
+            TFIDF,
+            PROBE,
+            LENGTH_BUCKET,
+        ),
         *(f"{model}_{output}" for model in (CANDIDATE, LAST_BLESSED) for output in TFMA_OUTPUTS),
     }
 )

@@ -73,6 +73,16 @@ class ModelOptions(Section):
 class TrainOptions(Section):
     """The fine-tuning recipe of the BERT paper (Devlin et al. 2019, A.3), with early stopping."""
 
+    # Which weights are trained. probe: only the head, as a logistic regression on the frozen encoder; seconds, and the
+    # best choice for a few rows a label. full: all weights.
+    method: Literal["full", "probe"] = "full"
+    # Where the head of the other methods starts. probe: from the logistic regression on the frozen encoder (LP-FT, see
+    # models/probe.py), which saves epochs and, with many labels, points. random: from small random weights. auto: probe
+    # where the backbone is pretrained; random weights know nothing that a probe could find.
+    head: Literal["auto", "probe", "random"] = "auto"
+    # Training rows that the probe is fitted on, an even sample; null takes all, as the method probe always does. 20,000
+    # are embedded in a minute on two cores, and more move a logistic regression on a few hundred numbers little.
+    probe_rows: PositiveInt | None = 20_000
     epochs: PositiveInt = 3  # the paper's 2 to 4; init proposes more for many classes or few rows
     # The paper's 16 or 32. It counts the rows of a step on all devices and workers together, so more devices change no
     # figure, and the learning rate need not be scaled.
@@ -92,6 +102,16 @@ class TrainOptions(Section):
     distribution: Distribution = "auto"  # one device, or all GPUs or TPU cores of the machine (models/hardware.py)
     checkpoint_steps: PositiveInt = 200  # an interrupted run loses at most this many steps
     tensorboard: bool = True  # write the losses while training, some kB
+
+    @model_validator(mode="after")
+    def _the_probe_starts_from_pretrained_weights(self) -> TrainOptions:
+        if self.method == "probe" and self.warm_start:
+            raise ValueError(
+                "warm_start: method: probe trains only a new head, on the pretrained weights; take one out"
+            )
+        if self.method == "probe" and self.head == "random":
+            raise ValueError("head: random: with method: probe the head is the probe's; leave head out")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -26,7 +26,7 @@ from bertline.components.options import (
     ValidationOptions,
 )
 from bertline.errors import UserError
-from bertline.models.recipe import ExportOptions, ModelOptions, Section, TrainOptions
+from bertline.models.recipe import ExportOptions, ModelOptions, RandomBert, Section, TrainOptions
 from bertline.pipeline import metadata_store, yaml_extent
 from bertline.pipeline.beam_options import GCS, BeamOptions
 from bertline.pipeline.kubeflow_options import KubeflowOptions
@@ -94,6 +94,7 @@ class Config(Section):
             check_schema_file_exists,
             check_dataflow_reaches_the_artifacts,
             check_workers_train,
+            check_the_probe,
         ):
             check(self)
         return self
@@ -129,6 +130,24 @@ class Config(Section):
             UserError: `root` is remote, and `metadata` names no database.
         """
         return metadata_store.Location(self.metadata, None if self.metadata else self.root_folder, self.name)
+
+    @property
+    def probes(self) -> bool:
+        """Whether the line has a probe: to compare with, to start the head from, or as the model."""
+        return self.head_from_probe or self.train.method == "probe" or self._compares_with_probe
+
+    @property
+    def head_from_probe(self) -> bool:
+        """Whether training starts from the probe's head."""
+        return self._can_probe if self.train.head == "auto" else self.train.head == "probe"
+
+    @property
+    def _can_probe(self) -> bool:
+        return not isinstance(self.model.backbone, RandomBert) and not self.data.multi_label
+
+    @property
+    def _compares_with_probe(self) -> bool:
+        return self._can_probe if self.evaluate.probe is None else self.evaluate.probe
 
     def runtime_sections(self) -> dict[str, str]:
         """The sections of RUNTIME_SECTIONS as JSON, by name."""
@@ -227,6 +246,27 @@ def check_workers_train(config: Config) -> None:
     """Raises ValueError when a cluster has workers, and training is not spread over them."""
     if config.kubeflow.workers and config.train.distribution != "multi_worker":
         raise ValueError("kubeflow.workers: set train.distribution to multi_worker, or each would train its own model")
+
+
+def check_the_probe(config: Config) -> None:
+    """Raises ValueError when the probe is asked for where there can be none, or compared with itself."""
+    gate = config.evaluate.gates.beats_probe_by is not None
+    asked = {
+        "train.method: probe": config.train.method == "probe",
+        "train.head: probe": config.train.head == "probe",
+        "evaluate.probe: true": bool(config.evaluate.probe),
+        "evaluate.gates.beats_probe_by": gate,
+    }
+    if any(asked.values()) and not config._can_probe:
+        keys = ", ".join(key for key, is_asked in asked.items() if is_asked)
+        reason = (
+            "the rows of data.multi_label have any number of labels"
+            if config.data.multi_label
+            else "the random weights of model.backbone know nothing that it could find"
+        )
+        raise ValueError(f"{keys}: there is no probe here, since {reason}; leave it out")
+    if gate and config.train.method == "probe":
+        raise ValueError("evaluate.gates.beats_probe_by: with train.method: probe the model is the probe itself")
 
 
 # === Reading and printing ===

@@ -11,9 +11,11 @@ from tfx import components as tfx_components
 from tfx.dsl.components.base.base_node import BaseNode
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.pipeline import Pipeline
+from tfx.types.channel import BaseChannel
 
 from bertline.components.baseline import Baseline
 from bertline.components.canary import Canary
+from bertline.components.embedder import Embedder
 from bertline.components.evaluator import Evaluator
 from bertline.components.example_gen import ExampleGen
 from bertline.components.explainer import Explainer
@@ -21,6 +23,7 @@ from bertline.components.exporter import Exporter
 from bertline.components.label_quality import LabelQuality
 from bertline.components.last_blessed import LastBlessed
 from bertline.components.model_card import ModelCard
+from bertline.components.probe import Probe
 from bertline.components.pusher import Pusher
 from bertline.components.review import Review
 from bertline.components.tracking import Track
@@ -112,6 +115,8 @@ def create_pipeline(
 
     tokens = transform(examples, schema.outputs["schema"], config.model, config.data)
     tokens.add_upstream_node(data_gate)
+    probing = probe_stages(config, examples, tokens) if config.probes else []
+    probe = probing[-1] if probing else None
     last_blessed = LastBlessed(
         serving_folder=settings.serving_folder, release=facts.last_blessed, weights=int(config.train.warm_start)
     )
@@ -122,6 +127,7 @@ def create_pipeline(
         train_options=settings.sections["train"],
         checkpoint_dir=settings.checkpoint_folder,
         **({"last_blessed": last_blessed.outputs["model"]} if config.train.warm_start else {}),
+        **({"probe": probe.outputs["head"]} if config.head_from_probe or config.train.method == "probe" else {}),
     )
     exporter = Exporter(
         weights=trainer.outputs["weights"],
@@ -141,6 +147,7 @@ def create_pipeline(
         keep=json.dumps(config.data.keep),
         **several,
         **({"tfidf": baseline.outputs["answers"]} if baseline else {}),
+        **({"probe": probe.outputs["answers"]} if probe and config.train.method != "probe" else {}),
     )
     canary = Canary(
         model=exporter.outputs["model"],
@@ -229,6 +236,7 @@ def create_pipeline(
         data_gate,
         tokens,
         *([baseline] if baseline else []),
+        *probing,
         last_blessed,
         trainer,
         exporter,
@@ -253,3 +261,31 @@ def create_pipeline(
         enable_cache=True,
         metadata_connection_config=metadata,
     )
+
+
+def probe_stages(config: Config, examples: BaseChannel, tokens: BaseNode) -> list[BaseNode]:
+    """The Embedder and the Probe.
+
+    They take single options instead of the section `train`, which would make a new learning rate embed all rows again.
+
+    Args:
+        config: the task.
+        examples: of ingestion.
+        tokens: the Transform stage.
+    """
+    train = config.train
+    embedder = Embedder(
+        transform_graph=tokens.outputs["transform_graph"],
+        transformed_examples=tokens.outputs["transformed_examples"],
+        model_options=config.model.model_dump_json(),
+        precision=train.precision,
+        train_rows=0 if train.method == "probe" else train.probe_rows or 0,
+    )
+    probe = Probe(
+        embeddings=embedder.outputs["embeddings"],
+        examples=examples,
+        transform_graph=tokens.outputs["transform_graph"],
+        model_options=config.model.model_dump_json(),
+        class_weights=train.class_weights,
+    )
+    return [embedder, probe]

@@ -55,6 +55,8 @@ class Node(StrEnum):
     DATA_GATE = _Row("DataGate", "validate", "bertline.components.validation", Beam.ANY_ENGINE)
     TRANSFORM = _Row("Transform", "tokenise", "bertline.components.transform", Beam.ANY_ENGINE, makes_model=True)
     BASELINE = _Row("Baseline", "baseline", "bertline.components.baseline")
+    EMBEDDER = _Row("Embedder", "probe", "bertline.components.embedder", makes_model=True)
+    PROBE = _Row("Probe", "probe", "bertline.components.probe", makes_model=True)
     LAST_BLESSED = _Row("LastBlessed", "train", "bertline.components.last_blessed")
     TRAINER = _Row("Trainer", "train", "bertline.components.trainer", makes_model=True)
     EXPORTER = _Row("Exporter", "export", "bertline.components.exporter", makes_model=True)

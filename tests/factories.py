@@ -358,17 +358,19 @@ def transformed(folder, model, examples, schema, pair=False, multi_label=None):
 # === The review page ===
 
 
-def answers(classes, labels, predicted, probabilities=None, previous=None, tfidf=None, columns=None, **changes):
+def answers(
+    classes, labels, predicted, probabilities=None, previous=None, tfidf=None, probe=None, columns=None, **changes
+):
     """Test rows and what was answered to them; labels and answers are indices, int [rows].
 
-    Without `probabilities` each answer has 1. `previous` and `tfidf` are the other models' answers.
+    Without `probabilities` each answer has 1. `previous`, `tfidf` and `probe` are the other models' answers.
     """
     import numpy as np
 
-    from bertline.components.answers import PREVIOUS, TFIDF, Answers
+    from bertline.components.answers import PREVIOUS, PROBE, TFIDF, Answers
 
     names = [*classes, "another label"]
-    others = {PREVIOUS: previous, TFIDF: tfidf}
+    others = {PREVIOUS: previous, TFIDF: tfidf, PROBE: probe}
     return Answers(
         list(classes),
         np.asarray(labels),

@@ -170,6 +170,8 @@ def _comparisons(metrics: Metrics) -> list[tuple[str, Comparison]]:
         found.append((f"last blessed, version {last.version}", last.comparison))
     if metrics.tfidf:
         found.append(("TF-IDF with logistic regression", metrics.tfidf))
+    if metrics.probe:
+        found.append(("frozen encoder with logistic regression", metrics.probe))
     return found
 
 

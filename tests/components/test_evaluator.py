@@ -179,7 +179,7 @@ def test_what_abstaining_leaves_is_stated():
 
 def test_the_baselines_answers_are_put_in_the_order_of_the_rows(tmp_path):
     pq.write_table(pa.table({"row_id": ["b", "a"], "predicted": ["good", "bad"]}), tmp_path / "answers.parquet")
-    assert evaluator.read_tfidf(str(tmp_path / "answers.parquet"), ["a", "b"]) == ["bad", "good"]
+    assert evaluator.read_baseline(str(tmp_path / "answers.parquet"), ["a", "b"]) == ["bad", "good"]
 
 
 def test_a_models_size_is_that_of_all_its_files(tmp_path):

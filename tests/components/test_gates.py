@@ -121,6 +121,13 @@ def test_the_baseline_must_be_beaten_beyond_doubt():
     assert "0.010 from that of TF-IDF" in reason
 
 
+def test_the_probe_must_be_beaten_likewise():
+    worse = previous_with(corrected=0, spoilt=20)
+    assert failed(GOOD, probe=worse, beats_probe_by=0.02) == []
+    (reason,) = failed(GOOD, probe=worse, tfidf=worse, beats_probe_by=0.09)
+    assert "of the frozen encoder with logistic regression on the same rows" in reason
+
+
 # === Slices ===
 
 NORTH = np.arange(200) % 2 == 0

@@ -201,7 +201,11 @@ def test_other_models_on_the_same_rows_and_past_runs_are_shown(evidence):
         differences = {"accuracy": difference, "macro_f1": difference}
         return Comparison(**found, differences=differences, rows_won=7, rows_lost=3, mcnemar_p=0.34)
 
-    compared = {"tfidf": other(0.5), "last_blessed": LastBlessed(version="17", comparison=other(0.6))}
+    compared = {
+        "tfidf": other(0.5),
+        "probe": other(0.4),
+        "last_blessed": LastBlessed(version="17", comparison=other(0.6)),
+    }
     past = {"run": "2026-11-20T10:00:00", "outcome": "blocked", "version": ""}
     past |= evidence.metrics.model_dump(include={"rows", "accuracy", "macro_f1", "intervals"})
     changes = {"metrics": evidence.metrics.model_copy(update=compared), "history": [past]}
@@ -211,6 +215,8 @@ def test_other_models_on_the_same_rows_and_past_runs_are_shown(evidence):
         ["last blessed, version 17", "macro F1", 0.5, 0.1, "+0.050 to +0.150"],
         ["TF-IDF with logistic regression", "accuracy", 0.5, 0.1, "+0.050 to +0.150"],
         ["TF-IDF with logistic regression", "macro F1", 0.5, 0.1, "+0.050 to +0.150"],
+        ["frozen encoder with logistic regression", "accuracy", 0.4, 0.1, "+0.050 to +0.150"],
+        ["frozen encoder with logistic regression", "macro F1", 0.5, 0.1, "+0.050 to +0.150"],
     ]
     assert [row[1:4] for row in tables["run-table"]] == [
         ["2026-11-20T10:00:00", "blocked", ""],

@@ -50,7 +50,7 @@ def test_labels_are_printed_so_that_they_read_back_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (MINIMAL + "train: {epoch: 3}\n", "train.epoch: unknown key. Did you mean 'epochs'? Known here: epochs, "),
+        (MINIMAL + "train: {epoch: 3}\n", "train.epoch: unknown key. Did you mean 'epochs'? Known here: method, "),
         (
             MINIMAL.replace("reviews.csv", "reviews.csv, labels: [a, b, c]") + "export: {abstain: 0.3}\n",
             "export.abstain: 0.3 is never reached from below: with 3 labels",
@@ -72,6 +72,14 @@ def test_labels_are_printed_so_that_they_read_back_the_same(tmp_path):
         (MINIMAL + "evaluate: {gates: {max_size: big}}\n", "evaluate.gates.max_size: 'big': could not parse"),
         (MINIMAL + "evaluate: {gates: {slices: {gap: 0.1}}}\n", "evaluate.gates.slices.gap: unknown key."),
         (MINIMAL + "evaluate: {baseline: false, gates: {beats_baseline_by: 0}}\n", "needs the baseline"),
+        (MINIMAL + "evaluate: {probe: false, gates: {beats_probe_by: 0}}\n", "take out `probe: false`"),
+        (MINIMAL + "train: {method: probe}\nevaluate: {gates: {beats_probe_by: 0}}\n", "the model is the probe itself"),
+        (MINIMAL + "train: {method: probe, warm_start: true}\n", "trains only a new head"),
+        (MINIMAL + "train: {method: probe, head: random}\n", "the head is the probe's"),
+        (
+            MINIMAL + "train: {method: probe, head: probe}\nmodel: {backbone: {vocabulary: vocab.txt}}\n",
+            "train.method: probe, train.head: probe: there is no probe here, since the random weights",
+        ),
         (
             MINIMAL + "evaluate: {gates: {fairness: {column: dialect, label: a}}}\n",
             "set equal_opportunity, demographic_parity or both",

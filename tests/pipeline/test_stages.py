@@ -8,6 +8,7 @@ import pytest
 from tfx.dsl.components.base.executor_spec import BeamExecutorSpec
 
 from bertline.components.validation import ReviewedSchema
+from bertline.models.recipe import ModelOptions
 from bertline.pipeline import config as configs
 from bertline.pipeline import kubeflow, stages
 from bertline.pipeline.facts import RunFacts
@@ -34,13 +35,18 @@ def with_reviewed_schema(config):
     return config.model_copy(update={"validation": validation})
 
 
+def with_a_pretrained_backbone(config):
+    return config.model_copy(update={"model": ModelOptions()})
+
+
 def local(config, **arguments):
     facts = RunFacts("a", "", "{}", cache_keys=dict.fromkeys(Node, ""))
     return create_pipeline(config, facts, Settings.local(config), pipeline_root="/tmp", **arguments)
 
 
 def test_every_row_of_the_table_is_wired_by_some_config(everything):
-    wired = {node.id for config in (everything, with_reviewed_schema(everything)) for node in local(config).components}
+    variants = (everything, with_reviewed_schema(everything), with_a_pretrained_backbone(everything))
+    wired = {node.id for config in variants for node in local(config).components}
     assert wired | set(kubeflow.compile_line(everything).stages) == set(Node)
 
 
@@ -52,7 +58,7 @@ def test_a_stage_without_a_row_is_refused(everything):
 
 def test_the_order_of_the_table_is_one_in_which_the_stages_can_run(everything):
     order = list(Node)
-    for node in local(everything).components:
+    for node in local(with_a_pretrained_backbone(everything)).components:
         for before in node.upstream_nodes:
             assert order.index(before.id) < order.index(node.id)
 
@@ -64,7 +70,7 @@ def test_the_table_knows_which_stages_use_beam(everything):
 
 def test_the_table_knows_which_stages_make_the_model(everything):
     makers = set()
-    for config in (everything, with_reviewed_schema(everything)):
+    for config in (everything, with_reviewed_schema(everything), with_a_pretrained_backbone(everything)):
         nodes = {node.id: node for node in local(config).components}
         waiting = [nodes[Node.PUSHER].inputs["model"]]
         while waiting:
@@ -75,7 +81,7 @@ def test_the_table_knows_which_stages_make_the_model(everything):
 
 
 def test_the_table_knows_the_module_of_a_stage(everything):
-    for node in [*local(everything).components, ReviewedSchema(contents="")]:
+    for node in [*local(with_a_pretrained_backbone(everything)).components, ReviewedSchema(contents="")]:
         module = node.executor_spec.executor_class.__module__
         assert Node(node.id).module == (module if module.startswith("bertline.") else "tensorflow_data_validation")
 

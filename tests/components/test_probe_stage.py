@@ -1,0 +1,183 @@
+import keras_hub
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+from factories import MOODS, raw_examples, reviews, tiny_model_options, transformed
+from tfx.types import standard_artifacts
+
+from bertline.components import embedder, probe, probe_head, training_record, vectors
+from bertline.components.artifacts import BaselineAnswers, Embeddings, ProbeHead, Weights
+from bertline.components.embedder import Embedder
+from bertline.components.probe import Probe
+from bertline.components.trainer import Trainer
+from bertline.errors import UserError
+from bertline.models import backbone, classifier
+from bertline.models.dataset import read_rows
+from bertline.models.encoder import Batch, Encoder, pack
+from bertline.models.recipe import ModelOptions, TrainOptions
+
+LABELS = list(MOODS)
+
+
+def artifact(kind, folder):
+    made = kind()
+    made.uri = str(folder)
+    folder.mkdir(parents=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    """The folder, the model options, and what ingestion and Transform leave of 360 reviews."""
+    folder = tmp_path_factory.mktemp("probe")
+    # The mean of random word vectors tells which words a text has, so a probe can learn the moods.
+    options = pretrained(folder)
+    rows = [(text, label) for text, label, _ in reviews(360)]
+    splits = {"train": rows[:260], "validation": rows[260:300], "test": rows[300:]}
+    examples, schema = raw_examples(folder, splits, LABELS)
+    return folder, options, examples, *transformed(folder, options, examples, schema)
+
+
+def pretrained(folder):
+    """A tiny BERT as a folder of keras-hub's: its weights are the same whoever loads it."""
+    drawn = tiny_model_options(folder)
+    words = (folder / "vocab.txt").read_text().split()
+    backbone.load(drawn).save_to_preset(folder / "preset")
+    keras_hub.models.BertTokenizer(words, lowercase=True).save_to_preset(folder / "preset")
+    return ModelOptions(backbone=str(folder / "preset"), max_length=16, pooling="mean")
+
+
+def embed(line, folder, train_rows=0):
+    _, options, _, graph, tokens = line
+    embeddings = artifact(Embeddings, folder)
+    Embedder.test_call(
+        transform_graph=graph,
+        transformed_examples=tokens,
+        embeddings=embeddings,
+        model_options=options.model_dump_json(),
+        precision="float32",
+        train_rows=train_rows,
+    )
+    return embeddings
+
+
+@pytest.fixture(scope="module")
+def probed(line):
+    """The Probe's answers and head."""
+    folder, options, examples, graph, _ = line
+    answers, head = artifact(BaselineAnswers, folder / "answers"), artifact(ProbeHead, folder / "head")
+    Probe.test_call(
+        embeddings=embed(line, folder / "embeddings"),
+        examples=examples,
+        transform_graph=graph,
+        answers=answers,
+        head=head,
+        model_options=options.model_dump_json(),
+        class_weights="none",
+    )
+    return answers, head
+
+
+def test_it_answers_the_test_rows(line, probed):
+    answers, head = probed
+    predicted = pq.read_table(f"{answers.uri}/answers-test.parquet")["predicted"].to_pylist()
+    right = np.mean([one == label for one, (_, label, _) in zip(predicted, reviews(360)[300:], strict=True)])
+    assert right > 0.8
+    summary = head.get_string_custom_property("summary")
+    assert summary.startswith(f"frozen encoder with logistic regression: accuracy {right:.3f}, C ")
+
+
+def test_a_sample_of_the_training_rows(line, tmp_path):
+    folder = line[0]
+    embeddings = embed(line, tmp_path / "embeddings", train_rows=50)
+    some, whole = (vectors.read(uri, "train") for uri in (embeddings.uri, str(folder / "embeddings")))
+    assert len(some.places) == 50 < len(whole.places) == 260
+    np.testing.assert_allclose(some.vectors, whole.vectors[some.places], atol=1e-5)
+    np.testing.assert_array_equal(some.labels, whole.labels[some.places])
+    assert len(vectors.read(embeddings.uri, "test").labels) == 60
+    assert list(embedder.sample(5, 9)) == [0, 1, 2, 3, 4]
+
+
+def test_answers_in_another_order_are_refused(line, probed, tmp_path):
+    folder, options, examples, graph, _ = line
+    shuffled = artifact(Embeddings, tmp_path / "embeddings")
+    for split in ("train", "validation", "test"):
+        rows = vectors.read(str(folder / "embeddings"), split)
+        vectors.write(shuffled.uri, split, vectors.Vectors(rows.vectors[::-1], rows.labels[::-1], rows.places))
+    with pytest.raises(ValueError, match="not in the order of ingestion's rows"):
+        Probe.test_call(
+            embeddings=shuffled,
+            examples=examples,
+            transform_graph=graph,
+            answers=artifact(BaselineAnswers, tmp_path / "answers"),
+            head=artifact(ProbeHead, tmp_path / "head"),
+            model_options=options.model_dump_json(),
+            class_weights="balanced",
+        )
+
+
+# === The Trainer ===
+
+
+def train(line, folder, recipe, **inputs):
+    _, options, _, graph, tokens = line
+    weights, run = artifact(Weights, folder / "weights"), artifact(standard_artifacts.ModelRun, folder / "run")
+    Trainer.test_call(
+        transform_graph=graph,
+        transformed_examples=tokens,
+        weights=weights,
+        model_run=run,
+        model_options=options.model_dump_json(),
+        train_options=recipe.model_dump_json(),
+        checkpoint_dir=str(folder / "checkpoints"),
+        **inputs,
+    )
+    return weights, run
+
+
+def logits(weights, rows):
+    model = classifier.load(weights)
+    batch = Batch(rows.token_ids.to_tensor(), None, tf.cast(rows.token_ids.row_lengths(), tf.int32))
+    return Encoder.of(model).logits(pack(model, tf.float32), batch)
+
+
+def test_the_method_probe_serves_the_probe(line, probed, tmp_path):
+    recipe = TrainOptions(method="probe", precision="float32")
+    weights, run = train(line, tmp_path, recipe, probe=probed[1])
+    validation, test = (
+        read_rows(line[0] / "transformed" / f"Split-{split}", pair=False) for split in ("validation", "test")
+    )
+    left = training_record.read_logits(run.uri)
+    np.testing.assert_allclose(left.logits, logits(tmp_path / "weights", validation), atol=1e-3)
+    answered = [LABELS[label] for label in logits(tmp_path / "weights", test).numpy().argmax(-1)]
+    assert answered == pq.read_table(f"{probed[0].uri}/answers-test.parquet")["predicted"].to_pylist()
+    history = training_record.read_history(run.uri)
+    assert history["best_epoch"] == len(history["epochs"]) == 1
+    head = probe_head.read(probed[1].uri).head
+    assert history["epochs"][0]["validation_loss"] == head.validation_loss
+    assert weights.get_string_custom_property("summary") == (
+        f"the probe's head on the frozen encoder, validation loss {head.validation_loss:.2f}, "
+        f"accuracy {head.validation_accuracy:.3f}"
+    )
+    with pytest.raises(UserError, match="compiled without a probe"):
+        train(line, tmp_path / "none", recipe)
+
+
+def test_fine_tuning_starts_from_the_probes_head(line, probed, tmp_path):
+    recipe = TrainOptions(epochs=1, learning_rate=1e-7, precision="float32")
+    weights, run = train(line, tmp_path / "probe", recipe, probe=probed[1])
+    _, random = train(line, tmp_path / "random", recipe)
+    started, drawn = (training_record.read_history(each.uri)["epochs"][0] for each in (run, random))
+    head = probe_head.read(probed[1].uri).head
+    assert started["validation_loss"] == pytest.approx(head.validation_loss, abs=1e-3)
+    assert drawn["validation_loss"] > head.validation_loss + 0.2
+    assert weights.get_string_custom_property("summary").startswith("from the probe: best epoch 1 of 1")
+
+
+def test_the_head_reads_vectors_of_length_1_at_its_own_scale():
+    rows = vectors.Vectors(np.full((1, 4), 0.5, np.float32), np.array([1]), np.array([0]))
+    pooling = probe.Pooling("mean", normalised=True)
+    read = probe.labelled(rows, pooling, np.array([1.0, 3.0]))
+    np.testing.assert_allclose(read.features, 1.0)
+    np.testing.assert_allclose(read.weights, 3.0)
