@@ -146,7 +146,7 @@ def _out_of_fold(table: dict[str, list[Any]]) -> np.ndarray:
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)
     texts, labels = baseline.texts(table), table[features.LABEL]
     try:
-        probabilities = cross_val_predict(baseline.classifier(), texts, labels, cv=folds, method="predict_proba")
+        probabilities = cross_val_predict(baseline.classifier(texts), texts, labels, cv=folds, method="predict_proba")
     except ValueError as error:
         if "no terms remain" in str(error) or "empty vocabulary" in str(error):  # scikit-learn has no class for it
             raise NoWords(str(error)) from error
