@@ -119,11 +119,11 @@ class _NoClass:
 def _column(batch: pyarrow.RecordBatch, name: str) -> pyarrow.Array:
     """A column by its name, or by its path through structs."""
     if name in batch.schema.names:
-        return batch.column(batch.schema.get_field_index(name))
+        return batch.column(batch.schema.names.index(name))  # the first of several
     for place in range(len(name) - 1, 0, -1):
         head, rest = name[:place], name[place + 1 :]
         if name[place] == "." and head in batch.schema.names:
-            column = batch.column(batch.schema.get_field_index(head))
+            column = batch.column(batch.schema.names.index(head))
             inner = pyarrow.RecordBatch.from_arrays(column.flatten(), names=[field.name for field in column.type])
             return _column(inner, rest)
     raise KeyError(name)

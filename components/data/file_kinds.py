@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +40,9 @@ FOREIGN = {
     **dict.fromkeys((".pdf", ".docx", ".doc", ".xml", ".html", ".htm"), "no table: write one as CSV"),
 }
 
+# Those that hold rows, as a rule: whoever reads the folder should know that they are left out.
+TABLES = {*FOREIGN, packing.ZIP_ENDING} - {".pdf", ".docx", ".doc", ".xml", ".html", ".htm"}
+
 # The first bytes of tables that are no text.
 SIGNATURES = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow"}
 WORKBOOK, SPREADSHEET = "xl/workbook.xml", b"application/vnd.oasis.opendocument.spreadsheet"
@@ -51,6 +55,12 @@ class UnknownFormat(UserError):
 def by_name(path: Path) -> str | None:
     """The format that a file's name tells; None where it tells none."""
     return ENDINGS.get(Path(packing.without_packing(path.name)).suffix.lower())
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file is a table or an archive that a folder's reader passes over, by its name."""
+    ending = Path(packing.without_packing(path.name)).suffix.lower()
+    return path.is_file() and not path.name.startswith(".") and (ending in TABLES or path.suffix.lower() in TABLES)
 
 
 class Kind(NamedTuple):
@@ -81,19 +91,39 @@ def kind_of(path: Path, name: str, format: str = "auto", member: str | None = No
         return _of_zip(path, name, format, member)
     if member:
         raise UserError(f"{name}: {path.name} is no zip archive, so that {member!r} cannot be in it.")
-    remark = packing.remark(str(path))
-    notes = (f"{name}: {remark}",) if remark else ()
-    told = next((known for signature, known in SIGNATURES.items() if _start(path).startswith(signature)), None)
-    if format == "auto" and told:
+    if format == "auto" and (told := _told_by_bytes(path, name)):
         other = by_name(path) not in (None, told)
-        return Kind(told, None, (*notes, f"{name}: read as {told}, which it is") if other else notes)
-    return Kind(_named(path, format), None, notes)
+        return Kind(told, None, (f"{name}: read as {told}, which it is",) if other else ())
+    remark = packing.remark(str(path))
+    return Kind(_named(path, format), None, (f"{name}: {remark}",) if remark else ())
+
+
+def _told_by_bytes(path: Path, name: str) -> str | None:
+    """The format that the first bytes tell; None where they tell none that matters.
+
+    Raises:
+        UserError: it is text, and its name says that it is not.
+    """
+    start, named = _start(path), by_name(path)
+    if told := next((known for signature, known in SIGNATURES.items() if start.startswith(signature)), None):
+        return told
+    if named in ("csv", "tsv") and re.match(rb'(\xef\xbb\xbf)?\s*(\[\s*)?\{\s*"', start):
+        return "json"
+    ending = Path(packing.without_packing(path.name)).suffix.lower()
+    says_binary = named in ("parquet", "arrow", "xlsx") or (named is None and ending in TABLES)
+    if says_binary and packing.packing_of(str(path)) is None and _is_text(start):
+        raise UserError(f"{name}: not {ending} but text. Set data.format to what it is, such as csv or tsv.")
+    return None
+
+
+def _is_text(start: bytes) -> bool:
+    return all(byte >= 32 or byte in b"\t\r\n\f" for byte in start)
 
 
 def _start(path: Path) -> bytes:
     try:
         with open(path, "rb") as stream:
-            return stream.read(16)
+            return stream.read(64)
     except OSError:  # whoever reads it says what is wrong
         return b""
 

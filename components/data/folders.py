@@ -24,6 +24,10 @@ SPLIT_NAMES = {
 }
 
 
+# Files about data, which may lie beside tables in any folder.
+ABOUT = {"README", "LICENSE", "LICENCE", "CHANGELOG", "_SUCCESS"}
+
+
 class Content(NamedTuple):
     """The files of a folder: data files at any depth, or the text files of its class folders; never both."""
 
@@ -55,6 +59,7 @@ def look(folder: Path, source: str, is_data: Callable[[Path], bool]) -> Content:
             f"must not be mixed. Name each in the config: {', '.join(lines)}."
         )
     _refuse_several_sets(data, folder, source)
+    texts = [file for file in texts if not (data and file.stem.upper() in ABOUT)]
     if data and texts:
         raise UserError(
             f"data source {source!r} is a mixture: data files such as {_below(data[0], folder)}, and class folders "

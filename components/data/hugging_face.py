@@ -28,20 +28,24 @@ ClassNames = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def is_description(path: Path) -> bool:
-    """Whether a file describes a dataset, or is a copy that `map` made: by its name, and files beside or below it."""
+    """Whether a file describes a dataset, or is a copy that `map` made: by its name, and files beside it or below."""
     if path.suffix == ".arrow" and path.name.startswith("cache-"):
         return (path.parent / "dataset_info.json").is_file()
     if path.name not in BESIDE_ROWS:
         return False
-    return path.name == DICTIONARY or any(
+    return path.name in (DICTIONARY, "dataset_infos.json") or any(
         entry.suffix in ROWS for pattern in ("*", "*/*") for entry in path.parent.glob(pattern)
     )
 
 
 def descriptions(path: Path) -> tuple[str, ...]:
-    """The paths of files that may name the classes of a file of rows, the nearest first."""
-    folders = list(path.parents)[:LEVELS]
-    return tuple(str(found) for folder in folders for name in DESCRIPTIONS if (found := folder / name).is_file())
+    """The paths of files that name the classes of a file of rows, the nearest first.
+
+    One that is empty counts: it may be a copy that is still to come.
+    """
+    places = (folder / name for folder in list(path.parents)[:LEVELS] for name in DESCRIPTIONS)
+    files = [place for place in places if place.is_file()]
+    return tuple(str(file) for file in files if not file.stat().st_size or in_descriptions([str(file)])[1])
 
 
 # === Names of classes ===

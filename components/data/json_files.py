@@ -35,7 +35,7 @@ class Json(Reader):
         lists = lists_in(objects)
         names = [*plain_names(objects), *(name for name in list_columns(options) if name in lists)]
         if first and not names:
-            kinds = f", but lists: {', '.join(lists)}" if objects else ""
+            kinds = f", but lists: {', '.join(lists)}" if lists else ""
             raise UserError(
                 f"{file.name}: the first {len(first)} rows hold no JSON object with plain values{kinds}. Write a row "
                 'as an object such as {"text": ..., "label": ...}, or set data.format.'

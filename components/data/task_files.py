@@ -55,11 +55,11 @@ def fingerprint(files: Iterable[SourceFile]) -> str:
         # The parent's name is the label in a folder per class; names further up only say where the data lie.
         digest.update("/".join(Path(file.path).parts[-2:]).encode("utf-8", "surrogateescape") + b"\0")
         digest.update(f"{file.format}{file.member or ''}".encode("utf-8", "surrogateescape") + b"\0")
-        for path in (file.path, *file.described_by):
-            with open(path, "rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    digest.update(chunk)
-            digest.update(b"\0")
+        with open(file.path, "rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+        _, class_names = hugging_face.in_descriptions(file.described_by)
+        digest.update(repr(class_names or "").encode("utf-8", "surrogateescape") + b"\0")
     return digest.hexdigest()
 
 
@@ -162,7 +162,11 @@ def _in_folder(folder: Path, source: str, base_folder: str, format: str) -> list
         )
     named = [(path, _name(path, folder, source, Path(base_folder))) for path in content.data or content.texts]
     if content.data:
-        return [_file(path, name, format) for path, name in named]
+        files = [_file(path, name, format) for path, name in named]
+        if left := sorted(entry.name for entry in folder.iterdir() if file_kinds.is_foreign(entry)):
+            note = f"{source}: not read, since each is an archive or a table of another kind: {', '.join(left)}"
+            files[0] = files[0]._replace(notes=(*files[0].notes, note))
+        return files
     return [SourceFile(str(path), name, FOLDERS) for path, name in named]
 
 

@@ -37,7 +37,7 @@ Cell = ReadOnlyCell | EmptyCell
 
 
 class Xlsx(Reader):
-    """Reads the first sheet of a workbook, or `data.sheet`. A cell's value is read, not how it is shown."""
+    """Reads the first visible sheet of a workbook, or `data.sheet`. A cell's value is read, not how it is shown."""
 
     is_text = False
     faults_of_cells = True
@@ -107,7 +107,8 @@ def _opened(file: SourceFile, options: DataOptions) -> Iterator[_Sheet]:
                 f"{file.name}: no sheet {wanted!r} (data.sheet). The workbook has "
                 f"{', '.join(map(repr, book.sheetnames))}."
             )
-        chosen = sheets[0] if wanted is None else book[wanted]
+        shown = [sheet for sheet in sheets if sheet.sheet_state == "visible"]
+        chosen = next(iter(shown or sheets)) if wanted is None else book[wanted]
         if chosen not in sheets:
             raise UserError(f"{file.name}: the sheet {chosen.title!r} holds a chart, not cells. Set data.sheet.")
         empty = _is_empty(file, chosen)

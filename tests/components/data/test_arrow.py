@@ -154,11 +154,21 @@ def test_a_table_is_read_by_what_it_is_with_a_word(tmp_path):
         assert note.endswith(f"read as {'parquet' if name == 'a.parquet' else 'arrow'}, which it is")
 
 
+def test_of_two_columns_of_one_name_the_first_is_read(tmp_path):
+    columns = [pyarrow.array(column) for column in (TEXTS, LABELS, NUMBERS, LABELS)]
+    write_parquet(pyarrow.table(columns, names=["body", "label", "body", "other"]), tmp_path / "a.parquet")
+    options = DataOptions(source=["."], text="other", keep=["body"])
+    [file] = task_files.expand(["a.parquet"], str(tmp_path))
+    assert [row.values[2] for row in formats.read(file, options)] == TEXTS
+    with pytest.raises(UserError, match=r"the column 'body' \(data.keep\) appears 2 times"):
+        formats.check(file, options)
+
+
 @pytest.mark.parametrize("name", ["a.arrow", "a.feather"])
 def test_a_damaged_arrow_file_is_named(tmp_path, name):
     WRITERS[name](pyarrow.table({"text": TEXTS, "label": LABELS}), tmp_path / name)
     content = (tmp_path / name).read_bytes()
-    for damaged in (content[: len(content) // 2], b"text,label\n"):
+    for damaged in (content[: len(content) // 2], content[:8] + b"text,label\n"):
         (tmp_path / name).write_bytes(damaged)
         with pytest.raises(UserError, match=rf"{name}: not Arrow, damaged or not readable"):
             values(tmp_path, name)

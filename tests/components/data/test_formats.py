@@ -383,7 +383,7 @@ def test_a_zero_byte_in_other_formats(tmp_path):
         ("a.csv", "text,label\na,b\n".encode("utf-16-le"), "set data.encoding where it is UTF-16"),
         ("a.csv", b"PK\x03\x04...", "not zip, damaged or cut short"),
         ("a.csv", "text,label\na,b\n".encode("utf-16"), "data.encoding: utf-16"),
-        ("a.parquet", b"text,label\n", "Parquet"),
+        ("a.parquet", b"text,label\n", "not .parquet but text"),
         ("a.json", json.dumps([{"text": "a"}]).encode(), "no column 'label' (data.label). Columns found: 'text'"),
         ("a.xyz", b"text,label\n", "format not known"),
         ("a.parquet", b"", "not Parquet"),

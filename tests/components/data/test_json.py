@@ -78,6 +78,12 @@ def test_other_encodings(tmp_path, encoding):
     assert (options.encoding, read_back) == (encoding, [(row["text"], row["label"]) for row in rows])
 
 
+def test_json_is_known_whatever_its_name(tmp_path):
+    for content in (SHAPES["array over lines"], SHAPES["lines"], SHAPES["pandas columns"], SHAPES["byte order mark"]):
+        (tmp_path / "a.csv").write_text(content, encoding="utf-8")
+        assert by_init(tmp_path / "a.csv")[1] == VALUES
+
+
 def test_fields_of_objects_by_their_paths(tmp_path):
     rows = [{"id": n, "doc": {"body": {"en": f"words {n} here"}}, "meta": {"label": "ab"[n % 2]}} for n in range(40)]
     for name, content in (("a.jsonl", "\n".join(map(json.dumps, rows))), ("b.json", json.dumps({"rows": rows}))):

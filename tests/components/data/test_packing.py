@@ -131,7 +131,8 @@ def test_archives_and_tables_that_cannot_be_read_packed_are_refused_in_words(tmp
     assert "set data.format" in refusal(tmp_path / "a.zip", zipped(data=TABLE))
     assert "7z archive" in refusal(tmp_path / "a.csv", b"7z\xbc\xaf\x27\x1c" + TABLE)
     for name, said in (("a.xls", "save it as .xlsx"), ("a.ods", "save it as .xlsx"), ("a.7z", "unpack it")):
-        assert said in refusal(tmp_path / name, TABLE)
+        assert said in refusal(tmp_path / name, bytes(16))
+    assert "a.xls: not .xls but text. Set data.format" in refusal(tmp_path / "a.xls", TABLE)
 
 
 def test_a_damaged_member_is_named(tmp_path):

@@ -143,6 +143,13 @@ def test_files_whose_names_tell_their_split_are_splits(tmp_path, names, places, 
         assert sorted(read) == sorted(f"data/{name}" for name in names if name not in others and name != "README.md")
 
 
+def test_tables_that_a_folder_passes_over_are_named(tmp_path):
+    tree(tmp_path / "data", "a.csv", "b.csv", "old.xls", "more.zip", "README.md", "sub/c.csv", "sub/README.md")
+    first, *others = task_files.expand(["data"], str(tmp_path))
+    assert len(others) == 2
+    assert first.notes == ("data: not read, since each is an archive or a table of another kind: more.zip, old.xls",)
+
+
 def test_splits_of_several_data_sets_are_not_mixed(tmp_path):
     tree(tmp_path / "data", "en/train.csv", "en/test.csv", "fr/train.csv", "fr/test.csv")
     with pytest.raises(UserError, match=r"the splits of several data sets \(en, fr\)"):

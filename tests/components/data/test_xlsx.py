@@ -135,6 +135,8 @@ def test_a_workbook_is_known_whatever_its_name(tmp_path):
 def test_what_is_no_workbook_is_refused_in_words(tmp_path):
     path = tmp_path / "a.xlsx"
     path.write_text("text,label\na,b\n")
+    assert "a.xlsx: not .xlsx but text. Set data.format to what it is, such as csv" in refusal(path)
+    path.write_bytes(bytes(100))
     assert "not an Excel workbook (.xlsx), damaged or cut short" in refusal(path)
     path.write_bytes(b"\xd0\xcf\x11\xe0" + bytes(600))
     assert "an old Excel workbook, or one with a password" in refusal(path)
