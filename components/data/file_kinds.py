@@ -63,6 +63,9 @@ def is_foreign(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".") and (ending in TABLES or path.suffix.lower() in TABLES)
 
 
+EMPTY_FORMAT = "csv"  # of an empty file whose name tells none: its reader says that it is empty
+
+
 class Kind(NamedTuple):
     """A file's format, its one member where it is a zip archive, and what to say of it."""
 
@@ -86,7 +89,8 @@ def kind_of(path: Path, name: str, format: str = "auto", member: str | None = No
     if format == FOLDERS:
         raise UserError(f"{path}: the format is 'folders' but this is a file; name the folder that holds the classes.")
     if not _start(path):
-        return Kind(_named(Path(member) if member else path, format), member)
+        known = by_name(Path(member) if member else path) or EMPTY_FORMAT
+        return Kind(known if format == "auto" else format, member)
     if packing.is_zip(str(path)):
         return _of_zip(path, name, format, member)
     if member:

@@ -1,6 +1,7 @@
 import pytest
 
-from bertline.components.data import task_files
+from bertline.components.data import formats, task_files
+from bertline.components.options import DataOptions
 from bertline.errors import UserError
 
 
@@ -141,6 +142,21 @@ def test_files_whose_names_tell_their_split_are_splits(tmp_path, names, places, 
             read_as(tmp_path)
         read = [file.name for place in found.values() for file in task_files.expand([place], str(tmp_path))]
         assert sorted(read) == sorted(f"data/{name}" for name in names if name not in others and name != "README.md")
+
+
+def test_files_that_are_still_to_be_copied_are_known_by_their_names(tmp_path):
+    """On a cluster all files are empty when the sources decide which of them to bring."""
+    for name in ("a.csv.zip", "b.zip", "c.xlsx", "d.json", "part-0", "hf/README.md", "hf/data/x.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    sources = ["a.csv.zip", "b.zip!train.csv", "c.xlsx", "d.json", "part-0", "hf/data"]
+    brought = task_files.paths_of_task(DataOptions(source=sources))(str(tmp_path))
+    names = ["a.csv.zip", "b.zip", "c.xlsx", "d.json", "part-0", "hf/data/x.parquet", "hf/README.md"]
+    assert brought == [str(tmp_path / name) for name in names]
+    for name in ("part-0", "b.zip"):
+        [file] = task_files.expand([name], str(tmp_path))
+        with pytest.raises(UserError, match=rf"{name}: the file is empty"):
+            formats.check(file, DataOptions(source=[name]))
 
 
 def test_tables_that_a_folder_passes_over_are_named(tmp_path):
