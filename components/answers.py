@@ -59,6 +59,11 @@ class Answers:
         """bool [rows], whether answers, in the form of `predicted`, are the labels."""
         return answers == self.labels
 
+    @property
+    def decisions(self) -> tuple[np.ndarray, np.ndarray]:
+        """The probabilities that are to be calibrated, float64 [decisions], and whether they are about what is so."""
+        return self.confidence, self.right
+
     def having(self, label: int) -> tuple[np.ndarray, np.ndarray]:
         """Whether each row has a label, and whether the model gives it that label: bool [rows] each."""
         return self.labels == label, self.predicted == label
@@ -161,6 +166,11 @@ class LabelSetAnswers(Answers):
         """float64 [rows], the probability of exactly the labels given, as far as labels are independent."""
         scores = self.probabilities.astype(np.float64)
         return np.where(self.predicted, scores, 1.0 - scores).prod(-1)
+
+    @property
+    def decisions(self) -> tuple[np.ndarray, np.ndarray]:
+        """See Answers: of each row and label, the probability, and whether the row has the label."""
+        return self.probabilities.ravel().astype(np.float64), self.labels.ravel()
 
     @property
     def confusion(self) -> np.ndarray:

@@ -14,6 +14,7 @@ from tfx.types import artifact_utils, standard_artifacts
 from bertline.components import label_set_baseline
 from bertline.components.artifacts import BASELINE_FILE, BaselineAnswers
 from bertline.components.examples import read_examples
+from bertline.components.label_set_baseline import Penalised
 from bertline.models import features
 
 # Inverse strengths of the penalty. The best was 3 to 30 on tweets, news and Chinese reviews; beyond them all lost.
@@ -41,7 +42,7 @@ def Baseline(
     """Fits the baseline on the training rows and answers the test rows.
 
     Args:
-        examples: raw Examples of ingestion. The validation rows choose the strength of the penalty, or, where rows have
+        examples: raw Examples of ingestion. The validation rows choose the strength of the penalty and, where rows have
             any number of labels, the thresholds.
         answers: the answer to each test row, in BASELINE_FILE: columns `row_id` and `predicted`.
         multi_label: whether (1) rows have any number of labels. Then each label is fitted against the rest.
@@ -53,8 +54,10 @@ def Baseline(
     began = time.monotonic()
     if multi_label:
         labelled = ((texts(rows), rows[features.LABEL]) for rows in (train, validation))
-        predicted = label_set_baseline.fit_and_answer(classifier(texts(train)), *labelled, texts(test))
-        chosen = ""
+        vectorizer, words = _vectorizer(texts(train))
+        penalised = Penalised(_regression, STRENGTHS)
+        predicted, strength = label_set_baseline.fit_and_answer(vectorizer, penalised, *labelled, texts(test))
+        chosen = f" ({words}, C {strength:g})"
     else:
         fitted = fit(train, validation)
         predicted = [str(label) for label in fitted.classifier.predict(texts(test))]

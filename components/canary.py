@@ -24,6 +24,7 @@ from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
 from bertline.components.answers import PREDICTIONS_FILE
+from bertline.components.evaluation import read_metrics
 from bertline.components.options import CanaryOptions
 from bertline.errors import UserError
 from bertline.models import features
@@ -80,9 +81,10 @@ def Canary(
         return
     limits = CanaryOptions.model_validate_json(options)
     rows = _rows(f"{evaluation.uri}/{PREDICTIONS_FILE}", limits.rows)
+    several = read_metrics(evaluation.uri).multi_label
     try:
         with fresh_server(saved_model, canary.uri) as address:
-            comparison = compare(rows, address)
+            comparison = compare(rows, address, several.thresholds if several else None)
     except ServerFailed as error:
         _conclude(canary, False, str(error))
         return
@@ -234,12 +236,13 @@ class Comparison:
         }
 
 
-def compare(rows: list[dict[str, Any]], address: str) -> Comparison:
+def compare(rows: list[dict[str, Any]], address: str, thresholds: dict[str, float] | None = None) -> Comparison:
     """Sends every row to the server: the first ones one at a time, with a clock, the rest in batches.
 
     Args:
-        rows: `row_id`, `text`, `text_pair` (or none), `predicted`, `probability` of each.
+        rows: `row_id`, `text`, `text_pair` (or none), `predicted`, `probability`, `probabilities` of each.
         address: the server's.
+        thresholds: of a multi-label model, by label in the order of the probabilities.
 
     Raises:
         ServingError: the server does not answer.
@@ -260,9 +263,15 @@ def compare(rows: list[dict[str, Any]], address: str) -> Comparison:
         answers += predict(rows[SINGLE_ROWS:])
     differing, ties = [], 0
     for row, answer in zip(rows, answers, strict=True):
-        if not agrees(row["predicted"], row["probability"], answer):
+        if thresholds:
+            expected = dict(zip(thresholds, row["probabilities"], strict=True))
+            same = agree_on_labels(row["predicted"], expected, thresholds, answer)
+            tie = set(answer.labels) != set(row["predicted"])
+        else:
+            same, tie = agrees(row["predicted"], row["probability"], answer), row["predicted"] != answer.label
+        if not same:
             differing.append(_difference(row, answer))
-        elif row["predicted"] != answer.label:
+        elif tie:
             ties += 1
     return Comparison(len(rows), differing, ties, latencies)
 
@@ -295,17 +304,42 @@ def agrees(label: str, probability: float, answer: Prediction) -> bool:
     return answer.probability - answered <= TOLERANCE
 
 
+def agree_on_labels(
+    labels: list[str], probabilities: dict[str, float], thresholds: dict[str, float], answer: Prediction
+) -> bool:
+    """Whether the server's answer of a multi-label model is the Evaluator's, but for rounding.
+
+    A label may come or go where its probability is within the tolerance of its threshold.
+
+    Args:
+        labels: what the Evaluator saw the model give.
+        probabilities: by label, as the Evaluator saw them.
+        thresholds: by label.
+        answer: the server's.
+    """
+    if set(answer.probabilities) != set(probabilities):
+        return False
+    if any(abs(answer.probabilities[name] - value) > TOLERANCE for name, value in probabilities.items()):
+        return False
+    other = set(labels) ^ set(answer.labels)
+    return all(abs(probabilities[name] - thresholds[name]) <= TOLERANCE for name in other)
+
+
 def _difference(row: dict[str, Any], answer: Prediction) -> dict[str, Any]:
-    return {
-        features.ROW_ID: row[features.ROW_ID],
-        "expected": f"{row['predicted']} {row['probability']:.4f}",
-        "answered": f"{answer.label} {answer.probability:.4f}",
-    }
+    if answer.label is None:
+        served = ", ".join(f"{name} {value:.4f}" for name, value in answer.probabilities.items())
+        seen = ", ".join(f"{value:.4f}" for value in row["probabilities"])
+        expected = f"{', '.join(row['predicted']) or 'no label'} ({seen})"
+        answered = f"{', '.join(answer.labels) or 'no label'} ({served})"
+    else:
+        expected = f"{row['predicted']} {row['probability']:.4f}"
+        answered = f"{answer.label} {answer.probability:.4f}"
+    return {features.ROW_ID: row[features.ROW_ID], "expected": expected, "answered": answered}
 
 
 def _rows(file: str, number: int) -> list[dict[str, Any]]:
     """`number` rows of the Evaluator's predictions, drawn by their row_id, which is a hash of the text."""
-    wanted = [features.ROW_ID, features.TEXT, features.TEXT_PAIR, "predicted", "probability"]
+    wanted = [features.ROW_ID, features.TEXT, features.TEXT_PAIR, "predicted", "probability", "probabilities"]
     with storage.open_file(file, "rb") as source:
         table = pq.read_table(source)
     sample = table.sort_by(features.ROW_ID).slice(0, number)

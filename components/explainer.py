@@ -15,7 +15,7 @@ from bertline.components import export_record
 from bertline.components.answers import read_answers
 from bertline.components.artifacts import ATTRIBUTIONS_FILE, Attributions, Weights
 from bertline.components.evaluation import read_metrics
-from bertline.components.review_page import figures
+from bertline.components.review_page import figures, label_sets
 from bertline.models import attributions as attribution
 from bertline.models import backbone, classifier, features
 from bertline.models.recipe import ModelOptions
@@ -46,7 +46,8 @@ def Explainer(
     """
     began = time.monotonic()
     classes = read_metrics(evaluation.uri).classes
-    rows = figures.confidently_wrong(read_answers(evaluation.uri, classes))
+    answers = read_answers(evaluation.uri, classes)
+    rows = label_sets.mistakes(answers) if answers.multi_label else figures.confidently_wrong(answers)
     explained = {}
     if rows:
         paired = is_paired(transform_graph.uri)

@@ -6,7 +6,8 @@ Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Data
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,6 +134,17 @@ class NoWords(Exception):
     """No word stands in two rows, so there is nothing to learn from."""
 
 
+@contextmanager
+def no_words_in_words() -> Iterator[None]:
+    """Raises NoWords for what scikit-learn says of texts without a word in common."""
+    try:
+        yield
+    except ValueError as error:
+        if "no terms remain" in str(error) or "empty vocabulary" in str(error):  # scikit-learn has no class for it
+            raise NoWords(str(error)) from error
+        raise
+
+
 def _out_of_fold(table: dict[str, list[Any]]) -> np.ndarray:
     """Probabilities of the sorted labels, float64 [rows, labels]; each row's are by a model fitted without it.
 
@@ -145,12 +157,8 @@ def _out_of_fold(table: dict[str, list[Any]]) -> np.ndarray:
 
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)
     texts, labels = baseline.texts(table), table[features.LABEL]
-    try:
+    with no_words_in_words():
         probabilities = cross_val_predict(baseline.classifier(texts), texts, labels, cv=folds, method="predict_proba")
-    except ValueError as error:
-        if "no terms remain" in str(error) or "empty vocabulary" in str(error):  # scikit-learn has no class for it
-            raise NoWords(str(error)) from error
-        raise
     logits = np.log(np.maximum(probabilities, np.finfo(probabilities.dtype).tiny))
     temperature = calibration.fit_temperature(logits, np.unique(labels, return_inverse=True)[1])
     return calibration.probabilities(logits, temperature.value)

@@ -19,6 +19,7 @@ from bertline.components import (
     estimates,
     export_record,
     label_issues,
+    label_set_issues,
     near_duplicates,
     spreadsheet,
     training_record,
@@ -57,19 +58,24 @@ def LabelQuality(
         evaluation: the Evaluator's answers to the test rows, and metrics.json.
         report: label_issues.csv, near_duplicates.csv and label_quality.json.
     """
-    tables = {split: _rows(examples, split) for split in features.SPLITS}
-    classes = read_metrics(evaluation.uri).classes
+    metrics = read_metrics(evaluation.uri)
+    classes, several = metrics.classes, metrics.multi_label is not None
+    tables = {split: _rows(examples, split, several) for split in features.SPLITS}
     test = read_answers(evaluation.uri, classes)
     check_order(test.names(test.labels), tables[TEST])
     validation = training_record.read_logits(model_run.uri)
     check_order(validation.labels, tables[VALIDATION])
     temperature = export_record.read(model.uri).calibration.temperature
     probabilities = calibration.probabilities(validation.logits, temperature)
+    judges = label_set_issues if several else label_issues
     issues = {
-        TEST: label_issues.judge(tables[TEST][features.LABEL], test.probabilities, classes),
-        VALIDATION: label_issues.judge(tables[VALIDATION][features.LABEL], probabilities, classes),
-        TRAIN: label_issues.judge_training(tables[TRAIN]),
+        TEST: judges.judge(tables[TEST][features.LABEL], test.probabilities, classes),
+        VALIDATION: judges.judge(tables[VALIDATION][features.LABEL], probabilities, classes),
+        TRAIN: judges.judge_training(tables[TRAIN]),
     }
+    if several:
+        for table in tables.values():
+            table[features.LABEL] = [label_set_issues.joined(labels) for labels in table[features.LABEL]]
     twins = near_duplicates.find({split: baseline.texts(table) for split, table in tables.items()})
     figures = summarise(issues, twins, tables, test.right)
 
@@ -80,8 +86,8 @@ def LabelQuality(
     report.set_string_custom_property("summary", describe(figures))
 
 
-def _rows(examples: standard_artifacts.Examples, split: str) -> Table:
-    table = read_examples(artifact_utils.get_split_uri([examples], split), [])
+def _rows(examples: standard_artifacts.Examples, split: str, several: bool) -> Table:
+    table = read_examples(artifact_utils.get_split_uri([examples], split), [], multi_label=several)
     del table[SERIALIZED]
     return table
 

@@ -2,52 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from bertline.components import label_sets
 from bertline.components.answers import multi_hot
 from bertline.models import thresholds
+
+CHOOSING_ROWS = 6000  # of the training rows, as for one label per row
+SEED = 17
 
 Labelled = tuple[Sequence[str], list[list[str]]]  # texts, and the names of each one's labels
 
 
-def fit_and_answer(pipeline: Any, train: Labelled, validation: Labelled, texts: Sequence[str]) -> list[list[str]]:
-    """The labels that the baseline gives to texts.
+class Answered(NamedTuple):
+    """The labels of each text, and the strength of the penalty that was chosen."""
 
-    As for the model that it is compared with, the threshold of each label is tuned on the validation rows.
+    labels: list[list[str]]
+    strength: float
+
+
+class Penalised(NamedTuple):
+    """A regression of one label that is not fitted, by the strength of its penalty, and the strengths to choose from."""
+
+    regression: Callable[[float], Any]
+    strengths: Sequence[float]
+
+
+def fit_and_answer(
+    vectorizer: Any, penalised: Penalised, train: Labelled, validation: Labelled, texts: Sequence[str]
+) -> Answered:
+    """Fits the baseline and gives texts their labels.
+
+    As for the model that it is compared with, the validation rows tune the threshold of each label. They also choose
+    the strength, by the sum of micro-F1 and macro-F1.
 
     Args:
-        pipeline: scikit-learn's, from texts to one label, not fitted; its last step is fitted for each label.
+        vectorizer: scikit-learn's, from texts to features, not fitted.
+        penalised: scikit-learn's regressions.
         train: what it is fitted on.
-        validation: what the thresholds are tuned on.
+        validation: see above.
         texts: of the test rows.
     """
     classes = sorted({label for labels in train[1] for label in labels})
-    fitted = OneAgainstRest(pipeline, train, classes)
-    tuned = thresholds.tune(fitted.probabilities(validation[0]), multi_hot(validation[1], classes))
-    given = fitted.probabilities(texts) >= np.array([each.value for each in tuned])
-    return [[classes[label] for label in np.flatnonzero(of_row)] for of_row in given]
+    held, expected = (multi_hot(labels, classes) for labels in (train[1], validation[1]))
+    rows, held_out = vectorizer.fit_transform(train[0]), vectorizer.transform(validation[0])
+    sample = np.random.default_rng(SEED).permutation(len(held))[:CHOOSING_ROWS]
+
+    def score(strength: float) -> float:
+        probabilities = fitted(penalised.regression(strength), rows[sample], held[sample]).predict_proba(held_out)
+        sums = label_sets.sums(expected, over(probabilities, thresholds.tune(probabilities, expected)))
+        return float(sums.micro_f1 + sums.macro_f1)
+
+    strength = max(penalised.strengths, key=score)
+    chosen = fitted(penalised.regression(strength), rows, held)
+    tuned = thresholds.tune(chosen.predict_proba(held_out), expected)
+    given = over(chosen.predict_proba(vectorizer.transform(texts)), tuned)
+    return Answered([[classes[label] for label in np.flatnonzero(of_row)] for of_row in given], strength)
 
 
-class OneAgainstRest:
-    """A classifier of texts for each label against the rest.
+def over(probabilities: np.ndarray, tuned: list[thresholds.Threshold]) -> np.ndarray:
+    """Which labels reach their thresholds, bool [rows, labels], by probabilities, float [rows, labels]."""
+    return probabilities >= np.array([each.value for each in tuned])
+
+
+def fitted(regression: Any, rows: Any, held: np.ndarray) -> Any:
+    """scikit-learn's classifier of each label against the rest.
 
     Args:
-        pipeline: as in fit_and_answer.
-        train: as in fit_and_answer.
-        classes: the labels.
+        regression: of one label, not fitted.
+        rows: features, [rows, features].
+        held: bool [rows, labels].
     """
+    from sklearn.multiclass import OneVsRestClassifier
 
-    def __init__(self, pipeline: Any, train: Labelled, classes: list[str]):
-        from sklearn.multiclass import OneVsRestClassifier
-
-        texts, labels = train
-        self._features = pipeline[:-1]
-        matrix = self._features.fit_transform(texts)
-        self._labels = OneVsRestClassifier(pipeline[-1]).fit(matrix, multi_hot(labels, classes))
-
-    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """Of each label, float64 [texts, labels]."""
-        return self._labels.predict_proba(self._features.transform(texts))
+    return OneVsRestClassifier(regression).fit(rows, held)

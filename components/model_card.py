@@ -116,8 +116,11 @@ def front_matter(config: dict[str, Any], metrics: Metrics) -> str:
     card = config["card"]
     sources = config["data"]["source"]
     source = ", ".join(each if isinstance(each, str) else str(Query.model_validate(each)) for each in sources)
+    accuracy = "Subset accuracy" if metrics.multi_label else "Accuracy"
+    micro = (metrics.micro_f1, "f1", {"average": "micro"}, "Micro F1")  # elsewhere it is the accuracy
     results_shown = (  # Hugging Face's name of the metric, its arguments, and the name that it shows
-        (metrics.accuracy, "accuracy", None, "Accuracy"),
+        (metrics.accuracy, "accuracy", None, accuracy),
+        *([micro] if metrics.multi_label else []),
         (metrics.macro_f1, "f1", {"average": "macro"}, "Macro F1"),
         (metrics.weighted_f1, "f1", {"average": "weighted"}, "Weighted F1"),
     )

@@ -65,9 +65,11 @@ def Pusher(
         pushed_model.set_string_custom_property("summary", "not pushed: canary failed")
         return
     source = path_utils.serving_model_path(model.uri)
-    metrics = read_metrics(evaluation.uri).headline()
+    metrics = read_metrics(evaluation.uri)
     address = weights.get_string_custom_property(ADDRESS) or weights.uri
-    record = {**json.loads(release), "metrics": metrics, "weights": address}
+    record = {**json.loads(release), "metrics": metrics.headline(), "weights": address}
+    if metrics.multi_label:
+        record["thresholds"] = metrics.multi_label.thresholds
     try:
         with tempfile.TemporaryDirectory(prefix="bertline-push-") as scratch:
             extra = {releases.CARD_FILE: f"{model_card.uri}/{releases.CARD_FILE}"}

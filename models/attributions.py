@@ -64,13 +64,14 @@ class Explainer:
     """Explains a classifier's answers. It computes in float32, whatever dtype is served.
 
     Args:
-        model: the classifier; the softmax of its logits is its answer.
+        model: the classifier; the softmax of its logits is its answer, or the sigmoid of each.
         tokenizer: the model's.
     """
 
     def __init__(self, model: Classifier, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
         self._encoder, self._weights = Encoder.of(model), pack(model, tf.float32)
+        self._multi_label = model.multi_label
         self._mask = self._weights.words[tokenizer.id(MASK)]
 
     def read(self, text: str, pair: str | None = None) -> Reading:
@@ -82,7 +83,8 @@ class Explainer:
         longest = max(len(reading.ids) for reading in readings)
         size = max(1, TOKENS_AT_ONCE // longest)
         batches = [_batch(readings[start : start + size]) for start in range(0, len(readings), size)]
-        return np.concatenate([tf.nn.softmax(self._encoder.logits(self._weights, batch)) for batch in batches])
+        activation = tf.sigmoid if self._multi_label else tf.nn.softmax
+        return np.concatenate([activation(self._encoder.logits(self._weights, batch)) for batch in batches])
 
     def integrated_gradients(self, reading: Reading, labels: Sequence[int]) -> list[Attribution]:
         """What each word adds to the score of each of the labels.
@@ -139,7 +141,7 @@ class Explainer:
             with tf.GradientTape(persistent=True) as tape:
                 tape.watch(places)
                 points = embeddings + (places[:, :, None] - 1.0) * way  # [points, tokens, hidden]
-                by_label = tf.unstack(_log_odds(self._logits(points, reading.segments), labels), axis=1)
+                by_label = tf.unstack(self._scores(self._logits(points, reading.segments), labels), axis=1)
             scores.append(np.stack(by_label, axis=1))
             slopes.append(np.stack([tape.gradient(score, places) for score in by_label], axis=1))
         return np.concatenate(scores).astype(np.float64), np.concatenate(slopes).astype(np.float64)
@@ -152,6 +154,10 @@ class Explainer:
         ids = tf.reshape(tf.range(rows * tokens), [rows, tokens])
         segment_ids = None if segments is None else tf.tile(segments[None], [rows, 1])
         return self._encoder.logits(weights, Batch(ids, segment_ids, tf.fill([rows], tokens)))
+
+    def _scores(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Log-odds, float32 [rows, some], of some labels; of a multi-label model they are the label's own logit."""
+        return tf.gather(logits, labels, axis=1) if self._multi_label else _log_odds(logits, labels)
 
 
 def _log_odds(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

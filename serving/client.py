@@ -8,6 +8,8 @@ Works against the embedded server and tensorflow_model_server alike, and starts 
         for prediction in client.predict(["arrived broken", "works like a charm"], timeout=5):
             print(prediction.label, prediction.probability)
 
+A model that was trained with `data.multi_label` gives each text any number of labels, in `prediction.labels`.
+
 `AsyncClient` is the same for asyncio: every method is awaited, and it is opened with `async with`. Both take any number
 of texts in one call. The texts are sent longest first, in requests of texts of like length, several requests at once: a
 server pads all texts of a request to its longest, and on a CPU padding costs as much as text. The answers come back in
@@ -291,7 +293,8 @@ class Client(_Core):
         version: the version that answers; by default the server chooses, which is its newest.
         version_label: the label of the version that answers, such as "stable", in place of its number.
         signature: the signature to call. Its input is `text` (and `text_pair`), strings of shape [batch]. Its outputs
-            are `label`, strings of shape [batch], and `classes` and `probabilities`, of shape [batch, classes].
+            are `label`, strings of shape [batch], and `classes` and `probabilities`, of shape [batch, classes]. A
+            multi-label model has `assigned`, booleans of shape [batch, classes], in place of `label`.
         timeout: seconds that one call may take, with all its requests and their retries. By default a call has no
             limit, however many texts it has, and each request has REQUEST_SECONDS.
         batch_size: most texts in one request.

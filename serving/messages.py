@@ -27,19 +27,26 @@ class Prediction:
     """The model's answer to one text.
 
     Attributes:
-        label: the most probable label.
-        probability: the probability of that label, 0 to 1.
-        probabilities: label -> its probability; they add up to 1.
+        label: the most probable label; None of a multi-label model.
+        probability: the probability of that label, 0 to 1; None of a multi-label model.
+        probabilities: label -> its probability. They add up to 1; of a multi-label model each is on its own.
         version: the model version that answered, if the server tells it. While a new version takes over, either may
             answer the texts of one call.
         abstained: whether the model is less sure than the threshold it was exported with; None if it has none.
+        labels: of a multi-label model the labels that the text gets, the most probable first; there may be none. Of any
+            other model the one label.
     """
 
-    label: str
-    probability: float
+    label: str | None
+    probability: float | None
     probabilities: dict[str, float]
     version: int | None = None
     abstained: bool | None = None
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.label is not None:
+            object.__setattr__(self, "labels", (self.label,))
 
 
 @dataclass(frozen=True)
@@ -104,11 +111,14 @@ def set_strings(proto: TensorProto, values: list[bytes]) -> None:
 def predictions(response: PredictResponse, rows: int) -> list[Prediction]:
     """The answer to a request of `rows` texts: `label` [rows], `classes` and `probabilities` [rows, classes].
 
-    Of a model that abstains also `abstained` [rows].
+    Of a model that abstains also `abstained` [rows]; of a multi-label model `assigned` [rows, classes] in place of
+    `label`.
 
     Raises:
         ValueError: an output is missing, or has another number of values.
     """
+    if "assigned" in response.outputs:
+        return _label_sets(response, rows)
     missing = {"label", "classes", "probabilities"} - set(response.outputs)
     if missing:
         raise ValueError(f"no {', '.join(sorted(missing))} among its outputs {', '.join(sorted(response.outputs))}")
@@ -120,7 +130,7 @@ def predictions(response: PredictResponse, rows: int) -> list[Prediction]:
         raise ValueError(f"{len(abstained)} values of abstained for {rows} texts")
     if len(labels) != rows or len(names) != len(values) or not names or len(names) % rows:
         raise ValueError(f"{len(labels)} labels, {len(names)} classes and {len(values)} probabilities for {rows} texts")
-    version = response.model_spec.version.value if response.model_spec.HasField("version") else None
+    version = _version(response)
     width = len(names) // rows
     answers = []
     for start, label, abstains in zip(range(0, len(names), width), labels, abstained, strict=True):
@@ -130,6 +140,31 @@ def predictions(response: PredictResponse, rows: int) -> list[Prediction]:
             raise ValueError(f"the label {label!r} is none of the classes {', '.join(names[part])}")
         answers.append(Prediction(label, probabilities[label], probabilities, version, abstains))
     return answers
+
+
+def _label_sets(response: PredictResponse, rows: int) -> list[Prediction]:
+    """The answer of a multi-label model."""
+    missing = {"classes", "probabilities"} - set(response.outputs)
+    if missing:
+        raise ValueError(f"no {', '.join(sorted(missing))} among its outputs {', '.join(sorted(response.outputs))}")
+    names = _strings(response.outputs["classes"])
+    values, assigned = _floats(response.outputs["probabilities"]), _bools(response.outputs["assigned"])
+    if not names or len(names) % rows or not len(names) == len(values) == len(assigned):
+        raise ValueError(
+            f"{len(names)} classes, {len(values)} probabilities and {len(assigned)} values of assigned for {rows} texts"
+        )
+    version, width, answers = _version(response), len(names) // rows, []
+    for start in range(0, len(names), width):
+        part = slice(start, start + width)
+        probabilities = dict(zip(names[part], values[part], strict=True))
+        given = [name for name, has in zip(names[part], assigned[part], strict=True) if has]
+        labels = tuple(sorted(given, key=lambda name: -probabilities[name]))
+        answers.append(Prediction(None, None, probabilities, version, labels=labels))
+    return answers
+
+
+def _version(response: PredictResponse) -> int | None:
+    return response.model_spec.version.value if response.model_spec.HasField("version") else None
 
 
 def _strings(proto: TensorProto) -> list[str]:

@@ -44,12 +44,14 @@ def answers(
         confusions: figures.confusions.
         bins: figures.reliability.
     """
+    several = metrics.multi_label is not None
+    failures = _failing_labels(classes) if several else _failures(classes, confusions)
     return [
-        Answer("Is it good?", _quality(metrics), "figures"),
+        Answer("Is it good?", _quality_of_sets(metrics) if several else _quality(metrics), "figures"),
         Answer("For whom is it bad?", _slices(slices), "slices"),
         Answer("Better than the last one, or luck?", _comparisons(comparisons), "figures"),
-        Answer("Where does it fail?", _failures(classes, confusions), "confusions"),
-        Answer("Can its probabilities be believed?", _confidence(bins), "confidence"),
+        Answer("Where does it fail?", failures, "classes" if several else "confusions"),
+        Answer("Can its probabilities be believed?", _confidence(bins), "decisions" if several else "confidence"),
     ]
 
 
@@ -59,6 +61,16 @@ def _quality(metrics: Metrics) -> str:
         f"It answers {metrics.accuracy:.1%} of {metrics.rows:,} test rows correctly (95% interval {low:.1%} to "
         f"{high:.1%}); always giving the commonest label would get {metrics.majority_share:.1%}. "
         f"Macro F1, which counts every label alike, is {metrics.macro_f1:.3f}."
+    )
+
+
+def _quality_of_sets(metrics: Metrics) -> str:
+    low, high = metrics.intervals.micro_f1
+    return (
+        f"Micro F1, of all rows and labels together, is {metrics.micro_f1:.3f} (95% interval {low:.3f} to {high:.3f}); "
+        f"always giving the commonest labels would get {metrics.multi_label.constant_micro_f1:.3f}. "
+        f"{metrics.accuracy:.1%} of {metrics.rows:,} test rows get exactly their labels. Macro F1, which counts every "
+        f"label alike, is {metrics.macro_f1:.3f}."
     )
 
 
@@ -82,15 +94,16 @@ def _comparisons(comparisons: list[tuple[str, Comparison]]) -> str:
 
 
 def _comparison(name: str, comparison: Comparison) -> str:
-    gain = comparison.differences.accuracy
+    gain = comparison.differences.micro_f1 or comparison.differences.accuracy
     if gain.low > 0:
         verdict = "better, and not by luck"
     elif gain.high < 0:
         verdict = "worse, and not by bad luck"
     else:
         verdict = "no difference that luck could not explain"
+    figure = "micro F1" if comparison.differences.micro_f1 else "accuracy"
     return (
-        f"Against {name}: {100 * gain.value:+.1f} points of accuracy "
+        f"Against {name}: {100 * gain.value:+.1f} points of {figure} "
         f"({100 * gain.low:+.1f} to {100 * gain.high:+.1f}), {verdict}."
     )
 
@@ -105,6 +118,21 @@ def _failures(classes: list[ClassFigures], confusions: list[dict[str, Any]]) -> 
         f"Its weakest label is {_quoted(worst.name)} (F1 {worst.f1 or 0:.3f}); its commonest mistake is to answer "
         f"{_quoted(most['answered'])} where {_quoted(most['true'])} is right, {most['rows']:,} rows or "
         f"{most['share']:.1%} of them.{missing}"
+    )
+
+
+def _failing_labels(classes: list[ClassFigures]) -> str:
+    absent = [_quoted(each.name) for each in classes if not each.rows]
+    missing = f" No test row has the label {_listed(absent)}, so nothing is known about it." if absent else ""
+    worst = [each for each in classes if each.rows and (each.f1 or 0) < 1]
+    if not worst:
+        return f"Nowhere on these rows.{missing}"
+    weakest = worst[0]
+    missed = weakest.rows - round((weakest.recall or 0) * weakest.rows)
+    added = weakest.answers - round((weakest.precision or 0) * weakest.answers)
+    return (
+        f"Its weakest label is {_quoted(weakest.name)} (F1 {weakest.f1 or 0:.3f}): it misses {missed:,} of "
+        f"{weakest.rows:,} rows that have it, and gives it to {added:,} that do not.{missing}"
     )
 
 

@@ -14,6 +14,8 @@ from bertline.components.answers import Answers
 from bertline.components.evaluation import Cell, ClassScores, Interval, Metrics, SliceFigures
 
 HISTOGRAM_BINS = 20
+# A matrix of more classes fits no window with their names. It becomes a map beside the list of confusions.
+MATRIX_CLASSES = 12
 MAX_POINTS = 300  # of a curve, which has fewer pixels
 # Shown of a text: more than 512 tokens take, so all that the model reads. Many longer ones would not open on a phone.
 TEXT_CHARACTERS = 5000
@@ -52,7 +54,7 @@ def per_class(rows: Answers, metrics: Metrics) -> list[ClassFigures]:
     """Figures of each class, the lowest F1 first; classes without rows last."""
     classes = []
     for position, (name, scores) in enumerate(metrics.per_class.items()):
-        true, answered = rows.labels == position, rows.predicted == position
+        true, answered = rows.having(position)
         hits, probabilities = int((true & answered).sum()), rows.probabilities[:, position].astype(np.float64)
         both = 0 < true.sum() < len(true)
         classes.append(
@@ -121,7 +123,7 @@ def class_scores(rows: Answers, name: str) -> list[dict[str, Any]]:
 
 def reliability(rows: Answers) -> list[dict[str, float]]:
     """Bins of the calibration error that have rows: `low`, `high`, `rows`, mean `confidence`, and `accuracy`."""
-    bins, confidence = estimates.CALIBRATION_BINS, rows.confidence
+    bins, (confidence, right) = estimates.CALIBRATION_BINS, rows.decisions
     which = estimates.calibration_bins(confidence)
     filled = []
     for number in np.unique(which):
@@ -132,7 +134,7 @@ def reliability(rows: Answers) -> list[dict[str, float]]:
                 "high": float((number + 1) / bins),
                 "rows": int(members.sum()),
                 "confidence": float(confidence[members].mean()),
-                "accuracy": float(rows.right[members].mean()),
+                "accuracy": float(right[members].mean()),
             }
         )
     return filled
@@ -287,7 +289,7 @@ def _histogram(values: np.ndarray) -> list[tuple[float, float, int]]:
 def _one_class(rows: Answers, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Which rows have the class, bool [rows], and the probabilities that the model gives it, float64 [rows]."""
     position = rows.classes.index(name)
-    return rows.labels == position, rows.probabilities[:, position].astype(np.float64)
+    return rows.having(position)[0], rows.probabilities[:, position].astype(np.float64)
 
 
 def _counts(true: np.ndarray, scores: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,8 +14,8 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from bertline.components.answers import Answers
-from bertline.components.evaluation import Comparison, Interval, Metrics
-from bertline.components.review_page import attributions, brief, charts, figures, trust
+from bertline.components.evaluation import Comparison, Difference, Interval, Metrics, figure_name
+from bertline.components.review_page import attributions, brief, charts, figures, label_sets, trust
 from bertline.components.review_page.evidence import Evidence
 
 FOLDER = Path(__file__).parent
@@ -36,8 +36,13 @@ SECTIONS = {
     "card": "Model card",
     "lineage": "Lineage",
 }
-# A matrix of more classes fits no window with their names. It becomes a map beside the list of confusions.
-MATRIX_CLASSES = 12
+# What stands in place of some of them where a row has any number of labels; None takes a part out.
+LABEL_SET_SECTIONS = {
+    "confusions": ("together", "Together"),
+    "confidence": None,
+    "calibration": ("decisions", "Thresholds"),
+    "errors": ("mistakes", "Mistakes"),
+}
 # Curves are drawn for this many classes, the worst first: three charts each, some 50 ms per chart.
 CURVE_CLASSES = 8
 OPEN_CLASSES = 3  # unfolded when the page opens
@@ -63,7 +68,7 @@ def render(evidence: Evidence, made_at: str) -> str:
     )
     environment.filters.update(
         score=_score, signed=_signed, count=_count, percent=_percent, span=_span, json=_json,
-        excerpt=figures.excerpt, slice_classes=figures.slice_classes,
+        excerpt=figures.excerpt, compared_figures=compared_figures, slice_classes=figures.slice_classes,
     )  # fmt: skip
     return environment.get_template("page.html.j2").render(
         {
@@ -71,7 +76,7 @@ def render(evidence: Evidence, made_at: str) -> str:
             "metrics": evidence.metrics,
             "push": evidence.push,
             "release": evidence.release,
-            "sections": SECTIONS,
+            "sections": _sections(evidence.metrics),
             "made_at": made_at,
             "style": Markup(style),
             "script": Markup(script),
@@ -79,6 +84,13 @@ def render(evidence: Evidence, made_at: str) -> str:
             **_views(evidence),
         }
     )
+
+
+def _sections(metrics: Metrics) -> dict[str, str]:
+    if not metrics.multi_label:
+        return SECTIONS
+    parts = (LABEL_SET_SECTIONS.get(name, (name, shown)) for name, shown in SECTIONS.items())
+    return dict(part for part in parts if part)
 
 
 def policy(style: str, script: str) -> str:
@@ -104,9 +116,14 @@ def _views(evidence: Evidence) -> dict[str, Any]:
     drawn = [each for each in classes if each.auc is not None]
     slices, comparisons = figures.slices(metrics), _comparisons(metrics)
     confusions = figures.confusions(metrics)
-    confidence = _confidence(rows, metrics.calibration_error)
+    if metrics.multi_label:
+        own = {**label_sets.views(evidence), "calibrated": trust.calibrated(evidence), **trust.label_views(evidence)}
+        wrong = own.pop("mistakes")
+    else:
+        own = {**_confusion(metrics), **_confidence(rows, metrics.calibration_error), **trust.views(evidence)}
+        wrong = figures.confidently_wrong(rows)
     return {
-        "brief": brief.answers(metrics, classes, slices, comparisons, confusions, confidence["bins"]),
+        "brief": brief.answers(metrics, classes, slices, comparisons, confusions, own["bins"]),
         "classes": classes,
         "headlines": _headlines(metrics),
         "comparisons": comparisons,
@@ -117,13 +134,11 @@ def _views(evidence: Evidence) -> dict[str, Any]:
         "confusions": confusions,
         "slices": slices,
         "slice_chart": charts.slice_intervals(slices, metrics.accuracy) if slices else "",
-        "wrong": attributions.explained(figures.confidently_wrong(rows), evidence.attributions),
+        "wrong": attributions.explained(wrong, evidence.attributions),
         "card": _html(evidence.card),
         "runs": [*evidence.history, _this_run(evidence)],
-        **_confusion(metrics),
-        **confidence,
+        **own,
         **_around(evidence),
-        **trust.views(evidence),
     }
 
 
@@ -147,6 +162,8 @@ class Headline(NamedTuple):
 def _headlines(metrics: Metrics) -> list[Headline]:
     # Log loss and AUC are scikit-learn's: TFMA computes the one in float32, the other from buckets of scores.
     intervals = metrics.intervals
+    if metrics.multi_label:
+        return _label_set_headlines(metrics)
     return [
         Headline("Accuracy", "TFMA", metrics.accuracy, intervals.accuracy, tile=True),
         Headline("Macro F1", "TFMA", metrics.macro_f1, intervals.macro_f1, tile=True),
@@ -163,6 +180,36 @@ def _headlines(metrics: Metrics) -> list[Headline]:
     ]
 
 
+def _label_set_headlines(metrics: Metrics) -> list[Headline]:
+    intervals = metrics.intervals
+    return [
+        Headline("Micro F1", "bertline", metrics.micro_f1, intervals.micro_f1, tile=True),
+        Headline("Macro F1", "bertline", metrics.macro_f1, intervals.macro_f1, tile=True),
+        Headline(
+            "Subset accuracy: exactly the right labels", "bertline", metrics.accuracy, intervals.accuracy, tile=True
+        ),
+        Headline("Sample F1, the mean over the rows", "bertline", metrics.sample_f1, intervals.sample_f1),
+        Headline(
+            "Hamming loss: wrong decisions per row and label", "bertline", metrics.hamming_loss, intervals.hamming_loss
+        ),
+        Headline("Weighted F1", "bertline", metrics.weighted_f1),
+        Headline("Log loss per row and label", "scikit-learn", metrics.loss),
+        Headline("Macro AUC, each label against the rest", "scikit-learn", metrics.macro_auc),
+        Headline(
+            "Expected calibration error", "bertline", metrics.calibration_error, intervals.calibration_error, tile=True
+        ),
+    ]
+
+
+def compared_figures(comparison: Comparison) -> list[tuple[str, float, Difference]]:
+    """Each figure that two models are compared by: its name, the other model's, and the difference."""
+    several = comparison.micro_f1 is not None
+    return [
+        (figure_name(name, multi_label=several), getattr(comparison, name), difference)
+        for name, difference in comparison.differences.named()
+    ]
+
+
 def _comparisons(metrics: Metrics) -> list[tuple[str, Comparison]]:
     """Other models on the same rows, each with its name."""
     found = []
@@ -176,8 +223,8 @@ def _comparisons(metrics: Metrics) -> list[tuple[str, Comparison]]:
 
 
 def _confusion(metrics: Metrics) -> dict[str, Any]:
-    """The confusion matrix as a table, or of more than MATRIX_CLASSES as a map."""
-    if len(metrics.classes) <= MATRIX_CLASSES:
+    """The confusion matrix as a table, or of more than figures.MATRIX_CLASSES as a map."""
+    if len(metrics.classes) <= figures.MATRIX_CLASSES:
         return {"matrix": _matrix(metrics)}
     labels = figures.most_confused(metrics, LISTED_CLASSES)
     cells = figures.shares(metrics.confusion, labels)

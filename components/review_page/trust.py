@@ -26,6 +26,13 @@ def views(evidence: Evidence) -> dict[str, Any]:
         "temperature_chart": reliability_before_and_after(rows, metrics.calibration.temperature),
         "abstentions": abstentions(points, metrics.abstain),
         "risk_chart": charts.risk_by_coverage(points, metrics.abstain.threshold if metrics.abstain else None),
+        **label_views(evidence),
+    }
+
+
+def label_views(evidence: Evidence) -> dict[str, Any]:
+    """What the section "labels" shows."""
+    return {
         "issue_rows": evidence.labels["issue_rows"][:SHOWN_ROWS],
         "pair_rows": leaks_first(evidence.labels["pair_rows"])[:SHOWN_ROWS],
     }

@@ -228,7 +228,7 @@ def _as_json(outcome: Outcome) -> str:
     answer = {
         "line": outcome.number,
         "text": outcome.text,
-        "label": prediction.label,
+        **({"labels": prediction.labels} if prediction.label is None else {"label": prediction.label}),
         "probabilities": prediction.probabilities,
     }
     abstained = {} if prediction.abstained is None else {"abstained": prediction.abstained}
@@ -240,6 +240,10 @@ def _as_line(outcome: Outcome) -> str:
     if isinstance(outcome.answer, str):
         return f"\t\tline {outcome.number}: {screen.on_one_line(outcome.answer)}"
     prediction = outcome.answer
+    if prediction.label is None:  # a multi-label model's
+        labels = ", ".join(prediction.labels) or "(no label)"
+        scores = ", ".join(f"{prediction.probabilities[label]:.3f}" for label in prediction.labels)
+        return f"{labels}\t{scores}\t{screen.on_one_line(outcome.text)}"
     label = f"abstains ({prediction.label})" if prediction.abstained else prediction.label
     return f"{label}\t{prediction.probability:.3f}\t{screen.on_one_line(outcome.text)}"
 
