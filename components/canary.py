@@ -81,10 +81,11 @@ def Canary(
         return
     limits = CanaryOptions.model_validate_json(options)
     rows = _rows(f"{evaluation.uri}/{PREDICTIONS_FILE}", limits.rows)
-    several = read_metrics(evaluation.uri).multi_label
+    several = isinstance(rows[0]["predicted"], list)
+    thresholds = read_metrics(evaluation.uri).multi_label.thresholds if several else None
     try:
         with fresh_server(saved_model, canary.uri) as address:
-            comparison = compare(rows, address, several.thresholds if several else None)
+            comparison = compare(rows, address, thresholds)
     except ServerFailed as error:
         _conclude(canary, False, str(error))
         return

@@ -25,7 +25,7 @@ class Answered(NamedTuple):
 
 
 class Penalised(NamedTuple):
-    """A regression of one label that is not fitted, by the strength of its penalty, and the strengths to choose from."""
+    """A regression of one label, not fitted, by the strength of its penalty, and the strengths to choose from."""
 
     regression: Callable[[float], Any]
     strengths: Sequence[float]

@@ -205,7 +205,7 @@ def compared_figures(comparison: Comparison) -> list[tuple[str, float, Differenc
     """Each figure that two models are compared by: its name, the other model's, and the difference."""
     several = comparison.micro_f1 is not None
     return [
-        (figure_name(name, multi_label=several), getattr(comparison, name), difference)
+        (figure_name(name, multi_label=several).replace("-", " "), getattr(comparison, name), difference)
         for name, difference in comparison.differences.named()
     ]
 

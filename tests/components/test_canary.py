@@ -183,3 +183,20 @@ def prediction(probabilities):
 def test_serving_errors_outside_the_answers_are_not_swallowed():
     with pytest.raises(ServingError):
         canary.compare([{"row_id": "1", "text": "a", "predicted": "a", "probability": 1.0}], "127.0.0.1:1")
+
+
+# === Several labels per row ===
+
+
+def test_labels_may_only_come_or_go_where_their_probability_is_at_the_threshold():
+    thresholds, seen = {"a": 0.5, "b": 0.3}, {"a": 0.9, "b": 0.305}
+
+    def agree(labels, **served):
+        answer = Prediction(None, None, seen | served, labels=labels)
+        return canary.agree_on_labels(["a", "b"], seen, thresholds, answer)
+
+    assert agree(("a", "b"), b=0.304)
+    assert agree(("a",), b=0.299)  # b was at its threshold
+    assert not agree(("b",))  # a was far from its
+    assert not agree(("a", "b"), a=0.8)
+    assert not agree(("a", "b"), c=0.1)

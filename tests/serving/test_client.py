@@ -257,6 +257,43 @@ def test_says_what_a_model_abstains_from(recorder, predict):
         assert [prediction.abstained for prediction in predict(recorder.address, ["a", "bb"])] == [True, False]
 
 
+def label_sets(recorder):
+    """Makes the recorder answer as a multi-label model: "a" gets both labels, any other text none."""
+    answer = recorder.answer
+
+    def several(texts):
+        response = answer(texts)
+        del response.outputs["label"]
+        marks = [has for text in texts for has in [text == b"a"] * 2]
+        proto = response.outputs["assigned"]
+        if recorder.as_content:
+            proto.tensor_content = bytes(marks)
+        else:
+            proto.bool_val.extend(marks)
+        return response
+
+    return several
+
+
+def test_a_multi_label_model_gives_each_text_any_number_of_labels(recorder, predict):
+    (single,) = predict(recorder.address, ["a"])
+    assert (single.label, single.labels) == ("a", ("a",))
+    recorder.answer = label_sets(recorder)
+    for recorder.as_content in (False, True):
+        both, none = predict(recorder.address, ["a", "bb"])
+        assert both.labels == ("a", "other")  # the more probable one first
+        assert (both.label, both.probability, both.probabilities) == (None, None, {"a": 0.75, "other": 0.25})
+        assert none.labels == ()
+        assert none.probabilities == {"bb": 0.75, "other": 0.25}
+
+
+def test_an_answer_with_a_label_too_few_is_said_in_words(recorder, predict):
+    answer = label_sets(recorder)
+    recorder.answer = lambda texts: (made := answer(texts), made.outputs["assigned"].bool_val.pop())[0]
+    with pytest.raises(ServingError, match="2 classes, 2 probabilities and 1 values of assigned for 1 texts"):
+        predict(recorder.address, ["a"])
+
+
 def few_marks(response):
     response.outputs["abstained"].bool_val.extend([True, False])
 
