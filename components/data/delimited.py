@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import TextIO
 
 from bertline.components.data import decoding, quoting
 from bertline.components.data.columns import places_of
@@ -20,6 +20,7 @@ from bertline.errors import UserError
 SPANS_LINES = "rows with a quoted field over lines that look like rows (see data.quoting)"
 KEPT_QUOTES = "rows with a field in quotes, which were kept (see data.quoting)"
 
+SNIFFED_CHARACTERS = 1 << 16  # tell how lines end
 FIRST_LINES = 1000  # within which the first row ends, unless its quote is never closed
 
 
@@ -36,8 +37,7 @@ class Delimited(Reader):
     def columns(self, file: SourceFile, options: DataOptions) -> list[str]:
         """See Reader."""
         decoding.refuse_binary(file, options)
-        with decoding.open_text(file, options) as stream:
-            lines, delimiter = self._opened(stream, options)
+        with self.opened(file, options) as (lines, delimiter, _):
             if options.header:
                 return _check_header(file, lines, delimiter, options.header)
             return _header(file, _records(lines, delimiter, self._early_quoting(file, options)))
@@ -49,14 +49,13 @@ class Delimited(Reader):
         if options.quoting != "auto":
             return file._replace(quoting=options.quoting)
         columns = len(options.header) if options.header else None
-        with decoding.open_text(file, options) as stream:
-            return file._replace(quoting=quoting.decide(*self._opened(stream, options), columns))
+        with self.opened(file, options) as (lines, delimiter, _):
+            return file._replace(quoting=quoting.decide(lines, delimiter, columns))
 
     def rows(self, file: SourceFile, options: DataOptions, names: Sequence[str]) -> Iterator[Row]:
         """See Reader."""
         file = self.settled(file, options)
-        with decoding.open_text(file, options) as stream:
-            lines, delimiter = self._opened(stream, options)
+        with self.opened(file, options) as (lines, delimiter, _):
             records = _records(lines, delimiter, file.quoting)
             header = options.header or _header(file, records)
             places = places_of(file, names, header, options) if header else []
@@ -73,15 +72,24 @@ class Delimited(Reader):
         """How the line of column names is read: quotes in it say that the whole file is standard."""
         return file.quoting or ("none" if options.quoting == "none" else "standard")
 
-    def _opened(self, stream: TextIO, options: DataOptions) -> tuple[Iterator[str], str]:
-        """The lines and the delimiter, which spreadsheets may name in a first line such as `sep=;`.
+    @contextmanager
+    def opened(self, file: SourceFile, options: DataOptions) -> Iterator[tuple[Iterator[str], str, bool]]:
+        """The lines, the delimiter, and whether the file itself names it in a first line such as `sep=;`.
 
         A blank line takes the place of that one, so that the lines keep their numbers.
+
+        Raises:
+            UserError: as `rows`, also within the block.
         """
-        first = stream.readline(LONGEST_FIELD).removeprefix("\ufeff")  # UTF-16 of a named byte order leaves the mark
-        named = re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE | re.DOTALL)
-        delimiter = named[1] if named else options.delimiter or self.delimiter
-        return chain(["\n" if named else first], stream), delimiter
+        with decoding.open_text(file, options) as stream:
+            start = stream.read(SNIFFED_CHARACTERS)
+        with decoding.open_text(file, options) as stream:
+            if start.count("\n") >= len(re.findall(r"\r(?!\n)", start)):
+                stream.reconfigure(newline="\n")  # another carriage return is a character of a text
+            first = stream.readline(LONGEST_FIELD).removeprefix("\ufeff")  # UTF-16 of a named byte order leaves it
+            named = re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE | re.DOTALL)
+            delimiter = named[1] if named else options.delimiter or self.delimiter
+            yield chain(["\n" if named else first], stream), delimiter, bool(named)
 
 
 def _records(lines: Iterable[str], delimiter: str, quotes: str | None) -> Iterator[Record]:

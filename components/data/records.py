@@ -11,6 +11,7 @@ from bertline.components.data.rows import BROKEN_LINE, Fault, excerpt
 
 # A quote that is never closed would otherwise take the rest of a file into one field.
 LONGEST_FIELD = 16 * 1024 * 1024
+CARRIAGE_RETURN = "\ud800"  # stands in for it; no encoding decodes to half a character
 
 
 class Record(NamedTuple):
@@ -71,6 +72,7 @@ class _Tape:
     def __next__(self) -> str:
         line = self._put_back.pop() if self._put_back else next(self._lines)
         self.record.append(line)
+        line = _masked(line)
         return self._spaces.closed_up(line) if len(self.record) == 1 else line
 
     def start_record(self) -> None:
@@ -107,9 +109,15 @@ def standard_records(lines: Iterable[str], delimiter: str) -> Iterator[Record]:
             continue
         first, count = tape.lines_before + 1, len(tape.record)
         where = f"line {first}" if count == 1 else f"lines {first} to {first + count - 1}"
-        if count > 1 and (closed_up := spaces.closed_up(whole := "".join(tape.record))) != whole:
+        if count > 1 and (closed_up := spaces.closed_up(whole := "".join(map(_masked, tape.record)))) != whole:
             fields = next(csv.reader([closed_up], delimiter=delimiter, strict=True))
-        yield Record(where, fields, tape.record)
+        yield Record(where, [field.replace(CARRIAGE_RETURN, "\r") for field in fields], tape.record)
+
+
+def _masked(line: str) -> str:
+    """The line with another character for carriage returns within it, which csv would take for its end."""
+    body = line.rstrip("\r\n")
+    return body.replace("\r", CARRIAGE_RETURN) + line[len(body) :] if "\r" in body else line
 
 
 def _in_words(error: csv.Error) -> str:

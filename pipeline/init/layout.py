@@ -14,7 +14,7 @@ from bertline.components.data.columns import DELIMITERS
 from bertline.components.data.delimited import Delimited
 from bertline.components.data.formats import READERS
 from bertline.components.data.reader import SourceFile
-from bertline.components.data.records import LONGEST_FIELD, Record, plain_records, standard_records
+from bertline.components.data.records import Record, plain_records, standard_records
 from bertline.components.data.rows import Fault
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
@@ -81,7 +81,7 @@ class _Sample:
 
     Attributes:
         file: whose they are.
-        lines: with their line ends; without a line that names the delimiter.
+        lines: with their line ends; a blank one for a line that names the delimiter.
         usual: the character that the file itself names, else its format's.
         named: it names one itself.
     """
@@ -103,13 +103,8 @@ class _Sample:
 
 def _sampled(file: SourceFile, options: DataOptions) -> _Sample:
     decoding.refuse_binary(file, options)
-    usual = READERS[file.format].delimiter
-    with decoding.open_text(file, options) as stream:
-        lines = list(islice(iter(lambda: stream.readline(LONGEST_FIELD), ""), SAMPLED_LINES))
-    if lines:
-        lines[0] = lines[0].removeprefix("\ufeff")
-    named = re.fullmatch(r"sep=(.)\s*", lines[0], re.IGNORECASE | re.DOTALL) if lines else None
-    return _Sample(file, lines[1:] if named else lines, named[1] if named else usual, bool(named))
+    with READERS[file.format].opened(file, options) as (lines, usual, named):
+        return _Sample(file, list(islice(lines, SAMPLED_LINES)), usual, named)
 
 
 def _fit(records: list[Record]) -> tuple[float, int]:

@@ -42,6 +42,20 @@ def test_byte_order_mark_blank_lines_and_bare_carriage_returns(tmp_path):
     assert rows_of(tmp_path / "b.csv", "text,label\ra,pos\rb,neg\r") == [(1, ("a", "pos")), (2, ("b", "neg"))]
 
 
+def test_a_carriage_return_within_an_unquoted_text_is_a_character_of_it(tmp_path):
+    """pandas does not quote it where lines end in a line feed."""
+    content = 'text,label\na\rb,pos\n\rc,neg\n"d\re\r\nf",pos\ng\r\r\n'
+    assert rows_of(tmp_path / "a.csv", content) == [
+        (1, ("a\rb", "pos")),
+        (2, ("\rc", "neg")),
+        (3, ("d\re\r\nf", "pos")),
+        (4, BROKEN_LINE),
+    ]
+    # A Macintosh's lines end in it.
+    content = 'text,label\r"a\nb",pos\rc,neg\r'
+    assert rows_of(tmp_path / "b.csv", content) == [(1, ("a\nb", "pos")), (2, ("c", "neg"))]
+
+
 def test_a_broken_line_costs_only_its_row(tmp_path):
     content = 'text,label\na,pos\nb,neg,extra\nc\n"d,neg\ne,pos\n"f" g,neg\nh,neg\n'
     assert rows_of(tmp_path / "a.csv", content) == [
