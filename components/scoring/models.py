@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -24,15 +25,16 @@ REFUSED = "refused by the server"  # the reason of a row's fault
 class Answers(NamedTuple):
     """Answers to texts, in their order; for a text with a fault they mean nothing.
 
-    `labels` [rows], `probabilities` float32 [rows, classes], `abstained` [rows] or None for a model that never does,
-    `faults` by row.
+    `labels` [rows], each with one name or, if `multi_label`, any number, the most probable first; `probabilities`
+    float32 [rows, classes]; `abstained` [rows], or None for a model that never does; `faults` by row.
     """
 
     classes: list[str]
-    labels: list[str]
+    labels: list[Sequence[str]]
     probabilities: np.ndarray
-    abstained: list[bool] | None
-    faults: dict[int, str]
+    abstained: list[bool] | None = None
+    multi_label: bool = False
+    faults: Mapping[int, str] = MappingProxyType({})
 
 
 class Scorer(Protocol):
@@ -108,14 +110,13 @@ class _InProcess(Scorer):
         )
         place = np.argsort(order, kind="stable")
         gathered = {name: np.concatenate([batch[name] for batch in answered])[place] for name in wanted}
+        probabilities = gathered[features.PROBABILITIES].astype(np.float32, copy=False)
+        if features.ASSIGNED in gathered:
+            labels = label_sets(gathered[features.ASSIGNED], probabilities, self._classes)
+            return Answers(self._classes, labels, probabilities, multi_label=True)
+        labels = [[label.decode()] for label in gathered[features.PREDICTED_LABEL]]
         abstained = gathered.get(features.ABSTAINED)
-        return Answers(
-            self._classes,
-            [label.decode() for label in gathered[features.PREDICTED_LABEL]],
-            gathered[features.PROBABILITIES].astype(np.float32, copy=False),
-            None if abstained is None else abstained.tolist(),
-            {},
-        )
+        return Answers(self._classes, labels, probabilities, None if abstained is None else abstained.tolist())
 
     def _run(self, texts: dict[str, list[bytes]], wanted: Sequence[str]) -> dict[str, np.ndarray]:
         feeds = {self._feeds[name]: np.array(column, object) for name, column in texts.items()}
@@ -127,6 +128,18 @@ class _InProcess(Scorer):
         """See Scorer."""
         self._callers.shutdown()
         self._servable.close()
+
+
+def label_sets(assigned: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> list[Sequence[str]]:
+    """The names of each row's labels, the most probable first.
+
+    Args:
+        assigned: bool [rows, classes].
+        probabilities: float32 [rows, classes].
+        classes: their names.
+    """
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    return [[classes[label] for label in ranked if given[label]] for ranked, given in zip(order, assigned, strict=True)]
 
 
 # === From a server ===
@@ -170,20 +183,23 @@ class _AtServer(Scorer):
         probabilities = np.zeros((len(found), len(classes)), np.float32)
         for row, answer in answers.items():
             probabilities[row] = [answer.probabilities[name] for name in classes]
-        abstains = any(answer.abstained is not None for answer in answers.values())
+        abstained = [row in answers and bool(answers[row].abstained) for row in range(len(found))]
         return Answers(
             classes,
-            [answers[row].label if row in answers else "" for row in range(len(found))],
+            [_labels(answers[row]) if row in answers else [] for row in range(len(found))],
             probabilities,
-            [bool(answers[row].abstained) if row in answers else False for row in range(len(found))]
-            if abstains
-            else None,
-            {row: str(answer) for row, answer in enumerate(found) if not isinstance(answer, Prediction)},
+            abstained if any(answer.abstained is not None for answer in answers.values()) else None,
+            any(answer.label is None for answer in answers.values()),
+            {row: answer for row, answer in enumerate(found) if isinstance(answer, str)},
         )
 
     def close(self) -> None:
         """See Scorer."""
         self._client.close()
+
+
+def _labels(answer: Prediction) -> Sequence[str]:
+    return answer.labels if answer.label is None else [answer.label]
 
 
 def cores() -> int:

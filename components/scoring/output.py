@@ -26,7 +26,8 @@ from bertline.errors import UserError
 PROBABILITY_OF = "probability_"  # begins the column of a label's probability, in tables
 INPUT = "input_"  # comes before the name of a column of the files that is called like one of the answers'
 ROWS_PER_GROUP = 65_536  # of a Parquet file; more would only take memory
-ANSWER_COLUMNS = (parts.FILE, parts.ROW, parts.LABEL, parts.PROBABILITY, parts.ABSTAINED)
+LABEL = "label"  # the column of the one label; a multi-label model has parts.LABELS in its place
+ANSWER_COLUMNS = (parts.FILE, parts.ROW, LABEL, parts.LABELS, parts.PROBABILITY, parts.PROBABILITIES, parts.ABSTAINED)
 
 
 class Totals(NamedTuple):
@@ -58,7 +59,7 @@ def check(output: Path) -> str:
 
 def renamed(columns: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
     """The files' columns -> their names in the output. Those of the answers are always the same."""
-    taken = {*ANSWER_COLUMNS, parts.PROBABILITIES, *(f"{PROBABILITY_OF}{name}" for name in classes)}
+    taken = {*ANSWER_COLUMNS, *(f"{PROBABILITY_OF}{name}" for name in classes)}
     names = {}
     for column in columns:
         name = column
@@ -90,8 +91,7 @@ def join(
         guard: whether a CSV file is written so that no spreadsheet runs a cell.
         progress: is told how many rows are written.
     """
-    classes = _classes(job, count)
-    names = renamed(scored.columns, classes)
+    layout = _layout(job, count, scored, probabilities)
     files = pa.array([source.file.name for source in scored.files], pa.string())
     labels: Counter[str] = Counter()
     quarantined: Counter[str] = Counter()
@@ -102,29 +102,24 @@ def join(
             unfinished = stack.enter_context(job.writing(f"{job.folder}/{name}"))
             streams.append(stack.enter_context(open(unfinished, "wb")))
         refused = _Quarantine(streams[0])
-        writer = WRITERS[check(output)](streams[1], _schema(names, classes, probabilities), guard)
+        writer = WRITERS[check(output)](streams[1], layout, guard)
         for part in range(count):
             table = job.read(parts.ANSWERS, part)
             good = pc.is_null(table[parts.REASON])
             answered, others = table.filter(good), table.filter(pc.invert(good))
             refused.write(others, files)
-            writer.write(_columns(answered, files, names, classes, probabilities))
+            writer.write(layout.table(answered, files))
             rows += table.num_rows
-            labels.update(answered[parts.LABEL].to_pylist())
+            labels.update(pc.list_flatten(answered[parts.LABELS]).to_pylist())
             quarantined.update(others[parts.REASON].to_pylist())
             abstained += pc.sum(answered[parts.ABSTAINED]).as_py() or 0
             progress(rows)
         refused.close()
         writer.close()
     _publish(job, output, bool(quarantined))
-    return Totals(
-        rows,
-        dict(labels.most_common()),
-        abstained,
-        dict(quarantined.most_common()),
-        writer.guarded,
-        {old: new for old, new in names.items() if old != new},
-    )
+    other_names = {old: new for old, new in layout.names.items() if old != new}
+    reasons = dict(quarantined.most_common())
+    return Totals(rows, dict(labels.most_common()), abstained, reasons, writer.guarded, other_names)
 
 
 # === Whole or not at all ===
@@ -144,34 +139,59 @@ def _publish(job: Parts, output: Path, any_refused: bool) -> None:
 # === Columns ===
 
 
-def _classes(job: Parts, count: int) -> list[str]:
-    """The names of the labels in the order of the probabilities; [] where no row was answered."""
+class Layout(NamedTuple):
+    """The columns of an output.
+
+    Attributes:
+        names: the files' columns -> their names here.
+        classes: names of the labels in the order of the probabilities.
+        multi_label: whether a row has any number of labels.
+        probabilities: whether there is a column for each label's.
+        separator: stands between labels in a cell of a CSV file; None writes a list in JSON.
+    """
+
+    names: dict[str, str]
+    classes: list[str]
+    multi_label: bool
+    probabilities: bool
+    separator: str | None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns with their types."""
+        fields = [(name, pa.large_string()) for name in self.names.values()]
+        fields += [(parts.FILE, pa.string()), (parts.ROW, pa.int64())]
+        if self.multi_label:
+            fields += [(parts.LABELS, pa.list_(pa.string()))]
+        else:
+            fields += [(LABEL, pa.string()), (parts.PROBABILITY, pa.float32())]
+        if self.probabilities:
+            fields += [(f"{PROBABILITY_OF}{name}", pa.float32()) for name in self.classes]
+        return pa.schema(fields if self.multi_label else [*fields, (parts.ABSTAINED, pa.bool_())])
+
+    def table(self, answered: pa.Table, files: pa.Array) -> pa.Table:
+        """A part's answered rows as the output has them; `files` are the files' names."""
+        columns = [answered[parts.column(place)] for place in range(len(self.names))]
+        columns += [files.take(answered[parts.FILE].combine_chunks()), answered[parts.ROW]]
+        labels = answered[parts.LABELS]
+        columns += [labels] if self.multi_label else [pc.list_element(labels, 0), answered[parts.PROBABILITY]]
+        if self.probabilities:
+            columns += [pc.list_element(answered[parts.PROBABILITIES], place) for place in range(len(self.classes))]
+        columns += [] if self.multi_label else [answered[parts.ABSTAINED]]
+        return pa.table(columns, schema=self.schema)
+
+
+def _layout(job: Parts, count: int, scored: Sources, probabilities: bool) -> Layout:
+    """By the first part with an answer, which says what the model's labels are."""
+    classes, multi_label = [], False
     for part in range(count):
-        metadata = pq.read_schema(job.path(parts.ANSWERS, part)).metadata or {}
-        if classes := json.loads(metadata.get(parts.CLASSES, b"[]")):
-            return classes
-    return []
-
-
-def _schema(names: dict[str, str], classes: Sequence[str], probabilities: bool) -> pa.Schema:
-    fields = [(name, pa.large_string()) for name in names.values()]
-    fields += [(parts.FILE, pa.string()), (parts.ROW, pa.int64())]
-    fields += [(parts.LABEL, pa.string()), (parts.PROBABILITY, pa.float32())]
-    if probabilities:
-        fields += [(f"{PROBABILITY_OF}{name}", pa.float32()) for name in classes]
-    return pa.schema([*fields, (parts.ABSTAINED, pa.bool_())])
-
-
-def _columns(
-    table: pa.Table, files: pa.Array, names: dict[str, str], classes: Sequence[str], probabilities: bool
-) -> pa.Table:
-    """A part's rows as the output has them."""
-    columns = [table[parts.column(place)] for place in range(len(names))]
-    columns += [files.take(table[parts.FILE].combine_chunks()), table[parts.ROW]]
-    columns += [table[parts.LABEL], table[parts.PROBABILITY]]
-    if probabilities:
-        columns += [pc.list_element(table[parts.PROBABILITIES], place) for place in range(len(classes))]
-    return pa.table([*columns, table[parts.ABSTAINED]], schema=_schema(names, classes, probabilities))
+        metadata = pq.read_schema(job.path(parts.ANSWERS, part)).metadata
+        if classes := json.loads(metadata[parts.CLASSES]):
+            multi_label = json.loads(metadata[parts.MULTI_LABEL])
+            break
+    several = scored.options.multi_label
+    separator = several.separator if several else None
+    return Layout(renamed(scored.columns, classes), classes, multi_label, probabilities, separator)
 
 
 # === Files ===
@@ -182,7 +202,7 @@ class Writer(Protocol):
 
     guarded: int
 
-    def __init__(self, stream: BinaryIO, schema: pa.Schema, guard: bool): ...
+    def __init__(self, stream: BinaryIO, layout: Layout, guard: bool): ...
 
     def write(self, table: pa.Table) -> None:
         """Adds rows."""
@@ -194,9 +214,9 @@ class Writer(Protocol):
 class _Parquet(Writer):
     """Row groups of ROWS_PER_GROUP, so that the memory does not grow with the file."""
 
-    def __init__(self, stream: BinaryIO, schema: pa.Schema, guard: bool):
+    def __init__(self, stream: BinaryIO, layout: Layout, guard: bool):
         self.guarded = 0
-        self._writer = pq.ParquetWriter(stream, schema)
+        self._writer = pq.ParquetWriter(stream, layout.schema)
         self._waiting: list[pa.Table] = []
 
     def write(self, table: pa.Table) -> None:
@@ -217,11 +237,11 @@ class _Parquet(Writer):
 class _Csv(Writer):
     """UTF-8, RFC 4180's quoting. A number is never guarded: -3.5 is no formula."""
 
-    def __init__(self, stream: BinaryIO, schema: pa.Schema, guard: bool):
-        self.guarded, self._guard = 0, guard
+    def __init__(self, stream: BinaryIO, layout: Layout, guard: bool):
+        self.guarded, self._guard, self._separator = 0, guard, layout.separator
         self._file = io.TextIOWrapper(stream, encoding="utf-8", newline="")
         self._rows = csv.writer(self._file)
-        self._rows.writerow([self._safe(name) for name in schema.names])
+        self._rows.writerow([self._safe(name) for name in layout.schema.names])
 
     def write(self, table: pa.Table) -> None:
         self._rows.writerows([self._safe(cell) for cell in row] for row in _values(table))
@@ -229,6 +249,8 @@ class _Csv(Writer):
     def _safe(self, cell: Any) -> Any:
         if isinstance(cell, bool):
             return "true" if cell else "false"
+        if isinstance(cell, list):  # of labels
+            cell = json.dumps(cell, ensure_ascii=False) if self._separator is None else self._separator.join(cell)
         if not self._guard or not isinstance(cell, str) or _NUMBER.fullmatch(cell):
             return cell
         guarded = spreadsheet.guarded(cell)
@@ -245,18 +267,19 @@ _NUMBER = re.compile(r"[+-]?(\d[\d.,]*)(e[+-]?\d+)?%?", re.IGNORECASE | re.ASCII
 class _JsonLines(Writer):
     """An object per line; the probabilities are an object of their own, as `bertline predict --json` writes them."""
 
-    def __init__(self, stream: BinaryIO, schema: pa.Schema, guard: bool):
+    def __init__(self, stream: BinaryIO, layout: Layout, guard: bool):
         self.guarded = 0
         self._file = io.TextIOWrapper(stream, encoding="utf-8", newline="\n")
+        self._names = layout.schema.names
+        self._probabilities = {f"{PROBABILITY_OF}{label}": label for label in layout.classes if layout.probabilities}
 
     def write(self, table: pa.Table) -> None:
-        first, last = table.column_names.index(parts.PROBABILITY) + 1, len(table.column_names) - 1
-        labels = [name.removeprefix(PROBABILITY_OF) for name in table.column_names[first:last]]
         for row in _values(table):
-            named = dict(zip(table.column_names[:first], row[:first], strict=True))
-            if labels:
-                named[parts.PROBABILITIES] = dict(zip(labels, row[first:last], strict=True))
-            named[parts.ABSTAINED] = row[last]
+            named = dict(zip(self._names, row, strict=True))
+            if self._probabilities:
+                of_labels = {label: named.pop(name) for name, label in self._probabilities.items()}
+                abstained = {name: named.pop(name) for name in (parts.ABSTAINED,) if name in named}
+                named |= {parts.PROBABILITIES: of_labels} | abstained
             self._file.write(json.dumps(named, ensure_ascii=False) + "\n")
 
     def close(self) -> None:

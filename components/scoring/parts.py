@@ -35,8 +35,9 @@ ROWS, ANSWERS = "rows", "answers"
 TEXT, TEXT_PAIR = "text", "text_pair"  # not in the answers
 FILE, ROW = "file", "row"  # the file's index, and the row's number in it
 REASON, DETAIL, EXCERPT = "reason", "detail", "excerpt"  # of the fault for which a row has no answer; null with one
-LABEL, PROBABILITY, PROBABILITIES, ABSTAINED = "label", "probability", "probabilities", "abstained"
+LABELS, PROBABILITY, PROBABILITIES, ABSTAINED = "labels", "probability", "probabilities", "abstained"
 CLASSES = b"bertline.classes"  # in the answers' metadata: names of the labels in the order of the probabilities
+MULTI_LABEL = b"bertline.multi_label"  # in the answers' metadata: whether a row has any number of labels
 
 
 def quarantine_of(output: Path) -> Path:

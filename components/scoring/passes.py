@@ -103,16 +103,18 @@ def _with_faults(table: pa.Table, faults: dict[int, str], rows: np.ndarray, text
 def _with_answers(table: pa.Table, answers: Answers | None, places: pa.Array) -> pa.Table:
     """With the columns of the answers; `places` has the place of each row's answer, or null."""
     if answers is None:
-        answers = Answers([], [], np.zeros((0, 0), np.float32), None, {})
-    best = (
-        answers.probabilities.max(axis=1) if answers.probabilities.size else np.zeros(len(answers.labels), np.float32)
-    )
+        answers = Answers([], [], np.zeros((0, 0), np.float32))
+    rows, classes = answers.probabilities.shape
+    # That of the one label; a set of labels has none
+    best = answers.probabilities.max(axis=1) if classes and not answers.multi_label else [None] * rows
     columns = {
-        parts.LABEL: pa.array(answers.labels, pa.string()),
+        parts.LABELS: pa.array(answers.labels, pa.list_(pa.string())),
         parts.PROBABILITY: pa.array(best, pa.float32()),
         parts.PROBABILITIES: arrow_lists(answers.probabilities),
-        parts.ABSTAINED: pa.array(answers.abstained or [None] * len(answers.labels), pa.bool_()),
+        parts.ABSTAINED: pa.array(answers.abstained or [None] * rows, pa.bool_()),
     }
     for name, values in columns.items():
         table = table.append_column(name, values.take(places))
-    return table.replace_schema_metadata({parts.CLASSES: json.dumps(answers.classes)})
+    return table.replace_schema_metadata(
+        {parts.CLASSES: json.dumps(answers.classes), parts.MULTI_LABEL: json.dumps(answers.multi_label)}
+    )

@@ -204,6 +204,44 @@ def test_pairs(task):
     assert [row["label"] for row in table("out.csv")] == ["same", "other"]
 
 
+def save_topics_model(folder):
+    """A multi-label model: the labels a, b and c of a text are the letters in it, b less sure than c than a."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
+    def text(text):
+        has = tf.stack([tf.strings.regex_full_match(text, f".*{letter}.*") for letter in "abc"], 1)
+        classes = tf.tile([["a", "b", "c"]], [tf.size(text), 1])
+        return {"assigned": has, "probabilities": tf.where(has, [[0.75, 0.5, 0.625]], 0.25), "classes": classes}
+
+    tf.saved_model.save(tf.Module(), str(folder), signatures={"text": text})
+    return folder
+
+
+def test_rows_with_several_labels(task, capfd):
+    save_topics_model(task / "runs/serving/9")
+    write_csv(task / "in.csv", [("a b c",), ("x",), ("",), ("b",)], ("text",))
+    score("in.csv", "-o", "out.parquet")
+    scored = pd.read_parquet("out.parquet")
+    expected = ["text", "file", "row", "labels", "probability_a", "probability_b", "probability_c"]
+    assert list(scored.columns) == expected
+    assert [list(labels) for labels in scored.labels] == [["a", "c", "b"], [], ["b"]]
+    assert scored.probability_c.tolist() == [0.625, 0.25, 0.25]
+    assert "b 66.7%, a 33.3%, c 33.3%" in " ".join(capfd.readouterr().out.split())
+    score("in.csv", "-o", "out.csv")
+    assert [row["labels"] for row in table("out.csv")] == ['["a", "c", "b"]', "[]", '["b"]']
+    score("in.csv", "-o", "out.jsonl", "--no-probabilities")
+    first = json.loads(Path("out.jsonl").read_text().splitlines()[0])
+    assert first == {"text": "a b c", "file": "in.csv", "row": 1, "labels": ["a", "c", "b"]}
+    config = task / "task.yaml"
+    changes = {"  keep: [shop]": '  multi_label: {separator: "|"}', "  slices: [shop]\n": "", "accuracy:": "micro_f1:"}
+    text = config.read_text()
+    for old, new in changes.items():
+        text = text.replace(old, new, 1)
+    config.write_text(text)
+    score("in.csv", "-o", "joined.csv")
+    assert [row["labels"] for row in table("joined.csv")] == ["a|c|b", "", "b"]
+
+
 def test_nothing_is_replaced_or_guessed(task):
     write_csv(task / "in.csv", [("good",)], ("text",))
     write_csv(task / "other.csv", [("good",)], ("texts",))
