@@ -17,10 +17,12 @@ from bertline.components.data import sql
 from bertline.components.options import Query
 from bertline.errors import UserError
 from bertline.models.features import SPLITS
+from bertline.pipeline.init import beside
+from bertline.pipeline.init.columns import choose_columns
 from bertline.pipeline.init.propose import propose
 from bertline.pipeline.init.refuse import refuse_as_run_does
 from bertline.pipeline.init.render import render
-from bertline.pipeline.init.survey import take_survey
+from bertline.pipeline.init.survey import Survey, take_survey
 
 
 class Written(NamedTuple):
@@ -55,11 +57,13 @@ def write_config(
             only one label, with as many labels as rows, or anything else that `run` would refuse. Or the target
             exists and `force` is not set.
     """
+    text = [text] if isinstance(text, str) else text
     with _rows(source) as place:
         survey = take_survey(place, header)
         if isinstance(source, Query):
             survey.source, survey.sources = source, {SPLITS[0]: source}
-        proposal = propose(survey, text=[text] if isinstance(text, str) else text, label=label)
+        survey = _with_splits_beside(survey, header, text, label)
+        proposal = propose(survey, text=text, label=label)
         refuse_as_run_does(survey, proposal)
     path = Path(target) if target else Path("configs") / f"{proposal.name}.yaml"
     if path.exists() and not force:
@@ -68,6 +72,15 @@ def write_config(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return Written(path, proposal.findings, proposal.warnings)
+
+
+def _with_splits_beside(survey: Survey, header: list[str] | None, text: Sequence[str], label: str | None) -> Survey:
+    """The survey, made again with the test and validation files beside the training rows, where there are any."""
+    given, warnings = beside.usable(survey, choose_columns(survey, text, label))
+    if given:
+        survey = take_survey(survey.source, header, given)
+    survey.warnings += warnings
+    return survey
 
 
 @contextmanager

@@ -18,13 +18,13 @@ from bertline.components.data.delimited import SPANS_LINES
 from bertline.components.data.file_kinds import ENDINGS
 from bertline.components.data.packing import without_packing
 from bertline.components.data.rows import printable
-from bertline.components.options import DataOptions, Query
+from bertline.components.options import DataOptions, Query, ValidationOptions
 from bertline.errors import UserError
 from bertline.models import packages
 from bertline.models.recipe import ModelOptions, TrainOptions
 from bertline.pipeline.init.columns import Columns, choose_columns
 from bertline.pipeline.init.survey import MOST_VALUES, Survey
-from bertline.pipeline.init.wordpieces import token_lengths
+from bertline.pipeline.init.wordpieces import Pieces, look
 
 # === What the proposals rest on ===
 
@@ -46,6 +46,9 @@ PINS = {
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
 DEFAULTS = DataOptions(source=["."])
+# English has hardly an unknown piece, and tweets with their typing errors break a word into 1.14. Above these it is
+# another language, or the words of a trade: doctors' texts reach 2.
+UNKNOWN_PIECES, NOT_LATIN, PIECES_PER_WORD = 0.1, 0.3, 1.5
 BATCH = TrainOptions.model_fields["batch_size"].default
 
 
@@ -107,18 +110,24 @@ def propose(survey: Survey, *, text: Sequence[str] = (), label: str | None = Non
     alike = spellings.alike(_spelt(survey, columns.label))
     labels = _labels(survey, columns.label, alike)
     texts = columns.texts(survey, DEFAULTS)
+    pieces = look(texts, packages.resolve(BACKBONE) / "vocab.txt")
     name = task_name(survey.source)
     return Proposal(
         name=name,
         settings=[
             Setting(("name",), name),
             *_data(survey, columns, labels, alike),
-            *_model(texts),
+            *_model(pieces),
             *_train(labels, _train_rows(survey, labels)),
             *_evaluate(texts, labels),
         ],
         findings=_findings(survey, columns, labels),
-        warnings=[*survey.warnings, *_spelling_warnings(survey, columns.label), *label_warnings(labels)],
+        warnings=[
+            *survey.warnings,
+            *_spelling_warnings(survey, columns.label),
+            *label_warnings(labels),
+            *language_warnings(pieces),
+        ],
     )
 
 
@@ -307,8 +316,27 @@ def _slicing(columns: list[str]) -> str:
 # === model ===
 
 
-def _model(texts: list[tuple[str, ...]]) -> list[Setting]:
-    lengths = token_lengths(texts, packages.resolve(BACKBONE) / "vocab.txt")
+def language_warnings(pieces: Pieces) -> list[str]:
+    """What to know where the weights, which are English, may not know the language of the texts."""
+    way_out = "name a backbone for their language in model.backbone, or compare with the baseline, which knows none"
+    if pieces.unknown > UNKNOWN_PIECES or pieces.not_latin > NOT_LATIN:
+        stop = ""
+        if pieces.unknown > ValidationOptions.model_fields["max_out_of_vocabulary"].default:
+            stop = ". Until then `run` stops at validation.max_out_of_vocabulary"
+        return [
+            f"the weights are English, {pieces.not_latin:.0%} of the letters are not Latin, and {pieces.unknown:.0%} "
+            f"of the wordpieces unknown to them. On Chinese reviews they lost to TF-IDF by 16 points: {way_out}{stop}"
+        ]
+    if pieces.per_word > PIECES_PER_WORD:
+        return [
+            f"the weights are English and break a word into {pieces.per_word:.1f} wordpieces (English news 1.1, tweets "
+            f"1.1, French 1.7, German 2.0). If the texts are not English: {way_out}"
+        ]
+    return []
+
+
+def _model(pieces: Pieces) -> list[Setting]:
+    lengths = pieces.lengths
     half, most = (int(numpy.percentile(lengths, share, method="inverted_cdf")) for share in (50, 99))
     max_length = propose_max_length(lengths)
     truncated = float((lengths > max_length).mean())

@@ -7,7 +7,7 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,12 +135,13 @@ class Survey:
         return [name for name in self.names if printable(name) != name]
 
 
-def take_survey(source: str | Path, header: list[str] | None = None) -> Survey:
+def take_survey(source: str | Path, header: list[str] | None = None, given: Mapping[str, str] | None = None) -> Survey:
     """Looks at all rows of the data.
 
     Args:
         source: file, folder with a folder per class, glob, or package://NAME/PATH.
         header: names of the columns, where the person gives them; [] says that the first line names them.
+        given: a split other than train -> the source of its rows.
 
     Raises:
         UserError: nothing is there, or no row of it can be used.
@@ -151,7 +152,7 @@ def take_survey(source: str | Path, header: list[str] | None = None) -> Survey:
         if not re.search(r"[*?\[]", address) and not Path(place).exists():
             raise UserError(f"{address}: no such file or folder. Correct the path.")
         address = str(Path(address).absolute())
-    sources = task_files.split_sources(address, os.getcwd()) or {TRAIN: address}
+    sources = task_files.split_sources(address, os.getcwd()) or {TRAIN: address, **(given or {})}
     format, by_split = _expanded(sources)
     files = [file for members in by_split.values() for file in members]
     _refuse_mixed_formats(by_split)

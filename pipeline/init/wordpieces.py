@@ -1,15 +1,36 @@
-"""Lengths of texts in wordpieces, without TensorFlow."""
+"""Texts in wordpieces, without TensorFlow: their lengths, and whether the vocabulary is of their language."""
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy
 from tokenizers.implementations import BertWordPieceTokenizer
 
+UNKNOWN = "[UNK]"
+LATIN = (range(0x41, 0x250), range(0x1E00, 0x1F00))
 
-def token_lengths(texts: list[tuple[str, ...]], vocabulary: Path) -> numpy.ndarray:
-    """Wordpieces of each row, special tokens included: int64 [rows].
+
+class Pieces(NamedTuple):
+    """What texts are to a vocabulary.
+
+    Attributes:
+        lengths: wordpieces of each row, special tokens included, int64 [rows].
+        unknown: share of the wordpieces that stand for something which the vocabulary lacks.
+        per_word: wordpieces of a word of letters, on average.
+        not_latin: share of the letters that are not Latin.
+    """
+
+    lengths: numpy.ndarray
+    unknown: float
+    per_word: float
+    not_latin: float
+
+
+def look(texts: list[tuple[str, ...]], vocabulary: Path) -> Pieces:
+    """Splits texts into wordpieces.
 
     The model's own tokenizer runs in TensorFlow, which takes seconds to import. This one differs from it by a
     few pieces in a row that was decoded in the wrong encoding or that spells out a token such as [SEP].
@@ -19,5 +40,18 @@ def token_lengths(texts: list[tuple[str, ...]], vocabulary: Path) -> numpy.ndarr
         vocabulary: path of a vocab.txt; the texts are lower-cased.
     """
     tokenizer = BertWordPieceTokenizer(str(vocabulary), lowercase=True)
-    pieces = tokenizer.encode_batch([row[0] if len(row) == 1 else row for row in texts])
-    return numpy.asarray([len(row) for row in pieces], numpy.int64)
+    encoded = tokenizer.encode_batch([row[0] if len(row) == 1 else row for row in texts])
+    every = unknown = starts = ends = 0
+    for piece in chain.from_iterable(row.tokens for row in encoded):
+        every += 1
+        unknown += piece == UNKNOWN
+        starts += piece.isalpha()
+        ends += piece.startswith("##") and piece[2:].isalpha()
+    letters = [ord(letter) for letter in chain.from_iterable(chain.from_iterable(texts)) if letter.isalpha()]
+    foreign = sum(not any(code in block for block in LATIN) for code in letters)
+    return Pieces(
+        numpy.asarray([len(row) for row in encoded], numpy.int64),
+        unknown / max(every, 1),
+        (starts + ends) / max(starts, 1),
+        foreign / max(len(letters), 1),
+    )

@@ -15,7 +15,7 @@ from bertline.models import packages
 from bertline.pipeline import config
 from bertline.pipeline.init import write_config
 from bertline.pipeline.init.propose import BACKBONE, PINS, label_warnings, propose_max_length, propose_recipe
-from bertline.pipeline.init.wordpieces import token_lengths
+from bertline.pipeline.init.wordpieces import look
 
 HEAVY = {"tensorflow", "tensorflow_text", "tfx", "apache_beam", "keras", "sklearn", "pandas"}
 
@@ -185,6 +185,38 @@ def test_a_config_is_replaced_only_on_request(table, tmp_path):
 
 
 # === The numbers ===
+
+
+LANGUAGES = {
+    "English": "All human beings are born free and equal in dignity and rights. The box was damaged, the service good.",
+    "German": "Alle Menschen sind frei und gleich an Würde und Rechten geboren. Der Karton war beschädigt.",
+    "French": "Tous les êtres humains naissent libres et égaux en dignité et en droits. Le carton était abîmé.",
+    "Turkish": "Bütün insanlar hür, haysiyet ve haklar bakımından eşit doğarlar.",
+    "Russian": "Все люди рождаются свободными.",
+    "Chinese": "快递太慢了，包装也破了，不过客服态度很好。",
+    "Thai": "มนุษย์ทั้งหลายเกิดมา",
+}
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("English", None),
+        ("German", "break a word into 2.0 wordpieces"),
+        ("French", "break a word into 1.9 wordpieces"),
+        ("Turkish", "break a word into 2.9 wordpieces"),
+        ("Russian", "100% of the letters are not Latin, and 0% of the wordpieces unknown to them"),
+        ("Chinese", "Until then `run` stops at validation.max_out_of_vocabulary"),
+        ("Thai", "100% of the letters are not Latin"),
+    ],
+)
+def test_a_language_that_the_weights_do_not_know_is_named_with_the_ways_out(tmp_path, language, said):
+    rows = [(f"{number} {LANGUAGES[language]}", ("pos", "neg")[number % 2]) for number in range(120)]
+    written, _ = proposed(write_table(tmp_path / "a.csv", ("text", "label"), rows))
+    warnings = [warning for warning in written.warnings if warning.startswith("the weights are English")]
+    assert len(warnings) == (said is not None)
+    if said:
+        assert said in warnings[0] and "model.backbone" in warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -466,6 +498,6 @@ def test_lengths_are_those_of_the_models_own_tokenizer():
     ]
     tokenizer = Tokenizer(vocabulary, lowercase=True, max_length=2**30)
     expected = tokenizer(texts)[0].row_lengths().numpy().tolist()
-    assert token_lengths([(text,) for text in texts], vocabulary).tolist() == expected
+    assert look([(text,) for text in texts], vocabulary).lengths.tolist() == expected
     expected = tokenizer(texts, texts[::-1])[0].row_lengths().numpy().tolist()
-    assert token_lengths(list(zip(texts, texts[::-1], strict=True)), vocabulary).tolist() == expected
+    assert look(list(zip(texts, texts[::-1], strict=True)), vocabulary).lengths.tolist() == expected

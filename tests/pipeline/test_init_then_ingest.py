@@ -104,3 +104,57 @@ def test_both_kinds_stand_in_the_proposal(tmp_path):
 def test_a_label_with_a_character_that_cannot_be_seen_is_kept_with_a_word(tmp_path):
     written = write_config(table(tmp_path / "a.csv", ["pos\u200b", "neg"]), tmp_path / "a.yaml")
     assert written.warnings == ["labels with a character that cannot be seen (see data.label_map): 'pos\\u200b'"]
+
+
+# === Splits beside the training file ===
+
+
+@pytest.mark.parametrize(
+    ("train", "others"),
+    [
+        ("train.csv", {"test": "test.csv"}),
+        ("reviews_train.csv", {"test": "reviews_test.csv", "validation": "reviews_dev.csv"}),
+        ("Train.csv", {"test": "Test.csv", "validation": "Val.csv"}),
+        ("train-00000-of-00001.csv", {"test": "test-00000-of-00001.csv"}),
+    ],
+)
+def test_a_test_file_beside_the_training_file_is_the_test_split(tmp_path, train, others):
+    table(tmp_path / train, ["pos", "neg"])
+    for place, name in enumerate(others.values()):
+        with open(table(tmp_path / name, ["pos", "neg"], 0), "a", encoding="utf-8") as stream:
+            stream.writelines(f"{name} text {row} of {place},{('pos', 'neg')[row % 2]}\n" for row in range(30))
+    table(tmp_path / "other_test.csv", ["x", "y"])
+    written = write_config(tmp_path / train, tmp_path / "a.yaml")
+    options = config.load(written.path).data
+    assert (options.source, options.test_source) == ([train], [others["test"]])
+    assert options.validation_source == ([others["validation"]] if "validation" in others else None)
+    report, _ = ingested(written.path)
+    assert {split: report["split_rows"][split] for split in others} == dict.fromkeys(others, 30)
+
+
+@pytest.mark.parametrize(
+    ("header", "labels", "said"),
+    [
+        (("text", "id"), ["1", "2"], "it has no column 'label', so its rows have nothing to be judged by"),
+        (("text", "label"), ["-1"], "no training row has its label '-1'"),
+        (("text", "label"), [""], "its column 'label' is empty"),
+    ],
+)
+def test_a_test_file_without_the_labels_is_not_taken_and_the_screen_says_why(tmp_path, header, labels, said):
+    table(tmp_path / "train.csv", ["pos", "neg"])
+    table(tmp_path / "test.csv", labels, header=header)
+    written = write_config(tmp_path / "train.csv", tmp_path / "a.yaml")
+    assert written.warnings == [f"test.csv beside it is not taken as data.test_source: {said}"]
+    assert config.load(written.path).data.test_source is None
+    assert ingested(written.path)[0]["rows"] == 240
+
+
+def test_two_names_for_one_split_and_a_damaged_file_are_not_taken(tmp_path):
+    for name in ("train.csv", "val.csv", "dev.csv"):
+        table(tmp_path / name, ["pos", "neg"])
+    (tmp_path / "test.csv").write_bytes(b"")
+    written = write_config(tmp_path / "train.csv", tmp_path / "a.yaml")
+    assert config.load(written.path).data.validation_source is None
+    (warning,) = written.warnings
+    assert warning.startswith("test.csv beside it is not taken as data.test_source: ")
+    assert "the file is empty" in warning
