@@ -15,7 +15,7 @@ from bertline.components.data.delimited import Delimited
 from bertline.components.data.formats import READERS
 from bertline.components.data.reader import SourceFile
 from bertline.components.data.records import Record, plain_records, standard_records
-from bertline.components.data.rows import Fault
+from bertline.components.data.rows import Fault, excerpt
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 
@@ -25,6 +25,7 @@ SAMPLED_FILES = 100
 MARKS = (*DELIMITERS, "^", "~", "\x01", "\x1f")
 
 MOST_VALUES = 1000  # of a column whose values repeat; with more it is no label
+MOST_RECORDS = 0.8  # share that has the same number of fields, for the first line to be of another kind
 NUMBERS = 0.98  # share of a column's values that are numbers, for the first line to need one too
 TEXT_WORDS = 3  # words of a column's values on average, from which they are texts
 # Names that columns have, and rows hardly ever.
@@ -191,7 +192,12 @@ class _Verdict(NamedTuple):
 
 
 def _header(samples: list[_Sample], delimiter: str | None) -> Layout:
-    judged = {sample.file.name: _judged(sample.records(delimiter or sample.usual)) for sample in samples}
+    judged = {}
+    for sample in samples:
+        mark = sample.usual if sample.named else delimiter or sample.usual
+        records = sample.records(mark)
+        _refuse_lines_above(sample.file, records, mark)
+        judged[sample.file.name] = _judged(records)
     kinds = {verdict.kind: name for name, verdict in reversed(judged.items())}  # the first file of each kind
     if "names" in kinds and "row" in kinds:
         raise UserError(
@@ -210,12 +216,26 @@ def _header(samples: list[_Sample], delimiter: str | None) -> Layout:
     return Layout(delimiter)
 
 
+def _refuse_lines_above(file: SourceFile, records: list[Record], mark: str) -> None:
+    """Raises UserError where remarks or a title stand above the line of column names."""
+    first = records[0].fields if records else []
+    share, fields = _fit(records)
+    if isinstance(first, Fault) or len(first) != 1 or 2 * share < MOST_RECORDS:
+        return
+    raise UserError(
+        f"{file.name}: the first line is one field ({excerpt(first[0])!r}), and most others are {fields}, separated by "
+        f"{mark!r}. Remove what stands above the line of column names."
+    )
+
+
 def _judged(records: list[Record]) -> _Verdict:
     """Whether the first record is a row like the others, by what each of its fields says."""
     readable = [[cell.strip() for cell in record.fields] for record in records if not isinstance(record.fields, Fault)]
     if not readable or isinstance(records[0].fields, Fault):
         return _Verdict("names", "", [])
     first, *rows = readable
+    if len(first) < 2:  # no delimiter is known, and that is what is to be said
+        return _Verdict("names", "", [])
     rows = [row for row in rows if len(row) == len(first)]
     columns = [_Column([row[place] for row in rows if row[place]]) for place in range(len(first))]
     if not rows or _are_counted(first):

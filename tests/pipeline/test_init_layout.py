@@ -225,6 +225,17 @@ def test_where_it_is_not_clear_the_person_is_asked(tmp_path):
     )
 
 
+def test_what_stands_above_the_names_is_told(tmp_path):
+    content = "# exported 2026-11-01\n# by shop\n" + table([("text", "label"), *ROWS], ";")
+    message = refusal(tmp_path / "a.csv", content)
+    assert "the first line is one field ('# exported 2026-11-01'), and most others are 2, separated by ';'" in message
+
+
+def test_a_delimiter_that_is_none_is_told(tmp_path):
+    content = "".join(f"{n}::{text}::{n % 2}\n" for n, text in enumerate(sentences()))
+    assert "No usual character separates its columns" in refusal(tmp_path / "a.dat", content)
+
+
 def test_files_with_and_without_names_are_refused_naming_both(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.csv").write_text(table([("text", "label"), *ROWS]))
