@@ -13,8 +13,9 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from bertline.components.evaluation import read_metrics
 from bertline.errors import UserError
-from bertline.pipeline import metadata_store, run_ids
+from bertline.pipeline import damage, metadata_store, run_ids
 from bertline.pipeline.stages import Node
+from bertline.serving.storage import is_remote
 
 if TYPE_CHECKING:
     from bertline.pipeline.config import Config
@@ -64,11 +65,14 @@ class Store:
         config: the task.
 
     Raises:
-        UserError: its database cannot be used.
+        UserError: its database cannot be used, or knows less than lies below the task's root.
     """
 
     def __init__(self, config: Config):
         self._store = metadata_store.connect(config.metadata_location)
+        if not (config.root and is_remote(config.root)):
+            newest = next(_newest_first(self._store.get_executions), None)
+            damage.check_knows_results(config.root_folder, config.metadata, newest.id if newest else 0)
         self._names: dict[int, str] = {}  # of execution types, by their ids
 
     # === Runs ===
@@ -169,6 +173,15 @@ class Store:
         for artifact in _newest_first(self._store.get_artifacts):
             if artifact.type_id == wanted:
                 yield artifact
+
+    def last_artifacts(self, number: int) -> list[mlmd.Artifact]:
+        """The artifacts that were made last, newest first."""
+        return list(islice(_newest_first(self._store.get_artifacts), number))
+
+    def note_size(self, artifact: mlmd.Artifact, size: int) -> None:
+        """Keeps the bytes of an artifact with it, for `damage.check_size`."""
+        artifact.custom_properties[damage.SIZE].int_value = size
+        self._store.put_artifacts([artifact])
 
     def executions_with_output(self, artifact: mlmd.Artifact) -> list[int]:
         """Ids of the executions that made an artifact or found it in the cache, oldest first."""

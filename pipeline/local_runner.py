@@ -23,11 +23,11 @@ from bertline.components import trackers
 from bertline.components.data import sql, task_files
 from bertline.components.errors import in_words
 from bertline.errors import UserError
-from bertline.pipeline import beam_options, facts, review, run_ids, screen, stages
+from bertline.pipeline import beam_options, damage, facts, review, run_ids, screen, stages
 from bertline.pipeline.config import Config
 from bertline.pipeline.screen import display
 from bertline.pipeline.stages import Node
-from bertline.serving import releases
+from bertline.serving import releases, storage
 
 if TYPE_CHECKING:
     from bertline.components.options import DataOptions
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bertline.runner")
 
+NEWEST = 50  # artifacts that show where a folder's results lie: some two runs of them
 TRACKED = "bertline.TrackingRecord"  # bertline.components.artifacts.TrackingRecord, which brings TFX
 
 
@@ -204,6 +205,8 @@ class _Launcher:
         self.run_id = run_id
         self.config = config
         self.store = lineage.Store(config)
+        if not config.metadata:  # a database is shared by machines, each with a root of its own
+            damage.check_place(config.root_folder, self.store.last_artifacts(NEWEST))
         run_facts = gather_facts(config, self.store, task_files.fingerprint(task_files.of_task(data, config.folder)))
         log.info("facts of run %s: %s", run_id, run_facts)
         config = config.model_copy(update={"data": data})  # the facts are those of the config as it is written
@@ -239,6 +242,8 @@ class _Launcher:
                     for node in wired:
                         self._launch_node(nodes[node], deployment, metadata.Metadata(connection))
                         done[node] = self.store.stage(self.run_id, node)
+                        if node.makes_model:
+                            self._check_or_note_sizes(done[node])
                     if Node.REVIEW in wired:
                         page = self._publish_page(done[Node.REVIEW])
             except Exception as error:
@@ -266,6 +271,14 @@ class _Launcher:
             custom_executor_operators={executable_spec_pb2.BeamExecutableSpec: self._beam_operator},
         ).launch()
         log.info("stage %s took %.1f s", node.node_info.id, time.monotonic() - began)
+
+    def _check_or_note_sizes(self, stage: Stage) -> None:
+        """Compares cached results with the sizes that they were made with, before a stage reads them."""
+        for artifact in (artifact for artifacts in stage.outputs.values() for artifact in artifacts):
+            if stage.state == "cached":
+                damage.check_size(stage.name, artifact)
+            else:
+                self.store.note_size(artifact, storage.size(artifact.uri))
 
     def _beam_operator(self, executor_spec: Any, platform_config: Any = None) -> Any:
         """Runs a Beam stage on the config's engine, which its spec does not name, as the spec keys the cache."""

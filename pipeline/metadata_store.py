@@ -15,12 +15,13 @@ from pydantic import TypeAdapter, ValidationError
 from yarl import URL
 
 from bertline.errors import UserError
+from bertline.pipeline import damage
+from bertline.pipeline.damage import FILE
 
 if TYPE_CHECKING:
     from ml_metadata.metadata_store import metadata_store
     from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-FILE = "metadata.sqlite"
 PASSWORD = "BERTLINE_METADATA_PASSWORD"  # environment variable: a password has no place in a config
 PORTS = {"postgresql": 5432, "mysql": 3306}
 # What may stand behind the question mark: ML Metadata's own names. All are text but for BOOLEANS.
@@ -119,11 +120,14 @@ def connect(location: Location) -> metadata_store.MetadataStore:
     """Opens the store.
 
     Raises:
-        UserError: the server cannot be reached or refuses, or the database holds another task's runs.
+        UserError: the file is damaged, the server cannot be reached or refuses, or the database holds another task's
+            runs.
     """
     from ml_metadata.metadata_store import metadata_store
 
     if not location.address:
+        if exists(location):
+            damage.check_file(location.folder / FILE)
         return metadata_store.MetadataStore(connection(location))
     url = check_address(location.address)
     if fault := unreachable(location.address):

@@ -266,25 +266,6 @@ def test_a_second_run_at_once_is_told_so(line):
         kill(first)
 
 
-def test_a_run_killed_in_training_goes_on_from_its_checkpoint(line):
-    factories.write_csv(line.folder / "reviews.csv", factories.reviews(902))
-    line.edit("  epochs: 8", "  epochs: 8\n  checkpoint_steps: 5")
-    before = line.versions()
-    run = line.start()
-    checkpoints = line.folder / "runs" / "checkpoints"
-    wait_until(lambda: run.poll() is not None or list(checkpoints.glob("**/checkpoint")), seconds=300)
-    assert run.poll() is None, "the run ended before it could be killed"
-    kill(run)
-    assert line.versions() == before
-
-    resumed = line.run()
-    assert resumed.returncode == 0, resumed.stdout
-    assert "resumed at step" in resumed.stdout
-    assert len(line.versions()) == len(before) + 1
-    assert not checkpoints.exists() or not list(checkpoints.glob("**/*.index"))
-    assert "interrupted" in {run["outcome"] for run in line.runs()}
-
-
 def test_a_new_threshold_and_dtype_change_the_answers_and_train_nothing(line):
     text = "the item"  # without a word that tells the moods apart
     before = line.versions()
