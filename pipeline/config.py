@@ -16,6 +16,7 @@ from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 
+from bertline.components import yaml_extent
 from bertline.components.options import (
     CanaryOptions,
     CardOptions,
@@ -27,7 +28,7 @@ from bertline.components.options import (
 )
 from bertline.errors import UserError
 from bertline.models.recipe import ExportOptions, ModelOptions, RandomBert, Section, TrainOptions
-from bertline.pipeline import metadata_store, yaml_extent
+from bertline.pipeline import metadata_store
 from bertline.pipeline.beam_options import GCS, BeamOptions
 from bertline.pipeline.kubeflow_options import KubeflowOptions
 from bertline.serving.storage import is_remote

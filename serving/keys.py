@@ -33,6 +33,7 @@ from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from bertline.errors import UserError
+from bertline.serving import releases
 
 KEY_BITS = 256
 KEY_PREFIX = "bertline_"  # so that scanners for leaked secrets, and people, know one when they see it
@@ -205,6 +206,7 @@ def _write(file: Path, keys: list[Key]) -> None:
         if file.exists():
             _take_over(file, new)
         os.replace(new, file)
+        releases.sync(file.parent)  # a key that was removed must not come back when the power goes
     except BaseException:
         os.unlink(new)
         raise

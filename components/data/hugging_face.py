@@ -11,6 +11,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML, YAMLError
 
+from bertline.components import yaml_extent
+
 CLASS_LABEL = "ClassLabel"
 LISTS = ("Sequence", "List", "LargeList")  # of features, by the versions of datasets
 METADATA = b"huggingface"  # key in the schema's metadata
@@ -92,8 +94,10 @@ def _in_front_matter(text: str) -> Iterator[object]:
     if not text.startswith(FRONT_MATTER):
         return
     try:
-        info = YAML(typ="safe", pure=True).load(text.split(FRONT_MATTER, 2)[1])
-    except YAMLError:  # a README that only looks like a card
+        front_matter = text.split(FRONT_MATTER, 2)[1]
+        yaml_extent.check(front_matter)
+        info = YAML(typ="safe", pure=True).load(front_matter)
+    except YAMLError:  # a README that only looks like a card, or one that no machine should build
         return
     infos = info.get("dataset_info", []) if isinstance(info, dict) else []
     for one in infos if isinstance(infos, list) else [infos]:

@@ -1,4 +1,4 @@
-"""Refuses YAML that is nested deeper or grows larger than any config, before anything is built of it.
+"""Refuses YAML that is nested deeper or grows larger than any config or description, before anything is built of it.
 
 A few hundred bytes can stand for more values than a machine has memory, through aliases of aliases, and a text that is
 nested some thousand levels deep ends every reader's recursion.
