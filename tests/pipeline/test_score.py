@@ -240,6 +240,9 @@ def test_rows_with_several_labels(task, capfd):
     config.write_text(text)
     score("in.csv", "-o", "joined.csv")
     assert [row["labels"] for row in table("joined.csv")] == ["a|c|b", "", "b"]
+    with Server.of(task / "runs/serving", "reviews", port=0) as server:
+        score("in.csv", "-o", "served.csv", "--address", server.address)
+    assert Path("served.csv").read_text() == Path("joined.csv").read_text()
 
 
 def test_nothing_is_replaced_or_guessed(task):
