@@ -162,7 +162,7 @@ class DataOptions(Section):
     # The character between two fields of CSV and TSV files, such as ";". null takes the comma in CSV, the tab in TSV. A
     # first line such as `sep=;` in a file itself goes first
     delimiter: str | None = None
-    # Names of all columns, for CSV and TSV files whose first line is a row. null takes them from the first line
+    # Names of all columns, for CSV, TSV and Excel files whose first line is a row. null takes them from that line
     header: list[str] | None = Field(default=None, min_length=2)
     # The column of the text. Several, such as [title, body], are joined in this order; empty ones are left out
     text: str | list[str] = "text"

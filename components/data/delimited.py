@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import ClassVar
 
 from bertline.components.data import decoding, quoting
 from bertline.components.data.columns import places_of
@@ -33,6 +34,7 @@ class Delimited(Reader):
     """
 
     delimiter: str
+    takes_header: ClassVar = True
 
     def columns(self, file: SourceFile, options: DataOptions) -> list[str]:
         """See Reader."""

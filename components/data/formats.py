@@ -48,9 +48,9 @@ def columns(file: SourceFile, options: DataOptions) -> list[str]:
         UserError: the file is empty, damaged, not of its format, or not in the encoding.
     """
     reader = READERS[file.format]
-    if options.header and not isinstance(reader, Delimited):
+    if options.header and not reader.takes_header:
         raise UserError(
-            f"{file.name}: data.header names the columns of CSV and TSV files, not of {file.format}; remove it."
+            f"{file.name}: data.header names the columns of CSV, TSV and Excel files, not of {file.format}; remove it."
         )
     names = reader.columns(file, options)
     if not names:

@@ -46,10 +46,12 @@ class Reader(Protocol):
         is_text: the files are text, in the encoding that the options name.
         faults_of_cells: a cell can be a fault, such as a list where a text is needed. It costs its row only in a column
             that the options name; in others it is no value.
+        takes_header: the first row names the columns, unless `data.header` does.
     """
 
     is_text = True
     faults_of_cells = False
+    takes_header = False
 
     def columns(self, file: SourceFile, options: DataOptions) -> list[str]:
         """Names of the columns that hold plain values, in the file's order; [] where the file has no rows.

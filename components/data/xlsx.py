@@ -1,4 +1,4 @@
-"""Excel workbooks (.xlsx): one sheet of them, whose first row that is not empty names the columns."""
+"""Excel workbooks (.xlsx): one sheet, whose first row that is not empty names the columns, unless the options do."""
 
 from __future__ import annotations
 
@@ -41,9 +41,13 @@ class Xlsx(Reader):
 
     is_text = False
     faults_of_cells = True
+    takes_header = True
 
     def columns(self, file: SourceFile, options: DataOptions) -> list[str]:
         """See Reader; a column without a name is none."""
+        if options.header:
+            _check_header(file, self.first_rows(file, options), options.header)
+            return list(options.header)
         with _opened(file, options) as sheet:
             header = next(_filled(_rows(file, sheet.values)), None)
             return [name for name in _names(header.cells) if name] if header else []
@@ -63,8 +67,8 @@ class Xlsx(Reader):
         """See Reader; an empty row is none."""
         with _opened(file, options) as sheet:
             filled = _filled(_rows(file, sheet.values, sheet.formulas))
-            header = next(filled, None)
-            places = places_of(file, names, _names(header.cells), options) if header else []
+            header = options.header or _names(next(filled).cells)  # a sheet that is read is not empty
+            places = places_of(file, names, header, options)
             needed = set(used_columns(options))
             for number, row in enumerate(filled, start=1):
                 wrong = next((what for what in _wrong(row, places, names, needed)), None)
@@ -73,6 +77,27 @@ class Xlsx(Reader):
                     yield Row(number, (), Fault(BROKEN_LINE, wrong, excerpt(shown)))
                 else:
                     yield Row(number, tuple(_value(row.cells, place) for place in places))
+
+    def first_rows(self, file: SourceFile, options: DataOptions, count: int = LOOKED_AT_ROWS) -> list[list[str]]:
+        """The first rows that are not empty as texts, that of the columns' names too; all of them equally long."""
+        with _opened(file, options) as sheet:
+            rows = [_names(row.cells) for row in islice(_filled(_rows(file, sheet.values)), count)]
+        width = max((place for row in rows for place, cell in enumerate(row, start=1) if cell), default=0)
+        return [[*row, *[""] * width][:width] for row in rows]
+
+
+def _check_header(file: SourceFile, rows: list[list[str]], header: list[str]) -> None:
+    """Raises UserError where the sheet has another number of columns than the names, or holds them itself."""
+    if len(rows[0]) != len(header):
+        raise UserError(
+            f"{file.name}: data.header names {len(header)} columns ({', '.join(header)}), and the sheet has "
+            f"{len(rows[0])}. Correct data.header."
+        )
+    if [cell.casefold() for cell in rows[0]] == [name.casefold() for name in header]:
+        raise UserError(
+            f"{file.name}: the first row holds the names that data.header gives; remove data.header, or it would be "
+            "read as a row."
+        )
 
 
 # === Sheets ===

@@ -1,4 +1,4 @@
-"""How CSV and TSV files are laid out: which character is between the fields, and whether the first line is a row."""
+"""How tables without a schema are laid out: the character between fields, and whether the first line is a row."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from bertline.components.data.formats import READERS
 from bertline.components.data.reader import SourceFile
 from bertline.components.data.records import Record, plain_records, standard_records
 from bertline.components.data.rows import Fault, excerpt
+from bertline.components.data.xlsx import Xlsx
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
 
@@ -53,7 +54,7 @@ USUAL = Layout()
 
 
 def look(files: Sequence[SourceFile], options: DataOptions, header: list[str] | None = None) -> Layout:
-    """Finds delimiter and header of CSV and TSV files from their first lines; nothing to say of other formats.
+    """Finds the delimiter of CSV and TSV files, and their and workbooks' header, from their first lines.
 
     Args:
         files: of a task.
@@ -63,14 +64,18 @@ def look(files: Sequence[SourceFile], options: DataOptions, header: list[str] | 
     Raises:
         UserError: two files differ, or it is not clear whether the first line is a row.
     """
-    files = [file for file in files if isinstance(READERS[file.format], Delimited)][:SAMPLED_FILES]
-    if not files:
-        return USUAL
-    samples = [_sampled(file, options) for file in files]
+    samples = [_sampled(file, options) for file in _those(files, Delimited)]
     delimiter = _delimiter(samples)
     if header is not None:
         return Layout(delimiter, header or None, "as you said")
-    return _header(samples, delimiter)
+    judged = {sample.file.name: _judged_sample(sample, delimiter) for sample in samples}
+    for file in _those(files, Xlsx):
+        judged[file.name] = _judged(READERS[file.format].first_rows(file, options, SAMPLED_LINES))
+    return _header(judged, delimiter)
+
+
+def _those(files: Sequence[SourceFile], reader: type) -> list[SourceFile]:
+    return [file for file in files if isinstance(READERS[file.format], reader)][:SAMPLED_FILES]
 
 
 # === The delimiter ===
@@ -191,13 +196,16 @@ class _Verdict(NamedTuple):
     columns: list[_Column]
 
 
-def _header(samples: list[_Sample], delimiter: str | None) -> Layout:
-    judged = {}
-    for sample in samples:
-        mark = sample.usual if sample.named else delimiter or sample.usual
-        records = sample.records(mark)
-        _refuse_lines_above(sample.file, records, mark)
-        judged[sample.file.name] = _judged(records)
+def _judged_sample(sample: _Sample, delimiter: str | None) -> _Verdict:
+    mark = sample.usual if sample.named else delimiter or sample.usual
+    records = sample.records(mark)
+    _refuse_lines_above(sample.file, records, mark)
+    if not records or isinstance(records[0].fields, Fault):
+        return _Verdict("names", "", [])
+    return _judged([record.fields for record in records if not isinstance(record.fields, Fault)])
+
+
+def _header(judged: dict[str, _Verdict], delimiter: str | None) -> Layout:
     kinds = {verdict.kind: name for name, verdict in reversed(judged.items())}  # the first file of each kind
     if "names" in kinds and "row" in kinds:
         raise UserError(
@@ -228,12 +236,9 @@ def _refuse_lines_above(file: SourceFile, records: list[Record], mark: str) -> N
     )
 
 
-def _judged(records: list[Record]) -> _Verdict:
-    """Whether the first record is a row like the others, by what each of its fields says."""
-    readable = [[cell.strip() for cell in record.fields] for record in records if not isinstance(record.fields, Fault)]
-    if not readable or isinstance(records[0].fields, Fault):
-        return _Verdict("names", "", [])
-    first, *rows = readable
+def _judged(rows: list[list[str]]) -> _Verdict:
+    """Whether the first row is one like the others, by what each of its cells says."""
+    first, *rows = [[cell.strip() for cell in row] for row in rows]
     if len(first) < 2:  # no delimiter is known, and that is what is to be said
         return _Verdict("names", "", [])
     rows = [row for row in rows if len(row) == len(first)]

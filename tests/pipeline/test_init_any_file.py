@@ -147,6 +147,7 @@ def delimited(chance):
 def other(chance):
     """A workbook, a Parquet file or JSON lines; as `delimited`."""
     kind = chance.choice(["openpyxl", "xlsxwriter", "polars.xlsx", "parquet", "jsonl"])
+    header = chance.random() < 0.7
     excel = "xlsx" in kind or kind == "openpyxl"
     # XML holds no control characters, Excel's writers have line ends of their own, and = makes a formula of a text.
     odd = [part for part in ODD + WIDE if not (excel and ("\r" in part or part in "\x0b\x0c\x1f=1+1"))]
@@ -160,7 +161,7 @@ def other(chance):
         elif kind == "polars.xlsx":
             polars.DataFrame(columns).write_excel(path)
         else:
-            pandas.DataFrame(columns).to_excel(path, index=False, engine=kind)
+            pandas.DataFrame(columns).to_excel(path, index=False, header=header, engine=kind)
 
     return rows, f"a.{'xlsx' if excel else kind}", _columns(chance, rows, ("text", "label")), write, kind
 

@@ -5,6 +5,7 @@ import gzip
 import io
 import random
 
+import pandas
 import pytest
 from typer.testing import CliRunner
 
@@ -199,6 +200,21 @@ def test_a_first_line_that_names_the_columns_names_them(tmp_path, header, label,
     rows = [[cell.format(**row_values) for cell in row] for row_values in values]
     _, options, read = ingested(tmp_path / "a.csv", table([header, *rows]), label=label)
     assert (options.header, [text for _, text, _ in read]) == (None, TEXTS)
+
+
+def test_a_workbook_without_names(tmp_path):
+    path = tmp_path / "a.xlsx"
+    rows = [[n % 2, text, None if n % 3 else "x"] for n, text in enumerate(sentences())]
+    pandas.DataFrame(rows).to_excel(path, header=False, index=False)
+    content = path.read_bytes()
+    _, options, read = ingested(path, content)
+    assert options.header == ["label", "text", "column_3"]
+    assert read == [(n, text, str(label)) for n, (label, text, _) in enumerate(rows, start=1)]
+    (tmp_path / "proposed.yaml").unlink()
+    assert "data.header names 2 columns (a, b), and the sheet has 3." in refusal(path, content, header=["a", "b"])
+    pandas.DataFrame(rows, columns=["label", "text", "more"]).to_excel(path, index=False)
+    _, options, read = ingested(path, path.read_bytes())
+    assert (options.header, len(read)) == (None, 60)
 
 
 def test_names_in_the_middle_are_no_values(tmp_path):

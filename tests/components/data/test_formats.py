@@ -351,7 +351,7 @@ def test_a_header_that_does_not_fit_is_refused_naming_both(tmp_path):
     )
     lines = '{"text": "a", "label": "b"}\n'
     message = refusal(tmp_path / "a.jsonl", lines, header=["text", "label"])
-    assert message == "a.jsonl: data.header names the columns of CSV and TSV files, not of jsonl; remove it."
+    assert message == "a.jsonl: data.header names the columns of CSV, TSV and Excel files, not of jsonl; remove it."
     assert "no rows" in refusal(tmp_path / "a.csv", "\n\n", header=["text", "label"])
 
 
