@@ -19,7 +19,7 @@ from tfx.types import artifact_utils, standard_artifacts
 
 from bertline.components import ingestion, spans, splitting
 from bertline.components.artifacts import Quarantine
-from bertline.components.data import formats, spellings, task_files
+from bertline.components.data import formats, several_labels, spellings, task_files
 from bertline.components.data.reader import SourceFile
 from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE, ZERO_BYTE
 from bertline.components.ingestion import INGEST_FILE, QUARANTINE_FILE, Task
@@ -160,7 +160,7 @@ def why_not(report: dict[str, Any], options: DataOptions, quarantine_path: str) 
         return "\n".join(report["unreadable"])
     if stop := _too_many_quarantined(report, options, quarantine_path):
         return stop
-    rules = (_too_few_labels, _too_many_labels, _label_without_rows, _empty_split)
+    rules = (_too_few_labels, _several_labels, _too_many_labels, _label_without_rows, _empty_split)
     return next((stop for rule in rules if (stop := rule(report, options))), None)
 
 
@@ -209,6 +209,23 @@ def _too_few_labels(report: dict[str, Any], options: DataOptions) -> str | None:
     return (
         f"Only one label, {label!r}, in {count:,} rows: a classifier needs at least two. "
         f"Check that data.label ({options.label!r}) names the right column, or add rows of another label."
+    )
+
+
+def _several_labels(report: dict[str, Any], options: DataOptions) -> str | None:
+    if options.multi_label or options.labels is not None:
+        return None
+    found = several_labels.guess(report["labels"])
+    if found is None:
+        return None
+    names = ", ".join(map(repr, list(found.rows)[:SHOWN_EXAMPLES])) + (
+        ", ..." if len(found.rows) > SHOWN_EXAMPLES else ""
+    )
+    return (
+        f"The column {options.label!r} looks like several labels per row, as in {found.example[:60]!r}: "
+        f"{len(report['labels']):,} combinations of {len(found.rows):,} labels ({names}). Add to data: "
+        f"{several_labels.written(found.multi_label)}. If each combination is meant as a label of its own, list them "
+        "in data.labels."
     )
 
 

@@ -22,6 +22,7 @@ from bertline.components.options import DataOptions, Query, ValidationOptions
 from bertline.errors import UserError
 from bertline.models import packages
 from bertline.models.recipe import ModelOptions, TrainOptions
+from bertline.pipeline.init import several
 from bertline.pipeline.init.columns import Columns, choose_columns
 from bertline.pipeline.init.survey import MOST_VALUES, Survey
 from bertline.pipeline.init.wordpieces import Pieces, look
@@ -106,6 +107,8 @@ def propose(survey: Survey, *, text: Sequence[str] = (), label: str | None = Non
     Raises:
         UserError: the rows are no labelled text, as `write_config` lists it.
     """
+    if found := several.find(survey, text, label):
+        return _propose_several(survey, found)
     columns = choose_columns(survey, text, label)
     alike = spellings.alike(_spelt(survey, columns.label))
     labels = _labels(survey, columns.label, alike)
@@ -128,6 +131,32 @@ def propose(survey: Survey, *, text: Sequence[str] = (), label: str | None = Non
             *label_warnings(labels),
             *language_warnings(pieces),
         ],
+    )
+
+
+def _propose_several(survey: Survey, found: several.Several) -> Proposal:
+    """The settings where rows have several labels."""
+    columns, labels = found.columns, found.labels
+    if len(labels) < 2:
+        raise UserError(f"Only one label ({', '.join(map(repr, labels))}): a classifier needs at least two.")
+    name, texts = task_name(survey.source), columns.texts(survey, DEFAULTS)
+    data = _data(survey, columns, {}, spellings.alike({}))
+    place = next(number for number, setting in enumerate(data) if setting.path == ("data", "label"))
+    multi_label = Setting(("data", "multi_label"), found.multi_label, found.reason)
+    data[place : place + 1] = [multi_label] if "columns" in found.multi_label else [data[place], multi_label]
+    shown = ", ".join(f"{label} {rows:,}" for label, rows in list(labels.items())[:LISTED_LABELS])
+    *findings, _ = _findings(survey, columns, labels)
+    return Proposal(
+        name=name,
+        settings=[
+            Setting(("name",), name),
+            *data,
+            *_model(texts),
+            *_train(labels, _train_rows(survey, {"": survey.rows})),
+            *_evaluate(texts, labels, several_labels=True),
+        ],
+        findings=[*findings, f"several labels per row, {len(labels)} labels: {shown}"],
+        warnings=[*survey.warnings, *label_warnings(labels)],
     )
 
 
@@ -286,7 +315,7 @@ def _label_settings(labels: dict[str, int], alike: spellings.Alike) -> list[Sett
         settings.append(
             Setting(key, alike.names, remark=f"Do these mean the same? Then write{instead}:", proposed=True)
         )
-    elif len(labels) <= MANY_LABELS and min(labels.values()) >= FEW_ROWS:
+    elif labels and len(labels) <= MANY_LABELS and min(labels.values()) >= FEW_ROWS:
         settings.append(Setting(("data", "labels"), sorted(labels), "a row with any other label goes to quarantine"))
     return settings
 
@@ -403,7 +432,7 @@ def propose_recipe(rows: int, labels: int) -> tuple[int, float]:
 # === evaluate ===
 
 
-def _evaluate(texts: list[tuple[str, ...]], labels: dict[str, int]) -> list[Setting]:
+def _evaluate(texts: list[tuple[str, ...]], labels: dict[str, int], several_labels: bool = False) -> list[Setting]:
     commonest, rows = max(labels.items(), key=_rows)
     share = rows / sum(labels.values())
     characters = numpy.asarray([sum(map(len, parts)) for parts in texts])
@@ -416,6 +445,11 @@ def _evaluate(texts: list[tuple[str, ...]], labels: dict[str, int]) -> list[Sett
         "max_calibration_error": (None, "such as 0.1: beyond it, 90% sure means less than 80%"),
         "slices": ({"accuracy": None, "not_worse_by": 0.02}, "of each slice of 100 rows or more, text lengths too"),
     }
+    if several_labels:
+        floors = {"subset_accuracy": (None, "of rows that get exactly their labels", FLOORS), "micro_f1": (None,)}
+        rest = {name: setting for name, setting in gates.items() if name not in ("beats_majority", "accuracy")}
+        beats = (True, "always giving the commonest labels", GATES)
+        gates = {"beats_majority": beats, "not_worse_by": rest.pop("not_worse_by"), **floors, **rest}
     return [
         Setting(("evaluate", "length_buckets"), _thirds(characters), "characters; they cut the rows in thirds"),
         *(Setting(("evaluate", "gates", name), *setting) for name, setting in gates.items()),

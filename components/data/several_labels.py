@@ -1,0 +1,56 @@
+"""Labels that look like several labels in one cell, such as health|tech or ["health", "tech"]."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from bertline.components.data.label_cells import listed
+
+SEPARATORS = ("|", ";", ",")
+
+
+class Guess(NamedTuple):
+    """What such cells are: the config's data.multi_label, one of them, and the rows of each of their labels."""
+
+    multi_label: dict[str, Any]
+    example: str
+    rows: dict[str, int]
+
+
+def guess(cells: Mapping[str, int]) -> Guess | None:
+    """How cells hold several labels; None where each seems to be one label.
+
+    They are lists if all are written as lists. They are separated if cells differ in how many parts they have, and the
+    parts are fewer than the cells: a name with a comma of its own brings parts that stand nowhere else.
+
+    Args:
+        cells: what stands in a column of labels -> rows.
+    """
+    if len(cells) < 2:
+        return None
+    parts = {cell: listed(cell) for cell in cells}
+    if all(labels is not None for labels in parts.values()):
+        return _guessed({"lists": True}, cells, parts)
+    for separator in SEPARATORS:
+        parts = {cell: [part.strip() for part in cell.split(separator) if part.strip()] for cell in cells}
+        names = {name for labels in parts.values() for name in labels}
+        if len({len(labels) for labels in parts.values()}) > 1 and len(names) < len(cells):
+            return _guessed({"separator": separator}, cells, parts)
+    return None
+
+
+def _guessed(multi_label: dict[str, Any], cells: Mapping[str, int], parts: Mapping[str, list[str]]) -> Guess:
+    rows: Counter[str] = Counter()
+    for cell, labels in parts.items():
+        for name in set(labels):
+            rows[name] += cells[cell]
+    example = max(cells, key=lambda cell: (len(parts[cell]), cells[cell]))
+    return Guess(multi_label, example, dict(rows.most_common()))
+
+
+def written(multi_label: Mapping[str, Any]) -> str:
+    """The line to add to a config, such as multi_label: {separator: "|"}."""
+    (key, value), *_ = multi_label.items()
+    return f"multi_label: {{{key}: {'true' if value is True else chr(34) + str(value) + chr(34)}}}"

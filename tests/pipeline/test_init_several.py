@@ -1,0 +1,83 @@
+"""`bertline init` on files whose rows have several labels, and what `run` says of them without data.multi_label."""
+
+import csv
+
+import factories
+import pytest
+
+from bertline.components import example_gen
+from bertline.components.data import several_labels
+from bertline.components.options import DataOptions
+from bertline.pipeline import config
+from bertline.pipeline.init import write_config
+
+ROWS = factories.mixed_reviews(400)
+
+
+def written(folder, header, rows):
+    with open(folder / "mixed.csv", "w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    made = write_config(folder / "mixed.csv", folder / "task.yaml")
+    return config.load(made.path), made
+
+
+def labelled():
+    return [(text, labels) for text, labels, _ in ROWS if labels]
+
+
+def test_a_separator_is_proposed_and_rows_without_labels_are_kept_where_they_are_many(tmp_path):
+    task, made = written(tmp_path, ("text", "topics"), [(text, labels) for text, labels, _ in ROWS])
+    assert task.data.multi_label.model_dump() == {
+        "separator": "|", "columns": None, "lists": False, "empty": "no_label",
+    }  # fmt: skip
+    assert (task.data.text, task.data.label) == ("text", "topics")
+    assert made.findings[-1].startswith("several labels per row, 3 labels: ")
+    assert task.evaluate.gates.subset_accuracy is None
+
+
+@pytest.mark.parametrize("form", ["json", "python"])
+def test_lists_are_proposed(tmp_path, form):
+    quote = '"' if form == "json" else "'"
+    rows = [
+        (text, f"[{', '.join(f'{quote}{name}{quote}' for name in labels.split('|'))}]") for text, labels in labelled()
+    ]
+    task, _ = written(tmp_path, ("text", "label"), rows)
+    assert task.data.multi_label.lists
+    assert task.data.multi_label.empty == "quarantine"
+
+
+def test_a_column_per_label_is_proposed(tmp_path):
+    moods = list(factories.MOODS)
+    rows = [(text, *(int(mood in labels.split("|")) for mood in moods)) for text, labels, _ in ROWS]
+    task, _ = written(tmp_path, ("text", *moods), rows)
+    assert task.data.multi_label.columns == moods
+
+
+def test_one_flag_beside_a_label_is_no_set_of_labels(tmp_path):
+    rows = [(text, label, int(shop == "north")) for text, label, shop in factories.reviews(200)]
+    task, _ = written(tmp_path, ("text", "label", "urgent"), rows)
+    assert task.data.multi_label is None
+    assert task.data.labels == sorted(factories.MOODS)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        {"Sci, Tech": 10, "World": 5, "Arts, Leisure": 3},  # names with commas of their own
+        {"a;x": 1, "a;y": 1, "b;x": 1, "b;y": 1},  # two parts each: a code
+        {"negative": 3, "positive": 4},
+        {"[1]": 2, "none": 3},
+    ],
+)
+def test_what_is_one_label_is_taken_for_one(cells):
+    assert several_labels.guess(cells) is None
+
+
+def test_run_stops_at_combinations_with_the_line_to_add(tmp_path):
+    report = {"labels": {"health|tech": 3, "health": 5, "tech": 4, "tech|sport": 1, "sport": 2}}
+    stop = example_gen._several_labels(report, DataOptions(source="x", label="topics"))
+    assert "'topics' looks like several labels per row" in stop
+    assert 'Add to data: multi_label: {separator: "|"}.' in stop
+    assert "5 combinations of 3 labels" in stop
+    meant = DataOptions(source="x", labels=list(report["labels"]))
+    assert example_gen._several_labels(report, meant) is None
