@@ -64,6 +64,11 @@ class Answers:
         """The probabilities that are to be calibrated, float64 [decisions], and whether they are about what is so."""
         return self.confidence, self.right
 
+    @property
+    def distances(self) -> np.ndarray:
+        """float64 [rows], how far each answer is from the right one: by how much its label is the more probable."""
+        return self.confidence - self.probabilities[np.arange(len(self.labels)), self.labels]
+
     def having(self, label: int) -> tuple[np.ndarray, np.ndarray]:
         """Whether each row has a label, and whether the model gives it that label: bool [rows] each."""
         return self.labels == label, self.predicted == label
@@ -168,6 +173,12 @@ class LabelSetAnswers(Answers):
         return np.where(self.predicted, scores, 1.0 - scores).prod(-1)
 
     @property
+    def distances(self) -> np.ndarray:
+        """See Answers: of each wrong decision how far the probability is from what is so, added up."""
+        wrong = self.labels != self.predicted
+        return np.where(wrong, np.abs(self.labels - self.probabilities.astype(np.float64)), 0.0).sum(-1)
+
+    @property
     def decisions(self) -> tuple[np.ndarray, np.ndarray]:
         """See Answers: of each row and label, the probability, and whether the row has the label."""
         return self.probabilities.ravel().astype(np.float64), self.labels.ravel()
@@ -184,8 +195,7 @@ class LabelSetAnswers(Answers):
     @property
     def table(self) -> dict[str, list[Any]]:
         """See Answers; a row's labels in one text."""
-        joined = [", ".join(names) or NO_LABEL for names in self.names(self.labels)]
-        return {**self.columns, features.LABEL: joined}
+        return {**self.columns, features.LABEL: [shown(names) for names in self.names(self.labels)]}
 
     def names(self, labels: np.ndarray) -> list[Any]:
         """The names of the labels of each row, from bool [rows, labels]."""
@@ -200,6 +210,11 @@ class LabelSetAnswers(Answers):
     ) -> dict[str, tuple[float, np.ndarray]]:
         """See Answers and label_sets.paired_differences."""
         return label_sets.paired_differences(self.labels[inside], self.predicted[inside], theirs[inside])
+
+
+def shown(answer: str | list[str]) -> str:
+    """A label, or the labels of a row, in one text."""
+    return answer if isinstance(answer, str) else ", ".join(answer) or NO_LABEL
 
 
 def multi_hot(names: list[list[str]], classes: list[str]) -> np.ndarray:

@@ -139,7 +139,7 @@ def _label_floor(metrics: Metrics, label: str, bound: float) -> Verdict:
         passed,
         "" if passed else fault,
         kind="label_f1",
-        metric="f1",
+        metric=f"F1 of {label}",
         missing=max(bound - (value or 0.0), 0.0),
     )
 

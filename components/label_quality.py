@@ -24,7 +24,7 @@ from bertline.components import (
     spreadsheet,
     training_record,
 )
-from bertline.components.answers import read_answers
+from bertline.components.answers import read_answers, shown
 from bertline.components.artifacts import (
     ISSUES_FILE,
     LABEL_SUMMARY_FILE,
@@ -75,7 +75,7 @@ def LabelQuality(
     }
     if several:
         for table in tables.values():
-            table[features.LABEL] = [label_set_issues.joined(labels) for labels in table[features.LABEL]]
+            table[features.LABEL] = [shown(labels) for labels in table[features.LABEL]]
     twins = near_duplicates.find({split: baseline.texts(table) for split, table in tables.items()})
     figures = summarise(issues, twins, tables, test.right)
 

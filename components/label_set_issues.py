@@ -11,16 +11,11 @@ from typing import Any
 import numpy as np
 
 from bertline.components import baseline, label_issues, label_set_baseline
-from bertline.components.answers import NO_LABEL, multi_hot
+from bertline.components.answers import multi_hot, shown
 from bertline.components.label_issues import FOLDS, SEED, TFIDF, THIS_MODEL, TRAIN_ROWS, Issue, SplitIssues
 from bertline.models import calibration, features
 
 HAS, LACKS = "has it", "lacks it"
-
-
-def joined(labels: list[str]) -> str:
-    """The labels of a row in one text."""
-    return ", ".join(labels) or NO_LABEL
 
 
 def judge(labels: list[list[str]], probabilities: np.ndarray, classes: list[str], by: str = THIS_MODEL) -> SplitIssues:
@@ -48,7 +43,7 @@ def judge(labels: list[list[str]], probabilities: np.ndarray, classes: list[str]
     rows = np.flatnonzero(wrong.any(-1))
     rows = rows[np.argsort(scores[rows], kind="stable")]
     issues = [
-        Issue(int(row), joined(labels[row]), joined(_named(held[row] ^ wrong[row], classes)), float(scores[row]))
+        Issue(int(row), shown(labels[row]), shown(_named(held[row] ^ wrong[row], classes)), float(scores[row]))
         for row in rows
     ]
     left_out = len(classes) - len(judged)

@@ -8,15 +8,16 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from bertline.components import estimates, gates
-from bertline.components.answers import PREDICTED, PREVIOUS, PROBABILITY, Answers
+from bertline.components import gates
+from bertline.components.answers import PREDICTED, PREVIOUS, PROBABILITY, Answers, shown
+from bertline.components.evaluation import figure_name
 from bertline.errors import UserError
 from bertline.models import features
 from bertline.pipeline import screen
 from bertline.pipeline.evaluated import Run
 
 SHOWN_ROWS = 10  # of each kind; --json has all
-FIGURES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+FIGURES = ("accuracy", "macro_f1", "micro_f1")
 
 
 def compare(first: Run, second: Run) -> dict[str, Any]:
@@ -29,8 +30,13 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
         slices are the second run's.
 
     Raises:
-        UserError: the runs share no test row.
+        UserError: the runs share no test row, or only in one of them rows have several labels.
     """
+    if first.answers.multi_label != second.answers.multi_label:
+        raise UserError(
+            f"runs {first.run_id} and {second.run_id} cannot be compared: in one each row has one label, in the other "
+            "any number of them."
+        )
     rows, shared = _beside(first, second)
     if not shared.any():
         raise UserError(f"runs {first.run_id} and {second.run_id} have no test row in common.")
@@ -49,12 +55,13 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
 def _beside(first: Run, second: Run) -> tuple[Answers, np.ndarray]:
     """The second run's rows with the first run's answers as PREVIOUS, and bool [rows]: whether both runs tested a row.
 
-    Where only the second run tested it, PREVIOUS is "".
+    Where only the second run tested it, PREVIOUS is "", or no label.
     """
     names = first.answers.names(first.answers.predicted)
     before = dict(zip(first.answers.columns[features.ROW_ID], names, strict=True))
     row_ids = second.answers.columns[features.ROW_ID]
-    rows = second.answers.beside({PREVIOUS: [before.get(row_id, "") for row_id in row_ids]}, first.run_id)
+    nothing = [] if second.answers.multi_label else ""
+    rows = second.answers.beside({PREVIOUS: [before.get(row_id, nothing) for row_id in row_ids]}, first.run_id)
     return rows, np.array([row_id in before for row_id in row_ids])
 
 
@@ -63,9 +70,9 @@ def _side_by_side(rows: Answers, inside: np.ndarray, certainty: float) -> dict[s
     compared = gates.compare(rows, rows.previous, certainty, inside)
     return {
         "rows": int(inside.sum()),
-        "first": {"accuracy": compared.accuracy, "macro_f1": compared.macro_f1},
-        "second": estimates.scores(rows.labels[inside], rows.predicted[inside], len(rows.classes)),
-        **compared.model_dump(exclude=set(FIGURES)),
+        "first": compared.model_dump(include=set(FIGURES), exclude_none=True),
+        "second": rows.scores(rows.predicted, inside),
+        **compared.model_dump(exclude=set(FIGURES), exclude_none=True),
     }
 
 
@@ -73,15 +80,17 @@ def _changed(rows: Answers, shared: np.ndarray) -> dict[str, list[dict[str, Any]
     """The `shared` rows whose answer changed, the surest of the second run first."""
     changed: dict[str, list[dict[str, Any]]] = {"won": [], "lost": [], "still_wrong": []}
     confidence, before = rows.confidence, rows.columns[PREVIOUS]
-    positions = np.flatnonzero(shared & (rows.predicted != rows.previous))
+    other = rows.predicted != rows.previous
+    positions = np.flatnonzero(shared & (other.any(-1) if rows.multi_label else other))
+    labels, answered, kept = rows.names(rows.labels), rows.names(rows.predicted), rows.matches(rows.previous)
     for row in positions[np.argsort(-confidence[positions], kind="stable")]:
-        kind = {rows.predicted[row]: "won", rows.previous[row]: "lost"}.get(rows.labels[row], "still_wrong")
+        kind = "won" if rows.right[row] else "lost" if kept[row] else "still_wrong"
         changed[kind].append(
             {
                 features.ROW_ID: rows.columns[features.ROW_ID][row],
-                features.LABEL: rows.classes[rows.labels[row]],
+                features.LABEL: labels[row],
                 PREVIOUS: before[row],
-                PREDICTED: rows.classes[rows.predicted[row]],
+                PREDICTED: answered[row],
                 PROBABILITY: float(confidence[row]),
                 features.TEXT: rows.columns[features.TEXT][row],
             }
@@ -117,11 +126,13 @@ def show(comparison: dict[str, Any], console: screen.Screen) -> None:
 
 def _figures(comparison: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in ("", "rows", *(f"{figure}" for name in FIGURES.values() for figure in (name, "difference"))):
+    figures = [name for name in FIGURES if name in comparison["overall"]["first"]]
+    names = [figure_name(name, multi_label="micro_f1" in figures) for name in figures]
+    for column in ("", "rows", *(title for name in names for title in (name, "difference"))):
         table.add_column(column, justify="left" if not column else "right")
     for name, part in {"all rows": comparison["overall"], **comparison["slices"]}.items():
         cells = [Text(name), f"{part['rows']:,}"]
-        for figure in FIGURES:
+        for figure in figures:
             gap = part["differences"][figure]
             style = "green" if gap["low"] > 0 else "red" if gap["high"] < 0 else ""
             cells.append(f"{part['first'][figure]:.3f} -> {part['second'][figure]:.3f}")
@@ -135,6 +146,6 @@ def _rows(changed: list[dict[str, Any]]) -> Table:
     for column in ("  row_id", "label", "before", "now", "text"):
         table.add_column(column, no_wrap=True, overflow="ellipsis")
     for row in changed:
-        cells = [row[name] for name in (features.LABEL, PREVIOUS, PREDICTED, features.TEXT)]
+        cells = [shown(row[name]) for name in (features.LABEL, PREVIOUS, PREDICTED, features.TEXT)]
         table.add_row(Text(f"  {row[features.ROW_ID][:12]}"), *(Text(screen.excerpt(cell)) for cell in cells))
     return table

@@ -12,8 +12,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from bertline.components import estimates, gates
-from bertline.components.answers import Answers
+from bertline.components import estimates, gates, label_set_figures, label_sets
+from bertline.components.answers import Answers, shown
+from bertline.components.evaluation import ClassScores
 from bertline.components.options import EvaluateOptions
 from bertline.models import features
 from bertline.pipeline import screen
@@ -49,7 +50,7 @@ def change(run: Run, verdict: dict[str, Any]) -> Change | None:
     counting = _that_count(rows, verdict, run.options)
     if counting is None:
         return None
-    nearest = np.flatnonzero(counting)[np.argsort(_distances(rows)[counting], kind="stable")]
+    nearest = np.flatnonzero(counting)[np.argsort(rows.distances[counting], kind="stable")]
     low, high = 1, len(nearest)
     if not high or not _passes(run, verdict, nearest):
         return Change(None, nearest)
@@ -68,24 +69,18 @@ def _that_count(rows: Answers, verdict: dict[str, Any], options: EvaluateOptions
     if kind.startswith("fairness."):
         return wrong & _favoured_of_the_least(rows, kind, options)
     if kind.endswith("not_worse_by"):
-        wrong &= rows.previous == rows.labels
+        wrong &= rows.matches(rows.previous)
     return wrong & rows.slices[verdict["slice"]] if verdict["slice"] else wrong
 
 
 def _favoured_of_the_least(rows: Answers, kind: str, options: EvaluateOptions) -> np.ndarray:
     """bool [rows], the rows of the favourable label in the group that gets this answer least often."""
-    favourable = rows.classes.index(options.gates.fairness.label)
-    favoured = rows.labels == favourable
+    favoured, given = rows.having(rows.classes.index(options.gates.fairness.label))
     counted = favoured if kind == "fairness.equal_opportunity" else np.ones_like(favoured)
     names, sizes = np.unique(rows.groups[counted], return_counts=True)
     judged = names[sizes >= options.gates.slices.minimum_rows]
-    least = min(judged, key=lambda name: np.mean((rows.predicted == favourable)[counted & (rows.groups == name)]))
+    least = min(judged, key=lambda name: np.mean(given[counted & (rows.groups == name)]))
     return favoured & (rows.groups == least)
-
-
-def _distances(rows: Answers) -> np.ndarray:
-    """float64 [rows], how far the true label's probability is below the answer's."""
-    return rows.confidence - rows.probabilities[np.arange(len(rows.labels)), rows.labels]
 
 
 def _passes(run: Run, verdict: dict[str, Any], righted: np.ndarray) -> bool:
@@ -93,12 +88,28 @@ def _passes(run: Run, verdict: dict[str, Any], righted: np.ndarray) -> bool:
     predicted = run.answers.predicted.copy()
     predicted[righted] = run.answers.labels[righted]
     changed = dataclasses.replace(run.answers, predicted=predicted)
-    intervals = run.metrics.intervals.model_copy(update=estimates.intervals(changed.confusion))
-    scores = estimates.scores(changed.labels, changed.predicted, len(changed.classes))
-    metrics = run.metrics.model_copy(update={**scores, "intervals": intervals})
-    same = (verdict["kind"], verdict["slice"])
-    judged = gates.judge(metrics, changed, run.options.gates)
-    return all(again.passed for again in judged if (again.kind, again.slice) == same)
+    figures, bounds = _figures(changed)
+    intervals = run.metrics.intervals.model_copy(update=bounds)
+    metrics = run.metrics.model_copy(update={**figures, "intervals": intervals})
+
+    def is_same(again: gates.Verdict) -> bool:
+        label = again.metric == verdict["metric"] or again.kind != "label_f1"
+        return label and (again.kind, again.slice) == (verdict["kind"], verdict["slice"])
+
+    return all(again.passed for again in gates.judge(metrics, changed, run.options.gates) if is_same(again))
+
+
+def _figures(rows: Answers) -> tuple[dict[str, Any], dict[str, estimates.Interval]]:
+    """The figures of answers that the gates look at, and their intervals."""
+    if rows.multi_label:
+        return dict(label_set_figures.slice_figures(rows)), label_sets.intervals(rows.labels, rows.predicted)
+    ones = np.ones(len(rows.labels), np.int64)
+    f1 = estimates.class_counts(ones, rows.labels, rows.predicted, len(rows.classes)).f1
+    per_class = {
+        name: ClassScores(precision=None, recall=None, f1=None if np.isnan(value) else float(value))
+        for name, value in zip(rows.classes, f1, strict=True)
+    }
+    return {**rows.scores(rows.predicted), "per_class": per_class}, estimates.intervals(rows.confusion)
 
 
 # === In words ===
@@ -143,10 +154,10 @@ def _rows_table(run: Run, positions: np.ndarray) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     for column in ("  row_id", "label", "answered", "short by", "text"):
         table.add_column(column, no_wrap=True, overflow="ellipsis")
-    rows, distances = run.answers, _distances(run.answers)
+    rows, distances = run.answers, run.answers.distances
     for row in positions:
         row_id, text = (rows.columns[name][row] for name in (features.ROW_ID, features.TEXT))
-        label, answered = rows.names([rows.labels[row], rows.predicted[row]])
+        label, answered = map(shown, rows.names(np.stack([rows.labels[row], rows.predicted[row]])))
         row_id, label, answered, text = map(screen.excerpt, (row_id, label, answered, text))
         table.add_row(Text(f"  {row_id[:12]}"), Text(label), Text(answered), f"{distances[row]:.3f}", Text(text))
     return table
