@@ -193,7 +193,8 @@ WAYS_OUT = {
     "or data.on_bad_bytes: replace.",
     ZERO_BYTE: "Zero bytes: the file is damaged there, or it is UTF-16; set data.encoding, or remove those rows.",
     splitting.EMPTY_TEXT: "Empty texts: check that data.text names the right column.",
-    splitting.MISSING_LABEL: "Missing labels: check that data.label names the right column, or remove those rows.",
+    splitting.MISSING_LABEL: "Missing labels: check that data.label names the right column, remove those rows, or "
+    'give them a name: data.label_map: {"": NAME}.',
     splitting.UNKNOWN_LABEL: "Unknown labels: add them to data.labels, or leave data.labels out to take all labels.",
     splitting.OTHER_LABEL: "Repeated texts: choose one label for each, or raise data.max_quarantined.",
 }

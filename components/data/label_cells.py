@@ -51,7 +51,7 @@ def read(cells: Sequence[str], options: DataOptions) -> Cells:
         spelt = spellings.composed(cells[0])
         name = options.label_map.get(spelt, spelt)
         left_out = spelt if name is None else None
-        recomposed = spelt != cells[0].strip()
+        recomposed = spellings.is_recomposed(cells[0])
         return Cells((name,) if name else (), empty if name == "" else "", left_out, (spelt,), recomposed)
     if several.columns:
         return _of_columns(cells, several.columns)
@@ -65,10 +65,10 @@ def read(cells: Sequence[str], options: DataOptions) -> Cells:
 
 
 def _each_once(labels: Iterable[str], options: DataOptions) -> Cells:
-    forms = {label.strip(): spellings.composed(label) for label in labels}
-    spelt = sorted({*forms.values()} - {""})
+    labels = list(labels)
+    spelt = sorted({*map(spellings.composed, labels)} - {""})
     names = {options.label_map.get(label, label) for label in spelt} - {None}
-    recomposed = any(label != form for label, form in forms.items())
+    recomposed = any(map(spellings.is_recomposed, labels))
     return Cells(tuple(sorted(names)), spelt=tuple(spelt), recomposed=recomposed)
 
 

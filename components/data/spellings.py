@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from collections import Counter
@@ -14,6 +15,8 @@ UNSEEN = dict.fromkeys(
 )
 # Without them a word or an emoji looks a little different: zero-width joiners, the mark of coloured emoji.
 JOINERS = dict.fromkeys([0x200C, 0x200D, 0xFE0F])
+# Cyrillic and Greek letters that look like Latin ones, in lower case: from a keyboard that was left in another layout.
+TWINS = str.maketrans("\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0455\u0458\u03bf", "aeopcyxisjo")
 QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb\u201e\u201a"
 LISTED = 4  # on the screen
 
@@ -21,8 +24,16 @@ RECOMPOSED = "rows with a label in another Unicode form, brought into NFC"  # a 
 
 
 def composed(label: str) -> str:
-    """The label without spaces around it, in Unicode's NFC form: an accent is one character with its letter."""
-    return unicodedata.normalize("NFC", label.strip())
+    """The label without spaces around it, in Unicode's NFC form: an accent is one character with its letter.
+
+    "" where it holds nothing that can be seen.
+    """
+    return unicodedata.normalize("NFC", label.strip()) if _tidy(label) else ""
+
+
+def is_recomposed(label: str) -> bool:
+    """Whether a label is written in another form than NFC."""
+    return not unicodedata.is_normalized("NFC", label)
 
 
 # === Labels that look the same ===
@@ -76,9 +87,9 @@ def renamed(labels: Mapping[str, int], names: Mapping[str, str | None]) -> dict[
 
 
 def _groups(labels: Mapping[str, int], look: Callable[[str], str]) -> list[list[str]]:
-    """Labels of one look, the commonest first, of equal ones the lower-case one; only looks that several have."""
+    """Labels of one look, the commonest first, of equal ones the lower-case one without odd spaces; not single ones."""
     groups: dict[str, list[str]] = {}
-    for label in sorted(labels, key=lambda label: (-labels[label], label.swapcase())):
+    for label in sorted(labels, key=lambda label: (-labels[label], label != _tidy(label), label.swapcase())):
         groups.setdefault(look(label), []).append(label)
     return [group for group in groups.values() if len(group) > 1]
 
@@ -88,8 +99,10 @@ def _tidy(label: str) -> str:
 
 
 def _as_meant(label: str) -> str:
-    """Without case, quotes around it, full-width forms, and the zeros behind a number's point."""
-    plain = unicodedata.normalize("NFKC", _tidy(label).translate(JOINERS)).casefold()
+    """Without case, quotes around it, marks behind it, full-width forms, and the zeros behind a number's point."""
+    plain = unicodedata.normalize("NFKC", html.unescape(_tidy(label)).translate(JOINERS)).casefold().translate(TWINS)
+    plain = re.sub(r"(?<=[^\W_])[-_](?=[^\W_])", " ", plain)
+    plain = plain.rstrip(".,;:!") or plain
     if len(plain) > 2 and plain[0] in QUOTES and plain[-1] in QUOTES:
         plain = plain[1:-1].strip()
     number = re.fullmatch(r"(-?\d+)\.0*|(-?\d+\.\d*[1-9])0+", plain)

@@ -31,7 +31,7 @@ from bertline.pipeline.init.wordpieces import Pieces, look
 
 FEW_ROWS = 10  # with fewer, about one row of the label falls in test, and its score means nothing
 IMBALANCE = 10  # commonest label to rarest, from which accuracy says little about the rare ones
-LISTED_LABELS = 8  # on the screen
+LISTED_LABELS, LONGEST_LABEL = 8, 40  # on the screen
 LISTED_COLUMNS = 12  # on the screen
 
 # Few labels need some 400 steps of a batch to level off, tens of labels some 32 per label.
@@ -180,13 +180,14 @@ def _spelt(survey: Survey, label: str) -> dict[str, int]:
     rows: Counter[str] = Counter()
     for value, count in survey.columns[label].values.items():
         rows[spellings.composed(value)] += count
+    del rows[""]  # what cannot be seen is no label
     return dict(rows)
 
 
 def _spelling_warnings(survey: Survey, label: str) -> list[str]:
     """What to know of labels that look the same."""
     values = survey.columns[label].values
-    recomposed = sum(rows for value, rows in values.items() if spellings.composed(value) != value)
+    recomposed = sum(rows for value, rows in values.items() if spellings.is_recomposed(value))
     warnings = [f"{recomposed:,} {spellings.RECOMPOSED}"] if recomposed else []
     return [*warnings, *spellings.warnings(_spelt(survey, label))]
 
@@ -221,9 +222,15 @@ def label_warnings(labels: dict[str, int]) -> list[str]:
         )
     few = [name for name, rows in labels.items() if rows < FEW_ROWS]
     if few:
-        shown = ", ".join(few[:5]) + (", ..." if len(few) > 5 else "")
+        shown = ", ".join(map(_shown, few[:5])) + (", ..." if len(few) > 5 else "")
         warnings.append(f"{len(few)} labels have fewer than {FEW_ROWS} rows ({shown}): test may hold none of them")
     return warnings
+
+
+def _shown(label: str) -> str:
+    """The label on the screen: with escapes where it could move the cursor, and not longer than a line takes."""
+    short = label if len(label) <= LONGEST_LABEL else label[:LONGEST_LABEL] + "..."
+    return short if short.isprintable() else repr(short)
 
 
 def _rows(label: tuple[str, int]) -> int:
@@ -232,7 +239,7 @@ def _rows(label: tuple[str, int]) -> int:
 
 def _findings(survey: Survey, columns: Columns, labels: dict[str, int]) -> list[str]:
     pair = f" with {columns.text_pair!r}" if columns.text_pair else ""
-    shown = ", ".join(f"{name} {count:,}" for name, count in list(labels.items())[:LISTED_LABELS])
+    shown = ", ".join(f"{_shown(name)} {count:,}" for name, count in list(labels.items())[:LISTED_LABELS])
     more = f", and {len(labels) - LISTED_LABELS} more" if len(labels) > LISTED_LABELS else ""
     mean = sum(survey.columns[name].mean_characters for name in columns.text)
     texts = " and ".join(map(repr, columns.text)) + (" joined" if len(columns.text) > 1 else "")

@@ -8,7 +8,7 @@ import numpy
 from pydantic import ValidationError
 
 from bertline.components import splitting
-from bertline.components.data import formats, label_cells
+from bertline.components.data import formats, label_cells, spellings
 from bertline.components.data.columns import joined
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
@@ -114,7 +114,7 @@ def _refuse_too_many_unusable(survey: Survey, options: DataOptions, contradictor
     labels = [] if empty_says_none else label_columns(options)
     sides = [options.text_columns, *([name] for name in (options.text_pair, *labels) if name)]
     missing = {
-        " and ".join(map(repr, names)): max(0, readable - sum(survey.columns[name].filled for name in names))
+        " and ".join(map(repr, names)): max(0, readable - sum(_filled(survey, name, labels) for name in names))
         for names in sides
     }
     column, most = max(missing.items(), key=lambda item: item[1])
@@ -129,3 +129,10 @@ def _refuse_too_many_unusable(survey: Survey, options: DataOptions, contradictor
         f"{least}{faulty + most:,} of {survey.rows:,} rows cannot be used ({', '.join(parts)}); data.max_quarantined "
         f"allows {options.max_quarantined:.0%}.{first} Correct the file, or name other columns with --text and --label."
     )
+
+
+def _filled(survey: Survey, name: str, labels: list[str]) -> int:
+    """Rows that have a value in a column; of a label, one that can be seen."""
+    column = survey.columns[name]
+    unseen = (rows for value, rows in column.values.items() if name in labels and not spellings.composed(value))
+    return column.filled - sum(unseen)

@@ -10,6 +10,7 @@ from tfx.types import standard_artifacts
 
 from bertline.components import example_gen
 from bertline.components.artifacts import Quarantine
+from bertline.errors import UserError
 from bertline.pipeline import config
 from bertline.pipeline.init import write_config
 
@@ -59,6 +60,8 @@ def taking_the_proposal(path):
         (["Positive", "negative", "positive", "negative"], {"positive": 120, "negative": 120}),
         (["'pos'", "neg", "pos", "pos"], {"pos": 180, "neg": 60}),
         (["\uff41", "a", "a", "x\u200dy", "xy", "xy"], {"a": 120, "xy": 120}),
+        (["not_spam", "not-spam", "not spam", "spam!", "spam", "\u0455pam"], {"not spam": 120, "spam": 120}),
+        (["a&amp;b", "a&b", "a&b", "5  Stars", "5 stars", "5 stars"], {"a&b": 120, "5 stars": 120}),
     ],
 )
 def test_labels_that_may_be_the_same_stay_apart_until_a_person_takes_the_proposal(tmp_path, labels, proposed):
@@ -99,6 +102,30 @@ def test_both_kinds_stand_in_the_proposal(tmp_path):
     written = write_config(table(tmp_path / "a.csv", labels, 270), tmp_path / "a.yaml")
     assert ingested(written.path)[0]["labels"] == {"A\u2028b": 30, "Pos": 30, "a b": 60, "neg": 90, "pos": 60}
     assert ingested(taking_the_proposal(written.path))[0]["labels"] == {"a b": 90, "neg": 90, "pos": 90}
+
+
+def test_labels_that_only_a_machine_would_join_stay_apart_without_a_word(tmp_path):
+    labels = ["A", "A-", "A+", "C", "C++", "-1", "1", "007", "7", "$1", "no", "not"]
+    written = write_config(table(tmp_path / "a.csv", labels), tmp_path / "a.yaml")
+    assert written.warnings == []
+    report, said = ingested(written.path)
+    assert set(report["labels"]) == set(labels)
+    assert "look the same" not in said
+
+
+def test_a_label_of_nothing_that_can_be_seen_is_missing(tmp_path):
+    written = write_config(table(tmp_path / "a.csv", [*["pos", "neg"] * 20, "\u200b"], 246), tmp_path / "a.yaml")
+    assert any(finding.startswith("label: 'label', 2 labels: ") for finding in written.findings)
+    report, _ = ingested(written.path)
+    assert (report["labels"], report["quarantined"]) == ({"neg": 120, "pos": 120}, {"missing label": 6})
+    with pytest.raises(UserError, match="24 of 240 rows cannot be used"):
+        write_config(table(tmp_path / "a.csv", [*["pos", "neg"] * 9, "\u200b", "\u2060"]), tmp_path / "a.yaml")
+
+
+def test_labels_cannot_move_the_cursor_and_take_no_page_of_the_screen(tmp_path):
+    written = write_config(table(tmp_path / "a.csv", ["\x1b[31mred", "x" * 2000]), tmp_path / "a.yaml")
+    assert f"label: 'label', 2 labels: '\\x1b[31mred' 120, {'x' * 40}... 120" in written.findings
+    assert set(ingested(written.path)[0]["labels"]) == {"\x1b[31mred", "x" * 2000}
 
 
 def test_a_label_with_a_character_that_cannot_be_seen_is_kept_with_a_word(tmp_path):
