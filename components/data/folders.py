@@ -113,18 +113,18 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
 
 
 def _split_files(folder: Path, is_data: Callable[[Path], bool]) -> Splits | None:
-    """Files whose names tell their split, all in one folder, which may lie below the given one."""
+    """Files whose names tell their split, all in one folder, which may lie below the given one; others lie beside."""
     data = [file for file in _files_below(folder) if is_data(file)]
     by_split: dict[str, list[Path]] = {}
     for file in data:
-        if not (split := _split_of(file)):
-            return None
-        by_split.setdefault(split, []).append(file)
+        by_split.setdefault(_split_of(file), []).append(file)
+    unnamed = [_below(file, folder) for file in by_split.pop("", [])]
     if "train" not in by_split or len(by_split.keys() & SPLIT_NAMES.keys()) < 2 or len(_parents(data)) > 1:
         return None
     places = {split: _below(_pattern(files, data), folder) for split, files in by_split.items()}
     known = {split: places[split] for split in SPLIT_NAMES if split in places}
-    return Splits(known, "file", tuple(place for split, place in places.items() if split not in known))
+    others = [*(place for split, place in places.items() if split not in known), *unnamed]
+    return Splits(known, "file", tuple(others))
 
 
 def _split_of(file: Path) -> str:
@@ -220,9 +220,14 @@ def _visible(folder: Path) -> list[Path]:
     return [entry for entry in visible if not (entry.is_symlink() and os.path.realpath(entry) == place)]
 
 
+# What Windows keeps in folders that somebody has looked at.
+LEFT_BEHIND = {"thumbs.db", "desktop.ini", "ehthumbs.db"}
+
+
 def _is_visible(name: str) -> bool:
     """Neither what editors and systems leave behind nor Python's caches in a package's folder are data."""
-    return not name.startswith((".", "__", "~$"))  # ~$: what Excel keeps beside an open workbook
+    # ~$: what Excel keeps beside an open workbook
+    return not name.startswith((".", "__", "~$")) and name.lower() not in LEFT_BEHIND
 
 
 def _below(path: Path, folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from bertline.components.data.folders import SPLIT_NAMES
 from bertline.components.data.packing import without_packing
 from bertline.errors import UserError
 from bertline.models import packages
+from bertline.pipeline.init import encoding
 from bertline.pipeline.init.columns import Columns
 from bertline.pipeline.init.survey import TRAIN, Survey, take_survey
 
 LISTED_LABELS = 3  # in a warning
+WIDE = ("utf-16", "utf-32")  # encodings with more than a byte per letter, also per one of ASCII's
 
 
 def find(source: str) -> dict[str, str]:
@@ -51,40 +54,61 @@ def _split_and_rest(path: Path) -> tuple[str | None, str]:
 
 
 def usable(survey: Survey, columns: Columns) -> tuple[dict[str, str], list[str]]:
-    """The files beside the training rows that can be taken as its splits, and a warning for each that cannot.
+    """The sources beside the training rows that can be taken as splits, and what to know of each.
+
+    They are those that a folder has beside its training rows, or files beside the training file.
 
     Args:
         survey: of the training rows.
         columns: of the task.
     """
-    if len(survey.sources) > 1 or not isinstance(survey.source, str):
+    if not isinstance(survey.source, str):
         return {}, []
     given, warnings = {}, []
-    for split, source in find(survey.source).items():
-        if fault := _why_not(source, survey, columns):
-            name = source.rpartition("/")[2]
+    for split, source in (survey.offered or find(survey.source)).items():
+        name = source.rpartition("/")[2]
+        fault, absent = _judged(source, survey, columns)
+        if fault:
             warnings.append(f"{name} beside it is not taken as data.{split}_source: {fault}")
-        else:
-            given[split] = source
+            continue
+        given[split] = source
+        if absent:
+            warnings.append(
+                f"{name} has no row with {_listed(absent)}: the score will not tell how well such rows are known. If "
+                f"that is no label, leave its rows out: data.label_map: {{{json.dumps(absent[0])}: null}}"
+            )
     return given, warnings
 
 
-def _why_not(source: str, survey: Survey, columns: Columns) -> str:
-    """Why rows cannot be a split of the task; "" where they can."""
+def _judged(source: str, survey: Survey, columns: Columns) -> tuple[str, list[str]]:
+    """Why rows cannot be a split of the task, "" where they can; and labels of the training rows that they lack."""
     try:
         other = take_survey(source)
     except UserError as error:
-        return str(error)
+        return str(error), []
     needed = [*columns.text, *([columns.text_pair] if columns.text_pair else []), columns.label]
     if missing := [name for name in needed if name not in other.names]:
-        return f"it has no column {', '.join(map(repr, missing))}, so its rows have nothing to be judged by"
+        return f"it has no column {', '.join(map(repr, missing))}, so its rows have nothing to be judged by", []
     known = {spellings.composed(label) for label in survey.columns[columns.label].values}
     labels = {spellings.composed(label) for label in other.columns[columns.label].values}
     if not labels:
-        return f"its column {columns.label!r} is empty"
+        return f"its column {columns.label!r} is empty", []
     if new := sorted(labels - known):
-        more = ", ..." if len(new) > LISTED_LABELS else ""
-        return f"no training row has its label {', '.join(map(repr, new[:LISTED_LABELS]))}{more}"
-    if survey.encoding != other.encoding:
-        return f"it is {other.encoding} and the training rows are {survey.encoding}, but all files are read in one"
-    return ""
+        return f"no training row has its label {_listed(new)}", []
+    if _cannot_be_read_together(survey, other):
+        fault = f"it is {other.encoding} and the training rows are {survey.encoding}, but all files are read in one"
+        return fault, []
+    return "", sorted(known - labels)
+
+
+def _listed(labels: list[str]) -> str:
+    return ", ".join(map(repr, labels[:LISTED_LABELS])) + (", ..." if len(labels) > LISTED_LABELS else "")
+
+
+def _cannot_be_read_together(survey: Survey, other: Survey) -> bool:
+    """Whether no one encoding reads both. ASCII is a part of all that have a byte per letter."""
+    if survey.encoding == other.encoding:
+        return False
+    if any(one.encoding.startswith(WIDE) for one in (survey, other)):
+        return True
+    return any(one.encoding == "utf-8" and not encoding.are_ascii(one.read_files) for one in (survey, other))

@@ -74,6 +74,11 @@ def refuse_two_encodings(files: Sequence[SourceFile]) -> None:
     _refuse([_counted(file) for file in files])
 
 
+def are_ascii(files: Sequence[SourceFile]) -> bool:
+    """Whether the files are ASCII, which all encodings read alike that have a byte per letter."""
+    return next(_lines_beyond_ascii(files), None) is None
+
+
 class _Count(NamedTuple):
     """The lines of a file that go beyond ASCII: those that are UTF-8, and the others."""
 

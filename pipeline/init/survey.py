@@ -73,7 +73,8 @@ class Survey:
 
     Attributes:
         source: what was looked at: an absolute path or glob, package://NAME/PATH, or a query.
-        sources: the split -> its source of the same kind. Only train's where there is no folder per split.
+        sources: the split -> its source of the same kind, of the rows that were looked at.
+        offered: splits other than train that a folder has beside it -> their sources.
         files: the split -> how many files it has.
         folders: it is a folder per class.
         names: the columns, each once.
@@ -106,6 +107,7 @@ class Survey:
     layout: Layout = layouts.USUAL
     format: str = ""
     sources: dict[str, str | Query] = field(default_factory=dict)
+    offered: dict[str, str] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
     encoding_words: list[str] = field(default_factory=list)
     utf8_lines: int = 0
@@ -138,10 +140,12 @@ class Survey:
 def take_survey(source: str | Path, header: list[str] | None = None, given: Mapping[str, str] | None = None) -> Survey:
     """Looks at all rows of the data.
 
+    Of a folder with a folder or a file per split these are the training rows; `offered` then names the other splits.
+
     Args:
         source: file, folder with a folder per class, glob, or package://NAME/PATH.
         header: names of the columns, where the person gives them; [] says that the first line names them.
-        given: a split other than train -> the source of its rows.
+        given: a split other than train -> the source of its rows, which are looked at too.
 
     Raises:
         UserError: nothing is there, or no row of it can be used.
@@ -152,7 +156,8 @@ def take_survey(source: str | Path, header: list[str] | None = None, given: Mapp
         if not re.search(r"[*?\[]", address) and not Path(place).exists():
             raise UserError(f"{address}: no such file or folder. Correct the path.")
         address = str(Path(address).absolute())
-    sources = task_files.split_sources(address, os.getcwd()) or {TRAIN: address, **(given or {})}
+    offered = task_files.split_sources(address, os.getcwd())
+    sources = {TRAIN: offered.pop(TRAIN, address), **(given or {})}
     format, by_split = _expanded(sources)
     files = [file for members in by_split.values() for file in members]
     _refuse_mixed_formats(by_split)
@@ -161,8 +166,8 @@ def take_survey(source: str | Path, header: list[str] | None = None, given: Mapp
     options = options.model_copy(update={"delimiter": layout.delimiter, "header": layout.header})
     survey = _read_as_they_are(address, files, options)
     survey.layout, survey.format = layout, format.replace("auto", "")
-    survey.sources = sources
-    if len(sources) > 1 and (others := task_files.of_no_split(address, os.getcwd())):
+    survey.sources, survey.offered = sources, offered
+    if offered and (others := task_files.of_no_split(address, os.getcwd())):
         survey.warnings.append(f"of no split, and left out: {', '.join(others)}")
     survey.files = {split: len(members) for split, members in by_split.items()}
     if broken := survey.faults[BROKEN_LINE]:
