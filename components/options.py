@@ -16,8 +16,10 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     Tag,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -126,6 +128,10 @@ class Query(Section):
                 "an address with a password in it; write ${NAME} in its place, and set that variable in the environment"
             )
         return url
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if key != "file" or value}
 
     def __str__(self) -> str:
         """For people; the password is not known here."""

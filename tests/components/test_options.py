@@ -57,6 +57,25 @@ def test_several_text_columns_and_a_header(tmp_path):
     assert read(tmp_path, "text: body").text_columns == ["body"]
 
 
+def test_a_query_is_printed_as_it_is_written_and_a_password_never(tmp_path):
+    path = tmp_path / "task.yaml"
+    source = "{url: 'postgresql://a:${SHOP}@h/x', query: SELECT 1}"
+    path.write_text(f"name: a\ndata: {{source: {source}}}\n")
+    printed = config.dump(config.load(path))
+    assert "file:" not in printed.split("newest_spans")[0]
+    path.write_text(printed)
+    assert config.dump(config.load(path)) == printed
+    path.write_text(f"name: a\ndata: {{source: {source.replace('${SHOP}', 'secret')}}}\n")
+    with pytest.raises(
+        UserError, match=r"data.source.0.url: 'postgresql://a:\*\*\*@h/x': an address with a pass"
+    ) as stop:
+        config.load(path)
+    assert "secret" not in str(stop.value) and str(stop.value).count("\n") == 0
+    path.write_text("name: a\ndata: {source: {url: 'sqlite:///a.db'}}\n")
+    with pytest.raises(UserError, match=r"data.source.0.query: missing"):
+        config.load(path)
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
