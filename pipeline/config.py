@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -405,10 +406,16 @@ def _section_at(location: list[Any]) -> type[BaseModel]:
     for part in location:
         if part not in section.model_fields:  # an item of a list, or a name in a mapping
             continue
-        annotation = section.model_fields[part].annotation
-        members = [annotation, *getattr(annotation, "__args__", ())]
+        members = _members(section.model_fields[part].annotation)
         section = next(member for member in members if isinstance(member, type) and issubclass(member, BaseModel))
     return section
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    """A type and all that it is made of, such as list[str | Query]."""
+    yield annotation
+    for member in getattr(annotation, "__args__", ()):
+        yield from _members(member)
 
 
 def _known_keys(section: type[BaseModel]) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bertline.components.scoring.output import Totals
 
 SHOWN_LABELS = 5
+QUERIES = "queries/score"  # below the root; here a query's answer has all columns, and for `run` only those it uses
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,15 @@ def run(request: Request) -> Totals:
 
 def _sources(request: Request, task: Config) -> tuple[Sources, str]:
     """The files with their columns, and the hash of their contents."""
-    from bertline.components.data import task_files
+    from bertline.components.data import sql, task_files
     from bertline.components.scoring import cut
 
+    folder = task.root_folder / QUERIES
     own = {"validation_source": None, "test_source": None}
     options = task.data.model_copy(update=own | ({"source": request.files} if request.files else {}))
+    options = options.with_queries(
+        lambda query: query.model_copy(update={"file": str(sql.fetch(query, task.folder, folder))})
+    )
     base = str(Path.cwd()) if request.files else task.folder
     files = task_files.expand(options.source, base, _format(options, request.files), options.newest_spans)
     return cut.sources(files, options, request.keep), task_files.fingerprint(files)

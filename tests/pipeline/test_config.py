@@ -55,6 +55,11 @@ def test_labels_are_printed_so_that_they_read_back_the_same(tmp_path):
             MINIMAL.replace("reviews.csv", "reviews.csv, labels: [a, b, c]") + "export: {abstain: 0.3}\n",
             "export.abstain: 0.3 is never reached from below: with 3 labels",
         ),
+        # YAML ends an unquoted value within braces at a comma
+        (
+            "name: x\ndata: {source: {url: 'sqlite:///x.db', query: select id, text from rows}}\n",
+            "data.source.0.text from rows: unknown key. Known here: url, query",
+        ),
         (MINIMAL + "trian: {epochs: 3}\n", "trian: unknown key. Did you mean 'train'?"),
         (MINIMAL + "train: {epochs: 0}\n", "train.epochs: 0: Input should be greater than 0"),
         (MINIMAL + "train: {precision: fp8}\n", "train.precision: 'fp8': Input should be 'auto', 'float32'"),

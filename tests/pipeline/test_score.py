@@ -2,6 +2,7 @@ import contextlib
 import csv
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -104,6 +105,21 @@ def test_csv_is_safe_in_a_spreadsheet_and_json_lines_as_predict_writes_them(task
         "x": "-3.5", "file": "in.csv", "row": 1, "label": "positive", "probability": 0.75,
         "probabilities": {"negative": 0.25, "positive": 0.75}, "abstained": False,
     }  # fmt: skip
+
+
+def test_a_query_of_the_config_with_all_columns(task):
+    with contextlib.closing(sqlite3.connect(task / "rows.db")) as database:
+        database.execute("create table messages (id integer, text varchar)")
+        database.executemany("insert into messages values (?, ?)", [(1, "good"), (2, "dull")])
+        database.commit()
+    config = task / "task.yaml"
+    source = "source: {url: 'sqlite:///rows.db', query: 'select id, text from messages order by id'}"
+    config.write_text(config.read_text().replace("source: reviews.csv", source))
+    score("-o", "out.csv", "--no-probabilities")
+    assert [(row["id"], row["text"], row["label"]) for row in table("out.csv")] == [
+        ("1", "good", "positive"),
+        ("2", "dull", "negative"),
+    ]
 
 
 def save_slow_model(folder):
