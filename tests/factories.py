@@ -198,6 +198,16 @@ serve: {{port: 0}}
     return config
 
 
+def write_mixed_task(folder, rows=600):
+    """`write_task` with reviews of none, one or two labels; returns the config's path."""
+    config = write_task(folder, mixed_reviews(rows), epochs=6)
+    text = config.read_text(encoding="utf-8")
+    text = text.replace("keep: [shop]", 'keep: [shop]\n  multi_label: {separator: "|", empty: no_label}')
+    gates = "{subset_accuracy: 0.4, micro_f1: 0.7, label_f1: {positive: 0.7}}"
+    config.write_text(text.replace("{accuracy: 0.8, macro_f1: 0.8}", gates), encoding="utf-8")
+    return config
+
+
 # === Models ===
 
 
