@@ -36,7 +36,9 @@ def guess(cells: Mapping[str, int]) -> Guess | None:
     for separator in SEPARATORS:
         parts = {cell: [part.strip() for part in cell.split(separator) if part.strip()] for cell in cells}
         names = {name for labels in parts.values() for name in labels}
-        if len({len(labels) for labels in parts.values()}) > 1 and len(names) < len(cells):
+        counts = {len(labels) for labels in parts.values()}
+        # A cell of nothing but the separator, such as "|", is a label of that name.
+        if len(counts) > 1 and max(counts) > 1 and len(names) < len(cells):
             return _guessed({"separator": separator}, cells, parts)
     return None
 

@@ -140,6 +140,7 @@ def _propose_several(survey: Survey, found: several.Several) -> Proposal:
     if len(labels) < 2:
         raise UserError(f"Only one label ({', '.join(map(repr, labels))}): a classifier needs at least two.")
     name, texts = task_name(survey.source), columns.texts(survey, DEFAULTS)
+    pieces = look(texts, packages.resolve(BACKBONE) / "vocab.txt")
     data = _data(survey, columns, {}, spellings.alike({}))
     place = next(number for number, setting in enumerate(data) if setting.path == ("data", "label"))
     multi_label = Setting(("data", "multi_label"), found.multi_label, found.reason)
@@ -151,12 +152,12 @@ def _propose_several(survey: Survey, found: several.Several) -> Proposal:
         settings=[
             Setting(("name",), name),
             *data,
-            *_model(texts),
+            *_model(pieces),
             *_train(labels, _train_rows(survey, {"": survey.rows})),
             *_evaluate(texts, labels, several_labels=True),
         ],
         findings=[*findings, f"several labels per row, {len(labels)} labels: {shown}"],
-        warnings=[*survey.warnings, *label_warnings(labels)],
+        warnings=[*survey.warnings, *label_warnings(labels), *language_warnings(pieces)],
     )
 
 
