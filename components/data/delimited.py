@@ -89,8 +89,8 @@ class Delimited(Reader):
             if start.count("\n") >= len(re.findall(r"\r(?!\n)", start)):
                 stream.reconfigure(newline="\n")  # another carriage return is a character of a text
             first = stream.readline(LONGEST_FIELD).removeprefix("\ufeff")  # UTF-16 of a named byte order leaves it
-            named = re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE | re.DOTALL)
-            delimiter = named[1] if named else options.delimiter or self.delimiter
+            named = re.fullmatch(r'("?)sep=(.)\1\s*', first, re.IGNORECASE | re.DOTALL)
+            delimiter = named[2] if named else options.delimiter or self.delimiter
             yield chain(["\n" if named else first], stream), delimiter, bool(named)
 
 

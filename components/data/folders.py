@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
 from itertools import takewhile
 from pathlib import Path
@@ -101,7 +101,7 @@ def _split_folders(folder: Path, is_data: Callable[[Path], bool]) -> Splits | No
         split: name
         for split, known in SPLIT_NAMES.items()
         for name in names
-        if name.lower() in known and _labels_its_rows(folder / name, is_data)
+        if _is_named(name.lower(), known) and _labels_its_rows(folder / name, is_data)
     }
     others = tuple(name for name in names if name not in splits.values())
     whole = not others or (folder / hugging_face.DICTIONARY).is_file()
@@ -130,11 +130,21 @@ def _split_files(folder: Path, is_data: Callable[[Path], bool]) -> Splits | None
 def _split_of(file: Path) -> str:
     """The split that a file's name begins or ends with; "" for none. Shards of other splits have their own names."""
     stem = without_packing(file.name).rpartition(".")[0].lower()
-    words = [word for word in re.split(r"[-_. ]+", _SHARD.sub("", stem)) if word]
+    name = _SHARD.sub("", stem)
     for split, known in SPLIT_NAMES.items():
-        if words and (words[0] in known or words[-1] in known):
+        if _is_named(name, known):
             return split
-    return words[-1] if words and _SHARD.search(stem) else ""
+    return words[-1] if (words := _words(name)) and _SHARD.search(stem) else ""
+
+
+def _is_named(name: str, known: Sequence[str]) -> bool:
+    """Whether a name in lower case begins or ends with one of these words, as 20news-bydate-train does."""
+    words = _words(name)
+    return bool(words) and (words[0] in known or words[-1] in known)
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[-_. ]+", name) if word]
 
 
 def _pattern(files: list[Path], data: list[Path]) -> Path:

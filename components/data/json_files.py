@@ -36,9 +36,12 @@ class Json(Reader):
         names = [*plain_names(objects), *(name for name in list_columns(options) if name in lists)]
         if first and not names:
             kinds = f", but lists: {', '.join(lists)}" if lists else ""
+            if not objects and not isinstance(first[0], ValueError):
+                kinds = f", but values such as {excerpt(json.dumps(first[0], ensure_ascii=False))}"
+            rows = "the only row holds" if len(first) == 1 else f"the first {len(first)} rows hold"
             raise UserError(
-                f"{file.name}: the first {len(first)} rows hold no JSON object with plain values{kinds}. Write a row "
-                'as an object such as {"text": ..., "label": ...}, or set data.format.'
+                f"{file.name}: {rows} no JSON object with plain values{kinds}. Write each row as an object such as "
+                '{"text": ..., "label": ...}.'
             )
         return names
 

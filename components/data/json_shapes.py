@@ -69,9 +69,9 @@ def find(opened: Opened) -> Shape:
     if not lines or not lines[0].lstrip().startswith(("[", "{")):
         return Shape(LINES)  # each line is then a fault of its own
     if lines[0].lstrip().startswith("["):
-        return Shape(ARRAY)
+        return Shape(LINES if len(lines) > 1 and all(_is_a(list, line) for line in lines[:2]) else ARRAY)
     # The first line may be the broken one. Of an object over many lines, hardly a line is an object by itself.
-    if len(lines) > 1 and (_is_object(lines[0]) or sum(map(_is_object, lines)) >= len(lines) / 2):
+    if len(lines) > 1 and (_is_a(dict, lines[0]) or sum(_is_a(dict, line) for line in lines) >= len(lines) / 2):
         return Shape(LINES)
     with opened() as stream:
         cursor = Cursor(stream)
@@ -89,9 +89,10 @@ def _first_lines(stream: TextIO) -> Iterator[str]:
             return
 
 
-def _is_object(line: str) -> bool:
+def _is_a(kind: type, line: str) -> bool:
+    """Whether a line is a value of this kind by itself."""
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(json.loads(line), kind)
     except (ValueError, RecursionError):
         return False
 

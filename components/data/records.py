@@ -104,7 +104,7 @@ def standard_records(lines: Iterable[str], delimiter: str) -> Iterator[Record]:
             tape.put_back_all_but_first()
             reader = csv.reader(tape, delimiter=delimiter, strict=True)
             where = f"line {tape.lines_before + 1}"
-            fault = Fault(BROKEN_LINE, f"{_in_words(error)} ({where})", excerpt(tape.record[0]))
+            fault = Fault(BROKEN_LINE, f"{_in_words(error, tape.record[0])} ({where})", excerpt(tape.record[0]))
             yield Record(where, fault, list(tape.record))
             continue
         first, count = tape.lines_before + 1, len(tape.record)
@@ -120,10 +120,11 @@ def _masked(line: str) -> str:
     return body.replace("\r", CARRIAGE_RETURN) + line[len(body) :] if "\r" in body else line
 
 
-def _in_words(error: csv.Error) -> str:
+def _in_words(error: csv.Error, line: str) -> str:
     message = str(error)
     if "unexpected end of data" in message or "field larger" in message:
         return "a quote is opened and never closed"
     if "expected after" in message:
-        return "a closing quote is followed by more text; quotes inside a quoted field are written twice"
+        written = " instead of with a backslash, as Spark and MySQL do" if '\\"' in line else ""
+        return f"a closing quote is followed by more text; quotes inside a quoted field are written twice{written}"
     return message

@@ -99,7 +99,13 @@ def _why_one(survey: Survey) -> str:
             "The first row that is not empty must name the columns. " if survey.read_files[0].format == "xlsx" else ""
         )
         return f"{_lists(survey)}{first}Write what is missing to a column of its own."
-    return "No usual character separates its columns (comma, semicolon, tab, |): save the file as .csv with commas."
+    if survey.names[0].startswith("__label__"):
+        return "It looks like fastText's format: write each row as label, tab, text, without __label__."
+    each = ", or name each file's label in one" if len(survey.read_files) > 1 else ""
+    return (
+        "No usual character separates its columns (comma, semicolon, tab, |). If another one does, save the file as "
+        f".csv with commas; if the labels are elsewhere, write them to a column of their own{each}."
+    )
 
 
 # === The label ===
@@ -144,7 +150,7 @@ def _guess_text(survey: Survey, label: str) -> str:
     if not candidates:
         raise UserError(f"No column looks like text (words, most rows different). {_described(survey)}")
     longest = max(candidates, key=lambda name: survey.columns[name].mean_characters)
-    named = min(candidates, key=lambda name: _rank(name, TEXT_NAMES))
+    named = min(candidates, key=lambda name: (_rank(name, TEXT_NAMES), -survey.columns[name].filled))
     long_enough = survey.columns[named].mean_characters * 3 >= survey.columns[longest].mean_characters
     return named if _rank(named, TEXT_NAMES) < len(TEXT_NAMES) and long_enough else longest
 
@@ -205,7 +211,10 @@ def _described(survey: Survey) -> str:
         return f"{name[:60]!r} ({values} different values, {column.mean_characters:.0f} characters on average)"
 
     shown = ", ".join(column_described(name) for name in survey.names[:10])
-    return f"Columns: {shown}. {_lists(survey)}Name them with --text and --label, or correct the file."
+    sheet = ""
+    if survey.sheet is not None:
+        sheet = f"This is the sheet {survey.sheet!r}, the first of several: move the one with the texts to the front. "
+    return f"Columns: {shown}. {_lists(survey)}{sheet}Name them with --text and --label, or correct the file."
 
 
 def _lists(survey: Survey) -> str:

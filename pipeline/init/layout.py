@@ -228,12 +228,17 @@ def _refuse_lines_above(file: SourceFile, records: list[Record], mark: str) -> N
     """Raises UserError where remarks or a title stand above the line of column names."""
     first = records[0].fields if records else []
     share, fields = _fit(records)
-    if isinstance(first, Fault) or len(first) != 1 or 2 * share < MOST_RECORDS:
+    if isinstance(first, Fault) or not _is_title(first) or fields < 2 or 2 * share < MOST_RECORDS:
         return
     raise UserError(
         f"{file.name}: the first line is one field ({excerpt(first[0])!r}), and most others are {fields}, separated by "
         f"{mark!r}. Remove what stands above the line of column names."
     )
+
+
+def _is_title(fields: Sequence[str]) -> bool:
+    """Whether a line holds only its first field; Excel fills the others up with delimiters."""
+    return len(fields) == 1 or (len(fields) > 2 and bool(fields[0].strip()) and not any(map(str.strip, fields[1:])))
 
 
 def _judged(rows: list[list[str]]) -> _Verdict:

@@ -224,7 +224,8 @@ def label_warnings(labels: dict[str, int]) -> list[str]:
     few = [name for name, rows in labels.items() if rows < FEW_ROWS]
     if few:
         shown = ", ".join(map(_shown, few[:5])) + (", ..." if len(few) > 5 else "")
-        warnings.append(f"{len(few)} labels have fewer than {FEW_ROWS} rows ({shown}): test may hold none of them")
+        have = "label has" if len(few) == 1 else "labels have"
+        warnings.append(f"{len(few)} {have} fewer than {FEW_ROWS} rows ({shown}): test may hold none of them")
     return warnings
 
 

@@ -16,7 +16,7 @@ from bertline.components.data.decoding import SNIFFED_BYTES, UTF16_MARKS
 from bertline.components.data.file_kinds import UnknownFormat
 from bertline.components.data.packing import open_bytes
 from bertline.components.data.reader import FOLDERS, SourceFile
-from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE, Row, printable
+from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE, ZERO_BYTE, Row, printable
 from bertline.components.options import DataOptions, Query
 from bertline.errors import UserError
 from bertline.models import packages
@@ -170,8 +170,10 @@ def take_survey(source: str | Path, header: list[str] | None = None, given: Mapp
     if offered and (others := task_files.of_no_split(address, os.getcwd())):
         survey.warnings.append(f"of no split, and left out: {', '.join(others)}")
     survey.files = {split: len(members) for split, members in by_split.items()}
-    if broken := survey.faults[BROKEN_LINE]:
-        survey.warnings.append(f"{broken:,} broken lines: they will go to quarantine")
+    for reason in (BROKEN_LINE, ZERO_BYTE):
+        if count := survey.faults[reason]:
+            rows = "row" if count == 1 else "rows"
+            survey.warnings.append(f"{count:,} {rows} with a {reason} will go to quarantine")
     if survey.plain_quotes:
         survey.warnings.append(
             f"quotes in {', '.join(survey.plain_quotes[:LISTED_FILES])} are read as plain characters: read as marks "

@@ -242,7 +242,7 @@ def test_warnings_of_imbalance_and_rare_labels():
     assert label_warnings({"a": 100, "b": 90}) == []
     imbalance, few = label_warnings({"a": 1000, "b": 5, "c": 200})
     assert imbalance.startswith("imbalance: 1,000 rows of 'a' for 5 of 'b'")
-    assert few.startswith("1 labels have fewer than 10 rows (b)")
+    assert few.startswith("1 label has fewer than 10 rows (b)")
 
 
 # === Bytes ===

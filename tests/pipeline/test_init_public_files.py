@@ -1,9 +1,12 @@
 """Files and folders as public data sets and bug reports have them: what `init` writes about them, and says."""
 
 import csv
+import json
 
+import openpyxl
 import pytest
 
+from bertline.errors import UserError
 from bertline.pipeline import config
 from bertline.pipeline.init import write_config
 
@@ -87,3 +90,98 @@ def test_what_windows_leaves_in_folders_is_no_text(tmp_path):
     data, written = proposed(tmp_path / "bbc", tmp_path)
     assert data.encoding == "utf-8" and written.warnings == []
     assert "80 text files in class folders" in written.findings
+
+
+# === What is said of files that are no table ===
+
+ROWS = [(f"the parcel of order {row} came too late", ("neg", "pos")[row % 2]) for row in range(60)]
+
+
+def lines(path, form, head=(), rows=ROWS):
+    path.write_text("\n".join([*head, *(form.format(text=text, label=label) for text, label in rows)]) + "\n")
+    return path
+
+
+REFUSED = {
+    "a title that Excel filled up": (
+        ("a.csv", "1,{text},{label}", ["Report of 2024-01-01,,", "id,text,label"]),
+        "a.csv: the first line is one field ('Report of 2024-01-01'), and most others are 3, separated by ','. Remove "
+        "what stands above the line of column names.",
+    ),
+    "fastText": (
+        ("train.ft.txt", "__label__{label} {text}"),
+        "It looks like fastText's format: write each row as label, tab, text, without __label__.",
+    ),
+    "no label at all": (
+        ("a.csv", "{text}", ["text"]),
+        "if the labels are elsewhere, write them to a column of their own.",
+    ),
+    "lists without names": (
+        ("a.json", '["{text}", "{label}"]'),
+        'a.json: the first 60 rows hold no JSON object with plain values, but values such as ["the parcel of order 0 '
+        'came too late", "neg"]. Write each row as an object such as {"text": ..., "label": ...}.',
+    ),
+    "Spark's quotes": (
+        ("part-00000.csv", '"he said \\"{text}\\"",{label}', ["text,label"]),
+        "row 1: a closing quote is followed by more text; quotes inside a quoted field are written twice instead of "
+        "with a backslash, as Spark and MySQL do (line 2).",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_file_that_is_no_table_is_refused_with_its_own_cause(tmp_path, case):
+    (name, *content), said = REFUSED[case]
+    source = lines(tmp_path / name, *content)
+    with pytest.raises(UserError) as refused:
+        write_config(source, tmp_path / "proposed.yaml")
+    assert said in str(refused.value)
+
+
+def test_a_workbook_whose_first_sheet_is_another_table(tmp_path):
+    book = openpyxl.Workbook()
+    legend, data = book.active, book.create_sheet("Data")
+    legend.title = "Legend"
+    for row in (("code", "meaning"), ("1", "good"), ("2", "bad")):
+        legend.append(row)
+    for row in (("text", "label"), *ROWS):
+        data.append(row)
+    book.save(tmp_path / "feedback.xlsx")
+    with pytest.raises(
+        UserError, match="This is the sheet 'Legend', the first of several: move the one with the texts"
+    ):
+        write_config(tmp_path / "feedback.xlsx", tmp_path / "proposed.yaml")
+
+
+# === What is read as people mean it ===
+
+
+def test_a_separator_that_is_named_in_quotes(tmp_path):
+    source = lines(tmp_path / "a.csv", "{text}, alas;{label}", ['"sep=;"', "text;label"])
+    data, written = proposed(source, tmp_path)
+    assert (data.text, data.label, data.delimiter) == ("text", "label", None)
+    assert "60 rows; columns: text, label" in written.findings and written.warnings == []
+
+
+def test_rows_that_will_go_to_quarantine_are_counted_by_their_fault(tmp_path):
+    rows = [*ROWS, ("damaged \0 here", "pos"), *((f"fine again {row}", "neg") for row in range(60))]
+    source = lines(tmp_path / "a.csv", "{text},{label}", ["text,label"], rows)
+    source.write_text(source.read_text() + "Total: 121\nas of today\n")
+    assert proposed(source, tmp_path)[1].warnings == [
+        "2 rows with a broken line will go to quarantine",
+        "1 row with a zero byte will go to quarantine",
+    ]
+
+
+def test_of_two_spellings_of_a_key_the_text_is_the_one_that_most_rows_have(tmp_path):
+    objects = [{"Text" if row == 0 else "text": text, "label": label} for row, (text, label) in enumerate(ROWS)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, objects)))
+    assert proposed(tmp_path / "a.jsonl", tmp_path)[0].text == "text"
+
+
+def test_split_folders_that_bear_the_name_of_their_set(tmp_path):
+    for number, place in enumerate(("train/sci.space", "train/rec.autos", "test/sci.space", "test/rec.autos")):
+        texts(tmp_path / "20news" / f"20news-bydate-{place}", 20, 100 * number)
+    data, written = proposed(tmp_path / "20news", tmp_path)
+    assert data.source == ["20news/20news-bydate-train"] and data.test_source == ["20news/20news-bydate-test"]
+    assert written.warnings == []
