@@ -67,6 +67,7 @@ def test_one_flag_beside_a_label_is_no_set_of_labels(tmp_path):
         {"a;x": 1, "a;y": 1, "b;x": 1, "b;y": 1},  # two parts each: a code
         {"negative": 3, "positive": 4},
         {"[1]": 2, "none": 3},
+        {"|": 3, ",": 2, "x": 4},  # separators themselves
     ],
 )
 def test_what_is_one_label_is_taken_for_one(cells):
