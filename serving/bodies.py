@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -15,6 +13,7 @@ from bertline.serving.decoder import APART_BYTES, Decoder
 from bertline.serving.errors import RequestError
 from bertline.serving.limits import Limits
 from bertline.serving.protos import SignatureDef
+from bertline.serving.threads import Threads
 
 # Reading so many bytes of texts takes 1 ms, of numbers 5 ms. Larger ones go to a thread, so that the loop stays free.
 LOOP_BYTES = 64 << 10
@@ -33,9 +32,9 @@ class Bodies:
         self._most = max(limits.max_bytes_in_flight, limits.max_request_bytes)
         self.held = 0  # bytes
         self._places = asyncio.Semaphore(self._most // limits.max_request_bytes)
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bodies")
+        self._threads = Threads(THREADS, "bodies")
         self._decoder = Decoder()
-        self._apart = ThreadPoolExecutor(1, thread_name_prefix="bodies-apart")  # waits for the decoder
+        self._apart = Threads(1, "bodies-apart")  # waits for the decoder
 
     def share(self) -> Share:
         """A context manager: what one request holds of the budget, until the block ends."""
@@ -68,19 +67,18 @@ class Bodies:
         """The result of `work`; called in a thread if the size says that it would hold up the loop."""
         if size <= LOOP_BYTES:
             return work(*arguments)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *arguments))
+        return await self._threads.run(work, *arguments)
 
     async def decode(self, body: bytes, request: Any, signatures: Mapping[str, SignatureDef]) -> str:
         """As `json_tensor.fill_request`; a large body in a thread, a very large one in a process of its own."""
         if len(body) <= APART_BYTES:
             return await self.work(len(body), json_tensor.fill_request, body, request, signatures)
-        work = self._decoder.fill, body, request, signatures
-        return await asyncio.get_running_loop().run_in_executor(self._apart, *work)
+        return await self._apart.run(self._decoder.fill, body, request, signatures)
 
     def close(self) -> None:
         """Ends the threads once their work is done, and the process; work that has not begun is dropped."""
         for threads in (self._threads, self._apart):
-            threads.shutdown(wait=False, cancel_futures=True)
+            threads.close()
         self._decoder.close()
 
 

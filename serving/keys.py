@@ -107,6 +107,10 @@ def read_keys(file: str | Path) -> list[Key]:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UserError(f"{file}: {where}: {first['msg']}; `bertline keys add` writes a right one") from error
+    except ValueError:  # of PyYAML's, for a date or number that there is not; its words quote the value
+        raise UserError(
+            f"{file}: holds a date or number that cannot be; `bertline keys add` writes a right one"
+        ) from None
 
 
 def add_key(
@@ -206,10 +210,10 @@ def _write(file: Path, keys: list[Key]) -> None:
         if file.exists():
             _take_over(file, new)
         os.replace(new, file)
-        releases.sync(file.parent)  # a key that was removed must not come back when the power goes
     except BaseException:
         os.unlink(new)
         raise
+    releases.sync(file.parent)  # a key that was removed must not come back when the power goes
 
 
 def _take_over(file: Path, new: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class Roots:
         for entry in config.model_config_list.config:
             named.append(entry.base_path)
             if prefix := _prefix(entry):
-                named.append(Path(prefix).parent)
+                named.append(sampled_folder(prefix))
         return cls.of(named)
 
     def check(self, entries: Mapping[str, ModelConfig]) -> None:
@@ -47,20 +48,23 @@ class Roots:
             RequestError: PERMISSION_DENIED; the message names the model, the field and the way out.
         """
         for name, entry in entries.items():
-            self._check_path(name, "base_path", entry.base_path)
+            self._check_path(name, "base_path", entry.base_path, Path(entry.base_path))
             if prefix := _prefix(entry):
-                self._check_path(name, "filename_prefix", prefix)
+                self._check_path(name, "filename_prefix", prefix, sampled_folder(prefix))
 
-    def _check_path(self, model: str, field: str, path: str) -> None:
-        resolved = Path(path).resolve()
-        if field == "filename_prefix":
-            resolved = Path(path).parent.resolve()  # files begin with the prefix, so it is their folder that counts
+    def _check_path(self, model: str, field: str, path: str, folder: Path) -> None:
+        resolved = folder.resolve()
         if not any(resolved.is_relative_to(root) for root in self.folders):
             raise RequestError(
                 grpc.StatusCode.PERMISSION_DENIED,
                 f"model {model}: {field} {path} is outside the folders that a reload may name: "
                 f"{', '.join(map(str, self.folders)) or 'none'}; start the server with --reload_roots=FOLDER,FOLDER",
             )
+
+
+def sampled_folder(prefix: str) -> Path:
+    """The folder of the files whose paths begin with a prefix; of `logs/` it is `logs`, of `logs/../` the parent."""
+    return Path(os.path.dirname(prefix))
 
 
 def _prefix(entry: ModelConfig) -> str:

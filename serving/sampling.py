@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import queue
 import random
@@ -27,7 +28,9 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError, Message
 
 from bertline.errors import UserError
+from bertline.serving import messages
 from bertline.serving.protos import DataType, Example, LoggingConfig, LogMetadata, ModelSpec, PredictionLog, TensorProto
+from bertline.serving.roots import sampled_folder
 from bertline.serving.runtime import tf
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ CLOSE_SECONDS = 10  # the most that masking what waits may hold up a server's en
 # 512 tokens, a quarter of it. To cut a text could cut an address or number in two, which then no pattern finds.
 MASKABLE_CHARACTERS = 10_000
 
-TOO_LONG, NOT_TEXT, PACKED = b"<TOO_LONG>", b"<NOT_TEXT>", b"<PACKED_STRINGS>"
+TOO_LONG, NOT_TEXT = b"<TOO_LONG>", b"<NOT_TEXT>"
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +151,7 @@ def _check(config: LoggingConfig) -> None:
     if collector.type != COLLECTOR_TYPE:
         raise UserError(f"log_collector_config.type is {collector.type!r}: this server has only {COLLECTOR_TYPE!r}")
     prefix = collector.filename_prefix
-    if not prefix or not Path(prefix).parent.is_dir():
+    if not prefix or not sampled_folder(prefix).is_dir():
         raise UserError(f"log_collector_config.filename_prefix is {prefix!r}: it must start in a folder that exists")
 
 
@@ -281,10 +284,11 @@ def _messages(field, value) -> Iterator[Message]:
 
 
 def _unpack_strings(tensor: TensorProto) -> None:
-    """Removes strings in the packed form: they lie among their lengths, where masking cannot reach them."""
+    """Lists strings that came in the packed form, where masking cannot reach them."""
     if tensor.dtype == DataType.DT_STRING and tensor.tensor_content:
+        count = math.prod(dimension.size for dimension in tensor.tensor_shape.dim)
+        tensor.string_val[:] = messages.unpacked_strings(tensor.tensor_content, count)
         tensor.ClearField("tensor_content")
-        tensor.string_val[:] = [PACKED]  # stands for as many as the shape says
 
 
 def _example(value: bytes) -> Example | None:

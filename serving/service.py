@@ -11,12 +11,10 @@ from functools import partial
 from typing import Any
 
 import grpc
-import numpy as np
 
 from bertline.serving import methods
 from bertline.serving.batching import Batcher, BatchingOptions
 from bertline.serving.bodies import Bodies, Share
-from bertline.serving.calls import Call
 from bertline.serving.errors import RequestError, invalid
 from bertline.serving.limits import Limits
 from bertline.serving.metrics import Metrics
@@ -42,6 +40,7 @@ from bertline.serving.protos import (
 )
 from bertline.serving.roots import Roots
 from bertline.serving.servable import DEFAULT_SIGNATURE, Servable
+from bertline.serving.threads import Threads
 
 SIGNATURE_DEF = "signature_def"  # the one metadata field there is
 
@@ -73,10 +72,7 @@ class Service:
         self._limits = limits
         self._batcher = Batcher(batching, metrics) if batching else None
         # TensorFlow spreads one run over all cores: more runs at once would only wait for each other.
-        threads = os.cpu_count() or 1
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
-        # A call in an executor's own queue would stay there when its caller goes, so calls wait for a thread here.
-        self._free_threads = asyncio.Semaphore(threads)
+        self._threads = Threads(os.cpu_count() or 1, "request")
         self._reloader = ThreadPoolExecutor(1, thread_name_prefix="reload")
         self._reload: Future | None = None  # the last one
         self._reload_roots = reload_roots
@@ -231,8 +227,8 @@ class Service:
         if self._batcher:
             self._batcher.close()
         self.bodies.close()
-        for threads in (self._threads, self._reloader):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
+        self._reloader.shutdown(wait=False, cancel_futures=True)
 
     async def _answer(
         self,
@@ -268,20 +264,12 @@ class Service:
             if self._batcher and call.has_rows and servable.is_batchable([*call.feeds, *call.fetches]):
                 outputs = await self._batcher.run(servable, spec.signature_name or DEFAULT_SIGNATURE, call)
             else:
-                outputs = await self._run_alone(servable, call)
+                outputs = await self._threads.run(servable.run, call)
             size = sum(output.nbytes for output in outputs.values())
             return await self.bodies.work(size, partial(method.answer, servable, request, outputs, **options))
         except RequestError as error:
             signature = f", signature {spec.signature_name}" if spec.signature_name else ""
             raise RequestError(error.code, f"{error} [{servable.where}{signature}]") from error
-
-    async def _run_alone(self, servable: Servable, call: Call) -> dict[str, np.ndarray]:
-        """The outputs of a call that runs by itself."""
-        await self._free_threads.acquire()
-        loop = asyncio.get_running_loop()
-        work = self._threads.submit(servable.run, call)
-        work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free_threads.release))
-        return await asyncio.wrap_future(work)
 
     @contextmanager
     def admitted(self) -> Iterator[None]:

@@ -173,6 +173,8 @@ ENTRY = f"{{name: a, sha256: '{HASH}', created: 2026-01-01T00:00:00Z}}"
         (f"keys: [{ENTRY}, {ENTRY}]", "two keys have the name a"),
         (f"keys: [{ENTRY}]\nkey: []", "key: Extra inputs are not permitted"),
         (f"keys: [{{name: a, sha256: '{HASH}', created: 2026-01-01}}]", "keys.0.created"),
+        (f"keys: [{{name: a, sha256: '{HASH}', created: 2026-13-01T00:00:00Z}}]", "a date or number that cannot be"),
+        (f"keys: [{{name: a, sha256: {'9' * 5000}}}]", "a date or number that cannot be"),
     ],
 )
 def test_a_wrong_file_is_named_with_what_is_wrong(file, text, words):

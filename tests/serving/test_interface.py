@@ -421,7 +421,8 @@ def test_the_flag_names_other_folders_and_a_link_out_of_them_is_followed_first(m
         assert code == "PERMISSION_DENIED"
         assert reload_over(server, f'name: "mood" base_path: "{models}/mood"')[0] == "PERMISSION_DENIED"
         half_plus = f'name: "half_plus" base_path: "{models}/half_plus" '
-        assert reload_over(server, half_plus + SAMPLES % f"{outside}/inside/../outside/x")[0] == "PERMISSION_DENIED"
+        for prefix in (f"{outside}/inside/../outside/x", f"{outside}/inside/../", f"{outside}/inside/link/"):
+            assert reload_over(server, half_plus + SAMPLES % prefix)[0] == "PERMISSION_DENIED"
         assert reload_over(server, half_plus + SAMPLES % f"{outside}/inside/logs/sample")[0] == 0
 
 

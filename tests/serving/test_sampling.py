@@ -130,11 +130,11 @@ def test_every_kind_of_log_is_masked():
     assert sample.classify_log.response.result.classifications[0].classes[0].score == 0.5
 
 
-def test_packed_strings_are_left_out_and_numbers_stay():
-    packed = TensorProto(dtype=STRING, tensor_content=b"\x10jane@example.com")
-    packed.tensor_shape.dim.add(size=1)
+def test_packed_strings_are_masked_too_and_numbers_stay():
+    packed = TensorProto(dtype=STRING, tensor_content=b"\x04\x10goodjane@example.com")
+    packed.tensor_shape.dim.add(size=2)
     mask_message(packed)
-    assert (packed.tensor_content, list(packed.string_val)) == (b"", [b"<PACKED_STRINGS>"])
+    assert (packed.tensor_content, list(packed.string_val)) == (b"", [b"good", b"<EMAIL_ADDRESS>"])
     numbers = tf.make_tensor_proto([0.5, 1234567.0])
     before = numbers.SerializeToString()
     mask_message(numbers)

@@ -1,0 +1,61 @@
+import asyncio
+import gc
+import threading
+import weakref
+
+import grpc
+
+from bertline.serving import bodies
+from bertline.serving.bodies import LOOP_BYTES, Bodies
+from bertline.serving.errors import RequestError
+from bertline.serving.limits import Limits
+
+
+class Message:
+    """Stands for the bytes of a message."""
+
+
+def test_a_message_that_waits_for_a_thread_goes_with_its_caller():
+    """The budget forgot it at once, but its bytes stayed until a thread was free."""
+
+    async def send_and_go() -> bool:
+        held, busy, message = Bodies(Limits()), threading.Event(), Message()
+        working = [asyncio.create_task(held.work(LOOP_BYTES + 1, busy.wait)) for _ in range(bodies.THREADS)]
+        sent = asyncio.create_task(held.work(LOOP_BYTES + 1, id, message))
+        await asyncio.sleep(0.01)
+        sent.cancel()
+        await asyncio.wait([sent])
+        kept = weakref.ref(message)
+        del message, sent
+        gc.collect()
+        is_there = kept() is not None
+        busy.set()
+        assert await asyncio.gather(*working) == [True] * bodies.THREADS
+        held.close()
+        return is_there
+
+    assert not asyncio.run(send_and_go())
+
+
+def test_a_message_that_does_not_arrive_gives_its_place_to_the_next(monkeypatch):
+    monkeypatch.setattr(bodies, "PATIENCE_SECONDS", 0.1)
+
+    async def wait_for_ever(held: Bodies) -> None:
+        async with held.place():
+            await asyncio.Event().wait()
+
+    async def arrive(held: Bodies) -> str:
+        async with held.place():
+            return "arrived"
+
+    async def both() -> tuple[RequestError, str]:
+        held = Bodies(Limits(max_request_bytes=1, max_bytes_in_flight=1))
+        late, next_one = await asyncio.wait_for(
+            asyncio.gather(wait_for_ever(held), arrive(held), return_exceptions=True), timeout=60
+        )
+        held.close()
+        return late, next_one
+
+    late, next_one = asyncio.run(both())
+    assert late.code == grpc.StatusCode.RESOURCE_EXHAUSTED and "did not arrive" in str(late)
+    assert next_one == "arrived"
