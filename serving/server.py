@@ -112,12 +112,13 @@ class Server:
 
     def listen(self) -> None:
         """Takes the ports, so that a taken one is reported before TensorFlow is imported, which takes seconds."""
+        # Before TensorFlow is imported: below 2 it logs the texts that it cannot parse.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         self._thread.start()
         self._run(self._listen()).result()
 
     def start(self) -> None:
         """Takes the ports unless it has them, loads the models, and starts to answer."""
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # below it, TensorFlow logs the texts it cannot parse
         if not self._thread.is_alive():
             self.listen()
         self._load_models()
