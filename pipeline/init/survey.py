@@ -17,7 +17,7 @@ from bertline.components.data.file_kinds import UnknownFormat
 from bertline.components.data.packing import open_bytes
 from bertline.components.data.reader import FOLDERS, SourceFile
 from bertline.components.data.rows import BAD_BYTES, BROKEN_LINE, ZERO_BYTE, Row, printable
-from bertline.components.options import DataOptions, Query
+from bertline.components.options import DataOptions, MultiLabel, Query
 from bertline.errors import UserError
 from bertline.models import packages
 from bertline.models.features import SPLITS
@@ -294,7 +294,19 @@ def _line_breaks(start: bytes, encoding: str) -> int:
     return 0 if "\0" in text else len(re.findall(r"[\r\n]", text))
 
 
+# Names that people give to columns of lists of labels.
+LIST_NAMES = re.compile(r"(label|tag|topic|categor(y|ie)|class(e)?|intent|emotion)s?", re.IGNORECASE)
+
+
+def _with_lists_of_labels(file: SourceFile, options: DataOptions) -> DataOptions:
+    """The options that read a column of lists of labels, where the file has one by its name."""
+    if name := next((name for name in formats.lists(file, options) if LIST_NAMES.fullmatch(name)), None):
+        return options.model_copy(update={"label": name, "multi_label": MultiLabel(lists=True)})
+    return options
+
+
 def _read(source: str, files: list[SourceFile], options: DataOptions) -> Survey:
+    options = _with_lists_of_labels(files[0], options)
     columns_found = Counter(formats.columns(files[0], options))
     names = list(columns_found)
     files = [formats.settled(file, options) for file in files]

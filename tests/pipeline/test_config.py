@@ -182,3 +182,24 @@ def test_every_config_of_the_project_is_valid():
     assert {path.stem for path in paths} >= {"sentiment", "news", "tweets"}
     for path in paths:
         assert configs.load(path).name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("export: {abstain: 0.5}", ("export.abstain", "data.multi_label")),
+        ("evaluate: {gates: {accuracy: 0.5}}", ("evaluate.gates.accuracy", "data.multi_label", "subset_accuracy")),
+        ("evaluate: {gates: {label_f1: {c: 0.5}}}", ("evaluate.gates.label_f1", "'c'")),
+        ("train: {head: probe}", ("train.head: probe", "data.multi_label")),
+    ],
+)
+def test_what_several_labels_per_row_do_not_go_with_is_refused_by_both_keys(tmp_path, text, expected):
+    several = "name: reviews\ndata: {source: reviews.csv, multi_label: {columns: [a, b]}}\n"
+    assert configs.load(write(tmp_path, several)).data.label_columns == ["a", "b"]
+    message = refused(tmp_path, several + text)
+    for words in expected:
+        assert words in message
+    one = "evaluate: {gates: {micro_f1: 0.5}}"
+    assert "data.multi_label" in refused(tmp_path, MINIMAL + one)
+    both = "name: reviews\ndata: {source: reviews.csv, multi_label: {columns: [a, b], lists: true}}\n"
+    assert "exactly one of separator, columns and lists" in refused(tmp_path, both)

@@ -1,12 +1,15 @@
 """`bertline init` on files whose rows have several labels, and what `run` says of them without data.multi_label."""
 
 import csv
+import json
 
 import factories
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from bertline.components import example_gen
-from bertline.components.data import several_labels
+from bertline.components import example_gen, ingestion
+from bertline.components.data import formats, several_labels, task_files
 from bertline.components.options import DataOptions
 from bertline.pipeline import config
 from bertline.pipeline.init import write_config
@@ -44,6 +47,22 @@ def test_lists_are_proposed(tmp_path, form):
     task, _ = written(tmp_path, ("text", "label"), rows)
     assert task.data.multi_label.lists
     assert task.data.multi_label.empty == "quarantine"
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_lists_of_json_and_parquet_are_proposed_and_read(tmp_path, ending):
+    rows = [(text, labels.split("|") if labels else []) for text, labels, _ in ROWS]
+    source = tmp_path / f"mixed.{ending}"
+    if ending == "jsonl":
+        source.write_text("".join(json.dumps({"text": text, "topics": labels}) + "\n" for text, labels in rows))
+    else:
+        texts, labels = zip(*rows, strict=True)
+        pq.write_table(pa.table({"text": texts, "topics": pa.array(labels, pa.list_(pa.string()))}), source)
+    task = config.load(write_config(source, tmp_path / "task.yaml").path)
+    assert (task.data.label, task.data.multi_label.lists) == ("topics", True)
+    (file,) = task_files.of_task(task.data, task.folder)
+    parsed = [ingestion.parse(row, task.data) for row in formats.read(file, task.data)]
+    assert [(each.text, list(each.labels), each.fault) for each in parsed] == [(*row, None) for row in rows]
 
 
 def test_a_column_per_label_is_proposed(tmp_path):
