@@ -11,6 +11,8 @@ from tfx.types import standard_artifacts
 
 from bertline.components import vectors
 from bertline.components.artifacts import Embeddings
+from bertline.components.labels import read_labels
+from bertline.components.transformed_labels import is_multi_label
 from bertline.components.vectors import Vectors
 from bertline.models import classifier, hardware
 from bertline.models.dataset import read_rows
@@ -44,13 +46,14 @@ def Embedder(
         UserError: a split is empty, or the backbone cannot be read.
     """
     options = ModelOptions.model_validate_json(model_options)
-    pair = SEGMENT_IDS in tft.TFTransformOutput(transform_graph.uri).transformed_feature_spec()
+    spec = tft.TFTransformOutput(transform_graph.uri).transformed_feature_spec()
+    labels = len(read_labels(transform_graph.uri)) if is_multi_label(spec) else None
     began = time.monotonic()
     # The number of labels does not matter, as only the layers below the head are used.
     encoder = FrozenEncoder(classifier.from_options(options, 2, seed=SEED), hardware.compute_dtype(precision))
     total = 0
     for split in SPLITS:
-        rows = read_rows(Path(transformed_examples.uri) / f"Split-{split}", pair=pair)
+        rows = read_rows(Path(transformed_examples.uri) / f"Split-{split}", pair=SEGMENT_IDS in spec, labels=labels)
         places = sample(len(rows), train_rows if split == "train" else 0)
         part = rows.take(places)
         vectors.write(embeddings.uri, split, Vectors(encoder(part), part.labels, places))

@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy import special
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact_utils, standard_artifacts
@@ -14,9 +15,9 @@ from bertline.components.artifacts import BASELINE_FILE, BaselineAnswers, Embedd
 from bertline.components.examples import check_order, read_examples
 from bertline.components.labels import read_labels
 from bertline.components.probe_head import Probed
+from bertline.components.transformed_labels import names_of
 from bertline.components.vectors import Vectors
-from bertline.models import backbone, features, probe
-from bertline.models.dataset import balanced_weights
+from bertline.models import backbone, features, probe, thresholds
 from bertline.models.pooling import Pooling
 from bertline.models.recipe import ModelOptions
 
@@ -47,27 +48,45 @@ def Probe(
     """
     labels = read_labels(transform_graph.uri)
     pooling = backbone.pooling(ModelOptions.model_validate_json(model_options))
-    train, validation, test = (vectors.read(embeddings.uri, split) for split in features.SPLITS)
+    train, validation, test = (labelled(vectors.read(embeddings.uri, split), pooling) for split in features.SPLITS)
     began = time.monotonic()
-    weights = balanced_weights(train.labels, len(labels)) if class_weights == "balanced" else np.ones(len(labels))
-    rows = labelled(validation, pooling, weights)
-    fitted = probe.fit(labelled(train, pooling, weights), rows, len(labels))
+    fitted = probe.fit(train, validation, len(labels), balanced=class_weights == "balanced")
     seconds = time.monotonic() - began
-    probe_head.write(head.uri, Probed(fitted, fitted.logits(rows.features)))
+    logits = fitted.logits(validation.features)
+    probe_head.write(head.uri, Probed(fitted, logits))
 
-    table = read_examples(artifact_utils.get_split_uri([examples], "test"), [])
-    check_order([labels[label] for label in test.labels], table)
-    predicted = fitted.logits(labelled(test, pooling, weights).features).argmax(-1)
-    columns = {features.ROW_ID: table[features.ROW_ID], "predicted": [labels[label] for label in predicted]}
+    several = test.labels.ndim == 2
+    table = read_examples(artifact_utils.get_split_uri([examples], "test"), [], multi_label=several)
+    truth = names_of(test.labels, labels)
+    check_order(truth, table)
+    given = answers_of(fitted.logits(test.features), logits, validation.labels)
+    predicted = names_of(given, labels)
+    columns = {features.ROW_ID: table[features.ROW_ID], "predicted": predicted}
     pq.write_table(pa.table(columns), f"{answers.uri}/{BASELINE_FILE}")
-    accuracy = float(np.mean(predicted == test.labels))
+    accuracy = sum(answered == label for answered, label in zip(predicted, truth, strict=True)) / len(truth)
+    figure = "subset accuracy" if several else "accuracy"
     head.set_string_custom_property(
         "summary",
-        f"frozen encoder with logistic regression: accuracy {accuracy:.3f}, C {fitted.strength:g}, in {seconds:.1f} s",
+        f"frozen encoder with logistic regression: {figure} {accuracy:.3f}, C {fitted.strength:g}, in {seconds:.1f} s",
     )
 
 
-def labelled(rows: Vectors, pooling: Pooling, weights: np.ndarray) -> probe.LabelledFeatures:
-    """The rows as the head reads them; weights: how much a row of each label counts, float [labels]."""
-    gain = np.float32(pooling.gain(rows.vectors.shape[1]))
-    return probe.LabelledFeatures(rows.vectors * gain, rows.labels, weights[rows.labels])
+def answers_of(logits: np.ndarray, validation_logits: np.ndarray, validation_labels: np.ndarray) -> np.ndarray:
+    """The label of each row, int64 [rows], or its labels, bool [rows, labels].
+
+    As for the model that it is compared with, the threshold of each label is tuned on the validation rows.
+
+    Args:
+        logits: float32 [rows, labels].
+        validation_logits: the same of the validation rows.
+        validation_labels: int [rows] or [rows, labels], as dataset.Rows has them.
+    """
+    if validation_labels.ndim == 1:
+        return logits.argmax(-1)
+    tuned = thresholds.tune(special.expit(validation_logits), validation_labels == 1)
+    return special.expit(logits) >= np.array([each.value for each in tuned])
+
+
+def labelled(rows: Vectors, pooling: Pooling) -> probe.LabelledFeatures:
+    """The rows as the head reads them."""
+    return probe.LabelledFeatures(rows.vectors * np.float32(pooling.gain(rows.vectors.shape[1])), rows.labels)

@@ -15,7 +15,7 @@ class Vectors:
 
     Attributes:
         vectors: float32 [rows, hidden], pooled as `model.pooling` says.
-        labels: int32 [rows], indices into the labels.
+        labels: int32 [rows], indices into the labels; of multi-label rows [rows, labels], 1 or 0.
         places: int64 [rows], their places in the split: of the training rows there may be only a sample.
     """
 

@@ -10,12 +10,15 @@ Probing then Fine-tuning Language Models from NTK Perspective", NeurIPS 2024).
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy import special
 
 from bertline.errors import UserError
+from bertline.models import targets
+from bertline.models.targets import Target
 
 # Inverse strengths of the penalty, the weakest penalty last: each step is a factor of 3. They are for features with a
 # mean square of 1, and reach beyond the best on both sides for 100 rows and for 10,000.
@@ -56,62 +59,97 @@ class LabelledFeatures:
 
     Attributes:
         features: float32 [rows, hidden], as the head reads them.
-        labels: int [rows].
-        weights: float [rows], how much each counts.
+        labels: as dataset.Rows has them: int [rows], or of multi-label rows [rows, labels] of 1 and 0.
     """
 
     features: np.ndarray
     labels: np.ndarray
-    weights: np.ndarray
 
 
-def fit(train: LabelledFeatures, validation: LabelledFeatures, labels: int) -> Probe:
+def fit(train: LabelledFeatures, validation: LabelledFeatures, labels: int, *, balanced: bool = False) -> Probe:
     """Fits a probe for each strength, and takes the one with the least loss on the validation rows.
+
+    Of multi-label rows each label is fitted against the rest, all with one strength.
 
     Args:
         train: rows to fit on.
         validation: rows that choose the strength.
         labels: how many there are. One without training rows is never answered.
+        balanced: `train.class_weights` is balanced.
 
     Raises:
         UserError: the training rows have fewer than two labels.
     """
-    if len(np.unique(train.labels)) < 2:
+    several = train.labels.ndim == 2
+    if not several and len(np.unique(train.labels)) < 2:
         raise UserError("the probe: all training rows have one label; it takes two to tell apart")
+    target = targets.of(train.labels, labels, balanced=balanced)
     centre = train.features.mean(axis=0)
     scale = float(np.sqrt(np.mean(np.square(train.features - centre)))) or 1.0
     # Centred and of one scale, whatever the pooling, L-BFGS takes few steps, and a strength means the same.
-    centred = [(rows.features - centre) / scale for rows in (train, validation)]
+    centred = LabelledFeatures((train.features - centre) / scale, train.labels)
+    fits = _label_by_label(centred, balanced) if several else _all_labels(centred, labels, target)
     best, worse = None, 0
-    for strength, (coefficients, intercept) in _fits(centred[0], train, labels):
+    for strength, (coefficients, intercept) in fits:
         kernel = (coefficients.T / scale).astype(np.float32)
         bias = (intercept - centre @ kernel).astype(np.float32)
-        losses = [_loss(rows.features @ kernel + bias, rows) for rows in (train, validation)]
+        losses = [_loss(rows.features @ kernel + bias, rows.labels, target) for rows in (train, validation)]
         worse = worse + 1 if best and losses[1] >= best.validation_loss else 0
         if not worse:
-            accuracy = np.mean((validation.features @ kernel + bias).argmax(-1) == validation.labels)
-            best = Probe(kernel, bias, strength, *losses, float(accuracy))
+            accuracy = target.accuracy(validation.labels, validation.features @ kernel + bias)
+            best = Probe(kernel, bias, strength, *losses, accuracy)
         if worse == WORSE_IN_A_ROW:
             break
     return best
 
 
-def _fits(features: np.ndarray, train: LabelledFeatures, labels: int):
-    """For each strength: itself, and coefficients [labels, hidden] with intercepts [labels]."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
+Fits = Iterator[tuple[float, tuple[np.ndarray, np.ndarray]]]  # strength, coefficients [labels, hidden], intercepts
 
-    model = LogisticRegression(solver="lbfgs", warm_start=True, max_iter=ITERATIONS)
+
+def _all_labels(train: LabelledFeatures, labels: int, target: Target) -> Fits:
+    """One regression for each strength."""
+    weights = None if target.row_weights is None else target.row_weights[train.labels]
+    model = _regression()
     for strength in STRENGTHS:
-        model.C = strength
-        with warnings.catch_warnings():
-            # A fit that is stopped before its optimum is one more candidate for the validation rows to judge.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(features, train.labels, sample_weight=train.weights)
+        _fit(model, strength, train.features, train.labels, weights)
         yield strength, _by_label(model, labels)
 
 
-def _by_label(model, labels: int) -> tuple[np.ndarray, np.ndarray]:
+def _label_by_label(train: LabelledFeatures, balanced: bool) -> Fits:
+    """A regression of each label against the rest for each strength."""
+    rows, labels = train.labels.shape
+    models = [_regression(class_weight="balanced" if balanced else None) for _ in range(labels)]
+    with_label = train.labels.sum(0)
+    for strength in STRENGTHS:
+        coefficients = np.zeros((labels, train.features.shape[1]))
+        # A label that all rows have, or none: its odds, with half a row more on either side.
+        intercepts = np.log((with_label + 0.5) / (rows - with_label + 0.5))
+        for label in np.flatnonzero((with_label > 0) & (with_label < rows)):
+            _fit(models[label], strength, train.features, train.labels[:, label], None)
+            coefficients[label], intercepts[label] = models[label].coef_[0], models[label].intercept_[0]
+        yield strength, (coefficients, intercepts)
+
+
+def _regression(**settings: Any) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(solver="lbfgs", warm_start=True, max_iter=ITERATIONS, **settings)
+
+
+def _fit(model: Any, strength: float, features: np.ndarray, labels: np.ndarray, weights: np.ndarray | None) -> None:
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    model.C = strength
+    # L-BFGS alternates between products of milliseconds and Python. On a busy machine, or in a container with a share
+    # of its cores, several threads wait for each other: up to ten times what one takes was seen.
+    with warnings.catch_warnings(), threadpool_limits(1):
+        # A fit that is stopped before its optimum is one more candidate for the validation rows to judge.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(features, labels, sample_weight=weights)
+
+
+def _by_label(model: Any, labels: int) -> tuple[np.ndarray, np.ndarray]:
     """The coefficients of all labels. scikit-learn has the difference of two, and none without rows."""
     coefficients, intercept = model.coef_, model.intercept_
     if len(model.classes_) == 2:
@@ -123,6 +161,6 @@ def _by_label(model, labels: int) -> tuple[np.ndarray, np.ndarray]:
     return whole, starts
 
 
-def _loss(logits: np.ndarray, rows: LabelledFeatures) -> float:
-    losses = -special.log_softmax(logits, axis=-1)[np.arange(len(rows.labels)), rows.labels]
-    return float(np.average(losses, weights=rows.weights))
+def _loss(logits: np.ndarray, labels: np.ndarray, target: Target) -> float:
+    weights = None if target.row_weights is None else target.row_weights[labels]
+    return float(np.average(target.losses_of(labels, logits), weights=weights))

@@ -145,7 +145,7 @@ class Config(Section):
 
     @property
     def _can_probe(self) -> bool:
-        return not isinstance(self.model.backbone, RandomBert) and not self.data.multi_label
+        return not isinstance(self.model.backbone, RandomBert)
 
     @property
     def _compares_with_probe(self) -> bool:
@@ -261,12 +261,10 @@ def check_the_probe(config: Config) -> None:
     }
     if any(asked.values()) and not config._can_probe:
         keys = ", ".join(key for key, is_asked in asked.items() if is_asked)
-        reason = (
-            "the rows of data.multi_label have any number of labels"
-            if config.data.multi_label
-            else "the random weights of model.backbone know nothing that it could find"
+        raise ValueError(
+            f"{keys}: there is no probe here, since the random weights of model.backbone know nothing that it could "
+            "find; leave it out"
         )
-        raise ValueError(f"{keys}: there is no probe here, since {reason}; leave it out")
     if gate and config.train.method == "probe":
         raise ValueError("evaluate.gates.beats_probe_by: with train.method: probe the model is the probe itself")
 

@@ -178,6 +178,11 @@ def test_fine_tuning_starts_from_the_probes_head(line, probed, tmp_path):
 def test_the_head_reads_vectors_of_length_1_at_its_own_scale():
     rows = vectors.Vectors(np.full((1, 4), 0.5, np.float32), np.array([1]), np.array([0]))
     pooling = probe.Pooling("mean", normalised=True)
-    read = probe.labelled(rows, pooling, np.array([1.0, 3.0]))
-    np.testing.assert_allclose(read.features, 1.0)
-    np.testing.assert_allclose(read.weights, 3.0)
+    np.testing.assert_allclose(probe.labelled(rows, pooling).features, 1.0)
+
+
+def test_labels_of_a_row_are_given_from_their_tuned_thresholds():
+    logits = np.linspace(-4, 4, 40)[:, None].astype(np.float32)
+    given = probe.answers_of(logits, logits, (logits > -2).astype(np.int32))
+    np.testing.assert_array_equal(given, logits > -2)
+    np.testing.assert_array_equal(probe.answers_of(np.eye(3), np.eye(3), np.arange(3)), [0, 1, 2])

@@ -21,7 +21,7 @@ CARRIERS = {
     "h11", "huggingface_hub", "jinja2", "limits", "markdown_it", "markupsafe", "mlflow", "openpyxl", "orjson",
     "presidio_analyzer",
     "prometheus_client", "psutil", "pydantic", "ruamel", "starlette", "tensorboard",
-    "tensorflow_metadata", "tensorflow_serving",
+    "tensorflow_metadata", "tensorflow_serving", "threadpoolctl",
     "uvicorn", "vl_convert", "wandb", "xxhash", "yaml",
 }  # fmt: skip
 
