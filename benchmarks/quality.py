@@ -29,6 +29,7 @@ METRICS = ("accuracy", "macro_f1")
 # bag of words is not worth a BERT.
 BARS = {"huggingface": -0.01, "tfidf": 0.02}
 NAMES = {"ours": "bertline", "huggingface": "Hugging Face Transformers", "tfidf": "TF-IDF + logistic regression"}
+PEER_EPOCHS = 2
 RESAMPLES = 500  # bootstrap samples of the test rows: the standard error's own error is then 3%
 
 
@@ -99,7 +100,9 @@ def run(config: configs.Config, seeds: list[int]) -> dict[str, Any]:
     reports: dict[str, dict[str, Any]] = {}
     predictions: dict[str, dict[str, list[str]]] = {"ours": {row_id: [label] for row_id, label in own.items()}}
     seed_options = ["--seeds", *map(str, seeds)]
-    for peer, options in (("huggingface", [*same_recipe(config.model, config.train), *seed_options]), ("tfidf", [])):
+    # The peer's head starts at random, which one epoch does not make up for.
+    recipe = config.train.model_copy(update={"epochs": max(config.train.epochs, PEER_EPOCHS)})
+    for peer, options in (("huggingface", [*same_recipe(config.model, recipe), *seed_options]), ("tfidf", [])):
         answered = folder / f"{peer}.json"
         reports[peer] = run_peer(peer, folder, *options, "--predictions", str(answered))
         predictions[peer] = json.loads(answered.read_text())
