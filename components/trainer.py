@@ -16,7 +16,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
 from bertline.components import probe_head, training_record
-from bertline.components.artifacts import KERAS_FOLDER, ProbeHead, Weights
+from bertline.components.artifacts import ADAPTER_FILE, KERAS_FOLDER, ProbeHead, Weights
 from bertline.components.labels import read_labels
 from bertline.components.probe_head import Probed
 from bertline.components.training_record import ValidationLogits
@@ -108,6 +108,7 @@ def Trainer(
             logs=Path(model_run.uri) if recipe.tensorboard else None,
             on_progress=_log_progress,
             strategy=strategy,
+            adapter=Path(weights.uri) / ADAPTER_FILE,
         )
     if not hardware.is_chief(strategy):
         return
@@ -115,7 +116,7 @@ def Trainer(
     training_record.write_history(model_run.uri, history)
     training_record.write_logits(model_run.uri, ValidationLogits(names_of(validation.labels, labels), logits))
     begun = f"from {start.version}: " if start else "from the probe: " if probed else ""
-    summary = describe_probe(probed) if recipe.method == "probe" else begun + _summary(history)
+    summary = describe_probe(probed) if recipe.method == "probe" else begun + _summary(history, recipe.method)
     weights.set_string_custom_property("summary", summary)
     model_run.set_string_custom_property("summary", summary)
     remove_checkpoints(checkpoint_dir, checkpoints)
@@ -223,11 +224,12 @@ def describe_probe(probed: Probed) -> str:
     )
 
 
-def _summary(history: training.History) -> str:
+def _summary(history: training.History, method: str) -> str:
     """Such as "best epoch 2 of 2, validation loss 0.58, accuracy 0.760, 95 examples/s"."""
     best = history.best
+    part = "" if method == "full" else f"{method}, {history.trained_weights:,} of {history.weights:,} weights, "
     resumed = f"resumed at step {history.resumed_at[-1]}, " if history.resumed_at else ""
     return (
-        f"{resumed}best epoch {best.epoch} of {len(history.epochs)}, validation loss {best.validation_loss:.2f}, "
+        f"{part}{resumed}best epoch {best.epoch} of {len(history.epochs)}, validation loss {best.validation_loss:.2f}, "
         f"accuracy {best.validation_accuracy:.3f}, {history.examples_per_second:.0f} examples/s"
     )

@@ -7,6 +7,7 @@ dtype of the products. Training and validation run it; models/inference.py is th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -19,6 +20,23 @@ from bertline.models.classifier import Classifier
 from bertline.models.pooling import POOLER, Pooling
 
 DROPOUT_PLACES = 4096  # more than a network has places with dropout; seeds this far apart share no draws
+
+
+class Adapter(NamedTuple):
+    """Low-rank factors beside a kernel: x @ kernel + dropout(x) @ down @ up; see bertline.models.lora."""
+
+    down: tf.Tensor  # [in, rank], in the compute dtype
+    up: tf.Tensor  # [rank, out], in the compute dtype
+    dropout: float
+
+
+class LayerAdapters(NamedTuple):
+    """The adapters of one transformer layer; None where a product has none."""
+
+    qkv: Adapter | None
+    output: Adapter | None
+    up: Adapter | None
+    down: Adapter | None
 
 
 class Layer(NamedTuple):
@@ -36,6 +54,7 @@ class Layer(NamedTuple):
     down_bias: tf.Tensor
     feedforward_gamma: tf.Tensor
     feedforward_beta: tf.Tensor
+    adapters: LayerAdapters = LayerAdapters(None, None, None, None)
 
 
 class Weights(NamedTuple):
@@ -61,12 +80,13 @@ class Batch(NamedTuple):
     lengths: tf.Tensor  # int32 [batch]: how many ids of a row are not padding
 
 
-def pack(model: Classifier, dtype: tf.DType) -> Weights:
+def pack(model: Classifier, dtype: tf.DType, adapters: Sequence[LayerAdapters] | None = None) -> Weights:
     """The classifier's weights as `Encoder` takes them; gradients flow back to the model's variables.
 
     Args:
         model: the classifier.
         dtype: of the layers' kernels.
+        adapters: of each layer, for training; None for none.
     """
     backbone = model.backbone
     hidden = backbone.hidden_dim
@@ -95,13 +115,16 @@ def pack(model: Classifier, dtype: tf.DType) -> Weights:
             feedforward_beta=block._feedforward_layer_norm.beta.value,
         )
 
+    layers = tuple(layer(block) for block in backbone.transformer_layers)
+    if adapters is not None:
+        layers = tuple(each._replace(adapters=own) for each, own in zip(layers, adapters, strict=True))
     return Weights(
         words=backbone.token_embedding.embeddings.value,  # not cast, as only the rows of a batch are read
         positions=backbone.position_embedding.position_embeddings.value,
         segments=backbone.segment_embedding.embeddings.value,
         gamma=backbone.embeddings_layer_norm.gamma.value,
         beta=backbone.embeddings_layer_norm.beta.value,
-        layers=tuple(layer(block) for block in backbone.transformer_layers),
+        layers=layers,
         pooler_kernel=backbone.pooled_dense.kernel.value,  # the head works on [batch, hidden]: float32 costs nothing
         pooler_bias=backbone.pooled_dense.bias.value,
         head_kernel=model.output_dense.kernel.value,
@@ -192,22 +215,24 @@ class Encoder:
     def _layer(self, layer: Layer, x: tuple[tf.Tensor, tf.Tensor], mask, ops: _Ops) -> tuple[tf.Tensor, tf.Tensor]:
         """One transformer layer. Its input and output are the float32 residual and the same in the compute dtype."""
         residual, low = x
-        query, key, value = self._split_heads(tf.matmul(low, layer.qkv_kernel), layer.qkv_bias, tf.shape(mask))
+        query, key, value = self._split_heads(
+            ops.product(low, layer.qkv_kernel, layer.adapters.qkv), layer.qkv_bias, tf.shape(mask)
+        )
         scores = tf.matmul(query, key, transpose_b=True)  # [batch, heads, tokens, tokens]
         shares = ops.masked_softmax(scores, mask, *ops.optional_noise(tf.shape(scores)))
         context = tf.reshape(tf.transpose(tf.matmul(shares, value), [0, 2, 1, 3]), tf.shape(low))
         residual, low = ops.residual_norm(
             residual,
-            tf.matmul(context, layer.output_kernel),
+            ops.product(context, layer.output_kernel, layer.adapters.output),
             layer.output_bias,
             layer.attention_gamma,
             layer.attention_beta,
             *ops.optional_noise(tf.shape(residual)),
         )
-        up = ops.bias_gelu(tf.matmul(low, layer.up_kernel), layer.up_bias)
+        up = ops.bias_gelu(ops.product(low, layer.up_kernel, layer.adapters.up), layer.up_bias)
         return ops.residual_norm(
             residual,
-            tf.matmul(up, layer.down_kernel),
+            ops.product(up, layer.down_kernel, layer.adapters.down),
             layer.down_bias,
             layer.feedforward_gamma,
             layer.feedforward_beta,
@@ -234,6 +259,15 @@ class _Ops:
         self.masked_softmax = kind(partial(kernels.masked_softmax, scale=encoder.scale, rate=encoder.dropout))
         self.residual_norm = kind(partial(kernels.residual_norm, rate=encoder.dropout, epsilon=encoder.epsilon))
         self.bias_gelu = kind(partial(kernels.bias_gelu, approximate=encoder.approximate_gelu))
+
+    def product(self, x: tf.Tensor, kernel: tf.Tensor, adapter: Adapter | None) -> tf.Tensor:
+        """x @ kernel, and what the adapter adds."""
+        product = tf.matmul(x, kernel)
+        if adapter is None:
+            return product
+        if adapter.dropout:
+            x = kernels.dropped(x, self.noise(tf.shape(x)), adapter.dropout)
+        return product + tf.matmul(tf.matmul(x, adapter.down), adapter.up)
 
     def noise(self, shape: tf.Tensor) -> tf.Tensor | None:
         """Bytes for the dropout at the next place of the network."""

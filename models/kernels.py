@@ -111,7 +111,7 @@ def dropped(x: tf.Tensor, noise: tf.Tensor | None, rate: float) -> tf.Tensor:
     threshold = round(rate * 256)
     if noise is None or not threshold:
         return x
-    return tf.where(noise >= tf.constant(threshold, tf.uint8), x * (256 / (256 - threshold)), 0.0)
+    return tf.where(noise >= tf.constant(threshold, tf.uint8), x * (256 / (256 - threshold)), tf.zeros([], x.dtype))
 
 
 def noise(shape: list, seed: tf.Tensor) -> tf.Tensor:

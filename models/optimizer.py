@@ -61,6 +61,7 @@ class AdamW(tf.Module):
         variables: Keras variables to train. Biases and LayerNorm's variables get no weight decay.
         schedule: from step to learning rate.
         weight_decay: decoupled, multiplied by the learning rate.
+        rates: what each variable's learning rate is multiplied by; None for 1.
         clip_norm: global norm above which gradients are scaled down.
         lazy_rows: False makes the tables' gradients dense, for devices without dynamic shapes (TPU).
         loss_scale: what the loss was multiplied by before its gradients were taken; None for nothing.
@@ -76,6 +77,7 @@ class AdamW(tf.Module):
         *,
         weight_decay: float,
         clip_norm: float,
+        rates: list[float] | None = None,
         lazy_rows: bool = True,
         loss_scale: LossScale | None = None,
     ):
@@ -85,6 +87,7 @@ class AdamW(tf.Module):
         self._first = [tf.Variable(tf.zeros(v.shape), trainable=False) for v in self.variables_]
         self._second = [tf.Variable(tf.zeros(v.shape), trainable=False) for v in self.variables_]
         self._decays = [0.0 if v.name in _SPARED else weight_decay for v in variables]
+        self._rates = rates or [1.0] * len(variables)
         self._schedule = schedule
         self._clip_norm = clip_norm
         self._lazy_rows = lazy_rows
@@ -129,9 +132,10 @@ class AdamW(tf.Module):
         rate = self._schedule(self.step)
         time = tf.cast(self.step + 1, tf.float32)
         powers = (tf.pow(self.BETA_1, time), tf.pow(self.BETA_2, time))
-        slots = zip(self.variables_, gradients, self._first, self._second, self._decays, strict=True)
-        for variable, gradient, first, second, decay in slots:
-            strategy.extended.update(variable, self._update, args=(gradient, first, second, rate, powers, decay))
+        slots = zip(self.variables_, gradients, self._first, self._second, self._rates, self._decays, strict=True)
+        for variable, gradient, first, second, factor, decay in slots:
+            own_rate = rate if factor == 1 else rate * factor
+            strategy.extended.update(variable, self._update, args=(gradient, first, second, own_rate, powers, decay))
         self.step.assign_add(1)
 
     def _update(self, variable, gradient, first, second, rate, powers, decay: float) -> None:

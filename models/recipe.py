@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 Distribution = Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
+LoraTarget = Literal["query", "key", "value", "output", "up", "down"]
 ServedDtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -70,12 +71,35 @@ class ModelOptions(Section):
         return _refuse_moved(values, "abstain")
 
 
+class LoraOptions(Section):
+    """Low-rank factors beside frozen kernels (Hu et al. 2022); see models/lora.py."""
+
+    rank: PositiveInt = 8  # width of the factors; on GLUE the paper found no gain above 8
+    alpha: float = Field(default=16, gt=0)  # the factors' product counts alpha / rank
+    # Kernels that get factors: of the attention query, key, value, output; of the feed-forward part up, down. The
+    # paper's choice for BERTs is the default; all six have five times the weights in a BERT
+    targets: list[LoraTarget] = Field(default=["query", "value"], min_length=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # of what the factors read; model.dropout works between layers
+
+    @model_validator(mode="after")
+    def _targets_are_distinct(self) -> LoraOptions:
+        if len(set(self.targets)) < len(self.targets):
+            raise ValueError(f"targets: each at most once, not {', '.join(self.targets)}")
+        return self
+
+
 class TrainOptions(Section):
     """The fine-tuning recipe of the BERT paper (Devlin et al. 2019, A.3), with early stopping."""
 
-    # Which weights are trained. probe: only the head, as a logistic regression on the frozen encoder; seconds, and the
-    # best choice for a few rows a label. full: all weights.
-    method: Literal["full", "probe"] = "full"
+    # Which weights are trained (models/methods.py). full: all. top_layers: the last `top_layers` layers and the head.
+    # lora: low-rank factors beside the kernels, and the head. bitfit: the biases and the head. probe: only the head, as
+    # a logistic regression on the frozen encoder, in seconds. lora and bitfit need higher rates, 5e-4 to 1e-3.
+    method: Literal["full", "top_layers", "lora", "bitfit", "probe"] = "full"
+    top_layers: PositiveInt | None = None  # how many, with method: top_layers
+    lora: LoraOptions = LoraOptions()  # with method: lora
+    # The learning rate of each layer is that of the layer above times this. 1 is the recipe of the BERT paper; 0.8 to
+    # 0.95 are usual, and change deep networks more than shallow ones.
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
     # Where the head of the other methods starts. probe: from the logistic regression on the frozen encoder (LP-FT, see
     # models/probe.py), which saves epochs and, with many labels, points. random: from small random weights. auto: probe
     # where the backbone is pretrained; random weights know nothing that a probe could find.
@@ -102,6 +126,20 @@ class TrainOptions(Section):
     distribution: Distribution = "auto"  # one device, or all GPUs or TPU cores of the machine (models/hardware.py)
     checkpoint_steps: PositiveInt = 200  # an interrupted run loses at most this many steps
     tensorboard: bool = True  # write the losses while training, some kB
+
+    @model_validator(mode="after")
+    def _keys_of_a_method_come_with_it(self) -> TrainOptions:
+        if self.method == "top_layers" and self.top_layers is None:
+            raise ValueError("top_layers: method: top_layers needs it: how many layers are trained, such as 2")
+        if self.method != "top_layers" and self.top_layers is not None:
+            raise ValueError(f"top_layers: it goes with method: top_layers, and method is {self.method}; take one out")
+        if self.method != "lora" and self.lora != LoraOptions():
+            raise ValueError(f"lora: it goes with method: lora, and method is {self.method}; take one out")
+        if self.method in ("lora", "probe") and self.layer_decay != 1:
+            raise ValueError(
+                f"layer_decay: with method: {self.method} no layer's own weights are trained; leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _the_probe_starts_from_pretrained_weights(self) -> TrainOptions:

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from bertline.errors import UserError
-from bertline.models import hardware, targets
+from bertline.models import hardware, methods, targets
 from bertline.models.classifier import Classifier
 from bertline.models.dataset import Batches, Rows
 from bertline.models.encoder import DROPOUT_PLACES, Batch, Encoder, pack
@@ -65,6 +65,8 @@ class History:
     wall_seconds: float = 0.0
     precision: str = ""
     skipped_steps: int = 0  # whose gradients overflowed in float16; see optimizer.LossScale
+    weights: int = 0  # of the network
+    trained_weights: int = 0  # of them, those that the method trains; LoRA's factors come beside the network's
     resumed_at: list[int] = field(default_factory=list)  # steps at which an interrupted run went on
 
     @property
@@ -106,6 +108,7 @@ def fit(
     logs: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     strategy: tf.distribute.Strategy | None = None,
+    adapter: Path | None = None,
 ) -> Trained:
     """Fine-tunes a classifier and leaves it with the weights of its best epoch, the one with the least validation loss.
 
@@ -125,6 +128,7 @@ def fit(
         logs: folder for TensorBoard's scalars; None writes none.
         on_progress: called about twice a second.
         strategy: from `hardware.strategy`; None makes the recipe's, which is too late for multi_worker.
+        adapter: file (.npz) for the factors of the method lora, as Lora.arrays gives them; None keeps them only merged.
 
     Raises:
         UserError: a split is empty, or the loss or the gradients are no longer numbers.
@@ -147,6 +151,7 @@ def fit(
         _write_scalars(writer, run.history)
     if chief:  # only it keeps the model, and then removes the checkpoints, which a slower worker could still be reading
         run.restore_best()
+        run.merge(adapter)
     run.history.wall_seconds = earlier + time.perf_counter() - started
     return Trained(run.model, run.history, run.best_logits.numpy())
 
@@ -178,21 +183,24 @@ class Run:
         self._validation = Batches(validation, _EVALUATION_BATCH, self._target.row_weights)
         self._dtype = hardware.compute_dtype(options.precision)
         self._encoder = Encoder.of(model)
-        self._variables = [variable.value for variable in model.trainable_variables]
+        self.method = methods.choose(model, options)
+        self._variables = [variable.value for variable in self.method.variables]
         self.steps = self.batches.steps * options.epochs
         # Only float16 uses it. Each checkpoint has it, so that a training can go on where the hardware asks for another
         # dtype.
         scale = LossScale()
         self._loss_scale = scale if self._dtype == tf.float16 else None
         self._optimizer = AdamW(
-            model.trainable_variables,
+            self.method.variables,
             Schedule(options.learning_rate, self.steps, options.warmup_share),
             weight_decay=options.weight_decay,
             clip_norm=options.clip_norm,
+            rates=self.method.rates,
             lazy_rows=not isinstance(strategy, tf.distribute.TPUStrategy),
             loss_scale=self._loss_scale,
         )
-        self.history = History(precision=self._dtype.name)
+        weights = sum(int(variable.value.shape.num_elements()) for variable in model.variables)
+        self.history = History(precision=self._dtype.name, weights=weights, trained_weights=self.method.weights)
         self._folder = folder
         # They are part of the checkpoints, so that no epoch is validated twice.
         self.best_logits = tf.Variable(tf.zeros([len(validation), model.num_classes]), trainable=False)
@@ -232,6 +240,14 @@ class Run:
         """Gives the model the weights of its best epoch."""
         if self.history.stale_epochs():
             self._weights.read(f"{self._folder}/best-{self.history.best_epoch}").assert_existing_objects_matched()
+
+    def merge(self, file: Path | None) -> None:
+        """Writes LoRA's factors into the file, and makes them part of the kernels; nothing for the other methods."""
+        if self.method.lora:
+            if file:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                np.savez(file, **self.method.lora.arrays())
+            self.method.lora.merge()
 
     # === Epochs ===
 
@@ -364,7 +380,9 @@ class Run:
 
     def _gradients(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tuple[tf.Tensor, list[Gradient]]:
         """Loss x its share, float32 scalar, and its gradients times the loss scale."""
-        with tf.GradientTape() as tape:
+        # Only what depends on a trained variable is kept for the gradients: below the lowest of them, nothing.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self._variables)
             logits = self._logits(batch, seed)
             loss = tf.reduce_sum(self._target.losses(batch["labels"], logits) * batch["shares"])
             large = loss * self._loss_scale.factor if self._loss_scale else loss
@@ -399,7 +417,9 @@ class Run:
 
     def _logits(self, batch: dict[str, tf.Tensor], seed: tf.Tensor | None) -> tf.Tensor:
         rows = Batch(batch["token_ids"], batch.get("segment_ids"), batch["lengths"])
-        return self._encoder.logits(pack(self.model, self._dtype), rows, seed)
+        lora = self.method.lora
+        adapters = lora.adapters(self._dtype) if lora else None
+        return self._encoder.logits(pack(self.model, self._dtype, adapters), rows, seed)
 
     def _seed(self, step: int) -> tf.Tensor:
         """Dropout's seed. It depends only on the run's seed and the step, so a resumed training draws the same."""
