@@ -70,7 +70,8 @@ class Decoder:
 
 def main() -> None:
     """Answers requests until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the server lets its requests finish
+    for number in (signal.SIGINT, signal.SIGTERM):  # may go to the whole group; the server lets its requests finish
+        signal.signal(number, signal.SIG_IGN)
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints does not belong into the answers
     while _answer(source, sink):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 
-from bertline.serving.errors import RequestError
+from bertline.serving.errors import RequestError, invalid
 from bertline.serving.protos import ModelConfig, ModelServerConfig
 
 
@@ -45,7 +45,8 @@ class Roots:
             entries: model name -> its config.
 
         Raises:
-            RequestError: PERMISSION_DENIED; the message names the model, the field and the way out.
+            RequestError: PERMISSION_DENIED, or INVALID_ARGUMENT for what is no path; the message names the model, the
+                field and the way out.
         """
         for name, entry in entries.items():
             self._check_path(name, "base_path", entry.base_path, Path(entry.base_path))
@@ -53,7 +54,10 @@ class Roots:
                 self._check_path(name, "filename_prefix", prefix, sampled_folder(prefix))
 
     def _check_path(self, model: str, field: str, path: str, folder: Path) -> None:
-        resolved = folder.resolve()
+        try:
+            resolved = folder.resolve()
+        except (OSError, RuntimeError, ValueError):  # a zero byte, links in a circle
+            raise invalid(f"model {model}: {field} {path!r} cannot be a path") from None
         if not any(resolved.is_relative_to(root) for root in self.folders):
             raise RequestError(
                 grpc.StatusCode.PERMISSION_DENIED,

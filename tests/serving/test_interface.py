@@ -408,6 +408,8 @@ def test_a_reload_names_only_folders_of_the_operators_own(models, outside):
         for base_path in (f"{outside}/outside", f"{models}/half_plus/../../{outside.name}/outside", "/", "."):
             code, details = reload_over(server, f'name: "other" base_path: "{base_path}"')
             assert code == "PERMISSION_DENIED" and "base_path" in details and "--reload_roots" in details
+        code, details = reload_over(server, 'name: "other" base_path: "zero\\0byte"')
+        assert code == "INVALID_ARGUMENT" and "cannot be a path" in details
         code, details = reload_over(server, half_plus + SAMPLES % f"{outside}/inside/logs/sample")
         assert code == "PERMISSION_DENIED" and "filename_prefix" in details
         assert server.model_names == ["half_plus", "mood"]
