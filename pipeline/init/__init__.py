@@ -17,7 +17,7 @@ from bertline.components.data import sql
 from bertline.components.options import Query
 from bertline.errors import UserError
 from bertline.models.features import SPLITS
-from bertline.pipeline.init import beside
+from bertline.pipeline.init import beside, several
 from bertline.pipeline.init.columns import choose_columns
 from bertline.pipeline.init.propose import propose
 from bertline.pipeline.init.refuse import refuse_as_run_does
@@ -59,7 +59,7 @@ def write_config(
     """
     text = [text] if isinstance(text, str) else text
     with _rows(source) as place:
-        survey = take_survey(place, header)
+        survey = _with_lists(take_survey(place, header), header, label)
         if isinstance(source, Query):
             survey.source, survey.sources = source, {SPLITS[0]: source}
         survey = _with_splits_beside(survey, header, text, label)
@@ -74,11 +74,21 @@ def write_config(
     return Written(path, proposal.findings, proposal.warnings)
 
 
+def _with_lists(survey: Survey, header: list[str] | None, label: str | None) -> Survey:
+    """The survey, made again with the lists of labels where a column holds them."""
+    name = several.lists_of_labels(survey, label)
+    if not name:
+        return survey
+    again = take_survey(survey.source, header, label_lists=name)
+    multi_label = several.options_of(again, name).multi_label
+    return again if multi_label and multi_label.lists else survey
+
+
 def _with_splits_beside(survey: Survey, header: list[str] | None, text: Sequence[str], label: str | None) -> Survey:
     """The survey, made again with the test and validation files beside the training rows, where there are any."""
     given, warnings = beside.usable(survey, choose_columns(survey, text, label))
     if given:
-        survey = take_survey(survey.source, header, given)
+        survey = take_survey(survey.source, header, given, survey.label_lists)
     survey.warnings += warnings
     return survey
 

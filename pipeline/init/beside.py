@@ -6,14 +6,15 @@ import json
 import re
 from pathlib import Path
 
-from bertline.components.data import spellings
+from bertline.components.data import label_cells
 from bertline.components.data.folders import SPLIT_NAMES
 from bertline.components.data.packing import without_packing
+from bertline.components.options import DataOptions
 from bertline.errors import UserError
 from bertline.models import packages
-from bertline.pipeline.init import encoding
+from bertline.pipeline.init import encoding, several
 from bertline.pipeline.init.columns import Columns
-from bertline.pipeline.init.survey import TRAIN, Survey, take_survey
+from bertline.pipeline.init.survey import TRAIN, Column, Survey, take_survey
 
 LISTED_LABELS = 3  # in a warning
 WIDE = ("utf-16", "utf-32")  # encodings with more than a byte per letter, also per one of ASCII's
@@ -83,14 +84,14 @@ def usable(survey: Survey, columns: Columns) -> tuple[dict[str, str], list[str]]
 def _judged(source: str, survey: Survey, columns: Columns) -> tuple[str, list[str]]:
     """Why rows cannot be a split of the task, "" where they can; and labels of the training rows that they lack."""
     try:
-        other = take_survey(source)
+        other = take_survey(source, label_lists=survey.label_lists)
     except UserError as error:
         return str(error), []
     needed = [*columns.text, *([columns.text_pair] if columns.text_pair else []), columns.label]
     if missing := [name for name in needed if name not in other.names]:
         return f"it has no column {', '.join(map(repr, missing))}, so its rows have nothing to be judged by", []
-    known = {spellings.composed(label) for label in survey.columns[columns.label].values}
-    labels = {spellings.composed(label) for label in other.columns[columns.label].values}
+    options = several.options_of(survey, columns.label)
+    known, labels = (_labels(one.columns[columns.label], options) for one in (survey, other))
     if not labels:
         return f"its column {columns.label!r} is empty", []
     if new := sorted(labels - known):
@@ -99,6 +100,10 @@ def _judged(source: str, survey: Survey, columns: Columns) -> tuple[str, list[st
         fault = f"it is {other.encoding} and the training rows are {survey.encoding}, but all files are read in one"
         return fault, []
     return "", sorted(known - labels)
+
+
+def _labels(column: Column, options: DataOptions) -> set[str]:
+    return {name for cell in column.values for name in label_cells.read([cell], options).labels}
 
 
 def _listed(labels: list[str]) -> str:

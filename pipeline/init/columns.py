@@ -111,6 +111,13 @@ def _why_one(survey: Survey) -> str:
 # === The label ===
 
 
+def holds_labels(name: str) -> bool:
+    """Whether a column's name says that it holds labels, one or several of them."""
+    words = re.split(r"[^a-z]+", name.lower())
+    singular = (form for word in words for form in (word, word.removesuffix("s"), re.sub("ies$", "y", word)))
+    return any(form in LABEL_NAMES for form in singular)
+
+
 def _guess_label(survey: Survey, text: Sequence[str]) -> str:
     """The column of few values that is named like a label, else the one of fewest values that are not numbers."""
     candidates = [name for name in survey.names if name not in text and _could_be_label(survey, name)]

@@ -249,6 +249,7 @@ def _findings(survey: Survey, columns: Columns, labels: dict[str, int]) -> list[
         *_files_found(survey),
         *_layout_found(survey),
         f"{survey.rows:,} rows; columns: {', '.join(map(printable, survey.names[:LISTED_COLUMNS]))}",
+        *([f"lists, which are not read: {', '.join(map(printable, survey.lists))}"] if survey.lists else []),
         f"text: {texts}{pair}, {mean:.0f} characters on average",
         f"label: {columns.label!r}, {len(labels)} labels: {shown}{more}",
     ]

@@ -93,7 +93,8 @@ class Survey:
         plain_quotes: names of the files in which quotes are characters like others.
         one_quoting: these are all files, or none.
         columns: name -> what its values are like.
-        lists: columns that hold lists -> what they hold.
+        lists: columns that hold lists, and are not read -> what they hold.
+        label_lists: the column whose lists are a row's labels, which is read as JSON; "" for none.
         sheet: the sheet that is read of a workbook with several that are not empty.
         sample: SAMPLED_ROWS rows at most, each row's values in the order of `names`, "" where it has none.
         warnings: lines for the screen.
@@ -122,6 +123,7 @@ class Survey:
     one_quoting: bool = True
     columns: dict[str, Column] = field(default_factory=dict)
     lists: dict[str, str] = field(default_factory=dict)
+    label_lists: str = ""
     sheet: str | None = None
     sample: list[tuple[str, ...]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -137,7 +139,12 @@ class Survey:
         return [name for name in self.names if printable(name) != name]
 
 
-def take_survey(source: str | Path, header: list[str] | None = None, given: Mapping[str, str] | None = None) -> Survey:
+def take_survey(
+    source: str | Path,
+    header: list[str] | None = None,
+    given: Mapping[str, str] | None = None,
+    label_lists: str = "",
+) -> Survey:
     """Looks at all rows of the data.
 
     Of a folder with a folder or a file per split these are the training rows; `offered` then names the other splits.
@@ -146,6 +153,7 @@ def take_survey(source: str | Path, header: list[str] | None = None, given: Mapp
         source: file, folder with a folder per class, glob, or package://NAME/PATH.
         header: names of the columns, where the person gives them; [] says that the first line names them.
         given: a split other than train -> the source of its rows, which are looked at too.
+        label_lists: the column whose lists are a row's labels; "" for none.
 
     Raises:
         UserError: nothing is there, or no row of it can be used.
@@ -161,12 +169,13 @@ def take_survey(source: str | Path, header: list[str] | None = None, given: Mapp
     format, by_split = _expanded(sources)
     files = [file for members in by_split.values() for file in members]
     _refuse_mixed_formats(by_split)
-    options = DataOptions(source=["."], encoding=_unicode(files[0]))
+    labels = {"label": label_lists, "multi_label": {"lists": True}} if label_lists else {}
+    options = DataOptions(source=["."], encoding=_unicode(files[0]), **labels)
     layout = layouts.look(files, options, header)
     options = options.model_copy(update={"delimiter": layout.delimiter, "header": layout.header})
     survey = _read_as_they_are(address, files, options)
     survey.layout, survey.format = layout, format.replace("auto", "")
-    survey.sources, survey.offered = sources, offered
+    survey.sources, survey.offered, survey.label_lists = sources, offered, label_lists
     if offered and (others := task_files.of_no_split(address, os.getcwd())):
         survey.warnings.append(f"of no split, and left out: {', '.join(others)}")
     survey.files = {split: len(members) for split, members in by_split.items()}
@@ -316,7 +325,7 @@ def _read(source: str, files: list[SourceFile], options: DataOptions) -> Survey:
     generator = random.Random(SAMPLE_SEED)
     survey.plain_quotes = [Path(file.path).name for file in files if file.quoting == "none"]
     survey.read_files = files
-    survey.lists = formats.lists(files[0], options)
+    survey.lists = {name: held for name, held in formats.lists(files[0], options).items() if name not in names}
     survey.sheet = files[0].sheet
     survey.repeated = {name for name, count in columns_found.items() if count > 1}
     survey.file_rows = [0] * len(files)

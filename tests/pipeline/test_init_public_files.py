@@ -4,8 +4,11 @@ import csv
 import json
 
 import openpyxl
+import polars
 import pytest
 
+from bertline.components.data import formats, task_files
+from bertline.components.ingestion import parse
 from bertline.errors import UserError
 from bertline.pipeline import config
 from bertline.pipeline.init import write_config
@@ -185,3 +188,67 @@ def test_split_folders_that_bear_the_name_of_their_set(tmp_path):
     data, written = proposed(tmp_path / "20news", tmp_path)
     assert data.source == ["20news/20news-bydate-train"] and data.test_source == ["20news/20news-bydate-test"]
     assert written.warnings == []
+
+
+# === Lists ===
+
+
+def annotated(path, labels_of, rows=ROWS, **more):
+    objects = ({"text": text, "label": labels_of(row), **more} for row, (text, _) in enumerate(rows))
+    path.write_text("\n".join(map(json.dumps, objects)))
+    return path
+
+
+TOPICS = (["health", "tech"], ["tech"], ["health"], [])
+
+
+def read(data, folder):
+    files = task_files.of_task(data, folder)
+    return [parse(row, data).labels for file in files for row in formats.read(formats.settled(file, data), data)]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_lists_of_labels_are_several_labels_per_row(tmp_path, format):
+    source = annotated(tmp_path / "a.jsonl", lambda row: TOPICS[row % 4])
+    if format == "parquet":
+        polars.read_ndjson(source).write_parquet(source := tmp_path / "a.parquet")
+    data, written = proposed(source, tmp_path)
+    assert (data.label, data.multi_label.lists, data.multi_label.empty) == ("label", True, "no_label")
+    assert written.findings[-1] == "several labels per row, 2 labels: health 30, tech 30"
+    assert read(data, tmp_path) == [tuple(TOPICS[row % 4]) for row in range(60)]
+
+
+def test_lists_of_one_label_each_are_told_as_such(tmp_path):
+    _, written = proposed(annotated(tmp_path / "a.jsonl", lambda row: [ROWS[row][1]]), tmp_path)
+    assert "no row has more than one: in a column without lists each would have exactly one" in written.path.read_text()
+
+
+def test_lists_beside_a_plain_label_are_named_and_not_read(tmp_path):
+    source = annotated(tmp_path / "a.jsonl", lambda row: ROWS[row][1], annotator_labels=["pos", "pos"], spans=[])
+    data, written = proposed(source, tmp_path)
+    assert (data.label, data.multi_label) == ("label", None)
+    assert "lists, which are not read: annotator_labels, spans" in written.findings
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_test_rows_with_another_combination_of_known_labels_are_test_rows(tmp_path, lists):
+    def form(labels):
+        return labels if lists else "|".join(labels)
+
+    train = (["a"], ["b"], ["c"], ["a", "b"], ["b", "c"])
+    annotated(tmp_path / "train.jsonl", lambda row: form(train[row % 5]))
+    annotated(
+        tmp_path / "test.jsonl", lambda row: form([["a", "c"], ["b"]][row % 2]), [(f"new {t}", "") for t, _ in ROWS]
+    )
+    data, written = proposed(tmp_path / "train.jsonl", tmp_path)
+    assert data.test_source == ["test.jsonl"] and data.multi_label.lists is lists
+    assert not [warning for warning in written.warnings if "test" in warning]
+
+
+def test_a_column_of_a_label_is_no_slice(tmp_path):
+    names = ("toxic", "obscene", "threat")
+    rows = [(text, *(row >> place & 1 for place in range(3))) for row, (text, _) in enumerate(ROWS)]
+    with open(tmp_path / "a.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([("comment_text", *names), *rows])
+    data, written = proposed(tmp_path / "a.csv", tmp_path)
+    assert data.multi_label.columns == list(names) and "# keep:" not in written.path.read_text()
