@@ -46,7 +46,7 @@ def guess(cells: Mapping[str, int]) -> Guess | None:
 def _guessed(multi_label: dict[str, Any], cells: Mapping[str, int], parts: Mapping[str, list[str]]) -> Guess:
     rows: Counter[str] = Counter()
     for cell, labels in parts.items():
-        for name in set(labels):
+        for name in sorted(set(labels)):
             rows[name] += cells[cell]
     example = max(cells, key=lambda cell: (len(parts[cell]), cells[cell]))
     return Guess(multi_label, example, dict(rows.most_common()))
