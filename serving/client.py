@@ -253,8 +253,10 @@ class _Call:
 class _Readiness:
     """What a client that waits for a version has seen so far, and how long it goes on waiting."""
 
-    def __init__(self, model_name: str, timeout: float):
+    def __init__(self, model_name: str, version_label: str | None, timeout: float):
         self._model_name = model_name
+        # So a server answers for a label that it does not know, which may be given to a version yet.
+        self._passing = PASSING | ({grpc.StatusCode.INVALID_ARGUMENT} if version_label is not None else set())
         self._deadline = time.monotonic() + timeout
         self._failure: ServingError | None = None
 
@@ -273,7 +275,7 @@ class _Readiness:
 
     def failed(self, error: ServingError) -> None:
         """Notes an error, or raises it if the time is up or waiting does not help."""
-        if error.code not in PASSING:
+        if error.code not in self._passing:
             raise error
         if self._failure is None or error.code != grpc.StatusCode.DEADLINE_EXCEEDED:
             self._failure = error  # the last look is cut short, so the one before knows more
@@ -377,7 +379,8 @@ class Client(_Core):
             The versions' states, ascending by version.
 
         Raises:
-            ServingError: as `predict`; NOT_FOUND while the server knows no version. UNAVAILABLE is not retried.
+            ServingError: as `predict`; NOT_FOUND while the server knows no version, INVALID_ARGUMENT for a label that
+                it does not know. UNAVAILABLE is not retried.
         """
         return messages.statuses(self._ask(self._model.GetModelStatus, self._status_request(), self._seconds(timeout)))
 
@@ -394,7 +397,7 @@ class Client(_Core):
             ServingError: no version was available in time, with the last answer's code and reason. It is raised at once
                 if waiting does not help.
         """
-        readiness = _Readiness(self.model_name, timeout)
+        readiness = _Readiness(self.model_name, self.version_label, timeout)
         while True:
             try:
                 statuses = self.status(timeout=readiness.seconds_left())
@@ -495,7 +498,7 @@ class AsyncClient(_Core):
 
     async def wait_until_ready(self, timeout: float) -> int:
         """Waits until a version is available and returns it; as `Client.wait_until_ready`."""
-        readiness = _Readiness(self.model_name, timeout)
+        readiness = _Readiness(self.model_name, self.version_label, timeout)
         while True:
             try:
                 statuses = await self.status(timeout=readiness.seconds_left())

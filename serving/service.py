@@ -83,7 +83,7 @@ class Service:
         """Context manager: the servable that a model_spec names, kept loaded until the block ends.
 
         Raises:
-            RequestError: NOT_FOUND; the message says what is there instead.
+            RequestError: NOT_FOUND, or INVALID_ARGUMENT for a label; the message says what is there instead.
         """
         return self.models.acquire(spec)
 
@@ -179,7 +179,7 @@ class Service:
         """The state of each version of a model, or of the version that the request names.
 
         Raises:
-            RequestError: NOT_FOUND for the model or version.
+            RequestError: NOT_FOUND for the model or version, INVALID_ARGUMENT for a label that the model does not have.
         """
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")

@@ -1,14 +1,20 @@
 import asyncio
 import gc
+import signal
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import psutil
+import pytest
 
 from bertline.serving import bodies
 from bertline.serving.bodies import LOOP_BYTES, Bodies
+from bertline.serving.decoder import Decoder
 from bertline.serving.errors import RequestError
 from bertline.serving.limits import Limits
+from bertline.serving.protos import PredictRequest, SignatureDef
 
 
 class Message:
@@ -59,3 +65,28 @@ def test_a_message_that_does_not_arrive_gives_its_place_to_the_next(monkeypatch)
     late, next_one = asyncio.run(both())
     assert late.code == grpc.StatusCode.RESOURCE_EXHAUSTED and "did not arrive" in str(late)
     assert next_one == "arrived"
+
+
+def test_a_decoder_that_is_killed_while_it_reads_is_refused_in_words_and_replaced():
+    """As the kernel does where memory is short."""
+    decoder, signature, request = Decoder(), SignatureDef(), PredictRequest()
+    signature.inputs["x"].dtype = 1
+    body, signatures = b'{"instances": [1.0]}', {"serving_default": signature}
+    try:
+        before = set(psutil.Process().children())
+        decoder.fill(body, request, signatures)
+        (child,) = set(psutil.Process().children()) - before
+        child.suspend()
+        with ThreadPoolExecutor(1) as threads:
+            filling = threads.submit(decoder.fill, body + b" " * (1 << 20), PredictRequest(), signatures)
+            with pytest.raises(TimeoutError):  # it waits for the pipe
+                filling.result(timeout=0.2)
+            child.send_signal(signal.SIGKILL)
+            with pytest.raises(RequestError, match="send fewer rows") as caught:
+                filling.result(timeout=60)
+        assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
+        again = PredictRequest()
+        decoder.fill(body, again, signatures)
+        assert again == request and "x" in request.inputs
+    finally:
+        decoder.close()

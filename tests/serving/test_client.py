@@ -484,6 +484,14 @@ def test_waiting_goes_on_while_a_version_may_come(recorder, ask):
     assert len(recorder.requests) > 2
 
 
+@pytest.mark.parametrize(("label", "is_waited_for"), [({"version_label": "stable"}, True), ({}, False)])
+def test_waiting_goes_on_while_a_label_may_come(recorder, ask, label, is_waited_for):
+    recorder.codes = [grpc.StatusCode.INVALID_ARGUMENT]
+    with pytest.raises(ServingError, match="INVALID_ARGUMENT: said the recorder"):
+        ask("wait_until_ready", recorder.address, 0.5, **label)
+    assert (len(recorder.requests) > 2) == is_waited_for
+
+
 def test_a_cancelled_call_cancels_its_requests(recorder):
     recorder.seconds = 0.5
 
