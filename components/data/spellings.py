@@ -17,6 +17,7 @@ UNSEEN = dict.fromkeys(
 JOINERS = dict.fromkeys([0x200C, 0x200D, 0xFE0F])
 # Cyrillic and Greek letters that look like Latin ones, in lower case: from a keyboard that was left in another layout.
 TWINS = str.maketrans("\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0455\u0458\u03bf", "aeopcyxisjo")
+DASHES = dict.fromkeys([0x2010, 0x2011, 0x2012, 0x2013, 0x2014, 0x2015, 0x2212], "-")  # word processors put them in
 QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb\u201e\u201a"
 LISTED = 4  # on the screen
 
@@ -99,8 +100,9 @@ def _tidy(label: str) -> str:
 
 
 def _as_meant(label: str) -> str:
-    """Without case, quotes around it, marks behind it, full-width forms, and the zeros behind a number's point."""
-    plain = unicodedata.normalize("NFKC", html.unescape(_tidy(label)).translate(JOINERS)).casefold().translate(TWINS)
+    """Without case, quotes around, marks behind it, full-width forms, kinds of dashes, zeros after a number's point."""
+    plain = unicodedata.normalize("NFKC", html.unescape(_tidy(label)).translate(JOINERS)).casefold()
+    plain = plain.translate(TWINS).translate(DASHES)
     plain = re.sub(r"(?<=[^\W_])[-_](?=[^\W_])", " ", plain)
     plain = plain.rstrip(".,;:!") or plain
     if len(plain) > 2 and plain[0] in QUOTES and plain[-1] in QUOTES:

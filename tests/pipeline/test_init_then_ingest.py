@@ -62,6 +62,7 @@ def taking_the_proposal(path):
         (["\uff41", "a", "a", "x\u200dy", "xy", "xy"], {"a": 120, "xy": 120}),
         (["not_spam", "not-spam", "not spam", "spam!", "spam", "\u0455pam"], {"not spam": 120, "spam": 120}),
         (["a&amp;b", "a&b", "a&b", "5  Stars", "5 stars", "5 stars"], {"a&b": 120, "5 stars": 120}),
+        (["follow-up", "follow\u2013up", "follow-up", "\u22121", "-1", "-1"], {"follow-up": 120, "-1": 120}),
     ],
 )
 def test_labels_that_may_be_the_same_stay_apart_until_a_person_takes_the_proposal(tmp_path, labels, proposed):
