@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ast
+import csv
+import io
 import json
+import re
+import tokenize
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from bertline.components.data import spellings
@@ -13,6 +18,7 @@ from bertline.components.options import DataOptions
 # What people and programs write for 1 and 0, in lower case. 1.0 is what a column of numbers with a gap in it becomes.
 YES = frozenset({"1", "1.0", "true", "t", "yes", "y"})
 NO = frozenset({"0", "0.0", "false", "f", "no", "n"})
+BRACKETS = ("[]", "()", "{}")  # around a list that is written out
 
 
 class Cells(NamedTuple):
@@ -84,20 +90,52 @@ def _of_columns(cells: Sequence[str], names: Sequence[str]) -> Cells:
 
 
 def listed(cell: str) -> list[str] | None:
-    """The labels of a list that is written out, as JSON or as Python prints it; None where the text is no list of them.
+    """The labels of a list that is written out; None where the text is no list of them.
 
-    pandas writes a column of lists to CSV as Python prints it: ['health', 'tech'].
+    It may be written as JSON, as Python prints a list, a tuple or a set, as numpy prints an array (['health' 'tech']),
+    as PostgreSQL does ({health,"food, drink"}), or as a list without quotes ([health, tech]). pandas writes a column of
+    lists or arrays to CSV as they are printed.
     """
-    if not cell.strip().startswith(("[", "(", "{")):
+    cell = cell.strip()
+    if cell[:1] + cell[-1:] not in BRACKETS:
         return None
-    for parse in (json.loads, ast.literal_eval):
+    for parse in (json.loads, _python):
         try:
-            labels = parse(cell.strip())
+            labels = parse(cell)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
+        if labels == {}:  # PostgreSQL's empty array
+            return []
         if isinstance(labels, list | tuple | set) and all(isinstance(label, str | int | float) for label in labels):
             return [label if isinstance(label, str) else json.dumps(label) for label in labels]
-    return None
+        return None
+    return _unquoted(cell[1:-1])
+
+
+def _python(cell: str) -> object:
+    """The value of a Python literal, or of an array of strings as numpy prints it; None where a comma is missing.
+
+    Python joins strings that stand side by side, which in an array are two of its values.
+    """
+    value = ast.literal_eval(cell)
+    tokens = [token for token in tokenize.generate_tokens(io.StringIO(cell).readline) if token.string.strip()]
+    kinds = [token.type == tokenize.STRING for token in tokens]
+    if (True, True) not in pairwise(kinds):
+        return value
+    return [ast.literal_eval(token.string) for token in tokens[1:-1]] if all(kinds[1:-1]) else None
+
+
+def _unquoted(inside: str) -> list[str] | None:
+    """The labels between the brackets of an array of PostgreSQL or numpy, or of a list without quotes."""
+    if re.fullmatch(r"\s*-?\d+(\s+-?\d+)*\s*", inside):
+        return inside.split()
+    if re.search(r"['\[\](){}\r\n]", inside):
+        return None
+    try:
+        (labels,) = csv.reader([inside], skipinitialspace=True, escapechar="\\", strict=True)
+    except csv.Error:
+        return None
+    return [label.strip() for label in labels]
 
 
 def contradiction(labels: tuple[str, ...], options: DataOptions) -> str:

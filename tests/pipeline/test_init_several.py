@@ -4,12 +4,14 @@ import csv
 import json
 
 import factories
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from bertline.components import example_gen, ingestion
-from bertline.components.data import formats, several_labels, task_files
+from bertline.components.data import formats, label_cells, several_labels, task_files
 from bertline.components.options import DataOptions
 from bertline.pipeline import config
 from bertline.pipeline.init import write_config
@@ -47,6 +49,49 @@ def test_lists_are_proposed(tmp_path, form):
     task, _ = written(tmp_path, ("text", "label"), rows)
     assert task.data.multi_label.lists
     assert task.data.multi_label.empty == "quarantine"
+
+
+def test_arrays_that_pandas_writes_to_csv_are_read_label_by_label(tmp_path):
+    rows = [(text, labels.split("|")) for text, labels in labelled()]
+    frame = pd.DataFrame({"text": [text for text, _ in rows], "topics": [np.array(labels) for _, labels in rows]})
+    frame.to_csv(tmp_path / "arrays.csv", index=False)
+    task = config.load(write_config(tmp_path / "arrays.csv", tmp_path / "task.yaml").path)
+    assert task.data.multi_label.lists
+    (file,) = task_files.of_task(task.data, task.folder)
+    parsed = [ingestion.parse(row, task.data) for row in formats.read(file, task.data)]
+    assert [(each.text, sorted(each.labels)) for each in parsed] == [(text, sorted(labels)) for text, labels in rows]
+
+
+@pytest.mark.parametrize(
+    ("cell", "labels"),
+    [
+        ('{health,"food, drink","a \\"b\\""}', ["health", "food, drink", 'a "b"']),  # PostgreSQL
+        ("{}", []),
+        ("[health, tech]", ["health", "tech"]),
+        (str(np.array([3, 17])), ["3", "17"]),
+        (str(np.array(["it's", "tech"] * 12)), ["it's", "tech"] * 12),  # over two lines
+        ("('tech',)", ["tech"]),
+        ('{"tech": 1}', None),
+        ("['tech', broken]", None),
+        ("['tech' 'health', 'sport']", None),  # a comma is missing
+        ("{'tech', 'tech'}", ["tech"]),
+        ("(0)", None),
+        ('["tech]', None),
+        ("[a\rb]", None),
+        ("[tech", None),
+    ],
+)
+def test_lists_are_read_as_programs_print_them(cell, labels):
+    assert label_cells.listed(cell) == labels
+
+
+@pytest.mark.parametrize("separator", ["/", " / ", "+", " & ", "#", "\n", "\t", " "])
+def test_separators_that_names_hold_too_are_proposed(tmp_path, separator):
+    rows = [(text, labels.replace("|", separator)) for text, labels in labelled()]
+    task, _ = written(tmp_path, ("text", "topics"), rows)
+    (file,) = task_files.of_task(task.data, task.folder)
+    parsed = [ingestion.parse(row, task.data) for row in formats.read(file, task.data)]
+    assert [list(each.labels) for each in parsed] == [sorted(labels.split("|")) for _, labels in labelled()]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
@@ -87,6 +132,10 @@ def test_one_flag_beside_a_label_is_no_set_of_labels(tmp_path):
         {"negative": 3, "positive": 4},
         {"[1]": 2, "none": 3},
         {"|": 3, ",": 2, "x": 4},  # separators themselves
+        {"[a]": 3, "[b]": 2},
+        {"lost card": 3, "card arrival": 2, "card": 4, "arrival": 1},
+        {"R&D": 3, "C": 4, "C++": 2, "N/A": 5},
+        {"pos": 3, "neg": 4, "pos/neg": 2},  # one mixture
     ],
 )
 def test_what_is_one_label_is_taken_for_one(cells):
