@@ -760,7 +760,7 @@ def test_servers_behind_one_name_share_the_requests_and_one_that_is_killed_fails
         answers = keep_asking(address, 1.0)
         shares = [pod.answered() - start for pod, start in zip(pods, before, strict=True)]
         assert sum(shares) == answers > 20
-        assert min(shares) > 0.3 * answers, shares
+        assert min(shares) > 0.2 * answers, shares  # one connection may be there later than the other
     with ThreadPoolExecutor(2) as threads:
         asking = [
             threads.submit(keep_asking, address, 2.0) for keep_asking in (ask_over_and_over, ask_over_and_over_async)
