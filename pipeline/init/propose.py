@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,17 +136,21 @@ def propose(survey: Survey, *, text: Sequence[str] = (), label: str | None = Non
 
 def _propose_several(survey: Survey, found: several.Several) -> Proposal:
     """The settings where rows have several labels."""
-    columns, labels = found.columns, found.labels
+    columns, named = found.columns, "columns" in found.multi_label
+    spelt = {} if named else _composed(found.labels)
+    alike = spellings.alike(spelt)
+    labels = found.labels if named else spellings.renamed(spelt, alike.certain)
     if len(labels) < 2:
         raise UserError(f"Only one label ({', '.join(map(repr, labels))}): a classifier needs at least two.")
     name, texts = task_name(survey.source), columns.texts(survey, DEFAULTS)
     pieces = look(texts, packages.resolve(BACKBONE) / "vocab.txt")
-    data = _data(survey, columns, {}, spellings.alike({}))
+    data = _data(survey, columns, {}, alike)
     place = next(number for number, setting in enumerate(data) if setting.path == ("data", "label"))
     multi_label = Setting(("data", "multi_label"), found.multi_label, found.reason)
-    data[place : place + 1] = [multi_label] if "columns" in found.multi_label else [data[place], multi_label]
+    data[place : place + 1] = [multi_label] if named else [data[place], multi_label]
     shown = ", ".join(f"{label} {rows:,}" for label, rows in list(labels.items())[:LISTED_LABELS])
     *findings, _ = _findings(survey, columns, labels)
+    warnings = [*survey.warnings, *spellings.warnings(spelt), *label_warnings(labels), *language_warnings(pieces)]
     return Proposal(
         name=name,
         settings=[
@@ -157,7 +161,7 @@ def _propose_several(survey: Survey, found: several.Several) -> Proposal:
             *_evaluate(texts, labels, several_labels=True),
         ],
         findings=[*findings, f"several labels per row, {len(labels)} labels: {shown}"],
-        warnings=[*survey.warnings, *label_warnings(labels), *language_warnings(pieces)],
+        warnings=warnings,
     )
 
 
@@ -178,8 +182,12 @@ def task_name(source: str | Query) -> str:
 
 def _spelt(survey: Survey, label: str) -> dict[str, int]:
     """The labels as `run` reads them, with their rows."""
+    return _composed(survey.columns[label].values)
+
+
+def _composed(labels: Mapping[str, int]) -> dict[str, int]:
     rows: Counter[str] = Counter()
-    for value, count in survey.columns[label].values.items():
+    for value, count in labels.items():
         rows[spellings.composed(value)] += count
     del rows[""]  # what cannot be seen is no label
     return dict(rows)

@@ -77,6 +77,16 @@ def test_labels_that_may_be_the_same_stay_apart_until_a_person_takes_the_proposa
     assert "look the same" not in said
 
 
+def test_several_labels_that_may_be_the_same_stay_apart_until_a_person_takes_the_proposal(tmp_path):
+    labels = ["Health|tech", "health", "tech", "tech|health", "te\u200bch", "health|te\u200bch"]
+    written = write_config(table(tmp_path / "a.csv", labels, header=("text", "topics")), tmp_path / "a.yaml")
+    assert any(warning.startswith("labels that look the same") for warning in written.warnings)
+    report, _ = ingested(written.path)
+    assert report["labels"] == {"Health": 40, "health": 120, "tech": 200}
+    report, _ = ingested(taking_the_proposal(written.path))
+    assert report["labels"] == {"health": 160, "tech": 200}
+
+
 def test_labels_that_no_eye_can_tell_apart_are_one(tmp_path):
     labels = [
         "not spam",
