@@ -68,6 +68,10 @@ class Intervals(Figures):
     sample_f1: Interval | None = None
     hamming_loss: Interval | None = None
 
+    def by_figure(self) -> dict[str, Interval]:
+        """The interval of each figure that these rows have."""
+        return {name: interval for name, interval in self if interval is not None}
+
 
 class Cell(NamedTuple):
     """A cell of the confusion matrix that has rows: the indices of the true and the answered label, and the rows."""

@@ -157,8 +157,10 @@ def _out_of_fold(table: dict[str, list[Any]]) -> np.ndarray:
 
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)
     texts, labels = baseline.texts(table), table[features.LABEL]
+    classifier = baseline.classifier(texts, len(set(labels)))
     with no_words_in_words():
-        probabilities = cross_val_predict(baseline.classifier(texts), texts, labels, cv=folds, method="predict_proba")
-    logits = np.log(np.maximum(probabilities, np.finfo(probabilities.dtype).tiny))
+        logits = cross_val_predict(classifier, texts, labels, cv=folds, method="decision_function")
+    if logits.ndim == 1:  # of two labels, scikit-learn gives the second one's
+        logits = np.stack([np.zeros_like(logits), logits], axis=1)
     temperature = calibration.fit_temperature(logits, np.unique(labels, return_inverse=True)[1])
     return calibration.probabilities(logits, temperature.value)

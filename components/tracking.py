@@ -135,7 +135,7 @@ def curves(history: dict[str, Any]) -> list[dict[str, float]]:
 def figures(metrics: Metrics, canary: dict[str, Any]) -> dict[str, float]:
     """The final figures: those of all test rows, the ends of their 95% intervals, the canary's latencies."""
     told = metrics.headline()
-    for name, (low, high) in metrics.intervals:
+    for name, (low, high) in metrics.intervals.by_figure().items():
         told |= {f"{name}_low": low, f"{name}_high": high}
     told |= {name: canary[name] for name in ("p50_ms", "p99_ms") if name in canary}
     return {name: float(value) for name, value in told.items() if math.isfinite(value)}

@@ -325,7 +325,8 @@ def _figures(store: Store, evaluation: mlmd.Artifact, inputs: str) -> dict[str, 
         "run": first.run_id,
         "outcome": "pushed" if last.version else "blocked",
         "version": last.version,
-        **metrics.model_dump(include={"rows", "accuracy", "macro_f1", "intervals"}),
+        **metrics.model_dump(include={"rows", "accuracy", "macro_f1"}),
+        "intervals": metrics.intervals.by_figure(),
     }
 
 

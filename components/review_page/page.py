@@ -317,7 +317,7 @@ def _this_run(evidence: Evidence) -> dict[str, Any]:
         "rows": metrics.rows,
         "accuracy": metrics.accuracy,
         "macro_f1": metrics.macro_f1,
-        "intervals": metrics.intervals.model_dump(),
+        "intervals": metrics.intervals.by_figure(),
     }
 
 
