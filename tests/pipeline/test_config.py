@@ -190,7 +190,6 @@ def test_every_config_of_the_project_is_valid():
         ("export: {abstain: 0.5}", ("export.abstain", "data.multi_label")),
         ("evaluate: {gates: {accuracy: 0.5}}", ("evaluate.gates.accuracy", "data.multi_label", "subset_accuracy")),
         ("evaluate: {gates: {label_f1: {c: 0.5}}}", ("evaluate.gates.label_f1", "'c'")),
-        ("train: {head: probe}", ("train.head: probe", "data.multi_label")),
     ],
 )
 def test_what_several_labels_per_row_do_not_go_with_is_refused_by_both_keys(tmp_path, text, expected):
