@@ -136,8 +136,9 @@ def test_predict_answers_over_grpc_from_arguments_and_stdin(line):
     answer = line.bertline("predict", line.config, "my item was great and perfect")
     assert answer.stdout.startswith("positive\t"), answer.stderr
     answer = line.bertline("predict", line.config, "--json", input="broken and late\n\nit arrived tuesday\n")
-    labels = [json.loads(each)["label"] for each in answer.stdout.splitlines()]
-    assert labels == ["negative", "neutral"], answer.stderr
+    lines = [json.loads(each) for each in answer.stdout.splitlines()]
+    assert [(each["line"], each.get("label")) for each in lines] == [(1, "negative"), (2, None), (3, "neutral")]
+    assert answer.returncode == 4, answer.stderr
 
 
 def test_explain_names_the_words_of_the_users_text(line):
