@@ -1,8 +1,11 @@
-"""A user whom permissions hold back, for tests that may run as root."""
+"""Users whom permissions hold back, for tests that may run as root or as anybody."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
 
 NOBODY = 65534
 
@@ -18,3 +21,19 @@ def unprivileged() -> Iterator[None]:
     finally:
         if root:
             os.setresuid(0, 0, 0)
+
+
+def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file or folder belongs to another user from now on; where this is not root, it only looks so to os.stat."""
+    if os.geteuid() == 0:
+        os.chown(path, NOBODY, NOBODY)
+        return
+    stat = os.stat
+
+    def of_another(asked, *args, **kwargs):
+        status = stat(asked, *args, **kwargs)
+        if isinstance(asked, int) or os.fspath(asked) != str(path):
+            return status
+        return os.stat_result((*status[:4], NOBODY, NOBODY, *status[6:]))
+
+    monkeypatch.setattr(os, "stat", of_another)

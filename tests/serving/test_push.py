@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from unprivileged import NOBODY
+from unprivileged import give_away
 
 from bertline.errors import UserError
 from bertline.serving import push, releases, storage
@@ -123,13 +123,12 @@ def test_what_is_no_file_is_refused(saved_model, tmp_path):
         publish(saved_model, tmp_path / "serving")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can own another's file")
-def test_a_hard_link_is_a_copy_of_ones_own_file_or_refused(saved_model, tmp_path):
+def test_a_hard_link_is_a_copy_of_ones_own_file_or_refused(saved_model, tmp_path, monkeypatch):
     (tmp_path / "own").write_bytes(b"graph")
     (saved_model / "saved_model.pb").unlink()
     os.link(tmp_path / "own", saved_model / "saved_model.pb")
     assert publish(saved_model, tmp_path / "serving")[1]
-    os.chown(saved_model, NOBODY, NOBODY)
+    give_away(saved_model, monkeypatch)
     with pytest.raises(UserError, match=r"saved_model.pb: a link"):
         publish(saved_model, tmp_path / "serving", "b")
 
