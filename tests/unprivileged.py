@@ -34,6 +34,6 @@ def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         status = stat(asked, *args, **kwargs)
         if isinstance(asked, int) or os.fspath(asked) != str(path):
             return status
-        return os.stat_result((*status[:4], NOBODY, NOBODY, *status[6:]))
+        return os.stat_result((*status[:4], status.st_uid + 1, *status[5:]))
 
     monkeypatch.setattr(os, "stat", of_another)
