@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy
@@ -12,11 +13,39 @@ from bertline.components.data import hugging_face
 from bertline.components.data.columns import list_columns, places_of, used_columns
 from bertline.components.data.decoding import error_policy
 from bertline.components.data.fields import as_cell, as_text
-from bertline.components.data.reader import SourceFile
+from bertline.components.data.reader import Reader, SourceFile
 from bertline.components.data.rows import BROKEN_LINE, Fault, Row
 from bertline.components.options import DataOptions
 
 types = pyarrow.types
+
+
+class ArrowReader(Reader):
+    """Reads what its file's schema tells; a format adds how to open the file."""
+
+    is_text = False
+    faults_of_cells = True
+
+    @abstractmethod
+    def schema(self, file: SourceFile) -> pyarrow.Schema:
+        """The file's schema.
+
+        Raises:
+            UserError: the file is damaged or cannot be read.
+        """
+
+    def columns(self, file: SourceFile, options: DataOptions) -> list[str]:
+        """See Reader."""
+        return plain_columns(self.schema(file), options)
+
+    def lists(self, file: SourceFile, options: DataOptions) -> dict[str, str]:
+        """See Reader."""
+        return lists_in(self.schema(file))
+
+    def settled(self, file: SourceFile, options: DataOptions) -> SourceFile:
+        """See Reader; what is settled are the names of classes."""
+        return with_class_names(file, self.schema(file))
+
 
 # === What a schema has ===
 

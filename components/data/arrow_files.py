@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.ipc
 
 from bertline.components.data import arrow_columns
-from bertline.components.data.reader import Reader, SourceFile
+from bertline.components.data.reader import SourceFile
 from bertline.components.data.rows import Row
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
@@ -19,26 +19,13 @@ BATCH_ROWS = 2048
 FILE_SIGNATURE = b"ARROW1"  # a file has it, a stream of batches has not
 
 
-class ArrowFiles(Reader):
+class ArrowFiles(arrow_columns.ArrowReader):
     """Reads a file or a saved stream of record batches."""
 
-    is_text = False
-    faults_of_cells = True
-
-    def columns(self, file: SourceFile, options: DataOptions) -> list[str]:
-        """See Reader."""
+    def schema(self, file: SourceFile) -> pyarrow.Schema:
+        """See ArrowReader."""
         with _opened(file) as table:
-            return arrow_columns.plain_columns(table.schema, options)
-
-    def lists(self, file: SourceFile, options: DataOptions) -> dict[str, str]:
-        """See Reader."""
-        with _opened(file) as table:
-            return arrow_columns.lists_in(table.schema)
-
-    def settled(self, file: SourceFile, options: DataOptions) -> SourceFile:
-        """See Reader; what is settled are the names of classes."""
-        with _opened(file) as table:
-            return arrow_columns.with_class_names(file, table.schema)
+            return table.schema
 
     def rows(self, file: SourceFile, options: DataOptions, names: Sequence[str]) -> Iterator[Row]:
         """See Reader."""

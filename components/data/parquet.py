@@ -11,7 +11,7 @@ import pyarrow.parquet
 
 from bertline.components.data import arrow_columns
 from bertline.components.data.packing import packing_of
-from bertline.components.data.reader import Reader, SourceFile
+from bertline.components.data.reader import SourceFile
 from bertline.components.data.rows import Row
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
@@ -19,26 +19,13 @@ from bertline.errors import UserError
 BATCH_ROWS = 2048
 
 
-class Parquet(Reader):
+class Parquet(arrow_columns.ArrowReader):
     """Reads a Parquet file."""
 
-    is_text = False
-    faults_of_cells = True
-
-    def columns(self, file: SourceFile, options: DataOptions) -> list[str]:
-        """See Reader."""
+    def schema(self, file: SourceFile) -> pyarrow.Schema:
+        """See ArrowReader."""
         with _open_table(file) as table:
-            return arrow_columns.plain_columns(table.schema_arrow, options)
-
-    def lists(self, file: SourceFile, options: DataOptions) -> dict[str, str]:
-        """See Reader."""
-        with _open_table(file) as table:
-            return arrow_columns.lists_in(table.schema_arrow)
-
-    def settled(self, file: SourceFile, options: DataOptions) -> SourceFile:
-        """See Reader; what is settled are the names of classes."""
-        with _open_table(file) as table:
-            return arrow_columns.with_class_names(file, table.schema_arrow)
+            return table.schema_arrow
 
     def rows(self, file: SourceFile, options: DataOptions, names: Sequence[str]) -> Iterator[Row]:
         """See Reader."""
