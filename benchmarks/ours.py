@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from bertline.models import backbone, classifier, training
+from bertline.models import training
+from bertline.models.bert import backbone, classifier
+from bertline.models.bert.tokenizer import Tokenizer
 from bertline.models.dataset import Rows
 from bertline.models.recipe import ModelOptions, TrainOptions
-from bertline.models.tokenizer import Tokenizer
 
 
 def read_rows(path: Path, labels: list[str], tokenizer: Tokenizer) -> Rows:

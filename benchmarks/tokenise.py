@@ -29,9 +29,10 @@ from benchmarks.peer import run_peer, weights_folder, write_result
 from bertline.components import shards, tokenisation
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
-from bertline.models import backbone, features
+from bertline.models import features
+from bertline.models.bert import backbone
+from bertline.models.bert.tokenizer import Tokenizer
 from bertline.models.recipe import ModelOptions
-from bertline.models.tokenizer import Tokenizer
 
 ROWS = 200_000
 LENGTH = 64  # as configs/sentiment.yaml

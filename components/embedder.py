@@ -14,7 +14,8 @@ from bertline.components.artifacts import Embeddings
 from bertline.components.labels import read_labels
 from bertline.components.transformed_labels import is_multi_label
 from bertline.components.vectors import Vectors
-from bertline.models import classifier, hardware
+from bertline.models import hardware
+from bertline.models.bert import classifier
 from bertline.models.dataset import read_rows
 from bertline.models.embeddings import FrozenEncoder
 from bertline.models.features import SEGMENT_IDS, SPLITS

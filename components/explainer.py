@@ -17,9 +17,10 @@ from bertline.components.artifacts import ATTRIBUTIONS_FILE, Attributions, Weigh
 from bertline.components.evaluation import read_metrics
 from bertline.components.review_page import figures, label_sets
 from bertline.models import attributions as attribution
-from bertline.models import backbone, classifier, features
+from bertline.models import features
+from bertline.models.bert import backbone, classifier
+from bertline.models.bert.tokenizer import Tokenizer
 from bertline.models.recipe import ModelOptions
-from bertline.models.tokenizer import Tokenizer
 
 
 @component

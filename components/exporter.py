@@ -16,7 +16,8 @@ from bertline.components.export_record import Calibration, ExportRecord, Thresho
 from bertline.components.labels import read_labels
 from bertline.components.transformed_labels import numbers_of
 from bertline.errors import UserError
-from bertline.models import backbone, calibration, classifier, signatures, thresholds
+from bertline.models import calibration, signatures, thresholds
+from bertline.models.bert import backbone, classifier
 from bertline.models.features import SEGMENT_IDS
 from bertline.models.recipe import ExportOptions, ModelOptions
 from bertline.serving import storage

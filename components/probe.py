@@ -17,7 +17,8 @@ from bertline.components.labels import read_labels
 from bertline.components.probe_head import Probed
 from bertline.components.transformed_labels import names_of
 from bertline.components.vectors import Vectors
-from bertline.models import backbone, features, probe, thresholds
+from bertline.models import features, probe, thresholds
+from bertline.models.bert import backbone
 from bertline.models.pooling import Pooling
 from bertline.models.recipe import ModelOptions
 

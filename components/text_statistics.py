@@ -16,10 +16,10 @@ import tensorflow as tf
 
 from bertline.components import shards
 from bertline.components.shards import Shard
-from bertline.models import backbone
+from bertline.models.bert import backbone
+from bertline.models.bert.tokenizer import Tokenizer
 from bertline.models.features import LABEL, SPLITS, TEXT, TEXT_PAIR
 from bertline.models.recipe import ModelOptions
-from bertline.models.tokenizer import Tokenizer
 
 BATCH = 2048  # rows per call: enough that Python costs nothing, few enough for long documents
 PERCENTILES = (50, 90, 95, 99, 100)

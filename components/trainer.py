@@ -22,7 +22,8 @@ from bertline.components.probe_head import Probed
 from bertline.components.training_record import ValidationLogits
 from bertline.components.transformed_labels import is_multi_label, names_of
 from bertline.errors import UserError
-from bertline.models import backbone, classifier, hardware, training
+from bertline.models import hardware, training
+from bertline.models.bert import backbone, classifier
 from bertline.models.dataset import Rows, read_rows
 from bertline.models.features import SEGMENT_IDS
 from bertline.models.recipe import ModelOptions, TrainOptions
@@ -53,7 +54,7 @@ def Trainer(
     Args:
         transform_graph: Transform's graph, which says whether rows are pairs.
         transformed_examples: token ids and label ids, splits train and validation.
-        weights: what bertline.models.classifier.load reads.
+        weights: what bertline.models.bert.classifier.load reads.
         model_run: training.json and the validation rows' logits (see training_record), and TensorBoard's event files.
         model_options: a ModelOptions as JSON.
         train_options: a TrainOptions as JSON.

@@ -16,10 +16,10 @@ from tfx.types import artifact_utils
 from bertline.components import tokenisation
 from bertline.components.labels import LABELS_FILE, read_labels
 from bertline.components.options import DataOptions
-from bertline.models import backbone
+from bertline.models.bert import backbone
+from bertline.models.bert.tokenizer import Tokenizer
 from bertline.models.features import LABEL, LABEL_ID, SEGMENT_IDS, SPLITS, TEXT, TEXT_PAIR, TOKEN_IDS
 from bertline.models.recipe import ModelOptions
-from bertline.models.tokenizer import Tokenizer
 
 
 def transform(examples: types.BaseChannel, schema: types.BaseChannel, model: ModelOptions, data: DataOptions):

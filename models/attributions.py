@@ -16,9 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 from bertline.models import words
-from bertline.models.classifier import Classifier
-from bertline.models.encoder import Batch, Encoder, pack
-from bertline.models.tokenizer import Tokenizer
+from bertline.models.bert.classifier import Classifier
+from bertline.models.bert.encoder import Batch, Encoder, pack
+from bertline.models.bert.tokenizer import Tokenizer
 from bertline.models.words import Reading
 
 # The reference is the text with its words masked and its special tokens as they are. In pretraining BERT has seen

@@ -6,10 +6,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from bertline.models.classifier import Classifier
+from bertline.models.bert.classifier import Classifier
+from bertline.models.bert.encoder import Batch, Encoder, pack
+from bertline.models.bert.inference import FrozenClassifier
 from bertline.models.dataset import Batches, Rows
-from bertline.models.encoder import Batch, Encoder, pack
-from bertline.models.inference import FrozenClassifier
 
 _BATCH = 64  # rows of similar length; larger batches are no faster on a CPU
 

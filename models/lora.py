@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from bertline.errors import UserError
-from bertline.models.classifier import Classifier
-from bertline.models.encoder import Adapter, LayerAdapters
+from bertline.models.bert.classifier import Classifier
+from bertline.models.bert.encoder import Adapter, LayerAdapters
 from bertline.models.recipe import LoraOptions, LoraTarget
 
 _PROJECTIONS: tuple[LoraTarget, ...] = ("query", "key", "value")  # one product in the encoder, in this order

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import keras
 
 from bertline.errors import UserError
-from bertline.models.classifier import Classifier
+from bertline.models.bert.classifier import Classifier
 from bertline.models.lora import Lora
 from bertline.models.recipe import TrainOptions
 

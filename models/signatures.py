@@ -9,8 +9,9 @@ from pathlib import Path
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from bertline.models.classifier import Classifier
-from bertline.models.encoder import Batch, Encoder, pack
+from bertline.models.bert.classifier import Classifier
+from bertline.models.bert.encoder import Batch, Encoder, pack
+from bertline.models.bert.inference import FrozenClassifier
 from bertline.models.features import (
     ABSTAINED,
     ASSIGNED,
@@ -24,7 +25,6 @@ from bertline.models.features import (
     TEXT_PAIR,
     TOKEN_IDS,
 )
-from bertline.models.inference import FrozenClassifier
 
 
 class ServedModel(tf.Module):

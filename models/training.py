@@ -17,9 +17,9 @@ import tensorflow as tf
 
 from bertline.errors import UserError
 from bertline.models import hardware, methods, targets
-from bertline.models.classifier import Classifier
+from bertline.models.bert.classifier import Classifier
+from bertline.models.bert.encoder import DROPOUT_PLACES, Batch, Encoder, pack
 from bertline.models.dataset import Batches, Rows
-from bertline.models.encoder import DROPOUT_PLACES, Batch, Encoder, pack
 from bertline.models.optimizer import AdamW, LossScale, Schedule
 from bertline.models.recipe import TrainOptions
 

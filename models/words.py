@@ -10,7 +10,7 @@ from itertools import accumulate
 import numpy as np
 import tensorflow as tf
 
-from bertline.models.tokenizer import Tokenizer
+from bertline.models.bert.tokenizer import Tokenizer
 
 # BERT's tokenizer treats each Chinese character as a word. The ranges are those in its authors' own code.
 _CHINESE = (

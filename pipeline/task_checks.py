@@ -115,7 +115,7 @@ def backbone(options: ModelOptions) -> str:
     source = options.backbone
     if isinstance(source, str) and (source.startswith(FETCHED) or not ("/" in source or Path(source).is_dir())):
         return f"{source}: fetched by keras-hub when a run starts, not looked at"
-    from bertline.models import backbone as backbones  # brings Keras
+    from bertline.models.bert import backbone as backbones  # brings Keras
 
     vocabulary = backbones.vocabulary(options).path
     if isinstance(source, RandomBert):

@@ -225,9 +225,9 @@ def tokenised_reviews(options, rows: int, seed: int = 0):
     import numpy as np
     import tensorflow as tf
 
-    from bertline.models import backbone
+    from bertline.models.bert import backbone
+    from bertline.models.bert.tokenizer import Tokenizer
     from bertline.models.dataset import Rows
-    from bertline.models.tokenizer import Tokenizer
 
     table = reviews(rows, seed)
     words = backbone.vocabulary(options)
@@ -239,7 +239,7 @@ def tokenised_reviews(options, rows: int, seed: int = 0):
 
 def trained_weights(folder, options, keywords):
     """What the Trainer leaves of a `keyword_classifier`; returns the folder."""
-    from bertline.models import backbone, classifier
+    from bertline.models.bert import backbone, classifier
 
     classifier.save(
         keyword_classifier(options, keywords), folder, list(MOODS), backbone_digest=backbone.digest(options)
@@ -266,8 +266,8 @@ def keyword_classifier(options, keywords):
     """
     import numpy as np
 
-    from bertline.models import backbone, classifier
-    from bertline.models.tokenizer import read_vocabulary
+    from bertline.models.bert import backbone, classifier
+    from bertline.models.bert.tokenizer import read_vocabulary
 
     network = backbone.load(options)
     labels = len(set(keywords.values()))

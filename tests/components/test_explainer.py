@@ -12,7 +12,7 @@ from bertline.components.artifacts import Attributions, Weights
 from bertline.components.evaluation import write_metrics
 from bertline.components.review_page import attributions, figures, page
 from bertline.errors import UserError
-from bertline.models import backbone, classifier
+from bertline.models.bert import backbone, classifier
 
 MOODS = list(factories.MOODS)
 KEYWORDS = {"awful": 0, "ordered": 1, "great": 2}

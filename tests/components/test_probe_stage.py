@@ -12,9 +12,9 @@ from bertline.components.embedder import Embedder
 from bertline.components.probe import Probe
 from bertline.components.trainer import Trainer
 from bertline.errors import UserError
-from bertline.models import backbone, classifier
+from bertline.models.bert import backbone, classifier
+from bertline.models.bert.encoder import Batch, Encoder, pack
 from bertline.models.dataset import read_rows
-from bertline.models.encoder import Batch, Encoder, pack
 from bertline.models.recipe import ModelOptions, TrainOptions
 
 LABELS = list(MOODS)

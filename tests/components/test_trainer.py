@@ -17,9 +17,9 @@ from bertline.components import trainer, training_record
 from bertline.components.artifacts import Weights
 from bertline.components.trainer import Trainer
 from bertline.errors import UserError
-from bertline.models import classifier
+from bertline.models.bert import classifier
+from bertline.models.bert.encoder import Batch, Encoder, pack
 from bertline.models.dataset import read_rows
-from bertline.models.encoder import Batch, Encoder, pack
 from bertline.models.recipe import TrainOptions
 
 RECIPE = TrainOptions(epochs=6, batch_size=8, learning_rate=0.003, precision="float32")

@@ -4,9 +4,10 @@ import factories
 import numpy as np
 import pytest
 
-from bertline.models import attributions, backbone, surrogate
+from bertline.models import attributions, surrogate
+from bertline.models.bert import backbone
+from bertline.models.bert.tokenizer import Tokenizer
 from bertline.models.pooling import Pooling
-from bertline.models.tokenizer import Tokenizer
 
 KEYWORDS = {"awful": 0, "refund": 0, "ordered": 1, "great": 2, "love": 2}
 TEXTS = [

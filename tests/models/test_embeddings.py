@@ -3,9 +3,9 @@ import pytest
 import tensorflow as tf
 from test_encoder import tiny_classifier
 
+from bertline.models.bert.encoder import Batch, Encoder, pack
 from bertline.models.dataset import Rows
 from bertline.models.embeddings import FrozenEncoder
-from bertline.models.encoder import Batch, Encoder, pack
 from bertline.models.pooling import POOLER, Pooling
 
 LENGTHS = [3, 12, 2, 7, 5]

@@ -6,8 +6,9 @@ from test_encoder import LENGTHS, SEGMENTS, TOKENS, tiny_classifier
 from test_training import RECIPE, train
 
 from bertline.errors import UserError
-from bertline.models import classifier, lora, methods, training
-from bertline.models.encoder import Batch, Encoder, pack
+from bertline.models import lora, methods, training
+from bertline.models.bert import classifier
+from bertline.models.bert.encoder import Batch, Encoder, pack
 from bertline.models.recipe import LoraOptions, TrainOptions
 
 ALL = LoraOptions(rank=3, alpha=6, targets=["query", "key", "value", "output", "up", "down"])

@@ -8,12 +8,12 @@ from test_encoder import LENGTHS, SEGMENTS, TOKENS, keras_logits, tiny_classifie
 from test_inference import frozen
 
 from bertline.errors import UserError
-from bertline.models import backbone, classifier
-from bertline.models.encoder import Batch, Encoder, pack
-from bertline.models.inference import FrozenClassifier
+from bertline.models.bert import backbone, classifier
+from bertline.models.bert.encoder import Batch, Encoder, pack
+from bertline.models.bert.inference import FrozenClassifier
+from bertline.models.bert.tokenizer import Tokenizer
 from bertline.models.pooling import POOLER, Pooling, of_folder
 from bertline.models.recipe import ModelOptions
-from bertline.models.tokenizer import Tokenizer
 
 OTHERS = [Pooling("cls", normalised=True), Pooling("mean"), Pooling("mean", normalised=True)]
 # Written once by benchmarks/peers/sentence_vectors.py, in an environment with sentence-transformers and the weights of

@@ -8,9 +8,9 @@ import tensorflow as tf
 from factories import MOODS, raw_examples, reviews, tiny_model_options, transformed
 from scipy import special
 
-from bertline.models import backbone, classifier
+from bertline.models.bert import backbone, classifier
+from bertline.models.bert.tokenizer import Tokenizer
 from bertline.models.signatures import ServedModel, export
-from bertline.models.tokenizer import Tokenizer
 
 TEXTS = [text for text, _, _ in reviews(200, seed=3)] + ["", "好 😀", "great " * 1000]
 

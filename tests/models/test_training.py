@@ -15,9 +15,10 @@ import tensorflow as tf
 from factories import tiny_model_options, tokenised_reviews
 
 from bertline.errors import UserError
-from bertline.models import backbone, classifier, training
+from bertline.models import training
+from bertline.models.bert import backbone, classifier
+from bertline.models.bert.encoder import Batch, Encoder, pack
 from bertline.models.dataset import Rows
-from bertline.models.encoder import Batch, Encoder, pack
 from bertline.models.optimizer import LossScale
 from bertline.models.recipe import TrainOptions
 from bertline.models.training import fit

@@ -1,7 +1,7 @@
 import pytest
 
 from bertline.models import words
-from bertline.models.tokenizer import Tokenizer
+from bertline.models.bert.tokenizer import Tokenizer
 
 #            0        1        2        3        4    5      6      7       8      9    10    11     12   13
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "##s", "sat", "cafe", "!", "don", "'", "t", "##x"]

@@ -96,7 +96,7 @@ def test_training_code_trains_anew_and_reads_no_row_again(tree):
 
 
 def test_code_that_a_stage_reaches_through_others_counts(tree):
-    assert Node.TRAINER in changed_by_edit(tree, "models/kernels.py", "\nimport ", "\nimport this\nimport ")
+    assert Node.TRAINER in changed_by_edit(tree, "models/bert/kernels.py", "\nimport ", "\nimport this\nimport ")
     assert Node.EXAMPLE_GEN in changed_by_edit(
         tree, "components/data/parquet.py", "\nimport ", "\nimport this\nimport "
     )

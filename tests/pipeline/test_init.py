@@ -486,7 +486,7 @@ def test_the_command_imports_no_heavy_library(table):
 
 
 def test_lengths_are_those_of_the_models_own_tokenizer():
-    from bertline.models.tokenizer import Tokenizer
+    from bertline.models.bert.tokenizer import Tokenizer
 
     vocabulary = packages.resolve(BACKBONE) / "vocab.txt"
     texts = [

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bertline.models import kernels
+from bertline.models.bert import kernels
 
 
 def test_fused_gives_the_same_values_and_gradients():

@@ -9,7 +9,7 @@ from factories import tiny_model_options
 from safetensors.numpy import save_file
 
 from bertline.errors import UserError
-from bertline.models import backbone
+from bertline.models.bert import backbone
 from bertline.models.recipe import ModelOptions
 
 SIZES = {

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from bertline.models.encoder import Batch, Encoder, Layer, Weights
+from bertline.models.bert.encoder import Batch, Encoder, Layer, Weights
 
 
 class _Affine(NamedTuple):

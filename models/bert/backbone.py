@@ -12,7 +12,8 @@ import keras
 import keras_hub
 
 from bertline.errors import UserError
-from bertline.models import backbone_config, packages
+from bertline.models import packages
+from bertline.models.bert import backbone_config
 from bertline.models.pooling import POOLER, Pooling, of_folder
 from bertline.models.recipe import ModelOptions, RandomBert
 

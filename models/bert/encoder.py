@@ -2,7 +2,7 @@
 
 It computes the same as keras-hub's own call (a test holds it to 1e-5 in float32), with fewer and larger ops: matrix
 products on [batch x tokens, hidden]; query, key and value in one product; LayerNorm and softmax in float32 whatever the
-dtype of the products. Training and validation run it; models/inference.py is the form that is exported.
+dtype of the products. Training and validation run it; models/bert/inference.py is the form that is exported.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from bertline.models import kernels
-from bertline.models.backbone import approximate_gelu
-from bertline.models.classifier import Classifier
+from bertline.models.bert import kernels
+from bertline.models.bert.backbone import approximate_gelu
+from bertline.models.bert.classifier import Classifier
 from bertline.models.pooling import POOLER, Pooling
 
 DROPOUT_PLACES = 4096  # more than a network has places with dropout; seeds this far apart share no draws

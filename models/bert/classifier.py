@@ -12,8 +12,8 @@ import keras_hub
 import numpy as np
 
 from bertline.errors import UserError
-from bertline.models import backbone as pretrained
-from bertline.models.backbone import approximate_gelu, set_gelu
+from bertline.models.bert import backbone as pretrained
+from bertline.models.bert.backbone import approximate_gelu, set_gelu
 from bertline.models.pooling import POOLER, Pooling
 from bertline.models.recipe import ModelOptions
 

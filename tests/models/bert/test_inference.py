@@ -6,8 +6,8 @@ import tensorflow as tf
 from test_encoder import LENGTHS, SEGMENTS, TOKENS, keras_logits, tiny_classifier
 
 from bertline.models import hardware
-from bertline.models.encoder import Batch, Encoder, pack
-from bertline.models.inference import FrozenClassifier
+from bertline.models.bert.encoder import Batch, Encoder, pack
+from bertline.models.bert.inference import FrozenClassifier
 
 INPUTS = {"tokens": TOKENS, "segments": SEGMENTS, "lengths": LENGTHS}
 

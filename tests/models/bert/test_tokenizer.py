@@ -2,7 +2,7 @@ import pytest
 import tensorflow as tf
 
 from bertline.errors import UserError
-from bertline.models.tokenizer import Tokenizer, read_vocabulary
+from bertline.models.bert.tokenizer import Tokenizer, read_vocabulary
 
 #            0        1        2        3        4    5      6      7       8     9    10
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "##s", "sat", "好", "!", "cafe"]

@@ -4,8 +4,8 @@ import pytest
 import tensorflow as tf
 
 from bertline.errors import UserError
-from bertline.models import backbone, classifier
-from bertline.models.encoder import Batch, Encoder, pack
+from bertline.models.bert import backbone, classifier
+from bertline.models.bert.encoder import Batch, Encoder, pack
 from bertline.models.pooling import POOLER, Pooling
 
 TOKENS = tf.constant([[5, 6, 7, 8, 9, 1], [5, 9, 0, 0, 0, 0], [1, 2, 3, 4, 0, 0]])
