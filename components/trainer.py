@@ -5,9 +5,9 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -71,56 +71,145 @@ def Trainer(
     options = ModelOptions.model_validate_json(model_options)
     recipe = TrainOptions.model_validate_json(train_options)
     strategy = hardware.strategy(recipe.distribution)  # first of all: workers meet before TensorFlow runs
-    labels = read_labels(transform_graph.uri)
-    digest = backbone.digest(options)
-    start = warm_start(last_blessed) if last_blessed else None
-
-    probed = probe_head.read(probe.uri) if probe else None
-
-    def build():
-        built = classifier.from_options(options, len(labels), seed=recipe.seed, multi_label=multi_label)
-        if start:
-            take_weights(built, start, labels, digest)
-        elif probed:
-            built.set_head(probed.head.kernel, probed.head.bias)
-        return built
-
-    spec = tft.TFTransformOutput(transform_graph.uri).transformed_feature_spec()
-    multi_label = is_multi_label(spec)
-    train, validation = (
-        read_rows(
-            Path(transformed_examples.uri) / f"Split-{split}",
-            pair=SEGMENT_IDS in spec,
-            labels=len(labels) if multi_label else None,
-        )
-        for split in ("train", "validation")
+    task = read_task(
+        transform_graph.uri,
+        transformed_examples.uri,
+        options,
+        start=warm_start(last_blessed) if last_blessed else None,
+        probed=probe_head.read(probe.uri) if probe else None,
     )
-    origin = [digest, start.version if start else probed.digest if probed else "", *labels]
-    checkpoints = f"{checkpoint_dir}/{_fingerprint(train, validation, origin, options, recipe)}"
-    if recipe.method == "probe":
-        trained, history, logits = keep_probe(build, probed, recipe)
-    else:
-        trained, history, logits = training.fit(
-            build,
-            train,
-            validation,
-            recipe,
-            checkpoints=checkpoints,
-            logs=Path(model_run.uri) if recipe.tensorboard else None,
-            on_progress=_log_progress,
-            strategy=strategy,
-            adapter=Path(weights.uri) / ADAPTER_FILE,
-        )
+    checkpoints = f"{checkpoint_dir}/{task.fingerprint(options, recipe)}"
+    trained, history, logits = train(
+        task,
+        options,
+        recipe,
+        checkpoints=checkpoints,
+        logs=Path(model_run.uri) if recipe.tensorboard else None,
+        on_progress=_log_progress,
+        strategy=strategy,
+        adapter=Path(weights.uri) / ADAPTER_FILE,
+    )
     if not hardware.is_chief(strategy):
         return
-    classifier.save(trained, Path(weights.uri), labels, backbone_digest=digest)
+    classifier.save(trained, Path(weights.uri), task.labels, backbone_digest=task.digest)
     training_record.write_history(model_run.uri, history)
-    training_record.write_logits(model_run.uri, ValidationLogits(names_of(validation.labels, labels), logits))
-    begun = f"from {start.version}: " if start else "from the probe: " if probed else ""
-    summary = describe_probe(probed) if recipe.method == "probe" else begun + _summary(history, recipe.method)
+    names = names_of(task.validation.labels, task.labels)
+    training_record.write_logits(model_run.uri, ValidationLogits(names, logits))
+    begun = task.begun_from(recipe)
+    summary = describe_probe(task.probed) if recipe.method == "probe" else begun + _summary(history, recipe.method)
     weights.set_string_custom_property("summary", summary)
     model_run.set_string_custom_property("summary", summary)
     remove_checkpoints(checkpoint_dir, checkpoints)
+
+
+class Start(NamedTuple):
+    """A release to start from: its version, and the folder of its Keras weights."""
+
+    version: str
+    weights: Path
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a training reads, whatever its recipe.
+
+    Attributes:
+        labels: the labels' names, in the order of their ids.
+        digest: the backbone's.
+        train: rows to train on.
+        validation: rows that choose the best epoch.
+        start: the release to start from; None for the pretrained weights.
+        probed: the probe; None where the line has none.
+    """
+
+    labels: list[str]
+    digest: str
+    train: Rows
+    validation: Rows
+    start: Start | None = None
+    probed: Probed | None = None
+
+    def begins_with_probe(self, recipe: TrainOptions) -> bool:
+        """Whether the head starts as the probe's."""
+        return not self.start and self.probed is not None and recipe.head != "random"
+
+    def begun_from(self, recipe: TrainOptions) -> str:
+        """Where training starts, for the screen."""
+        if self.start:
+            return f"from {self.start.version}: "
+        return "from the probe: " if self.begins_with_probe(recipe) else ""
+
+    def build(self, options: ModelOptions, recipe: TrainOptions) -> classifier.Classifier:
+        """The classifier with its initial weights.
+
+        Raises:
+            UserError: the weights of the release do not fit.
+        """
+        several = self.train.labels.ndim == 2
+        built = classifier.from_options(options, len(self.labels), seed=recipe.seed, multi_label=several)
+        if self.start:
+            take_weights(built, self.start, self.labels, self.digest)
+        elif self.begins_with_probe(recipe):
+            built.set_head(self.probed.head.kernel, self.probed.head.bias)
+        return built
+
+    def fingerprint(self, *options: ModelOptions | TrainOptions) -> str:
+        """A name made of everything that a result depends on, so that no other training takes up its checkpoints."""
+        begun = self.start.version if self.start else self.probed.digest if self.probed else ""
+        names = [self.digest, begun, *self.labels]
+        digest = hashlib.sha256(json.dumps([names, *(section.model_dump_json() for section in options)]).encode())
+        for rows in (self.train, self.validation):
+            for part in (rows.token_ids, rows.segment_ids):
+                if part is not None:
+                    digest.update(part.flat_values.numpy().tobytes() + part.row_splits.numpy().tobytes())
+            digest.update(rows.labels.tobytes())
+        return digest.hexdigest()[:16]
+
+
+def read_task(
+    graph: str, examples: str, options: ModelOptions, *, start: Start | None = None, probed: Probed | None = None
+) -> Task:
+    """Reads the training and validation rows; the test rows are not opened.
+
+    Args:
+        graph: folder of Transform's graph, which says whether rows are pairs.
+        examples: folder of the transformed Examples.
+        options: names the backbone.
+        start: the release to start from.
+        probed: the probe.
+
+    Raises:
+        UserError: a split is empty.
+    """
+    labels = read_labels(graph)
+    spec = tft.TFTransformOutput(graph).transformed_feature_spec()
+    several = len(labels) if is_multi_label(spec) else None
+    rows = (
+        read_rows(Path(examples) / f"Split-{split}", pair=SEGMENT_IDS in spec, labels=several)
+        for split in ("train", "validation")
+    )
+    return Task(labels, backbone.digest(options), *rows, start, probed)
+
+
+def train(task: Task, options: ModelOptions, recipe: TrainOptions, **fitting: Any) -> training.Trained:
+    """Trains by the recipe's method.
+
+    Args:
+        task: the rows and where to start.
+        options: the model's.
+        recipe: the training's.
+        fitting: further arguments of `training.fit`; the method "probe" needs none of them.
+
+    Raises:
+        UserError: the loss is no longer a number, weights do not fit, or the method needs a probe and there is none.
+    """
+
+    def build() -> classifier.Classifier:
+        return task.build(options, recipe)
+
+    if recipe.method == "probe":
+        return keep_probe(build, task.probed, recipe)
+    return training.fit(build, task.train, task.validation, recipe, **fitting)
 
 
 def keep_probe(
@@ -137,13 +226,6 @@ def keep_probe(
     epoch = training.Epoch(1, head.train_loss, head.validation_loss, head.validation_accuracy)
     precision = hardware.compute_dtype(recipe.precision).name
     return training.Trained(build(), training.History([epoch], 1, precision=precision), probed.validation_logits)
-
-
-class Start(NamedTuple):
-    """A release to start from: its version, and the folder of its Keras weights."""
-
-    version: str
-    weights: Path
 
 
 def warm_start(last_blessed: standard_artifacts.Model) -> Start | None:
@@ -166,17 +248,6 @@ def take_weights(built, start: Start, labels: list[str], backbone_digest: str) -
         raise UserError(
             f"train.warm_start: version {start.version} cannot be started from: {error}. Set train.warm_start: false."
         ) from error
-
-
-def _fingerprint(train: Rows, validation: Rows, names: list[str], *options: ModelOptions | TrainOptions) -> str:
-    """A name made of everything that a training's result depends on, so that no other one takes up its checkpoints."""
-    digest = hashlib.sha256(json.dumps([names, *(section.model_dump_json() for section in options)]).encode())
-    for rows in (train, validation):
-        for part in (rows.token_ids, rows.segment_ids):
-            if part is not None:
-                digest.update(part.flat_values.numpy().tobytes() + part.row_splits.numpy().tobytes())
-        digest.update(rows.labels.tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _log_progress(progress: training.Progress) -> None:

@@ -107,6 +107,7 @@ def fit(
     checkpoints: str | Path,
     logs: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_epoch: Callable[[History], None] = lambda history: None,
     strategy: tf.distribute.Strategy | None = None,
     adapter: Path | None = None,
 ) -> Trained:
@@ -127,6 +128,7 @@ def fit(
             when the model is safe.
         logs: folder for TensorBoard's scalars; None writes none.
         on_progress: called about twice a second.
+        on_epoch: called after each epoch, and what it raises ends the training.
         strategy: from `hardware.strategy`; None makes the recipe's, which is too late for multi_worker.
         adapter: file (.npz) for the factors of the method lora, as Lora.arrays gives them; None keeps them only merged.
 
@@ -149,6 +151,7 @@ def fit(
         run.train_epoch(lambda: earlier + time.perf_counter() - started, on_progress)
         run.end_epoch(earlier + time.perf_counter() - started)
         _write_scalars(writer, run.history)
+        on_epoch(run.history)
     if chief:  # only it keeps the model, and then removes the checkpoints, which a slower worker could still be reading
         run.restore_best()
         run.merge(adapter)
