@@ -80,8 +80,8 @@ def run(request: Request) -> Totals:
             from bertline.components.scoring import output
 
             output.check(request.output)
-            model, known_by, title = _model(request, task, engine)
-            scored, fingerprint = _sources(request, task)
+            model, known_by, title = model_of(request, task, engine)
+            scored, fingerprint = sources_of(request, task)
         console.print(Text.assemble(("score", "bold"), f"  {screen.display(request.config)}  {title}"))
         identity = {
             "files": [*(source.file.name for source in scored.files), fingerprint],
@@ -113,8 +113,12 @@ def run(request: Request) -> Totals:
 # === What is scored, and by what ===
 
 
-def _sources(request: Request, task: Config) -> tuple[Sources, str]:
-    """The files with their columns, and the hash of their contents."""
+def sources_of(request: Request, task: Config) -> tuple[Sources, str]:
+    """The files with their columns, and the hash of their contents.
+
+    Raises:
+        UserError: a file cannot be read, or has no column of texts.
+    """
     from bertline.components.data import sql, task_files
     from bertline.components.scoring import cut
 
@@ -137,8 +141,12 @@ def _format(options: DataOptions, files: Sequence[str]) -> str:
     return "auto" if told and all(told) else options.format
 
 
-def _model(request: Request, task: Config, engine: BeamOptions) -> tuple[Model, list[str], str]:
-    """What answers, what a job knows it by, and how the screen names it."""
+def model_of(request: Request, task: Config, engine: BeamOptions) -> tuple[Model, list[str], str]:
+    """What answers, what a job knows it by, and how the screen names it.
+
+    Raises:
+        UserError: there is no such model, or it reads other texts than the config names.
+    """
     from bertline.components.scoring import models
 
     if request.address:

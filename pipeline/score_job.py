@@ -127,7 +127,7 @@ def run(
     from bertline.components.scoring import cut, passes
 
     with screen.StageView(console, "read") as view:
-        sizes = cut.cut(job, scored, _reporter(None))
+        sizes = cut.cut(job, scored, reporter(None))
         files = f"{len(scored.files)} file{'s' if len(scored.files) != 1 else ''}"
     console.print(screen.line("read", f"{sum(sizes):,} rows of {files}", view.seconds))
     done = job.answered()
@@ -144,11 +144,11 @@ def run(
     rate = (sum(sizes) - before) / max(view.seconds, 1e-9)
     console.print(screen.line("score", f"{sum(sizes) - before:,} rows, {rate:,.0f} examples/s", view.seconds))
     with screen.StageView(console, "write"):
-        return join(len(sizes), _reporter(sum(sizes)))
+        return join(len(sizes), reporter(sum(sizes)))
 
 
-def _reporter(total: int | None, before: int = 0) -> Progress:
-    """Tells the screen how many of `total` rows are done; `before` of them were done earlier."""
+def reporter(total: int | None, before: int = 0) -> Progress:
+    """Tells a StageView how many of `total` rows are done; `before` of them were done earlier."""
     began = time.monotonic()
 
     def report(done: int) -> None:
@@ -164,7 +164,7 @@ def _reporter(total: int | None, before: int = 0) -> Progress:
 def _watched(job: Parts, sizes: list[int], before: int) -> Iterator[None]:
     """Reports the rows of the answered parts while a block runs, whatever process answers them."""
     ended = threading.Event()
-    report = _reporter(sum(sizes), before)
+    report = reporter(sum(sizes), before)
 
     def watch() -> None:
         last = -1

@@ -1,0 +1,48 @@
+"""Vectors of texts by the pretrained encoder of a config, as the Embedder makes them of Examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bertline.models import hardware
+from bertline.models.bert import backbone, classifier
+from bertline.models.bert.tokenizer import Tokenizer
+from bertline.models.dataset import Rows
+from bertline.models.embeddings import FrozenEncoder
+from bertline.models.recipe import ModelOptions
+
+SEED = 1  # of a head that is not used, and of the backbone where it has random weights
+
+
+class TextVectors:
+    """The encoder.
+
+    Args:
+        options: name the backbone and its pooling.
+
+    Raises:
+        UserError: the backbone cannot be read.
+    """
+
+    def __init__(self, options: ModelOptions):
+        words = backbone.vocabulary(options)
+        self._tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
+        keras.utils.set_random_seed(SEED)
+        model = classifier.from_options(options, 2, seed=SEED)
+        self._encoder = FrozenEncoder(model, hardware.compute_dtype("auto"))
+
+    def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None) -> np.ndarray:
+        """The vectors of texts, float32 [texts, hidden], of length 1.
+
+        Args:
+            texts: at least one.
+            pairs: the second text of each, if rows are pairs.
+        """
+        ids, segments = self._tokenizer(tf.constant(texts), None if pairs is None else tf.constant(pairs))
+        segments = None if segments is None else tf.cast(segments, tf.int32)
+        vectors = self._encoder(Rows(tf.cast(ids, tf.int32), segments, np.zeros(len(texts), np.int32)))
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
