@@ -28,8 +28,8 @@ def folder(tmp_path_factory):
     save_mood_model(folder / "runs/serving/7")
     known = [text for text, *_ in reviews(3)]
     rows = [(f"{'good' if number % 3 else 'dull'} plot {number}", "north") for number in range(60)]
-    write_csv(folder / "new.csv", [*rows, (known[0].replace(" ", "  ") + " ", "south"), (f"  {known[1]}", "south"), rows[0]],
-              ("text", "shop"))  # fmt: skip
+    again = [(known[0].replace(" ", "  ") + " ", "south"), (f"  {known[1]}", "south"), rows[0]]
+    write_csv(folder / "new.csv", [*rows, *again], ("text", "shop"))
     return folder
 
 
