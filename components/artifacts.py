@@ -7,7 +7,7 @@ from tfx.types.artifact import Artifact
 
 # In LastBlessed's Model, beside Format-Serving: the weights that a warm start takes, as the Trainer's Weights has them
 KERAS_FOLDER = "Keras"
-ADAPTER_FILE = "lora.npz"  # in Weights, of the method lora: the factors, which are merged into the weights too
+ADAPTER_FILE = "lora.npz"  # in Weights, of lora and adalora: the factors, which are merged into the weights too
 BASELINE_FILE = "answers-test.parquet"  # in BaselineAnswers: answers to the same rows
 ISSUES_FILE = "label_issues.csv"  # in LabelReport: rows whose label is probably wrong, the surest first
 NEAR_DUPLICATES_FILE = "near_duplicates.csv"  # texts that stand almost alike in two splits

@@ -300,6 +300,9 @@ def _summary(history: training.History, method: str) -> str:
     """Such as "best epoch 2 of 2, validation loss 0.58, accuracy 0.760, 95 examples/s"."""
     best = history.best
     part = "" if method == "full" else f"{method}, {history.trained_weights:,} of {history.weights:,} weights, "
+    if history.ranks:
+        ranks = history.ranks.values()
+        part += f"ranks {min(ranks)} to {max(ranks)}, {sum(ranks) / len(ranks):.1f} on average, "
     resumed = f"resumed at step {history.resumed_at[-1]}, " if history.resumed_at else ""
     return (
         f"{part}{resumed}best epoch {best.epoch} of {len(history.epochs)}, validation loss {best.validation_loss:.2f}, "

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -62,9 +66,11 @@ class AdamW(tf.Module):
         schedule: from step to learning rate.
         weight_decay: decoupled, multiplied by the learning rate.
         rates: what each variable's learning rate is multiplied by; None for 1.
+        opens: the step from which each variable is trained; None for 0. Its moments' age counts from there.
         clip_norm: global norm above which gradients are scaled down.
         lazy_rows: False makes the tables' gradients dense, for devices without dynamic shapes (TPU).
         loss_scale: what the loss was multiplied by before its gradients were taken; None for nothing.
+        watcher: what sees each update, as bertline.models.methods.method.Watcher; None for nothing.
     """
 
     BETA_1, BETA_2 = 0.9, 0.999
@@ -78,8 +84,10 @@ class AdamW(tf.Module):
         weight_decay: float,
         clip_norm: float,
         rates: list[float] | None = None,
+        opens: list[int] | None = None,
         lazy_rows: bool = True,
         loss_scale: LossScale | None = None,
+        watcher: Any = None,
     ):
         super().__init__()
         self.variables_ = [variable.value for variable in variables]
@@ -88,15 +96,21 @@ class AdamW(tf.Module):
         self._second = [tf.Variable(tf.zeros(v.shape), trainable=False) for v in self.variables_]
         self._decays = [0.0 if v.name in _SPARED else weight_decay for v in variables]
         self._rates = rates or [1.0] * len(variables)
+        self._opens = opens or [0] * len(variables)
+        self._watcher = watcher
         self._schedule = schedule
         self._clip_norm = clip_norm
         self._lazy_rows = lazy_rows
         self._loss_scale = loss_scale
 
-    def apply(self, gradients: list[tf.Tensor | tf.IndexedSlices]) -> tf.Tensor:
+    def apply(self, gradients: list[tf.Tensor | tf.IndexedSlices], places: Sequence[int] | None = None) -> tf.Tensor:
         """Takes one step. It is called in a replica's context; the replicas' gradients are added up.
 
         With a loss scale, a step whose gradients are not finite changes no variable but the scale.
+
+        Args:
+            gradients: of the variables that are trained in this step.
+            places: of these among all variables; None for all of them.
 
         Returns:
             the gradients' global norm before clipping and without the loss scale, float32 scalar.
@@ -111,12 +125,12 @@ class AdamW(tf.Module):
             gradients = [_scaled(gradient, 1 / self._loss_scale.factor) for gradient in gradients]
         gradients, norm = tf.clip_by_global_norm(gradients, self._clip_norm)
         update = self._update_if_finite if self._loss_scale else self._update_all
-        context.merge_call(update, args=(gradients, norm))
+        context.merge_call(partial(update, places or range(len(self.variables_))), args=(gradients, norm))
         return norm
 
-    def _update_if_finite(self, strategy: tf.distribute.Strategy, gradients, norms) -> None:
+    def _update_if_finite(self, places: Sequence[int], strategy: tf.distribute.Strategy, gradients, norms) -> None:
         def good() -> tf.Tensor:
-            self._update_all(strategy, gradients, norms)
+            self._update_all(places, strategy, gradients, norms)
             self._loss_scale.count_good_step()
             return tf.constant(True)
 
@@ -127,16 +141,20 @@ class AdamW(tf.Module):
         norm, *_ = strategy.experimental_local_results(norms)  # the same on all replicas
         tf.cond(tf.math.is_finite(norm), good, overflowed)
 
-    def _update_all(self, strategy: tf.distribute.Strategy, gradients, norms) -> None:
+    def _update_all(self, places: Sequence[int], strategy: tf.distribute.Strategy, gradients, norms) -> None:
         del norms
+        if self._watcher:
+            self._watcher.before(strategy, gradients)
         rate = self._schedule(self.step)
-        time = tf.cast(self.step + 1, tf.float32)
-        powers = (tf.pow(self.BETA_1, time), tf.pow(self.BETA_2, time))
-        slots = zip(self.variables_, gradients, self._first, self._second, self._rates, self._decays, strict=True)
-        for variable, gradient, first, second, factor, decay in slots:
-            own_rate = rate if factor == 1 else rate * factor
-            strategy.extended.update(variable, self._update, args=(gradient, first, second, own_rate, powers, decay))
+        ages = {opens: tf.cast(self.step + 1 - opens, tf.float32) for opens in {self._opens[at] for at in places}}
+        powers = {opens: (tf.pow(self.BETA_1, age), tf.pow(self.BETA_2, age)) for opens, age in ages.items()}
+        for at, gradient in zip(places, gradients, strict=True):
+            own_rate = rate if self._rates[at] == 1 else rate * self._rates[at]
+            slots = (gradient, self._first[at], self._second[at], own_rate, powers[self._opens[at]], self._decays[at])
+            strategy.extended.update(self.variables_[at], self._update, args=slots)
         self.step.assign_add(1)
+        if self._watcher:
+            self._watcher.after(strategy, self.step)
 
     def _update(self, variable, gradient, first, second, rate, powers, decay: float) -> None:
         if isinstance(gradient, tf.IndexedSlices):

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 Distribution = Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
+Method = Literal["full", "top_layers", "gradual", "bitfit", "lora", "adalora", "adapters", "prompt", "prefix", "probe"]
+_KEYS_OF_METHODS = ("top_layers", "lora", "adalora", "adapters", "prompt", "prefix")  # each goes with its namesake
 LoraTarget = Literal["query", "key", "value", "output", "up", "down"]
 ServedDtype = Literal["float32", "bfloat16", "float16"]
 
@@ -72,7 +74,7 @@ class ModelOptions(Section):
 
 
 class LoraOptions(Section):
-    """Low-rank factors beside frozen kernels (Hu et al. 2022); see models/lora.py."""
+    """Low-rank factors beside frozen kernels (Hu et al. 2022); see models/methods/lora.py."""
 
     rank: PositiveInt = 8  # width of the factors; on GLUE the paper found no gain above 8
     alpha: float = Field(default=16, gt=0)  # the factors' product counts alpha / rank
@@ -83,20 +85,96 @@ class LoraOptions(Section):
 
     @model_validator(mode="after")
     def _targets_are_distinct(self) -> LoraOptions:
-        if len(set(self.targets)) < len(self.targets):
-            raise ValueError(f"targets: each at most once, not {', '.join(self.targets)}")
+        return _check_targets(self)
+
+
+class AdaLoraOptions(Section):
+    """Factors whose rank is shared out by importance (Zhang et al. 2023); see models/methods/adalora.py."""
+
+    rank: PositiveInt = 8  # what is left at the end, on average over the kernels; as of lora
+    initial_rank: PositiveInt | None = None  # of each kernel at the start; null: one and a half times rank, the paper's
+    # All six, as in the paper: the budget is what finds out which of them need a rank.
+    targets: list[LoraTarget] = Field(default=["query", "key", "value", "output", "up", "down"], min_length=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # of what the factors read
+    orthogonality: float = Field(default=0.1, ge=0)  # weight of the penalty; the paper tried 0.1, 0.3 and 0.5
+    # The budget falls between the two: nothing is pruned in the first tenth of the steps, and in the last four tenths
+    # what is left is trained alone. On GLUE the paper took about a tenth, and four tenths to six.
+    warmup_share: float = Field(default=0.1, ge=0, lt=1)
+    settled_share: float = Field(default=0.4, ge=0, lt=1)
+    # Steps between two prunings. The paper's 100 is for trainings of 10,000s of steps; 6,000 rows have 190 an epoch.
+    interval: PositiveInt = 10
+
+    @property
+    def first_rank(self) -> int:
+        """The rank of each kernel at the start."""
+        return self.initial_rank or -(-3 * self.rank // 2)
+
+    @model_validator(mode="after")
+    def _targets_are_distinct(self) -> AdaLoraOptions:
+        return _check_targets(self)
+
+    @model_validator(mode="after")
+    def _the_budget_falls(self) -> AdaLoraOptions:
+        if self.first_rank < self.rank:
+            raise ValueError(
+                f"initial_rank: {self.initial_rank} is below rank ({self.rank}), and ranks are only pruned"
+            )
+        if self.warmup_share + self.settled_share >= 1:
+            raise ValueError(
+                f"warmup_share and settled_share: {self.warmup_share:g} and {self.settled_share:g} leave no steps in "
+                "which the budget could fall; together they must be below 1"
+            )
         return self
+
+
+class AdapterOptions(Section):
+    """Bottlenecks in each layer; see models/methods/added.py."""
+
+    # pfeiffer: one in a layer, after the feed-forward part. houlsby: two, and the LayerNorms are trained. pfeiffer has
+    # half the numbers, and its authors found it as good on most tasks.
+    kind: Literal["pfeiffer", "houlsby"] = "pfeiffer"
+    size: PositiveInt = 48  # width of a bottleneck: a sixteenth of BERT-base's, as Pfeiffer et al. have it
+
+
+class PromptOptions(Section):
+    """Virtual tokens in every row (Lester et al. 2021); see models/methods/added.py."""
+
+    tokens: PositiveInt = 20  # the paper found that more bring little
+
+
+class PrefixOptions(Section):
+    """Keys and values in each layer (Li and Liang 2021); see models/methods/added.py."""
+
+    tokens: PositiveInt = 10  # places of the prefix; the paper took 10 for tables to text, and 200 for summaries
+    # Width of the network through which they are trained, and which is thrown away afterwards. 512 is the paper's;
+    # null trains them directly.
+    reparametrise: PositiveInt | None = 512
+
+
+def _check_targets(options: Any) -> Any:
+    if len(set(options.targets)) < len(options.targets):
+        raise ValueError(f"targets: each at most once, not {', '.join(options.targets)}")
+    return options
 
 
 class TrainOptions(Section):
     """The fine-tuning recipe of the BERT paper (Devlin et al. 2019, A.3), with early stopping."""
 
-    # Which weights are trained (models/methods.py). full: all. top_layers: the last `top_layers` layers and the head.
-    # lora: low-rank factors beside the kernels, and the head. bitfit: the biases and the head. probe: only the head, as
-    # a logistic regression on the frozen encoder, in seconds. lora and bitfit need higher rates, 5e-4 to 1e-3.
-    method: Literal["full", "top_layers", "lora", "bitfit", "probe"] = "full"
+    # Which weights are trained (models/methods). full: all. top_layers: the last `top_layers` layers and the head.
+    # gradual: the head, then one layer more at a time. bitfit: the biases and the head. lora, adalora: low-rank factors
+    # beside the kernels, and the head. adapters, prompt, prefix: new parts beside the network's weights, and the head.
+    # probe: only the head, as a logistic regression on the frozen encoder, in seconds. What trains few numbers needs
+    # a higher rate: docs/models.md has one for each.
+    method: Method = "full"
     top_layers: PositiveInt | None = None  # how many, with method: top_layers
+    # Epochs after which one layer more is trained, with method: gradual. Howard and Ruder (2018) took 1 and trained for
+    # many; null opens the lowest at half of `epochs`.
+    unfreeze_epochs: float | None = Field(default=None, gt=0)
     lora: LoraOptions = LoraOptions()  # with method: lora
+    adalora: AdaLoraOptions = AdaLoraOptions()  # with method: adalora
+    adapters: AdapterOptions = AdapterOptions()  # with method: adapters
+    prompt: PromptOptions = PromptOptions()  # with method: prompt
+    prefix: PrefixOptions = PrefixOptions()  # with method: prefix
     # The learning rate of each layer is that of the layer above times this. 1 is the recipe of the BERT paper; 0.8 to
     # 0.95 are usual, and change deep networks more than shallow ones.
     layer_decay: float = Field(default=1.0, gt=0, le=1)
@@ -131,11 +209,14 @@ class TrainOptions(Section):
     def _keys_of_a_method_come_with_it(self) -> TrainOptions:
         if self.method == "top_layers" and self.top_layers is None:
             raise ValueError("top_layers: method: top_layers needs it: how many layers are trained, such as 2")
-        if self.method != "top_layers" and self.top_layers is not None:
-            raise ValueError(f"top_layers: it goes with method: top_layers, and method is {self.method}; take one out")
-        if self.method != "lora" and self.lora != LoraOptions():
-            raise ValueError(f"lora: it goes with method: lora, and method is {self.method}; take one out")
-        if self.method in ("lora", "probe") and self.layer_decay != 1:
+        for key, method in {"unfreeze_epochs": "gradual", **{key: key for key in _KEYS_OF_METHODS}}.items():
+            if self.method != method and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key}: it goes with method: {method}, and method is {self.method}; take one out")
+        if self.unfreeze_epochs and self.unfreeze_epochs >= self.epochs:
+            raise ValueError(
+                f"unfreeze_epochs: {self.unfreeze_epochs:g} opens no layer in {self.epochs} epochs; set it lower"
+            )
+        if self.method not in ("full", "top_layers", "gradual", "bitfit") and self.layer_decay != 1:
             raise ValueError(
                 f"layer_decay: with method: {self.method} no layer's own weights are trained; leave it out"
             )

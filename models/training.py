@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ import tensorflow as tf
 from bertline.errors import UserError
 from bertline.models import hardware, methods, targets
 from bertline.models.bert.classifier import Classifier
-from bertline.models.bert.encoder import DROPOUT_PLACES, Batch, Encoder, pack
+from bertline.models.bert.encoder import DROPOUT_PLACES, Batch, Encoder
 from bertline.models.dataset import Batches, Rows
 from bertline.models.optimizer import AdamW, LossScale, Schedule
 from bertline.models.recipe import TrainOptions
@@ -26,6 +27,7 @@ from bertline.models.recipe import TrainOptions
 _EVALUATION_BATCH = 64  # no gradients are kept, and larger batches are no faster on a CPU
 REPORT_SECONDS = 0.5  # between two progress events
 Gradient = tf.Tensor | tf.IndexedSlices
+Places = tuple[int, ...]  # of variables among those of the method
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class History:
     precision: str = ""
     skipped_steps: int = 0  # whose gradients overflowed in float16; see optimizer.LossScale
     weights: int = 0  # of the network
-    trained_weights: int = 0  # of them, those that the method trains; LoRA's factors come beside the network's
+    trained_weights: int = 0  # of them, those that the method trains; what it adds comes beside the network's
+    ranks: dict[str, int] = field(default_factory=dict)  # by kernel, such as "0/query", where adalora chose them
     resumed_at: list[int] = field(default_factory=list)  # steps at which an interrupted run went on
 
     @property
@@ -130,7 +133,8 @@ def fit(
         on_progress: called about twice a second.
         on_epoch: called after each epoch, and what it raises ends the training.
         strategy: from `hardware.strategy`; None makes the recipe's, which is too late for multi_worker.
-        adapter: file (.npz) for the factors of the method lora, as Lora.arrays gives them; None keeps them only merged.
+        adapter: file (.npz) for the factors of lora and adalora, as Method.finish gives them; None keeps them only
+            merged.
 
     Raises:
         UserError: a split is empty, or the loss or the gradients are no longer numbers.
@@ -154,7 +158,7 @@ def fit(
         on_epoch(run.history)
     if chief:  # only it keeps the model, and then removes the checkpoints, which a slower worker could still be reading
         run.restore_best()
-        run.merge(adapter)
+        run.finish(adapter)
     run.history.wall_seconds = earlier + time.perf_counter() - started
     return Trained(run.model, run.history, run.best_logits.numpy())
 
@@ -186,7 +190,7 @@ class Run:
         self._validation = Batches(validation, _EVALUATION_BATCH, self._target.row_weights)
         self._dtype = hardware.compute_dtype(options.precision)
         self._encoder = Encoder.of(model)
-        self.method = methods.choose(model, options)
+        self.method = methods.choose(model, options, methods.Length(options.epochs, self.batches.steps))
         self._variables = [variable.value for variable in self.method.variables]
         self.steps = self.batches.steps * options.epochs
         # Only float16 uses it. Each checkpoint has it, so that a training can go on where the hardware asks for another
@@ -199,8 +203,10 @@ class Run:
             weight_decay=options.weight_decay,
             clip_norm=options.clip_norm,
             rates=self.method.rates,
+            opens=self.method.opens,
             lazy_rows=not isinstance(strategy, tf.distribute.TPUStrategy),
             loss_scale=self._loss_scale,
+            watcher=self.method.watcher,
         )
         weights = sum(int(variable.value.shape.num_elements()) for variable in model.variables)
         self.history = History(precision=self._dtype.name, weights=weights, trained_weights=self.method.weights)
@@ -214,13 +220,18 @@ class Run:
             loss_scale=scale,
             state=_State(self),
             best_logits=self.best_logits,
+            method=tf.train.Checkpoint(**self.method.state),
         )
         # Workers must save together, though only the chief's files are used.
         self._scratch = tempfile.TemporaryDirectory(prefix="bertline-worker-")
         self._own = str(folder) if hardware.is_chief(strategy) else self._scratch.name
         self._manager = tf.train.CheckpointManager(checkpoint, self._own, max_to_keep=1)
         seed = tf.TensorSpec([2], tf.int64)
-        self._train_function = self._compiled(self._train_step, self._summed, self.batches, seed)
+        # One for each set of variables that are trained together: a method may open more of them as it goes on.
+        self._train_functions = {
+            open_: self._compiled(partial(self._train_step, open_), self._summed, self.batches, seed)
+            for open_ in {self.method.open_at(step) for step in {0, *self.method.opens}}
+        }
         self._evaluate_function = self._compiled(self._evaluate_step, self._gathered, self._validation)
 
     # === Checkpoints ===
@@ -244,21 +255,21 @@ class Run:
         if self.history.stale_epochs():
             self._weights.read(f"{self._folder}/best-{self.history.best_epoch}").assert_existing_objects_matched()
 
-    def merge(self, file: Path | None) -> None:
-        """Writes LoRA's factors into the file, and makes them part of the kernels; nothing for the other methods."""
-        if self.method.lora:
-            if file:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                np.savez(file, **self.method.lora.arrays())
-            self.method.lora.merge()
+    def finish(self, file: Path | None) -> None:
+        """Makes what the method added part of the model, and writes into the file what is kept apart of it."""
+        self.history.ranks = self.method.ranks()
+        kept = self.method.finish()
+        if kept and file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(file, **kept)
 
     # === Epochs ===
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or the last ones were no better."""
-        done = len(self.history.epochs)
-        return done >= self._options.epochs or (done > 0 and self.history.stale_epochs() >= self._options.patience)
+        """Whether all epochs are done, or the last ones were no better and the method allows to stop."""
+        done, stale = len(self.history.epochs), self.history.stale_epochs() >= self._options.patience
+        return done >= self._options.epochs or (done > 0 and stale and self.history.step >= self.method.settled)
 
     def train_epoch(self, clock: Callable[[], float], on_progress: Callable[[Progress], None]) -> None:
         """Trains to the end of the epoch under way."""
@@ -278,9 +289,10 @@ class Run:
     def train_on(self, batch: dict[str, tf.Tensor]) -> None:
         """Takes one step on a batch, and counts it in the history."""
         history = self.history
-        traced = self._train_function.experimental_get_tracing_count()
+        function = self._train_functions[self.method.open_at(history.step)]
+        traced = function.experimental_get_tracing_count()
         begun = time.perf_counter()
-        loss, rows, skipped = self._train_function(batch, self._seed(history.step)).numpy()
+        loss, rows, skipped = function(batch, self._seed(history.step)).numpy()
         seconds = time.perf_counter() - begun
         self._check(loss, bool(skipped))
         history.step += 1
@@ -371,27 +383,35 @@ class Run:
         """The replicas' rows one after the other."""
         return tuple(self._strategy.gather(result, axis=0) for result in results)
 
-    def _train_step(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tf.Tensor:
+    def _train_step(self, places: Places, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tf.Tensor:
         """One replica's step: [loss x its share, rows, whether it was skipped], float32 [3]."""
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         seed += tf.stack([tf.cast(replica, tf.int64), 0])
-        whole = self._options.accumulate_steps == 1
-        loss, gradients = self._gradients(batch, seed) if whole else self._accumulated(batch, seed)
-        norm = self._optimizer.apply(gradients)
+        gradients_of = self._gradients if self._options.accumulate_steps == 1 else self._accumulated
+        loss, gradients = gradients_of(places, batch, seed)
+        norm = self._optimizer.apply(gradients, places)
         skipped = ~tf.math.is_finite(norm) if self._loss_scale else tf.constant(False)
         return tf.stack([loss, tf.cast(tf.size(batch["rows"]), tf.float32), tf.cast(skipped, tf.float32)])
 
-    def _gradients(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tuple[tf.Tensor, list[Gradient]]:
-        """Loss x its share, float32 scalar, and its gradients times the loss scale."""
+    def _gradients(
+        self, places: Places, batch: dict[str, tf.Tensor], seed: tf.Tensor
+    ) -> tuple[tf.Tensor, list[Gradient]]:
+        """Loss x its share, float32 scalar, and the gradients of the variables at the places, times the loss scale."""
+        variables = [self._variables[place] for place in places]
         # Only what depends on a trained variable is kept for the gradients: below the lowest of them, nothing.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(self._variables)
+            tape.watch(variables)
             logits = self._logits(batch, seed)
             loss = tf.reduce_sum(self._target.losses(batch["labels"], logits) * batch["shares"])
-            large = loss * self._loss_scale.factor if self._loss_scale else loss
-        return loss, tape.gradient(large, self._variables)
+            whole, penalty = loss, self.method.penalty()
+            if penalty is not None:  # all rows' shares make 1, so it counts once, on however many devices
+                whole += penalty * tf.reduce_sum(batch["shares"])
+            large = whole * self._loss_scale.factor if self._loss_scale else whole
+        return loss, tape.gradient(large, variables)
 
-    def _accumulated(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tuple[tf.Tensor, list[Gradient]]:
+    def _accumulated(
+        self, places: Places, batch: dict[str, tf.Tensor], seed: tf.Tensor
+    ) -> tuple[tf.Tensor, list[Gradient]]:
         """The same as `_gradients`, from parts of the batch one after the other.
 
         Only one part's activations are held at a time. The rows' shares are those of the whole batch, so the parts'
@@ -402,7 +422,7 @@ class Run:
 
         def part(index: tf.Tensor) -> tuple[tf.Tensor, list[Gradient]]:
             own = {name: column[index * size : (index + 1) * size] for name, column in batch.items()}
-            return self._gradients(own, seed + tf.stack([tf.cast(index * replicas, tf.int64), 0]))
+            return self._gradients(places, own, seed + tf.stack([tf.cast(index * replicas, tf.int64), 0]))
 
         def add(index: tf.Tensor, loss: tf.Tensor, sums: list[Gradient]):
             more, gradients = part(index)
@@ -420,9 +440,7 @@ class Run:
 
     def _logits(self, batch: dict[str, tf.Tensor], seed: tf.Tensor | None) -> tf.Tensor:
         rows = Batch(batch["token_ids"], batch.get("segment_ids"), batch["lengths"])
-        lora = self.method.lora
-        adapters = lora.adapters(self._dtype) if lora else None
-        return self._encoder.logits(pack(self.model, self._dtype, adapters), rows, seed)
+        return self._encoder.logits(self.method.pack(self._dtype), rows, seed)
 
     def _seed(self, step: int) -> tf.Tensor:
         """Dropout's seed. It depends only on the run's seed and the step, so a resumed training draws the same."""

@@ -28,6 +28,7 @@ from bertline.components.options import (
     ValidationOptions,
 )
 from bertline.errors import UserError
+from bertline.models import network_size
 from bertline.models.recipe import ExportOptions, ModelOptions, RandomBert, Section, TrainOptions
 from bertline.pipeline import metadata_store
 from bertline.pipeline.beam_options import GCS, BeamOptions
@@ -97,6 +98,7 @@ class Config(Section):
             check_dataflow_reaches_the_artifacts,
             check_workers_train,
             check_the_probe,
+            check_the_method_fits_the_backbone,
         ):
             check(self)
         return self
@@ -267,6 +269,16 @@ def check_the_probe(config: Config) -> None:
         )
     if gate and config.train.method == "probe":
         raise ValueError("evaluate.gates.beats_probe_by: with train.method: probe the model is the probe itself")
+
+
+def check_the_method_fits_the_backbone(config: Config) -> None:
+    """Raises ValueError when the method asks for more than a network has whose size can be read here.
+
+    Of any other the Trainer checks it.
+    """
+    size = network_size.read(config.model)
+    if size and (fault := network_size.misfit(config.train, size, config.model.max_length)):
+        raise ValueError(fault)
 
 
 # === Reading and printing ===

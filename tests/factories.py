@@ -488,6 +488,7 @@ def review_evidence(classes, rows, seed=0, texts=None, absent=0, **changes):
         "training": {
             "epochs": [epoch, {**epoch, "epoch": 2}], "best_epoch": 2, "step": 20, "examples_per_second": 90.0,
             "precision": "float32", "wall_seconds": 90.0, "resumed_at": [],
+            "weights": 9, "trained_weights": 9, "ranks": {},
         },
         "export": export_record.ExportRecord(
             dtype="float32", abstain=None, calibration={**figures.calibration.model_dump(), "note": "", "rows": 500}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ import keras_hub
 import numpy as np
 
 from bertline.errors import UserError
+from bertline.models import additions
 from bertline.models.bert import backbone as pretrained
 from bertline.models.bert.backbone import approximate_gelu, set_gelu
 from bertline.models.pooling import POOLER, Pooling
@@ -29,6 +31,9 @@ class Classifier(keras_hub.models.BertTextClassifier):
         dropout: share of the head's features dropped while training.
         pooling: how a row's tokens become one vector. With another one than BERT's pooler, the pooler is not trained.
         multi_label: whether a row has any number of labels, and so each logit a probability of its own (sigmoid).
+
+    Attributes:
+        additions: what a method left beside the network's own weights (see bertline.models.additions); empty for most.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class Classifier(keras_hub.models.BertTextClassifier):
     ):
         super().__init__(backbone, labels, dropout=dropout, dtype="float32")
         self.pooling, self.multi_label = pooling, multi_label
+        self.additions: Mapping[str, np.ndarray] = MappingProxyType({})  # Keras would turn a dict into one of its own
         backbone.pooled_dense.trainable = pooling.kind == "pooler"
 
     def set_head(self, kernel: np.ndarray, bias: np.ndarray) -> None:
@@ -50,8 +56,16 @@ class Classifier(keras_hub.models.BertTextClassifier):
         self.output_dense.bias.assign(bias)
 
     def call(self, inputs: dict[str, Any], training: bool | None = None, mask: Any = None) -> Any:
-        """Logits, float32 [batch, labels], of token_ids, segment_ids and padding_mask, int32 [batch, tokens]."""
+        """Logits, float32 [batch, labels], of token_ids, segment_ids and padding_mask, int32 [batch, tokens].
+
+        Raises:
+            UserError: the classifier has additions, which only bertline.models.bert.encoder computes.
+        """
         del mask
+        if self.additions:
+            raise UserError(
+                "keras-hub's layers know nothing of what the method added: use bertline.models.bert.encoder"
+            )
         outputs, ops = self.backbone(inputs, training=training), keras.ops
         tokens = outputs["sequence_output"]
         if self.pooling.kind == "mean":
@@ -110,6 +124,7 @@ def save(model: Classifier, folder: Path, labels: Sequence[str], *, backbone_dig
     config = {
         "labels": list(labels),
         "multi_label": model.multi_label,
+        "additions": bool(model.additions),
         "dropout": model.dropout,
         "pooling": model.pooling.as_dict(),
         "backbone_digest": backbone_digest,
@@ -130,6 +145,8 @@ def save(model: Classifier, folder: Path, labels: Sequence[str], *, backbone_dig
     }
     (folder / _CONFIG).write_text(json.dumps(config, indent=1) + "\n")
     model.save_weights(folder / _WEIGHTS)
+    if model.additions:
+        additions.write(folder, model.additions)
 
 
 def take_weights(model: Classifier, folder: Path, labels: Sequence[str], *, backbone_digest: str) -> None:
@@ -158,6 +175,7 @@ def take_weights(model: Classifier, folder: Path, labels: Sequence[str], *, back
     if saved["backbone_digest"] != backbone_digest:
         raise UserError("it was trained from another backbone than model.backbone, or from other files of it")
     model.load_weights(folder / _WEIGHTS)
+    model.additions = _additions(folder, saved)
 
 
 def load(folder: Path, *, temperature: float | Sequence[float] = 1.0) -> Classifier:
@@ -180,9 +198,14 @@ def load(folder: Path, *, temperature: float | Sequence[float] = 1.0) -> Classif
         backbone, labels, dropout=config["dropout"], pooling=pooling, multi_label=config.get("multi_label", False)
     )
     model.load_weights(folder / _WEIGHTS)
+    model.additions = _additions(folder, config)
     for variable in (model.output_dense.kernel, model.output_dense.bias):
         variable.assign(variable / np.asarray(temperature, np.float32))
     return model
+
+
+def _additions(folder: Path, config: dict[str, Any]) -> Mapping[str, np.ndarray]:
+    return MappingProxyType(additions.read(folder) if config.get("additions") else {})
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

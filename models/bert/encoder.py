@@ -7,13 +7,14 @@ dtype of the products. Training and validation run it; models/bert/inference.py 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from bertline.models.additions import PLACES, PROMPT
 from bertline.models.bert import kernels
 from bertline.models.bert.backbone import approximate_gelu
 from bertline.models.bert.classifier import Classifier
@@ -22,21 +23,45 @@ from bertline.models.pooling import POOLER, Pooling
 DROPOUT_PLACES = 4096  # more than a network has places with dropout; seeds this far apart share no draws
 
 
-class Adapter(NamedTuple):
-    """Low-rank factors beside a kernel: x @ kernel + dropout(x) @ down @ up; see bertline.models.lora."""
+class LowRank(NamedTuple):
+    """Low-rank factors beside a kernel: x @ kernel + dropout(x) @ down @ up; see bertline.models.methods.lora."""
 
     down: tf.Tensor  # [in, rank], in the compute dtype
     up: tf.Tensor  # [rank, out], in the compute dtype
     dropout: float
 
 
-class LayerAdapters(NamedTuple):
-    """The adapters of one transformer layer; None where a product has none."""
+class Bottleneck(NamedTuple):
+    """A small network beside a residual: nonlinearity(x @ down + down_bias) @ up + up_bias."""
 
-    qkv: Adapter | None
-    output: Adapter | None
-    up: Adapter | None
-    down: Adapter | None
+    down: tf.Tensor  # [hidden, size], in the compute dtype
+    down_bias: tf.Tensor  # [size]
+    up: tf.Tensor  # [size, hidden], in the compute dtype
+    up_bias: tf.Tensor  # [hidden]
+
+
+class LayerAdditions(NamedTuple):
+    """What a method puts into one transformer layer beside its own weights; None for nothing.
+
+    qkv, output, up and down are factors beside the kernels. The rest is described in bertline.models.additions.
+    """
+
+    qkv: LowRank | None = None
+    output: LowRank | None = None
+    up: LowRank | None = None
+    down: LowRank | None = None
+    attention: Bottleneck | None = None  # on what the attention gives, before its residual
+    feedforward: Bottleneck | None = None  # on what the feed-forward part gives, before its residual
+    after_norm: Bottleneck | None = None  # reads the layer's result, and is added before the last LayerNorm
+    keys: tf.Tensor | None = None  # [prefix, hidden], in the compute dtype: each row's tokens attend to them too
+    values: tf.Tensor | None = None  # the same
+
+
+class Additions(NamedTuple):
+    """What a method puts into a network beside its own weights."""
+
+    layers: tuple[LayerAdditions, ...]
+    prompt: tf.Tensor | None = None  # [virtual tokens, hidden]: word embeddings that stand in every row
 
 
 class Layer(NamedTuple):
@@ -54,7 +79,7 @@ class Layer(NamedTuple):
     down_bias: tf.Tensor
     feedforward_gamma: tf.Tensor
     feedforward_beta: tf.Tensor
-    adapters: LayerAdapters = LayerAdapters(None, None, None, None)
+    additions: LayerAdditions = LayerAdditions()
 
 
 class Weights(NamedTuple):
@@ -70,6 +95,7 @@ class Weights(NamedTuple):
     pooler_bias: tf.Tensor
     head_kernel: tf.Tensor  # [hidden, labels]
     head_bias: tf.Tensor
+    prompt: tf.Tensor | None = None  # see Additions
 
 
 class Batch(NamedTuple):
@@ -80,13 +106,13 @@ class Batch(NamedTuple):
     lengths: tf.Tensor  # int32 [batch]: how many ids of a row are not padding
 
 
-def pack(model: Classifier, dtype: tf.DType, adapters: Sequence[LayerAdapters] | None = None) -> Weights:
+def pack(model: Classifier, dtype: tf.DType, additions: Additions | None = None) -> Weights:
     """The classifier's weights as `Encoder` takes them; gradients flow back to the model's variables.
 
     Args:
         model: the classifier.
         dtype: of the layers' kernels.
-        adapters: of each layer, for training; None for none.
+        additions: what a method that is being trained adds; None for what the classifier has (Classifier.additions).
     """
     backbone = model.backbone
     hidden = backbone.hidden_dim
@@ -116,8 +142,8 @@ def pack(model: Classifier, dtype: tf.DType, adapters: Sequence[LayerAdapters] |
         )
 
     layers = tuple(layer(block) for block in backbone.transformer_layers)
-    if adapters is not None:
-        layers = tuple(each._replace(adapters=own) for each, own in zip(layers, adapters, strict=True))
+    added = additions or unpacked(model.additions, len(layers), dtype)
+    layers = tuple(each._replace(additions=own) for each, own in zip(layers, added.layers, strict=True))
     return Weights(
         words=backbone.token_embedding.embeddings.value,  # not cast, as only the rows of a batch are read
         positions=backbone.position_embedding.position_embeddings.value,
@@ -129,7 +155,34 @@ def pack(model: Classifier, dtype: tf.DType, adapters: Sequence[LayerAdapters] |
         pooler_bias=backbone.pooled_dense.bias.value,
         head_kernel=model.output_dense.kernel.value,
         head_bias=model.output_dense.bias.value,
+        prompt=added.prompt,
     )
+
+
+def unpacked(tensors: Mapping[str, tf.Tensor], layers: int, dtype: tf.DType) -> Additions:
+    """Additions as `Encoder` takes them.
+
+    Args:
+        tensors: by the names of bertline.models.additions, arrays or tensors.
+        layers: of the network.
+        dtype: of its products.
+    """
+
+    def cast(name: str) -> tf.Tensor | None:
+        return tf.cast(tensors[name], dtype) if name in tensors else None
+
+    def bottleneck(name: str) -> Bottleneck | None:
+        if f"{name}/down" not in tensors:
+            return None
+        down_bias, up_bias = (tf.convert_to_tensor(tensors[f"{name}/{part}"]) for part in ("down_bias", "up_bias"))
+        return Bottleneck(cast(f"{name}/down"), down_bias, cast(f"{name}/up"), up_bias)
+
+    def layer(at: int) -> LayerAdditions:
+        places = {place: bottleneck(f"{at}/{place}") for place in PLACES}
+        return LayerAdditions(**places, keys=cast(f"{at}/keys"), values=cast(f"{at}/values"))
+
+    prompt = tensors.get(PROMPT)
+    return Additions(tuple(map(layer, range(layers))), None if prompt is None else tf.convert_to_tensor(prompt))
 
 
 @dataclass(frozen=True)
@@ -186,11 +239,14 @@ class Encoder:
 
     def _pooled(self, weights: Weights, batch: Batch, ops: _Ops) -> tf.Tensor:
         mask = tf.sequence_mask(batch.lengths, tf.shape(batch.token_ids)[1])  # [batch, tokens]
+        attended = mask if weights.prompt is None else _with_prompt(mask, weights.prompt)
         x = self._embed(weights, batch, ops)  # [batch x tokens, hidden], as all that follow
         for layer in weights.layers:
-            x = self._layer(layer, x, mask, ops)
+            x = self._layer(layer, x, attended, ops)
         residual = x[0]
-        tokens = tf.reshape(residual, [*tf.unstack(tf.shape(mask)), residual.shape[-1]])  # [batch, tokens, hidden]
+        tokens = tf.reshape(residual, [*tf.unstack(tf.shape(attended)), residual.shape[-1]])  # [batch, tokens, hidden]
+        if weights.prompt is not None:
+            tokens = tokens[:, : tf.shape(mask)[1]]
         if self.pooling.of_first_token:
             pooled = tokens[:, 0]
         else:
@@ -207,7 +263,11 @@ class Encoder:
             places += tf.cast(weights.segments[0], tf.float32)
         else:
             places += tf.cast(tf.gather(weights.segments, batch.segment_ids), tf.float32)
-        x = tf.reshape(words + places, [-1, words.shape[-1]])
+        x = words + places
+        if weights.prompt is not None:  # after the row, whose positions stay as they are; it has none of its own
+            prompt = tf.cast(weights.prompt, tf.float32)[None]
+            x = tf.concat([x, tf.repeat(prompt, tf.shape(words)[0], axis=0)], axis=1)
+        x = tf.reshape(x, [-1, words.shape[-1]])
         x = kernels.layer_norm(x, weights.gamma, weights.beta, self.epsilon)
         x = kernels.dropped(x, ops.noise(tf.shape(x)), self.dropout)
         return x, tf.cast(x, ops.dtype)
@@ -215,29 +275,47 @@ class Encoder:
     def _layer(self, layer: Layer, x: tuple[tf.Tensor, tf.Tensor], mask, ops: _Ops) -> tuple[tf.Tensor, tf.Tensor]:
         """One transformer layer. Its input and output are the float32 residual and the same in the compute dtype."""
         residual, low = x
+        added = layer.additions
         query, key, value = self._split_heads(
-            ops.product(low, layer.qkv_kernel, layer.adapters.qkv), layer.qkv_bias, tf.shape(mask)
+            ops.product(low, layer.qkv_kernel, added.qkv), layer.qkv_bias, tf.shape(mask)
         )
-        scores = tf.matmul(query, key, transpose_b=True)  # [batch, heads, tokens, tokens]
+        if added.keys is not None:
+            key, value = self._prefixed(key, added.keys), self._prefixed(value, added.values)
+            mask = tf.pad(mask, [[0, 0], [added.keys.shape[0], 0]], constant_values=True)
+        scores = tf.matmul(query, key, transpose_b=True)  # [batch, heads, tokens, prefix + tokens]
         shares = ops.masked_softmax(scores, mask, *ops.optional_noise(tf.shape(scores)))
         context = tf.reshape(tf.transpose(tf.matmul(shares, value), [0, 2, 1, 3]), tf.shape(low))
-        residual, low = ops.residual_norm(
-            residual,
-            ops.product(context, layer.output_kernel, layer.adapters.output),
-            layer.output_bias,
-            layer.attention_gamma,
-            layer.attention_beta,
-            *ops.optional_noise(tf.shape(residual)),
-        )
-        up = ops.bias_gelu(ops.product(low, layer.up_kernel, layer.adapters.up), layer.up_bias)
-        return ops.residual_norm(
-            residual,
-            ops.product(up, layer.down_kernel, layer.adapters.down),
-            layer.down_bias,
-            layer.feedforward_gamma,
-            layer.feedforward_beta,
-            *ops.optional_noise(tf.shape(residual)),
-        )
+        attended = ops.product(context, layer.output_kernel, added.output)
+        norm = (layer.attention_gamma, layer.attention_beta)
+        residual, low = self._residual(residual, attended, layer.output_bias, norm, added.attention, ops)
+        up = ops.bias_gelu(ops.product(low, layer.up_kernel, added.up), layer.up_bias)
+        down = ops.product(up, layer.down_kernel, added.down)
+        norm = (layer.feedforward_gamma, layer.feedforward_beta)
+        if added.after_norm is not None:
+            return self._reread(residual, down, layer.down_bias, norm, added.after_norm, ops)
+        return self._residual(residual, down, layer.down_bias, norm, added.feedforward, ops)
+
+    def _residual(self, residual, x, bias, norm, bottleneck: Bottleneck | None, ops: _Ops):
+        """The residual and x + bias under a LayerNorm, x through the bottleneck where there is one (Houlsby et al.)."""
+        if bottleneck is None:
+            return ops.residual_norm(residual, x, bias, *norm, *ops.optional_noise(tf.shape(residual)))
+        x = kernels.dropped(x + tf.cast(bias, x.dtype), ops.noise(tf.shape(residual)), self.dropout)
+        narrow = ops.bias_gelu(tf.matmul(x, bottleneck.down), bottleneck.down_bias)
+        return ops.residual_norm(residual, x + tf.matmul(narrow, bottleneck.up), bottleneck.up_bias, *norm)
+
+    def _reread(self, residual, x, bias, norm, bottleneck: Bottleneck, ops: _Ops):
+        """The bottleneck reads LayerNorm(residual + x + bias); its result joins the sum, which is normed again."""
+        noise = ops.noise(tf.shape(residual))
+        residual += kernels.dropped(tf.cast(x, tf.float32) + bias, noise, self.dropout)
+        normed = tf.cast(kernels.layer_norm(residual, *norm, self.epsilon), x.dtype)
+        narrow = tf.nn.relu(tf.nn.bias_add(tf.matmul(normed, bottleneck.down), tf.cast(bottleneck.down_bias, x.dtype)))
+        return ops.residual_norm(residual, tf.matmul(narrow, bottleneck.up), bottleneck.up_bias, *norm)
+
+    def _prefixed(self, x: tf.Tensor, prefix: tf.Tensor) -> tf.Tensor:
+        """Keys or values, [batch, heads, tokens, hidden / heads], after a prefix, [prefix, hidden]."""
+        length, hidden = prefix.shape
+        by_head = tf.transpose(tf.reshape(prefix, [length, self.heads, hidden // self.heads]), [1, 0, 2])
+        return tf.concat([tf.repeat(by_head[None], tf.shape(x)[0], axis=0), x], axis=2)
 
     def _split_heads(self, qkv: tf.Tensor, bias: tf.Tensor, shape: tf.Tensor) -> list[tf.Tensor]:
         """Query, key and value, each [batch, heads, tokens, hidden / heads], from [batch x tokens, 3 x hidden]."""
@@ -260,14 +338,14 @@ class _Ops:
         self.residual_norm = kind(partial(kernels.residual_norm, rate=encoder.dropout, epsilon=encoder.epsilon))
         self.bias_gelu = kind(partial(kernels.bias_gelu, approximate=encoder.approximate_gelu))
 
-    def product(self, x: tf.Tensor, kernel: tf.Tensor, adapter: Adapter | None) -> tf.Tensor:
-        """x @ kernel, and what the adapter adds."""
+    def product(self, x: tf.Tensor, kernel: tf.Tensor, factors: LowRank | None) -> tf.Tensor:
+        """x @ kernel, and what the factors add."""
         product = tf.matmul(x, kernel)
-        if adapter is None:
+        if factors is None:
             return product
-        if adapter.dropout:
-            x = kernels.dropped(x, self.noise(tf.shape(x)), adapter.dropout)
-        return product + tf.matmul(tf.matmul(x, adapter.down), adapter.up)
+        if factors.dropout:
+            x = kernels.dropped(x, self.noise(tf.shape(x)), factors.dropout)
+        return product + tf.matmul(tf.matmul(x, factors.down), factors.up)
 
     def noise(self, shape: tf.Tensor) -> tf.Tensor | None:
         """Bytes for the dropout at the next place of the network."""
@@ -280,3 +358,8 @@ class _Ops:
         """The noise as a kernel's last argument, or no argument."""
         noise = self.noise(shape)
         return () if noise is None else (noise,)
+
+
+def _with_prompt(mask: tf.Tensor, prompt: tf.Tensor) -> tf.Tensor:
+    """The mask, bool [batch, tokens], with the prompt's places after the row's; all of them are attended to."""
+    return tf.pad(mask, [[0, 0], [0, prompt.shape[0]]], constant_values=True)

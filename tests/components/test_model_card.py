@@ -10,13 +10,13 @@ from bertline.models.recipe import ModelOptions, TrainOptions
 MOODS = ["negative", "neutral", "positive"]
 
 
-def rendered(classes=MOODS, verdicts=None, ingest=None, **words):
+def rendered(classes=MOODS, verdicts=None, ingest=None, train=None, training=None, **words):
     evidence = factories.review_evidence(classes, 300)
     config = {
         "name": "reviews",
         "data": {"source": ["reviews.csv"]},
         "model": ModelOptions(max_length=8).model_dump(),
-        "train": TrainOptions().model_dump(),
+        "train": TrainOptions(**(train or {})).model_dump(),
         "card": CardOptions(**words).model_dump(),
     }
     return model_card.render(
@@ -24,7 +24,7 @@ def rendered(classes=MOODS, verdicts=None, ingest=None, **words):
         evidence.release,
         metrics=evidence.metrics,
         verdicts=evidence.verdicts if verdicts is None else verdicts,
-        training=evidence.training,
+        training={**evidence.training, **(training or {})},
         export=evidence.export,
         ingest={**evidence.ingest, **(ingest or {})},
         texts=evidence.texts,
@@ -48,6 +48,14 @@ def test_what_nobody_has_written_is_said_plainly():
         assert f"obody has written this (`card.{key}` in the config)" in card
     assert "- **Languages:** unknown" in card
     assert HubCard(card).data.license == "unknown"
+
+
+def test_the_method_and_the_ranks_that_it_left():
+    assert "Method:" not in rendered()[0]
+    figures = {"weights": 22_713_216, "trained_weights": 340_000, "ranks": {"0/query": 12, "0/up": 3}}
+    card, _ = rendered(train={"method": "adalora"}, training=figures)
+    assert "- **Method:** adalora, which trained 340,000 numbers; the network has 22,713,216\n" in card
+    assert "- **Ranks that the method left:** 0/query 12, 0/up 3\n" in card
 
 
 def test_the_labels_as_the_files_spell_them():

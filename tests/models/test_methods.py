@@ -1,93 +1,91 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from factories import tiny_model_options, tokenised_reviews
 from test_encoder import LENGTHS, SEGMENTS, TOKENS, tiny_classifier
+from test_inference import frozen
 from test_training import RECIPE, train
 
 from bertline.errors import UserError
-from bertline.models import lora, methods, training
+from bertline.models import methods, training
 from bertline.models.bert import classifier
 from bertline.models.bert.encoder import Batch, Encoder, pack
-from bertline.models.recipe import LoraOptions, TrainOptions
+from bertline.models.pooling import POOLER, Pooling
+from bertline.models.recipe import TrainOptions
 
-ALL = LoraOptions(rank=3, alpha=6, targets=["query", "key", "value", "output", "up", "down"])
-LORA = {"method": "lora", "lora": ALL, "learning_rate": 0.01}
+SIX = ["query", "key", "value", "output", "up", "down"]
 TOP = {"method": "top_layers", "top_layers": 1}
+LORA = {"method": "lora", "lora": {"rank": 3, "alpha": 6, "targets": SIX}}
+ADALORA = {"method": "adalora", "adalora": {"rank": 2, "interval": 2}}
+HOULSBY = {"method": "adapters", "adapters": {"kind": "houlsby", "size": 3}}
+PFEIFFER = {"method": "adapters", "adapters": {"kind": "pfeiffer", "size": 3}}
+PROMPT = {"method": "prompt", "prompt": {"tokens": 3}}
+PREFIX = {"method": "prefix", "prefix": {"tokens": 3, "reparametrise": 5}}
+EACH = {
+    "full": {},
+    "top_layers": TOP,
+    "gradual": {"method": "gradual"},
+    "bitfit": {"method": "bitfit"},
+    "lora": LORA,
+    "adalora": ADALORA,
+    "houlsby": HOULSBY,
+    "pfeiffer": PFEIFFER,
+    "prompt": PROMPT,
+    "prefix": PREFIX,
+    "prefix-direct": {"method": "prefix", "prefix": {"tokens": 3, "reparametrise": None}},
+}
 
 
 def options(**changes):
     return TrainOptions(**{**RECIPE.model_dump(), **changes})
 
 
+def chosen(model, epochs=2, steps=10, **changes):
+    return methods.choose(model, options(**changes), methods.Length(epochs, steps))
+
+
+def moved(method, seed=1, names=None):
+    """The method, with what it trains far from where it began."""
+    draw = np.random.default_rng(seed)
+    for variable in method.variables:
+        if names is None or variable.name in names:
+            variable.assign(variable.numpy() + draw.normal(0, 0.3, variable.shape))
+    return method
+
+
 def paths(variables):
     return {variable.path for variable in variables}
 
 
-def logits(model, adapters=None, seed=None):
-    return Encoder.of(model).logits(pack(model, tf.float32, adapters), Batch(TOKENS, SEGMENTS, LENGTHS), seed)
+def logits(model, weights=None, seed=None):
+    return Encoder.of(model).logits(weights or pack(model, tf.float32), Batch(TOKENS, SEGMENTS, LENGTHS), seed).numpy()
 
 
-def with_factors(model, drawn, settings=ALL):
-    """LoRA's factors of a classifier, none of them zero."""
-    factors = lora.Lora(model, settings, seed=1)
-    for variable in factors.variables:
-        variable.assign(drawn.normal(0, 0.3, variable.shape))
-    return factors
+# === What every method holds ===
 
 
-# === LoRA ===
-
-
-def test_lora_begins_as_the_pretrained_weights():
-    model = tiny_classifier()
-    factors = lora.Lora(model, ALL, seed=1)
-    np.testing.assert_array_equal(logits(model, factors.adapters(tf.float32)), logits(model))
-
-
-@pytest.mark.parametrize("targets", [["value"], ["query", "value"], ["output", "down"], ALL.targets], ids="+".join)
-def test_lora_merged_computes_what_it_computed_beside_the_kernels(targets):
-    model = tiny_classifier()
-    before = logits(model)
-    factors = with_factors(model, np.random.default_rng(1), ALL.model_copy(update={"targets": targets}))
-    beside = logits(model, factors.adapters(tf.float32))
-    assert np.abs(beside - before).max() > 1e-2
-    kept = factors.arrays()
-    factors.merge()
-    np.testing.assert_allclose(logits(model), beside, atol=1e-4)
-    np.testing.assert_allclose(logits(model, factors.adapters(tf.float32)), beside, atol=1e-4)
-    assert kept["scale"] == 2
-    assert {name.rpartition("/")[0] for name in kept if name != "scale"} == {
-        f"{layer}/{target}" for layer in (0, 1) for target in targets
-    }
-
-
-def test_lora_is_the_papers_formula():
-    """W' = W + (alpha / rank) A B, on one kernel that can be written down."""
-    model = tiny_classifier()
-    kernel = model.backbone.transformer_layers[1]._feedforward_intermediate_dense.kernel
-    before = kernel.numpy()
-    factors = with_factors(model, np.random.default_rng(2), ALL.model_copy(update={"targets": ["up"]}))
-    kept = factors.arrays()
-    factors.merge()
-    np.testing.assert_allclose(kernel, before + 6 / 3 * kept["1/up/down"] @ kept["1/up/up"], atol=1e-5)
-
-
-def test_loras_dropout_follows_the_seed_and_is_off_without_one():
-    model = tiny_classifier()
-    factors = with_factors(model, np.random.default_rng(1), ALL.model_copy(update={"dropout": 0.5}))
-    adapters = factors.adapters(tf.float32)
-    one, same, other = (logits(model, adapters, tf.constant([1, seed], tf.int64)) for seed in (2, 2, 9))
-    np.testing.assert_array_equal(one, same)
-    assert np.abs(one - other).max() > 1e-3
-    without = logits(model, adapters)
-    factors.merge()
-    np.testing.assert_allclose(logits(model), without, atol=1e-4)
-
-
-def test_a_rank_above_the_width_is_refused():
-    with pytest.raises(UserError, match=r"train\.lora\.rank: 9 is above the backbone's width of 8"):
-        lora.Lora(tiny_classifier(), ALL.model_copy(update={"rank": 9}), seed=1)
+@pytest.mark.parametrize("name", [name for name in EACH if name not in ("full", "gradual", "prefix-direct")])
+def test_it_is_saved_and_served_as_it_was_trained(name, tmp_path):
+    """Training's graph, plain and fused, the finished model, the one that is loaded and the served graph agree."""
+    changes = EACH[name]
+    model = tiny_classifier(pooling=Pooling("mean") if name in ("prompt", "pfeiffer") else POOLER)
+    begun = logits(model)
+    method = moved(chosen(model, **changes))
+    trained = logits(model, method.pack(tf.float32))
+    assert np.abs(trained - begun).max() > 0.1
+    np.testing.assert_allclose(
+        logits(model, method.pack(tf.float32), tf.constant([1, 2], tf.int64)), trained, atol=1e-5
+    )
+    method.finish()
+    np.testing.assert_allclose(logits(model), trained, atol=1e-4)
+    classifier.save(model, tmp_path, ["a", "b", "c"], backbone_digest="")
+    loaded = classifier.load(tmp_path)
+    np.testing.assert_array_equal(logits(loaded), logits(model))
+    np.testing.assert_allclose(frozen(loaded)(TOKENS, SEGMENTS, LENGTHS), trained, atol=1e-4)
 
 
 # === What is trained ===
@@ -95,27 +93,27 @@ def test_a_rank_above_the_width_is_refused():
 
 def test_top_layers_are_the_last_ones_the_pooler_and_the_head():
     model = tiny_classifier()
-    chosen = methods.choose(model, options(**TOP))
+    method = chosen(model, **TOP)
     top = model.backbone.transformer_layers[1]
     expected = [*top.trainable_variables, *model.backbone.pooled_dense.trainable_variables]
-    assert paths(chosen.variables) == paths([*expected, *model.output_dense.trainable_variables])
+    assert paths(method.variables) == paths([*expected, *model.output_dense.trainable_variables])
     with pytest.raises(UserError, match="2 of 2 layers leave none frozen"):
-        methods.choose(model, options(method="top_layers", top_layers=2))
+        chosen(model, method="top_layers", top_layers=2)
 
 
 def test_bitfit_trains_biases_and_the_head():
     model = tiny_classifier()
-    chosen = methods.choose(model, options(method="bitfit"))
+    method = chosen(model, method="bitfit")
     head = paths(model.output_dense.trainable_variables)
-    assert {variable.name for variable in chosen.variables if variable.path not in head} == {"bias", "beta"}
-    assert len(paths(chosen.variables) & head) == 2
-    assert chosen.weights < sum(int(np.prod(v.shape)) for v in model.trainable_variables) / 3
+    assert {variable.name for variable in method.variables if variable.path not in head} == {"bias", "beta"}
+    assert len(paths(method.variables) & head) == 2
+    assert method.weights < sum(int(np.prod(v.shape)) for v in model.trainable_variables) / 3
 
 
 def test_rates_decay_from_the_head_down():
     model = tiny_classifier()
-    chosen = methods.choose(model, options(layer_decay=0.5))
-    rate = {variable.path: rate for variable, rate in zip(chosen.variables, chosen.rates, strict=True)}
+    method = chosen(model, layer_decay=0.5)
+    rate = {variable.path: rate for variable, rate in zip(method.variables, method.rates, strict=True)}
     network = model.backbone
     assert rate[model.output_dense.kernel.path] == rate[network.pooled_dense.kernel.path] == 1
     lower, upper = (layer._feedforward_output_dense.kernel.path for layer in network.transformer_layers)
@@ -123,8 +121,25 @@ def test_rates_decay_from_the_head_down():
     assert rate[network.embeddings_layer_norm.gamma.path] == 0.125
 
 
-@pytest.mark.parametrize("changes", [LORA, {"method": "bitfit", "learning_rate": 0.01}], ids=["lora", "bitfit"])
-def test_frozen_weights_do_not_move_and_it_learns(tmp_path, changes):
+def fitted(folder, changes, **more):
+    """A training whose head alone can tell which words a text has, as it pools by the mean."""
+    model = tiny_model_options(folder, pooling="mean")
+    rows, validation = tokenised_reviews(model, 300), tokenised_reviews(model, 30, seed=1)
+    return training.fit(
+        lambda: classifier.from_options(model, 3, seed=17),
+        rows,
+        validation,
+        options(**changes),
+        checkpoints=folder / "checkpoints",
+        **more,
+    )
+
+
+SMALL = {name: EACH[name] for name in ("bitfit", "lora", "adalora", "houlsby", "pfeiffer", "prompt", "prefix")}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_frozen_weights_do_not_move_and_it_learns(tmp_path, monkeypatch, name):
     started = {}
 
     class Seen(training.Run):
@@ -132,55 +147,88 @@ def test_frozen_weights_do_not_move_and_it_learns(tmp_path, changes):
             super().__init__(*arguments)
             started.update({v.path: v.numpy() for v in self.model.variables})
 
-        def merge(self, file):
+        def finish(self, file):
             trained = paths(self.method.variables)
             for variable in self.model.variables:
                 if variable.path not in trained:
                     np.testing.assert_array_equal(variable.numpy(), started[variable.path], err_msg=variable.path)
-            super().merge(file)
+            super().finish(file)
 
-    model = tiny_model_options(tmp_path, pooling="mean")  # whose head alone can tell which words a text has
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "Run", Seen)
-        trained = training.fit(
-            lambda: classifier.from_options(model, 3, seed=17),
-            tokenised_reviews(model, 300),
-            tokenised_reviews(model, 30, seed=1),
-            options(**changes),
-            checkpoints=tmp_path / "checkpoints",
-            adapter=tmp_path / "kept/lora.npz",
-        )
-    assert trained.history.best.validation_loss < 0.8 * trained.history.epochs[0].validation_loss
+    monkeypatch.setattr(training, "Run", Seen)
+    trained = fitted(tmp_path, {**SMALL[name], "learning_rate": 0.01}, adapter=tmp_path / "kept/lora.npz")
+    assert trained.history.best.validation_loss < 0.9 * trained.history.epochs[0].validation_loss
     assert 0 < trained.history.trained_weights < trained.history.weights / 2
-    if changes is LORA:
-        with np.load(tmp_path / "kept/lora.npz") as kept:
-            assert np.abs(kept["0/value/up"]).max() > 0
-    else:
-        assert not (tmp_path / "kept").exists()
+    assert (tmp_path / "kept/lora.npz").exists() == (name in ("lora", "adalora"))
+    assert bool(trained.model.additions) == (name in ("houlsby", "pfeiffer", "prompt", "prefix"))
 
 
-@pytest.mark.parametrize("changes", [LORA, {"layer_decay": 0.5}], ids=["lora", "layer_decay"])
-def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch, changes):
+# Each has a state of its own that a resumed training must find again.
+@pytest.mark.parametrize("name", ["layer_decay", "gradual", "lora", "adalora", "prefix"])
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch, name):
     class Killed(Exception):
         pass
 
     def kill(progress):
-        if progress.step == 18:  # two steps after a checkpoint
+        if progress.step == 18:  # two steps after a checkpoint, in the second of three epochs
             raise Killed
 
     monkeypatch.setattr(training, "REPORT_SECONDS", 0)
-    recipe = options(**changes)
-    for name in ("whole", "cut"):
-        (tmp_path / name).mkdir()
+    recipe = options(**{"layer_decay": {"layer_decay": 0.5}, **EACH}[name])
+    for folder in ("whole", "cut"):
+        (tmp_path / folder).mkdir()
     model, history, left = train(tmp_path / "whole", options=recipe)
     with pytest.raises(Killed):
         train(tmp_path / "cut", options=recipe, on_progress=kill)
     resumed, resumed_history, resumed_left = train(tmp_path / "cut", options=recipe)
     assert resumed_history.resumed_at == [16]
     assert resumed_history.epochs == history.epochs
+    assert resumed_history.ranks == history.ranks
     np.testing.assert_array_equal(resumed_left, left)
     for one, other in zip(resumed.variables, model.variables, strict=True):
         np.testing.assert_array_equal(one, other, err_msg=one.path)
+    assert resumed.additions.keys() == model.additions.keys()
+    for part, array in model.additions.items():
+        np.testing.assert_array_equal(resumed.additions[part], array, err_msg=part)
+
+
+def test_mirrored_over_two_devices_gives_what_one_gives(tmp_path):
+    """Every method, three steps on the same batch: the variables end alike, and so does what a method keeps of them."""
+    script = f"""
+import sys
+sys.path[:0] = {[str(Path(__file__).parents[at] / more) for at, more in ((0, ""), (0, "bert"), (1, ""))]!r}
+import pathlib, numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import test_methods
+test_methods.step_on_two_devices(pathlib.Path({str(tmp_path)!r}))
+"""
+    run = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    ended = [line.split()[1:] for line in run.stdout.splitlines() if line.startswith("ENDED")]
+    assert [name for name, *_ in ended] == list(EACH), run.stderr[-3000:]
+    for name, moved_by, apart in ended:
+        assert float(moved_by) > 1e-3, name
+        assert float(apart) < 1e-4, name
+
+
+def step_on_two_devices(folder):
+    """Prints for each method how far its variables moved, and how far the two strategies are apart."""
+    model = tiny_model_options(folder, dropout=0.0, pooling="mean")
+    rows = tokenised_reviews(model, 8)
+    for name, changes in EACH.items():
+        ended = []
+        for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
+            recipe = options(**{**changes, "epochs": 3, "learning_rate": 0.01})
+            with strategy.scope():
+                built = classifier.from_options(model, 3, seed=17)
+                run = training.Run(strategy, built, rows, rows, recipe, folder / "none")
+            begun = [variable.numpy() for variable in run.method.variables]
+            for _ in range(3):
+                for batch in strategy.experimental_distribute_dataset(run.batches.ordered()):
+                    run.train_on(batch)
+            state = [variable.numpy() for group in run.method.state.values() for variable in group]
+            ended.append([variable.numpy() for variable in run.method.variables] + state)
+        moved_by = max(np.abs(one - other).max() for one, other in zip(ended[0], begun, strict=False))
+        print("ENDED", name, moved_by, max(np.abs(one - other).max() for one, other in zip(*ended, strict=True)))
 
 
 # === What is refused ===
@@ -192,7 +240,20 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch, c
         ({"method": "top_layers"}, "top_layers needs it"),
         ({"top_layers": 2}, "goes with method: top_layers, and method is full"),
         ({"lora": {"rank": 4}}, "goes with method: lora, and method is full"),
+        ({"method": "gradual", "unfreeze_epochs": 3}, "3 opens no layer in 3 epochs"),
+        ({"unfreeze_epochs": 1}, "unfreeze_epochs: it goes with method: gradual, and method is full"),
+        ({"method": "lora", "adalora": {"rank": 4}}, "goes with method: adalora, and method is lora"),
+        ({"method": "probe", "adapters": {"size": 4}}, "goes with method: adapters, and method is probe"),
+        ({"method": "prefix", "prompt": {"tokens": 4}}, "goes with method: prompt, and method is prefix"),
+        ({"method": "prompt", "prefix": {"tokens": 4}}, "goes with method: prefix, and method is prompt"),
+        (
+            {"method": "adalora", "adalora": {"rank": 4, "initial_rank": 3}},
+            "3 is below rank .4., and ranks are only pruned",
+        ),
+        ({"method": "adalora", "adalora": {"warmup_share": 0.6}}, "0.6 and 0.4 leave no steps"),
+        ({"method": "adalora", "adalora": {"targets": ["up", "up"]}}, "each at most once, not up, up"),
         ({"method": "probe", "layer_decay": 0.9}, "no layer's own weights are trained"),
+        ({"method": "adapters", "layer_decay": 0.9}, "no layer's own weights are trained"),
         ({"method": "lora", "lora": {"targets": ["query", "query"]}}, "each at most once, not query, query"),
         ({"method": "lora", "lora": {"targets": []}}, "at least 1 item"),
         ({"method": "lora", "lora": {"dropout": 1.0}}, "less than 1"),
@@ -205,6 +266,6 @@ def test_keys_that_do_not_go_together(changes, message):
 
 
 def test_the_options_survive_json():
-    for changes in ({}, TOP, {"method": "lora", "lora": {"rank": 4}}):
+    for changes in EACH.values():
         made = TrainOptions(**changes)
         assert TrainOptions.model_validate_json(made.model_dump_json()) == made

@@ -112,6 +112,28 @@ def test_a_wrong_config_is_refused_by_key_value_and_what_is_allowed(tmp_path, te
     assert "task.yaml" in message
 
 
+@pytest.mark.parametrize(
+    ("train", "expected"),
+    [
+        ("method: top_layers, top_layers: 6", "train.top_layers: 6 of 6 layers leave none frozen"),
+        ("method: lora, lora: {rank: 385}", "train.lora.rank: 385 is above the backbone's width of 384"),
+        ("method: adalora, adalora: {rank: 300}", "train.adalora.rank: 450 at the start (one and a half times rank)"),
+        ("method: adapters, adapters: {size: 400}", "train.adapters.size: 400 is above the backbone's width of 384"),
+        ("method: prefix, prefix: {tokens: 400}", "set it to 384 or less, or max_length lower"),
+        ("method: prompt, prompt: {tokens: 400}", "train.prompt.tokens: 400 and model.max_length (128) are more than"),
+        ("method: probe, adapters: {size: 8}", "it goes with method: adapters, and method is probe"),
+    ],
+)
+def test_a_method_that_does_not_fit_the_backbone_is_refused_when_the_config_is_read(tmp_path, train, expected):
+    assert expected in refused(tmp_path, MINIMAL + f"train: {{{train}}}\n")
+
+
+def test_a_method_over_a_backbone_that_is_not_here_is_left_to_the_trainer(tmp_path):
+    path = tmp_path / "task.yaml"
+    path.write_text(MINIMAL + "train: {method: lora, lora: {rank: 9999}}\nmodel: {backbone: /only/on/the/cluster}\n")
+    assert configs.load(path).train.lora.rank == 9999
+
+
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in pairwise("abcdefghij")
 )

@@ -1,0 +1,77 @@
+"""The size of a backbone's network, and what of a recipe does not fit it. Neither Keras nor weights are needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from bertline.errors import UserError
+from bertline.models import packages
+from bertline.models.bert.backbone_config import HUGGING_FACE, KERAS_HUB
+from bertline.models.recipe import ModelOptions, RandomBert, TrainOptions
+
+
+class NetworkSize(NamedTuple):
+    """What a method's options are measured by."""
+
+    layers: int
+    hidden: int
+    positions: int
+
+
+def read(options: ModelOptions) -> NetworkSize | None:
+    """The size that a backbone's config.json states; None where there is none to read here.
+
+    That is so for what keras-hub fetches, for a folder that only the machine that trains has, and for a damaged one,
+    which the stages that read it name.
+    """
+    source = options.backbone
+    if isinstance(source, RandomBert):
+        return NetworkSize(source.layers, source.hidden, max(options.max_length, 512))
+    try:
+        folder = packages.resolve(source) if source.startswith(packages.SCHEME) else Path(source)
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, UserError):
+        return None
+    for keys, stated in (
+        (HUGGING_FACE, values),
+        (KERAS_HUB, values.get("config") if isinstance(values, dict) else None),
+    ):
+        sizes = [stated.get(keys[name]) for name in NetworkSize._fields] if isinstance(stated, dict) else []
+        if sizes and all(isinstance(size, int) for size in sizes):
+            return NetworkSize(*sizes)
+    return None
+
+
+def misfit(train: TrainOptions, size: NetworkSize, max_length: int | None = None) -> str | None:
+    """What of the method's options the network is too small for, and the way out; None where all is well.
+
+    Args:
+        train: the recipe.
+        size: of the network.
+        max_length: `model.max_length`; None where it is not known.
+    """
+    layers, hidden, positions = size
+    if train.method == "top_layers" and train.top_layers >= layers:
+        return (
+            f"train.top_layers: {train.top_layers} of {layers} layers leave none frozen; set it below {layers}, or "
+            "train.method: full"
+        )
+    widths = {
+        "lora": ("lora.rank", train.lora.rank),
+        "adalora": ("adalora.initial_rank" if train.adalora.initial_rank else "adalora.rank", train.adalora.first_rank),
+        "adapters": ("adapters.size", train.adapters.size),
+    }
+    key, width = widths.get(train.method, ("", 0))
+    if width > hidden:
+        begun = " at the start (one and a half times rank)" if key == "adalora.rank" else ""
+        return f"train.{key}: {width}{begun} is above the backbone's width of {hidden}; 4 to 64 are usual"
+    tokens = {"prompt": train.prompt.tokens, "prefix": train.prefix.tokens}.get(train.method, 0)
+    if max_length is not None and tokens and tokens + max_length > positions:
+        return (
+            f"train.{train.method}.tokens: {tokens} and model.max_length ({max_length}) are more than the {positions} "
+            f"tokens that the backbone has ever seen at once; set it to {max(positions - max_length, 0)} or less, or "
+            "max_length lower"
+        )
+    return None
