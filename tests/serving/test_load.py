@@ -32,6 +32,7 @@ from bertline.serving.protos import (
 
 MIB = 1 << 20
 LARGEST = 16 * MIB
+BUSY = 5  # times the wait on an idle server, which a machine with other work adds to a wait
 
 
 class Attacked:
@@ -39,7 +40,7 @@ class Attacked:
 
     def __init__(self, process, address, url):
         self.process, self.address, self.url = process, address, url
-        self.peak = self.longest = 0
+        self.peak = self.longest = self.idle = 0
 
     def memory(self):
         """Bytes of the process and of its children."""
@@ -48,9 +49,12 @@ class Attacked:
 
     @contextmanager
     def watched(self):
-        """Notes the peak of its memory over what it has now, and its health check's longest wait, both in the block."""
+        """Notes the peak of its memory over what it has now, and its health check's longest wait, both in the block.
+
+        Before that it notes the longest wait while nothing else is asked, which is what the machine's other work costs.
+        """
         done, before = threading.Event(), self.memory()
-        self.peak = self.longest = 0
+        self.peak = self.longest = self.idle = 0
 
         def look():
             while not done.wait(0.05):
@@ -68,6 +72,8 @@ class Attacked:
         for watcher in watchers:
             watcher.start()
         try:
+            time.sleep(0.5)
+            self.idle, self.longest = self.longest, 0
             yield
         finally:
             done.set()
@@ -146,7 +152,7 @@ def test_fifty_small_bodies_that_unpack_to_the_largest(server, value):
     assert 200 in statuses and statuses <= {200, 429, 504}
     assert all("max_bytes_in_flight" in words for status, words in answers if status == 429)
     assert server.peak < 1400 * MIB
-    assert server.longest < 6
+    assert server.longest < 6 + BUSY * server.idle
 
 
 def test_twenty_of_the_largest_messages(server):
@@ -165,7 +171,7 @@ def test_four_million_numbers_do_not_hold_up_others(server):
     with server.watched():
         status, answer = server.post(body)
     assert status == 200 and answer.startswith('{"predictions":[[2.05,2.05,')
-    assert server.longest < 0.8
+    assert server.longest < 0.8 + BUSY * server.idle
 
 
 def test_one_value_for_millions_does_not_hold_up_others(server):
@@ -174,7 +180,7 @@ def test_one_value_for_millions_does_not_hold_up_others(server):
     with server.watched():
         answers = at_once(lambda: call(server, short), 4)
     assert answers == [("OK", "")] * 4
-    assert server.longest < 0.8
+    assert server.longest < 0.8 + BUSY * server.idle
 
 
 def save_slow_model(folder):
