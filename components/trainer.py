@@ -22,7 +22,7 @@ from bertline.components.probe_head import Probed
 from bertline.components.training_record import ValidationLogits
 from bertline.components.transformed_labels import is_multi_label, names_of
 from bertline.errors import UserError
-from bertline.models import hardware, training
+from bertline.models import contrastive, hardware, training
 from bertline.models.bert import backbone, classifier
 from bertline.models.dataset import Rows, read_rows
 from bertline.models.features import SEGMENT_IDS
@@ -209,6 +209,8 @@ def train(task: Task, options: ModelOptions, recipe: TrainOptions, **fitting: An
 
     if recipe.method == "probe":
         return keep_probe(build, task.probed, recipe)
+    if recipe.method == "contrastive":
+        return contrastive.fit(build, task.train, task.validation, recipe, **fitting)
     return training.fit(build, task.train, task.validation, recipe, **fitting)
 
 

@@ -8,8 +8,21 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 Distribution = Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
-Method = Literal["full", "top_layers", "gradual", "bitfit", "lora", "adalora", "adapters", "prompt", "prefix", "probe"]
-_KEYS_OF_METHODS = ("top_layers", "lora", "adalora", "adapters", "prompt", "prefix")  # each goes with its namesake
+Method = Literal[
+    "full",
+    "top_layers",
+    "gradual",
+    "bitfit",
+    "lora",
+    "adalora",
+    "adapters",
+    "prompt",
+    "prefix",
+    "probe",
+    "contrastive",
+]
+# Each goes with its namesake
+_KEYS_OF_METHODS = ("top_layers", "lora", "adalora", "adapters", "prompt", "prefix", "contrastive")
 LoraTarget = Literal["query", "key", "value", "output", "up", "down"]
 ServedDtype = Literal["float32", "bfloat16", "float16"]
 
@@ -157,14 +170,23 @@ def _check_targets(options: Any) -> Any:
     return options
 
 
+class ContrastiveOptions(Section):
+    """How rows of one label are pulled together; see models/contrastive.py."""
+
+    # What the cosines are divided by: with less, each step is about the rows that are the hardest to tell apart. The
+    # paper (Khosla et al. 2020) has 0.1, and 0.07 in its code
+    temperature: float = Field(default=0.1, gt=0, le=1)
+
+
 class TrainOptions(Section):
     """The fine-tuning recipe of the BERT paper (Devlin et al. 2019, A.3), with early stopping."""
 
     # Which weights are trained (models/methods). full: all. top_layers: the last `top_layers` layers and the head.
     # gradual: the head, then one layer more at a time. bitfit: the biases and the head. lora, adalora: low-rank factors
     # beside the kernels, and the head. adapters, prompt, prefix: new parts beside the network's weights, and the head.
-    # probe: only the head, as a logistic regression on the frozen encoder, in seconds. What trains few numbers needs
-    # a higher rate: docs/models.md has one for each.
+    # probe: only the head, as a logistic regression on the frozen encoder, in seconds. contrastive: the encoder, by
+    # which rows have one label, then the head on it, for few rows. What trains few numbers needs a higher rate:
+    # docs/models.md has one for each.
     method: Method = "full"
     top_layers: PositiveInt | None = None  # how many, with method: top_layers
     # Epochs after which one layer more is trained, with method: gradual. Howard and Ruder (2018) took 1 and trained for
@@ -175,6 +197,7 @@ class TrainOptions(Section):
     adapters: AdapterOptions = AdapterOptions()  # with method: adapters
     prompt: PromptOptions = PromptOptions()  # with method: prompt
     prefix: PrefixOptions = PrefixOptions()  # with method: prefix
+    contrastive: ContrastiveOptions = ContrastiveOptions()  # with method: contrastive
     # The learning rate of each layer is that of the layer above times this. 1 is the recipe of the BERT paper; 0.8 to
     # 0.95 are usual, and change deep networks more than shallow ones.
     layer_decay: float = Field(default=1.0, gt=0, le=1)
@@ -216,10 +239,24 @@ class TrainOptions(Section):
             raise ValueError(
                 f"unfreeze_epochs: {self.unfreeze_epochs:g} opens no layer in {self.epochs} epochs; set it lower"
             )
-        if self.method not in ("full", "top_layers", "gradual", "bitfit") and self.layer_decay != 1:
+        if self.method not in ("full", "top_layers", "gradual", "bitfit", "contrastive") and self.layer_decay != 1:
             raise ValueError(
                 f"layer_decay: with method: {self.method} no layer's own weights are trained; leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _contrastive_training_is_one_of_encoders(self) -> TrainOptions:
+        if self.method != "contrastive":
+            return self
+        fixed = {
+            "head": self.head != "auto" and "the head is fitted on the tuned encoder",
+            "accumulate_steps": self.accumulate_steps != 1 and "the loss needs all rows of a step at once",
+            "distribution": self.distribution not in ("auto", "one_device") and "so few rows need one device",
+        }
+        for key, reason in fixed.items():
+            if reason:
+                raise ValueError(f"{key}: with method: contrastive {reason}; leave it out")
         return self
 
     @model_validator(mode="after")

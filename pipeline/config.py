@@ -99,6 +99,7 @@ class Config(Section):
             check_workers_train,
             check_the_probe,
             check_the_method_fits_the_backbone,
+            check_contrastive_rows_have_one_label,
         ):
             check(self)
         return self
@@ -143,6 +144,8 @@ class Config(Section):
     @property
     def head_from_probe(self) -> bool:
         """Whether training starts from the probe's head."""
+        if self.train.method == "contrastive":
+            return False  # its head comes last
         return self._can_probe if self.train.head == "auto" else self.train.head == "probe"
 
     @property
@@ -279,6 +282,14 @@ def check_the_method_fits_the_backbone(config: Config) -> None:
     size = network_size.read(config.model)
     if size and (fault := network_size.misfit(config.train, size, config.model.max_length)):
         raise ValueError(fault)
+
+
+def check_contrastive_rows_have_one_label(config: Config) -> None:
+    """Raises ValueError when rows have several labels, and training goes by which rows have the same one."""
+    if config.train.method == "contrastive" and config.data.multi_label is not None:
+        raise ValueError(
+            "train.method: contrastive: with data.multi_label rows share some labels and not others; use full or lora"
+        )
 
 
 # === Reading and printing ===

@@ -233,9 +233,9 @@ class Encoder:
         features = kernels.dropped(features, ops.noise(tf.shape(features)), self.head_dropout)
         return tf.matmul(features, weights.head_kernel) + weights.head_bias
 
-    def vectors(self, weights: Weights, batch: Batch) -> tf.Tensor:
+    def vectors(self, weights: Weights, batch: Batch, seed: tf.Tensor | None = None) -> tf.Tensor:
         """The rows' pooled vectors, float32 [batch, hidden]; arguments as above."""
-        return self._pooled(weights, batch, _Ops(self, weights.layers[0].qkv_kernel.dtype, None))
+        return self._pooled(weights, batch, _Ops(self, weights.layers[0].qkv_kernel.dtype, seed))
 
     def _pooled(self, weights: Weights, batch: Batch, ops: _Ops) -> tf.Tensor:
         mask = tf.sequence_mask(batch.lengths, tf.shape(batch.token_ids)[1])  # [batch, tokens]

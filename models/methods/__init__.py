@@ -5,6 +5,7 @@
   (Lee, Tang and Lin, "What Would Elsa Do? Freezing Layers During Transformer Fine-Tuning", 2019).
 - gradual: the head, then a layer more at a time; see own.Gradual.
 - bitfit: the biases and the head (Ben Zaken, Goldberg and Ravfogel, "BitFit", ACL 2022).
+- contrastive: all weights but the head's, by which rows have one label; see models/contrastive.py.
 - lora: low-rank factors beside the kernels, and the head; see lora.py.
 - adalora: factors whose rank is shared out by importance; see adalora.py.
 - adapters, prompt, prefix: parts that stay beside the network's weights; see added.py.
@@ -22,7 +23,7 @@ from bertline.models.methods.adalora import AdaLora
 from bertline.models.methods.added import Adapters, Prefix, Prompt
 from bertline.models.methods.lora import Lora
 from bertline.models.methods.method import Length, Method
-from bertline.models.methods.own import BitFit, Full, Gradual, TopLayers
+from bertline.models.methods.own import BitFit, Encoder, Full, Gradual, TopLayers
 from bertline.models.recipe import TrainOptions
 
 __all__ = ["Length", "Method", "choose"]
@@ -37,6 +38,7 @@ _METHODS: dict[str, type[Method]] = {
     "adapters": Adapters,
     "prompt": Prompt,
     "prefix": Prefix,
+    "contrastive": Encoder,
 }
 
 

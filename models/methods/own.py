@@ -27,6 +27,14 @@ class Full(Method):
         return self.depths.get(id(variable), self.top)
 
 
+class Encoder(Full):
+    """All weights but the head's, which is fitted once they are trained: see models/contrastive.py."""
+
+    def _chosen(self) -> list[keras.Variable]:
+        head = {id(variable) for variable in self.head}
+        return [each for each in super()._chosen() if id(each) not in head]
+
+
 class TopLayers(Full):
     """The last layers, the pooler and the head (Lee, Tang and Lin 2019)."""
 
