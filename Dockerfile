@@ -28,6 +28,7 @@ RUN if [ -n "$GPU" ]; then \
 COPY pyproject.toml README.md LICENSE ./
 COPY bertline bertline
 COPY components components
+COPY monitoring monitoring
 COPY models models
 COPY pipeline pipeline
 COPY serving serving

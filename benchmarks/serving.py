@@ -84,13 +84,13 @@ Models = dict[str, InProcess]  # by the way they are called
 class Served:
     """The server in a process of its own, on a folder that versions can be pushed to."""
 
-    def __init__(self, version: Path, texts: Path, log: Path):
+    def __init__(self, version: Path, texts: Path, log: Path, *more_flags: str):
         self._version, self._texts = version, texts
         self._scratch = Path(tempfile.mkdtemp(prefix="bertline-bench-"))
         self.push(1)
         batching = SHIPPED / "batching.config"
         flags = real.flags(self._scratch / "serving", MODEL, FREE_PORT, batching_parameters_file=batching)
-        command = [sys.executable, "-P", "-m", "bertline.serving.server", *flags]
+        command = [sys.executable, "-P", "-m", "bertline.serving.server", *flags, *more_flags]
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
                 command, cwd=BENCHMARKS.parent, stdout=subprocess.PIPE, stderr=errors, text=True

@@ -71,7 +71,7 @@ def ExampleGen(
         window = spans.window(paths, folder, options.newest_spans)
         by_split = task_files.by_split(options, folder)
         files = [file for members in by_split.values() for file in members]
-        roles = [SPLITS.index(split) for split, members in by_split.items() for _ in members]
+        roles = [task_files.ROLES.index(role) for role, members in by_split.items() for _ in members]
         for file in files:
             formats.check(file, options)
         files = [formats.settled(file, options) for file in files]

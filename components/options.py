@@ -159,6 +159,9 @@ class DataOptions(Section):
     newest_spans: PositiveInt | None = None
     validation_source: Sources | None = None  # files for this split; null takes it from `source`
     test_source: Sources | None = None  # files for this split; null takes it from `source`
+    # Files whose rows only train, such as corrections-{SPAN}.jsonl, which `bertline feedback` writes: they are no fair
+    # sample, so none comes into the test rows, on which models are compared. Those with {SPAN} need not be there yet
+    train_source: Sources | None = None
     # auto goes by the file's first bytes and its name
     format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "arrow", "xlsx", "folders"] = "auto"
     sheet: str | None = None  # of Excel workbooks; null takes the first one
@@ -227,7 +230,8 @@ class DataOptions(Section):
     @property
     def sources(self) -> list[Source]:
         """Those of all splits."""
-        return [*self.source, *(self.validation_source or []), *(self.test_source or [])]
+        more = (self.validation_source, self.test_source, self.train_source)
+        return [*self.source, *(source for sources in more for source in sources or [])]
 
     @property
     def queries(self) -> list[Query]:
@@ -241,7 +245,7 @@ class DataOptions(Section):
             each = [replace(source) if isinstance(source, Query) else source for source in sources or []]
             return None if sources is None else [source for source in each if source is not None]
 
-        keys = ("source", "validation_source", "test_source")
+        keys = ("source", "validation_source", "test_source", "train_source")
         return self.model_copy(update={key: replaced(getattr(self, key)) for key in keys})
 
     @property
@@ -426,6 +430,21 @@ class TrackingOptions(Section):
         return self
 
 
+class LogOptions(Section):
+    """What `bertline serve` keeps of each request and its answer, for `bertline monitor`; see docs/monitoring.md."""
+
+    # Share of the requests; 1 keeps a record of each. 0 is off: what people send is kept only where somebody says so
+    rate: Share = 0.0
+    # Keep the texts too, with personal data masked. Without them alarms show no texts, and feedback must bring its own
+    texts: bool = False
+    # Keep the vector that the model makes of each text, 2 bytes per number: new kinds of text are found by it
+    embeddings: bool = True
+    columns: list[str] = Field(default_factory=list)  # features of tf.Examples to keep, masked, such as a shop
+    days: PositiveInt = 30  # after which they are removed: a month of windows to compare with
+    max_size: ByteSize = ByteSize(1_000_000_000)  # of all of them, a million with embeddings; the oldest go first
+    folder: str | None = None  # null: runs/NAME/records
+
+
 class ServeOptions(Section):
     """Where the pushed model is served."""
 
@@ -436,6 +455,7 @@ class ServeOptions(Section):
     rest_port: int | None = Field(default=8501, ge=0, le=65535)
     batching_file: str | None = None  # BatchingParameters in text form; null: serving/deploy/config/batching.config
     keep_versions: NonNegativeInt = 0  # pushed versions kept in the folder; 0 keeps all
+    log: LogOptions = LogOptions()
     # Rows of the test split that go into each pushed version as warm-up requests; sixteen lengths, alone and in
     # batches, take two seconds. They are real texts: 0 keeps them out of the folder. TF Serving reads at most 1,000
     # requests, which 256 rows stay below.

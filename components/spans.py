@@ -41,6 +41,17 @@ def resolve(sources: Sequence[str], base_folder: str, newest: int | None) -> lis
     return resolved
 
 
+def is_there(source: str, base_folder: str) -> bool:
+    """Whether a source has no {SPAN}, or some span of it has come."""
+    return PLACEHOLDER not in source or bool(_found(source, base_folder))
+
+
+def next_file(source: str, base_folder: str) -> Path:
+    """The file of a source with {SPAN} that the next span would be: one more than the highest number there is."""
+    number = max(_found(source, base_folder), default=0) + 1
+    return Path(base_folder) / Path(source.replace(PLACEHOLDER, str(number))).expanduser()
+
+
 def check(source: str) -> None:
     """Raises ValueError for a {SPAN} that cannot be matched."""
     if PLACEHOLDER not in source:
@@ -56,8 +67,24 @@ def _spans_of(source: str, base_folder: str) -> dict[int, str]:
     """Span -> the source with it filled in as the file system has it, leading zeros and all."""
     if PLACEHOLDER not in source:
         return {}
+    sources = _found(source, base_folder)
+    if not sources:
+        folder, name = _folder(source, base_folder), _parts(source)[1]
+        raise UserError(
+            f"data source {source!r}: no span is there yet (looked in {folder} for {name.replace(PLACEHOLDER, '1')}, "
+            "with any number). Correct the pattern in the config."
+        )
+    return sources
+
+
+def _folder(source: str, base_folder: str) -> Path:
+    return Path(base_folder) / Path(_parts(source)[0]).expanduser()
+
+
+def _found(source: str, base_folder: str) -> dict[int, str]:
+    """As `_spans_of`, and {} where there is none."""
     head, name, rest = _parts(source)
-    folder = Path(base_folder) / Path(head).expanduser()
+    folder = _folder(source, base_folder)
     pattern = re.compile(r"(\d+)".join(map(re.escape, name.split(PLACEHOLDER))))
     sources: dict[int, str] = {}
     for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -69,11 +96,6 @@ def _spans_of(source: str, base_folder: str) -> dict[int, str]:
                     "remove one."
                 )
             sources[span] = f"{head}{entry.name}{rest}"
-    if not sources:
-        raise UserError(
-            f"data source {source!r}: no span is there yet (looked in {folder} for {name.replace(PLACEHOLDER, '1')}, "
-            "with any number). Correct the pattern in the config."
-        )
     return sources
 
 

@@ -35,6 +35,7 @@ REASONS = (BROKEN_LINE, BAD_BYTES, ZERO_BYTE, EMPTY_TEXT, MISSING_LABEL, UNKNOWN
 # === What happens to a row ===
 
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
+ONLY_TRAIN = len(SPLITS)  # the role of a file whose rows are in no other split; no verdict
 DUPLICATE = 3
 NOT_SAMPLED = 4
 QUARANTINED = 16  # + the reason's code
@@ -117,7 +118,8 @@ class Settled:
         keys: uint64 [rows, 2], as surveyed.
         labels: int32 [rows], index into `sets`; -1 where there is none.
         sets: what labels these rows have, sorted.
-        roles: uint8 [rows], the split that the config names for the row's file; TRAIN for a file that is split by hash.
+        roles: uint8 [rows], the split that the config names for the row's file; TRAIN for a file that is split by hash,
+            ONLY_TRAIN for one that is not.
         verdicts: uint8 [rows]: a split, DUPLICATE, or QUARANTINED + reason.
         distinct: int64, the rows that stand for a text.
     """
@@ -136,7 +138,7 @@ def settle(surveys: Iterable[Survey], roles: list[int], options: DataOptions) ->
 
     Args:
         surveys: of all rows of the range, at least one, in any order.
-        roles: a file's index -> the split that the config names for it; TRAIN for a file that is split by hash.
+        roles: a file's index -> its rows' role, as in Settled.
         options: shares of the splits.
     """
     surveys = sorted(surveys, key=lambda survey: (survey.file, survey.places[0]))
@@ -148,7 +150,11 @@ def settle(surveys: Iterable[Survey], roles: list[int], options: DataOptions) ->
     row_roles = numpy.concatenate(of_rows)
 
     verdicts = numpy.where(reasons > 0, QUARANTINED + reasons, DUPLICATE).astype(numpy.uint8)
-    distinct, other_label = _distinct(keys, labels, row_roles, numpy.flatnonzero(reasons == 0))
+    good = numpy.flatnonzero(reasons == 0)
+    only_train = row_roles[good] == ONLY_TRAIN
+    distinct, other_label = _distinct(keys, labels, row_roles, good[~only_train])
+    added, disputed = _added(keys, labels, row_roles, good[only_train], good[~only_train])
+    distinct, other_label = numpy.concatenate([distinct, added]), numpy.concatenate([other_label, disputed])
     verdicts[other_label] = QUARANTINED + REASONS.index(OTHER_LABEL) + 1
     verdicts[distinct] = _splits(keys[distinct, 0], row_roles[distinct], set(roles), options)
     addresses = [(survey.task, survey.file, survey.places) for survey in surveys]
@@ -178,6 +184,23 @@ def _distinct(
     return order[starts[agree]], order[~agrees]
 
 
+def _added(
+    keys: numpy.ndarray, labels: numpy.ndarray, roles: numpy.ndarray, rows: numpy.ndarray, others: numpy.ndarray
+) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Among rows that only train: those that stand for a text, and those whose text has another label.
+
+    A text that the other files have stays what it is there, so that no row of these changes the test rows.
+    """
+    as_one = numpy.ascontiguousarray(keys).view([("high", keys.dtype), ("low", keys.dtype)]).ravel()
+    known: dict[tuple[int, int], set[int]] = {}
+    for row in others[numpy.isin(as_one[others], as_one[rows])].tolist():
+        known.setdefault(as_one[row].item(), set()).add(int(labels[row]))
+    there = numpy.isin(as_one[rows], as_one[others])
+    disputed = [row for row in rows[there].tolist() if known[as_one[row].item()] != {int(labels[row])}]
+    distinct, other_label = _distinct(keys, labels, roles, rows[~there])
+    return distinct, numpy.concatenate([other_label, numpy.asarray(disputed, rows.dtype)])
+
+
 def _splits(high: numpy.ndarray, roles: numpy.ndarray, with_files: set[int], options: DataOptions) -> numpy.ndarray:
     """Splits of distinct rows. Rows of a file for one split stay there; hashes decide on the others.
 
@@ -197,7 +220,8 @@ def _splits(high: numpy.ndarray, roles: numpy.ndarray, with_files: set[int], opt
     splits = numpy.full(len(roles), TRAIN, numpy.uint8)
     splits[place < (test + validation) / total] = VALIDATION
     splits[place < test / total] = TEST
-    return numpy.where(roles == TRAIN, splits, roles)
+    splits = numpy.where(roles == TRAIN, splits, roles)
+    return numpy.where(roles == ONLY_TRAIN, TRAIN, splits)
 
 
 # === All ranges ===

@@ -18,6 +18,9 @@ PROBABILITIES = "probabilities"  # float32, [batch, labels]
 ABSTAINED = "abstained"  # bool, [batch]: the largest probability is below export.abstain; only where that is set
 ASSIGNED = "assigned"  # bool, [batch, labels]: the labels that the row gets; only of a multi-label model
 CLASSES = "classes"  # string, [batch, labels]: the label names in the order of the probabilities
+# Of the signature `monitored`, beside those of the signature `text`
+EMBEDDING = "embedding"  # float16, [batch, hidden]: the pooled vector, from which the head answers
+PIECES, UNKNOWN = "pieces", "unknown"  # int32, [batch]: wordpieces, and those of them that the vocabulary lacks
 
 # === Columns of the test rows once they are answered ===
 SERIALIZED = "examples"  # the raw Examples themselves

@@ -12,18 +12,23 @@ import tensorflow_transform as tft
 from bertline.models.bert.classifier import Classifier
 from bertline.models.bert.encoder import Batch, Encoder, pack
 from bertline.models.bert.inference import FrozenClassifier
+from bertline.models.bert.tokenizer import UNKNOWN as UNKNOWN_PIECE
+from bertline.models.bert.tokenizer import read_vocabulary
 from bertline.models.features import (
     ABSTAINED,
     ASSIGNED,
     CLASSES,
+    EMBEDDING,
     LABEL,
     LABEL_ID,
+    PIECES,
     PREDICTED_LABEL,
     PROBABILITIES,
     SEGMENT_IDS,
     TEXT,
     TEXT_PAIR,
     TOKEN_IDS,
+    UNKNOWN,
 )
 
 
@@ -66,6 +71,7 @@ class ServedModel(tf.Module):
         self._temperature, self._abstain = tf.constant(temperature, tf.float32), abstain
         self._thresholds = tf.constant(thresholds, tf.float32) if model.multi_label else None
         self.vocabulary = tf.saved_model.Asset(str(vocabulary))
+        self._unknown = read_vocabulary(vocabulary).index(UNKNOWN_PIECE)
 
     def signatures(self) -> dict[str, tf.types.experimental.GenericFunction]:
         """The functions that `tf.saved_model.save` names."""
@@ -76,6 +82,7 @@ class ServedModel(tf.Module):
         return {
             "serving_default": traced(self.predict_examples, input_signature=[examples]),
             "text": traced(self.predict_texts, input_signature=texts),
+            "monitored": traced(self.monitor_texts, input_signature=texts),
             "transform_features": traced(self.transform_examples, input_signature=[examples]),
         }
 
@@ -90,16 +97,35 @@ class ServedModel(tf.Module):
             label string [batch], probabilities float32 [batch, labels], classes string [batch, labels]; with a
             threshold, abstained bool [batch]. Of a multi-label model, in place of label, assigned bool [batch, labels].
         """
+        return self._predict(self._raw(text, text_pair))
+
+    def monitor_texts(self, text: tf.Tensor, text_pair: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Predicts texts, string [batch], and says what tells their kind: for whoever watches the served model.
+
+        Returns:
+            As `predict_texts`, with the same values, and beside them embedding float16 [batch, hidden], pieces int32
+            [batch] and unknown int32 [batch]. Computing them costs nothing that the answer does not cost.
+        """
+        features = self.transform(self._raw(text, text_pair))
+        batch = _batch(features)
+        vectors = self.classifier.vectors(batch)
+        ids = features[TOKEN_IDS]
+        unknown = tf.cast(tf.equal(ids.values, self._unknown), tf.int32)
+        beside = {
+            EMBEDDING: tf.cast(vectors, tf.float16),
+            PIECES: batch.lengths,
+            UNKNOWN: tf.math.unsorted_segment_sum(unknown, ids.indices[:, 0], tf.size(batch.lengths)),
+        }
+        return self._answer(self.classifier.head(vectors)) | beside
+
+    def _raw(self, text: tf.Tensor, text_pair: tf.Tensor | None) -> dict[str, tf.Tensor | tf.SparseTensor]:
         named = zip(self._features, (text, text_pair), strict=False)
-        return self._predict({name: self._as_raw(name, value) for name, value in named})
+        return {name: self._as_raw(name, value) for name, value in named}
 
     def _predict(self, raw: dict[str, tf.Tensor | tf.SparseTensor]) -> dict[str, tf.Tensor]:
-        features = self.transform(raw)
-        token_ids = tf.sparse.to_dense(features[TOKEN_IDS])
-        segment_ids = tf.sparse.to_dense(features[SEGMENT_IDS]) if SEGMENT_IDS in features else None
-        lengths = tf.RaggedTensor.from_sparse(features[TOKEN_IDS]).row_lengths()
-        batch = Batch(token_ids, segment_ids, tf.cast(lengths, tf.int32))
-        logits = self.classifier.logits(batch)
+        return self._answer(self.classifier.logits(_batch(self.transform(raw))))
+
+    def _answer(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         answer = {CLASSES: tf.tile(self.labels[None], [tf.shape(logits)[0], 1])}
         return answer | (self._one_label(logits) if self._thresholds is None else self._label_sets(logits))
 
@@ -144,6 +170,14 @@ class ServedModel(tf.Module):
         return tf.SparseTensor(indices, value, tf.stack([rows, 1]))
 
 
+def _batch(features: dict[str, tf.SparseTensor]) -> Batch:
+    """The transformed features as the classifier takes them."""
+    token_ids = tf.sparse.to_dense(features[TOKEN_IDS])
+    segment_ids = tf.sparse.to_dense(features[SEGMENT_IDS]) if SEGMENT_IDS in features else None
+    lengths = tf.RaggedTensor.from_sparse(features[TOKEN_IDS]).row_lengths()
+    return Batch(token_ids, segment_ids, tf.cast(lengths, tf.int32))
+
+
 def export(module: ServedModel, folder: Path) -> None:
-    """Writes the SavedModel with its three signatures into the folder."""
+    """Writes the SavedModel with its four signatures into the folder."""
     tf.saved_model.save(module, str(folder), signatures=module.signatures())

@@ -12,7 +12,18 @@ import typer
 
 from bertline.errors import UserError
 from bertline.pipeline import screen
-from bertline.pipeline.commands import FAILED, LIBRARY_LOG, keys, kubeflow, labelling, line, machine, runs, serving
+from bertline.pipeline.commands import (
+    FAILED,
+    LIBRARY_LOG,
+    keys,
+    kubeflow,
+    labelling,
+    line,
+    machine,
+    monitoring,
+    runs,
+    serving,
+)
 
 log = logging.getLogger("bertline.cli")
 
@@ -23,7 +34,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (line, runs, labelling, serving, kubeflow, machine):  # the order of the help
+for group in (line, runs, labelling, serving, monitoring, kubeflow, machine):  # the order of the help
     app.add_typer(group.app)
 app.add_typer(keys.app, name="keys", rich_help_panel=serving.PANEL)
 

@@ -30,6 +30,7 @@ from bertline.components.options import (
 from bertline.errors import UserError
 from bertline.models import network_size
 from bertline.models.recipe import ExportOptions, ModelOptions, RandomBert, Section, TrainOptions
+from bertline.monitoring.options import MonitorOptions
 from bertline.pipeline import metadata_store
 from bertline.pipeline.beam_options import GCS, BeamOptions
 from bertline.pipeline.kubeflow_options import KubeflowOptions
@@ -45,7 +46,7 @@ RUNTIME_SECTIONS = {
     "canary": "CanaryOptions as JSON.",
 }
 # The model is the same whatever these say.
-AROUND_THE_MODEL = frozenset({"root", "metadata", "serve", "tracking", "beam", "kubeflow"})
+AROUND_THE_MODEL = frozenset({"root", "metadata", "serve", "monitor", "tracking", "beam", "kubeflow"})
 
 
 class Config(Section):
@@ -68,6 +69,7 @@ class Config(Section):
     serve: ServeOptions = ServeOptions()
     beam: BeamOptions = BeamOptions()
     kubeflow: KubeflowOptions = KubeflowOptions()
+    monitor: MonitorOptions = MonitorOptions()
     tracking: TrackingOptions = TrackingOptions()
     card: CardOptions = CardOptions()
     # Set by load(), not by the file: relative data paths start at the config's folder.
@@ -126,6 +128,11 @@ class Config(Section):
     def serving_folder(self) -> str:
         """Absolute path, or address (gs://), of the folder that holds one folder per pushed version."""
         return _absolute(self.serve.folder) if self.serve.folder else self.below_root("serving")
+
+    @property
+    def records_folder(self) -> Path:
+        """Absolute local folder of what a server keeps of the requests."""
+        return Path(_absolute(self.serve.log.folder)) if self.serve.log.folder else self.root_folder / "records"
 
     @property
     def metadata_location(self) -> metadata_store.Location:

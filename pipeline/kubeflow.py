@@ -132,7 +132,8 @@ def parameter_values(config: Config) -> dict[str, str]:
 def _data_folder(config: Config) -> str:
     folder, data = config.kubeflow.data_folder, config.data
     for key, sources in (("source", data.source), ("validation_source", data.validation_source or []),
-                         ("test_source", data.test_source or [])):  # fmt: skip
+                         ("test_source", data.test_source or []),
+                         ("train_source", data.train_source or [])):  # fmt: skip
         for source in sources:
             if isinstance(source, Query):
                 raise UserError(

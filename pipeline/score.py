@@ -123,7 +123,7 @@ def sources_of(request: Request, task: Config) -> tuple[Sources, str]:
     from bertline.components.scoring import cut
 
     folder = task.root_folder / QUERIES
-    own = {"validation_source": None, "test_source": None}
+    own = {"validation_source": None, "test_source": None, "train_source": None}
     options = task.data.model_copy(update=own | ({"source": request.files} if request.files else {}))
     options = options.with_queries(
         lambda query: query.model_copy(update={"file": str(sql.fetch(query, task.folder, folder))})

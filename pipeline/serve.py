@@ -16,6 +16,7 @@ from bertline.pipeline import screen
 from bertline.pipeline.config import Config
 from bertline.serving import flags, real
 from bertline.serving.options import ServerOptions
+from bertline.serving.recording import RecordOptions
 from bertline.serving.server import Server
 from bertline.serving.server import run as run_server
 
@@ -41,6 +42,8 @@ def run(task: Config, extra: list[str], *, embedded: bool) -> None:
     if not embedded:
         command = real.command(folder, task.name, settings.host, settings.port, rest_port=settings.rest_port, **files)
         if command:
+            if settings.log.rate:
+                print(f"{command[0]} keeps no records (serve.log): have them kept by Client(log=FOLDER)", flush=True)
             print(f"handing over to {command[0]}, which listens on all addresses", flush=True)
             real.hand_over([*command, *extra])
     rest_port = flags.FREE_PORT if settings.rest_port == 0 else settings.rest_port
@@ -49,6 +52,8 @@ def run(task: Config, extra: list[str], *, embedded: bool) -> None:
     if options.batching and not settings.batching_file:  # the shipped file has a pod's two cores in mind
         batching = replace(options.batching, num_batch_threads=os.cpu_count() or 1)
         options = replace(options, batching=batching)
+    if settings.log.rate:
+        options = replace(options, records=_records(task))
     with _screen(task.root_folder / "logs") as stream:
         # What the server says of its versions belongs on the screen; TensorFlow's chatter stays in the log.
         shown = logging.StreamHandler(stream)
@@ -56,9 +61,25 @@ def run(task: Config, extra: list[str], *, embedded: bool) -> None:
         logger = logging.getLogger("bertline")
         logger.addHandler(shown)
         logger.setLevel(logging.INFO)
+        if options.records:
+            texts = "masked texts" if options.records.texts else "no texts"
+            logger.info("requests are recorded, with %s, in %s", texts, screen.display(options.records.folder))
         if options.host not in real.LOOPBACK:
             logger.warning("%s", _who_may_reach(options))
         run_server(Server(options))
+
+
+def _records(task: Config) -> RecordOptions:
+    settings = task.serve.log
+    return RecordOptions(
+        task.records_folder,
+        rate=settings.rate,
+        texts=settings.texts,
+        embeddings=settings.embeddings,
+        columns=tuple(settings.columns),
+        days=settings.days,
+        most_bytes=settings.max_size,
+    )
 
 
 @contextmanager

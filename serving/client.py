@@ -19,6 +19,9 @@ A request that a server refuses with UNAVAILABLE (it restarts, or its queue is f
 0.2, 0.4, 0.8 and 1.6 seconds, each give or take a fifth. Nothing else is retried: a request that was too large or too
 late would only add to the load. `timeout` limits a whole call, retries included.
 
+A server that keeps records tells each answer's id, and so does a client that keeps them itself (`log=`): with it
+`bertline feedback` finds the answer again.
+
 Where a name has several addresses, such as a headless Service of Kubernetes, they get the requests in turn.
 """
 
@@ -27,9 +30,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from itertools import islice
+from pathlib import Path
 from queue import SimpleQueue
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar
@@ -49,6 +53,7 @@ from bertline.serving.protos import (
     PredictRequest,
     PredictResponse,
 )
+from bertline.serving.recording import ID_HEADER, Entry, RecordOptions
 
 __all__ = ["AsyncClient", "Client", "Prediction", "ServingError", "Signature", "TensorInfo", "VersionStatus"]
 
@@ -115,6 +120,7 @@ class _Core:
         server_name: str | None = None,
         api_key: str | None = None,
         allow_insecure_key: bool = False,
+        log: RecordOptions | str | Path | None = None,
     ):
         for name, value in {"batch_size": batch_size, "concurrency": concurrency}.items():
             if value < 1:
@@ -136,6 +142,11 @@ class _Core:
             api_key=api_key,
             allow_insecure_key=allow_insecure_key,
         )
+        self._recorder = None
+        if log is not None:
+            from bertline.serving.records import Recorder  # pyarrow and numpy, which a client without records needs not
+
+            self._recorder = Recorder(log if isinstance(log, RecordOptions) else RecordOptions(Path(log)))
 
     @property
     def address(self) -> str:
@@ -180,6 +191,21 @@ class _Core:
         message = self._connection.explain(error.code(), error.details() or "", seconds)
         return ServingError(error.code(), message, *([part.rows, part.whole] if part else []))
 
+    def _begin(self) -> _Asked:
+        return _Asked(self._recorder.begin() if self._recorder else None)
+
+    def _end(self, asked: _Asked, part: _Part, predictions: Sequence[Prediction], code: grpc.StatusCode) -> None:
+        """Records a request that was answered, or failed without predictions."""
+        if asked.entry is None:
+            return
+        from bertline.serving import record_rows
+
+        texts, pairs = part.inputs["text"], part.inputs.get("text_pair")
+        content = partial(record_rows.of_predictions, texts, pairs, predictions, self._recorder.options)
+        asked.entry.content, asked.entry.size = content, sum(map(len, texts)) + 1000 * len(texts)
+        asked.entry.signature = part.request.model_spec.signature_name
+        self._recorder.end(asked.entry, self.model_name, code.name, time.perf_counter() - asked.began)
+
     def _metadata_request(self) -> GetModelMetadataRequest:
         return GetModelMetadataRequest(model_spec=self._spec(), metadata_field=["signature_def"])
 
@@ -188,11 +214,26 @@ class _Core:
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """A request under way: the entry of its record, if this client keeps one, and when it was sent."""
+
+    entry: Entry | None
+    began: float = field(default_factory=time.perf_counter)
+
+    def ids(self, rows: int, trailing: Iterable[tuple[str, str]] | None) -> list[str | None]:
+        """The id of the record of each text: this client's own, else the one that the server tells; None without."""
+        told = next((value for key, value in trailing or () if key == ID_HEADER), None)
+        entry = self.entry or (Entry(told) if told else None)
+        return entry.row_ids(rows) if entry else [None] * rows
+
+
+@dataclass(frozen=True)
 class _Part:
-    """A request, the indices of its texts in the call, and whether these are all."""
+    """A request, the indices of its texts in the call, its texts as UTF-8 by input, and whether these are all."""
 
     request: PredictRequest
     rows: list[int]
+    inputs: dict[str, list[bytes]]
     whole: bool
 
 
@@ -228,22 +269,26 @@ class _Call:
         for start in range(0, self._rows, self._batch_size):
             rows = order[start : start + self._batch_size]
             request = PredictRequest(model_spec=self._spec)
-            for name, texts in self._inputs.items():
-                messages.set_strings(request.inputs[name], [texts[row] for row in rows])
-            yield _Part(request, rows, whole=self.requests == 1)
+            inputs = {name: [texts[row] for row in rows] for name, texts in self._inputs.items()}
+            for name, texts in inputs.items():
+                messages.set_strings(request.inputs[name], texts)
+            yield _Part(request, rows, inputs, whole=self.requests == 1)
 
     def seconds_left(self) -> float:
         """What the next request may take."""
         return self.seconds if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
 
-    def add(self, part: _Part, response: PredictResponse) -> None:
-        """Takes the answer to a part."""
+    def add(self, part: _Part, response: PredictResponse, ids: Sequence[str | None]) -> list[Prediction]:
+        """Takes the answer to a part, and the id of each record of it; returns the predictions."""
         try:
             predictions = messages.predictions(response, len(part.rows))
         except ValueError as error:
             message = f"signature {self._spec.signature_name} of {self._spec.name} does not classify texts: {error}"
             raise ServingError(grpc.StatusCode.INTERNAL, message, part.rows, part.whole) from error
+        if any(ids):
+            predictions = [replace(each, id=own) for each, own in zip(predictions, ids, strict=True)]
         self._answers.update(zip(part.rows, predictions, strict=True))
+        return predictions
 
     def predictions(self) -> list[Prediction]:
         """All answers, in the order of the texts."""
@@ -308,6 +353,8 @@ class Client(_Core):
         server_name: the name in the server's certificate, if it is not the address's.
         api_key: sent with each request as `authorization: Bearer KEY`.
         allow_insecure_key: whether to send the key without TLS to an address that is not on this machine.
+        log: a folder in which this client keeps a record of each text and its answer, for `bertline monitor`, or
+            RecordOptions. For a server that keeps none, such as tensorflow_model_server.
 
     Raises:
         ValueError: settings contradict each other, or the API key would travel unencrypted.
@@ -349,7 +396,7 @@ class Client(_Core):
         call = _Call(spec, texts, pairs, self.batch_size, self._limit(timeout))
         if call.requests == 1:  # without a future it takes a quarter of a millisecond less
             (part,) = call.parts()
-            call.add(part, self._ask(self._prediction.Predict, part.request, call.seconds, part))
+            self._one(call, part)
         else:
             self._pipeline(call)
         return call.predictions()
@@ -409,8 +456,10 @@ class Client(_Core):
             time.sleep(POLL_SECONDS)
 
     def close(self) -> None:
-        """Closes the connection."""
+        """Closes the connection, and writes the records that wait."""
         self._channel.close()
+        if self._recorder:
+            self._recorder.close()
 
     def __enter__(self) -> Client:
         return self
@@ -418,33 +467,47 @@ class Client(_Core):
     def __exit__(self, *_) -> None:
         self.close()
 
+    def _one(self, call: _Call, part: _Part) -> None:
+        asked = self._begin()
+        try:
+            response, rpc = self._prediction.Predict.with_call(part.request, **self._options(call.seconds))
+        except grpc.RpcError as error:
+            self._end(asked, part, (), error.code())
+            raise self._error(error, call.seconds, part) from error
+        predictions = call.add(part, response, asked.ids(len(part.rows), rpc.trailing_metadata()))
+        self._end(asked, part, predictions, grpc.StatusCode.OK)
+
     def _pipeline(self, call: _Call) -> None:
         parts = call.parts()
-        under_way: dict[grpc.Future, _Part] = {}
+        under_way: dict[grpc.Future, tuple[_Part, _Asked]] = {}
         done: SimpleQueue[grpc.Future] = SimpleQueue()
         try:
             while True:
                 for part in islice(parts, self.concurrency - len(under_way)):
+                    asked = self._begin()
                     future = self._prediction.Predict.future(part.request, **self._options(call.seconds_left()))
-                    under_way[future] = part
+                    under_way[future] = part, asked
                     future.add_done_callback(done.put)
                 if not under_way:
                     return
                 future = done.get()
-                part = under_way.pop(future)
+                part, asked = under_way.pop(future)
                 try:
-                    call.add(part, future.result())
+                    response = future.result()
                 except grpc.RpcError as error:
+                    self._end(asked, part, (), error.code())
                     raise self._error(error, call.seconds, part) from error
+                predictions = call.add(part, response, asked.ids(len(part.rows), future.trailing_metadata()))
+                self._end(asked, part, predictions, grpc.StatusCode.OK)
         finally:
             for future in under_way:
                 future.cancel()
 
-    def _ask(self, method: Callable[..., Answer], request: object, seconds: float, part: _Part | None = None) -> Answer:
+    def _ask(self, method: Callable[..., Answer], request: object, seconds: float) -> Answer:
         try:
             return method(request, **self._options(seconds))
         except grpc.RpcError as error:
-            raise self._error(error, seconds, part) from error
+            raise self._error(error, seconds) from error
 
 
 class AsyncClient(_Core):
@@ -472,11 +535,15 @@ class AsyncClient(_Core):
 
         async def work() -> None:
             for part in parts:
+                asked = self._begin()
+                rpc = self._prediction.Predict(part.request, **self._options(call.seconds_left()))
                 try:
-                    response = await self._prediction.Predict(part.request, **self._options(call.seconds_left()))
+                    response = await rpc
                 except grpc.RpcError as error:
+                    self._end(asked, part, (), error.code())
                     raise self._error(error, call.seconds, part) from error
-                call.add(part, response)
+                predictions = call.add(part, response, asked.ids(len(part.rows), await rpc.trailing_metadata()))
+                self._end(asked, part, predictions, grpc.StatusCode.OK)
 
         workers = [asyncio.create_task(work()) for _ in range(min(self.concurrency, call.requests))]
         try:
@@ -510,8 +577,10 @@ class AsyncClient(_Core):
             await asyncio.sleep(POLL_SECONDS)
 
     async def close(self) -> None:
-        """Closes the connection."""
+        """Closes the connection, and writes the records that wait."""
         await self._channel.close()
+        if self._recorder:
+            await asyncio.to_thread(self._recorder.close)
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -16,6 +16,7 @@ from bertline.serving.limits import Limits
 from bertline.serving.models import one_model
 from bertline.serving.options import ServerOptions
 from bertline.serving.protos import ConfigProto, ModelServerConfig
+from bertline.serving.recording import RecordOptions
 from bertline.serving.versions import Polling
 
 METRICS_PATH = "/monitoring/prometheus/metrics"  # where TF Serving has them unless told otherwise
@@ -110,7 +111,25 @@ def _options(flags: argparse.Namespace) -> ServerOptions:
             max_bytes_in_flight=flags.max_bytes_in_flight,
         ),
         grpc_arguments=_channel_arguments(flags.grpc_channel_arguments),
+        records=_records(flags),
     )
+
+
+def _records(flags: argparse.Namespace) -> RecordOptions | None:
+    if not flags.records_folder:
+        return None
+    try:
+        return RecordOptions(
+            Path(flags.records_folder),
+            rate=flags.records_rate,
+            texts=flags.records_texts,
+            embeddings=flags.records_embeddings,
+            columns=tuple(filter(None, flags.records_columns.split(","))),
+            days=flags.records_days,
+            most_bytes=flags.records_bytes,
+        )
+    except ValueError as error:
+        raise UserError(f"--records_...: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -187,7 +206,19 @@ def _add_own_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max_batch_rows", type=int, default=limits.max_batch_rows, help="of one request")
     group.add_argument("--max_text_bytes", type=int, default=limits.max_text_bytes, help="of one string")
     group.add_argument("--max_concurrent_requests", type=int, default=limits.max_concurrent_requests, help="in all")
+    _add_record_flags(group)
     group.add_argument("--exit_with_parent", action="store_true", help="stop when the starting process is gone")
+
+
+def _add_record_flags(group) -> None:
+    options = RecordOptions(Path())
+    group.add_argument("--records_folder", help="keep a record of each request there, for `bertline monitor`")
+    group.add_argument("--records_rate", type=float, default=options.rate, help="share of the requests")
+    _add_switch(group, "records_texts", options.texts, "keep the texts too, with personal data masked")
+    _add_switch(group, "records_embeddings", options.embeddings, "keep the vectors of a model that gives them")
+    group.add_argument("--records_columns", default="", help="features of tf.Examples (A,B) to keep, masked")
+    group.add_argument("--records_days", type=int, default=options.days, help="after which records are removed")
+    group.add_argument("--records_bytes", type=int, default=options.most_bytes, help="of all records")
 
 
 def _add_switch(group, name: str, default: bool, words: str) -> None:

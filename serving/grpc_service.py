@@ -16,6 +16,7 @@ from bertline.serving.bodies import Share
 from bertline.serving.errors import RequestError, frames, invalid
 from bertline.serving.metrics import Metrics
 from bertline.serving.protos import SERVICES, MultiInferenceRequest, ReloadConfigRequest, ReloadConfigResponse
+from bertline.serving.recording import ID_HEADER, Entry
 from bertline.serving.service import Service
 
 log = logging.getLogger("bertline.serving")
@@ -23,6 +24,8 @@ log = logging.getLogger("bertline.serving")
 NAMES = tuple(f"tensorflow.serving.{service}" for service in SERVICES)
 # The message travels in a header, of which gRPC takes 8 KiB in all, percent-encoded: up to three times as long.
 MESSAGE_BYTES = 1500
+
+RECORDED = ("Predict", "Classify")  # the methods that answer texts
 
 Request = TypeVar("Request", bound=Message)
 
@@ -81,13 +84,16 @@ class Calls:
         async def handle(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
             began = time.perf_counter()
             code, message, request = grpc.StatusCode.OK, "", None
+            entry = self._entry(context) if method in RECORDED else None
             try:
                 if self._stopping:
                     await self._stopping.wait()
                     raise RequestError(grpc.StatusCode.UNAVAILABLE, "the server is stopping; try another, or later")
                 with self._bodies.share() as share:
                     request = await self._request(kind, context, share)
-                    response = await answer(request, share=share)
+                    response = await (
+                        answer(request, share=share, entry=entry) if entry else answer(request, share=share)
+                    )
                     return await self._bodies.work(response.ByteSize(), response.SerializeToString)
             except RequestError as error:
                 code, message = error.code, str(error)
@@ -100,10 +106,23 @@ class Calls:
                 message = f"an error of the server's own, {type(error).__name__}; its log says more"
                 log.error("%s failed: %s", method, frames(error))
             finally:
-                self._metrics.observe_request(self._model(request), method, "GRPC", code, time.perf_counter() - began)
+                model, seconds = self._model(request), time.perf_counter() - began
+                self._metrics.observe_request(model, method, "GRPC", code, seconds)
+                if entry and model:
+                    self._service.recorder.end(entry, model, code.name, seconds)
             return await context.abort(code, message.encode()[:MESSAGE_BYTES].decode(errors="ignore"))
 
         return handle
+
+    def _entry(self, context: grpc.aio.ServicerContext) -> Entry | None:
+        """The entry of a call, of whose id the caller is told; None if it is not recorded."""
+        if self._service.recorder is None:
+            return None
+        own = next((value for key, value in context.invocation_metadata() if key == ID_HEADER), None)
+        entry = self._service.recorder.begin(own)
+        if entry:
+            context.set_trailing_metadata(((ID_HEADER, entry.id),))
+        return entry
 
     async def _reload(self, request: ReloadConfigRequest, share: Share) -> ReloadConfigResponse:
         return await self._service.reload_config(request)

@@ -7,7 +7,7 @@ import math
 import sys
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bertline.serving.protos import (
     DataType,
@@ -35,6 +35,7 @@ class Prediction:
         abstained: whether the model is less sure than the threshold it was exported with; None if it has none.
         labels: of a multi-label model the labels that the text gets, the most probable first; there may be none. Of any
             other model the one label.
+        id: of the record that is kept of this answer; None where none is.
     """
 
     label: str | None
@@ -43,6 +44,7 @@ class Prediction:
     version: int | None = None
     abstained: bool | None = None
     labels: tuple[str, ...] = ()
+    id: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.label is not None:

@@ -41,6 +41,13 @@ class Metrics:
         self._key_file_faults = Counter(
             "bertline_key_file_faults", "Times that the file of API keys could no longer be read.", registry=registry
         )
+        self._records = Counter("bertline_records_written", "Records of requests written.", registry=registry)
+        self._records_dropped = Counter(
+            "bertline_records_dropped",
+            "Records of requests lost: too many came at once, the disk took none, or the server ended.",
+            ["reason"],
+            registry=registry,
+        )
         self._series = functools.cache(self._series_of)  # finding a series by its labels costs more than counting
 
     def _count_requests(self, registry: CollectorRegistry) -> None:
@@ -172,6 +179,15 @@ class Metrics:
     def count_key_file_fault(self) -> None:
         """The key file turned out to be unreadable, so that every call is refused."""
         self._key_file_faults.inc()
+
+    def count_records(self, rows: int, why: str) -> None:
+        """Records were written, or dropped for a reason.
+
+        Args:
+            rows: how many.
+            why: the reason; "" for written ones.
+        """
+        (self._records_dropped.labels(why) if why else self._records).inc(rows)
 
     def observe_load(self, model: str, version: int, seconds: float, loaded: bool) -> None:
         """A version was loaded and warmed, or turned out not to load.

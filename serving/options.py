@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bertline.serving.batching import BatchingOptions
 from bertline.serving.limits import Limits
 from bertline.serving.protos import ConfigProto, ModelServerConfig
+from bertline.serving.recording import RecordOptions
 from bertline.serving.versions import Polling
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class ServerOptions:
         keys_file: API keys, one of which each request needs; None for no keys.
         reload_roots: folders that HandleReloadConfigRequest may name; None for those of the models first served.
         limits: the most that a request may take.
+        records: what is kept of each request; None for nothing.
         grpc_arguments: channel arguments of the gRPC server, such as ("grpc.max_connection_age_ms", 2000).
     """
 
@@ -69,4 +71,5 @@ class ServerOptions:
     keys_file: Path | None = None
     reload_roots: tuple[str, ...] | None = None
     limits: Limits = field(default_factory=Limits)
+    records: RecordOptions | None = None
     grpc_arguments: tuple[tuple[str, int | str], ...] = ()

@@ -44,6 +44,7 @@ from bertline.serving.protos import (
     RegressionRequest,
     SignatureDefMap,
 )
+from bertline.serving.recording import ID_HEADER, Entry
 
 if TYPE_CHECKING:  # both start TensorFlow, which a server does after it has taken its ports
     from bertline.serving.servable import Servable
@@ -55,6 +56,7 @@ Answer = TypeVar("Answer")
 
 MESSAGE_CHARACTERS = 1500  # as over gRPC: names out of a request, which errors quote, can be of any length
 MAX_VERSION = 2**63 - 1
+RECORDED = ("predict", "classify")  # the methods that answer texts
 SIGNATURE_DEF = "signature_def"
 # What a text meets at the signature serving_default, by TensorFlow's words and ours; and the signature it is meant for
 TEXT_SIGNATURE = "text"
@@ -167,11 +169,14 @@ class _Rest:
 
     async def _counted(self, request: Request) -> Response:
         """The answer, counted with the code it ends with."""
-        began, code, call = time.perf_counter(), grpc.StatusCode.OK, _Call("", ModelSpec())
+        began, code, call, entry = time.perf_counter(), grpc.StatusCode.OK, _Call("", ModelSpec()), None
         try:
             self._check_key(request)
             call = _call(request)
-            return Response(await self._answer(request, call), media_type="application/json")
+            if self._service.recorder and call.method in RECORDED:
+                entry = self._service.recorder.begin(request.headers.get(ID_HEADER))
+            headers = {ID_HEADER: entry.id} if entry else None
+            return Response(await self._answer(request, call, entry), headers=headers, media_type="application/json")
         except RequestError as error:
             code = error.code
             return _error(error)
@@ -185,13 +190,16 @@ class _Rest:
             return _error(RequestError(code, words))
         finally:
             known = call.spec.name if call.spec.name in self._service.models.names() else ""
-            self._metrics.observe_request(known, call.method, "REST", code, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            self._metrics.observe_request(known, call.method, "REST", code, seconds)
+            if entry and known:
+                self._service.recorder.end(entry, known, code.name, seconds)
 
     def _check_key(self, request: Request) -> None:
         if self._access:
             self._access.check(key_of(request.headers))
 
-    async def _answer(self, request: Request, call: _Call) -> bytes:
+    async def _answer(self, request: Request, call: _Call, entry: Entry | None) -> bytes:
         if call.method == "status":
             return _json(self._service.get_model_status(GetModelStatusRequest(model_spec=call.spec)))
         if call.method == "metadata":
@@ -200,7 +208,7 @@ class _Rest:
             async with asyncio.timeout(self._timeout):
                 with self._bodies.share() as share:
                     body = await _body(request, self._most, share)
-                    return await _unless_gone(request, self._infer(call, body, share))
+                    return await _unless_gone(request, self._infer(call, body, share, entry))
         except TimeoutError:
             message = f"no answer within {self._timeout:g} s (rest_api_timeout_in_ms); send fewer rows, or try later"
             raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, message) from None
@@ -213,21 +221,28 @@ class _Rest:
         fields = {"model_spec": _fields(response.model_spec), "metadata": {SIGNATURE_DEF: _fields(signatures)}}
         return json.dumps(fields, indent=1).encode() + b"\n"
 
-    async def _infer(self, call: _Call, body: _Body, share: Share) -> bytes:
+    async def _infer(self, call: _Call, body: _Body, share: Share, entry: Entry | None) -> bytes:
         with self._service.acquire(call.spec) as servable:
             if call.method == "predict":
-                return await self._predict(PredictRequest(model_spec=call.spec), servable, body, share)
+                return await self._predict(PredictRequest(model_spec=call.spec), servable, body, share, entry)
             kind = ClassificationRequest if call.method == "classify" else RegressionRequest
             request = kind(model_spec=call.spec)
             await self._read(request, servable, body, share)
-            response = await getattr(self._service, call.method)(request, servable=servable, share=share)
+            if call.method == "classify":
+                response = await self._service.classify(request, servable=servable, share=share, entry=entry)
+            else:
+                response = await self._service.regress(request, servable=servable, share=share)
             write = json_tensor.classifications if call.method == "classify" else json_tensor.regressions
             return await self._bodies.work(response.ByteSize(), write, response.result)
 
-    async def _predict(self, request: PredictRequest, servable: Servable, body: _Body, share: Share) -> bytes:
+    async def _predict(
+        self, request: PredictRequest, servable: Servable, body: _Body, share: Share, entry: Entry | None
+    ) -> bytes:
         with _hinted(servable):
             form = await self._read(request, servable, body, share)
-            response = await self._service.predict(request, servable=servable, share=share, as_content=True)
+            response = await self._service.predict(
+                request, servable=servable, share=share, entry=entry, as_content=True
+            )
         with _placed(servable, request.model_spec):
             return await self._bodies.work(response.ByteSize(), json_tensor.predictions, response, form)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import grpc
@@ -14,6 +15,7 @@ from bertline.errors import UserError
 from bertline.serving import configuration, releases, storage
 from bertline.serving.calls import DEFAULT_SIGNATURE, Call
 from bertline.serving.errors import RequestError, invalid
+from bertline.serving.monitored import Monitored
 from bertline.serving.protos import CallableOptions, ConfigProto, SavedModel, SignatureDef
 from bertline.serving.runtime import tf
 
@@ -70,6 +72,11 @@ class Servable:
     def where(self) -> str:
         """Model and version in an error's words."""
         return f"model {self.model}, version {self.version}"
+
+    @cached_property
+    def monitored(self) -> Monitored | None:
+        """How calls of the signature `text` are made so that they tell what `bertline monitor` needs; see Monitored."""
+        return Monitored.of(self.signatures)
 
     def signature(self, name: str) -> SignatureDef | None:
         """The signature of that name, or None."""

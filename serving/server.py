@@ -34,6 +34,7 @@ from bertline.serving.metrics import Metrics
 from bertline.serving.models import Models, one_model
 from bertline.serving.options import ServerOptions
 from bertline.serving.protos import ModelServerConfig
+from bertline.serving.records import Recorder
 from bertline.serving.roots import Roots
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Server:
         self.rest_port = options.rest_port
         self.metrics = Metrics()
         self._models = Models(self._load, options.polling, labels_in_advance=options.labels_in_advance)
+        self._recorder: Recorder | None = None
         self._access = Access.read(options.keys_file, self.metrics.count_key_file_fault) if options.keys_file else None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="serving", daemon=True)
@@ -135,6 +137,8 @@ class Server:
             self._models.stop()
             if self._service:
                 self._service.close()
+            if self._recorder:
+                self._recorder.close()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
         self._loop.close()
@@ -179,6 +183,8 @@ class Server:
         from bertline.serving.service import Service
 
         options = self.options
+        if options.records:
+            self._recorder = Recorder(options.records, self.metrics.count_records)
         has_administrators = self._access or options.host in LOOPBACK  # a client certificate has no role
         self._service = Service(
             self._models,
@@ -186,6 +192,7 @@ class Server:
             options.limits,
             options.batching,
             reload_roots=self._reload_roots if has_administrators else None,
+            recorder=self._recorder,
         )
         self._calls = grpc_service.add_services(self._grpc, self._service, self.metrics, options.as_content)
         names = list(grpc_service.NAMES)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import grpc
+import numpy as np
 
-from bertline.serving import methods
+from bertline.serving import methods, record_rows
 from bertline.serving.batching import Batcher, BatchingOptions
 from bertline.serving.bodies import Bodies, Share
+from bertline.serving.calls import Call
 from bertline.serving.errors import RequestError, invalid
 from bertline.serving.limits import Limits
 from bertline.serving.metrics import Metrics
 from bertline.serving.models import Models, another_reload
+from bertline.serving.monitored import TEXT
 from bertline.serving.protos import (
     ClassificationRequest,
     ClassificationResponse,
@@ -38,6 +41,8 @@ from bertline.serving.protos import (
     ReloadConfigResponse,
     SignatureDefMap,
 )
+from bertline.serving.recording import Entry
+from bertline.serving.records import Recorder
 from bertline.serving.roots import Roots
 from bertline.serving.servable import DEFAULT_SIGNATURE, Servable
 from bertline.serving.threads import Threads
@@ -56,6 +61,7 @@ class Service:
         limits: the most that a request may take.
         batching: how requests share runs; None runs each by itself.
         reload_roots: gives the folders that HandleReloadConfigRequest may name; None refuses it.
+        recorder: keeps what is asked and answered; None keeps nothing.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class Service:
         batching: BatchingOptions | None = None,
         *,
         reload_roots: Callable[[], Roots] | None = None,
+        recorder: Recorder | None = None,
     ):
         self.models = models
         self.bodies = Bodies(limits)
@@ -76,6 +83,7 @@ class Service:
         self._reloader = ThreadPoolExecutor(1, thread_name_prefix="reload")
         self._reload: Future | None = None  # the last one
         self._reload_roots = reload_roots
+        self.recorder = recorder
         self._running = 0
         metrics.watch_requests(lambda: self._running)
 
@@ -94,6 +102,7 @@ class Service:
         timeout: float | None = None,
         servable: Servable | None = None,
         share: Share | None = None,
+        entry: Entry | None = None,
         as_content: bool = False,
     ) -> PredictResponse:
         """The outputs of a signature for the request's tensors.
@@ -103,6 +112,7 @@ class Service:
             timeout: seconds after which the caller needs no answer; None waits for ever.
             servable: the servable that the caller acquired; None for the one that the model_spec names.
             share: what the request holds of the budget for bodies; None for nothing yet.
+            entry: gets what is recorded of the request; None records nothing.
             as_content: whether to answer values as packed bytes (tensor_content) rather than as lists.
 
         Raises:
@@ -110,7 +120,9 @@ class Service:
                 the signature, INVALID_ARGUMENT for tensors), the graph's own error, RESOURCE_EXHAUSTED or UNAVAILABLE
                 under too much load, DEADLINE_EXCEEDED.
         """
-        response, used = await self._answer(methods.PREDICT, request, timeout, servable, share, as_content=as_content)
+        response, used = await self._answer(
+            methods.PREDICT, request, timeout, servable, share, entry, as_content=as_content
+        )
         self._sample(used, lambda log: log.predict_log, request, response)
         return response
 
@@ -121,9 +133,10 @@ class Service:
         timeout: float | None = None,
         servable: Servable | None = None,
         share: Share | None = None,
+        entry: Entry | None = None,
     ) -> ClassificationResponse:
         """Classes and scores of tf.Examples; arguments and errors as `predict`, but INVALID_ARGUMENT for signatures."""
-        response, used = await self._answer(methods.CLASSIFY, request, timeout, servable, share)
+        response, used = await self._answer(methods.CLASSIFY, request, timeout, servable, share, entry)
         self._sample(used, lambda log: log.classify_log, request, response)
         return response
 
@@ -237,6 +250,7 @@ class Service:
         timeout: float | None,
         servable: Servable | None,
         share: Share | None,
+        entry: Entry | None = None,
         **options: bool,
     ) -> tuple[Any, Servable]:
         with self.admitted(), nullcontext(share) if share else self.bodies.share() as held:
@@ -244,14 +258,21 @@ class Service:
                 async with asyncio.timeout(timeout):
                     spec = method.spec(request)
                     with nullcontext(servable) if servable else self.acquire(spec) as acquired:
-                        return await self._run(method, request, spec, acquired, held, options), acquired
+                        return await self._run(method, request, spec, acquired, held, entry, options), acquired
             except TimeoutError as error:
                 raise RequestError(
                     grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {timeout:g} s; send fewer rows, or try later"
                 ) from error
 
     async def _run(
-        self, method: methods.Method, request: Any, spec: ModelSpec, servable: Servable, share: Share, options: dict
+        self,
+        method: methods.Method,
+        request: Any,
+        spec: ModelSpec,
+        servable: Servable,
+        share: Share,
+        entry: Entry | None,
+        options: dict,
     ) -> Any:
         try:
             if isinstance(request, PredictRequest):
@@ -261,15 +282,53 @@ class Service:
                 size = self._limits.check_input(request.input)
             share.grow(size)
             call = await self.bodies.work(size, method.prepare, servable, request)
-            if self._batcher and call.has_rows and servable.is_batchable([*call.feeds, *call.fetches]):
-                outputs = await self._batcher.run(servable, spec.signature_name or DEFAULT_SIGNATURE, call)
-            else:
-                outputs = await self._threads.run(servable.run, call)
+            outputs = await self._outputs(servable, spec.signature_name or DEFAULT_SIGNATURE, call, entry)
             size = sum(output.nbytes for output in outputs.values())
             return await self.bodies.work(size, partial(method.answer, servable, request, outputs, **options))
         except RequestError as error:
             signature = f", signature {spec.signature_name}" if spec.signature_name else ""
             raise RequestError(error.code, f"{error} [{servable.where}{signature}]") from error
+
+    async def _outputs(
+        self, servable: Servable, signature: str, call: Call, entry: Entry | None
+    ) -> dict[str, np.ndarray]:
+        """The outputs of a call by tensor names, which the entry gets as well, with what is only recorded."""
+        monitored = servable.monitored if self.recorder and signature == TEXT else None
+        if entry:
+            self._note(entry, servable, signature, call, {}, {})
+        if monitored is None:
+            outputs = await self._computed(servable, signature, call)
+            aliases = {name: info.name for name, info in servable.signatures[signature].outputs.items()}
+            if entry:
+                self._note(entry, servable, signature, call, aliases, outputs)
+            return outputs
+        # Also where this request is not recorded, so that all requests share batches.
+        outputs = await self._computed(servable, signature, monitored.call(call))
+        if entry:
+            self._note(entry, servable, signature, call, monitored.aliases, outputs)
+        return monitored.answer(outputs)
+
+    async def _computed(self, servable: Servable, signature: str, call: Call) -> dict[str, np.ndarray]:
+        if self._batcher and call.has_rows and servable.is_batchable([*call.feeds, *call.fetches]):
+            return await self._batcher.run(servable, signature, call)
+        return await self._threads.run(servable.run, call)
+
+    def _note(
+        self,
+        entry: Entry,
+        servable: Servable,
+        signature: str,
+        call: Call,
+        aliases: Mapping[str, str],
+        outputs: Mapping[str, np.ndarray],
+    ) -> None:
+        """Gives an entry what it needs to make its rows later."""
+        names = {info.name: name for name, info in servable.signatures[signature].inputs.items()}
+        inputs = {names[tensor]: feed for tensor, feed in call.feeds.items()}
+        answer = {name: outputs[tensor] for name, tensor in aliases.items() if tensor in outputs}
+        entry.version, entry.signature = servable.version, signature
+        entry.content = partial(record_rows.of_call, inputs, answer, self.recorder.options)
+        entry.size = sum(_bytes(array) for array in (*inputs.values(), *answer.values()))
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -293,3 +352,10 @@ class Service:
         kind(log).request.CopyFrom(request)
         kind(log).response.CopyFrom(response)
         sampler.offer(log)
+
+
+def _bytes(array: np.ndarray) -> int:
+    """Bytes that an array holds, the strings of one of objects among them."""
+    if array.dtype != object:
+        return array.nbytes
+    return sum(len(value) for value in array.ravel().tolist() if isinstance(value, bytes)) + array.nbytes

@@ -17,24 +17,35 @@ from bertline.errors import UserError
 from bertline.models import packages
 from bertline.models.features import SPLITS
 
+ROLES = (*SPLITS, "only_train")  # of files; rows of the last are in no other split
+
 DESCRIBED = ("parquet", "arrow")  # formats whose classes may be named in a file beside them
 
 # === Of a task ===
 
 
 def by_split(options: DataOptions, base_folder: str) -> dict[str, list[SourceFile]]:
-    """The files that a task reads, by the split that they are given for. Those of `source` are under train.
+    """The files that a task reads, by the role of their rows. Those of `source`, which hashes split, are under train.
 
     Args:
         options: name the sources.
         base_folder: where relative paths start.
 
+    Returns:
+        The files by each of ROLES, in that order.
+
     Raises:
         UserError: as `expand`.
     """
-    sources = zip(SPLITS, (options.source, options.validation_source, options.test_source), strict=True)
+    only_train = [
+        source
+        for source in options.train_source or []
+        if not isinstance(source, str) or spans.is_there(source, base_folder)
+    ]
+    sources = (options.source, options.validation_source, options.test_source, only_train)
     return {
-        split: expand(patterns or [], base_folder, options.format, options.newest_spans) for split, patterns in sources
+        role: expand(patterns or [], base_folder, options.format, options.newest_spans)
+        for role, patterns in zip(ROLES, sources, strict=True)
     }
 
 

@@ -122,7 +122,11 @@ class FrozenClassifier(tf.Module):
 
     def logits(self, batch: Batch) -> tf.Tensor:
         """The classifier's logits, float32 [batch, labels]; the batch as in `vectors`."""
-        return _product(self._encoder.pooling.features(self.vectors(batch)), self._head)
+        return self.head(self.vectors(batch))
+
+    def head(self, vectors: tf.Tensor) -> tf.Tensor:
+        """The logits, float32 [batch, labels], of the rows' pooled vectors, float32 [batch, hidden]."""
+        return _product(self._encoder.pooling.features(vectors), self._head)
 
     def vectors(self, batch: Batch) -> tf.Tensor:
         """The rows' pooled vectors.

@@ -102,6 +102,22 @@ def test_rows_of_a_test_file_stay_and_their_texts_leave_training():
     assert verdicts([train, test], roles=[TRAIN, TEST])[0] == {0: [VALIDATION, DUPLICATE, TRAIN, TRAIN], 1: [TEST]}
 
 
+def test_rows_that_only_train_are_in_no_other_split_and_change_nothing_there():
+    own = [(0.01, 1, "good"), (0.5, 2, "bad"), (0.9, 3, "good")]  # test, train, train
+    added = [
+        (0.02, 4, "bad"),  # its hash falls in test
+        (0.15, 5, "good"),  # and this one's in validation
+        (0.01, 1, "good"),  # a test row's text, rightly
+        (0.01, 1, "bad"),  # the same, corrected: the test row stays as it is
+        (0.5, 2, "bad"),
+        (0.3, 6, "good"),
+        (0.3, 6, "bad"),  # two corrections of one text
+    ]
+    rows, _ = verdicts([survey(own), survey(added, file=1)], roles=(TRAIN, splitting.ONLY_TRAIN))
+    assert rows[0] == [TEST, TRAIN, TRAIN] == verdicts([survey(own)])[0][0]
+    assert rows[1] == [TRAIN, TRAIN, DUPLICATE, CONFLICT, DUPLICATE, CONFLICT, CONFLICT]
+
+
 def test_a_label_that_the_hash_leaves_out_of_train_gets_its_row_nearest_to_train():
     rows = [(0.5, 1, "common"), (0.02, 2, "rare"), (0.18, 3, "rare"), (0.04, 4, "common")]
     found, report = verdicts([survey(rows)])

@@ -149,6 +149,21 @@ def test_transform_features(line, tmp_path):
     assert features["label_id"].numpy().tolist() == [2, -1, -1]
 
 
+def test_the_monitored_signature_answers_the_same_and_tells_what_the_texts_are_like(line, tmp_path):
+    signatures, (_, _, model) = saved(line, tmp_path, abstain=0.5), line
+    texts = tf.constant([*TEXTS, "the item", "好 item 😀"])
+    answers, monitored = signatures["text"](text=texts), signatures["monitored"](text=texts)
+    for name, value in answers.items():
+        np.testing.assert_array_equal(monitored[name], value)
+    assert set(monitored) - set(answers) == {"embedding", "pieces", "unknown"}
+    vectors = tf.cast(monitored["embedding"], tf.float32)
+    assert monitored["embedding"].dtype == tf.float16
+    logits = vectors @ model.output_dense.kernel + model.output_dense.bias  # the head reads the vector
+    np.testing.assert_allclose(tf.nn.softmax(logits), answers["probabilities"], atol=2e-2)
+    assert monitored["pieces"].numpy().tolist()[-2:] == [4, 5]  # [CLS] the item [SEP]
+    assert monitored["unknown"].numpy().tolist()[-2:] == [0, 2]
+
+
 def test_a_multi_label_model_gives_each_label_a_probability_and_assigns_those_over_their_thresholds(tmp_path):
     options = tiny_model_options(tmp_path)
     rows = [(text, labels) for text, labels in zip(TEXTS, (["negative"], ["neutral", "positive"], []), strict=False)]

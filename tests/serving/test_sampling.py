@@ -7,10 +7,11 @@ import time
 import pytest
 
 from bertline.errors import UserError
-from bertline.serving import sampling
+from bertline.serving import masking, sampling
+from bertline.serving.masking import mask_bytes, mask_message, mask_text
 from bertline.serving.protos import Example, LoggingConfig, PredictionLog, TensorProto
 from bertline.serving.runtime import tf
-from bertline.serving.sampling import Sampler, mask_bytes, mask_message, mask_text
+from bertline.serving.sampling import Sampler
 
 STRING, FLOAT = tf.string.as_datatype_enum, tf.float32.as_datatype_enum
 
@@ -98,7 +99,7 @@ def test_nothing_is_fetched():
         "import socket\n"
         "def refuse(*_): raise SystemExit('masking wants the network')\n"
         "socket.getaddrinfo = socket.socket.connect = refuse\n"
-        "from bertline.serving.sampling import mask_text\n"
+        "from bertline.serving.masking import mask_text\n"
         "print(mask_text('mail jane@example.com or call 020 7946 0958'))"
     )
     ran = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)
@@ -221,14 +222,14 @@ def test_what_is_too_much_is_dropped_at_once(tmp_path, monkeypatch, caplog):
 
 
 def test_what_cannot_be_masked_is_neither_written_nor_logged(tmp_path, monkeypatch, caplog):
-    mask = sampling.mask_text
+    mask = masking.mask_text
 
     def failing(text: str) -> str:
         if "jane" in text:
             raise RuntimeError(f"cannot mask {text}")
         return mask(text)
 
-    monkeypatch.setattr(sampling, "mask_text", failing)
+    monkeypatch.setattr(masking, "mask_text", failing)
     samples = sampled(tmp_path, predict_log("jane@example.com"), predict_log("fine"))
     assert [list(sample.predict_log.request.inputs["text"].string_val) for sample in samples] == [[b"fine"]]
     assert "the last one: RuntimeError" in caplog.text and "jane" not in caplog.text

@@ -1,0 +1,222 @@
+"""How right the monitor's alarms are, by simulation: `python -m benchmarks.monitor`.
+
+Draws test rows, seven usual windows and one more, many times over, and counts: false alarms where nothing changes; how
+often 10 points of label shift, 5 points of accuracy lost, and a new kind of text that is 10% of all are found; and how
+far the estimated accuracy is from the true one, under covariate shift, where it holds, and under concept shift, where
+it cannot. A model is a calibrated one: each text's label is drawn from the probabilities that the model gives it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import resource
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.peer import write_result
+from bertline.monitoring import accuracy, judge, looks, telling_apart
+from bertline.monitoring.looks import Look
+from bertline.monitoring.options import MonitorOptions
+from bertline.monitoring.reference import Reference
+from bertline.monitoring.windows import Records, Window
+from bertline.serving import record_files
+
+CLASSES = ["negative", "neutral", "positive"]
+USUAL = (0.5, 0.3, 0.2)
+SURE, UNSURE = 8.0, 5.5  # how sure the model is of a text's kind: accuracies of 0.82 and 0.77
+TEST_ROWS, BEFORE = 2000, 7
+HIDDEN = 64
+SIZES = (500, 2000, 10_000)
+START = datetime.datetime(2026, 11, 1, tzinfo=datetime.UTC)
+DAY = datetime.timedelta(days=1)
+
+# The bars.
+MINUTE, GIBIBYTE = 60.0, 1 << 30  # for a window of a million records
+
+
+class Drawing:
+    """Draws what a model answers to texts, and their vectors."""
+
+    def __init__(self, seed: int):
+        self.chance = np.random.default_rng(seed)
+        self.kinds = self.chance.normal(size=(3, HIDDEN)) / 4  # the labels' own directions
+        self.new = self.chance.normal(size=HIDDEN) / 2  # that of a new kind of text
+
+    def texts(
+        self, rows: int, shares: tuple[float, ...] = USUAL, sureness: float = SURE, new: float = 0.0
+    ) -> dict[str, np.ndarray]:
+        """Labels answered, their probabilities, whether they are right, characters and vectors."""
+        kinds = self.chance.choice(3, rows, p=shares)
+        gamma = self.chance.gamma(1 + sureness * np.eye(3)[kinds])
+        scores = gamma / gamma.sum(-1, keepdims=True)
+        truth = (scores.cumsum(-1) < self.chance.random((rows, 1))).sum(-1).clip(0, 2)
+        labels = scores.argmax(-1)
+        is_new = self.chance.random(rows) < new
+        vectors = self.chance.normal(size=(rows, HIDDEN)) + self.kinds[kinds] + is_new[:, None] * self.new
+        return {
+            "labels": labels.astype(np.int32),
+            "confidence": scores.max(-1).astype(np.float32),
+            "right": labels == truth,
+            "characters": self.chance.lognormal(4.2, 0.5, rows).astype(np.float32),
+            "embedding": vectors.astype(np.float16),
+        }
+
+    def reference(self) -> Reference:
+        """Test rows."""
+        drawn = self.texts(TEST_ROWS)
+        nothing = np.full(TEST_ROWS, np.nan, np.float32)
+        return Reference(classes=CLASSES, abstained=nothing, unknown=nothing, texts=[], columns={}, **drawn)
+
+    def window(self, rows: int, **drawing: Any) -> tuple[Window, np.ndarray, np.ndarray]:
+        """A window, whether its answers are right, and their vectors."""
+        drawn = self.texts(rows, **drawing)
+        right, vectors, nothing = drawn.pop("right"), drawn.pop("embedding"), np.full(rows, np.nan, np.float32)
+        made = Window(
+            start=START, end=START + DAY, model="reviews", version=1,
+            abstained=nothing, pieces=nothing, unknown=nothing,
+            milliseconds=np.ones(rows, np.float32), columns={}, statuses=Counter(OK=rows), versions=Counter({1: rows}),
+            parts=[], places=np.zeros((rows, 2), np.int32), **drawn,
+        )  # fmt: skip
+        return made, right, vectors
+
+
+def raised(seed: int, rows: int, options: MonitorOptions, **drawing: Any) -> list[str]:
+    """The alarms of one window, by what was looked at; `drawing` says what has changed in it."""
+    drawing_of = Drawing(seed)
+    reference = drawing_of.reference()
+    before = [drawing_of.window(rows) for _ in range(BEFORE)]
+    window, _, vectors = drawing_of.window(rows, **drawing)
+    windows = [each for each, _, _ in before]
+    found = [look for look, _, _ in looks.of_accuracy(window, reference, options.accuracy_loss, np.zeros(0, bool))]
+    found += looks.of_shares(window, reference, windows, options.smallest_shift)
+    found += looks.of_errors(window, windows)
+    pooled = np.concatenate([each[: telling_apart.MOST_ROWS // BEFORE] for _, _, each in before])
+    for against, others in ((looks.TEST_ROWS, reference.embedding), (looks.BEFORE, pooled)):
+        told = telling_apart.tell_apart(vectors[: telling_apart.MOST_ROWS].astype(float), others.astype(float))
+        distance = max(2 * told.area - 1, 0.0)
+        found.append(Look(looks.TEXTS, against, "", distance, options.smallest_shift, told.p_value))
+    adjusted = stats.false_discovery_control([look.p_value for look in found])
+    level = judge.level(options)
+    return [look.name for look, p in zip(found, adjusted, strict=True) if p <= level and look.distance >= look.least]
+
+
+def rate(times: int, what: Callable[[int], list[str]]) -> dict[str, Any]:
+    """How often there was any alarm, with its 95% interval, and by which looks."""
+    alarms = [what(seed) for seed in range(times)]
+    hits = sum(bool(each) for each in alarms)
+    interval = stats.binomtest(hits, times).proportion_ci(0.95, method="wilson")
+    names = Counter(name for each in alarms for name in set(each))
+    return {"share": hits / times, "interval": [interval.low, interval.high], "times": times, "looks": dict(names)}
+
+
+def estimates(times: int, rows: int) -> dict[str, dict[str, float]]:
+    """The mean error of the estimated accuracy, and how often its interval holds the true one."""
+    figures: dict[str, list[tuple[float, bool, float]]] = {"covariate shift": [], "concept shift": []}
+    for seed in range(times):
+        drawing = Drawing(1000 + seed)
+        reference = drawing.reference()
+        for name, sureness, flipped in (("covariate shift", UNSURE, 0.0), ("concept shift", SURE, 0.1)):
+            window, right, _ = drawing.window(rows, sureness=sureness)
+            right = right & (drawing.chance.random(rows) >= flipped)  # a tenth of the right answers no longer is
+            found = accuracy.estimate(window.confidence, reference.confidence, reference.right)
+            low, high = found.interval
+            figures[name].append((found.accuracy - right.mean(), low <= right.mean() <= high, right.mean()))
+    return {
+        name: {
+            "mean_absolute_error": float(np.mean([abs(error) for error, _, _ in each])),
+            "bias": float(np.mean([error for error, _, _ in each])),
+            "interval_holds": float(np.mean([holds for _, holds, _ in each])),
+            "accuracy": float(np.mean([true for _, _, true in each])),
+        }
+        for name, each in figures.items()
+    }
+
+
+def a_million(rows: int = 1_000_000) -> dict[str, float]:
+    """Seconds and bytes to judge a window of a million records with vectors, from their files."""
+    drawing = Drawing(0)
+    with tempfile.TemporaryDirectory() as scratch:
+        parts = record_files.Parts(Path(scratch), 30, 1 << 40)
+        now = datetime.datetime.now(datetime.UTC)
+        _write(parts, drawing, rows, now)
+        reference = drawing.reference()
+        before_it = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        began = time.monotonic()
+        window = Records(Path(scratch), "reviews", CLASSES).window(now - DAY, now + DAY, 1)
+        report = judge.judge(window, reference, [], MonitorOptions())
+        seconds = time.monotonic() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"rows": report.answered, "seconds": seconds, "bytes": peak, "bytes_before": before_it}
+
+
+def _write(parts: record_files.Parts, drawing: Drawing, rows: int, now: datetime.datetime) -> None:
+    for start in range(0, rows, 20_000):
+        drawn = drawing.texts(20_000)
+        scores = np.zeros((20_000, 3), np.float32)
+        scores[np.arange(20_000), drawn["labels"]] = drawn["confidence"]
+        columns = dict.fromkeys(record_files.SCHEMA.names, [None] * 20_000) | {
+            "time": [now] * 20_000,
+            "id": [f"{start + row:016x}" for row in range(20_000)],
+            "model": ["reviews"] * 20_000,
+            "version": [1] * 20_000,
+            "status": ["OK"] * 20_000,
+            "milliseconds": [10.0] * 20_000,
+            "label": [CLASSES[label] for label in drawn["labels"]],
+            "classes": [CLASSES] * 20_000,
+            "probabilities": scores.tolist(),
+            "characters": drawn["characters"].astype(int).tolist(),
+            "embedding": list(drawn["embedding"]),
+        }
+        parts.write(columns)
+
+
+def main() -> None:
+    """Prints the figures, writes them to benchmarks/results, and fails where a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=100, help="draws per power; false alarms take ten times as many")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of the large window; 0 leaves it out")
+    arguments = parser.parse_args()
+    options, figures = MonitorOptions(), {}
+    large = a_million(arguments.rows) if arguments.rows else None  # first: the peak is the process's
+    if large:
+        print(f"{large['rows']:,} records in a window: {large['seconds']:.1f} s, {large['bytes'] / 2**20:.0f} MiB")
+    quiet = rate(10 * arguments.times, lambda seed: raised(seed, 1000, options))
+    low, high = quiet["interval"]
+    month = {"is": 30 * quiet["share"], "low": 30 * low, "high": 30 * high}
+    bounds = f"{month['low']:.2f} to {month['high']:.2f}"
+    print(f"false alarms a month, daily windows of 1,000: {month['is']:.2f} ({bounds})", flush=True)
+    changes: dict[str, dict[str, Any]] = {
+        "10 points of label shift": {"shares": (0.4, 0.3, 0.3)},
+        "5 points of accuracy lost": {"sureness": UNSURE},
+        "a new topic of 10%": {"new": 0.1},
+    }
+    for name, change in changes.items():
+        for rows in SIZES:
+            found = rate(arguments.times, lambda seed, rows=rows, change=change: raised(seed, rows, options, **change))
+            figures[f"{name}, {rows}"] = found
+            print(f"{name}, {rows:,} requests: found {found['share']:.0%} {found['looks']}", flush=True)
+    accuracies = estimates(arguments.times, 2000)
+    for name, each in accuracies.items():
+        print(
+            f"estimated accuracy under {name}: mean error {each['mean_absolute_error']:.3f}, bias {each['bias']:+.3f}, "
+            f"interval holds {each['interval_holds']:.0%}"
+        )
+    held = quiet["interval"][0] * 30 <= options.false_alarms
+    held &= not large or (large["seconds"] < MINUTE and large["bytes"] < GIBIBYTE)
+    result = {"false_alarms_a_month": month, "quiet": quiet, "power": figures, "estimates": accuracies, "large": large}
+    print("figures:", write_result("monitor", result | {"passed": bool(held)}))
+    print("bars held" if held else "a bar is missed")
+    sys.exit(0 if held else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What was said of the windows so far: a line of JSON per window, which tells since when an alarm stands."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+from bertline.errors import UserError
+from bertline.monitoring.judge import Report
+
+FILE = "history.jsonl"
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The reports so far without their texts, in the order in which they were made; a line cut by a crash is left out.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    file = folder / FILE
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read: {error}. Move it away to begin anew.") from error
+    reports = []
+    for line in lines:
+        try:
+            reports.append(json.loads(line))
+        except json.JSONDecodeError:  # the end of the file when the machine went down
+            continue
+    return reports
+
+
+def open_since(reports: list[dict[str, Any]], version: int) -> dict[str, datetime.datetime]:
+    """The alarms that the last window of a version had: a look's key -> the start of the first window in a row."""
+    judged = [report for report in reports if report["version"] == version and not report["small"]]
+    if not judged:
+        return {}
+    return {key: datetime.datetime.fromisoformat(since) for key, since in judged[-1]["open"].items()}
+
+
+def add(folder: Path, report: Report) -> None:
+    """Adds a report, without the texts: they are kept as long as the records are.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    told = report.as_dict()
+    for look in told["looks"]:
+        del look["texts"], look["words"], look["what_to_do"]
+    told["open"] = {each.look.key: each.since.isoformat() for each in report.alarms}
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (folder / FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(told, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UserError(f"{folder / FILE} cannot be written: {error.strerror}") from error
