@@ -47,6 +47,7 @@ bench-peers: setup  ## accuracy and speed against Transformers and TF-IDF, after
 	@$(PYTHON) -m benchmarks.quality configs/sentiment.yaml
 	@$(PYTHON) -m benchmarks.speed configs/sentiment.yaml
 	@$(PYTHON) -m benchmarks.inference configs/sentiment.yaml
+	@$(PYTHON) -m benchmarks.embed
 
 IMAGE ?= bertline:0.1.0
 image:            ## the container image for clusters; GPU=1 adds NVIDIA's libraries

@@ -98,11 +98,19 @@ class Contender:
         Raises:
             UserError: the process failed; the message ends with its last words.
         """
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        ways = self._read()
+        ways = self.figures()
         best = {name: max(way[name] for way in ways) for name in ("sorted", "unsorted")}
         return best | {"p50": min(way["p50"] for way in ways), "dtype": ways[0]["dtype"], "ways": ways}
+
+    def figures(self) -> Any:
+        """The figures of one pass, as the process gives them.
+
+        Raises:
+            UserError: as `ask`.
+        """
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return self._read()
 
     def _read(self) -> Any:
         line = self._process.stdout.readline()

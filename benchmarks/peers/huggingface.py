@@ -38,8 +38,8 @@ class Split:
         return len(self.encodings[index]["input_ids"])
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line; the recipe's defaults are those of models/recipe.py."""
+def command_line() -> argparse.ArgumentParser:
+    """The arguments; the recipe's defaults are those of models/recipe.py."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_file_arguments(parser)
     parser.add_argument("--weights", type=Path, required=True, help="folder in the Hugging Face layout")
@@ -59,7 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
     parser.add_argument("--max-steps", type=int, help="stop after this many steps and report only the speed")
     parser.add_argument("--skip-steps", type=int, default=10, help="first steps left out of examples_per_second")
-    return parser.parse_args()
+    return parser
 
 
 def encode(tokenizer, rows: list[dict[str, str]], labels: list[str], max_length: int) -> Split:
@@ -192,7 +192,7 @@ class FineTuning:
 
 def main() -> None:
     """Runs the fits that the command line asks for and prints their figures."""
-    arguments = parse_arguments()
+    arguments = command_line().parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(arguments.threads)

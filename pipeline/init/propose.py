@@ -21,8 +21,8 @@ from bertline.components.data.rows import printable
 from bertline.components.options import DataOptions, Query, ValidationOptions
 from bertline.errors import UserError
 from bertline.models import packages
-from bertline.models.recipe import ModelOptions, TrainOptions
-from bertline.pipeline.init import several
+from bertline.models.recipe import ModelOptions
+from bertline.pipeline.init import recipe, several
 from bertline.pipeline.init.columns import Columns, choose_columns
 from bertline.pipeline.init.survey import MOST_VALUES, Survey
 from bertline.pipeline.init.wordpieces import Pieces, look
@@ -33,11 +33,7 @@ FEW_ROWS = 10  # with fewer, about one row of the label falls in test, and its s
 IMBALANCE = 10  # commonest label to rarest, from which accuracy says little about the rare ones
 LISTED_LABELS, LONGEST_LABEL = 8, 40  # on the screen
 LISTED_COLUMNS = 12  # on the screen
-
-# Few labels need some 400 steps of a batch to level off, tens of labels some 32 per label.
-LEAST_STEPS, STEPS_PER_LABEL = 400, 32
-FEWEST_EPOCHS, MOST_EPOCHS = 2, 40
-MANY_LABELS = 20  # from here on the new head is large, and the upper rate gets it moving within the first epochs
+MANY_LABELS = 20  # beyond, their names are not listed in the config
 
 BACKBONE = ModelOptions.model_fields["backbone"].default
 LONGEST = 512  # positions of the default backbone
@@ -50,7 +46,6 @@ DEFAULTS = DataOptions(source=["."])
 # English has hardly an unknown piece, and tweets with their typing errors break a word into 1.14. Above these it is
 # another language, or the words of a trade: doctors' texts reach 2.
 UNKNOWN_PIECES, NOT_LATIN, PIECES_PER_WORD = 0.1, 0.3, 1.5
-BATCH = TrainOptions.model_fields["batch_size"].default
 
 
 # The split -> the key of its source.
@@ -397,6 +392,7 @@ def _model(pieces: Pieces) -> list[Setting]:
         Setting(("model", "backbone"), BACKBONE, "MiniLM, English: 6 layers"),
         *(Setting(("model", "sha256", file), digest, "as the authors publish it") for file, digest in PINS.items()),
         Setting(("model", "max_length"), max_length, reason),
+        Setting(("model", "pooling"), "auto", recipe.WHY_POOLING),
     ]
     if truncated > 0.4:
         settings.append(Setting(("validation", "max_truncated"), 1.0, "long texts are cut on purpose: see max_length"))
@@ -420,31 +416,19 @@ def _train_rows(survey: Survey, labels: dict[str, int]) -> int:
 
 
 def _train(labels: dict[str, int], rows: int) -> list[Setting]:
-    epochs, rate = propose_recipe(rows, len(labels))
-    steps = math.ceil(rows / BATCH) * epochs
-    why_epochs = f"{rows:,} rows / {BATCH} per batch x {epochs} = {steps:,} steps at most for {len(labels)} labels"
-    why_rate = "for many labels: the new head is large" if len(labels) >= MANY_LABELS else "usual for small BERTs"
-    patience = max(TrainOptions.model_fields["patience"].default, epochs // 5)
-    why_patience = "training stops after this many epochs without a better validation loss"
+    rule = recipe.choose(rows, len(labels))
+    options, row = rule.options, f"docs/recipes.md, row \"{rule.name}\""
+    steps = math.ceil(rows / options.batch_size) * options.epochs
+    why_steps = f"{steps:,} steps at most of {options.batch_size} rows, for {rows:,} rows and {len(labels)} labels"
+    method = Setting(("train", "method"), options.method, row)
+    if options.method == "probe":
+        return [method]
     return [
-        Setting(("train", "epochs"), epochs, why_epochs),
-        Setting(("train", "patience"), patience, why_patience),
-        Setting(("train", "learning_rate"), rate, why_rate),
+        method,
+        Setting(("train", "epochs"), options.epochs, why_steps),
+        Setting(("train", "patience"), options.patience, "epochs without a better validation loss end it before"),
+        Setting(("train", "learning_rate"), options.learning_rate, recipe.WHY_RATE),
     ]
-
-
-def propose_recipe(rows: int, labels: int) -> tuple[int, float]:
-    """Epochs and learning rate: enough steps to learn the labels, even from few rows.
-
-    Args:
-        rows: of training.
-        labels: number of classes.
-    """
-    steps = max(LEAST_STEPS, STEPS_PER_LABEL * labels)
-    steps_per_epoch = math.ceil(rows / BATCH)
-    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(steps / max(steps_per_epoch, 1))))
-    rate = TrainOptions.model_fields["learning_rate"].default
-    return epochs, 2 * rate if labels >= MANY_LABELS else rate
 
 
 # === evaluate ===

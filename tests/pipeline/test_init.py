@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy
 import pytest
@@ -13,8 +14,8 @@ from bertline.components.options import GateOptions
 from bertline.errors import UserError
 from bertline.models import packages
 from bertline.pipeline import config
-from bertline.pipeline.init import write_config
-from bertline.pipeline.init.propose import BACKBONE, PINS, label_warnings, propose_max_length, propose_recipe
+from bertline.pipeline.init import recipe, write_config
+from bertline.pipeline.init.propose import BACKBONE, PINS, label_warnings, propose_max_length
 from bertline.pipeline.init.wordpieces import look
 
 HEAVY = {"tensorflow", "tensorflow_text", "tfx", "apache_beam", "keras", "sklearn", "pandas"}
@@ -135,11 +136,12 @@ def test_the_config_loads_and_says_what_was_proposed(table, tmp_path):
     written, loaded = proposed(table, tmp_path / "configs" / "reviews.yaml")
     assert loaded.data.source == ["../My reviews.csv"]
     assert (loaded.model.max_length, loaded.model.sha256) == (16, PINS)
-    # 80 rows are 3 batches; 400 steps would be 134 epochs, of which 40 are allowed.
-    assert (loaded.train.epochs, loaded.train.patience, loaded.train.learning_rate) == (40, 8, 5e-5)
+    rule = recipe.choose(80, 2)
+    assert loaded.train == rule.options
     assert loaded.evaluate.gates == GateOptions()  # what is written out are the defaults
     lines = written.path.read_text().splitlines()
     assert not any("# keep:" in line for line in lines)  # "channel" has only one value
+    assert f'  method: {rule.options.method} # docs/recipes.md, row "{rule.name}"' in lines
     assert "    beats_majority: true # always answering 'good' has an accuracy of 0.50" in lines
 
 
@@ -220,16 +222,18 @@ def test_a_language_that_the_weights_do_not_know_is_named_with_the_ways_out(tmp_
 
 
 @pytest.mark.parametrize(
-    ("rows", "labels", "expected"),
+    ("rows", "labels", "name"),
     [
-        (30_000, 3, (2, 5e-5)),  # 938 steps an epoch
-        (6_000, 3, (3, 5e-5)),  # 188 steps an epoch, 400 wanted
-        (8_000, 77, (10, 1e-4)),  # 250 steps an epoch, 2,464 wanted
-        (100, 2, (40, 5e-5)),  # 4 steps an epoch
+        (16, 2, "up to 30 rows a label"),
+        (59, 2, "up to 30 rows a label"),
+        (60, 2, "30 to 300 rows a label"),
+        (10_000, 77, "30 to 300 rows a label"),
+        (6_000, 3, "from 300 rows a label"),
     ],
 )
-def test_epochs_and_rate_follow_rows_and_labels(rows, labels, expected):
-    assert propose_recipe(rows, labels) == expected
+def test_the_recipe_follows_the_rows_of_a_label_by_a_row_of_the_page(rows, labels, name):
+    assert recipe.choose(rows, labels).name == name
+    assert f"\n| {name} |" in Path("docs/recipes.md").read_text()
 
 
 def test_max_length_covers_99_percent_and_fits_the_backbone():

@@ -1,0 +1,41 @@
+"""Which training suits how many rows: the rule of `bertline init`, one row of docs/recipes.md each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from bertline.models.recipe import TrainOptions
+
+
+class Rule(NamedTuple):
+    """A row of "What init writes" in docs/recipes.md.
+
+    Attributes:
+        name: of the row.
+        least: training rows for each label from which it holds.
+        options: what it proposes.
+    """
+
+    name: str
+    least: int
+    options: TrainOptions
+
+# The default rate of `train`, 5e-5, is for a head that starts at random, and for larger BERTs.
+WHY_RATE = "from the probe's head: see docs/recipes.md"
+WHY_POOLING = "as the weights were trained; these on the mean of the tokens: docs/models.md, Pooling"
+
+
+def _full(epochs: int, patience: int) -> TrainOptions:
+    return TrainOptions(epochs=epochs, learning_rate=1e-4, patience=patience)
+
+
+RULES = (
+    Rule("up to 30 rows a label", 0, _full(10, 3)),
+    Rule("30 to 300 rows a label", 30, _full(3, 2)),
+    Rule("from 300 rows a label", 300, _full(2, 2)),
+)
+
+
+def choose(rows: int, labels: int) -> Rule:
+    """The rule for so many training rows and labels."""
+    return next(rule for rule in reversed(RULES) if rows >= rule.least * labels)
