@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from benchmarks.recipes.ours import Ours
 
 MOST_TOKENS = 128  # init proposes up to 512 for long texts; these would take the time of all other sets together
+SAMPLE = 2000  # rows whose lengths decide max_length
 
 
 class Trials:
@@ -25,13 +26,16 @@ class Trials:
 
     def __init__(self, data: sets.Set, backbone: str, threads: int):
         self._data = data
-        vocabulary = weights_folder(ModelOptions(backbone=backbone)) / "vocab.txt"
-        self._lengths = look([(text,) for text in data.texts], vocabulary).lengths
+        self._vocabulary = weights_folder(ModelOptions(backbone=backbone)) / "vocab.txt"
         # What init proposes for the texts, but for MOST_TOKENS.
-        length = min(MOST_TOKENS, propose_max_length(self._lengths))
+        length = min(MOST_TOKENS, propose_max_length(self._lengths(data.pool[:: max(1, len(data.pool) // SAMPLE)])))
         self._model = ModelOptions(backbone=backbone, max_length=length)
         self._peers = Peers(data, self._model, threads)
         self._ours: dict[str, Ours] = {}  # by pooling
+
+    def _lengths(self, places: np.ndarray) -> np.ndarray:
+        """Wordpieces of rows, int [rows]."""
+        return look([(self._data.texts[place],) for place in places], self._vocabulary).lengths
 
     def _fitter(self, method: str) -> Peers | Ours:
         """Who runs a method; vectors are those of its pooling."""
@@ -62,7 +66,7 @@ class Trials:
             labels=len(data.names),
             train_rows=len(chosen.train),
             test_rows=len(expected),
-            tokens=int(np.median(np.minimum(self._lengths[chosen.train], self._model.max_length))),
+            tokens=int(np.median(np.minimum(self._lengths(chosen.train), self._model.max_length))),
             **scores(expected, fitted.answers[None]),
             seconds=round(fitted.seconds, 2),
             weights=fitted.weights,
