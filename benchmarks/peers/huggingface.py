@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from rows import add_file_arguments, read_rows, report, score, write_predictions
@@ -190,9 +191,17 @@ class FineTuning:
         }
 
 
-def main() -> None:
-    """Runs the fits that the command line asks for and prints their figures."""
-    arguments = command_line().parse_args()
+class Task(NamedTuple):
+    """What a fit reads: the rows as they are and tokenised, by split, and the label names, sorted."""
+
+    rows: dict[str, list[dict[str, str]]]
+    splits: dict[str, Split]
+    classes: list[str]
+    tokenizer: Any
+
+
+def prepare(arguments: argparse.Namespace) -> Task:
+    """Reads and tokenises the rows, and sets what holds for the whole process."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(arguments.threads)
@@ -200,6 +209,13 @@ def main() -> None:
     classes = sorted({row["label"] for row in rows["train"]})
     tokenizer = AutoTokenizer.from_pretrained(arguments.weights)
     splits = {split: encode(tokenizer, of_split, classes, arguments.max_length) for split, of_split in rows.items()}
+    return Task(rows, splits, classes, tokenizer)
+
+
+def main() -> None:
+    """Runs the fits that the command line asks for and prints their figures."""
+    arguments = command_line().parse_args()
+    rows, splits, classes, tokenizer = prepare(arguments)
 
     runs, predictions = [], []
     for seed in arguments.seeds:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 
 import torch
-from huggingface import FineTuning, command_line, encode
-from rows import read_rows, report, score, write_predictions
-from transformers import AutoTokenizer
-from transformers.utils import logging
+from huggingface import FineTuning, command_line, prepare
+from rows import report, score, write_predictions
 
 
 def main() -> None:
@@ -17,13 +15,7 @@ def main() -> None:
     parser.add_argument("--tried-epochs", type=int, nargs="+", required=True)
     parser.add_argument("--tried-rates", type=float, nargs="+", required=True)
     arguments = parser.parse_args()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    torch.set_num_threads(arguments.threads)
-    rows = read_rows(arguments.rows)
-    classes = sorted({row["label"] for row in rows["train"]})
-    tokenizer = AutoTokenizer.from_pretrained(arguments.weights)
-    splits = {split: encode(tokenizer, of_split, classes, arguments.max_length) for split, of_split in rows.items()}
+    rows, splits, classes, tokenizer = prepare(arguments)
     expected = torch.tensor(splits["validation"].labels)
 
     best, spent, weights = None, 0.0, 0
