@@ -417,7 +417,7 @@ def _train_rows(survey: Survey, labels: dict[str, int]) -> int:
 
 def _train(labels: dict[str, int], rows: int) -> list[Setting]:
     rule = recipe.choose(rows, len(labels))
-    options, row = rule.options, f"docs/recipes.md, row \"{rule.name}\""
+    options, row = rule.options, f'docs/recipes.md, row "{rule.name}"'
     steps = math.ceil(rows / options.batch_size) * options.epochs
     why_steps = f"{steps:,} steps at most of {options.batch_size} rows, for {rows:,} rows and {len(labels)} labels"
     method = Setting(("train", "method"), options.method, row)

@@ -115,7 +115,7 @@ def test_a_folder_per_split_with_a_folder_per_class_in_it(tmp_path):
         "60 rows; columns: text, label",
     ]
     # 40 rows, of which a ninth is for validation.
-    assert "# 35 rows / 32 per batch x 40 = 80 steps at most for 2 labels" in written.path.read_text()
+    assert "# 6 steps at most of 32 rows, for 35 rows and 2 labels" in written.path.read_text()
     by_split = task_files.by_split(options, str(tmp_path / "configs"))
     assert {split: len(files) for split, files in by_split.items()} == {"train": 40, "validation": 0, "test": 20}
 
@@ -224,11 +224,10 @@ def test_a_language_that_the_weights_do_not_know_is_named_with_the_ways_out(tmp_
 @pytest.mark.parametrize(
     ("rows", "labels", "name"),
     [
-        (16, 2, "up to 30 rows a label"),
-        (59, 2, "up to 30 rows a label"),
-        (60, 2, "30 to 300 rows a label"),
-        (10_000, 77, "30 to 300 rows a label"),
-        (6_000, 3, "from 300 rows a label"),
+        (16, 2, "up to 300 rows a label"),
+        (10_000, 77, "up to 300 rows a label"),
+        (899, 3, "up to 300 rows a label"),
+        (900, 3, "from 300 rows a label"),
     ],
 )
 def test_the_recipe_follows_the_rows_of_a_label_by_a_row_of_the_page(rows, labels, name):
