@@ -29,12 +29,12 @@ from bertline.models.recipe import ModelOptions, TrainOptions
 
 METHODS = {
     "full": {},
-    "top_layers, 2 of 6": {"method": "top_layers", "top_layers": 2},
+    "top_layers": {"method": "top_layers", "top_layers": 2},
     "bitfit": {"method": "bitfit"},
     "lora": {"method": "lora"},
     "adalora": {"method": "adalora"},
-    "adapters, pfeiffer": {"method": "adapters"},
-    "adapters, houlsby": {"method": "adapters", "adapters": {"kind": "houlsby"}},
+    "pfeiffer": {"method": "adapters"},
+    "houlsby": {"method": "adapters", "adapters": {"kind": "houlsby"}},
     "prompt": {"method": "prompt"},
     "prefix": {"method": "prefix"},
     "probe": {"method": "probe"},
@@ -106,6 +106,7 @@ def held() -> float:
 def main() -> int:
     """Prints a line per method."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help="beside full; all of them if none is named")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--memory-of", choices=METHODS, help="print the peak of one method only, in MB")
     arguments = parser.parse_args()
@@ -116,11 +117,14 @@ def main() -> int:
         step()
         print(held() - before)
         return 0
-    ratios = speeds(list(METHODS), arguments.rounds)
-    peaks = {name: peak(name) for name in METHODS}
-    for name in METHODS:
-        print(f"{name:20} {ratios[name]:5.2f} x full's speed   {peaks[name] / peaks['full']:5.2f} x full's memory "
-              f"({peaks[name]:.0f} MB)")  # fmt: skip
+    names = list(dict.fromkeys(["full", *arguments.methods])) if arguments.methods else list(METHODS)
+    if unknown := set(names) - set(METHODS):
+        parser.error(f"{', '.join(sorted(unknown))}: known are {', '.join(METHODS)}")
+    ratios = speeds(names, arguments.rounds)
+    peaks = {name: peak(name) for name in names}
+    for name in names:
+        speed, memory = f"{ratios[name]:5.2f} x full's speed", f"{peaks[name] / peaks['full']:5.2f} x full's memory"
+        print(f"{name:20} {speed}   {memory} ({peaks[name]:.0f} MB)")
     return 0
 
 

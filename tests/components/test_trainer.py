@@ -13,14 +13,14 @@ from factories import MOODS, raw_examples, reviews, tiny_model_options, transfor
 from scipy import special
 from tfx.types import standard_artifacts
 
-from bertline.components import trainer, training_record
+from bertline.components import exporter, trainer, training_record
 from bertline.components.artifacts import Weights
 from bertline.components.trainer import Trainer
 from bertline.errors import UserError
 from bertline.models.bert import classifier
 from bertline.models.bert.encoder import Batch, Encoder, pack
 from bertline.models.dataset import read_rows
-from bertline.models.recipe import TrainOptions
+from bertline.models.recipe import ExportOptions, PrefixOptions, TrainOptions
 
 RECIPE = TrainOptions(epochs=6, batch_size=8, learning_rate=0.003, precision="float32")
 
@@ -149,6 +149,27 @@ def test_a_warm_start_begins_where_the_last_blessed_model_stopped(data, trained,
     accuracies = [training_record.read_history(run.uri)["epochs"][0]["validation_accuracy"] for run in (cold, warm)]
     assert accuracies[0] < 0.7 and accuracies[1] > 0.9
     assert weights.get_string_custom_property("summary").startswith("from 7: best epoch 1 of 1")
+
+
+def test_what_a_method_adds_is_exported_and_started_from(data, tmp_path):
+    prefix = {"method": "prefix", "prefix": PrefixOptions(tokens=4, reparametrise=8), "epochs": 1}
+    recipe = RECIPE.model_copy(update=prefix)
+    weights, run = train(data, tmp_path, recipe)
+    assert (tmp_path / "weights/adapter.npz").stat().st_size < 5000
+    trained = training_record.read_history(run.uri)["trained_weights"]
+    assert weights.get_string_custom_property("summary").startswith(f"prefix, {trained:,} of ")
+    logits = training_record.read_logits(run.uri).logits
+
+    options, graph, _ = data
+    export = ExportOptions()
+    exporter.write_saved_model(tmp_path / "served", Path(weights.uri), graph.uri, options, export, temperature=1.0)
+    texts = tf.constant([text for text, _, _ in reviews(360)[300:330]])
+    answers = tf.saved_model.load(str(tmp_path / "served")).signatures["text"](text=texts)
+    np.testing.assert_allclose(answers["probabilities"], special.softmax(logits, axis=-1), atol=1e-4)
+
+    still = recipe.model_copy(update={"learning_rate": 1e-6, "warm_start": True})
+    _, warm = train(data, tmp_path / "warm", still, last_blessed=pushed(weights, tmp_path / "release"))
+    np.testing.assert_allclose(training_record.read_logits(warm.uri).logits, logits, atol=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ import factories
 import numpy as np
 import pytest
 
-from bertline.models import attributions, surrogate
+from bertline.models import attributions, methods, surrogate
 from bertline.models.bert import backbone
 from bertline.models.bert.tokenizer import Tokenizer
 from bertline.models.pooling import Pooling
+from bertline.models.recipe import TrainOptions
 
 KEYWORDS = {"awful": 0, "refund": 0, "ordered": 1, "great": 2, "love": 2}
 TEXTS = [
@@ -53,6 +54,21 @@ def test_attributions_of_a_mean_are_complete(tmp_path):
     found = explainer.integrated_gradients(reading, [0, 1, 2])
     assert all(each.complete for each in found)
     assert found[2].values.argmax() == 1  # "great"
+
+
+@pytest.mark.parametrize("method", ["prompt", "prefix", "adapters"])
+def test_attributions_of_a_model_with_additions_are_complete(tmp_path, method):
+    options = factories.tiny_model_options(tmp_path, dropout=0.0)
+    words = backbone.vocabulary(options)
+    tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
+    model = factories.keyword_classifier(options, KEYWORDS)
+    alone = attributions.Explainer(model, tokenizer)
+    methods.choose(model, TrainOptions(method=method), methods.Length(1, 1)).finish()
+    model.additions = {name: 20 * array for name, array in model.additions.items()}
+    explainer = attributions.Explainer(model, tokenizer)
+    reading = explainer.read(TEXTS[0])
+    assert np.abs(explainer.probabilities([reading]) - alone.probabilities([reading])).max() > 1e-4
+    assert all(each.complete for each in explainer.integrated_gradients(reading, [0, 1, 2]))
 
 
 def test_the_reference_is_the_row_without_its_words(explainer):

@@ -35,6 +35,21 @@ def test_dense_steps_are_those_of_keras():
         np.testing.assert_allclose(mine, keras_own, rtol=1e-5, atol=1e-7)
 
 
+def test_a_variable_that_is_opened_later_stays_until_then_and_begins_like_one_of_the_first_step():
+    (early, late), (_, alone) = variables(), variables()
+    steady, begun = Schedule(0.1, 10**9, 0.0), late.numpy()
+    optimizer = AdamW([early, late], steady, weight_decay=0.01, clip_norm=1e9, opens=[0, 2])
+    reference = AdamW([alone], steady, weight_decay=0.01, clip_norm=1e9)
+    slopes = [tf.constant([[1.0, 2.0], [3.0, -4.0]]), tf.constant([0.2, -0.5])]
+    for _ in range(2):
+        optimizer.apply(slopes[:1], places=(0,))
+    np.testing.assert_array_equal(late, begun)
+    for _ in range(2):
+        optimizer.apply(slopes, places=(0, 1))
+        reference.apply(slopes[1:])
+    np.testing.assert_allclose(late, alone, rtol=1e-6)
+
+
 def test_a_table_is_updated_in_the_rows_of_the_batch():
     table, dense = (
         keras.Variable(np.ones((4, 2), np.float32), name="embeddings"),
