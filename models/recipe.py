@@ -110,9 +110,10 @@ class AdaLoraOptions(Section):
     targets: list[LoraTarget] = Field(default=["query", "key", "value", "output", "up", "down"], min_length=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)  # of what the factors read
     orthogonality: float = Field(default=0.1, ge=0)  # weight of the penalty; the paper tried 0.1, 0.3 and 0.5
-    # The budget falls between the two: nothing is pruned in the first tenth of the steps, and in the last four tenths
-    # what is left is trained alone. On GLUE the paper took about a tenth, and four tenths to six.
+    # Share of the steps, the first ones, in which nothing is pruned; on GLUE the paper took about a tenth.
     warmup_share: float = Field(default=0.1, ge=0, lt=1)
+    # Share of the steps, the last ones, in which the budget has been reached and what is left is trained; on GLUE the
+    # paper took four tenths to six.
     settled_share: float = Field(default=0.4, ge=0, lt=1)
     # Steps between two prunings. The paper's 100 is for trainings of 10,000s of steps; 6,000 rows have 190 an epoch.
     interval: PositiveInt = 10
