@@ -40,7 +40,7 @@ METHODS = {
     "probe": {"method": "probe"},
 }
 ROUNDS = 5
-TWEETS = 800  # a third of them are of the most common length
+TWEETS = 400  # a third of them are of the most common length
 Step = Callable[[], None]
 
 
