@@ -63,11 +63,20 @@ class Bench:
         recipe = TrainOptions(distribution="one_device", **METHODS[name])
         if recipe.method == "probe":
             encoder = FrozenEncoder(model, hardware.compute_dtype("auto"))
-            return lambda: encoder(self._rows) and None, len(self._rows)
+
+            def embed() -> None:
+                encoder(self._rows)
+
+            return embed, len(self._rows)
         with tempfile.TemporaryDirectory() as folder:
             run = training.Run(tf.distribute.get_strategy(), model, self._rows, self._rows, recipe, Path(folder))
         batches = [batch for batch in run.batches.ordered() if len(batch["rows"]) == recipe.batch_size]
-        return lambda: [run.train_on(batch) for batch in batches] and None, len(batches) * recipe.batch_size
+
+        def train() -> None:
+            for batch in batches:
+                run.train_on(batch)
+
+        return train, len(batches) * recipe.batch_size
 
 
 def speeds(names: list[str], rounds: int) -> dict[str, float]:
