@@ -78,7 +78,7 @@ def main() -> int:
             rows.append((reading, int(labels[row])))
         if len(rows) == arguments.rows:
             break
-    blank = model.tokenizer.id(attributions.MASK)
+    blank = model.tokenizer.mask
     lost = [losses(model, reading, label, blank) for reading, label in rows]
     methods: dict[str, Values] = {
         "integrated gradients": lambda reading, label: model.integrated_gradients(reading, [label])[0].values,

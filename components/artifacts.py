@@ -17,7 +17,7 @@ REVIEW_FILE = "review.html"  # in ReviewPage
 
 
 class Weights(Artifact):
-    """The trained classifier: the Keras weights and classifier.json that bertline.models.bert.classifier.load reads."""
+    """The trained classifier: the Keras weights and classifier.json that `Family.load` of its family reads."""
 
     TYPE_NAME = "bertline.Weights"
 

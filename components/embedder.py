@@ -14,8 +14,7 @@ from bertline.components.artifacts import Embeddings
 from bertline.components.labels import read_labels
 from bertline.components.transformed_labels import is_multi_label
 from bertline.components.vectors import Vectors
-from bertline.models import hardware
-from bertline.models.bert import classifier
+from bertline.models import families, hardware
 from bertline.models.dataset import read_rows
 from bertline.models.embeddings import FrozenEncoder
 from bertline.models.features import SEGMENT_IDS, SPLITS
@@ -51,7 +50,7 @@ def Embedder(
     labels = len(read_labels(transform_graph.uri)) if is_multi_label(spec) else None
     began = time.monotonic()
     # The number of labels does not matter, as only the layers below the head are used.
-    encoder = FrozenEncoder(classifier.from_options(options, 2, seed=SEED), hardware.compute_dtype(precision))
+    encoder = FrozenEncoder(families.of(options).build(options, 2, seed=SEED), hardware.compute_dtype(precision))
     total = 0
     for split in SPLITS:
         rows = read_rows(Path(transformed_examples.uri) / f"Split-{split}", pair=SEGMENT_IDS in spec, labels=labels)

@@ -17,9 +17,7 @@ from bertline.components.artifacts import ATTRIBUTIONS_FILE, Attributions, Weigh
 from bertline.components.evaluation import read_metrics
 from bertline.components.review_page import figures, label_sets
 from bertline.models import attributions as attribution
-from bertline.models import features
-from bertline.models.bert import backbone, classifier
-from bertline.models.bert.tokenizer import Tokenizer
+from bertline.models import families, features
 from bertline.models.recipe import ModelOptions
 
 
@@ -72,10 +70,10 @@ def load(weights: str, model: str, options: ModelOptions) -> attribution.Explain
     Raises:
         UserError: the weights or the vocabulary are gone.
     """
-    words = backbone.vocabulary(options)
-    tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
+    family = families.of(options)
+    tokenizer = family.tokenizer(options)
     temperature = export_record.read(model).calibration.temperature
-    return attribution.Explainer(classifier.load(Path(weights), temperature=temperature), tokenizer)
+    return attribution.Explainer(family.load(Path(weights), temperature=temperature), tokenizer)
 
 
 def is_paired(transform_graph: str) -> bool:

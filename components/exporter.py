@@ -16,8 +16,7 @@ from bertline.components.export_record import Calibration, ExportRecord, Thresho
 from bertline.components.labels import read_labels
 from bertline.components.transformed_labels import numbers_of
 from bertline.errors import UserError
-from bertline.models import calibration, signatures, thresholds
-from bertline.models.bert import backbone, classifier
+from bertline.models import calibration, families, signatures, thresholds
 from bertline.models.features import SEGMENT_IDS
 from bertline.models.recipe import ExportOptions, ModelOptions
 from bertline.serving import storage
@@ -96,10 +95,12 @@ def write_saved_model(
         temperature: what the logits are divided by.
         thresholds: of a multi-label model, in the order of the labels.
     """
+    family = families.of(model)
     served = signatures.ServedModel(
-        classifier.load(weights),
+        family.load(weights),
         Path(transform_graph),
-        backbone.vocabulary(model).path,
+        family.vocabulary(model),
+        family.tokenizer(model).unknown,
         read_labels(transform_graph),
         dtype=tf.as_dtype(options.dtype),
         pair=SEGMENT_IDS in tft.TFTransformOutput(transform_graph).transformed_feature_spec(),

@@ -162,8 +162,8 @@ class DataOptions(Section):
     # Files whose rows only train, such as corrections-{SPAN}.jsonl, which `bertline feedback` writes: they are no fair
     # sample, so none comes into the test rows, on which models are compared. Those with {SPAN} need not be there yet
     train_source: Sources | None = None
-    # auto goes by the file's first bytes and its name
-    format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "arrow", "xlsx", "folders"] = "auto"
+    # auto goes by the file's first bytes and its name. lines is a file per label, named after it, with a text per line
+    format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "arrow", "xlsx", "folders", "lines"] = "auto"
     sheet: str | None = None  # of Excel workbooks; null takes the first one
     # Quotes in CSV and TSV: standard takes them as marks around a field, as RFC 4180 has it, none as characters like
     # others. auto reads each file in both ways, and takes none where quotes would swallow rows
@@ -278,7 +278,7 @@ class DataOptions(Section):
 
     @model_validator(mode="after")
     def _several_labels_fit(self) -> DataOptions:
-        if self.multi_label and self.format == "folders":
+        if self.multi_label and self.format in ("folders", "lines"):
             raise ValueError("multi_label: with format: folders a text has the one label of its folder; take one out")
         if self.label_columns and self.labels is not None:
             raise ValueError("labels: with multi_label.columns the columns are the labels; leave data.labels out")

@@ -17,8 +17,7 @@ from bertline.components.labels import read_labels
 from bertline.components.probe_head import Probed
 from bertline.components.transformed_labels import names_of
 from bertline.components.vectors import Vectors
-from bertline.models import features, probe, thresholds
-from bertline.models.bert import backbone
+from bertline.models import families, features, probe, thresholds
 from bertline.models.pooling import Pooling
 from bertline.models.recipe import ModelOptions
 
@@ -48,7 +47,8 @@ def Probe(
         UserError: the training rows have only one label.
     """
     labels = read_labels(transform_graph.uri)
-    pooling = backbone.pooling(ModelOptions.model_validate_json(model_options))
+    options = ModelOptions.model_validate_json(model_options)
+    pooling = families.of(options).pooling(options)
     train, validation, test = (labelled(vectors.read(embeddings.uri, split), pooling) for split in features.SPLITS)
     began = time.monotonic()
     fitted = probe.fit(train, validation, len(labels), balanced=class_weights == "balanced")

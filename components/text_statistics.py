@@ -16,8 +16,7 @@ import tensorflow as tf
 
 from bertline.components import shards
 from bertline.components.shards import Shard
-from bertline.models.bert import backbone
-from bertline.models.bert.tokenizer import Tokenizer
+from bertline.models import families
 from bertline.models.features import LABEL, SPLITS, TEXT, TEXT_PAIR
 from bertline.models.recipe import ModelOptions
 
@@ -93,8 +92,7 @@ def count(task: list[Shard], model: ModelOptions, *, pair: bool) -> tuple[str, s
 def _lengths(model: str, pair: bool) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
     """Tokenizer.lengths, compiled once per process: op by op it takes nearly twice as long."""
     options = ModelOptions.model_validate_json(model)
-    words = backbone.vocabulary(options)
-    tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
+    tokenizer = families.of(options).tokenizer(options)
     texts = [tf.TensorSpec([None], tf.string)] * (2 if pair else 1)
     return tf.function(tokenizer.lengths, input_signature=texts, autograph=False)
 

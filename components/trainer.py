@@ -22,9 +22,9 @@ from bertline.components.probe_head import Probed
 from bertline.components.training_record import ValidationLogits
 from bertline.components.transformed_labels import is_multi_label, names_of
 from bertline.errors import UserError
-from bertline.models import contrastive, hardware, training
-from bertline.models.bert import backbone, classifier
+from bertline.models import contrastive, families, hardware, training
 from bertline.models.dataset import Rows, read_rows
+from bertline.models.family import Classifier
 from bertline.models.features import SEGMENT_IDS
 from bertline.models.recipe import ModelOptions, TrainOptions
 
@@ -54,7 +54,7 @@ def Trainer(
     Args:
         transform_graph: Transform's graph, which says whether rows are pairs.
         transformed_examples: token ids and label ids, splits train and validation.
-        weights: what bertline.models.bert.classifier.load reads.
+        weights: what `Family.load` of its family reads.
         model_run: training.json and the validation rows' logits (see training_record), and TensorBoard's event files.
         model_options: a ModelOptions as JSON.
         train_options: a TrainOptions as JSON.
@@ -91,7 +91,7 @@ def Trainer(
     )
     if not hardware.is_chief(strategy):
         return
-    classifier.save(trained, Path(weights.uri), task.labels, backbone_digest=task.digest)
+    trained.write(Path(weights.uri), task.labels, backbone_digest=task.digest)
     training_record.write_history(model_run.uri, history)
     names = names_of(task.validation.labels, task.labels)
     training_record.write_logits(model_run.uri, ValidationLogits(names, logits))
@@ -139,14 +139,14 @@ class Task:
             return f"from {self.start.version}: "
         return "from the probe: " if self.begins_with_probe(recipe) else ""
 
-    def build(self, options: ModelOptions, recipe: TrainOptions) -> classifier.Classifier:
+    def build(self, options: ModelOptions, recipe: TrainOptions) -> Classifier:
         """The classifier with its initial weights.
 
         Raises:
             UserError: the weights of the release do not fit.
         """
         several = self.train.labels.ndim == 2
-        built = classifier.from_options(options, len(self.labels), seed=recipe.seed, multi_label=several)
+        built = families.of(options).build(options, len(self.labels), seed=recipe.seed, multi_label=several)
         if self.start:
             take_weights(built, self.start, self.labels, self.digest)
         elif self.begins_with_probe(recipe):
@@ -188,7 +188,7 @@ def read_task(
         read_rows(Path(examples) / f"Split-{split}", pair=SEGMENT_IDS in spec, labels=several)
         for split in ("train", "validation")
     )
-    return Task(labels, backbone.digest(options), *rows, start, probed)
+    return Task(labels, families.of(options).digest(options), *rows, start, probed)
 
 
 def train(task: Task, options: ModelOptions, recipe: TrainOptions, **fitting: Any) -> training.Trained:
@@ -204,7 +204,7 @@ def train(task: Task, options: ModelOptions, recipe: TrainOptions, **fitting: An
         UserError: the loss is no longer a number, weights do not fit, or the method needs a probe and there is none.
     """
 
-    def build() -> classifier.Classifier:
+    def build() -> Classifier:
         return task.build(options, recipe)
 
     if recipe.method == "probe":
@@ -214,9 +214,7 @@ def train(task: Task, options: ModelOptions, recipe: TrainOptions, **fitting: An
     return training.fit(build, task.train, task.validation, recipe, **fitting)
 
 
-def keep_probe(
-    build: Callable[[], classifier.Classifier], probed: Probed | None, recipe: TrainOptions
-) -> training.Trained:
+def keep_probe(build: Callable[[], Classifier], probed: Probed | None, recipe: TrainOptions) -> training.Trained:
     """The classifier with the probe's head and nothing else trained, as `training.fit` would leave it.
 
     Raises:
@@ -238,14 +236,14 @@ def warm_start(last_blessed: standard_artifacts.Model) -> Start | None:
     return Start(version, Path(last_blessed.uri) / KERAS_FOLDER)
 
 
-def take_weights(built, start: Start, labels: list[str], backbone_digest: str) -> None:
+def take_weights(built: Classifier, start: Start, labels: list[str], backbone_digest: str) -> None:
     """Gives the model the release's weights.
 
     Raises:
         UserError: they do not fit.
     """
     try:
-        classifier.take_weights(built, start.weights, labels, backbone_digest=backbone_digest)
+        built.take_weights(start.weights, labels, backbone_digest=backbone_digest)
     except UserError as error:
         raise UserError(
             f"train.warm_start: version {start.version} cannot be started from: {error}. Set train.warm_start: false."

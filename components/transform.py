@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import tensorflow as tf
+import tensorflow_transform as tft
 from tfx import components as tfx_components
 from tfx import types
 from tfx.components.transform import executor as tfx_executor
@@ -16,8 +17,7 @@ from tfx.types import artifact_utils
 from bertline.components import tokenisation
 from bertline.components.labels import LABELS_FILE, read_labels
 from bertline.components.options import DataOptions
-from bertline.models.bert import backbone
-from bertline.models.bert.tokenizer import Tokenizer
+from bertline.models import families
 from bertline.models.features import LABEL, LABEL_ID, SEGMENT_IDS, SPLITS, TEXT, TEXT_PAIR, TOKEN_IDS
 from bertline.models.recipe import ModelOptions
 
@@ -52,8 +52,8 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
     labels]: 1 for the labels that the row has, else 0.
     """
     options = ModelOptions.model_validate_json(custom_config["model"])
-    words = backbone.vocabulary(options)
-    tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
+    # Tracked, since SentencePiece's model is a resource, which must be saved with the graph.
+    tokenizer = tft.make_and_track_object(lambda: families.of(options).tokenizer(options), "tokenizer")
     pair = _flat(inputs[TEXT_PAIR]) if custom_config["pair"] else None
     token_ids, segment_ids = tokenizer(_flat(inputs[TEXT]), pair)
     labels_of = _multi_hot if custom_config["multi_label"] else _label_ids

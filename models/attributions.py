@@ -16,14 +16,11 @@ import numpy as np
 import tensorflow as tf
 
 from bertline.models import words
-from bertline.models.bert.classifier import Classifier
-from bertline.models.bert.encoder import Batch, Encoder, pack
-from bertline.models.bert.tokenizer import Tokenizer
+from bertline.models.family import Batch, Classifier, Tokenizer
 from bertline.models.words import Reading
 
-# The reference is the text with its words masked and its special tokens as they are. In pretraining BERT has seen
-# [MASK] in place of words that it had to guess. It has never seen a vector of zeros there, or [PAD].
-MASK = "[MASK]"
+# The reference is the text with its words masked and its special tokens as they are. In pretraining the weights have
+# seen the mask in place of words that they had to guess, and never a vector of zeros there, or padding.
 # The share of the score's difference from the reference that the attributions may miss. The paper asks for 5%. Where
 # the difference is below 1, which is no evidence either way, 5% of 1 counts.
 TOLERANCE = 0.05
@@ -70,9 +67,9 @@ class Explainer:
 
     def __init__(self, model: Classifier, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
-        self._encoder, self._weights = Encoder.of(model), pack(model, tf.float32)
+        self._encoder, self._weights = model.encoder(), model.packed(tf.float32)
         self._multi_label = model.multi_label
-        self._mask = self._weights.words[tokenizer.id(MASK)]
+        self._mask = self._weights.words[tokenizer.mask]
 
     def read(self, text: str, pair: str | None = None) -> Reading:
         """The row's tokens and words; `pair` is the second text, for a model of text pairs."""

@@ -25,9 +25,8 @@ import tensorflow as tf
 
 from bertline.errors import UserError
 from bertline.models import hardware, methods, probe, training
-from bertline.models.bert.classifier import Classifier
-from bertline.models.bert.encoder import DROPOUT_PLACES, Batch, Encoder, pack
 from bertline.models.dataset import Batches, Rows, padded_length
+from bertline.models.family import DROPOUT_PLACES, Batch, Classifier
 from bertline.models.optimizer import AdamW, LossScale, Schedule
 from bertline.models.recipe import TrainOptions
 
@@ -153,7 +152,7 @@ class _Run:
         self.model, self._options, self._folder = model, options, folder
         self._train, self._validation = train, validation
         self._dtype = hardware.compute_dtype(options.precision)
-        self._encoder = Encoder.of(model)
+        self._encoder = model.encoder()
         self._draws = Draws(train.labels, options.batch_size, options.seed)
         self.steps = self._draws.steps * options.epochs
         method = methods.choose(model, options, methods.Length(options.epochs, self._draws.steps))
@@ -303,7 +302,7 @@ class _Run:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._variables)
             batch = Batch(ids, segments, lengths)
-            vectors = self._encoder.vectors(pack(self.model, self._dtype), batch, seed)
+            vectors = self._encoder.vectors(self.model.packed(self._dtype), batch, seed)
             value = loss(vectors, labels, self._options.contrastive.temperature)
             large = value * self._loss_scale.factor if self._loss_scale else value
         norm = self._optimizer.apply(tape.gradient(large, self._variables))
@@ -316,7 +315,7 @@ class _Run:
         ids = tf.TensorSpec([None, None], tf.int32)
 
         def features(ids, segments, lengths):
-            weights = pack(self.model, self._dtype)
+            weights = self.model.packed(self._dtype)
             return self._encoder.pooling.features(self._encoder.vectors(weights, Batch(ids, segments, lengths)))
 
         signature = [ids, ids, tf.TensorSpec([None], tf.int32)]

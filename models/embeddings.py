@@ -6,10 +6,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from bertline.models.bert.classifier import Classifier
-from bertline.models.bert.encoder import Batch, Encoder, pack
-from bertline.models.bert.inference import FrozenClassifier
 from bertline.models.dataset import Batches, Rows
+from bertline.models.family import Batch, Classifier
 
 _BATCH = 64  # rows of similar length; larger batches are no faster on a CPU
 
@@ -26,7 +24,7 @@ class FrozenEncoder:
     """
 
     def __init__(self, model: Classifier, dtype: tf.DType):
-        frozen = FrozenClassifier(Encoder.of(model), pack(model, dtype), dtype)
+        frozen = model.frozen(dtype)
         ids = tf.TensorSpec([None, None], tf.int32)
 
         def vectors(token_ids: tf.Tensor, segment_ids: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
@@ -40,7 +38,7 @@ class FrozenEncoder:
             tf.graph_util.import_graph_def(constant.graph.as_graph_def(), name="")
         self._inputs, self._output = [tensor.name for tensor in constant.inputs], constant.outputs[0].name
         self._session = tf.compat.v1.Session(graph=graph)
-        self._width = model.backbone.hidden_dim
+        self._width = model.width
 
     def __call__(self, rows: Rows) -> np.ndarray:
         """The vectors of rows, float32 [rows, hidden], in the order of the split."""

@@ -10,6 +10,7 @@ from bertline.errors import UserError
 from bertline.models import packages
 from bertline.models.bert.backbone_config import HUGGING_FACE, KERAS_HUB
 from bertline.models.recipe import ModelOptions, RandomBert, TrainOptions
+from bertline.models.xlm_roberta.vocabulary import UNUSED_POSITIONS
 
 
 class NetworkSize(NamedTuple):
@@ -40,7 +41,8 @@ def read(options: ModelOptions) -> NetworkSize | None:
     ):
         sizes = [stated.get(keys[name]) for name in NetworkSize._fields] if isinstance(stated, dict) else []
         if sizes and all(isinstance(size, int) for size in sizes):
-            return NetworkSize(*sizes)
+            size = NetworkSize(*sizes)
+            return size._replace(positions=size.positions - UNUSED_POSITIONS.get(values.get("model_type"), 0))
     return None
 
 

@@ -9,11 +9,7 @@ from pathlib import Path
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from bertline.models.bert.classifier import Classifier
-from bertline.models.bert.encoder import Batch, Encoder, pack
-from bertline.models.bert.inference import FrozenClassifier
-from bertline.models.bert.tokenizer import UNKNOWN as UNKNOWN_PIECE
-from bertline.models.bert.tokenizer import read_vocabulary
+from bertline.models.family import Batch, Classifier
 from bertline.models.features import (
     ABSTAINED,
     ASSIGNED,
@@ -38,7 +34,8 @@ class ServedModel(tf.Module):
     Args:
         model: the trained classifier.
         transform_output: folder of Transform's output.
-        vocabulary: the vocab.txt of the token ids. It becomes an asset, for people and tools to read.
+        vocabulary: the file of the tokens. It becomes an asset, for people and tools to read.
+        unknown: the id of the token that stands for what the vocabulary lacks.
         labels: names in the order of the logits.
         dtype: of the stored kernels and of the matrix products.
         pair: whether rows have two texts.
@@ -53,6 +50,7 @@ class ServedModel(tf.Module):
         model: Classifier,
         transform_output: Path,
         vocabulary: Path,
+        unknown: int,
         labels: Sequence[str],
         *,
         dtype: tf.DType,
@@ -66,12 +64,12 @@ class ServedModel(tf.Module):
         self._features = [TEXT, TEXT_PAIR] if pair else [TEXT]
         self._raw_spec = output.raw_feature_spec()
         self.transform = output.transform_features_layer()
-        self.classifier = FrozenClassifier(Encoder.of(model), pack(model, dtype), dtype)
+        self.classifier = model.frozen(dtype)
         self.labels = tf.constant(list(labels))
         self._temperature, self._abstain = tf.constant(temperature, tf.float32), abstain
         self._thresholds = tf.constant(thresholds, tf.float32) if model.multi_label else None
         self.vocabulary = tf.saved_model.Asset(str(vocabulary))
-        self._unknown = read_vocabulary(vocabulary).index(UNKNOWN_PIECE)
+        self._unknown = unknown
 
     def signatures(self) -> dict[str, tf.types.experimental.GenericFunction]:
         """The functions that `tf.saved_model.save` names."""

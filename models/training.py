@@ -18,9 +18,8 @@ import tensorflow as tf
 
 from bertline.errors import UserError
 from bertline.models import hardware, methods, targets
-from bertline.models.bert.classifier import Classifier
-from bertline.models.bert.encoder import DROPOUT_PLACES, Batch, Encoder
 from bertline.models.dataset import Batches, Rows
+from bertline.models.family import DROPOUT_PLACES, Batch, Classifier
 from bertline.models.optimizer import AdamW, LossScale, Schedule
 from bertline.models.recipe import TrainOptions
 
@@ -189,7 +188,7 @@ class Run:
         self.batches = Batches(train, options.batch_size, self._target.row_weights)
         self._validation = Batches(validation, _EVALUATION_BATCH, self._target.row_weights)
         self._dtype = hardware.compute_dtype(options.precision)
-        self._encoder = Encoder.of(model)
+        self._encoder = model.encoder()
         self.method = methods.choose(model, options, methods.Length(options.epochs, self.batches.steps))
         self._variables = [variable.value for variable in self.method.variables]
         self.steps = self.batches.steps * options.epochs

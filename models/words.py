@@ -10,9 +10,10 @@ from itertools import accumulate
 import numpy as np
 import tensorflow as tf
 
-from bertline.models.bert.tokenizer import Tokenizer
+from bertline.models.family import Tokenizer
 
-# BERT's tokenizer treats each Chinese character as a word. The ranges are those in its authors' own code.
+# A Chinese character is a word, as BERT's tokenizer has it; the ranges are those in its authors' own code. Where a
+# tokenizer has pieces of several characters, these are one word.
 _CHINESE = (
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
     "\U0002b820-\U0002ceaf\U0002f800-\U0002fa1f"
@@ -60,11 +61,11 @@ def read(tokenizer: Tokenizer, text: str, pair: str | None = None) -> Reading:
     encoded = [tf.constant([part.encode("utf-8", "replace")]) for part in texts]
     ids, segments = tokenizer(*encoded)
     words: list[Word] = []
-    first = 1  # past [CLS]
-    for number, (part, offsets) in enumerate(zip(texts, tokenizer.offsets(*encoded), strict=True)):
-        starts = offsets.flat_values.numpy()
-        words += _words(part, starts, number, first)
-        first += len(starts) + 1  # past [SEP]
+    first = 1  # past the start
+    for number, (part, pieces) in enumerate(zip(texts, tokenizer.pieces(*encoded), strict=True)):
+        spans = np.stack([pieces.starts.flat_values, pieces.ends.flat_values], axis=1)
+        words += _words(part, spans, number, first)
+        first += len(spans) + tokenizer.between
     return Reading(
         ids=ids.flat_values.numpy().astype(np.int32),
         segments=None if segments is None else segments.flat_values.numpy().astype(np.int32),
@@ -72,21 +73,34 @@ def read(tokenizer: Tokenizer, text: str, pair: str | None = None) -> Reading:
     )
 
 
-def _words(text: str, starts: np.ndarray, part: int, first: int) -> list[Word]:
+def _words(text: str, pieces: np.ndarray, part: int, first: int) -> list[Word]:
     """A text's words.
 
     Args:
         text: the text.
-        starts: int64 [pieces], the byte at which each wordpiece starts.
+        pieces: int64 [pieces, 2], the bytes at which each piece starts and ends.
         part: 0, or 1 for a pair's second text.
         first: the position of the first piece in the row's ids.
     """
     spans = [match.span() for match in WORD.finditer(text)]
-    tokens: list[list[int]] = [[] for _ in spans]
     ends = list(accumulate(len(character.encode("utf-8", "replace")) for character in text))  # bytes, by character
     beginnings = [start for start, _ in spans]
-    for piece, byte in enumerate(starts):
-        # A word with an invisible character can be several pieces' words, but a piece never spans two words.
-        word = bisect_right(beginnings, bisect_right(ends, byte)) - 1
-        tokens[word].append(first + piece)
-    return [Word(part, *span, tuple(positions)) for span, positions in zip(spans, tokens, strict=True)]
+    tokens: list[list[int]] = [[] for _ in spans]
+    joined = list(range(len(spans)))  # the word that each one is part of
+    for place, (start, end) in enumerate(pieces):
+        if not spans or (start < 0 and end <= 0):  # of what the tokenizer puts before the text
+            continue
+        # A word with an invisible character can be several pieces' words.
+        character = _next_visible(text, bisect_right(ends, max(start, 0)))
+        word = max(bisect_right(beginnings, character) - 1, 0)
+        tokens[joined[word]].append(first + place)
+        last = bisect_right(beginnings, bisect_right(ends, end - 1)) - 1
+        for other in range(word + 1, last + 1):
+            joined[other] = joined[word]
+    whole = [[number for number in range(len(spans)) if joined[number] == at] for at in sorted(set(joined))]
+    return [Word(part, spans[numbers[0]][0], spans[numbers[-1]][1], tuple(tokens[numbers[0]])) for numbers in whole]
+
+
+def _next_visible(text: str, place: int) -> int:
+    """The first character from a place on that is no white space, which SentencePiece counts to the word after it."""
+    return next((at for at in range(place, len(text)) if not text[at].isspace()), place)

@@ -19,7 +19,7 @@ from bertline.pipeline.stages import Node
 
 PACKAGE = "bertline"
 TOP = Path(__file__).resolve().parent.parent  # holds components/, models/ ... in the repository and in a wheel
-BACKBONE_MODULE = "bertline.models.bert.backbone"  # what imports it may read the weights or the vocabulary
+BACKBONE_MODULE = "bertline.models.families"  # what imports it may read the weights or the vocabulary
 KEYED = [node for node in Node if node is not Node.FACTS]  # Facts makes the keys
 PAGE_SUFFIXES = {".j2", ".css", ".js"}  # templates and what they include
 
@@ -54,9 +54,9 @@ def of_stages(model: ModelOptions) -> dict[Node, str]:
     Raises:
         UserError: the backbone cannot be found.
     """
-    from bertline.models.bert import backbone  # brings TensorFlow
+    from bertline.models import families  # brings TensorFlow
 
-    backbone_digest = backbone.digest(model)
+    backbone_digest = families.of(model).digest(model)
     tree = SourceTree(TOP)
     return {node: key(node, tree, backbone_digest) for node in KEYED}
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bertline.pipeline.beam_options import BeamOptions
     from bertline.pipeline.config import Config
 
-FETCHED = ("hf://", "kaggle://", "modelscope://")  # by keras-hub, when a run starts
+FETCHED = ("hf://", "kaggle://", "modelscope://")  # when a run starts
 
 
 def of_task(task: Config) -> list[Check]:
@@ -114,10 +114,10 @@ def backbone(options: ModelOptions) -> str:
     """The pretrained weights' folder or the vocabulary; UserError where it is missing or differs from its pin."""
     source = options.backbone
     if isinstance(source, str) and (source.startswith(FETCHED) or not ("/" in source or Path(source).is_dir())):
-        return f"{source}: fetched by keras-hub when a run starts, not looked at"
-    from bertline.models.bert import backbone as backbones  # brings Keras
+        return f"{source}: fetched when a run starts, not looked at"
+    from bertline.models import families  # brings Keras
 
-    vocabulary = backbones.vocabulary(options).path
+    vocabulary = families.of(options).vocabulary(options)
     if isinstance(source, RandomBert):
         return f"random weights, vocabulary {vocabulary}"
     return f"{vocabulary.parent}{', files as pinned' if options.sha256 else ''}"

@@ -26,8 +26,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from benchmarks.recipes import document, methods, results, sets
 from benchmarks.recipes.trials import Trials
 from bertline.errors import UserError
-from bertline.pipeline.init.propose import BACKBONE
 from bertline.pipeline.init.recipe import choose
+from bertline.pipeline.init.weights import DEFAULT as BACKBONE
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 METHODS = (methods.TFIDF, methods.PROBE, methods.INIT, methods.TRANSFORMERS)

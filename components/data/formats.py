@@ -13,8 +13,9 @@ from bertline.components.data.class_folders import ClassFolders
 from bertline.components.data.columns import check_columns, used_columns
 from bertline.components.data.delimited import Delimited
 from bertline.components.data.json_files import Json
+from bertline.components.data.labelled_lines import LabelledLines
 from bertline.components.data.parquet import Parquet
-from bertline.components.data.reader import FOLDERS, Reader, SourceFile
+from bertline.components.data.reader import FOLDERS, LINES, Reader, SourceFile
 from bertline.components.data.rows import (
     BAD_BYTES,
     EXCERPT_CHARACTERS,
@@ -38,6 +39,7 @@ READERS: dict[str, Reader] = {
     "arrow": ArrowFiles(),
     "xlsx": Xlsx(),
     FOLDERS: ClassFolders(),
+    LINES: LabelledLines(),
 }
 
 

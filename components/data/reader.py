@@ -11,6 +11,7 @@ from bertline.components.data.rows import Row
 from bertline.components.options import DataOptions
 
 FOLDERS = "folders"  # the format of a folder per class
+LINES = "lines"  # the format of a file per class
 
 
 class SourceFile(NamedTuple):

@@ -8,9 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bertline.models import hardware
-from bertline.models.bert import backbone, classifier
-from bertline.models.bert.tokenizer import Tokenizer
+from bertline.models import families, hardware
 from bertline.models.dataset import Rows
 from bertline.models.embeddings import FrozenEncoder
 from bertline.models.recipe import ModelOptions
@@ -29,10 +27,10 @@ class TextVectors:
     """
 
     def __init__(self, options: ModelOptions):
-        words = backbone.vocabulary(options)
-        self._tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
+        family = families.of(options)
+        self._tokenizer = family.tokenizer(options)
         keras.utils.set_random_seed(SEED)
-        model = classifier.from_options(options, 2, seed=SEED)
+        model = family.build(options, 2, seed=SEED)
         self._encoder = FrozenEncoder(model, hardware.compute_dtype("auto"))
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None) -> np.ndarray:

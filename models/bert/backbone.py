@@ -7,21 +7,27 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import keras_hub
 
 from bertline.errors import UserError
-from bertline.models import packages
+from bertline.models import backbone_folder as folders
 from bertline.models.bert import backbone_config
 from bertline.models.pooling import POOLER, Pooling, of_folder
 from bertline.models.recipe import ModelOptions, RandomBert
 
 # Hugging Face's names for GELU -> whether it is the approximation by tanh
 _ACTIVATIONS = {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}
-_SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 # The files that are read of a folder. Anything else in it changes no model.
-_HUGGING_FACE_FILES = ("config.json", "model*.safetensors", *_SAFE_WEIGHTS[1:], "tokenizer_config.json", "vocab.txt")
+_HUGGING_FACE_FILES = (
+    "config.json",
+    "model*.safetensors",
+    *folders.SAFE_WEIGHTS[1:],
+    "tokenizer_config.json",
+    "vocab.txt",
+)
 _KERAS_HUB_FILES = ("config.json", "metadata.json", "model*.h5", "model.weights.json", "tokenizer.json", "assets/**/*")
 
 
@@ -41,9 +47,9 @@ def vocabulary(options: ModelOptions) -> Vocabulary:
     """
     source = options.backbone
     if isinstance(source, RandomBert):
-        return Vocabulary(_local_path(source.vocabulary, "vocabulary"), source.lowercase)
-    folder = _folder(source)
-    _check_pins(folder, source, options.sha256)
+        return Vocabulary(folders.local_path(source.vocabulary, "vocabulary"), source.lowercase)
+    folder = folders.find(source)
+    folders.check_pins(folder, source, options.sha256)
     if folder is None or not _is_hugging_face(folder):
         tokenizer = keras_hub.models.BertTokenizer.from_preset(str(folder or source))
         assets = Path(tempfile.mkdtemp(prefix="bertline-vocabulary-"))
@@ -80,14 +86,14 @@ def pooling(options: ModelOptions) -> Pooling:
         UserError: the backbone cannot be found, or it says to pool in a way that is not known here.
     """
     source = options.backbone
-    return of_folder(None if isinstance(source, RandomBert) else _folder(source), options.pooling)
+    return of_folder(None if isinstance(source, RandomBert) else folders.find(source), options.pooling)
 
 
 def digest(options: ModelOptions) -> str:
     """SHA-256 of what the backbone is made of, in hex. Equal contents give equal digests, wherever they lie.
 
     For a folder the digest covers the weights, their config, the vocabulary and the tokenizer's settings; for random
-    weights their sizes and the vocabulary. For what keras-hub fetches (a preset, hf://, kaggle://) it covers the name.
+    weights their sizes and the vocabulary. For what keras-hub fetches (a preset, kaggle://) it covers the name.
     It also covers the pooling, where that is not BERT's own.
 
     Raises:
@@ -99,14 +105,14 @@ def digest(options: ModelOptions) -> str:
         _check_random(source, options)
         summed.update(f"{source.model_dump_json(exclude={'vocabulary'})} {_positions(options)}".encode())
         files = {"vocab.txt": vocabulary(options).path}
-    elif folder := _folder(source):
+    elif folder := folders.find(source):
         patterns = _HUGGING_FACE_FILES if _is_hugging_face(folder) else _KERAS_HUB_FILES
         paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
         files = {str(path.relative_to(folder)): path for path in paths}
     else:
         summed.update(source.encode())
     for name, path in sorted(files.items()):
-        summed.update(f"\n{name} {_sha256(path)}".encode())
+        summed.update(f"\n{name} {folders.sha256(path)}".encode())
     if (pooled := pooling(options)) != POOLER:
         summed.update(f"\npooling {pooled}".encode())
     return summed.hexdigest()
@@ -121,6 +127,18 @@ def set_gelu(network: keras_hub.models.BertBackbone, *, approximate: bool) -> No
 def approximate_gelu(network: keras_hub.models.BertBackbone) -> bool:
     """Whether the network computes GELU by its tanh approximation."""
     return network.transformer_layers[0]._feedforward_intermediate_dense.activation is not keras.activations.gelu
+
+
+def set_epsilon(network: keras_hub.models.BertBackbone, epsilon: float) -> None:
+    """Sets what every LayerNorm adds to the variance. keras-hub builds 1e-12; some weights were trained with more."""
+    network.embeddings_layer_norm.epsilon = epsilon
+    for layer in network.transformer_layers:
+        layer._self_attention_layer_norm.epsilon = layer._feedforward_layer_norm.epsilon = epsilon
+
+
+def epsilon(network: keras_hub.models.BertBackbone) -> float:
+    """What every LayerNorm adds to the variance."""
+    return network.embeddings_layer_norm.epsilon
 
 
 def _gelu_approximate(x):
@@ -161,13 +179,13 @@ def _positions(options: ModelOptions) -> int:
 
 
 def _pretrained(source: str, options: ModelOptions) -> keras_hub.models.BertBackbone:
-    folder = _folder(source)
-    _check_pins(folder, source, options.sha256)
+    folder = folders.find(source)
+    folders.check_pins(folder, source, options.sha256)
     local_hugging_face = folder is not None and _is_hugging_face(folder)
     if local_hugging_face:
-        _check_safetensors(folder)
+        folders.check_safetensors(folder)
         file = folder / "config.json"
-        count = backbone_config.parameters_of(backbone_config.read(file), backbone_config.HUGGING_FACE)
+        count = backbone_config.parameters_of(folders.read_config(file), backbone_config.HUGGING_FACE)
         backbone_config.check_memory(str(file), count)
     backbone = keras_hub.models.BertBackbone.from_preset(
         str(folder or source), dropout=options.dropout, dtype="float32"
@@ -175,40 +193,31 @@ def _pretrained(source: str, options: ModelOptions) -> keras_hub.models.BertBack
     if not isinstance(backbone, keras_hub.models.BertBackbone):
         raise UserError(f"{source!r} is a {type(backbone).__name__}; the line fine-tunes BERT")
     if local_hugging_face:
-        config = backbone_config.read(file)
-        name = config.get("hidden_act", "gelu")
-        if name not in _ACTIVATIONS:
-            raise UserError(f"{folder}/config.json: hidden_act {name!r} is not one of {', '.join(_ACTIVATIONS)}")
-        set_gelu(backbone, approximate=_ACTIVATIONS[name])
+        as_configured(backbone, file, folders.read_config(file))
     return backbone
 
 
-def _folder(source: str) -> Path | None:
-    """The backbone's local folder; None for what keras-hub finds by itself (a preset's name, hf:// or kaggle://)."""
-    if source.startswith(("hf://", "kaggle://", "modelscope://")):
-        return None
-    if source.startswith(packages.SCHEME) or "/" in source or Path(source).is_dir():
-        return _local_path(source, "backbone")
-    if source in keras_hub.models.BertBackbone.presets:
-        return None
-    raise UserError(
-        f"backbone {source!r} is neither a folder nor a keras-hub preset; presets: "
-        f"{', '.join(sorted(keras_hub.models.BertBackbone.presets))}"
-    )
+def as_configured(network: keras_hub.models.BertBackbone, file: Path, config: dict[str, Any]) -> None:
+    """Gives the network what a config.json of Hugging Face says beside the sizes.
 
+    Args:
+        network: is changed.
+        file: the config.json, for the message.
+        config: what it holds.
 
-def _local_path(source: str, key: str) -> Path:
-    path = packages.resolve(source) if source.startswith(packages.SCHEME) else Path(source)
-    if not path.exists():
-        raise UserError(f"{key} {source!r}: there is no such file or folder")
-    return path
+    Raises:
+        UserError: its activation is not known here.
+    """
+    name = config.get("hidden_act", "gelu")
+    if name not in _ACTIVATIONS:
+        raise UserError(f"{file}: hidden_act {name!r} is not one of {', '.join(_ACTIVATIONS)}")
+    set_gelu(network, approximate=_ACTIVATIONS[name])
+    set_epsilon(network, float(config.get("layer_norm_eps", 1e-12)))
 
 
 def _is_hugging_face(folder: Path) -> bool:
     config = folder / "config.json"
-    if not config.is_file():
-        raise UserError(f"{folder}: holds no config.json; expected a Hugging Face or keras-hub folder of a BERT")
-    values = backbone_config.read(config)
+    values = folders.read_config(config)
     model_type = values.get("model_type")
     if model_type not in (None, "bert"):
         raise UserError(f"{config}: model_type is {model_type!r}; the line fine-tunes 'bert'")
@@ -218,32 +227,3 @@ def _is_hugging_face(folder: Path) -> bool:
         words = folder / "vocab.txt"
         backbone_config.check_hugging_face(config, values, len(_words(words)) if words.is_file() else None)
     return model_type == "bert"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_pins(folder: Path | None, source: str, pins: dict[str, str]) -> None:
-    if pins and folder is None:
-        raise UserError(f"sha256: pins are for folders and package://; {source!r} is fetched by keras-hub")
-    for name, expected in pins.items():
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"sha256: {path} is pinned but does not exist")
-        actual = _sha256(path)
-        if actual != expected.lower():
-            raise UserError(
-                f"{path} is not the pinned file: expected sha256 {expected}, found {actual}. Install the right file, "
-                f"or change the pin under model.sha256 if you trust this one"
-            )
-
-
-def _check_safetensors(folder: Path) -> None:
-    if not any((folder / name).is_file() for name in _SAFE_WEIGHTS):
-        pickles = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "none at all"
-        raise UserError(
-            f"{folder}: weights must be in model.safetensors, found {pickles}. Pickles can run code and are never "
-            f"loaded; convert them with safetensors first"
-        )

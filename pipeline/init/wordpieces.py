@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy
+import sentencepiece
 from tokenizers.implementations import BertWordPieceTokenizer
+
+from bertline.models.xlm_roberta import vocabulary
 
 UNKNOWN = "[UNK]"
 LATIN = (range(0x41, 0x250), range(0x1E00, 0x1F00))
@@ -47,11 +50,32 @@ def look(texts: list[tuple[str, ...]], vocabulary: Path) -> Pieces:
         unknown += piece == UNKNOWN
         starts += piece.isalpha()
         ends += piece.startswith("##") and piece[2:].isalpha()
-    letters = [ord(letter) for letter in chain.from_iterable(chain.from_iterable(texts)) if letter.isalpha()]
-    foreign = sum(not any(code in block for block in LATIN) for code in letters)
     return Pieces(
         numpy.asarray([len(row) for row in encoded], numpy.int64),
         unknown / max(every, 1),
         (starts + ends) / max(starts, 1),
-        foreign / max(len(letters), 1),
+        _not_latin(texts),
     )
+
+
+def look_multilingual(texts: list[tuple[str, ...]], folder: Path) -> Pieces:
+    """The same with the SentencePiece vocabulary of a backbone's folder, its prefix included."""
+    words = vocabulary.read_vocabulary(folder / vocabulary.FILE)
+    prefix = vocabulary.input_prefix(folder)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=words.model)
+    encoded = [processor.encode([prefix + row[0], *row[1:]]) for row in texts]
+    pieces = [piece for row in encoded for text in row for piece in text]
+    spaces = sum(len(text.split()) for row in texts for text in row)
+    return Pieces(
+        numpy.asarray([sum(map(len, row)) + 2 * len(row) for row in encoded], numpy.int64),
+        pieces.count(processor.unk_id()) / max(len(pieces), 1),
+        len(pieces) / max(spaces, 1),
+        _not_latin(texts),
+    )
+
+
+def _not_latin(texts: list[tuple[str, ...]]) -> float:
+    """The share of the letters that are not Latin."""
+    letters = [ord(letter) for letter in chain.from_iterable(chain.from_iterable(texts)) if letter.isalpha()]
+    foreign = sum(not any(code in block for block in LATIN) for code in letters)
+    return foreign / max(len(letters), 1)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_encoder import tiny_classifier
+from tiny_bert import tiny_classifier
 
 from bertline.models.bert.encoder import Batch, Encoder, pack
 from bertline.models.dataset import Rows

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from factories import tiny_model_options, tokenised_reviews
-from test_encoder import LENGTHS, SEGMENTS, TOKENS, tiny_classifier
-from test_inference import frozen
 from test_training import RECIPE, train
+from tiny_bert import LENGTHS, SEGMENTS, TOKENS, frozen, tiny_classifier
 
 from bertline.errors import UserError
 from bertline.models import methods, training

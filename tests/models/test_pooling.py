@@ -4,8 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_encoder import LENGTHS, SEGMENTS, TOKENS, keras_logits, tiny_classifier
-from test_inference import frozen
+from tiny_bert import LENGTHS, SEGMENTS, TOKENS, frozen, keras_logits, tiny_classifier
 
 from bertline.errors import UserError
 from bertline.models.bert import backbone, classifier

@@ -20,7 +20,7 @@ CARRIERS = {
     "altair", "apache_beam", "cryptography", "filelock", "google", "grpc", "grpc_health", "grpc_reflection",
     "h11", "huggingface_hub", "jinja2", "limits", "markdown_it", "markupsafe", "mlflow", "openpyxl", "orjson",
     "presidio_analyzer",
-    "prometheus_client", "psutil", "pydantic", "ruamel", "starlette", "tensorboard",
+    "prometheus_client", "psutil", "pydantic", "ruamel", "safetensors", "sentencepiece", "starlette", "tensorboard",
     "tensorflow_metadata", "tensorflow_serving", "threadpoolctl",
     "uvicorn", "vl_convert", "wandb", "xxhash", "yaml",
 }  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+import xlm_roberta_folder
 
 from bertline.components.data import formats, task_files
 from bertline.components.options import GateOptions
@@ -15,7 +16,9 @@ from bertline.errors import UserError
 from bertline.models import packages
 from bertline.pipeline import config
 from bertline.pipeline.init import recipe, write_config
-from bertline.pipeline.init.propose import BACKBONE, PINS, label_warnings, propose_max_length
+from bertline.pipeline.init.propose import label_warnings, propose_max_length
+from bertline.pipeline.init.weights import DEFAULT as BACKBONE
+from bertline.pipeline.init.weights import PINS
 from bertline.pipeline.init.wordpieces import look
 
 HEAVY = {"tensorflow", "tensorflow_text", "tfx", "apache_beam", "keras", "sklearn", "pandas"}
@@ -219,6 +222,20 @@ def test_a_language_that_the_weights_do_not_know_is_named_with_the_ways_out(tmp_
     assert len(warnings) == (said is not None)
     if said:
         assert said in warnings[0] and "model.backbone" in warnings[0]
+
+
+@pytest.mark.parametrize(("language", "proposed_for"), [("English", False), ("German", True), ("Chinese", True)])
+def test_the_multilingual_weights_are_proposed_where_they_are_unpacked(tmp_path, monkeypatch, language, proposed_for):
+    folder = tmp_path / "weights" / "multilingual-e5-small"
+    folder.mkdir(parents=True)
+    xlm_roberta_folder.write_vocabulary(folder / "sentencepiece.bpe.model", LANGUAGES.values(), pieces=260)
+    (folder / "config_sentence_transformers.json").write_text('{"prompts": {"query": "query: "}}')
+    monkeypatch.chdir(tmp_path)
+    rows = [(f"{number} {LANGUAGES[language]}", ("pos", "neg")[number % 2]) for number in range(120)]
+    written, loaded = proposed(write_table(tmp_path / "a.csv", ("text", "label"), rows))
+    assert loaded.model.backbone == (str(folder) if proposed_for else BACKBONE)
+    assert bool(loaded.model.sha256) != proposed_for
+    assert any("multilingual weights are proposed" in warning for warning in written.warnings) == proposed_for
 
 
 @pytest.mark.parametrize(

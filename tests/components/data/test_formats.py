@@ -429,6 +429,22 @@ def test_class_folders_have_no_other_columns(tmp_path):
         formats.check(file, DataOptions(source=["."], keep=["shop"]))
 
 
+def test_lines_are_rows_of_the_label_that_their_file_is_named_after(tmp_path):
+    (tmp_path / "pos.txt").write_bytes('gut, "sehr"\n\n  \nso\r\nzwei\u2028Zeilen'.encode())
+    (tmp_path / "neg.txt.gz").write_bytes(gzip.compress("这本书很差\n".encode("gb18030") + b"\xff\n"))
+    options = DataOptions(source=["."], format="lines", encoding="utf-8")
+    files = task_files.expand(["pos.txt", "neg.txt.gz"], str(tmp_path), "lines")
+    rows = [[(row.number, row.values or row.fault.reason) for row in formats.read(file, options)] for file in files]
+    assert rows[0] == [(1, ('gut, "sehr"', "pos")), (2, ("so", "pos")), (3, ("zwei\u2028Zeilen", "pos"))]
+    chinese = options.model_copy(update={"encoding": "gb18030"})
+    assert next(row.values for row in formats.read(files[1], chinese)) == ("这本书很差", "neg")
+    assert [row.fault and row.fault.reason for row in formats.read(files[1], chinese)] == [None, BAD_BYTES]
+    formats.check(files[0], options)
+    with pytest.raises(UserError, match=r"pos.txt: the file has no rows"):
+        (tmp_path / "pos.txt").write_text("\n \n")
+        formats.check(files[0], options)
+
+
 def test_utf_16_without_its_mark_is_refused_with_the_names_of_those_that_need_none(tmp_path):
     content = "text,label\na,b\n".encode("utf-16-le")
     message = refusal(tmp_path / "a.csv", content, encoding="utf-16")

@@ -141,7 +141,7 @@ def test_pins(tmp_path):
     with pytest.raises(UserError, match="is pinned but does not exist"):
         backbone.load(options(folder, sha256={"weights.safetensors": "00"}))
     with pytest.raises(UserError, match="fetched by keras-hub"):
-        backbone.load(options("hf://some/bert", sha256={"model.safetensors": "00"}))
+        backbone.load(options("kaggle://some/bert", sha256={"model.safetensors": "00"}))
 
 
 def test_pickles_are_refused(tmp_path):

@@ -1,41 +1,14 @@
-import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_bert import LENGTHS, SEGMENTS, TOKENS, keras_logits, tiny_classifier
 
 from bertline.errors import UserError
-from bertline.models.bert import backbone, classifier
+from bertline.models.bert import classifier
 from bertline.models.bert.encoder import Batch, Encoder, pack
-from bertline.models.pooling import POOLER, Pooling
+from bertline.models.pooling import Pooling
 
-TOKENS = tf.constant([[5, 6, 7, 8, 9, 1], [5, 9, 0, 0, 0, 0], [1, 2, 3, 4, 0, 0]])
-SEGMENTS = tf.constant([[0, 0, 0, 1, 1, 1], [0, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0]])
-LENGTHS = tf.constant([6, 2, 4])
 SLOPES = tf.constant([[1.0, -2.0, 3.0], [0.5, 1.0, -1.0], [2.0, 1.0, 1.0]])
-
-
-def tiny_classifier(approximate: bool = False, dropout: float = 0.0, pooling: Pooling = POOLER):
-    network = keras_hub.models.BertBackbone(
-        vocabulary_size=10,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=8,
-        intermediate_dim=16,
-        max_sequence_length=12,
-        dropout=dropout,
-        dtype="float32",
-    )
-    backbone.set_gelu(network, approximate=approximate)
-    model = classifier.build(network, 3, dropout=dropout, seed=1, pooling=pooling)
-    draw = np.random.default_rng(7)
-    for variable in model.trainable_variables:  # far from zero, or mistakes hide in small numbers
-        variable.assign(draw.normal(1.0 if variable.name == "gamma" else 0.0, 0.5, variable.shape))
-    return model
-
-
-def keras_logits(model):
-    mask = tf.sequence_mask(LENGTHS, TOKENS.shape[1])
-    return model({"token_ids": TOKENS, "segment_ids": SEGMENTS, "padding_mask": mask}, training=False)
 
 
 def gradients(model, logits):

@@ -3,27 +3,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_encoder import LENGTHS, SEGMENTS, TOKENS, keras_logits, tiny_classifier
+from tiny_bert import LENGTHS, SEGMENTS, TOKENS, frozen, keras_logits, tiny_classifier
 
 from bertline.models import hardware
 from bertline.models.bert.encoder import Batch, Encoder, pack
 from bertline.models.bert.inference import FrozenClassifier
 
 INPUTS = {"tokens": TOKENS, "segments": SEGMENTS, "lengths": LENGTHS}
-
-
-def frozen(model, dtype=tf.float32, classifier=None):
-    """The logits as a graph of any batch and length: eagerly, the remapper would not fuse anything."""
-    classifier = classifier or FrozenClassifier(Encoder.of(model), pack(model, dtype), dtype)
-
-    def ids(shape):
-        return tf.TensorSpec(shape, tf.int32)
-
-    @tf.function(input_signature=[ids([None, None]), ids([None, None]), ids([None])])
-    def logits(tokens, segments, lengths):
-        return classifier.logits(Batch(tokens, segments, lengths))
-
-    return logits
 
 
 def in_a_session(model, dtype, folder):

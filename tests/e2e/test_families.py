@@ -1,0 +1,64 @@
+"""The whole line with a family other than BERT: run, served with ops that TF Serving has, explained, warm-started."""
+
+import json
+
+import factories
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import xlm_roberta_folder as tiny
+from lines import Line, first_evaluation
+
+from bertline.serving import ops
+from bertline.serving.client import Client
+from bertline.serving.server import Server
+
+pytestmark = pytest.mark.shipped
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory, warm):
+    """A line that has pushed a tiny XLM-RoBERTa with e5's prefix."""
+    line = Line(tmp_path_factory.mktemp("xlm-roberta"), warm)
+    rows = factories.reviews(900)
+    factories.write_task(line.folder, rows)
+    backbone = tiny.write_weights(line.folder / "xlmr")
+    tiny.write_vocabulary(backbone / "sentencepiece.bpe.model", [text for text, _, _ in rows])
+    (backbone / "config_sentence_transformers.json").write_text('{"prompts": {"query": "query: "}}')
+    random = f"{{layers: 2, hidden: 64, heads: 2, intermediate: 128, vocabulary: {line.folder}/vocab.txt}}"
+    line.edit(random, str(backbone))
+    line.edit("max_length: 16", "max_length: 40")
+    line.first_run()
+    return line
+
+
+def test_it_is_served_as_it_was_evaluated(pushed):
+    line = pushed.at("pushed")
+    (version,) = line.versions()
+    assert ops.check(line.serving / version) == []
+    (file,) = line.folder.glob("runs/artifacts/Evaluator/evaluation/*/predictions-test.parquet")
+    predictions = pq.read_table(file).to_pydict()
+    server = Server.of(line.serving, "reviews", port=0, rest_port=0)
+    server.start()
+    try:
+        with Client(server.address, "reviews") as client:
+            answers = client.predict(predictions["text"][:40])
+    finally:
+        server.stop()
+    assert [answer.label for answer in answers] == predictions["predicted"][:40]
+    assert first_evaluation(line.folder)[0]["accuracy"] > 0.8
+
+
+def test_explain_names_the_words_of_the_users_text(pushed):
+    line = pushed.at("pushed")
+    answer = line.bertline("explain", line.config, "My item, it was great", "--json")
+    explanation = json.loads(answer.stdout)["integrated_gradients"]
+    assert max(explanation["words"], key=lambda word: word["value"])["word"] == "great", answer.stderr
+
+
+def test_a_second_run_starts_from_its_weights(pushed):
+    line = pushed.at("warm", lambda line: line.edit("epochs: 8", "epochs: 1\n  warm_start: true"))
+    ran = line.ran["warm"]
+    assert ran.returncode in (0, 3), ran.stdout + ran.stderr
+    assert f"from {min(line.versions())}" in ran.stdout
+    assert np.isfinite(line.runs()[0]["metrics"]["accuracy"])
