@@ -209,7 +209,7 @@ class TrainOptions(Section):
     # Training rows that the probe is fitted on, an even sample; null takes all, as the method probe always does. 20,000
     # are embedded in a minute on two cores, and more move a logistic regression on a few hundred numbers little.
     probe_rows: PositiveInt | None = 20_000
-    epochs: PositiveInt = 3  # the paper's 2 to 4; init proposes more for many classes or few rows
+    epochs: PositiveInt = 3  # the paper's 2 to 4; init chooses by the rows of a label
     # The paper's 16 or 32. It counts the rows of a step on all devices and workers together, so more devices change no
     # figure, and the learning rate need not be scaled.
     batch_size: PositiveInt = 32
