@@ -28,6 +28,11 @@ class Difference(NamedTuple):
     value: float
     error: float
 
+    @property
+    def verdict(self) -> str:
+        """Whether it is more than one standard error: above, level or below."""
+        return "above" if self.value > self.error else "below" if self.value < -self.error else "level"
+
 
 @dataclass(frozen=True)
 class Cell:

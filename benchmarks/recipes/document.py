@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
@@ -87,31 +88,37 @@ def described(method: str) -> str:
 
 
 def _crossing(cells: list[Cell], stem: str) -> str:
-    lines = []
-    for least, most in LEVELS:
-        found = [
-            (cell, difference)
-            for cell in cells
-            if least <= cell.rows_a_label < most and (method := picture.tuned(cell))
-            if (difference := cell.difference(method, methods.PROBE))
-        ]
-        if not found:
-            continue
-        span = (
-            f"{min(cell.rows_a_label for cell, _ in found):,.0f} to {max(cell.rows_a_label for cell, _ in found):,.0f}"
-        )
-        above = sum(difference.value > difference.error for _, difference in found)
-        below = sum(difference.value < -difference.error for _, difference in found)
-        lines.append(
-            [span, str(len(found)), str(above), str(below), _mean([difference.value for _, difference in found])]
+    lines = [line for least, most in LEVELS if (line := _level(cells, least, most))]
+    answer = ""
+    if lines:
+        span, sets, above, below, _ = lines[0]
+        answer = (
+            f"From the fewest that were measured, {span} rows a label: from the probe's head it is above the probe on "
+            f"{above} of {sets} sets, and below it on {below}.\n\n"
         )
     head = ["rows a label", "sets", "above the probe", "below it", "mean difference, points"]
     return (
-        "## From how many rows does fine-tuning beat the probe?\n\n"
+        f"## From how many rows does fine-tuning beat the probe?\n\n{answer}"
         f"![What fine-tuning adds to the probe's accuracy, by training rows for each label]({stem}.svg)\n\n"
         + _table(head, lines, 4)
         + "\nAbove and below count sets where the difference is more than one standard error of the test rows.\n"
     )
+
+
+def _level(cells: list[Cell], least: int, most: int) -> list[str]:
+    """The line of the cells with so many rows a label; none where nothing was measured."""
+    found = {}
+    for cell in cells:
+        method = picture.tuned(cell) if least <= cell.rows_a_label < most else None
+        if method and (difference := cell.difference(method, methods.PROBE)):
+            found[cell.set, cell.size] = cell.rows_a_label, difference
+    if not found:
+        return []
+    rows = sorted({round(each) for each, _ in found.values()})
+    span = f"{rows[0]:,}" if len(rows) == 1 else f"{rows[0]:,} to {rows[-1]:,}"
+    counts = Counter(difference.verdict for _, difference in found.values())
+    lead = _mean([difference.value for _, difference in found.values()])
+    return [span, str(len(found)), str(counts["above"]), str(counts["below"]), lead]
 
 
 # === Where init's recipe is above and below ===
@@ -123,21 +130,16 @@ def _verdicts(cells: list[Cell]) -> str:
         if not (found := cell.best_rival()):
             continue
         rival, difference = found
-        verdict = (
-            "above"
-            if difference.value > difference.error
-            else "below"
-            if difference.value < -difference.error
-            else "level"
-        )
         missing = [NAMES[name] for name in RIVALS if name not in cell.results and name != cell.by_init]
         leads.append(difference.value)
         complete += [] if missing else [difference.value]
         against = NAMES[rival] + (f" (no {', '.join(missing)})" if missing else "")
         own = [described(cell.by_init), f"{cell.mean(cell.by_init):.3f}", against]
-        rows.append([cell.set, cell.size, *own, _points(difference.value), f"{100 * difference.error:.1f}", verdict])
+        rows.append(
+            [cell.set, cell.size, *own, _points(difference.value), f"{100 * difference.error:.1f}", difference.verdict]
+        )
     head = ["set", "rows", "`init` writes", "accuracy", "best of the others", "difference", "standard error", "verdict"]
-    counts = {verdict: sum(row[-1] == verdict for row in rows) for verdict in ("above", "level", "below")}
+    counts = Counter(row[-1] for row in rows)
     summary = (
         f"Above the best of TF-IDF, probe and Transformers by more than a standard error: {counts['above']}; level: "
         f"{counts['level']}; below: {counts['below']}. Mean difference: {_mean(leads)} points over all {len(leads)}, "
