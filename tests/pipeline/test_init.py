@@ -120,7 +120,12 @@ def test_a_folder_per_split_with_a_folder_per_class_in_it(tmp_path):
     # 40 rows, of which a ninth is for validation.
     assert "# 6 steps at most of 32 rows, for 35 rows and 2 labels" in written.path.read_text()
     by_split = task_files.by_split(options, str(tmp_path / "configs"))
-    assert {split: len(files) for split, files in by_split.items()} == {"train": 40, "validation": 0, "test": 20}
+    assert {split: len(files) for split, files in by_split.items()} == {
+        "train": 40,
+        "validation": 0,
+        "test": 20,
+        "only_train": 0,
+    }
 
 
 def test_a_folder_per_year_with_tables_in_it(tmp_path):
