@@ -23,6 +23,7 @@ from bertline.components.ingestion import INGEST_FILE
 from bertline.components.options import Query
 from bertline.components.review_page import figures
 from bertline.components.training_record import read_history
+from bertline.components.tuning import trials
 from bertline.components.validation import STATISTICS_FILE
 from bertline.serving.releases import CARD_FILE
 
@@ -47,7 +48,7 @@ def ModelCard(
     Args:
         evaluation: metrics.json is read.
         blessing: the gates' verdicts.
-        model_run: the training's history.
+        model_run: the training's history, and where a search changed it the recipe.
         model: the Exporter's; export.json is read.
         quarantine: ingestion's counts.
         data_report: statistics of the texts.
@@ -56,7 +57,7 @@ def ModelCard(
         release: JSON of the run's facts, as the Pusher gets them.
     """
     card = render(
-        json.loads(config),
+        {**json.loads(config), **trials.trained_sections(model_run)},
         json.loads(release),
         metrics=read_metrics(evaluation.uri),
         verdicts=json.loads(blessing.get_string_custom_property("verdicts")),

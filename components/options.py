@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from pydantic import (
     Discriminator,
     Field,
     NonNegativeInt,
+    PlainSerializer,
     PositiveFloat,
     PositiveInt,
     SerializerFunctionWrapHandler,
@@ -30,6 +32,33 @@ from bertline.models.recipe import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
 LabelName = Annotated[str, AfterValidator(spellings.composed)]
+
+
+def _as_iso_duration(value: Any) -> Any:
+    """45m, 2h, 90s or 1h30m as ISO 8601 writes them, which pydantic reads."""
+    if isinstance(value, timedelta):
+        return value
+    text = str(value).strip().upper().removeprefix("PT")
+    if not re.fullmatch(r"(?=\d)(\d+H)?(\d+M)?(\d+S)?", text):
+        raise ValueError("write numbers with their units: 90s, 45m, 2h or 1h30m")
+    return f"PT{text}"
+
+
+def duration_text(duration: timedelta) -> str:
+    """Such as 1h30m."""
+    minutes, seconds = divmod(int(duration.total_seconds()), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = zip((hours, minutes, seconds), "hms", strict=True)
+    return "".join(f"{number}{unit}" for number, unit in parts if number) or "0s"
+
+
+# A length of time, such as 45m
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_as_iso_duration),
+    Field(gt=timedelta(0)),
+    PlainSerializer(duration_text, return_type=str),
+]
 
 
 class SplitShares(Section):
@@ -409,6 +438,36 @@ class CanaryOptions(Section):
     # keeps the machine busy, so leave room.
     max_p50_ms: PositiveFloat | None = None
     max_p99_ms: PositiveFloat | None = None  # as max_p50_ms, for the slowest 1%
+
+
+class Range(Section):
+    """Numbers from `low` to `high`, both included."""
+
+    low: float  # the least that is tried
+    high: float  # the most
+    log: bool = False  # as likely between 1e-5 and 1e-4 as between 1e-4 and 1e-3: for rates, whose factors matter
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> Range:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low {self.low:g} has no logarithm; set it above 0, or leave log out")
+        return self
+
+
+class TuneOptions(Section):
+    """The search for better hyperparameters: docs/tuning.md."""
+
+    # Each run of the line searches before it trains, and trains with the best. false: only `bertline tune` searches. A
+    # search takes as long as its trials, and what it finds mostly holds for the next rows too
+    every_run: bool = False
+    trials: PositiveInt = 20  # in all; TPE has learned the space after some ten, and each is a training
+    # For all trials together, such as 45m, 2h or 1h30m. What comes first ends the search; null: the trials do
+    time: Duration | None = None
+    # Key of `train` -> what it may be: a list, such as {train.batch_size: [16, 32]}, or a range, such as
+    # {train.learning_rate: {low: 1e-5, high: 1e-3, log: true}}. {} takes what suits the number of rows and labels
+    space: dict[str, Range | list[bool | int | float | str]] = Field(default_factory=dict)
 
 
 class TrackingOptions(Section):

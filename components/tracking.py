@@ -22,6 +22,7 @@ from bertline.components.canary import CANARY_FILE
 from bertline.components.evaluation import Metrics, read_metrics
 from bertline.components.options import TrackingOptions
 from bertline.components.training_record import read_history
+from bertline.components.tuning import trials
 from bertline.serving.errors import frames
 
 VALUE_CHARACTERS = 500  # of a parameter: MLflow 1 takes no more
@@ -73,6 +74,7 @@ def Track(
     tracking = TrackingOptions.model_validate_json(options)
     facts, metrics = json.loads(release), read_metrics(evaluation.uri)
     sections = {"data": data, "model": model, "train": train, "export": export, "evaluate": evaluate}
+    parameters = {name: json.loads(section) for name, section in sections.items()} | trials.trained_sections(model_run)
     version = pushed_model.get_string_custom_property("pushed_version")
     report = f"{canary.uri}/{CANARY_FILE}"
     with tempfile.TemporaryDirectory(prefix="bertline-track-") as scratch:
@@ -82,7 +84,7 @@ def Track(
         run = trackers.TrackedRun(
             id=run_id(metrics),
             project=tracking.project or facts["name"],
-            parameters=flat({name: json.loads(section) for name, section in sections.items()}),
+            parameters=flat(parameters),
             epochs=curves(read_history(model_run.uri)),
             figures=figures(metrics, _read(report) if fileio.exists(report) else {}),
             gates=gates_in_words(json.loads(blessing.get_string_custom_property("verdicts"))),

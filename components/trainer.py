@@ -21,6 +21,7 @@ from bertline.components.labels import read_labels
 from bertline.components.probe_head import Probed
 from bertline.components.training_record import ValidationLogits
 from bertline.components.transformed_labels import is_multi_label, names_of
+from bertline.components.tuning import space, trials
 from bertline.errors import UserError
 from bertline.models import contrastive, families, hardware, training
 from bertline.models.dataset import Rows, read_rows
@@ -45,6 +46,7 @@ def Trainer(
     checkpoint_dir: Parameter[str],
     last_blessed: InputArtifact[standard_artifacts.Model] = None,
     probe: InputArtifact[ProbeHead] = None,
+    hyperparameters: InputArtifact[standard_artifacts.HyperParameters] = None,
 ):
     """Leaves the weights of the best epoch, and what training and the validation rows say of them.
 
@@ -63,6 +65,7 @@ def Trainer(
         last_blessed: whose weights to start from, if it has any; None for the pretrained ones.
         probe: what the head starts from, unless the last blessed model's weights are taken; None for random weights.
             With the method "probe" it is the head that is served.
+        hyperparameters: the Tuner's best, which take the places of the options'; None for the options as they are.
 
     Raises:
         UserError: a split is empty, the loss is no longer a number, the last blessed model's weights do not fit, or the
@@ -70,6 +73,9 @@ def Trainer(
     """
     options = ModelOptions.model_validate_json(model_options)
     recipe = TrainOptions.model_validate_json(train_options)
+    if hyperparameters:
+        options, recipe = space.combined(options, recipe, trials.read_hyperparameters(hyperparameters.uri))
+        model_run.set_string_custom_property(trials.TUNED, trials.sections(options, recipe))
     strategy = hardware.strategy(recipe.distribution)  # first of all: workers meet before TensorFlow runs
     task = read_task(
         transform_graph.uri,
@@ -131,7 +137,8 @@ class Task:
 
     def begins_with_probe(self, recipe: TrainOptions) -> bool:
         """Whether the head starts as the probe's."""
-        return not self.start and self.probed is not None and recipe.head != "random"
+        begins = recipe.head != "random" and recipe.method != "contrastive"  # whose head comes last
+        return begins and not self.start and self.probed is not None
 
     def begun_from(self, recipe: TrainOptions) -> str:
         """Where training starts, for the screen."""

@@ -25,8 +25,10 @@ from bertline.components.options import (
     EvaluateOptions,
     ServeOptions,
     TrackingOptions,
+    TuneOptions,
     ValidationOptions,
 )
+from bertline.components.tuning import space
 from bertline.errors import UserError
 from bertline.models import network_size
 from bertline.models.recipe import ExportOptions, ModelOptions, RandomBert, Section, TrainOptions
@@ -41,6 +43,7 @@ RUNTIME_SECTIONS = {
     "data": "DataOptions as JSON: sources, limits, shares. The columns are compiled in.",
     "validation": "ValidationOptions as JSON. A reviewed schema is compiled in.",
     "train": "TrainOptions as JSON: epochs, learning rate, batch size ...",
+    "tune": "TuneOptions as JSON: trials, time, space. Whether each run searches is compiled in.",
     "export": "ExportOptions as JSON: dtype, abstention threshold, calibration.",
     "evaluate": "EvaluateOptions as JSON: the gates' bounds, slices.",
     "canary": "CanaryOptions as JSON.",
@@ -63,6 +66,7 @@ class Config(Section):
     validation: ValidationOptions = ValidationOptions()
     model: ModelOptions = ModelOptions()
     train: TrainOptions = TrainOptions()
+    tune: TuneOptions = TuneOptions()
     export: ExportOptions = ExportOptions()
     evaluate: EvaluateOptions = EvaluateOptions()
     canary: CanaryOptions = CanaryOptions()
@@ -102,6 +106,7 @@ class Config(Section):
             check_the_probe,
             check_the_method_fits_the_backbone,
             check_contrastive_rows_have_one_label,
+            check_the_space,
         ):
             check(self)
         return self
@@ -149,6 +154,11 @@ class Config(Section):
         return self.head_from_probe or self.train.method == "probe" or self._compares_with_probe
 
     @property
+    def trains_from_probe(self) -> bool:
+        """Whether the training may need the probe; which it does, a search can decide."""
+        return self.head_from_probe or self.train.method == "probe" or self.tune.every_run
+
+    @property
     def head_from_probe(self) -> bool:
         """Whether training starts from the probe's head."""
         if self.train.method == "contrastive":
@@ -175,6 +185,8 @@ class Config(Section):
 def digest_of(values: dict[str, Any]) -> str:
     """SHA-256 of everything in a config's JSON values that can change a model or its push, in hex."""
     changing = {name: value for name, value in values.items() if name not in AROUND_THE_MODEL}
+    if not changing["tune"]["every_run"]:
+        del changing["tune"]  # only `bertline tune` goes by it
     return hashlib.sha256(json.dumps(changing, sort_keys=True).encode()).hexdigest()
 
 
@@ -296,6 +308,30 @@ def check_contrastive_rows_have_one_label(config: Config) -> None:
     if config.train.method == "contrastive" and config.data.multi_label is not None:
         raise ValueError(
             "train.method: contrastive: with data.multi_label rows share some labels and not others; use full or lora"
+        )
+
+
+def check_the_space(config: Config) -> None:
+    """Raises ValueError when the search would try keys that there are not, or values that they cannot have."""
+    if config.tune.space:
+        space.named(config.tune.space, config.model, config.train)
+    if config.tune.every_run:
+        check_can_be_tuned(config)
+
+
+def check_can_be_tuned(config: Config) -> None:
+    """Raises ValueError when trials could not train as the Trainer does, or there is nothing to search."""
+    if config.train.warm_start:
+        raise ValueError(
+            "train.warm_start: trials start from the pretrained weights, and this config's training from those of the "
+            "last model; set it to false to tune"
+        )
+    if config.train.distribution == "multi_worker":
+        raise ValueError("train.distribution: trials run on one machine; tune with another value, such as auto")
+    if config.train.method == "probe" and not config.tune.space:
+        raise ValueError(
+            "train.method: probe: nothing but the head is trained, and its penalty is chosen by the validation rows "
+            "already; set another method, or name several: tune: {space: {train.method: [probe, full]}}"
         )
 
 

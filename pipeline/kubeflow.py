@@ -174,9 +174,10 @@ def _root(config: Config) -> str:
     return root.rstrip("/") if "://" in root or root.startswith("/") else ""
 
 
-def _checkpoints(config: Config) -> str:
+def _kept(config: Config, name: str) -> str:
+    """A folder that outlives a pod where the root is in a volume."""
     root = _root(config)
-    return f"{root}/checkpoints" if root.startswith("/") else f"{POD_FOLDER}/checkpoints"
+    return f"{root}/{name}" if root.startswith("/") else f"{POD_FOLDER}/{name}"
 
 
 # === From the pipeline object to the spec ===
@@ -204,7 +205,8 @@ def _pipeline(config: Config, values: dict[str, str], commit: str | None) -> Any
             data_folder=parameters["data_folder"],
             serving_folder=parameters["serving_folder"],
             quarantine_folder=f"{_root(config)}/quarantine" if _root(config) else "",
-            checkpoint_folder=_checkpoints(config),
+            checkpoint_folder=_kept(config, "checkpoints"),
+            tuning_folder=_kept(config, "tuning"),
             tracking_folder=_root(config),
         ),
         pipeline_root=config.kubeflow.pipeline_root or "",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 HISTORY_RUNS = 30  # on the review page: on a phone nobody could tell more of them apart
 RUN_TYPE = "pipeline_run"
 PORTION = 500  # rows in the first portion; a run makes some thirty artifacts
+_TUNING = "tuning"  # a property of such runs
 _DONE = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
 _STATES = {mlmd.Execution.COMPLETE: "complete", mlmd.Execution.CACHED: "cached", mlmd.Execution.FAILED: "failed"}
 _OUTPUT_EVENTS = (mlmd.Event.OUTPUT, mlmd.Event.DECLARED_OUTPUT)
@@ -100,6 +101,16 @@ class Store:
         run_type = self._run_type()
         contexts = self._store.get_contexts_by_execution(execution_id)
         return next(context.name for context in contexts if context.type_id == run_type)
+
+    def note_tuning(self, run_id: str) -> None:
+        """Notes that a run only prepared the rows for `bertline tune`."""
+        run = self._run(run_id)
+        run.custom_properties[_TUNING].int_value = 1
+        self._store.put_contexts([run])
+
+    def is_tuning(self, run_id: str) -> bool:
+        """Whether a run only prepared the rows for `bertline tune`."""
+        return _TUNING in self._run(run_id).custom_properties
 
     def _run_type(self) -> int | None:
         return next((kind.id for kind in self._store.get_context_types() if kind.name == RUN_TYPE), None)
@@ -240,7 +251,7 @@ class RunRecord:
 
     Attributes:
         run_id: its id, the time when it started.
-        outcome: "pushed", "unchanged", "blocked", "failed" or "interrupted".
+        outcome: "pushed", "unchanged", "blocked", "failed", "interrupted", or "tuned" where it was `bertline tune`'s.
         data: fingerprint of the data, shortened.
         metrics: the evaluation's figures, "" if it did not come so far.
         version: the pushed version, "" if none.
@@ -266,7 +277,9 @@ def record(store: Store, run_id: str) -> RunRecord:
     verdicts = json.loads(evaluator.text("verdicts") or "[]") if evaluator else []
     blocked = [verdict["reason"] for verdict in verdicts if not verdict["passed"]]
     version = pusher.text("pushed_version") if pusher else ""
-    if not pusher:
+    if store.is_tuning(run_id):
+        outcome, reason = "tuned", ""
+    elif not pusher:
         outcome = "failed" if failing and failing.state == "failed" else "interrupted"
         reason = f"in {failing.name}" if failing else ""
     elif version:

@@ -22,6 +22,7 @@ from rich.text import Text
 from bertline.components import trackers
 from bertline.components.data import sql, task_files
 from bertline.components.errors import in_words
+from bertline.components.tuning import study
 from bertline.errors import UserError
 from bertline.pipeline import beam_options, damage, facts, review, run_ids, screen, stages
 from bertline.pipeline.config import Config
@@ -76,9 +77,39 @@ def run(config: Config, config_name: str) -> RunResult:
         RunFailed: a stage failed.
     """
     started = time.monotonic()
+    with launching(config, config_name) as (console, launcher):
+        result = launcher.launch(console)
+        total = time.monotonic() - started
+        note = ", every stage cached" if result.cached else ""
+        console.print(screen.line("total", f"log {display(launcher.log_file)}{note}", total, style="dim"))
+        if result.review:
+            console.print(screen.line("review", display(result.review)))
+        else:
+            standing = "the push stands" if result.version else "the verdicts above stand"
+            missing = ("no review page could be written", "yellow")
+            console.print(Text.assemble(missing, f"  {standing}; why: {display(launcher.log_file)}"))
+    return result
+
+
+@contextmanager
+def launching(config: Config, config_name: str) -> Iterator[tuple[Screen, Launcher]]:
+    """Holds the root, opens the screen and the log, and yields what launches the line's stages.
+
+    An exception within is shown in a few lines, with the place of the log.
+
+    Args:
+        config: the task.
+        config_name: how the screen names the config.
+
+    Raises:
+        UserError: the root is in use by another run, or the data cannot be found.
+        RunFailed: what was done within failed.
+    """
     run_id = run_ids.new()
     root = config.root_folder
     trackers.check(config.tracking)
+    if config.tune.every_run:
+        study.require()
     beam_options.check_runs_here(config.beam)
     task_files.of_task(config.data.with_queries(lambda _: None), config.folder)  # at once where a file is missing
     log_file = root / "logs" / f"{run_ids.file_stem(run_id)}.log"
@@ -86,23 +117,13 @@ def run(config: Config, config_name: str) -> RunResult:
         try:
             data = _with_rows(config, console)
             with console.status("starting (importing TensorFlow and TFX takes some ten seconds)"):
-                launcher = _Launcher(config, data, run_id)
+                launcher = Launcher(config, data, run_id, log_file)
             version = (f"bertline {installed.version('bertline')}", "bold")
             console.print(Text.assemble(version, f"  {config_name}  run {run_id}  {hardware()}"))
-            result = launcher.launch(console)
+            yield console, launcher
         except (KeyboardInterrupt, Exception) as error:
             _report(console, error, log_file)
             raise RunFailed(str(error)) from error
-        total = time.monotonic() - started
-        note = ", every stage cached" if result.cached else ""
-        console.print(screen.line("total", f"log {display(log_file)}{note}", total, style="dim"))
-        if result.review:
-            console.print(screen.line("review", display(result.review)))
-        else:
-            standing = "the push stands" if result.version else "the verdicts above stand"
-            missing = ("no review page could be written", "yellow")
-            console.print(Text.assemble(missing, f"  {standing}; why: {display(log_file)}"))
-    return result
 
 
 def _with_rows(config: Config, console: Screen) -> DataOptions:
@@ -194,80 +215,91 @@ def gather_facts(config: Config, store: Store, data_fingerprint: str) -> RunFact
 # === Running the stages ===
 
 
-class _Launcher:
-    """One run: compiles the line and launches its nodes in order."""
+class Launcher:
+    """One run: compiles the line and launches its nodes in order.
 
-    def __init__(self, config: Config, data: DataOptions, run_id: str):
+    Attributes:
+        run_id: when it started.
+        config: the task.
+        facts: what was known before it started.
+        log_file: what libraries say.
+    """
+
+    def __init__(self, config: Config, data: DataOptions, run_id: str, log_file: Path):
         from tfx.dsl.compiler import compiler
+        from tfx.orchestration.local import runner_utils
+        from tfx.orchestration.portable import runtime_parameter_utils
 
         from bertline.pipeline import lineage, metadata_store, pipeline
 
-        self.run_id = run_id
-        self.config = config
+        self.run_id, self.config, self.log_file = run_id, config, log_file
         self.store = lineage.Store(config)
         if not config.metadata:  # a database is shared by machines, each with a root of its own
             damage.check_place(config.root_folder, self.store.last_artifacts(NEWEST))
-        run_facts = gather_facts(config, self.store, task_files.fingerprint(task_files.of_task(data, config.folder)))
-        log.info("facts of run %s: %s", run_id, run_facts)
+        self.facts = gather_facts(config, self.store, task_files.fingerprint(task_files.of_task(data, config.folder)))
+        log.info("facts of run %s: %s", run_id, self.facts)
         config = config.model_copy(update={"data": data})  # the facts are those of the config as it is written
         line = pipeline.create_pipeline(
             config,
-            run_facts,
+            self.facts,
             pipeline.Settings.local(config),
             pipeline_root=str(config.root_folder / "artifacts"),
             metadata=metadata_store.connection(config.metadata_location),
         )
         self.ir = compiler.Compiler().compile(line)
+        runtime_parameter_utils.substitute_runtime_parameter(self.ir, {"pipeline-run-id": run_id})
+        self._deployment = runner_utils.extract_local_deployment_config(self.ir)
+        self._nodes = {node.pipeline_node.node_info.id: node.pipeline_node for node in self.ir.nodes}
 
     def launch(self, console: Screen) -> RunResult:
         """Launches and shows every stage, and sums the run up."""
-        from tfx.orchestration import metadata
-        from tfx.orchestration.local import runner_utils
-        from tfx.orchestration.portable import runtime_parameter_utils
-
-        runtime_parameter_utils.substitute_runtime_parameter(self.ir, {"pipeline-run-id": self.run_id})
-        deployment = runner_utils.extract_local_deployment_config(self.ir)
-        connection = getattr(
-            deployment.metadata_connection_config, deployment.metadata_connection_config.WhichOneof("connection_config")
-        )
-        nodes = {node.pipeline_node.node_info.id: node.pipeline_node for node in self.ir.nodes}
         done: dict[Node, Stage] = {}
         page = None
         for line, members in stages.lines().items():
-            wired = [node for node in members if node in nodes]
-            if not wired:
-                continue  # left out by the config
+            began = time.monotonic()
             try:
-                with screen.StageView(console, line) as view:
-                    for node in wired:
-                        self._launch_node(nodes[node], deployment, metadata.Metadata(connection))
-                        done[node] = self.store.stage(self.run_id, node)
-                        if node.makes_model:
-                            self._check_or_note_sizes(done[node])
-                    if Node.REVIEW in wired:
-                        page = self._publish_page(done[Node.REVIEW])
+                done |= self.launch_line(console, line)
+                if line == Node.REVIEW.line:
+                    page = self._publish_page(done[Node.REVIEW])
             except Exception as error:
-                if not all(node.reports for node in wired):
+                if not all(node.reports for node in members):
                     raise
                 log.error("stage %s failed after the push", line, exc_info=error)
-                console.print(screen.line(line, f"failed: {in_words(error)}", view.seconds))
+                console.print(screen.line(line, f"failed: {in_words(error)}", time.monotonic() - began))
                 break  # later stages read what this one did not make
-            self._show(console, line, [done[node] for node in wired], view.seconds)
         return self._result(done, page)
 
-    def _launch_node(self, node: Any, deployment: Any, metadata_handle: Any) -> None:
+    def launch_line(self, console: Screen, line: str) -> dict[Node, Stage]:
+        """Launches the stages of one line of the screen, and shows it; {} where the config leaves them out."""
+        wired = [node for node in stages.lines()[line] if node in self._nodes]
+        done: dict[Node, Stage] = {}
+        if not wired:
+            return done
+        with screen.StageView(console, line) as view:
+            for node in wired:
+                self._launch_node(self._nodes[node])
+                done[node] = self.store.stage(self.run_id, node)
+                if node.makes_model:
+                    self._check_or_note_sizes(done[node])
+        self._show(console, line, list(done.values()), view.seconds)
+        return done
+
+    def _launch_node(self, node: Any) -> None:
+        from tfx.orchestration import metadata
         from tfx.orchestration.local import runner_utils
         from tfx.orchestration.portable import launcher
         from tfx.proto.orchestration import executable_spec_pb2
 
+        connections = self._deployment.metadata_connection_config
+        connection = getattr(connections, connections.WhichOneof("connection_config"))
         began = time.monotonic()
         launcher.Launcher(
             pipeline_node=node,
-            mlmd_connection=metadata_handle,
+            mlmd_connection=metadata.Metadata(connection),
             pipeline_info=self.ir.pipeline_info,
             pipeline_runtime_spec=self.ir.runtime_spec,
-            executor_spec=runner_utils.extract_executor_spec(deployment, node.node_info.id),
-            custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, node.node_info.id),
+            executor_spec=runner_utils.extract_executor_spec(self._deployment, node.node_info.id),
+            custom_driver_spec=runner_utils.extract_custom_driver_spec(self._deployment, node.node_info.id),
             custom_executor_operators={executable_spec_pb2.BeamExecutableSpec: self._beam_operator},
         ).launch()
         log.info("stage %s took %.1f s", node.node_info.id, time.monotonic() - began)

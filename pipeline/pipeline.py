@@ -29,6 +29,7 @@ from bertline.components.review import Review
 from bertline.components.tracking import Track
 from bertline.components.trainer import Trainer
 from bertline.components.transform import transform
+from bertline.components.tuner import Tuner
 from bertline.components.validation import DataGate, schema_gen, statistics_gen
 from bertline.pipeline import cache_keys, stages
 from bertline.pipeline.config import Config
@@ -46,6 +47,7 @@ class Settings:
         serving_folder: where models are pushed.
         quarantine_folder: where quarantine.csv is copied to, "" for nowhere.
         checkpoint_folder: keeps the checkpoints of an interrupted training.
+        tuning_folder: keeps the trials of a search, local.
         tracking_folder: where an experiment tracker's files are kept, "" for nowhere.
     """
 
@@ -54,6 +56,7 @@ class Settings:
     serving_folder: str | RuntimeParameter
     quarantine_folder: str
     checkpoint_folder: str
+    tuning_folder: str
     tracking_folder: str
 
     @classmethod
@@ -65,6 +68,7 @@ class Settings:
             serving_folder=config.serving_folder,
             quarantine_folder=config.below_root("quarantine"),
             checkpoint_folder=config.below_root("checkpoints"),
+            tuning_folder=config.below_root("tuning"),
             tracking_folder=config.below_root(),
         )
 
@@ -117,6 +121,16 @@ def create_pipeline(
     tokens.add_upstream_node(data_gate)
     probing = probe_stages(config, examples, tokens) if config.probes else []
     probe = probing[-1] if probing else None
+    tuner = config.tune.every_run and Tuner(
+        transform_graph=tokens.outputs["transform_graph"],
+        transformed_examples=tokens.outputs["transformed_examples"],
+        model_options=config.model.model_dump_json(),
+        train_options=settings.sections["train"],
+        tune_options=settings.sections["tune"],
+        folder=settings.tuning_folder,
+        code=facts.cache_keys[Node.TRAINER],
+        **({"probe": probe.outputs["head"]} if probe else {}),
+    )
     last_blessed = LastBlessed(
         serving_folder=settings.serving_folder, release=facts.last_blessed, weights=int(config.train.warm_start)
     )
@@ -127,7 +141,8 @@ def create_pipeline(
         train_options=settings.sections["train"],
         checkpoint_dir=settings.checkpoint_folder,
         **({"last_blessed": last_blessed.outputs["model"]} if config.train.warm_start else {}),
-        **({"probe": probe.outputs["head"]} if config.head_from_probe or config.train.method == "probe" else {}),
+        **({"probe": probe.outputs["head"]} if probe and config.trains_from_probe else {}),
+        **({"hyperparameters": tuner.outputs["best_hyperparameters"]} if tuner else {}),
     )
     exporter = Exporter(
         weights=trainer.outputs["weights"],
@@ -237,6 +252,7 @@ def create_pipeline(
         tokens,
         *([baseline] if baseline else []),
         *probing,
+        *([tuner] if tuner else []),
         last_blessed,
         trainer,
         exporter,

@@ -57,6 +57,7 @@ class Node(StrEnum):
     BASELINE = _Row("Baseline", "baseline", "bertline.components.baseline")
     EMBEDDER = _Row("Embedder", "probe", "bertline.components.embedder", makes_model=True)
     PROBE = _Row("Probe", "probe", "bertline.components.probe", makes_model=True)
+    TUNER = _Row("Tuner", "tune", "bertline.components.tuner", makes_model=True)
     LAST_BLESSED = _Row("LastBlessed", "train", "bertline.components.last_blessed")
     TRAINER = _Row("Trainer", "train", "bertline.components.trainer", makes_model=True)
     EXPORTER = _Row("Exporter", "export", "bertline.components.exporter", makes_model=True)

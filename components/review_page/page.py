@@ -58,19 +58,12 @@ def render(evidence: Evidence, made_at: str) -> str:
         evidence: the run's.
         made_at: when the stage ran, for the footer.
     """
-    style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    style, script = asset("page.css"), asset("sort.js") + asset("page.js")
+    templates = environment(FOLDER)
+    templates.filters.update(
+        excerpt=figures.excerpt, compared_figures=compared_figures, slice_classes=figures.slice_classes
     )
-    environment.filters.update(
-        score=_score, signed=_signed, count=_count, percent=_percent, span=_span, json=_json,
-        excerpt=figures.excerpt, compared_figures=compared_figures, slice_classes=figures.slice_classes,
-    )  # fmt: skip
-    return environment.get_template("page.html.j2").render(
+    return templates.get_template("page.html.j2").render(
         {
             "evidence": evidence,
             "metrics": evidence.metrics,
@@ -84,6 +77,24 @@ def render(evidence: Evidence, made_at: str) -> str:
             **_views(evidence),
         }
     )
+
+
+def asset(name: str) -> str:
+    """A style or script of the page."""
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def environment(*folders: Path) -> jinja2.Environment:
+    """What renders the templates of the folders; what stands in a value is text, never HTML."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(score=_score, signed=_signed, count=_count, percent=_percent, span=_span, json=_json)
+    return made
 
 
 def _sections(metrics: Metrics) -> dict[str, str]:

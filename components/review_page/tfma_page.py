@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import jinja2
 import tensorflow_model_analysis as tfma
 from markupsafe import Markup
 from tensorflow_model_analysis import constants
@@ -73,23 +72,20 @@ def render(
 
 
 def _page(name: str, data: dict[str, Any]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(page.FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     components = (resources.files(tfma) / "static" / "vulcanized_tfma.js").read_text(encoding="utf-8")
-    script = (page.FOLDER / "tfma.js").read_text(encoding="utf-8")
-    return environment.get_template("tfma.html.j2").render(
-        name=name,
-        data=data,
-        components=Markup(components),
-        script=Markup(script),
-        policy=f"'{page.source(components)}' '{page.source(script)}'",
-        # A label may hold "</script>".
-        payload=Markup(json.dumps(data, allow_nan=False).replace("<", "\\u003c")),
+    script = page.asset("tfma.js")
+    return (
+        page.environment(page.FOLDER)
+        .get_template("tfma.html.j2")
+        .render(
+            name=name,
+            data=data,
+            components=Markup(components),
+            script=Markup(script),
+            policy=f"'{page.source(components)}' '{page.source(script)}'",
+            # A label may hold "</script>".
+            payload=Markup(json.dumps(data, allow_nan=False).replace("<", "\\u003c")),
+        )
     )
 
 

@@ -15,6 +15,7 @@ from bertline.pipeline import screen
 # Exit codes beside 0, and beside 2, which is typer's for a wrong call. UNANSWERED: some texts have no answer.
 # ALARM: the monitor has one.
 FAILED, BLOCKED, UNANSWERED, ALARM = 1, 3, 4, 5
+INTERRUPTED = 130  # by Ctrl-C, with results: 128 and SIGINT's number, as shells have it
 # What libraries write while a command has no run, and so no log, of its own; and tracebacks that nobody expected.
 LIBRARY_LOG = Path(tempfile.gettempdir()) / f"bertline-{os.getuid()}.log"
 

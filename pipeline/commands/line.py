@@ -14,7 +14,7 @@ from bertline.components.options import Query
 from bertline.errors import UserError
 from bertline.pipeline import config as configs
 from bertline.pipeline import screen
-from bertline.pipeline.commands import BLOCKED, FAILED, LIBRARY_LOG, ConfigArgument, console
+from bertline.pipeline.commands import BLOCKED, FAILED, INTERRUPTED, LIBRARY_LOG, ConfigArgument, console
 
 if TYPE_CHECKING:
     from bertline.pipeline.local_runner import RunResult
@@ -130,6 +130,34 @@ def demo() -> None:
     answer = (f"{prediction.label} {prediction.probability:.2f}", "bold")
     shown.print(Text.assemble(("predict", "bold"), f'  "{DEMO_TEXT}"  ->  ', answer, f"   (gRPC {address})"))
     shown.print(f"next: bertline serve {DEMO_CONFIG}; your own file: bertline init FILE")
+
+
+@app.command(rich_help_panel=PANEL)
+def tune(
+    config: ConfigArgument,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials in all. Default: tune.trials, 20.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="For all trials, such as 45m, 2h or 1h30m. Default: tune.time.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Default: NAME-tuned.yaml beside CONFIG.")
+    ] = None,
+) -> None:
+    """Search for better hyperparameters on the validation rows, and write a config with the best.
+
+    The first trial is the config itself. A search that was stopped or killed goes on with the same command: trials and
+    time count those of earlier calls. Ctrl-C ends it and writes the best so far.
+    """
+    from bertline.pipeline import local_runner
+    from bertline.pipeline import tune as tuning
+
+    task = tuning.with_options(configs.load(config), trials, time)
+    try:
+        interrupted = tuning.tune(task, config, output)
+    except local_runner.RunFailed:
+        sys.exit(FAILED)
+    if interrupted:
+        sys.exit(INTERRUPTED)
 
 
 def _run(path: Path) -> RunResult:

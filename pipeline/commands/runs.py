@@ -17,7 +17,14 @@ from bertline.pipeline import screen
 from bertline.pipeline.commands import LIBRARY_LOG, ConfigArgument, console
 
 PANEL = "Past runs"
-OUTCOME_STYLES = {"pushed": "green", "unchanged": "green", "blocked": "red", "failed": "red", "interrupted": "yellow"}
+OUTCOME_STYLES = {
+    "pushed": "green",
+    "unchanged": "green",
+    "tuned": "green",
+    "blocked": "red",
+    "failed": "red",
+    "interrupted": "yellow",
+}
 
 app = typer.Typer()
 

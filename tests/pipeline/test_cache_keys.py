@@ -18,9 +18,11 @@ TRAINING = (Node.EXAMPLE_GEN, Node.STATISTICS_GEN, Node.SCHEMA_GEN, Node.TRANSFO
 # They carry rows, bytes, options and pages: figures are the same with each version of them.
 CARRIERS = {
     "altair", "apache_beam", "cryptography", "filelock", "google", "grpc", "grpc_health", "grpc_reflection",
-    "h11", "huggingface_hub", "jinja2", "limits", "markdown_it", "markupsafe", "mlflow", "openpyxl", "orjson",
+    "h11", "huggingface_hub", "jinja2", "keras_tuner", "limits", "markdown_it", "markupsafe", "mlflow",
+    "openpyxl", "optuna", "orjson",
     "presidio_analyzer",
-    "prometheus_client", "psutil", "pydantic", "ruamel", "safetensors", "sentencepiece", "starlette", "tensorboard",
+    "prometheus_client", "psutil", "pydantic", "ruamel", "safetensors", "sentencepiece", "sqlalchemy", "starlette",
+    "tensorboard",
     "tensorflow_metadata", "tensorflow_serving", "threadpoolctl",
     "uvicorn", "vl_convert", "wandb", "xxhash", "yaml",
 }  # fmt: skip

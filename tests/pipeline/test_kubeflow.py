@@ -25,6 +25,7 @@ TOP = Path(__file__).parents[2]
 GOLDEN = TOP / "tests" / "golden" / "kubeflow.yaml"
 UPDATE = "UPDATE_GOLDEN"  # UPDATE_GOLDEN=1 pytest tests/pipeline/test_kubeflow.py writes it anew
 CLUSTER = """\
+tune: {every_run: true, trials: 8, time: 45m}
 kubeflow:
   image: registry.example.com/bertline:1
   pipeline_root: s3://bucket/pipelines

@@ -1,0 +1,1 @@
+"""The search for hyperparameters: what is searched, the trials and where they are kept."""
