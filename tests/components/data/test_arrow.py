@@ -14,6 +14,7 @@ import pytest
 from bertline.components.data import formats, task_files
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
+from bertline.models.features import SPLITS
 from bertline.pipeline import config
 from bertline.pipeline.init import write_config
 
@@ -185,6 +186,7 @@ def rows_by_split(options, folder):
     return {
         split: [row.values for file in files for row in formats.read(formats.settled(file, options), options)]
         for split, files in task_files.by_split(options, str(folder)).items()
+        if split in SPLITS
     }
 
 
