@@ -9,6 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from bertline.models.anchor import Anchor
+from bertline.models.gradients import Gradient, scaled, summed_rows
+
 _SPARED = frozenset({"bias", "gamma", "beta"})  # weight decay on these only hurts (Devlin et al. 2019)
 
 
@@ -71,6 +74,7 @@ class AdamW(tf.Module):
         lazy_rows: False makes the tables' gradients dense, for devices without dynamic shapes (TPU).
         loss_scale: what the loss was multiplied by before its gradients were taken; None for nothing.
         watcher: what sees each update, as bertline.models.methods.method.Watcher; None for nothing.
+        anchor: adds L2-SP's part to the gradients, and spares the variables that it holds weight decay; None for none.
     """
 
     BETA_1, BETA_2 = 0.9, 0.999
@@ -88,13 +92,17 @@ class AdamW(tf.Module):
         lazy_rows: bool = True,
         loss_scale: LossScale | None = None,
         watcher: Any = None,
+        anchor: Anchor | None = None,
     ):
         super().__init__()
         self.variables_ = [variable.value for variable in variables]
         self.step = tf.Variable(0, dtype=tf.int64, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
         self._first = [tf.Variable(tf.zeros(v.shape), trainable=False) for v in self.variables_]
         self._second = [tf.Variable(tf.zeros(v.shape), trainable=False) for v in self.variables_]
-        self._decays = [0.0 if v.name in _SPARED else weight_decay for v in variables]
+        held = anchor.holds if anchor else [False] * len(variables)
+        self._decays = [
+            0.0 if v.name in _SPARED or is_held else weight_decay for v, is_held in zip(variables, held, strict=True)
+        ]
         self._rates = rates or [1.0] * len(variables)
         self._opens = opens or [0] * len(variables)
         self._watcher = watcher
@@ -102,8 +110,9 @@ class AdamW(tf.Module):
         self._clip_norm = clip_norm
         self._lazy_rows = lazy_rows
         self._loss_scale = loss_scale
+        self._anchor = anchor
 
-    def apply(self, gradients: list[tf.Tensor | tf.IndexedSlices], places: Sequence[int] | None = None) -> tf.Tensor:
+    def apply(self, gradients: list[Gradient], places: Sequence[int] | None = None) -> tf.Tensor:
         """Takes one step. It is called in a replica's context; the replicas' gradients are added up.
 
         With a loss scale, a step whose gradients are not finite changes no variable but the scale.
@@ -115,17 +124,20 @@ class AdamW(tf.Module):
         Returns:
             the gradients' global norm before clipping and without the loss scale, float32 scalar.
         """
+        places = range(len(self.variables_)) if places is None else places
         context = tf.distribute.get_replica_context()
         if not self._lazy_rows:
             gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         if context.num_replicas_in_sync > 1:
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        gradients = [_summed_rows(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
+        gradients = [summed_rows(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
         if self._loss_scale:
-            gradients = [_scaled(gradient, 1 / self._loss_scale.factor) for gradient in gradients]
+            gradients = [scaled(gradient, 1 / self._loss_scale.factor) for gradient in gradients]
+        if self._anchor:
+            gradients = self._anchor.pulled(gradients, places)
         gradients, norm = tf.clip_by_global_norm(gradients, self._clip_norm)
         update = self._update_if_finite if self._loss_scale else self._update_all
-        context.merge_call(partial(update, places or range(len(self.variables_))), args=(gradients, norm))
+        context.merge_call(partial(update, places), args=(gradients, norm))
         return norm
 
     def _update_if_finite(self, places: Sequence[int], strategy: tf.distribute.Strategy, gradients, norms) -> None:
@@ -183,16 +195,3 @@ class AdamW(tf.Module):
         values = tf.gather(variable, rows) * (1 - rate * decay) - pace * moment / (tf.sqrt(square) + self.EPSILON)
         for target, update in ((first, moment), (second, square), (variable, values)):
             tf.raw_ops.ResourceScatterUpdate(resource=target.handle, indices=rows, updates=update)
-
-
-def _scaled(gradient: tf.Tensor | tf.IndexedSlices, factor: float | tf.Tensor) -> tf.Tensor | tf.IndexedSlices:
-    if isinstance(gradient, tf.IndexedSlices):
-        return tf.IndexedSlices(gradient.values * factor, gradient.indices, gradient.dense_shape)
-    return gradient * factor
-
-
-def _summed_rows(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
-    """The gradient with every row named once, as the global norm and the update need it."""
-    rows, places = tf.unique(gradient.indices)
-    values = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
-    return tf.IndexedSlices(values, rows, gradient.dense_shape)

@@ -179,6 +179,50 @@ class ContrastiveOptions(Section):
     temperature: float = Field(default=0.1, gt=0, le=1)
 
 
+class AdversarialOptions(Section):
+    """Training on word embeddings that are moved to where the loss is larger; see models/adversarial.py."""
+
+    # fgm: one step, twice the time of plain training. pgd: `steps` steps, then the training step: (steps + 1) times the
+    # time. freelb: each of the `steps` steps trains too: `steps` times the time.
+    method: Literal["fgm", "pgd", "freelb"]
+    # The most that a row's embeddings are moved together (Euclidean length). A word's embedding has a length of about
+    # 1.1 in the default weights, so the 33 of a tweet have 6 together.
+    epsilon: float = Field(default=0.5, gt=0)
+    steps: int | None = Field(default=None, ge=1, le=64)  # of pgd and freelb; null is 3, as most runs of FreeLB's paper
+    # Length of a step of pgd and freelb; null is 2.5 x epsilon / steps, with which a row can cross the whole ball.
+    step_size: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _fgm_takes_one_step(self) -> AdversarialOptions:
+        if self.method == "fgm" and (self.steps, self.step_size) != (None, None):
+            raise ValueError("steps and step_size: fgm takes one step of length epsilon; leave them out, or use pgd")
+        return self
+
+
+class AverageOptions(Section):
+    """Averaging of the weights along the training; see models/averages.py."""
+
+    # ema: the exponential moving average, one more copy of the trained weights in memory. checkpoints: the plain mean
+    # of the `last` copies, taken each `every` steps and at the end of each epoch; all of them are in memory.
+    method: Literal["ema", "checkpoints"]
+    # With ema: about the last 100 steps count, half an epoch of 6,000 rows.
+    decay: float = Field(default=0.99, gt=0, lt=1)
+    last: int = Field(default=5, ge=2, le=100)  # with checkpoints: as Vaswani et al. 2017 did for their base model
+    every: PositiveInt = 50  # with checkpoints: five copies then span 200 steps, about an epoch of 6,000 rows
+
+    @model_validator(mode="after")
+    def _keys_go_with_the_method(self) -> AverageOptions:
+        foreign = ("last", "every") if self.method == "ema" else ("decay",)
+        for key in foreign:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key}: it does not go with method: {self.method}; take it out")
+        return self
+
+
+# The methods that move pretrained weights, which l2_sp can hold back.
+_MOVE_PRETRAINED = ("full", "top_layers", "gradual", "bitfit")
+
+
 class TrainOptions(Section):
     """The fine-tuning recipe of the BERT paper (Devlin et al. 2019, A.3), with early stopping."""
 
@@ -219,6 +263,18 @@ class TrainOptions(Section):
     weight_decay: float = Field(default=0.01, ge=0, lt=1)  # decoupled; biases and LayerNorm are spared
     clip_norm: float = Field(default=1.0, gt=0)  # global norm of the gradients
     class_weights: Literal["none", "balanced"] = "none"  # balanced: rows / (labels x rows of the label)
+    # Regularity, all off: each costs time or memory, and none has been shown here to be worth it on every task.
+    # docs/models.md says what each does.
+    adversarial: AdversarialOptions | None = None  # on moved word embeddings; null for none
+    # Share of each row's label that is spread evenly over all labels; 0.1 is usual (Szegedy et al. 2016).
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    # R-Drop: how much two passes of a row with different dropout must agree; the paper takes 0.1 to 1 on GLUE. Each
+    # step takes twice the time and memory.
+    r_drop: float = Field(default=0.0, ge=0)
+    # L2-SP: half of this, times the squared distance from the pretrained weights, is added to the loss. The paper tries
+    # 0.001 to 0.1. It takes the place of weight_decay, except on the head, and keeps one more copy of the weights.
+    l2_sp: float = Field(default=0.0, ge=0)
+    average: AverageOptions | None = None  # validation, the best epoch and the export then use the averaged weights
     patience: PositiveInt = 2  # epochs without a better validation loss before training stops
     # Start from the weights of the last blessed model, where there is one, instead of the pretrained ones. This suits a
     # rolling window of spans. Labels and backbone must be the same.
@@ -258,6 +314,19 @@ class TrainOptions(Section):
         for key, reason in fixed.items():
             if reason:
                 raise ValueError(f"{key}: with method: contrastive {reason}; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _regularity_has_something_to_hold(self) -> TrainOptions:
+        used = [key for key in ("adversarial", "label_smoothing", "r_drop", "l2_sp", "average") if getattr(self, key)]
+        if self.method in ("probe", "contrastive") and used:
+            raise ValueError(
+                f"{', '.join(used)}: method: {self.method} does not train by the loss of labels; take one out"
+            )
+        if self.l2_sp and self.method not in _MOVE_PRETRAINED:
+            raise ValueError(f"l2_sp: with method: {self.method} the pretrained weights stay as they are; leave it out")
+        if self.adversarial and self.r_drop:
+            raise ValueError("adversarial and r_drop: each changes what a step computes; take one out")
         return self
 
     @model_validator(mode="after")

@@ -107,6 +107,7 @@ class Config(Section):
             check_the_method_fits_the_backbone,
             check_contrastive_rows_have_one_label,
             check_the_space,
+            check_regularity,
         ):
             check(self)
         return self
@@ -333,6 +334,18 @@ def check_can_be_tuned(config: Config) -> None:
             "train.method: probe: nothing but the head is trained, and its penalty is chosen by the validation rows "
             "already; set another method, or name several: tune: {space: {train.method: [probe, full]}}"
         )
+
+
+def check_regularity(config: Config) -> None:
+    """Raises ValueError where a term of the loss could only be zero, or holds weights where they mean nothing."""
+    train = config.train
+    factors = {"lora": train.lora.dropout, "adalora": train.adalora.dropout}.get(train.method, 0)
+    if train.r_drop and not (config.model.dropout or factors):
+        raise ValueError(
+            "train.r_drop: without model.dropout both passes of a row are the same; set one of the two to 0.1"
+        )
+    if train.l2_sp and not isinstance(config.model.backbone, str):
+        raise ValueError("train.l2_sp: the random weights of model.backbone are nothing to stay near; leave it out")
 
 
 # === Reading and printing ===

@@ -254,6 +254,8 @@ class Encoder:
 
     def _embed(self, weights: Weights, batch: Batch, ops: _Ops) -> tuple[tf.Tensor, tf.Tensor]:
         words = tf.cast(tf.gather(weights.words, batch.token_ids), tf.float32)  # [batch, tokens, hidden]
+        if batch.move is not None:
+            words += batch.move
         places = tf.cast(weights.positions[: tf.shape(words)[1]], tf.float32)
         if batch.segment_ids is None:
             places += tf.cast(weights.segments[0], tf.float32)

@@ -226,15 +226,17 @@ import pathlib, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import test_training
+from bertline.models import training
 test_training.LossScale.INITIAL = 2.0**24  # in float16 the first steps overflow
-for name, parts, precision in (
-    ("one_device", 1, "float32"), ("mirrored", 1, "float32"), ("mirrored", 2, "float32"),
-    ("mirrored", 1, "mixed_float16"),
+regular = {{"adversarial": {{"method": "fgm"}}, "average": {{"method": "ema", "decay": 0.9}}, "l2_sp": 0.01}}
+for name, parts, precision, more in (
+    ("one_device", 1, "float32", {{}}), ("mirrored", 1, "float32", {{}}), ("mirrored", 2, "float32", {{}}),
+    ("mirrored", 1, "mixed_float16", {{}}), ("one_device", 1, "float32", regular), ("mirrored", 1, "float32", regular),
 ):
-    folder = pathlib.Path({str(tmp_path)!r}) / f"{{name}}-{{parts}}-{{precision}}"
+    folder = pathlib.Path({str(tmp_path)!r}) / f"{{name}}-{{parts}}-{{precision}}-{{len(more)}}"
     folder.mkdir()
-    changes = {{"distribution": name, "epochs": 2, "accumulate_steps": parts, "precision": precision}}
-    options = test_training.RECIPE.model_copy(update=changes)
+    changes = {{"distribution": name, "epochs": 2, "accumulate_steps": parts, "precision": precision, **more}}
+    options = training.TrainOptions(**{{**test_training.RECIPE.model_dump(), **changes}})
     _, history, _ = test_training.train(folder, options=options, dropout=0.0, rows=90)  # a last batch of two rows
     losses = (loss for epoch in history.epochs for loss in (epoch.train_loss, epoch.validation_loss))
     print("LOSSES", *losses, history.skipped_steps)
@@ -247,8 +249,8 @@ for name in ("one_device", "mirrored"):
 """
     run = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     losses = [line for line in run.stdout.splitlines() if line.startswith("LOSSES")]
-    assert len(losses) == 6, run.stderr[-3000:]
-    one, mirrored, in_parts, float16, several, several_mirrored = (
+    assert len(losses) == 8, run.stderr[-3000:]
+    one, mirrored, in_parts, float16, regular, regular_mirrored, several, several_mirrored = (
         [float(value) for value in line.split()[1:]] for line in losses
     )
     assert one[-1] == 0
@@ -256,6 +258,7 @@ for name in ("one_device", "mirrored"):
     assert in_parts == pytest.approx(one, abs=2e-3)
     assert float16[-1] > 0  # skipped on both devices
     assert float16[:-1] == pytest.approx(one[:-1], abs=0.05)
+    assert regular_mirrored == pytest.approx(regular, abs=2e-3)
     assert several_mirrored == pytest.approx(several, abs=2e-3)
 
 
