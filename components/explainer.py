@@ -17,7 +17,7 @@ from bertline.components.artifacts import ATTRIBUTIONS_FILE, Attributions, Weigh
 from bertline.components.evaluation import read_metrics
 from bertline.components.review_page import figures, label_sets
 from bertline.models import attributions as attribution
-from bertline.models import families, features
+from bertline.models import ensemble, families, features
 from bertline.models.recipe import ModelOptions
 
 
@@ -73,7 +73,7 @@ def load(weights: str, model: str, options: ModelOptions) -> attribution.Explain
     family = families.of(options)
     tokenizer = family.tokenizer(options)
     temperature = export_record.read(model).calibration.temperature
-    return attribution.Explainer(family.load(Path(weights), temperature=temperature), tokenizer)
+    return attribution.Explainer(ensemble.load(family, Path(weights)), tokenizer, temperature)
 
 
 def is_paired(transform_graph: str) -> bool:

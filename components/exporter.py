@@ -16,7 +16,7 @@ from bertline.components.export_record import Calibration, ExportRecord, Thresho
 from bertline.components.labels import read_labels
 from bertline.components.transformed_labels import numbers_of
 from bertline.errors import UserError
-from bertline.models import calibration, families, signatures, thresholds
+from bertline.models import calibration, ensemble, families, signatures, thresholds
 from bertline.models.features import SEGMENT_IDS
 from bertline.models.recipe import ExportOptions, ModelOptions
 from bertline.serving import storage
@@ -97,7 +97,7 @@ def write_saved_model(
     """
     family = families.of(model)
     served = signatures.ServedModel(
-        family.load(weights),
+        ensemble.load(family, weights),
         Path(transform_graph),
         family.vocabulary(model),
         family.tokenizer(model).unknown,

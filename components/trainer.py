@@ -4,11 +4,13 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
@@ -23,7 +25,7 @@ from bertline.components.training_record import ValidationLogits
 from bertline.components.transformed_labels import is_multi_label, names_of
 from bertline.components.tuning import space, trials
 from bertline.errors import UserError
-from bertline.models import contrastive, families, hardware, training
+from bertline.models import contrastive, ensemble, families, hardware, targets, training
 from bertline.models.dataset import Rows, read_rows
 from bertline.models.family import Classifier
 from bertline.models.features import SEGMENT_IDS
@@ -49,6 +51,9 @@ def Trainer(
     hyperparameters: InputArtifact[standard_artifacts.HyperParameters] = None,
 ):
     """Leaves the weights of the best epoch, and what training and the validation rows say of them.
+
+    Of an ensemble each member is trained after the other. A run that is interrupted goes on in the member that it was
+    in: those before it are restored from the end of their trainings.
 
     With several workers (distribution: multi_worker) all run this with the same arguments, on folders that they share.
     Only the chief writes.
@@ -85,27 +90,42 @@ def Trainer(
         probed=probe_head.read(probe.uri) if probe else None,
     )
     checkpoints = f"{checkpoint_dir}/{task.fingerprint(options, recipe)}"
-    trained, history, logits = train(
-        task,
-        options,
-        recipe,
-        checkpoints=checkpoints,
-        logs=Path(model_run.uri) if recipe.tensorboard else None,
-        on_progress=_log_progress,
-        strategy=strategy,
-        adapter=Path(weights.uri) / ADAPTER_FILE,
-    )
+    members = []
+    for number in range(1, recipe.ensemble + 1):
+        folder = ensemble.folder(Path(weights.uri), number, recipe.ensemble)
+        logs = ensemble.folder(Path(model_run.uri), number, recipe.ensemble)
+        own = task.of_member(number)
+        trained, *figures = train(
+            own,
+            options,
+            recipe.of_member(number),
+            checkpoints=checkpoints if recipe.ensemble == 1 else f"{checkpoints}/{number}",
+            logs=logs if recipe.tensorboard else None,
+            on_progress=partial(_log_progress, member=number, members=recipe.ensemble),
+            strategy=strategy,
+            adapter=folder / ADAPTER_FILE,
+            keep_end=recipe.ensemble > 1,
+        )
+        members.append(Member(*figures))
+        if hardware.is_chief(strategy):
+            trained.write(folder, task.labels, backbone_digest=task.digest)
     if not hardware.is_chief(strategy):
         return
-    trained.write(Path(weights.uri), task.labels, backbone_digest=task.digest)
-    training_record.write_history(model_run.uri, history)
+    logits = mean_logits(members, multi_label=task.train.labels.ndim == 2)
+    training_record.write_history(model_run.uri, [member.history for member in members])
     names = names_of(task.validation.labels, task.labels)
     training_record.write_logits(model_run.uri, ValidationLogits(names, logits))
-    begun = task.begun_from(recipe)
-    summary = describe_probe(task.probed) if recipe.method == "probe" else begun + _summary(history, recipe.method)
+    summary = summarise(task, recipe, members, logits)
     weights.set_string_custom_property("summary", summary)
     model_run.set_string_custom_property("summary", summary)
     remove_checkpoints(checkpoint_dir, checkpoints)
+
+
+class Member(NamedTuple):
+    """What the training of one member of an ensemble leaves beside its weights; the only one where there is none."""
+
+    history: training.History
+    validation_logits: np.ndarray  # float32 [rows, labels]
 
 
 class Start(NamedTuple):
@@ -113,6 +133,11 @@ class Start(NamedTuple):
 
     version: str
     weights: Path
+
+    def of_member(self, number: int) -> "Start":
+        """The member of the release that a member starts from; of a release with fewer, they are taken in turns."""
+        folders = ensemble.folders(self.weights)
+        return Start(self.version, folders[(number - 1) % len(folders)])
 
 
 @dataclass(frozen=True)
@@ -134,6 +159,10 @@ class Task:
     validation: Rows
     start: Start | None = None
     probed: Probed | None = None
+
+    def of_member(self, number: int) -> "Task":
+        """The same for a member of an ensemble, counted from 1."""
+        return replace(self, start=self.start.of_member(number)) if self.start else self
 
     def begins_with_probe(self, recipe: TrainOptions) -> bool:
         """Whether the head starts as the probe's."""
@@ -257,9 +286,15 @@ def take_weights(built: Classifier, start: Start, labels: list[str], backbone_di
         ) from error
 
 
-def _log_progress(progress: training.Progress) -> None:
+def mean_logits(members: Sequence[Member], *, multi_label: bool) -> np.ndarray:
+    """The validation rows' logits of what is served, float32 [rows, labels]; see ensemble.mean."""
+    return np.asarray(ensemble.mean([member.validation_logits for member in members], multi_label=multi_label))
+
+
+def _log_progress(progress: training.Progress, *, member: int, members: int) -> None:
+    figures = asdict(progress) | ({"member": member, "members": members} if members > 1 else {})
     text = "epoch %d of %d, step %d of %d, loss %.4f, %.0f examples/s, %.0f s left"
-    _progress.info(text, *asdict(progress).values(), extra={"progress": asdict(progress)})
+    _progress.info(text, *asdict(progress).values(), extra={"progress": figures})
 
 
 # === What training leaves ===
@@ -300,6 +335,31 @@ def describe_probe(probed: Probed) -> str:
     return (
         f"the probe's head on the frozen encoder, validation loss {head.validation_loss:.2f}, "
         f"accuracy {head.validation_accuracy:.3f}"
+    )
+
+
+def summarise(task: Task, recipe: TrainOptions, members: Sequence[Member], logits: np.ndarray) -> str:
+    """The screen's line.
+
+    Args:
+        task: what was read.
+        recipe: how it was trained.
+        members: of the ensemble, or the only training.
+        logits: of the validation rows, by all members.
+    """
+    if recipe.method == "probe":
+        return describe_probe(task.probed)
+    begun = task.begun_from(recipe)
+    if len(members) == 1:
+        return begun + _summary(members[0].history, recipe.method)
+    target = targets.of(task.train.labels, len(task.labels), balanced=recipe.class_weights == "balanced")
+    loss, accuracy = targets.figures(target, task.validation.labels, logits)
+    alone = sorted(member.history.best.validation_accuracy for member in members)
+    resumed = "resumed, " if any(member.history.resumed_at for member in members) else ""
+    speed = np.mean([member.history.examples_per_second for member in members])
+    return (
+        f"{begun}{resumed}{len(members)} members, validation loss {loss:.2f}, accuracy {accuracy:.3f} "
+        f"({alone[0]:.3f} to {alone[-1]:.3f} each), {speed:.0f} examples/s"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from bertline.models.features import LABEL
 from bertline.serving import storage
 
 if TYPE_CHECKING:
-    from bertline.models.training import History
+    from bertline.models.history import History
 
 HISTORY_FILE = "training.json"
 VALIDATION_FILE = "logits-validation.parquet"
@@ -34,17 +35,27 @@ class ValidationLogits:
     logits: np.ndarray
 
 
-def write_history(folder: str, history: History) -> None:
-    """Writes training.json."""
-    figures = {**asdict(history), "examples_per_second": history.examples_per_second}
+def write_history(folder: str, members: Sequence[History]) -> None:
+    """Writes training.json.
+
+    Args:
+        folder: of the ModelRun.
+        members: the history of each member of an ensemble; the only one where there is none.
+    """
+    all_figures = [{**asdict(each), "examples_per_second": each.examples_per_second} for each in members]
+    figures = {**all_figures[0], "members": all_figures}
     with storage.open_file(f"{folder}/{HISTORY_FILE}", "w") as file:
         json.dump(figures, file, indent=1)
 
 
 def read_history(folder: str) -> dict[str, Any]:
-    """The fields of bertline.models.training.History, and `examples_per_second`."""
+    """The fields of bertline.models.history.History, and `examples_per_second`.
+
+    Of an ensemble they are those of its first member; `members` has them of each. A model of one training has one.
+    """
     with storage.open_file(f"{folder}/{HISTORY_FILE}", "r") as file:
-        return json.load(file)
+        figures = json.load(file)
+    return {"members": [figures], **figures}  # an earlier bertline knew no members
 
 
 def write_logits(folder: str, validation: ValidationLogits) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from bertline.models import words
+from bertline.models import ensemble, words
 from bertline.models.family import Batch, Classifier, Tokenizer
 from bertline.models.words import Reading
 
@@ -61,15 +61,18 @@ class Explainer:
     """Explains a classifier's answers. It computes in float32, whatever dtype is served.
 
     Args:
-        model: the classifier; the softmax of its logits is its answer, or the sigmoid of each.
-        tokenizer: the model's.
+        members: the classifiers whose probabilities are averaged; mostly one. Each has embeddings of its own, and all
+            move together along their lines.
+        tokenizer: the members'.
+        temperature: what the logits are divided by; of a multi-label model one number per label.
     """
 
-    def __init__(self, model: Classifier, tokenizer: Tokenizer):
+    def __init__(self, members: Sequence[Classifier], tokenizer: Tokenizer, temperature: float | Sequence[float] = 1.0):
         self.tokenizer = tokenizer
-        self._encoder, self._weights = model.encoder(), model.packed(tf.float32)
-        self._multi_label = model.multi_label
-        self._mask = self._weights.words[tokenizer.mask]
+        self._members = [(member.encoder(), member.packed(tf.float32)) for member in members]
+        self._multi_label = members[0].multi_label
+        self._mask = tokenizer.mask
+        self._temperature = np.asarray(temperature, np.float32)
 
     def read(self, text: str, pair: str | None = None) -> Reading:
         """The row's tokens and words; `pair` is the second text, for a model of text pairs."""
@@ -81,7 +84,10 @@ class Explainer:
         size = max(1, TOKENS_AT_ONCE // longest)
         batches = [_batch(readings[start : start + size]) for start in range(0, len(readings), size)]
         activation = tf.sigmoid if self._multi_label else tf.nn.softmax
-        return np.concatenate([activation(self._encoder.logits(self._weights, batch)) for batch in batches])
+        logits = (
+            self._mean([encoder.logits(weights, batch) for encoder, weights in self._members]) for batch in batches
+        )
+        return np.concatenate([activation(each) for each in logits])
 
     def integrated_gradients(self, reading: Reading, labels: Sequence[int]) -> list[Attribution]:
         """What each word adds to the score of each of the labels.
@@ -125,10 +131,8 @@ class Explainer:
         Returns:
             the labels' scores, float64 [points, labels], and their slopes by token, float64 [points, labels, tokens].
         """
-        embeddings = tf.gather(self._weights.words, reading.ids)  # [tokens, hidden]
         is_word = np.zeros((len(reading.ids), 1), bool)
         is_word[[token for word in reading.words for token in word.tokens]] = True
-        way = tf.where(is_word, embeddings - self._mask, 0.0)
         size = max(1, TOKENS_AT_ONCE // len(reading.ids))
         scores, slopes = [], []
         for start in range(0, len(at), size):
@@ -137,20 +141,29 @@ class Explainer:
             places = tf.repeat(tf.constant(at[start : start + size, None], tf.float32), len(reading.ids), axis=1)
             with tf.GradientTape(persistent=True) as tape:
                 tape.watch(places)
-                points = embeddings + (places[:, :, None] - 1.0) * way  # [points, tokens, hidden]
-                by_label = tf.unstack(self._scores(self._logits(points, reading.segments), labels), axis=1)
+                by_label = tf.unstack(self._scores(self._logits(reading, is_word, places), labels), axis=1)
             scores.append(np.stack(by_label, axis=1))
             slopes.append(np.stack([tape.gradient(score, places) for score in by_label], axis=1))
         return np.concatenate(scores).astype(np.float64), np.concatenate(slopes).astype(np.float64)
 
-    def _logits(self, embeddings: tf.Tensor, segments: np.ndarray | None) -> tf.Tensor:
-        """Logits, float32 [rows, labels], from the rows' word embeddings, float32 [rows, tokens, hidden]."""
-        rows, tokens, hidden = embeddings.shape
+    def _logits(self, reading: Reading, is_word: np.ndarray, places: tf.Tensor) -> tf.Tensor:
+        """Logits, float32 [points, labels], of the row with its tokens at some places of the line, [points, tokens]."""
+        points, tokens = places.shape
+        segment_ids = None if reading.segments is None else tf.tile(reading.segments[None], [points, 1])
         # The encoder looks embeddings up by id, so each token gets a row of its own in a table.
-        weights = self._weights._replace(words=tf.reshape(embeddings, [-1, hidden]))
-        ids = tf.reshape(tf.range(rows * tokens), [rows, tokens])
-        segment_ids = None if segments is None else tf.tile(segments[None], [rows, 1])
-        return self._encoder.logits(weights, Batch(ids, segment_ids, tf.fill([rows], tokens)))
+        batch = Batch(tf.reshape(tf.range(points * tokens), [points, tokens]), segment_ids, tf.fill([points], tokens))
+        logits = []
+        for encoder, weights in self._members:
+            embeddings = tf.gather(weights.words, reading.ids)  # [tokens, hidden]
+            way = tf.where(is_word, embeddings - weights.words[self._mask], 0.0)
+            moved = embeddings + (places[:, :, None] - 1.0) * way  # [points, tokens, hidden]
+            table = tf.reshape(moved, [-1, moved.shape[-1]])
+            logits.append(encoder.logits(weights._replace(words=table), batch))
+        return self._mean(logits)
+
+    def _mean(self, logits: list[tf.Tensor]) -> tf.Tensor:
+        """The logits of the members' mean at the temperature, float32 [rows, labels]."""
+        return ensemble.mean(logits, multi_label=self._multi_label) / self._temperature
 
     def _scores(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """Log-odds, float32 [rows, some], of some labels; of a multi-label model they are the label's own logit."""

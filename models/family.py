@@ -99,8 +99,8 @@ class Frozen(Protocol):
     def vectors(self, batch: Batch) -> tf.Tensor:
         """The rows' pooled vectors, float32 [batch, hidden]."""
 
-    def head(self, vectors: tf.Tensor) -> tf.Tensor:
-        """Logits, float32 [batch, labels], of pooled vectors, float32 [batch, hidden]."""
+    def vectors_and_logits(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """Both, from one pass."""
 
 
 class Classifier(Protocol):

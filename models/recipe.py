@@ -275,6 +275,9 @@ class TrainOptions(Section):
     # 0.001 to 0.1. It takes the place of weight_decay, except on the head, and keeps one more copy of the weights.
     l2_sp: float = Field(default=0.0, ge=0)
     average: AverageOptions | None = None  # validation, the best epoch and the export then use the averaged weights
+    # Trainings with the seeds `seed`, `seed` + 1 and so on, whose probabilities are averaged in one SavedModel: so many
+    # times the time, the size and the memory. 1 trains one model; three already gain most of what ten do.
+    ensemble: int = Field(default=1, ge=1, le=100)
     patience: PositiveInt = 2  # epochs without a better validation loss before training stops
     # Start from the weights of the last blessed model, where there is one, instead of the pretrained ones. This suits a
     # rolling window of spans. Labels and backbone must be the same.
@@ -325,6 +328,10 @@ class TrainOptions(Section):
             )
         if self.l2_sp and self.method not in _MOVE_PRETRAINED:
             raise ValueError(f"l2_sp: with method: {self.method} the pretrained weights stay as they are; leave it out")
+        if self.method == "probe" and self.ensemble > 1:
+            raise ValueError("ensemble: method: probe gives the same model whatever the seed; take one out")
+        if self.method == "contrastive" and self.ensemble > 1:
+            raise ValueError("ensemble: method: contrastive keeps no finished member to go on from; take one out")
         if self.adversarial and self.r_drop:
             raise ValueError("adversarial and r_drop: each changes what a step computes; take one out")
         return self
@@ -338,6 +345,10 @@ class TrainOptions(Section):
         if self.method == "probe" and self.head == "random":
             raise ValueError("head: random: with method: probe the head is the probe's; leave head out")
         return self
+
+    def of_member(self, number: int) -> TrainOptions:
+        """The recipe of one member of the ensemble, counted from 1."""
+        return self.model_copy(update={"seed": self.seed + number - 1, "ensemble": 1})
 
     @model_validator(mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from pathlib import Path
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from bertline.models.ensemble import FrozenEnsemble
 from bertline.models.family import Batch, Classifier
 from bertline.models.features import (
     ABSTAINED,
@@ -32,7 +33,7 @@ class ServedModel(tf.Module):
     """What is exported: Transform's graph, the frozen classifier and the label names.
 
     Args:
-        model: the trained classifier.
+        members: the trained classifiers whose probabilities are averaged; mostly one.
         transform_output: folder of Transform's output.
         vocabulary: the file of the tokens. It becomes an asset, for people and tools to read.
         unknown: the id of the token that stands for what the vocabulary lacks.
@@ -47,7 +48,7 @@ class ServedModel(tf.Module):
 
     def __init__(
         self,
-        model: Classifier,
+        members: Sequence[Classifier],
         transform_output: Path,
         vocabulary: Path,
         unknown: int,
@@ -64,10 +65,12 @@ class ServedModel(tf.Module):
         self._features = [TEXT, TEXT_PAIR] if pair else [TEXT]
         self._raw_spec = output.raw_feature_spec()
         self.transform = output.transform_features_layer()
-        self.classifier = model.frozen(dtype)
+        frozen = [member.frozen(dtype) for member in members]
+        several = members[0].multi_label
+        self.classifier = FrozenEnsemble(frozen, multi_label=several) if len(frozen) > 1 else frozen[0]
         self.labels = tf.constant(list(labels))
         self._temperature, self._abstain = tf.constant(temperature, tf.float32), abstain
-        self._thresholds = tf.constant(thresholds, tf.float32) if model.multi_label else None
+        self._thresholds = tf.constant(thresholds, tf.float32) if several else None
         self.vocabulary = tf.saved_model.Asset(str(vocabulary))
         self._unknown = unknown
 
@@ -106,7 +109,7 @@ class ServedModel(tf.Module):
         """
         features = self.transform(self._raw(text, text_pair))
         batch = _batch(features)
-        vectors = self.classifier.vectors(batch)
+        vectors, logits = self.classifier.vectors_and_logits(batch)
         ids = features[TOKEN_IDS]
         unknown = tf.cast(tf.equal(ids.values, self._unknown), tf.int32)
         beside = {
@@ -114,7 +117,7 @@ class ServedModel(tf.Module):
             PIECES: batch.lengths,
             UNKNOWN: tf.math.unsorted_segment_sum(unknown, ids.indices[:, 0], tf.size(batch.lengths)),
         }
-        return self._answer(self.classifier.head(vectors)) | beside
+        return self._answer(logits) | beside
 
     def _raw(self, text: tf.Tensor, text_pair: tf.Tensor | None) -> dict[str, tf.Tensor | tf.SparseTensor]:
         named = zip(self._features, (text, text_pair), strict=False)

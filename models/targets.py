@@ -114,6 +114,12 @@ class LabelSets:
         return tf.reduce_mean((tf.sigmoid(one) - tf.sigmoid(other)) * (one - other), axis=-1)
 
 
+def figures(target: Target, labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
+    """The mean loss of rows, weighted as in training, and the accuracy; labels and logits as in Target."""
+    weights = None if target.row_weights is None else target.row_weights[labels]
+    return float(np.average(target.losses_of(labels, logits), weights=weights)), target.accuracy(labels, logits)
+
+
 def of(labels: np.ndarray, count: int, *, balanced: bool, smoothing: float = 0.0) -> Target:
     """The target of training rows.
 

@@ -47,6 +47,7 @@ def fit(
     on_epoch: Callable[[History], None] = lambda history: None,
     strategy: tf.distribute.Strategy | None = None,
     adapter: Path | None = None,
+    keep_end: bool = False,
 ) -> Trained:
     """Fine-tunes a classifier and leaves it with the weights of its best epoch, the one with the least validation loss.
 
@@ -69,6 +70,7 @@ def fit(
         strategy: from `hardware.strategy`; None makes the recipe's, which is too late for multi_worker.
         adapter: file (.npz) for the factors of lora and adalora, as Method.finish gives them; None keeps them only
             merged.
+        keep_end: the end of the training is a checkpoint too. Called again, this then restores the model at once.
 
     Raises:
         UserError: a split is empty, or the loss or the gradients are no longer numbers.
@@ -87,7 +89,7 @@ def fit(
     writer = tf.summary.create_file_writer(str(logs)) if logs and chief else tf.summary.create_noop_writer()
     while not run.finished:
         run.train_epoch(lambda: earlier + time.perf_counter() - started, on_progress)
-        run.end_epoch(earlier + time.perf_counter() - started)
+        run.end_epoch(earlier + time.perf_counter() - started, keep_end=keep_end)
         _write_scalars(writer, run.history)
         on_epoch(run.history)
     if chief:  # only it keeps the model, and then removes the checkpoints, which a slower worker could still be reading
@@ -178,7 +180,8 @@ class Run:
         precision = self.history.precision
         if self._checkpoints.restore():
             self.history.precision = precision
-            self.history.resumed_at.append(self.history.step)
+            if not self.finished:
+                self.history.resumed_at.append(self.history.step)
 
     def save(self, wall_seconds: float) -> None:
         """Writes a checkpoint. Whenever the process is killed, this one or the one before is complete."""
@@ -254,14 +257,14 @@ class Run:
                 "train.precision: float32"
             )
 
-    def end_epoch(self, wall_seconds: float) -> None:
+    def end_epoch(self, wall_seconds: float, *, keep_end: bool = False) -> None:
         """Validates, adds the epoch to the history, and keeps its weights if they are the best."""
         with averages.averaged(self._variables, self._average):
             epoch, previous = self._validated()
             better = self.history.best_epoch == epoch
             if better and not self.finished:  # else they are safe with the Trainer's outputs in a moment
                 self._checkpoints.write_weights(epoch)
-        if self.finished:
+        if self.finished and not keep_end:
             return
         self.save(wall_seconds)
         if better and previous:
@@ -271,7 +274,7 @@ class Run:
         """Adds the epoch's figures to the history: its number, and that of the epoch that was the best before."""
         history = self.history
         logits = self._evaluate()
-        loss, accuracy = self._figures(logits)
+        loss, accuracy = targets.figures(self._target, self._validation.rows.labels, logits)
         epoch, previous = len(history.epochs) + 1, history.best_epoch
         better = not history.epochs or loss < history.best.validation_loss
         history.epochs.append(Epoch(epoch, history.loss_sum / history.rows, loss, accuracy))
@@ -288,12 +291,6 @@ class Run:
             rows, logits = self._evaluate_function(batch)
             all_logits[rows.numpy()] = logits.numpy()
         return all_logits
-
-    def _figures(self, logits: np.ndarray) -> tuple[float, float]:
-        """Validation loss, weighted as in training, and accuracy."""
-        labels = self._validation.rows.labels
-        loss = np.average(self._target.losses_of(labels, logits), weights=self._validation.weights)
-        return float(loss), self._target.accuracy(labels, logits)
 
     def _progress(self) -> Progress:
         history = self.history

@@ -154,8 +154,8 @@ def bar(progress: dict[str, Any]) -> str:
 
     Args:
         progress: `step`, `steps` (None while nobody knows it: then only `step` is shown), `examples_per_second`,
-            `seconds_left`; of a training also `epoch`, `epochs` and `loss`; of a search also `trial`, `trials` and
-            `best`, the least validation loss so far.
+            `seconds_left`; of a training also `epoch`, `epochs` and `loss`; of an ensemble also `member` and `members`;
+            of a search also `trial`, `trials` and `best`, the least validation loss so far.
     """
     if progress["steps"] is None:
         return f"{progress['step']:,} rows"
@@ -163,10 +163,11 @@ def bar(progress: dict[str, Any]) -> str:
     filled = round(share * BAR_WIDTH)
     trial = f"trial {progress['trial']}/{progress['trials']}  " if "trial" in progress else ""
     trial += f"best {progress['best']:.4f}  " if progress.get("best") is not None else ""
+    member = f"member {progress['member']}/{progress['members']}  " if "member" in progress else ""
     epoch = f"epoch {progress['epoch']}/{progress['epochs']}  " if "epoch" in progress else ""
     loss = f"  loss {progress['loss']:.2f}" if "loss" in progress else ""
     return (
-        f"{trial}{epoch}{'#' * filled}{'-' * (BAR_WIDTH - filled)}  {share:4.0%}  "
+        f"{trial}{member}{epoch}{'#' * filled}{'-' * (BAR_WIDTH - filled)}  {share:4.0%}  "
         f"{progress['examples_per_second']:.0f} examples/s{loss}{_clock(progress['seconds_left'])}"
     )
 

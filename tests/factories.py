@@ -481,15 +481,23 @@ def review_evidence(classes, rows, seed=0, texts=None, absent=0, **changes):
     split = {"rows": 10 * len(classes), "labels": labels, "histogram": [{"from": 0, "rows": 9}, {"from": 8, "rows": 3}]}
     epoch = {"epoch": 1, "train_loss": 0.8, "validation_loss": 0.6, "validation_accuracy": 0.7}
     facts = {"git_commit": None, "config_hash": "c", "data_hash": "d", "code_hash": "e", "libraries": {"tfx": "1.21.0"}}
+    trained = {
+        "epochs": [epoch, {**epoch, "epoch": 2}],
+        "best_epoch": 2,
+        "step": 20,
+        "examples_per_second": 90.0,
+        "precision": "float32",
+        "wall_seconds": 90.0,
+        "resumed_at": [],
+        "weights": 9,
+        "trained_weights": 9,
+        "ranks": {},
+    }
     left = {
         "metrics": figures,
         "answers": answered,
         "verdicts": [verdict("accuracy >= 0.4", f"{figures.accuracy:.3f}")],
-        "training": {
-            "epochs": [epoch, {**epoch, "epoch": 2}], "best_epoch": 2, "step": 20, "examples_per_second": 90.0,
-            "precision": "float32", "wall_seconds": 90.0, "resumed_at": [],
-            "weights": 9, "trained_weights": 9, "ranks": {},
-        },
+        "training": {**trained, "members": [trained]},
         "export": export_record.ExportRecord(
             dtype="float32", abstain=None, calibration={**figures.calibration.model_dump(), "note": "", "rows": 500}
         ),

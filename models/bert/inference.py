@@ -123,11 +123,12 @@ class FrozenClassifier(tf.Module):
 
     def logits(self, batch: Batch) -> tf.Tensor:
         """The classifier's logits, float32 [batch, labels]; the batch as in `vectors`."""
-        return self.head(self.vectors(batch))
+        return self.vectors_and_logits(batch)[1]
 
-    def head(self, vectors: tf.Tensor) -> tf.Tensor:
-        """The logits, float32 [batch, labels], of the rows' pooled vectors, float32 [batch, hidden]."""
-        return _product(self._encoder.pooling.features(vectors), self._head)
+    def vectors_and_logits(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """The rows' pooled vectors, float32 [batch, hidden], and their logits, float32 [batch, labels]."""
+        vectors = self.vectors(batch)
+        return vectors, _product(self._encoder.pooling.features(vectors), self._head)
 
     def vectors(self, batch: Batch) -> tf.Tensor:
         """The rows' pooled vectors.

@@ -10,8 +10,9 @@ from bertline.models.recipe import ModelOptions, TrainOptions
 MOODS = ["negative", "neutral", "positive"]
 
 
-def rendered(classes=MOODS, verdicts=None, ingest=None, train=None, training=None, **words):
+def rendered(classes=MOODS, verdicts=None, ingest=None, train=None, training=None, members=1, **words):
     evidence = factories.review_evidence(classes, 300)
+    trained = {**evidence.training, **(training or {})}
     config = {
         "name": "reviews",
         "data": {"source": ["reviews.csv"]},
@@ -24,7 +25,7 @@ def rendered(classes=MOODS, verdicts=None, ingest=None, train=None, training=Non
         evidence.release,
         metrics=evidence.metrics,
         verdicts=evidence.verdicts if verdicts is None else verdicts,
-        training={**evidence.training, **(training or {})},
+        training={**trained, "members": [trained] * members},
         export=evidence.export,
         ingest={**evidence.ingest, **(ingest or {})},
         texts=evidence.texts,
@@ -40,6 +41,13 @@ def test_the_front_matter_is_hugging_faces():
     assert found["Accuracy"] == pytest.approx(metrics.accuracy, abs=1e-6)
     assert found["Macro F1"] == pytest.approx(metrics.macro_f1, abs=1e-6)
     assert {result.dataset_split for result in data.eval_results} == {"test"}
+
+
+def test_an_ensemble_is_named_with_its_seeds():
+    card, _ = rendered(members=3)
+    assert "- **Ensemble:** 3 trainings with the seeds 17 to 19, each as below; the probabilities are the mean" in card
+    assert "Ensemble" not in rendered()[0]
+    assert "- **Training:** 2 epochs of at most 3, the weights of epoch 2 kept; learning rate" in rendered()[0]
 
 
 def test_what_nobody_has_written_is_said_plainly():

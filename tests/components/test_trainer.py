@@ -17,6 +17,7 @@ from bertline.components import exporter, trainer, training_record
 from bertline.components.artifacts import Weights
 from bertline.components.trainer import Trainer
 from bertline.errors import UserError
+from bertline.models import ensemble
 from bertline.models.bert import classifier
 from bertline.models.bert.encoder import Batch, Encoder, pack
 from bertline.models.dataset import read_rows
@@ -127,6 +128,58 @@ def test_an_empty_split_is_named(data, tmp_path):
     empty.uri = str(tmp_path / "empty")
     with pytest.raises(UserError, match=r"Split-train: the split holds no rows"):
         train((options, graph, empty), tmp_path)
+
+
+# === Ensembles ===
+
+
+def test_an_ensemble_goes_on_in_its_second_member(data, tmp_path, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def stop(record):
+        told.append(record.progress)
+        if record.progress["member"] == 2 and record.progress["step"] > 20:
+            raise Stopped
+
+    told = []
+    monkeypatch.setattr("bertline.models.training.REPORT_SECONDS", 0)
+    log = logging.getLogger("bertline.progress")
+    monkeypatch.setattr(log, "level", logging.INFO)
+    recipe = RECIPE.model_copy(update={"epochs": 1, "checkpoint_steps": 10})
+    both = recipe.model_copy(update={"ensemble": 2})
+    log.addFilter(stop)
+    with pytest.raises(Stopped):
+        train(data, tmp_path, both)
+    assert [(told[0]["member"], told[0]["members"]), told[-1]["member"]] == [(1, 2), 2]
+    log.removeFilter(stop)
+    told.clear()
+    log.addFilter(lambda record: told.append(record.progress) or True)
+    weights, run = train(data, tmp_path, both)
+    log.filters.clear()
+    assert {each["member"] for each in told} == {2}  # the first is not trained again
+    history = training_record.read_history(run.uri)
+    assert [member["resumed_at"] for member in history["members"]] == [[], [20]]
+    assert history["epochs"] == history["members"][0]["epochs"]
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+    # The second is what the next seed trains.
+    alone, _ = train(data, tmp_path / "alone", recipe.model_copy(update={"seed": recipe.seed + 1}))
+    first, second = ensemble.load(Path(weights.uri))
+    for one, other in zip(second.variables, classifier.load(Path(alone.uri)).variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+    rows = read_rows(Path(data[2].uri) / "Split-validation", pair=False)
+    batch = Batch(rows.token_ids.to_tensor(), None, tf.cast(rows.token_ids.row_lengths(), tf.int32))
+    answers = [tf.nn.softmax(Encoder.of(each).logits(pack(each, tf.float32), batch)) for each in (first, second)]
+    left = training_record.read_logits(run.uri)
+    np.testing.assert_allclose(special.softmax(left.logits, axis=-1), np.mean(answers, axis=0), atol=1e-4)
+    summary = weights.get_string_custom_property("summary")
+    assert summary.startswith("resumed, 2 members, validation loss ")
+
+    # A warm start takes the members one by one; one training takes the first.
+    start = trainer.Start("7", Path(weights.uri))
+    assert [start.of_member(number).weights.name for number in (1, 2, 3)] == ["member-1", "member-2", "member-1"]
 
 
 # === Warm start ===

@@ -27,7 +27,7 @@ def explainer(tmp_path_factory):
     options = factories.tiny_model_options(tmp_path_factory.mktemp("model"), dropout=0.0)
     words = backbone.vocabulary(options)
     tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
-    return attributions.Explainer(factories.keyword_classifier(options, KEYWORDS), tokenizer)
+    return attributions.Explainer([factories.keyword_classifier(options, KEYWORDS)], tokenizer)
 
 
 def log_odds(probability):
@@ -51,7 +51,7 @@ def test_attributions_of_a_mean_are_complete(tmp_path):
     tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
     model = factories.keyword_classifier(options, KEYWORDS)
     model.pooling = Pooling("mean", normalised=True)
-    explainer = attributions.Explainer(model, tokenizer)
+    explainer = attributions.Explainer([model], tokenizer)
     reading = explainer.read(TEXTS[0])
     found = explainer.integrated_gradients(reading, [0, 1, 2])
     assert all(each.complete for each in found)

@@ -284,7 +284,7 @@ def test_what_is_left_is_averaged_and_a_resumed_training_equals_an_uninterrupted
     restore_best = training.Run.restore_best
     monkeypatch.setattr(training.Run, "restore_best", lambda run: own.append(weights(run.model)) or restore_best(run))
     monkeypatch.setattr(training, "REPORT_SECONDS", 0)
-    recipe = options(**changes, checkpoint_steps=3)
+    recipe = options(**changes, checkpoint_steps=3, learning_rate=0.01)
     model, history, left = trains(whole, rows=40, options=recipe, on_progress=copy)
     assert history.best_epoch == 2
     assert np.abs(own[0] - weights(model)).max() > 1e-4  # the weights of the last step are others

@@ -38,7 +38,7 @@ def random_classifier(options, **more):
 def saved(line, folder, dtype=tf.float32, pair=False, **more):
     options, graph, model = line
     served = ServedModel(
-        model, graph, backbone.vocabulary(options).path, 1, list(MOODS), dtype=dtype, pair=pair, **more
+        [model], graph, backbone.vocabulary(options).path, 1, list(MOODS), dtype=dtype, pair=pair, **more
     )
     export(served, folder)
     return tf.saved_model.load(str(folder)).signatures
