@@ -16,8 +16,8 @@ import tensorflow as tf
 from bertline.models.gradients import Gradient
 
 
-class Anchor(tf.Module):
-    """The start of a training, and the pull towards it.
+class Anchor:
+    """The start of a training, and the pull towards it. Checkpoints need not hold it: a resumed run builds it again.
 
     Args:
         variables: what is trained, at its start; called inside the distribution strategy's scope. The start is copied.
@@ -26,7 +26,6 @@ class Anchor(tf.Module):
     """
 
     def __init__(self, variables: list[keras.Variable], pretrained: Collection[keras.Variable], strength: float):
-        super().__init__()
         ids = {id(variable) for variable in pretrained}
         self.holds = [id(variable) in ids for variable in variables]
         self._variables = [variable.value for variable in variables]
