@@ -31,8 +31,9 @@ def test_the_mean_is_that_of_the_probabilities():
     found = ensemble.mean(list(logits), multi_label=True)
     np.testing.assert_allclose(expit(found), expit(logits).mean(0), atol=1e-6)
     assert np.isfinite(found).all()
+    alone = logits[0]
     for several in (False, True):
-        assert ensemble.mean([logits[0]], multi_label=several) is logits[0]
+        assert ensemble.mean([alone], multi_label=several) is alone
 
 
 def test_the_exported_members_answer_as_their_mean(members):
