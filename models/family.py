@@ -165,5 +165,5 @@ class Family(Protocol):
     def build(self, options: ModelOptions, labels: int, *, seed: int, multi_label: bool = False) -> Classifier:
         """The classifier that training starts from: the pretrained backbone, and a head from the seed."""
 
-    def load(self, folder: Path, *, temperature: float | Sequence[float] = 1.0) -> Classifier:
-        """The classifier that `Classifier.write` wrote, with its logits divided by the temperature."""
+    def load(self, folder: Path) -> Classifier:
+        """The classifier that `Classifier.write` wrote."""

@@ -207,13 +207,11 @@ def take_weights(model: Classifier, folder: Path, labels: Sequence[str], *, back
     model.additions = _additions(folder, saved)
 
 
-def load(folder: Path, *, temperature: float | Sequence[float] = 1.0) -> Classifier:
+def load(folder: Path) -> Classifier:
     """The classifier that `save` wrote.
 
     Args:
         folder: where it was saved.
-        temperature: its logits are divided by this. With the temperature that it is served at, the softmax of the
-            logits is what the served model answers.
 
     Raises:
         UserError: the folder holds no saved classifier.
@@ -229,8 +227,6 @@ def load(folder: Path, *, temperature: float | Sequence[float] = 1.0) -> Classif
     )
     model.load_weights(folder / _WEIGHTS)
     model.additions = _additions(folder, config)
-    for variable in (model.output_dense.kernel, model.output_dense.bias):
-        variable.assign(variable / np.asarray(temperature, np.float32))
     return model
 
 

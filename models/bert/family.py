@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from bertline.models.bert import backbone, classifier
@@ -38,6 +37,6 @@ class Bert:
         """The pretrained network with a new head."""
         return classifier.from_options(options, labels, seed=seed, multi_label=multi_label)
 
-    def load(self, folder: Path, *, temperature: float | Sequence[float] = 1.0) -> Classifier:
+    def load(self, folder: Path) -> Classifier:
         """See classifier.load."""
-        return classifier.load(folder, temperature=temperature)
+        return classifier.load(folder)

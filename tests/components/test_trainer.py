@@ -17,7 +17,7 @@ from bertline.components import exporter, trainer, training_record
 from bertline.components.artifacts import Weights
 from bertline.components.trainer import Trainer
 from bertline.errors import UserError
-from bertline.models import ensemble
+from bertline.models import ensemble, families
 from bertline.models.bert import classifier
 from bertline.models.bert.encoder import Batch, Encoder, pack
 from bertline.models.dataset import read_rows
@@ -165,8 +165,8 @@ def test_an_ensemble_goes_on_in_its_second_member(data, tmp_path, monkeypatch):
 
     # The second is what the next seed trains.
     alone, _ = train(data, tmp_path / "alone", recipe.model_copy(update={"seed": recipe.seed + 1}))
-    first, second = ensemble.load(Path(weights.uri))
-    for one, other in zip(second.variables, classifier.load(Path(alone.uri)).variables, strict=True):
+    first, second = ensemble.load(families.BERT, Path(weights.uri))
+    for one, other in zip(second.weights, classifier.load(Path(alone.uri)).weights, strict=True):
         np.testing.assert_array_equal(one, other)
 
     rows = read_rows(Path(data[2].uri) / "Split-validation", pair=False)

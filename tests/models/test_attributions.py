@@ -64,10 +64,10 @@ def test_attributions_of_a_model_with_additions_are_complete(tmp_path, method):
     words = backbone.vocabulary(options)
     tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=options.max_length)
     model = factories.keyword_classifier(options, KEYWORDS)
-    alone = attributions.Explainer(model, tokenizer)
+    alone = attributions.Explainer([model], tokenizer)
     methods.choose(model, TrainOptions(method=method), methods.Length(1, 1)).finish()
     model.additions = {name: 20 * array for name, array in model.additions.items()}
-    explainer = attributions.Explainer(model, tokenizer)
+    explainer = attributions.Explainer([model], tokenizer)
     reading = explainer.read(TEXTS[0])
     assert np.abs(explainer.probabilities([reading]) - alone.probabilities([reading])).max() > 1e-4
     assert all(each.complete for each in explainer.integrated_gradients(reading, [0, 1, 2]))

@@ -4,7 +4,7 @@ import tensorflow as tf
 from factories import MOODS, keyword_classifier, tiny_model_options
 from scipy.special import expit, softmax
 
-from bertline.models import attributions, ensemble
+from bertline.models import attributions, ensemble, families
 from bertline.models.bert import backbone, classifier
 from bertline.models.bert.encoder import Batch, Encoder, pack
 from bertline.models.bert.inference import FrozenClassifier
@@ -70,7 +70,7 @@ def test_members_lie_in_folders_of_their_own(members, tmp_path):
     assert ensemble.folder(tmp_path, 1, 1) == tmp_path
     for number, each in enumerate(models, start=1):
         classifier.save(each, ensemble.folder(tmp_path, number, 2), list(MOODS), backbone_digest="")
-    for one, other in zip(ensemble.load(tmp_path), models, strict=True):
+    for one, other in zip(ensemble.load(families.BERT, tmp_path), models, strict=True):
         np.testing.assert_array_equal(
             one.backbone.token_embedding.embeddings, other.backbone.token_embedding.embeddings
         )
