@@ -14,7 +14,7 @@ test: setup lint  ## everything that proves it
 	@$(PYTHON) -m pytest
 
 test-shipped: setup  ## an hour: each shipped config at full size, local and compiled; Beam's engines; a training job
-	@$(PYTHON) -m pytest tests/e2e -m shipped -v
+	@$(PYTHON) -m pytest tests -m shipped -v
 
 test-image: setup ## the Dockerfile's steps in a plain folder, and the line in it; needs root, mmdebstrap and bubblewrap
 	@$(PYTHON) -m pytest -m image tests/test_image.py
