@@ -13,7 +13,7 @@ demo: setup       ## the whole line on real tweets, ending with a prediction ove
 test: setup lint  ## everything that proves it
 	@$(PYTHON) -m pytest
 
-test-shipped: setup  ## an hour: each shipped config at full size, local and compiled; Beam's engines; a training job
+test-shipped: setup  ## an hour or more: each shipped config at full size, local and compiled; and all else marked shipped
 	@$(PYTHON) -m pytest tests -m shipped -v
 
 test-image: setup ## the Dockerfile's steps in a plain folder, and the line in it; needs root, mmdebstrap and bubblewrap
