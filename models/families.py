@@ -42,7 +42,8 @@ def of(options: ModelOptions) -> Family:
     if kind not in UNUSED_POSITIONS:
         reason = f". {FOREIGN[kind]}" if kind in FOREIGN else ""
         raise UserError(
-            f"{file}: model_type is {kind!r}, of no family known here ({', '.join(sorted(UNUSED_POSITIONS))}){reason}"
+            f"{file}: model_type is {kind!r}, of no family known here ({', '.join(sorted(UNUSED_POSITIONS))}){reason}. "
+            "Name a folder of such a model in model.backbone: docs/families.md has some"
         )
     if not (folder / SENTENCEPIECE).is_file():
         raise UserError(

@@ -276,7 +276,7 @@ class TrainOptions(Section):
     l2_sp: float = Field(default=0.0, ge=0)
     average: AverageOptions | None = None  # validation, the best epoch and the export then use the averaged weights
     # Trainings with the seeds `seed`, `seed` + 1 and so on, whose probabilities are averaged in one SavedModel: so many
-    # times the time, the size and the memory. 1 trains one model; three already gain most of what ten do.
+    # times the time, the size and the memory. 1 trains one model.
     ensemble: int = Field(default=1, ge=1, le=100)
     patience: PositiveInt = 2  # epochs without a better validation loss before training stops
     # Start from the weights of the last blessed model, where there is one, instead of the pretrained ones. This suits a

@@ -129,7 +129,7 @@ class Monitor:
         """The newest pushed version, its run, and its test rows."""
         pushed = releases.read(self._task.serving_folder)
         if not pushed:
-            raise UserError(f"{self._task.serving_folder} holds no pushed version to watch.")
+            raise UserError(f"{self._task.serving_folder} holds no pushed version to watch; `bertline run` makes one.")
         release = pushed[-1]
         if self._known is None or self._known[0] != release.version:
             run = evaluated.read(self._task, _run_of(self._task, release.version))

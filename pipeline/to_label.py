@@ -117,7 +117,9 @@ def _task(request: Request) -> tuple[Config, score.Request]:
     with_config = first.endswith(CONFIG_ENDINGS)
     files = rest if with_config else request.sources
     if with_config and request.text:
-        raise UserError("--text names the column where there is no config; here data.text of the config does.")
+        raise UserError(
+            "--text names the column where there is no config; here data.text of the config does: leave --text out."
+        )
     if with_config and not files:
         raise UserError(f"name a file of unlabelled rows: bertline to-label {first} FILE -o {request.output}")
     if with_config:

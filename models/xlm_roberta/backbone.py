@@ -133,7 +133,10 @@ class _Tensors:
     def __getitem__(self, name: str) -> np.ndarray:
         """A weight, float32."""
         if name not in self._files:
-            raise UserError(f"{self._place}: the weights lack {name}: they are of another family, or cut short")
+            raise UserError(
+                f"{self._place}: the weights lack {name}: they are of another family, or cut short. "
+                "Fetch the folder again"
+            )
         file, full = self._files[name]
         return tf.cast(file.get_tensor(full), tf.float32).numpy()
 

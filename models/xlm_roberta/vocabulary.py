@@ -59,7 +59,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
     if first != SPECIAL:
         raise UserError(
             f"{path}: its first pieces are {', '.join(first)}, and those of XLM-RoBERTa's kind are "
-            f"{', '.join(SPECIAL)}: the vocabulary is another model's"
+            f"{', '.join(SPECIAL)}: the vocabulary is another model's. Fetch the weights' own"
         )
     return Vocabulary(path, model, processor.get_piece_size() + OFFSET + 1)
 
@@ -85,4 +85,4 @@ def input_prefix(folder: Path) -> str:
     except (ValueError, AttributeError) as error:
         raise UserError(f"{file}: not the settings of a sentence encoder; fetch the folder again") from error
     except KeyError as error:
-        raise UserError(f"{file}: default_prompt_name is {error}, which is none of prompts") from None
+        raise UserError(f"{file}: default_prompt_name is {error}, which is none of prompts; name one of them") from None
