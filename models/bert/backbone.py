@@ -56,7 +56,10 @@ def vocabulary(options: ModelOptions) -> Vocabulary:
         tokenizer.save_assets(assets)
         return Vocabulary(assets / "vocabulary.txt", tokenizer.lowercase)
     if not (folder / "vocab.txt").is_file():
-        raise UserError(f"{folder}: holds no vocab.txt; only BERT's WordPiece vocabularies are supported")
+        raise UserError(
+            f"{folder}: holds neither vocab.txt, as a BERT does, nor sentencepiece.bpe.model, as XLM-RoBERTa and its "
+            "kin do. Fetch the vocabulary too"
+        )
     settings = folder / "tokenizer_config.json"
     lowercase = json.loads(settings.read_text()).get("do_lower_case", True) if settings.is_file() else True
     return Vocabulary(folder / "vocab.txt", lowercase)
