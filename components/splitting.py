@@ -153,7 +153,8 @@ def settle(surveys: Iterable[Survey], roles: list[int], options: DataOptions) ->
     good = numpy.flatnonzero(reasons == 0)
     only_train = row_roles[good] == ONLY_TRAIN
     distinct, other_label = _distinct(keys, labels, row_roles, good[~only_train])
-    added, disputed = _added(keys, labels, row_roles, good[only_train], good[~only_train])
+    files = numpy.repeat([survey.file for survey in surveys], [len(survey.reasons) for survey in surveys])
+    added, disputed = _added(keys, labels, files, good[only_train], good[~only_train])
     distinct, other_label = numpy.concatenate([distinct, added]), numpy.concatenate([other_label, disputed])
     verdicts[other_label] = QUARANTINED + REASONS.index(OTHER_LABEL) + 1
     verdicts[distinct] = _splits(keys[distinct, 0], row_roles[distinct], set(roles), options)
@@ -185,11 +186,12 @@ def _distinct(
 
 
 def _added(
-    keys: numpy.ndarray, labels: numpy.ndarray, roles: numpy.ndarray, rows: numpy.ndarray, others: numpy.ndarray
+    keys: numpy.ndarray, labels: numpy.ndarray, files: numpy.ndarray, rows: numpy.ndarray, others: numpy.ndarray
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Among rows that only train: those that stand for a text, and those whose text has another label.
 
-    A text that the other files have stays what it is there, so that no row of these changes the test rows.
+    A text that the other files have stays what it is there, so that no row of these changes the test rows. Of several
+    files the last one decides: a later span of corrections takes back what an earlier one says.
     """
     as_one = numpy.ascontiguousarray(keys).view([("high", keys.dtype), ("low", keys.dtype)]).ravel()
     known: dict[tuple[int, int], set[int]] = {}
@@ -197,7 +199,14 @@ def _added(
         known.setdefault(as_one[row].item(), set()).add(int(labels[row]))
     there = numpy.isin(as_one[rows], as_one[others])
     disputed = [row for row in rows[there].tolist() if known[as_one[row].item()] != {int(labels[row])}]
-    distinct, other_label = _distinct(keys, labels, roles, rows[~there])
+    new = rows[~there]
+    last: dict[tuple[int, int], int] = {}
+    for row in new.tolist():  # in the order of the files
+        last[as_one[row].item()] = files[row]
+    is_last = numpy.asarray([files[row] == last[as_one[row].item()] for row in new.tolist()], bool)
+    distinct, other_label = _distinct(keys, labels, numpy.zeros_like(files), new[is_last])
+    said = {as_one[row].item(): labels[row] for row in distinct.tolist()}
+    disputed += [row for row in new[~is_last].tolist() if labels[row] != said.get(as_one[row].item())]
     return distinct, numpy.concatenate([other_label, numpy.asarray(disputed, rows.dtype)])
 
 

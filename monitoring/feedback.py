@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from bertline.components import splitting
 from bertline.components.data import spellings
+from bertline.components.options import DataOptions
 from bertline.errors import UserError
 from bertline.serving import record_files
 
@@ -24,6 +25,7 @@ FILE = "feedback.jsonl"
 COLUMNS = ("id", "text", "text_pair", "label", "who", "when")
 # Why a correction goes to quarantine.
 NOTHING, NO_LABEL, UNKNOWN, CONTRADICTION = "neither id nor text", "no label", "unknown label", "contradiction"
+LEFT_OUT = "label that label_map leaves out"
 NO_RECORD, SEVERAL_RECORDS, BROKEN = "no record of this id", "several records of this id", "broken line"
 SEPARATOR = "|"  # between the labels of a multi-label row, unless the config names another
 
@@ -37,7 +39,7 @@ class Correction:
         id: of the answer's record; "" where the text names it.
         text: the text as it was sent, or masked, from the record; "" where none is known.
         text_pair: the second text of a pair; "" without.
-        label: the right label; of a multi-label row its labels in one text.
+        label: the right label; of a multi-label row its labels in one text, once decided on each once and sorted.
         who: said so.
         when: ISO 8601, as the file has it.
         columns: others of the file, by name.
@@ -129,7 +131,7 @@ def sort(
     corrections: Iterable[Correction],
     known: Sequence[Correction],
     classes: Sequence[str],
-    separator: str | None,
+    options: DataOptions,
     way_out: str,
 ) -> Sorted:
     """Decides on corrections.
@@ -141,16 +143,17 @@ def sort(
         corrections: of a file.
         known: what was accepted before.
         classes: the labels that the model knows.
-        separator: between the labels of a multi-label row; None where each row has one label.
+        options: how labels are written, and data.label_map, which renames these as it does those of the data.
         way_out: what to do about a label that the model does not know.
     """
     made = Sorted()
     by_answer: dict[str, list[Correction]] = {}
     for each in corrections:
-        if fault := _fault(each, classes, separator, way_out):
+        if fault := _fault(each, classes, options, way_out):
             made.refused.append(Refused(each, *fault))
         else:
-            by_answer.setdefault(each.key, []).append(each)
+            named = (separator(options) or "").join(_names(each.label, options))
+            by_answer.setdefault(each.key, []).append(replace(each, label=named))
     before = {each.key: each for each in known}
     for key, said in by_answer.items():
         _decide(said, before.get(key), made)
@@ -159,13 +162,19 @@ def sort(
     return made
 
 
-def _fault(each: Correction, classes: Sequence[str], separator: str | None, way_out: str) -> tuple[str, str] | None:
+def _fault(each: Correction, classes: Sequence[str], options: DataOptions, way_out: str) -> tuple[str, str] | None:
     if not each.id and not each.text.strip():
         return NOTHING, "give the answer's id, or the text that was sent"
-    if not each.label and separator is None:
-        return NO_LABEL, "give the right label"
-    unknown = [name for name in parts(each.label, separator) if name not in classes]
-    if unknown:
+    several = options.multi_label
+    if not parts(each.label, separator(options)):
+        if several is None:
+            return NO_LABEL, "give the right label"
+        if several.separator and several.empty == "quarantine":
+            return NO_LABEL, "give the right labels; data.multi_label.empty: no_label takes an empty cell as none"
+    names = _names(each.label, options)
+    if several is None and not names:
+        return LEFT_OUT, f"data.label_map leaves rows with {each.label!r} out"
+    if unknown := [name for name in names if name not in classes]:
         return UNKNOWN, f"the model knows no label {unknown[0]!r}, only {', '.join(classes)}. {way_out}"
     return None
 
@@ -197,9 +206,20 @@ def _decide(said: list[Correction], before: Correction | None, made: Sorted) -> 
         made.accepted.append(last)
 
 
-def parts(label: str, separator: str | None = SEPARATOR) -> list[str]:
+def separator(options: DataOptions) -> str | None:
+    """What stands between the labels of a correction; None where each row has one label."""
+    return None if options.multi_label is None else options.multi_label.separator or SEPARATOR
+
+
+def parts(label: str, separator: str | None) -> list[str]:
     """The labels that a text stands for."""
-    return [label] if separator is None else [name.strip() for name in label.split(separator) if name.strip()]
+    return [name.strip() for name in ([label] if separator is None else label.split(separator)) if name.strip()]
+
+
+def _names(label: str, options: DataOptions) -> list[str]:
+    """The labels of a correction by their names in data.label_map, without those that it leaves out."""
+    names = {options.label_map.get(name, name) for name in parts(label, separator(options))}
+    return sorted(names - {None})
 
 
 def joined(corrections: Sequence[Correction], records: Path, model: str) -> tuple[list[Correction], list[Refused]]:
@@ -209,14 +229,15 @@ def joined(corrections: Sequence[Correction], records: Path, model: str) -> tupl
         The corrections, and those with an id that no record has, or several.
     """
     wanted = {each.id for each in corrections if each.id}
-    found = _texts(wanted, records, model) if wanted else {}
+    found, unread = _texts(wanted, records, model) if wanted else ({}, [])
+    lost = f", or in {len(unread)} files that cannot be read, such as {unread[0]}" if unread else ""
     good, refused = [], []
     for each in corrections:
         held = found.get(each.id, [])
         if not each.id or (each.text.strip() and not held):
             good.append(each)
         elif not held:
-            why = "it was not sampled (serve.log.rate), is older than serve.log.days, or is another model's"
+            why = f"it was not sampled (serve.log.rate), is older than serve.log.days, or is another model's{lost}"
             refused.append(Refused(each, NO_RECORD, f"{why}. Give the text in a column text"))
         elif len(set(held)) > 1:
             why = "callers gave this id to several requests"
@@ -229,19 +250,25 @@ def joined(corrections: Sequence[Correction], records: Path, model: str) -> tupl
     return good, refused
 
 
-def _texts(ids: set[str], records: Path, model: str) -> dict[str, list[tuple[str | None, str | None]]]:
-    """The texts of the answered records of each id."""
+def _texts(
+    ids: set[str], records: Path, model: str
+) -> tuple[dict[str, list[tuple[str | None, str | None]]], list[Path]]:
+    """The texts of the answered records of each id, and the files that cannot be read."""
     found: dict[str, list[tuple[str | None, str | None]]] = {}
+    unread = []
     wanted = pa.array(sorted(ids), pa.string())
     for _, part in record_files.parts(records):
         try:
             table = pq.ParquetFile(part).read(columns=["id", "model", "status", "text", "text_pair"])
-        except (pa.ArrowInvalid, OSError):  # `bertline monitor` names it
+        except FileNotFoundError:  # its days were over since it was listed
+            continue
+        except (pa.ArrowInvalid, OSError):
+            unread.append(part)
             continue
         inside = pc.and_(pc.is_in(table["id"], wanted), pc.equal(table["model"], model))
         for row in table.filter(pc.and_(inside, pc.equal(table["status"], "OK"))).to_pylist():
             found.setdefault(row["id"], []).append((row["text"], row["text_pair"]))
-    return found
+    return found, unread
 
 
 # === What was accepted ===

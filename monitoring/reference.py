@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertline.components.answers import Answers
+from bertline.errors import UserError
 from bertline.models import features
 from bertline.serving import masking
 from bertline.serving.calls import Call
@@ -61,6 +62,9 @@ def read(answers: Answers, version_folder: Path, cache: Path) -> Reference:
         answers: its evaluation's.
         version_folder: with its SavedModel, which is run once over the test rows.
         cache: a Parquet file that keeps what came of it, with masked texts.
+
+    Raises:
+        UserError: the cache cannot be written.
     """
     texts = answers.columns[features.TEXT]
     pairs = answers.columns.get(features.TEXT_PAIR)
@@ -90,10 +94,14 @@ def read(answers: Answers, version_folder: Path, cache: Path) -> Reference:
 
 def _cached(file: Path, make: Callable[[], pa.Table]) -> pa.Table:
     if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
         table, unfinished = make(), file.with_name(f".{file.name}.unfinished")
-        pq.write_table(table, unfinished)
-        unfinished.rename(file)
+        try:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            pq.write_table(table, unfinished)
+            unfinished.rename(file)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise UserError(f"{file} cannot be written: {error.strerror or error}") from error
     return pq.ParquetFile(file).read()
 
 

@@ -61,9 +61,7 @@ def bring(task: Config, file: Path) -> Outcome:
     with FileLock(folder / ".feedback.lock"):
         corrections, broken = feedback.read(file)
         corrections, lost = feedback.joined(corrections, task.records_folder, task.name)
-        decided = feedback.sort(
-            corrections, feedback.known(folder), classes, _separator(task.data), _way_out(task.data)
-        )
+        decided = feedback.sort(corrections, feedback.known(folder), classes, task.data, _way_out(task.data))
         trained = [each for each in decided.accepted if each.text.strip()]
         refused = sorted([*broken, *lost, *decided.refused], key=lambda each: each.correction.row)
         span = _write_span(task, pattern, trained) if trained else None
@@ -98,10 +96,6 @@ def _pattern(data: DataOptions) -> str:
     return patterns[0]
 
 
-def _separator(data: DataOptions) -> str | None:
-    return None if data.multi_label is None else data.multi_label.separator or feedback.SEPARATOR
-
-
 def _way_out(data: DataOptions) -> str:
     listed = "add it to data.labels, " if data.labels else ""
     return (
@@ -131,7 +125,7 @@ def _row(each: Correction, data: DataOptions) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(data.text_columns, "") | {data.text_columns[0]: each.text}
     row |= {data.text_pair: each.text_pair} if data.text_pair else {}
     row |= {name: each.columns.get(name, "") for name in data.keep}
-    names = feedback.parts(each.label, _separator(data))
+    names = feedback.parts(each.label, feedback.separator(data))
     if data.label_columns:
         return row | {name: int(name in names) for name in data.label_columns}
     return row | {data.label: names if data.multi_label and data.multi_label.lists else each.label}

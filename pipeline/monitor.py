@@ -55,17 +55,21 @@ class Outlets:
         return outlets
 
     def take(self, report: Report, told: Collection[str]) -> str:
-        """Passes a report on; returns what went wrong.
+        """Passes a report on; returns what went wrong with the messages.
 
         Args:
             report: the newest.
             told: keys of the alarms that people know of already.
+
+        Raises:
+            UserError: the file cannot be written. People have been told by then.
         """
         self.gauges.take(report)
+        new = [judged for judged in report.alarms if judged.look.key not in told]
+        fault = self.messages.send(report, new) if self.messages and new else ""
         if self.file:
             self.gauges.write(self.file)
-        new = [judged for judged in report.alarms if judged.look.key not in told]
-        return self.messages.send(report, new) if self.messages and new else ""
+        return fault
 
 
 class Monitor:
@@ -107,7 +111,8 @@ class Monitor:
             records.window(end - length * (past + 1), end - length * past, release.version)
             for past in range(options.windows_before + 1)
         )
-        known = history.open_since(history.read(self.folder), release.version)
+        reports = history.read(self.folder)
+        known = history.open_since(reports, release.version)
         report = judge.judge(
             window,
             held_against,
@@ -120,9 +125,10 @@ class Monitor:
         )
         if until is not None:
             return report
-        history.add(self.folder, report)
-        if fault := self._outlets.take(report, known):
+        told = known.keys() - history.untold(reports, release.version)
+        if fault := self._outlets.take(report, told):  # before the history: a full disk keeps no alarm from people
             report.notes.append(fault)
+        history.add(self.folder, report, {each.look.key for each in report.alarms} - told if fault else set())
         return report
 
     def _model(self) -> tuple[Release, Run, reference.Reference]:
@@ -147,12 +153,10 @@ class Monitor:
             return np.array(
                 [classes.get(labels[own]) == answer for own, answer in zip(ids, answers, strict=True)], bool
             )
+        between = feedback.separator(self._task.data)
+        sets = [{name for name, has in zip(classes, answer, strict=True) if has} for answer in answers]
         return np.array(
-            [
-                {name for name, has in zip(classes, answer, strict=True) if has} == set(feedback.parts(labels[own]))
-                for own, answer in zip(ids, answers, strict=True)
-            ],
-            bool,
+            [own == set(feedback.parts(labels[each], between)) for each, own in zip(ids, sets, strict=True)], bool
         )
 
 

@@ -118,6 +118,17 @@ def test_rows_that_only_train_are_in_no_other_split_and_change_nothing_there():
     assert rows[1] == [TRAIN, TRAIN, DUPLICATE, CONFLICT, DUPLICATE, CONFLICT, CONFLICT]
 
 
+def test_of_the_files_that_only_train_the_last_one_decides():
+    spans = [
+        [(0.3, 6, "good"), (0.4, 7, "good"), (0.6, 8, "bad")],
+        [(0.3, 6, "bad"), (0.4, 7, "good"), (0.6, 8, "bad"), (0.6, 8, "good")],
+    ]
+    surveys = [survey([(0.5, 2, "bad"), (0.9, 3, "good")]), *(survey(rows, file) for file, rows in enumerate(spans, 1))]
+    rows, _ = verdicts(surveys, roles=(TRAIN, splitting.ONLY_TRAIN, splitting.ONLY_TRAIN))
+    assert rows[1] == [CONFLICT, DUPLICATE, CONFLICT]
+    assert rows[2] == [TRAIN, TRAIN, CONFLICT, CONFLICT]
+
+
 def test_a_label_that_the_hash_leaves_out_of_train_gets_its_row_nearest_to_train():
     rows = [(0.5, 1, "common"), (0.02, 2, "rare"), (0.18, 3, "rare"), (0.04, 4, "common")]
     found, report = verdicts([survey(rows)])

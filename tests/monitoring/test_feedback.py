@@ -5,6 +5,7 @@ import pytest
 import windows_of
 from windows_of import CLASSES
 
+from bertline.components.options import DataOptions
 from bertline.errors import UserError
 from bertline.monitoring import feedback
 from bertline.serving import record_files
@@ -19,7 +20,7 @@ def corrections(tmp_path, *lines, header="id,text,label,who,when"):
 def decided(tmp_path, *lines, known=(), **options):
     good, broken = corrections(tmp_path, *lines)
     assert broken == []
-    return feedback.sort(good, known, CLASSES, None, "The way out.", **options)
+    return feedback.sort(good, known, CLASSES, DataOptions(source=["."], **options), "The way out.")
 
 
 def reasons(made):
@@ -75,6 +76,22 @@ def test_a_label_that_the_model_does_not_know_is_refused_with_the_way_out(tmp_pa
     )
 
 
+def test_labels_are_renamed_as_those_of_the_data_are(tmp_path):
+    renamed = {"good": "positive", "spam": None}
+    made = decided(tmp_path, "a,,good,ann,", "a,,positive,bob,", "b,,spam,ann,", label_map=renamed)
+    assert [(each.id, each.label) for each in made.accepted] == [("a", "positive")] and made.duplicates == 1
+    assert reasons(made) == [(3, feedback.LEFT_OUT)]
+
+
+def test_several_labels_are_a_set_between_the_separator_of_the_config(tmp_path):
+    options = {"multi_label": {"separator": ";"}, "label_map": {"good": "positive", "spam": None}}
+    made = decided(tmp_path, "a,,positive; negative,ann,", "a,,negative;good;spam,bob,", "b,,,ann,", **options)
+    assert [each.label for each in made.accepted] == ["negative;positive"] and made.duplicates == 1
+    assert reasons(made) == [(3, feedback.NO_LABEL)]
+    options["multi_label"]["empty"] = "no_label"
+    assert [each.label for each in decided(tmp_path, "b,,,ann,", **options).accepted] == [""]
+
+
 def test_lines_that_are_broken_cost_only_themselves(tmp_path):
     good, broken = corrections(tmp_path, "a,text,positive", "b,text,positive,ann,2026,more", "c,text,positive,ann,2026")
     assert [each.id for each in good] == ["c"]
@@ -113,3 +130,4 @@ def test_the_text_comes_from_the_record(tmp_path):
         (6, feedback.SEVERAL_RECORDS),
     ]
     assert "it was not sampled (serve.log.rate)" in refused[0].detail
+    assert "or in 1 files that cannot be read, such as " in refused[0].detail

@@ -1,8 +1,6 @@
 import datetime
-import http.server
 import json
 import re
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -107,10 +105,13 @@ def test_fewer_false_alarms_a_month_and_more_looks_make_a_stricter_level():
 def test_an_alarm_that_stays_keeps_its_beginning(report, tmp_path):
     history.add(tmp_path, report)
     with (tmp_path / history.FILE).open("a") as file:
-        file.write('{"cut by a crash')
+        file.write('\n{"cut by a crash')
     known = history.open_since(history.read(tmp_path), 7)
     assert known == {each.look.key: report.start for each in report.alarms}
     assert history.open_since(history.read(tmp_path), 8) == {}
+    assert history.untold(history.read(tmp_path), 7) == set()
+    history.add(tmp_path, report, {report.alarms[0].look.key})
+    assert history.untold(history.read(tmp_path), 7) == {report.alarms[0].look.key}
     assert "voucher" not in (tmp_path / history.FILE).read_text()  # texts stay where they are bounded in age
 
 
@@ -159,39 +160,22 @@ def test_prometheus_reads_what_the_window_came_to(report, tmp_path):
     assert 'look="texts",model="reviews"} 1.0' in (tmp_path / "monitor.prom").read_text()  # no alarm is cleared by that
 
 
-@pytest.fixture
-def webhook():
-    """A real HTTP server: its address, and the bodies that it got."""
-    got = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            got.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"127.0.0.1:{server.server_port}", got
-        server.shutdown()
-        thread.join()
-
-
-def test_people_are_told_of_each_new_alarm_once(report, webhook, monkeypatch):
+def test_people_are_told_of_each_new_alarm_once(report, webhook, monkeypatch, tmp_path):
     address, got = webhook
     monkeypatch.setenv("HOOK", "token")
     outlets = Outlets(messages=alarms.Messages([f"json://{address}/${{HOOK}}"]))
     known = {each.look.key for each in report.alarms if each.look.name != looks.TEXTS}
     assert outlets.take(report, known) == ""
-    assert len(got) == len([each for each in report.alarms if each.look.name == looks.TEXTS])
-    assert got[0]["title"].startswith("bertline: reviews: texts against the ")
-    assert "Words that tell the texts apart: " in got[0]["message"] and "Label some" in got[0]["message"]
-    assert got[0]["message"].count("voucher") >= 10
-    assert outlets.take(report, {each.look.key for each in report.alarms}) == "" and len(got) == 2
+    assert got.qsize() == len([each for each in report.alarms if each.look.name == looks.TEXTS]) == 2
+    for told in (got.get(), got.get()):
+        assert told["title"].startswith("bertline: reviews: texts against the ")
+        assert "Words that tell the texts apart: " in told["message"] and "Label some" in told["message"]
+        assert told["message"].count("voucher") >= 10
+    assert outlets.take(report, {each.look.key for each in report.alarms}) == "" and got.empty()
+    outlets.file = tmp_path / "not" / "there.prom"
+    with pytest.raises(UserError, match=r"there\.prom cannot be written"):
+        outlets.take(report, known)
+    assert got.qsize() == 2  # people are told before a disk can be in the way
 
 
 def test_an_address_that_nobody_knows_or_that_does_not_answer_is_said(report):

@@ -1,18 +1,14 @@
 """The alarms' rules by Prometheus' own tools: Debian's `prometheus` and `prometheus-alertmanager`."""
 
-import http.server
-import json
-import queue
 import shutil
-import socket
 import subprocess
-import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
+from engines import free_port
 
 from bertline.monitoring import alarms
 from bertline.serving.metrics import Metrics
@@ -20,14 +16,15 @@ from bertline.serving.metrics import Metrics
 DEPLOY = Path(__file__).parents[2] / "monitoring" / "deploy"
 RULES, ALERTMANAGER = DEPLOY / "prometheus-rules.yaml", DEPLOY / "alertmanager.yaml"
 
-needs = pytest.mark.skipif(
-    not all(shutil.which(tool) for tool in ("promtool", "amtool")),
-    reason="promtool and amtool are not installed: apt-get install prometheus prometheus-alertmanager",
+TOOLS = ("promtool", "amtool", "prometheus", "prometheus-alertmanager")
+WATCHES = pytest.mark.skipif(
+    not all(map(shutil.which, TOOLS)),
+    reason="Prometheus is a system package, for root to install: apt install prometheus prometheus-alertmanager",
 )
 
 
 def test_each_metric_that_a_rule_names_is_one_of_ours():
-    names = {metric.name for gauges in (alarms.Gauges(),) for metric in gauges.registry.collect()}
+    names = {metric.name for metric in alarms.Gauges().registry.collect()}
     names |= {f"{metric.name}_total" for metric in Metrics().registry.collect() if metric.type == "counter"}
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
     for rule in rules:
@@ -42,7 +39,7 @@ def run(*command):
     return ran.stdout
 
 
-@needs
+@WATCHES
 def test_promtool_and_amtool_take_the_files(tmp_path):
     assert "5 rules found" in run("promtool", "check", "rules", RULES)
     assert "SUCCESS" in run("amtool", "check-config", ALERTMANAGER)
@@ -89,12 +86,6 @@ def filled(text, labels):
     return text
 
 
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
 @contextmanager
 def running(*command):
     with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as process:
@@ -104,64 +95,42 @@ def running(*command):
             process.terminate()
 
 
-@contextmanager
-def receiver():
-    """Where Alertmanager sends its messages: the port, and a queue of them."""
-    got = queue.Queue()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            got.put(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port, got
-        server.shutdown()
-
-
-@needs
+@WATCHES
 @pytest.mark.shipped
-def test_an_alarm_fires_and_is_resolved_end_to_end(tmp_path):
+def test_an_alarm_fires_and_is_resolved_end_to_end(tmp_path, webhook):
     """The monitor's own endpoint, Prometheus, Alertmanager, and a webhook at its end."""
     gauges, managed, watched = alarms.Gauges(), free_port(), free_port()
     alarm = gauges._alarm.labels("reviews", "labels", "the test rows")
     alarm.set(1)
-    with receiver() as (port, got):
-        manager = yaml.safe_load(ALERTMANAGER.read_text())
-        manager["route"] |= {"group_wait": "1s", "group_interval": "2s"}
-        manager["receivers"][0]["webhook_configs"][0]["url"] = f"http://127.0.0.1:{port}/alarms"
-        prometheus = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": [str(RULES)],
-            "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{managed}"]}]}]},
-            "scrape_configs": [
-                {"job_name": "monitor", "static_configs": [{"targets": [f"127.0.0.1:{gauges.serve(0)}"]}]}
-            ],
-        }
-        (tmp_path / "alertmanager.yaml").write_text(yaml.safe_dump(manager))
-        (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(prometheus))
-        alertmanager = (
-            "prometheus-alertmanager",
-            f"--config.file={tmp_path}/alertmanager.yaml",
-            f"--storage.path={tmp_path}/alertmanager",
-            f"--web.listen-address=127.0.0.1:{managed}",
-            "--cluster.listen-address=",
-        )
-        server = (
-            "prometheus",
-            f"--config.file={tmp_path}/prometheus.yaml",
-            f"--storage.tsdb.path={tmp_path}/data",
-            f"--web.listen-address=127.0.0.1:{watched}",
-        )
-        with running(*alertmanager), running(*server):
-            fired = got.get(timeout=90)
-            alarm.set(0)
-            resolved = next_resolved(got)
+    address, got = webhook
+    manager = yaml.safe_load(ALERTMANAGER.read_text())
+    manager["route"] |= {"group_wait": "1s", "group_interval": "2s"}
+    manager["receivers"][0]["webhook_configs"][0]["url"] = f"http://{address}/alarms"
+    prometheus = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(RULES)],
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{managed}"]}]}]},
+        "scrape_configs": [{"job_name": "monitor", "static_configs": [{"targets": [f"127.0.0.1:{gauges.serve(0)}"]}]}],
+    }
+    (tmp_path / "alertmanager.yaml").write_text(yaml.safe_dump(manager))
+    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(prometheus))
+    alertmanager = (
+        "prometheus-alertmanager",
+        f"--config.file={tmp_path}/alertmanager.yaml",
+        f"--storage.path={tmp_path}/alertmanager",
+        f"--web.listen-address=127.0.0.1:{managed}",
+        "--cluster.listen-address=",
+    )
+    server = (
+        "prometheus",
+        f"--config.file={tmp_path}/prometheus.yaml",
+        f"--storage.tsdb.path={tmp_path}/data",
+        f"--web.listen-address=127.0.0.1:{watched}",
+    )
+    with running(*alertmanager), running(*server):
+        fired = got.get(timeout=90)
+        alarm.set(0)
+        resolved = next_resolved(got)
     assert [each["labels"]["alertname"] for each in fired["alerts"]] == ["BertlineModelChanged"]
     assert fired["alerts"][0]["annotations"]["summary"] == "reviews: labels differ from the test rows"
     assert resolved["alerts"][0]["labels"]["look"] == "labels"
