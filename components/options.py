@@ -35,13 +35,14 @@ LabelName = Annotated[str, AfterValidator(spellings.composed)]
 
 
 def _as_iso_duration(value: Any) -> Any:
-    """45m, 2h, 90s or 1h30m as ISO 8601 writes them, which pydantic reads."""
+    """45m, 2h, 90s, 1h30m or 7d as ISO 8601 writes them, which pydantic reads."""
     if isinstance(value, timedelta):
         return value
-    text = str(value).strip().upper().removeprefix("PT")
-    if not re.fullmatch(r"(?=\d)(\d+H)?(\d+M)?(\d+S)?", text):
-        raise ValueError("write numbers with their units: 90s, 45m, 2h or 1h30m")
-    return f"PT{text}"
+    text = str(value).strip().upper().removeprefix("P").replace("T", "")
+    match = re.fullmatch(r"(?=\d)(\d{1,6}D)?((?:\d+H)?(?:\d+M)?(?:\d+S)?)", text)
+    if not match:
+        raise ValueError("write numbers with their units: 90s, 45m, 2h or 1h30m, or 7d for days")
+    return f"P{match[1] or '0D'}T{match[2] or '0S'}"
 
 
 def duration_text(duration: timedelta) -> str:

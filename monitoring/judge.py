@@ -17,7 +17,7 @@ from scipy import stats
 
 from bertline.monitoring import looks
 from bertline.monitoring.looks import Look
-from bertline.monitoring.options import MonitorOptions, duration
+from bertline.monitoring.options import MonitorOptions
 from bertline.monitoring.reference import Reference
 from bertline.monitoring.windows import Window
 
@@ -143,7 +143,7 @@ def level(options: MonitorOptions, every: datetime.timedelta | None = None) -> f
         options: how many false alarms a month may be expected.
         every: the time between two looks; None for the window's own length.
     """
-    return min(options.false_alarms / (MONTH / (every or duration(options.window))), HIGHEST_LEVEL)
+    return min(options.false_alarms / (MONTH / (every or options.window)), HIGHEST_LEVEL)
 
 
 def judge(

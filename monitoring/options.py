@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
-import re
-from typing import Annotated
+from datetime import timedelta
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from bertline.components.options import Share
+from bertline.components.options import Duration, Share
 from bertline.models.recipe import Section
-
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
-
-
-def duration(text: str) -> datetime.timedelta:
-    """A time such as 30m, 24h or 7d.
-
-    Raises:
-        ValueError: it is no such time, or no time at all.
-    """
-    match = re.fullmatch(r"(\d{1,6})([mhd])", text)
-    if not match or not int(match[1]):
-        raise ValueError(f"{text!r} is no time; write a number and m, h or d, such as 30m, 24h or 7d")
-    return datetime.timedelta(**{_UNITS[match[2]]: int(match[1])})
-
-
-def _checked(text: str) -> str:
-    duration(text)
-    return text
 
 
 class MonitorOptions(Section):
     """When `bertline monitor` raises an alarm, and who is told; see docs/monitoring.md."""
 
     # What is judged at a time, such as 30m, 24h or 7d. Hours of the day differ in what people write, days less so
-    window: Annotated[str, AfterValidator(_checked)] = "24h"
+    window: Duration = timedelta(hours=24)
     # Windows that the newest one is compared with, beside the model's test rows: a week, so that each weekday is there
     windows_before: NonNegativeInt = 7
     # Alarms a month that may be expected where nothing changes, over all that is looked at together. More finds smaller

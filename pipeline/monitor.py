@@ -17,7 +17,6 @@ from rich.text import Text
 from bertline.errors import UserError
 from bertline.monitoring import alarms, feedback, history, judge, reference
 from bertline.monitoring.judge import Judged, Report
-from bertline.monitoring.options import duration
 from bertline.monitoring.windows import Records, Window
 from bertline.pipeline import evaluated, lineage, screen
 from bertline.pipeline.config import Config
@@ -105,7 +104,7 @@ class Monitor:
         """
         release, run, held_against = self._model()
         options, end = self._task.monitor, until or datetime.datetime.now(datetime.UTC)
-        length = duration(options.window)
+        length = options.window
         records = Records(self._task.records_folder, self._task.name, run.metrics.classes)
         window, *before = (
             records.window(end - length * (past + 1), end - length * past, release.version)

@@ -16,6 +16,7 @@ import re
 import sys
 import textwrap
 import tokenize
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typer.cli import get_docs_for_click
 
-from bertline.components.options import SET_BY_THE_RUN
+from bertline.components.options import SET_BY_THE_RUN, duration_text
 from bertline.pipeline import cli
 from bertline.pipeline.config import Config
 
@@ -112,6 +113,8 @@ def _default(field: FieldInfo) -> str:
         return "required"
     if isinstance(value, BaseModel):
         return ""
+    if isinstance(value, timedelta):
+        value = duration_text(value)
     return f"`{value}`" if value and isinstance(value, str) else f"`{json.dumps(value)}`"
 
 

@@ -71,12 +71,14 @@ def monitor(
 
 
 def _pause(every: str | None) -> datetime.timedelta | None:
-    from bertline.monitoring.options import duration
+    from pydantic import TypeAdapter, ValidationError
+
+    from bertline.components.options import Duration
 
     try:
-        return duration(every) if every else None
-    except ValueError as error:
-        raise UserError(f"--every: {error}.") from None
+        return TypeAdapter(Duration).validate_python(every) if every else None
+    except ValidationError as error:
+        raise UserError(f"--every: {every!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
 def _moment(until: str | None) -> datetime.datetime | None:

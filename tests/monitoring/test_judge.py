@@ -10,7 +10,7 @@ from windows_of import CLASSES, DAY
 
 from bertline.errors import UserError
 from bertline.monitoring import alarms, history, judge, looks, telling_apart
-from bertline.monitoring.options import MonitorOptions, duration
+from bertline.monitoring.options import MonitorOptions
 from bertline.monitoring.windows import Records
 from bertline.pipeline.monitor import Outlets
 
@@ -97,7 +97,7 @@ def test_a_difference_that_is_sure_and_small_is_no_alarm(traffic, reference):
 def test_fewer_false_alarms_a_month_and_more_looks_make_a_stricter_level():
     daily = judge.level(MonitorOptions())
     assert daily == pytest.approx(1 / 30)
-    assert judge.level(MonitorOptions(), duration("1h")) == pytest.approx(1 / 720)
+    assert judge.level(MonitorOptions(), datetime.timedelta(hours=1)) == pytest.approx(1 / 720)
     assert judge.level(MonitorOptions(false_alarms=0.5)) == pytest.approx(daily / 2)
     assert judge.level(MonitorOptions(window="30d")) == judge.HIGHEST_LEVEL
 

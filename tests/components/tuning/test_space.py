@@ -105,7 +105,9 @@ def test_a_key_that_goes_with_another_method_is_left_out():
     assert back == lora and model.dropout == 0.2
 
 
-@pytest.mark.parametrize(("written", "seconds"), [("45m", 2700), ("2h", 7200), ("90s", 90), ("1h30m", 5400)])
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("45m", 2700), ("2h", 7200), ("90s", 90), ("1h30m", 5400), ("1d2h", 93600)]
+)
 def test_a_time_is_written_as_people_write_it(written, seconds):
     options = TuneOptions(time=written)
     assert options.time.total_seconds() == seconds
