@@ -25,6 +25,7 @@ FIXED = {
     "warm_start": "trials start from the pretrained weights",
     "precision": "it is the machine's",
     "distribution": "it is the machine's",
+    "ensemble": "a trial trains one member; `bertline run` then trains them all",
     "checkpoint_steps": "it changes no figure",
     "tensorboard": "it changes no figure",
 }
@@ -286,7 +287,8 @@ def default(rows: Rows, model: ModelOptions, recipe: TrainOptions) -> Space:
         dimensions.append(Dimension("train.head", ("auto", "random"), reason=reason))
     most = 0.3 if rows.train < FEW_ROWS else 0.2
     reason = f"{rows.train:,} rows: {'few, so more may help' if most == 0.3 else 'the more rows, the less is needed'}"
-    choices = tuple(sorted({0.0, 0.1, most, model.dropout}))
+    least = set() if recipe.r_drop else {0.0}  # R-Drop compares two passes, which dropout alone makes differ
+    choices = tuple(sorted({*least, 0.1, most, model.dropout}))
     dimensions.append(Dimension("model.dropout", choices, reason=reason))
     return _space(tuple(dimensions), model, recipe)
 
@@ -404,20 +406,20 @@ def _value(section: BaseModel, key: str) -> Any:
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys as mappings within mappings."""
-    nested: dict[str, Any] = {}
+    whole: dict[str, Any] = {}
     for key, value in values.items():
         *sections, last = key.split(".")
-        inside = nested
+        inside = whole
         for name in sections:
             inside = inside.setdefault(name, {})
         inside[last] = value
-    return nested
+    return whole
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`below` with the values of `above` in their places."""
-    merged = dict(below)
+    both = dict(below)
     for key, value in above.items():
-        inner = merged.get(key)
-        merged[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
-    return merged
+        inner = both.get(key)
+        both[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return both

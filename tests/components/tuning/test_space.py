@@ -29,6 +29,7 @@ def named(wanted, recipe=None):
         TrainOptions(method="lora", lora={"rank": 4}, learning_rate=1e-3),
         TrainOptions(method="top_layers", top_layers=5),
         TrainOptions(method="bitfit", head="random"),
+        TrainOptions(ensemble=3, adversarial={"method": "fgm"}, average={"method": "ema"}, l2_sp=0.01),
     ],
 )
 def test_the_default_space_holds_the_config_itself(train, labels, recipe):
@@ -82,6 +83,7 @@ def test_values_are_those_of_the_config():
         ({"train.epochs": {"low": 1, "high": 2.5}}, r"train\.epochs: 2\.5: .*valid integer"),
         ({"train.epochs": [2]}, r"train\.epochs: give two values or more"),
         ({"train.seed": [1, 2]}, r"train\.seed: no trial may change it: the best seed is luck"),
+        ({"train.ensemble": [1, 3]}, r"train\.ensemble: no trial may change it: a trial trains one member"),
         ({"train.method": ["full", "fast"]}, r"train\.method: 'fast': Input should be 'full'"),
         ({"train.head": {"low": 1, "high": 2}}, r"train\.head: 1\.0: "),
         ({"train.lora": [1, 2]}, r"train\.lora: name a key that has a single value"),
@@ -103,6 +105,18 @@ def test_a_key_that_goes_with_another_method_is_left_out():
     assert changed == TrainOptions(method="full", layer_decay=0.9, epochs=2)
     model, back = space.combined(MODEL, lora, {"train.method": "lora", "model.dropout": 0.2})
     assert back == lora and model.dropout == 0.2
+
+
+def test_a_trial_changes_one_key_of_a_section_and_keeps_the_others():
+    lora = TrainOptions(method="lora", lora={"targets": ["key"], "dropout": 0.1})
+    _, changed = space.combined(MODEL, lora, {"train.lora.rank": 16})
+    assert changed == TrainOptions(method="lora", lora={"targets": ["key"], "dropout": 0.1, "rank": 16})
+
+
+def test_r_drop_is_never_tried_without_dropout():
+    searched = space.default(Rows(500, **PRETRAINED), MODEL, TrainOptions(r_drop=1.0))
+    (dropouts,) = (each.values for each in searched.dimensions if each.key == "model.dropout")
+    assert dropouts == (0.1, 0.3)
 
 
 @pytest.mark.parametrize(
