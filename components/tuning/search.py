@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import logging
@@ -130,6 +129,9 @@ class Search:
             except KeyboardInterrupt:
                 self._study.interrupt(proposal)
                 raise
+            # Here rather than in `_run`, which still holds the network. It collects too: a network, its moments and its
+            # graphs refer to each other.
+            keras.backend.clear_session()
             self._study.end(proposal, figures)
             on_trial(figures)
         outcome = self.outcome
@@ -187,8 +189,6 @@ class Search:
         figures = Trial(state=state, **ended, **_figures(state, histories, watch.seconds))
         if checkpoints and checkpoints.exists():
             tf.io.gfile.rmtree(str(checkpoints))
-        keras.backend.clear_session()
-        gc.collect()  # a network, its moments and its graphs refer to each other
         return figures
 
 
