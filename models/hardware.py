@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from dataclasses import dataclass
@@ -95,10 +96,14 @@ def strategy(distribution: Distribution) -> tf.distribute.Strategy:
         return _multi_worker_strategy()
     if kind == "mirrored":
         # Logical devices: a GPU or CPU that was split counts as its parts.
-        return tf.distribute.MirroredStrategy(
-            [device.name for device in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")]
-        )
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return _mirrored_strategy(tuple(device.name for device in devices))
     return tf.distribute.get_strategy()  # the default strategy: the one GPU where there is one, else the CPU
+
+
+@functools.cache  # each strategy numbers its collectives from the same start, and those of two in a process collide
+def _mirrored_strategy(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def _multi_worker_strategy() -> tf.distribute.Strategy:
