@@ -58,6 +58,11 @@ class History:
         """Training speed, without tracing and validation."""
         return self.timed_rows / self.step_seconds if self.step_seconds else 0.0
 
+    @property
+    def updates(self) -> int:
+        """Steps that changed the weights, as the optimizer counts them."""
+        return self.step - self.skipped_steps
+
     def stale_epochs(self) -> int:
         """Epochs since the best one."""
         return len(self.epochs) - self.best_epoch

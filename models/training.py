@@ -209,7 +209,7 @@ class Run:
     def finished(self) -> bool:
         """Whether all epochs are done, or the last ones were no better and the method allows to stop."""
         done, stale = len(self.history.epochs), self.history.stale_epochs() >= self._options.patience
-        return done >= self._options.epochs or (done > 0 and stale and self.history.step >= self.method.settled)
+        return done >= self._options.epochs or (done > 0 and stale and self.history.updates >= self.method.settled)
 
     def train_epoch(self, clock: Callable[[], float], on_progress: Callable[[Progress], None]) -> None:
         """Trains to the end of the epoch under way."""
@@ -229,7 +229,7 @@ class Run:
     def train_on(self, batch: dict[str, tf.Tensor]) -> None:
         """Takes one step on a batch, and counts it in the history."""
         history = self.history
-        function = self._train_functions[self.method.open_at(history.step)]
+        function = self._train_functions[self.method.open_at(history.updates)]
         traced = function.experimental_get_tracing_count()
         begun = time.perf_counter()
         loss, rows, skipped = function(batch, self.compiled.seed(history.step)).numpy()

@@ -34,8 +34,8 @@ class Method:
     Attributes:
         variables: they alone get gradients and moments.
         rates: what the learning rate of each is multiplied by.
-        opens: the step from which each is trained, steps counted from 0; not before it.
-        settled: the step from which the training may stop early.
+        opens: the step from which each is trained, counted from 0; not before it. Skipped steps do not count.
+        settled: the step from which the training may stop early, counted likewise.
     """
 
     def __init__(self, model: Classifier, options: TrainOptions, length: Length):
