@@ -299,7 +299,7 @@ class TrainOptions(Section):
             raise ValueError(
                 f"unfreeze_epochs: {self.unfreeze_epochs:g} opens no layer in {self.epochs} epochs; set it lower"
             )
-        if self.method not in ("full", "top_layers", "gradual", "bitfit", "contrastive") and self.layer_decay != 1:
+        if self.method not in (*_MOVE_PRETRAINED, "contrastive") and self.layer_decay != 1:
             raise ValueError(
                 f"layer_decay: with method: {self.method} no layer's own weights are trained; leave it out"
             )
@@ -328,6 +328,8 @@ class TrainOptions(Section):
             )
         if self.l2_sp and self.method not in _MOVE_PRETRAINED:
             raise ValueError(f"l2_sp: with method: {self.method} the pretrained weights stay as they are; leave it out")
+        if self.method == "adalora" and self.average:
+            raise ValueError("average: with method: adalora it would bring back pruned ranks; leave it out")
         if self.method == "probe" and self.ensemble > 1:
             raise ValueError("ensemble: method: probe gives the same model whatever the seed; take one out")
         if self.method == "contrastive" and self.ensemble > 1:

@@ -314,6 +314,7 @@ def test_what_is_left_is_averaged_and_a_resumed_training_equals_an_uninterrupted
         ),
         ({"method": "lora", "l2_sp": 0.1}, "with method: lora the pretrained weights stay as they are"),
         ({"adversarial": {"method": "fgm"}, "r_drop": 1.0}, "adversarial and r_drop: each changes"),
+        ({"method": "adalora", "average": {"method": "ema"}}, "adalora it would bring back pruned ranks"),
         ({"label_smoothing": 1.0}, "less than 1"),
     ],
 )
