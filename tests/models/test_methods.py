@@ -156,9 +156,13 @@ def test_frozen_weights_do_not_move_and_it_learns(tmp_path, monkeypatch, name):
 
     monkeypatch.setattr(training, "Run", Seen)
     trained = fitted(tmp_path, {**SMALL[name], "learning_rate": 0.01}, adapter=tmp_path / "kept/lora.npz")
-    assert trained.history.best.validation_loss < 0.9 * trained.history.epochs[0].validation_loss
+    share = 0.8 if name in ("bitfit", "lora", "houlsby") else 0.9  # slower: adalora's budget, and the few of a prompt
+    assert trained.history.best.validation_loss < share * trained.history.epochs[0].validation_loss
     assert 0 < trained.history.trained_weights < trained.history.weights / 2
-    assert (tmp_path / "kept/lora.npz").exists() == (name in ("lora", "adalora"))
+    assert (tmp_path / "kept").exists() == (name in ("lora", "adalora"))
+    if name in ("lora", "adalora"):
+        with np.load(tmp_path / "kept/lora.npz") as kept:
+            assert np.abs(kept["0/value/up"]).max() > 0
     assert bool(trained.model.additions) == (name in ("houlsby", "prompt"))
 
 
@@ -188,8 +192,24 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch, n
         np.testing.assert_array_equal(one, other, err_msg=one.path)
 
 
-def test_mirrored_over_two_devices_gives_what_one_gives(tmp_path):
-    """Every method, three steps on the same batch."""
+def test_layers_that_are_opened_after_skipped_steps_are_trained(tmp_path, monkeypatch):
+    """In float16 steps are skipped, and the age of a layer's moments counts from the step that opens it."""
+    monkeypatch.setattr(training.LossScale, "INITIAL", 2.0**28)  # the gradients of the first open layer overflow
+    recipe = options(method="gradual", precision="mixed_float16", epochs=2)
+    _, history, left = train(tmp_path, options=recipe, rows=60)
+    assert 2 < history.skipped_steps < history.step
+    assert np.isfinite(left).all()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["full", "lora"], id="some"),
+        pytest.param([name for name in EACH if name not in ("full", "lora")], id="others", marks=pytest.mark.shipped),
+    ],
+)
+def test_mirrored_over_two_devices_gives_what_one_gives(tmp_path, names):
+    """Three steps on the same batch; each method takes some 8 s, mostly to trace its graphs."""
     script = f"""
 import sys
 sys.path[:0] = {[str(Path(__file__).parents[at] / more) for at, more in ((0, ""), (0, "bert"), (1, ""))]!r}
@@ -197,17 +217,17 @@ import pathlib, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import test_methods
-test_methods.step_on_two_devices(pathlib.Path({str(tmp_path)!r}))
+test_methods.step_on_two_devices(pathlib.Path({str(tmp_path)!r}), {names!r})
 """
     run = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     ended = [line.split()[1:] for line in run.stdout.splitlines() if line.startswith("ENDED")]
-    assert [name for name, *_ in ended] == list(EACH), run.stderr[-3000:]
+    assert [name for name, *_ in ended] == names, run.stderr[-3000:]
     for name, moved_by, apart in ended:
         assert float(moved_by) > 1e-2, name
         assert float(apart) < 2e-3, name
 
 
-def step_on_two_devices(folder):
+def step_on_two_devices(folder, names):
     """Prints for each method how far three steps moved the logits, and how far the two strategies' are apart."""
     model = tiny_model_options(folder, dropout=0.0, pooling="mean")
     model = model.model_copy(update={"backbone": model.backbone.model_copy(update={"layers": 2, "hidden": 16})})
@@ -215,8 +235,8 @@ def step_on_two_devices(folder):
     batch = Batch(rows.token_ids.to_tensor(), None, tf.cast(rows.token_ids.row_lengths(), tf.int32))
     # One strategy for all: a second one in a process numbers its reductions anew, and TensorFlow mixes them up.
     strategies = tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    for name, changes in EACH.items():
-        recipe = options(**{**changes, "learning_rate": 0.01})
+    for name in names:
+        recipe = options(**{**EACH[name], "learning_rate": 0.01})
         seen = []
         for strategy in strategies:
             keras.utils.set_random_seed(1)  # of the backbone

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_encoder import tiny_classifier
 from test_methods import chosen, logits, moved
+from tiny_bert import tiny_classifier
 
 from bertline.errors import UserError
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_encoder import LENGTHS, SEGMENTS, TOKENS, tiny_classifier
 from test_methods import HOULSBY, PFEIFFER, PREFIX, PROMPT, chosen, logits, moved, paths
+from tiny_bert import LENGTHS, SEGMENTS, TOKENS, tiny_classifier
 
 from bertline.errors import UserError
 from bertline.models.bert.encoder import Batch, Encoder, _Ops
