@@ -179,6 +179,11 @@ def named(space: Mapping[str, Range | Sequence[Any]], model: ModelOptions, recip
     for each in dimensions:
         if each.key not in tried:
             raise ValueError(f"tune.space: {each.key}: {_why_not(each, model, recipe, list(made.by_method))}")
+        if each.key == "model.dropout" and recipe.r_drop and not all(each.values):
+            raise ValueError(
+                "tune.space: model.dropout: with train.r_drop and no dropout both passes of a row are the same; "
+                "leave 0 out"
+            )
     if list(made.by_method) == ["probe"]:
         raise ValueError(
             "tune.space: with train.method: probe nothing but the head is trained, and its penalty is chosen by the "

@@ -117,6 +117,8 @@ def test_r_drop_is_never_tried_without_dropout():
     searched = space.default(Rows(500, **PRETRAINED), MODEL, TrainOptions(r_drop=1.0))
     (dropouts,) = (each.values for each in searched.dimensions if each.key == "model.dropout")
     assert dropouts == (0.1, 0.3)
+    with pytest.raises(ValueError, match=r"^tune\.space: model\.dropout: with train\.r_drop .* leave 0 out"):
+        space.named({"model.dropout": [0.0, 0.1]}, MODEL, TrainOptions(r_drop=1.0))
 
 
 @pytest.mark.parametrize(
