@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import signal
-import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -238,15 +237,15 @@ def repeat(look: Callable[[], bool], pause: datetime.timedelta, shown: screen.Sc
 
     What goes wrong at one look is said, and the next may go well.
     """
-    ended, alarm = threading.Event(), False
+    came, alarm = [], False  # an Event's lock may be held by the very line that a handler interrupts
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    while not ended.is_set():
+        signal.signal(number, lambda number, _: came.append(number))
+    while not came:
         due = time.monotonic() + pause.total_seconds()
         try:
             alarm = look()
         except UserError as error:
             shown.print(str(error), style="red")
-        while not ended.is_set() and time.monotonic() < due:
-            ended.wait(min(SLICE, max(due - time.monotonic(), 0)))
+        while not came and time.monotonic() < due:
+            time.sleep(min(SLICE, max(due - time.monotonic(), 0)))
     return alarm

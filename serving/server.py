@@ -11,6 +11,7 @@ import asyncio
 import gc
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -45,6 +46,7 @@ log = logging.getLogger("bertline.serving")
 DRAIN_SECONDS = 25.0  # Kubernetes kills a pod 30 s after SIGTERM, and unloading the models takes some of it
 SETTLE_SECONDS = 0.2  # requests that clients have sent arrive meanwhile, and connections end with an answer
 PARENT_CHECK_SECONDS = 1.0
+ENDING_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 PENDING = 100_000
 ENDING_SECONDS = 1.0  # for threads to end after the drain
 # How the threads' names begin in which TensorFlow may work, or for which Python would wait.
@@ -363,17 +365,21 @@ def run(server: Server, exit_with_parent: bool = False) -> None:
         server: not yet started.
         exit_with_parent: also stop when the process that started this one has ended.
     """
-    parent = os.getppid()
-    news, stop, started = threading.Event(), threading.Event(), Future()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: (stop.set(), news.set()))
-    started.add_done_callback(lambda _: news.set())
+    parent, started = os.getppid(), Future()
+    woken, waker = socket.socketpair()
+    waker.setblocking(False)
+    # A lock that a handler frees is no sure way to wake the main thread: one signal in ten, sent while a version
+    # loaded, was not seen until the next one. A byte in a socket is.
+    signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+    for number in ENDING_SIGNALS:
+        signal.signal(number, lambda *_: None)
+    started.add_done_callback(lambda _: waker.send(b"\0"))
     # In a thread: a signal's handler waits for whatever the main thread does, and a version may take minutes to load.
     threading.Thread(target=_start, args=(server, started), name="starter", daemon=True).start()
-    announced = False
-    while not stop.is_set():
-        news.wait(PARENT_CHECK_SECONDS if exit_with_parent else None)
-        news.clear()
+    announced = told_to_end = False
+    while not told_to_end:
+        if select.select([woken], [], [], PARENT_CHECK_SECONDS if exit_with_parent else None)[0]:
+            told_to_end = not ENDING_SIGNALS.isdisjoint(woken.recv(1024))  # each byte is a signal's number, or 0
         if started.done() and not announced:
             started.result()
             print(f"serving {', '.join(server.model_names)} on {server.address}", flush=True)
