@@ -192,6 +192,34 @@ class LastBlessed(Figures):
     comparison: Comparison
 
 
+class RankingFigures(Figures):
+    """How well the candidates of each query are in order; see components/ranking.py for ties.
+
+    Attributes:
+        queries: those that have a candidate that fits. The figures are means over them.
+        without: queries without one, which count in no figure.
+        candidates: of all queries.
+        mrr: the mean reciprocal rank.
+        ndcg: the mean nDCG over all candidates of a query, scikit-learn's.
+        precision_at: k -> the mean share that fits of the first k.
+        intervals: 95%, of `mrr`, `ndcg` and `precision_at_K`, by a bootstrap of the queries.
+        leads: `mrr` and `ndcg` less the last blessed model's; None where that is not compared.
+    """
+
+    queries: int
+    without: int
+    candidates: int
+    mrr: float
+    ndcg: float
+    precision_at: dict[int, float]
+    intervals: dict[str, Interval]
+    leads: dict[str, Difference] | None = None
+
+    def by_figure(self) -> dict[str, float]:
+        """Each figure by its name, as `intervals` has it."""
+        return {"mrr": self.mrr, "ndcg": self.ndcg} | {f"precision_at_{k}": v for k, v in self.precision_at.items()}
+
+
 class Metrics(SliceFigures):
     """The figures of all test rows; those of SliceFigures are theirs too.
 
@@ -211,6 +239,7 @@ class Metrics(SliceFigures):
         tfidf: the comparison with TF-IDF; None where the config leaves it out.
         probe: the same with the probe.
         multi_label: None where each row has one label.
+        ranking: None where the config does not take the rows as candidates for queries.
     """
 
     calibration_error: float
@@ -228,20 +257,24 @@ class Metrics(SliceFigures):
     tfidf: Comparison | None = None
     probe: Comparison | None = None
     multi_label: MultiLabel | None = None
+    ranking: RankingFigures | None = None
 
     def headline(self) -> dict[str, float]:
         """The figures that are one number each, by name: what a release and a tracker keep."""
-        return {name: value for name, value in self if isinstance(value, int | float)}
+        own = {name: value for name, value in self if isinstance(value, int | float)}
+        return own | (self.ranking.by_figure() if self.ranking else {})
 
 
-def figure_name(figure: str, *, multi_label: bool) -> str:
+def figure_name(figure: str, *, multi_label: bool = False) -> str:
     """What people call a figure, such as macro-F1; accuracy of multi-label rows is subset accuracy."""
     names = {
         "accuracy": "subset accuracy" if multi_label else "accuracy",
         "macro_f1": "macro-F1",
         "micro_f1": "micro-F1",
+        "mrr": "MRR",
+        "ndcg": "nDCG",
     }
-    return names[figure]
+    return names.get(figure) or f"precision at {figure.removeprefix('precision_at_')}"
 
 
 def write_metrics(folder: str, metrics: Metrics) -> None:

@@ -13,7 +13,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils
 
-from bertline.components import estimates, export_record, gates, label_set_figures, label_sets
+from bertline.components import estimates, export_record, gates, label_set_figures, label_sets, ranking
 from bertline.components.answers import (
     PREDICTED,
     PREVIOUS,
@@ -113,6 +113,7 @@ def Evaluator(
         inference_seconds=seconds,
         calibration=calibrated(rows, export.calibration.temperature),
         abstain=None if threshold is None else abstention(rows, threshold),
+        ranking=ranking.figures(rows, models.get(LAST_BLESSED), evaluate_options) if evaluate_options.ranking else None,
         **comparisons(rows, evaluate_options.gates.certainty),
     )
     write_metrics(evaluation.uri, metrics)
@@ -298,6 +299,11 @@ def describe(metrics: Metrics) -> str:
         low, high = getattr(metrics.intervals, figure)
         name = figure_name(figure, multi_label=several)
         shown.append(f"{name} {getattr(metrics, figure):.3f} ({low:.3f} to {high:.3f})")
+    if metrics.ranking:
+        first = next(iter(metrics.ranking.precision_at), None)
+        for figure in ("mrr", "ndcg", *([f"precision_at_{first}"] if first else [])):
+            shown.append(f"{figure_name(figure)} {metrics.ranking.by_figure()[figure]:.3f}")
+        shown[-1] += f" over {metrics.ranking.queries:,} queries"
     for name, other in (("TF-IDF", metrics.tfidf), ("the probe", metrics.probe)):
         if other:
             lead = other.differences.micro_f1 or other.differences.accuracy

@@ -197,6 +197,8 @@ WAYS_OUT = {
     'give them a name: data.label_map: {"": NAME}.',
     splitting.UNKNOWN_LABEL: "Unknown labels: add them to data.labels, or leave data.labels out to take all labels.",
     splitting.OTHER_LABEL: "Repeated texts: choose one label for each, or raise data.max_quarantined.",
+    splitting.OTHER_SPLIT: "Groups in two splits: leave each query in the files of one split, or raise "
+    "data.max_quarantined.",
 }
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from bertline.components import estimates
 from bertline.components.answers import Answers
-from bertline.components.evaluation import Comparison, Difference, Differences, Metrics, figure_name
-from bertline.components.options import FairnessGates, GateOptions, SliceGates
+from bertline.components.evaluation import Comparison, Difference, Differences, Metrics, RankingFigures, figure_name
+from bertline.components.options import FairnessGates, GateOptions, RankingGates, SliceGates
 from bertline.errors import UserError
 
 
@@ -104,6 +104,9 @@ def _of_all_rows(metrics: Metrics, options: GateOptions) -> Iterator[Verdict]:
         yield _small(metrics.model_bytes, options.max_size)
     if options.beats_majority:
         yield _beats_constant(metrics) if metrics.multi_label else _beats_majority(metrics)
+    if metrics.ranking:
+        version = metrics.last_blessed.version if metrics.last_blessed else ""
+        yield from _of_ranking(metrics.ranking, options.ranking, version, options.certainty)
 
 
 def _floor(kind: str, value: float, bound: float, interval: estimates.Interval) -> Verdict:
@@ -229,6 +232,53 @@ def _beats_constant(metrics: Metrics) -> Verdict:
         metric="micro_f1",
         interval=metrics.intervals.micro_f1,
         missing=missing,
+    )
+
+
+# === Candidates in order ===
+
+
+def _of_ranking(found: RankingFigures, options: RankingGates, version: str, certainty: float) -> Iterator[Verdict]:
+    floors = {"mrr": options.mrr, "ndcg": options.ndcg}
+    floors |= {f"precision_at_{k}": bound for k, bound in options.precision_at.items()}
+    for figure, bound in floors.items():
+        if bound is not None:
+            value, name = found.by_figure()[figure], figure_name(figure)
+            passed = value >= bound
+            reason = f"{name} {value:.3f} over {found.queries:,} queries is below the config's floor of {bound:g}"
+            yield Verdict(
+                f"{name} >= {bound:g}",
+                f"{value:.3f}",
+                f"{bound:g}",
+                passed,
+                "" if passed else reason,
+                kind=f"ranking.{'precision_at' if figure.startswith('precision_at') else figure}",
+                metric=figure,
+                interval=found.intervals[figure],
+                missing=max(bound - value, 0.0),
+            )
+    if options.not_worse_by is not None and found.leads:
+        yield _ranks_not_worse(found, options.not_worse_by, version, certainty)
+
+
+def _ranks_not_worse(found: RankingFigures, margin: float, version: str, certainty: float) -> Verdict:
+    """Blocks where MRR or nDCG is surely lower by more than the margin."""
+    metric, worst = min(found.leads.items(), key=lambda named: named[1].high)
+    passed = worst.high >= -margin
+    reason = (
+        f"{figure_name(metric)} fell by {-worst.value:.3f} against version {version} on the same {found.queries:,} "
+        f"queries, with {certainty:.0%} certainty by more than {-worst.high:.3f}; a loss of {margin:g} is allowed"
+    )
+    return Verdict(
+        f"ranks not worse than {version}",
+        f"{worst.value:+.3f}",
+        f"-{margin:g}",
+        passed,
+        "" if passed else reason,
+        kind="ranking.not_worse_by",
+        metric=metric,
+        interval=(worst.low, worst.high),
+        missing=max(-margin - worst.high, 0.0),
     )
 
 

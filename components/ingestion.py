@@ -195,7 +195,8 @@ def survey(task: Task) -> Iterator[splitting.Survey | TaggedOutput[Literal["unre
                 if parsed.fault:
                     batch.append((NO_KEY, (), splitting.REASONS.index(parsed.fault.reason) + 1))
                 else:
-                    batch.append((splitting.text_key(parsed.text, parsed.text_pair), parsed.labels, 0))
+                    key = splitting.row_key(parsed.text, parsed.text_pair, task.options)
+                    batch.append((key, parsed.labels, 0))
                 if len(batch) == SURVEYED_ROWS:
                     yield _packed(task.number, index, first, batch)
                     first += len(batch)
@@ -271,7 +272,7 @@ def write(
             if verdict in shards_of:
                 shards_of[verdict].write(_example(row, parsed, file, task.options))
             elif verdict >= splitting.QUARANTINED:
-                refused.append(_refusal(row, parsed, file, task.options))
+                refused.append(_refusal(row, parsed, verdict, file, task.options))
         if refused:
             yield Written(index, file.first, [], refused, {}, {})
     for written in shards_of.values():
@@ -323,7 +324,7 @@ class _Shards:
 def _example(row: Row, parsed: Parsed, file: SourceFile, options: DataOptions) -> bytes:
     values = {
         features.TEXT: parsed.text,
-        features.ROW_ID: splitting.text_key(parsed.text, parsed.text_pair).row_id,
+        features.ROW_ID: splitting.row_key(parsed.text, parsed.text_pair, options).row_id,
         features.SOURCE: f"{file.name}:{row.number}",
     }
     if parsed.text_pair is not None:
@@ -340,8 +341,13 @@ def _example(row: Row, parsed: Parsed, file: SourceFile, options: DataOptions) -
     return example.SerializeToString(deterministic=True)  # a map has no order of its own
 
 
-def _refusal(row: Row, parsed: Parsed, file: SourceFile, options: DataOptions) -> tuple[str, ...]:
-    fault = parsed.fault or Fault(splitting.OTHER_LABEL, label_cells.contradiction(parsed.labels, options), parsed.text)
+def _refusal(row: Row, parsed: Parsed, verdict: int, file: SourceFile, options: DataOptions) -> tuple[str, ...]:
+    fault = parsed.fault
+    if verdict == splitting.APART:
+        detail = f"data.split.group: other rows with this {options.split.group} are in a file of another split"
+        fault = Fault(splitting.OTHER_SPLIT, detail, parsed.text)
+    elif not fault:
+        fault = Fault(splitting.OTHER_LABEL, label_cells.contradiction(parsed.labels, options), parsed.text)
     return file.name, str(row.number), fault.reason, fault.detail, fault.excerpt[:EXCERPT_CHARACTERS]
 
 

@@ -18,7 +18,7 @@ from tfx.types import standard_artifacts
 
 from bertline.components import artifacts, export_record, markdown
 from bertline.components.artifacts import DataReport, Quarantine
-from bertline.components.evaluation import Metrics, read_metrics
+from bertline.components.evaluation import Metrics, figure_name, read_metrics
 from bertline.components.ingestion import INGEST_FILE
 from bertline.components.options import Query
 from bertline.components.review_page import figures
@@ -92,6 +92,7 @@ def render(config: dict[str, Any], release: dict[str, Any], **found: Any) -> str
         repr=repr,  # shows what cannot be seen
         score=_score,
         span=_span,
+        named=figure_name,
         percent="{:.1%}".format,
         count="{:,.0f}".format,
     )

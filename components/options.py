@@ -72,16 +72,20 @@ class SplitShares(Section):
     train: Share = 0.8  # most rows go here, since each makes the model better
     validation: Share = 0.1  # chooses the epoch and the temperature, for which some hundred rows are enough
     test: Share = 0.1  # decides at the gates: 1,000 rows say an accuracy to within 2 to 3 points, 10,000 within 1
+    # Of text pairs: rows with the same text, or the same text_pair, go to one split together, such as all candidates
+    # for one query. null splits row by row, which shares out rows most evenly
+    group: Literal["text", "text_pair"] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _fill_in_the_rest(cls, shares: Any) -> Any:
         if not isinstance(shares, dict):
             return shares
-        missing = [name for name in cls.model_fields if name not in shares]
-        written = [share for share in shares.values() if isinstance(share, int | float)]
+        named = {name: share for name, share in shares.items() if name != "group"}
+        missing = [name for name in features.SPLITS if name not in named]
+        written = [share for share in named.values() if isinstance(share, int | float)]
         rest = round(1 - sum(written), 6)
-        if len(written) < len(shares) or rest < 0 or not (len(missing) == 1 or rest == 0):
+        if not named or len(written) < len(named) or rest < 0 or not (len(missing) == 1 or rest == 0):
             return shares
         return {**shares, **dict.fromkeys(missing, rest)}
 
@@ -231,6 +235,15 @@ class DataOptions(Section):
         paths = [source for source in self.source if isinstance(source, str)]
         if self.newest_spans and not any(spans.PLACEHOLDER in path for path in paths):
             raise ValueError("newest_spans needs a source with {SPAN} in it, such as data-{SPAN}/ or data-{SPAN}.csv")
+        return self
+
+    @model_validator(mode="after")
+    def _only_pairs_are_grouped(self) -> DataOptions:
+        if self.split.group and not self.text_pair:
+            raise ValueError(
+                "split.group: rows with the same text are one row already; it is for text pairs, so name the second "
+                "text's column in text_pair, or leave it out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -386,6 +399,19 @@ class FairnessGates(Section):
         return self
 
 
+class RankingGates(Section):
+    """What the order of each query's candidates must reach; with evaluate.ranking. null switches a gate off."""
+
+    mrr: Share | None = None  # the least mean reciprocal rank: of the first candidate that fits
+    ndcg: Share | None = None  # the least nDCG, which looks at all candidates that fit
+    precision_at: dict[PositiveInt, Share] = Field(
+        default_factory=dict
+    )  # k -> the least share that fits of the first k
+    # MRR and nDCG that may be lost against the last blessed model on the same queries, judged with `certainty`. Larger
+    # than for accuracy, as there are fewer queries than rows
+    not_worse_by: Share | None = 0.005
+
+
 class GateOptions(Section):
     """What a model must reach before it is pushed. null switches a gate off."""
 
@@ -407,6 +433,14 @@ class GateOptions(Section):
     max_size: ByteSize | None = None  # of the exported SavedModel, such as 200 MB
     slices: SliceGates = SliceGates()
     fairness: FairnessGates | None = None
+    ranking: RankingGates = RankingGates()
+
+
+class RankingOptions(Section):
+    """That the rows are a query (data.text) and a candidate for it (data.text_pair) each; see docs/ranking.md."""
+
+    label: LabelName  # the label of a candidate that fits; its probability puts the candidates in order
+    at: list[PositiveInt] = Field(default_factory=lambda: [1, 3, 10])  # the k of precision at k: what a page shows
 
 
 class EvaluateOptions(Section):
@@ -420,6 +454,7 @@ class EvaluateOptions(Section):
     # Fit a logistic regression on the frozen encoder, to know what fine-tuning adds. null does where the backbone is
     # pretrained, as random weights know nothing yet.
     probe: bool | None = None
+    ranking: RankingOptions | None = None  # MRR, nDCG and precision at k by query; null: rows are no candidates
     gates: GateOptions = GateOptions()
 
     @model_validator(mode="after")
@@ -428,6 +463,9 @@ class EvaluateOptions(Section):
             raise ValueError("gates.beats_baseline_by needs the baseline: take out `baseline: false`")
         if self.gates.beats_probe_by is not None and self.probe is False:
             raise ValueError("gates.beats_probe_by needs the probe: take out `probe: false`")
+        ranking = self.gates.ranking
+        if not self.ranking and (ranking.mrr or ranking.ndcg or ranking.precision_at):
+            raise ValueError("gates.ranking needs to know which candidates fit: set ranking: {label: LABEL}")
         return self
 
 

@@ -10,6 +10,7 @@ All rows of one text have one hash, so each range of the hash can be decided on 
 
 from __future__ import annotations
 
+import bisect
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -30,7 +31,11 @@ MISSING_LABEL = "missing label"
 UNKNOWN_LABEL = "unknown label"
 OTHER_LABEL = "repeated text with another label"
 LEFT_OUT = "label that label_map leaves out"
-REASONS = (BROKEN_LINE, BAD_BYTES, ZERO_BYTE, EMPTY_TEXT, MISSING_LABEL, UNKNOWN_LABEL, OTHER_LABEL, LEFT_OUT)
+OTHER_SPLIT = "group with rows in another split"
+REASONS = (
+    *(BROKEN_LINE, BAD_BYTES, ZERO_BYTE),
+    *(EMPTY_TEXT, MISSING_LABEL, UNKNOWN_LABEL, OTHER_LABEL, LEFT_OUT, OTHER_SPLIT),
+)
 
 # === What happens to a row ===
 
@@ -39,13 +44,17 @@ ONLY_TRAIN = len(SPLITS)  # the role of a file whose rows are in no other split;
 DUPLICATE = 3
 NOT_SAMPLED = 4
 QUARANTINED = 16  # + the reason's code
+APART = QUARANTINED + REASONS.index(OTHER_SPLIT) + 1
 
 
 LabelSet = tuple[str, ...]  # the labels of a row, sorted; without data.multi_label it is one
 
 
 class TextKey(NamedTuple):
-    """128-bit hash of a normalised text. `high` chooses the split, `low` the sample: the two are independent."""
+    """128-bit hash of a normalised text. `high` chooses the split, `low` the sample: the two are independent.
+
+    With `data.split.group` rows of one group have the same `high`.
+    """
 
     high: int
     low: int
@@ -67,6 +76,14 @@ def text_key(text: str, text_pair: str | None = None) -> TextKey:
     normal = "\x1f".join(" ".join(unicodedata.normalize("NFC", part).split()) for part in parts)
     digest = xxhash.xxh3_128_intdigest(normal.encode())
     return TextKey(digest >> 64, digest & (2**64 - 1))
+
+
+def row_key(text: str, text_pair: str | None, options: DataOptions) -> TextKey:
+    """The `text_key` of a row; with `data.split.group` its `high` is that of the text that groups the rows."""
+    key = text_key(text, text_pair)
+    if not options.split.group:
+        return key
+    return key._replace(high=text_key(text if options.split.group == "text" else text_pair or "").high)
 
 
 @dataclass
@@ -158,6 +175,10 @@ def settle(surveys: Iterable[Survey], roles: list[int], options: DataOptions) ->
     distinct, other_label = numpy.concatenate([distinct, added]), numpy.concatenate([other_label, disputed])
     verdicts[other_label] = QUARANTINED + REASONS.index(OTHER_LABEL) + 1
     verdicts[distinct] = _splits(keys[distinct, 0], row_roles[distinct], set(roles), options)
+    if options.split.group:
+        apart = _apart(keys[distinct, 0], verdicts[distinct])
+        verdicts[distinct[apart]] = APART
+        distinct = distinct[~apart]
     addresses = [(survey.task, survey.file, survey.places) for survey in surveys]
     return Settled(addresses, keys, labels, sets, row_roles, verdicts, distinct)
 
@@ -233,6 +254,17 @@ def _splits(high: numpy.ndarray, roles: numpy.ndarray, with_files: set[int], opt
     return numpy.where(roles == ONLY_TRAIN, TRAIN, splits)
 
 
+def _apart(groups: numpy.ndarray, splits: numpy.ndarray) -> numpy.ndarray:
+    """Which rows have others of their group in a split that counts more: bool [rows].
+
+    Hashes never part a group, but the config's files for a split can. The test rows stay, then those of validation.
+    """
+    _, group = numpy.unique(groups, return_inverse=True)
+    last = numpy.zeros(len(groups), numpy.uint8)
+    numpy.maximum.at(last, group, splits)
+    return splits < last[group]
+
+
 # === All ranges ===
 
 
@@ -266,17 +298,28 @@ class Agreement:
         moved: label -> the key of the row that goes to train because no other row of the label fell there.
         highest: a limited split -> the highest sampling hash that it still takes; -1 if it takes none by its hash.
         kept: label -> the sampling hash of the row that a limited train takes in any case.
+        grouped: whether a limited test takes groups, not rows.
     """
 
     moved: dict[str, TextKey] = field(default_factory=dict)
     highest: dict[int, int] = field(default_factory=dict)
     kept: dict[str, int] = field(default_factory=dict)
+    grouped: bool = False
+
+
+def _draws(keys: numpy.ndarray, split: int, grouped: bool) -> numpy.ndarray:
+    """The sampling hashes of rows in a limited split, uint64 [rows].
+
+    With `data.split.group` those of the test rows are their groups', so that whole groups are taken or left.
+    """
+    return keys[:, 0] if grouped and split == TEST else keys[:, 1]
 
 
 def summarise(settled: Settled, options: DataOptions) -> Summary:
     """The summary of one range."""
     keys, labels, splits = (array[settled.distinct] for array in (settled.keys, settled.labels, settled.verdicts))
-    made = Summary(lows={split: keys[splits == split, 1] for split in _limits(options)})
+    grouped = bool(options.split.group)
+    made = Summary(lows={split: _draws(keys[splits == split], split, grouped) for split in _limits(options)})
     trained = numpy.flatnonzero(splits == TRAIN)
     for row in _first_of_each(labels, trained[numpy.argsort(keys[trained, 1])]):
         for name in settled.sets[labels[row]]:
@@ -316,10 +359,12 @@ def agree(summary: Summary, options: DataOptions) -> Agreement:
     """Decides what depends on all rows.
 
     A label without a row in train gets one there: the row whose hash is nearest to train's interval. No other row
-    moves, and this one goes back as soon as another row of the label falls in train by its hash. A limited split takes
-    the rows with the lowest sampling hashes; train first takes one row of each label.
+    moves, and this one goes back as soon as another row of the label falls in train by its hash; with
+    `data.split.group` none moves, since that would part a group. A limited split takes the rows with the lowest
+    sampling hashes; train first takes one row of each label.
     """
-    moved = {name: nearest for name, nearest in summary.nearest.items() if name not in summary.lowest}
+    grouped = bool(options.split.group)
+    moved = {name: nearest for name, nearest in summary.nearest.items() if name not in summary.lowest and not grouped}
     leaving = {candidate.key.low for candidate in moved.values()}
     lows = {split: [low for low in of_split.tolist() if low not in leaving] for split, of_split in summary.lows.items()}
     if TRAIN in lows:
@@ -335,8 +380,9 @@ def agree(summary: Summary, options: DataOptions) -> Agreement:
             firsts = set(lowest.values())
             others = [low for low in others if low not in firsts]
             limit -= len(set(kept.values()))  # a row with several labels can stand for each of them
-        highest[split] = others[limit - 1] if limit else -1
-    return Agreement({name: candidate.key for name, candidate in moved.items()}, highest, kept)
+        whole = bisect.bisect_left(others, others[limit]) if limit else 0  # without the rows of a group that is cut
+        highest[split] = others[whole - 1] if whole else -1
+    return Agreement({name: candidate.key for name, candidate in moved.items()}, highest, kept, grouped)
 
 
 def _limits(options: DataOptions) -> dict[int, int]:
@@ -392,7 +438,7 @@ def finish(settled: Settled, agreement: Agreement) -> tuple[list[tuple[int, Verd
     for split, highest in agreement.highest.items():
         refused = verdicts[distinct] == split
         if highest >= 0:
-            refused &= keys[:, 1] > numpy.uint64(highest)
+            refused &= _draws(keys, split, agreement.grouped) > numpy.uint64(highest)
         if split == TRAIN:
             refused &= ~numpy.isin(keys[:, 1], numpy.asarray(list(agreement.kept.values()), numpy.uint64))
         verdicts[distinct[refused]] = NOT_SAMPLED

@@ -98,6 +98,7 @@ class Config(Section):
         for check in (
             check_slices_are_kept,
             check_fairness_names,
+            check_ranking_has_queries,
             check_some_answer_abstains,
             check_gates_fit_the_labels,
             check_schema_file_exists,
@@ -247,6 +248,24 @@ def check_fairness_names(config: Config) -> None:
     if fairness and data.known_labels and fairness.label not in data.known_labels:
         known = f"data.labels ({data.labels})" if data.labels else f"data.multi_label.columns ({data.label_columns})"
         raise ValueError(f"evaluate.gates.fairness.label: {fairness.label!r} is not in {known}")
+
+
+def check_ranking_has_queries(config: Config) -> None:
+    """Raises ValueError when rows are to be ranked that are no pairs, or whose queries may be in two splits."""
+    ranking, data = config.evaluate.ranking, config.data
+    if not ranking:
+        return
+    if not data.text_pair:
+        raise ValueError(
+            "evaluate.ranking: rows must be a query in data.text and a candidate for it in data.text_pair; name its "
+            "column there"
+        )
+    if data.split.group != "text":
+        raise ValueError(
+            "evaluate.ranking: set data.split.group: text, so that no query of the test rows is in training too"
+        )
+    if data.known_labels and ranking.label not in data.known_labels:
+        raise ValueError(f"evaluate.ranking.label: {ranking.label!r} is none of the labels ({data.known_labels})")
 
 
 def check_schema_file_exists(config: Config) -> None:

@@ -63,7 +63,7 @@ def change(run: Run, verdict: dict[str, Any]) -> Change | None:
 def _that_count(rows: Answers, verdict: dict[str, Any], options: EvaluateOptions) -> np.ndarray | None:
     """bool [rows], the wrong answers that a gate holds against the model; None if it holds none."""
     kind = verdict["kind"]
-    if kind in ("max_calibration_error", "max_size"):
+    if kind in ("max_calibration_error", "max_size") or kind.startswith("ranking."):
         return None
     wrong = ~rows.right
     if kind.startswith("fairness."):

@@ -19,6 +19,7 @@ from bertline.serving import releases
 from bertline.serving.client import SIGNATURE
 
 if TYPE_CHECKING:
+    from bertline.components.data.reader import SourceFile
     from bertline.components.options import DataOptions
     from bertline.components.scoring.cut import Sources
     from bertline.components.scoring.models import Model
@@ -119,8 +120,20 @@ def sources_of(request: Request, task: Config) -> tuple[Sources, str]:
     Raises:
         UserError: a file cannot be read, or has no column of texts.
     """
-    from bertline.components.data import sql, task_files
+    from bertline.components.data import task_files
     from bertline.components.scoring import cut
+
+    files, options = files_of(request, task)
+    return cut.sources(files, options, request.keep), task_files.fingerprint(files)
+
+
+def files_of(request: Request, task: Config) -> tuple[list[SourceFile], DataOptions]:
+    """The files, and how to read them.
+
+    Raises:
+        UserError: a file is not there, or a query fails.
+    """
+    from bertline.components.data import sql, task_files
 
     folder = task.root_folder / QUERIES
     own = {"validation_source": None, "test_source": None, "train_source": None}
@@ -129,8 +142,8 @@ def sources_of(request: Request, task: Config) -> tuple[Sources, str]:
         lambda query: query.model_copy(update={"file": str(sql.fetch(query, task.folder, folder))})
     )
     base = str(Path.cwd()) if request.files else task.folder
-    files = task_files.expand(options.source, base, _format(options, request.files), options.newest_spans)
-    return cut.sources(files, options, request.keep), task_files.fingerprint(files)
+    format_ = _format(options, request.files)
+    return task_files.expand(options.source, base, format_, options.newest_spans), options
 
 
 def _format(options: DataOptions, files: Sequence[str]) -> str:

@@ -136,7 +136,7 @@ def _views(evidence: Evidence) -> dict[str, Any]:
     return {
         "brief": brief.answers(metrics, classes, slices, comparisons, confusions, own["bins"]),
         "classes": classes,
-        "headlines": _headlines(metrics),
+        "headlines": [*_headlines(metrics), *_ranking_headlines(metrics)],
         "comparisons": comparisons,
         "curves": [_curves(rows, each) for each in drawn[:CURVE_CLASSES]],
         "open_classes": OPEN_CLASSES,
@@ -209,6 +209,21 @@ def _label_set_headlines(metrics: Metrics) -> list[Headline]:
         Headline(
             "Expected calibration error", "bertline", metrics.calibration_error, intervals.calibration_error, tile=True
         ),
+    ]
+
+
+def _ranking_headlines(metrics: Metrics) -> list[Headline]:
+    if not (ranking := metrics.ranking):
+        return []
+    return [
+        Headline(
+            f"{figure_name(figure)}, over {ranking.queries:,} queries",
+            "scikit-learn" if figure == "ndcg" else "bertline",
+            value,
+            ranking.intervals[figure],
+            tile=figure == "mrr",
+        )
+        for figure, value in ranking.by_figure().items()
     ]
 
 

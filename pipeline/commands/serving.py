@@ -221,6 +221,61 @@ def score(
         raise typer.Exit(UNANSWERED)
 
 
+@app.command(rich_help_panel=PANEL)
+def rank(
+    config: ConfigArgument,
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="The candidates, a row each.")],
+    query: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="What the candidates are to fit. Default: the column data.text of the files."
+        ),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Label of a candidate that fits. Default: the config's evaluate.ranking.label.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Candidates of a query to show.")] = 10,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File for all of them; .parquet, .csv or .jsonl.")
+    ] = None,
+    guard: Annotated[bool, typer.Option(help="CSV: an apostrophe before cells that a spreadsheet would run.")] = True,
+    version: Annotated[int | None, typer.Option(help="A pushed version. Default: the newest.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder of a SavedModel; with --address, the model's name there.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a server that answers, in place of this machine.")
+    ] = None,
+    key_file: KeyFileOption = None,
+    ca: CaOption = None,
+    tls: TlsOption = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for all candidates; default: 60 per request.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output.")] = False,
+) -> None:
+    """Put candidates in order: those first that fit a query best. For models of text pairs.
+
+    All candidates are scored in one pass. The exit code is 4 when a row could not be ranked.
+    """
+    from bertline.pipeline import predict as predictions
+    from bertline.pipeline import rank as ranking
+    from bertline.pipeline import score as scoring
+
+    connection = {"tls": ca or tls, "api_key": predictions.api_key(key_file), "timeout": timeout}
+    asked = scoring.Request(
+        config=config,
+        files=files,
+        output=output or Path(),
+        version=version,
+        model=model,
+        address=address,
+        connection=connection if address else {},
+        guard=guard,
+        force=force,
+    )
+    if ranking.run(asked, query, label, top):
+        raise typer.Exit(UNANSWERED)
+
+
 def _as_json(outcome: Outcome) -> str:
     if isinstance(outcome.answer, str):
         return json.dumps({"line": outcome.number, "fault": outcome.answer}, ensure_ascii=False)

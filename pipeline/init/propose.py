@@ -303,7 +303,7 @@ def _data(survey: Survey, columns: Columns, labels: dict[str, int], alike: spell
         settings.append(Setting(("data", "quoting"), "none", "a quote is a character: as a mark it would swallow rows"))
     elif survey.doubts[SPANS_LINES] and survey.one_quoting:
         settings.append(Setting(("data", "quoting"), "standard", "some quoted fields span lines: check these rows"))
-    split = DataOptions.model_fields["split"].default.model_dump()
+    split = DataOptions.model_fields["split"].default.model_dump(exclude={"group"})
     return [*settings, Setting(("data", "split"), split, "by the hash of the text", _slicing(columns.slices))]
 
 
@@ -379,7 +379,7 @@ def propose_max_length(lengths: numpy.ndarray) -> int:
 
 def _train_rows(survey: Survey, labels: dict[str, int]) -> int:
     """Rows to train on: those of the source, without the shares of splits that have no source of their own."""
-    shares = DataOptions.model_fields["split"].default.model_dump()
+    shares = DataOptions.model_fields["split"].default.model_dump(exclude={"group"})
     given = sum(share for split, share in shares.items() if split == "train" or split not in survey.sources)
     in_source = sum(survey.file_rows[: survey.files["train"]]) / max(survey.rows, 1)
     return int(round(sum(labels.values()) * in_source * shares["train"] / given, 6))

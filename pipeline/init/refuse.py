@@ -76,7 +76,10 @@ def _ingested_sample(survey: Survey, options: DataOptions) -> dict[str, Any]:
         task=0,
         file=0,
         places=numpy.arange(len(texts)),
-        keys=numpy.asarray([splitting.text_key(*parts) for parts in texts], numpy.uint64),
+        keys=numpy.asarray(
+            [splitting.row_key(parts[0], parts[1] if len(parts) > 1 else None, options) for parts in texts],
+            numpy.uint64,
+        ),
         labels=numpy.asarray([places.get(of_row.labels, -1) for of_row in read], numpy.int32),
         sets=sets,
         # Which reason it is does not matter here.

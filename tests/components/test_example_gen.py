@@ -294,6 +294,26 @@ def test_pairs_and_a_test_file_of_ones_own(tmp_path):
     assert "text number 1" not in [row["text"] for split in ("train", "validation") for row in rows[split]]
 
 
+def test_no_query_is_in_two_splits_and_a_query_that_files_share_is_quarantined(tmp_path):
+    header = ("query", "answer", "label")
+    rows = [(f"query {row % 40}", f"answer {row}", ("no", "yes")[row % 3 == 0]) for row in range(400)]
+    write_rows(tmp_path, rows, header)
+    options = {"text": "query", "text_pair": "answer", "split": {"group": "text"}, "max_quarantined": 0.1}
+    examples, _ = ingest(tmp_path, **options)
+    queries = {split: {row["text"] for row in found} for split, found in rows_of(examples).items()}
+    assert all(queries.values()) and sum(map(len, queries.values())) == 40
+    first = min(queries["train"])
+    write_rows(tmp_path, [(first, "an answer in a file of test rows", "yes")], header, "test.csv")
+    (tmp_path / "out").rename(tmp_path / "before")
+    examples, quarantine = ingest(tmp_path, test_source="test.csv", **options)
+    assert [row["text"] for row in rows_of(examples)["test"]] == [first]
+    report = json.loads(Path(quarantine.uri, "ingest.json").read_text())
+    assert report["quarantined"] == {splitting.OTHER_SPLIT: 10}
+    with open(tmp_path / "saved/quarantine.csv", newline="") as stream:
+        refused = next(csv.DictReader(stream))
+    assert refused["detail"] == "data.split.group: other rows with this text are in a file of another split"
+
+
 def test_seventy_seven_labels_with_five_rows_in_the_rarest(tmp_path):
     rows = [
         (f"{label} {number}", f"label {label:02}") for label in range(77) for number in range(5 if label == 0 else 9)

@@ -137,6 +137,8 @@ def test_an_entry_for_the_name_itself_is_fine(tmp_path):
         ("validation_source: b.csv, test_source: c.csv, split: {train: 1}", (1, 0, 0)),
         ("split: {train: 0.7, test: 0.1}", (0.7, 0.2, 0.1)),
         ("encoding: utf-8", (0.8, 0.1, 0.1)),
+        ("text_pair: answer, split: {group: text}", (0.8, 0.1, 0.1)),
+        ("text_pair: answer, split: {group: text_pair, train: 0.5, test: 0.3}", (0.5, 0.2, 0.3)),
     ],
 )
 def test_shares_that_leave_no_split_empty(tmp_path, data, shares):
@@ -153,6 +155,7 @@ def test_shares_that_leave_no_split_empty(tmp_path, data, shares):
         ("split: {train: 0.9, validation: 0.2, test: 0.1}", "train 0.9, validation 0.2 and test 0.1 add up to 1.2"),
         ("split: {test: 0.2}", "add up to 1.1; they must add up to 1"),
         ("split: {train: 80, validation: 10, test: 10}", "data.split.train: 80: "),
+        ("split: {group: text}", "split.group: rows with the same text are one row already"),
         ("split: {train: most, validation: 0.1}", "data.split.train: 'most': "),
     ],
 )

@@ -176,6 +176,44 @@ def test_no_rows_at_all():
     assert report["rows"] == 0
 
 
+# === Groups ===
+
+GROUPED = {"text_pair": "answer", "split": {"group": "text"}}
+
+
+def test_rows_of_one_group_have_one_hash_for_the_split_and_each_its_own_beside_it():
+    options = DataOptions(source=["."], **GROUPED)
+    first, second = (splitting.row_key("a query", answer, options) for answer in ("yes", "no"))
+    assert first.high == second.high == splitting.text_key("a  query").high
+    assert first.low != second.low
+    other_way = DataOptions(source=["."], text_pair="answer", split={"group": "text_pair"})
+    assert splitting.row_key("a", "same", other_way).high == splitting.row_key("b", "same", other_way).high
+
+
+def test_a_group_stays_in_the_split_of_its_test_file_and_its_other_rows_are_quarantined():
+    own = survey([(0.5, 1, "a"), (0.5, 2, "b"), (0.8, 3, "a"), (0.7, 4, "b")])
+    test = survey([(0.5, 5, "a"), (0.8, 3, "a")], file=1)
+    found, report = verdicts([own, test], roles=[TRAIN, TEST], **GROUPED)
+    # The third row is a test row itself, and so joined with it.
+    assert found == {0: [splitting.APART, splitting.APART, DUPLICATE, TRAIN], 1: [TEST, TEST]}
+    assert report["quarantined"] == {splitting.OTHER_SPLIT: 2}
+    added = survey([(0.05, 6, "a"), (0.01, 7, "a")], file=1)  # the first one's group is in test by its hash
+    found, _ = verdicts(
+        [survey([(0.05, 1, "b"), (0.9, 2, "a")]), added], roles=[TRAIN, splitting.ONLY_TRAIN], **GROUPED
+    )
+    assert found == {0: [TEST, TRAIN], 1: [splitting.APART, TRAIN]}
+
+
+def test_a_limited_test_split_takes_whole_groups_and_no_row_moves():
+    groups = [(0.01, 3), (0.02, 2), (0.03, 4)]
+    rows = [(high, 10 * low + number, "a") for number, (high, count) in enumerate(groups) for low in range(count)]
+    rows += [(0.04, 99, "b"), (0.9, 100, "a")]
+    for limit, taken in ((9, 9), (6, 5), (5, 5), (4, 3), (2, 0)):
+        found, report = verdicts([survey(rows)], limits=RowLimits(test=limit), **GROUPED)
+        assert found[0] == [TEST] * taken + [NOT_SAMPLED] * (len(rows) - 1 - taken) + [TRAIN]
+        assert report["moved_to_train"] == []
+
+
 # === Several labels per row ===
 
 

@@ -98,6 +98,17 @@ def test_labels_are_printed_so_that_they_read_back_the_same(tmp_path):
             "evaluate: {gates: {fairness: {column: sex, label: z, equal_opportunity: 0.1}}}\n",
             "evaluate.gates.fairness.label: 'z' is not in data.labels",
         ),
+        (MINIMAL + "evaluate: {ranking: {label: fits}}\n", "evaluate.ranking: rows must be a query in data.text"),
+        (
+            "name: a\ndata: {source: a.csv, text_pair: b}\nevaluate: {ranking: {label: fits}}\n",
+            "evaluate.ranking: set data.split.group: text, so that no query of the test rows is in training too",
+        ),
+        (
+            "name: a\ndata: {source: a.csv, text_pair: b, labels: [x, y], split: {group: text}}\n"
+            "evaluate: {ranking: {label: fits}}\n",
+            "evaluate.ranking.label: 'fits' is none of the labels",
+        ),
+        (MINIMAL + "evaluate: {gates: {ranking: {mrr: 0.5}}}\n", "set ranking: {label: LABEL}"),
         ("name: a\ndata: {source: a.csv, keep: [tfidf]}\n", "keep: bertline uses the name 'tfidf' itself"),
         (MINIMAL + "model: {backbone: {layers: 2}}\n", "model.backbone.vocabulary: missing"),
         (MINIMAL + "validation: {schema_file: none.pbtxt}\n", "'none.pbtxt' does not exist"),
