@@ -6,10 +6,12 @@ import datetime
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertline.errors import UserError
-from bertline.monitoring.judge import Report
+
+if TYPE_CHECKING:
+    from bertline.monitoring.judge import Report
 
 FILE = "history.jsonl"
 

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 
-from bertline.components import yaml_extent
+from bertline.components import spans, yaml_extent
 from bertline.components.options import (
     CanaryOptions,
     CardOptions,
@@ -36,6 +36,7 @@ from bertline.monitoring.options import MonitorOptions
 from bertline.pipeline import metadata_store
 from bertline.pipeline.beam_options import GCS, BeamOptions
 from bertline.pipeline.kubeflow_options import KubeflowOptions
+from bertline.pipeline.retrain_options import RetrainOptions
 from bertline.serving.storage import is_remote
 
 # The sections that stages read when they run. On a cluster each is a parameter: a run may set it to other JSON.
@@ -49,7 +50,7 @@ RUNTIME_SECTIONS = {
     "canary": "CanaryOptions as JSON.",
 }
 # The model is the same whatever these say.
-AROUND_THE_MODEL = frozenset({"root", "metadata", "serve", "monitor", "tracking", "beam", "kubeflow"})
+AROUND_THE_MODEL = frozenset({"root", "metadata", "serve", "monitor", "retrain", "tracking", "beam", "kubeflow"})
 
 
 class Config(Section):
@@ -74,6 +75,7 @@ class Config(Section):
     beam: BeamOptions = BeamOptions()
     kubeflow: KubeflowOptions = KubeflowOptions()
     monitor: MonitorOptions = MonitorOptions()
+    retrain: RetrainOptions = RetrainOptions()
     tracking: TrackingOptions = TrackingOptions()
     card: CardOptions = CardOptions()
     # Set by load(), not by the file: relative data paths start at the config's folder.
@@ -109,6 +111,7 @@ class Config(Section):
             check_contrastive_rows_have_one_label,
             check_the_space,
             check_regularity,
+            check_retraining,
         ):
             check(self)
         return self
@@ -368,6 +371,35 @@ def check_regularity(config: Config) -> None:
 
 
 # === Reading and printing ===
+
+
+def check_retraining(config: Config, on: Sequence[str] | None = None) -> None:
+    """Raises ValueError when a trigger of `retrain.on`, or of `on` in its place, could never ask for a run."""
+    if "span" in (on or config.retrain.on) and not any(
+        spans.PLACEHOLDER in source for source in config.data.sources if isinstance(source, str)
+    ):
+        raise ValueError(
+            "retrain.on: span: no source has {SPAN} in it; write one such as data-{SPAN}.csv, or take span out"
+        )
+
+
+def can_start_warm(config: Config) -> bool:
+    """Whether training can start from the weights of the last blessed model, as `with_warm_start` has it."""
+    return config.train.method != "probe" and not config.tune.every_run
+
+
+def with_warm_start(config: Config) -> Config:
+    """The config with `train.warm_start: true`.
+
+    Raises:
+        UserError: it goes with another method, or with no search.
+    """
+    if not can_start_warm(config):
+        why = (
+            "train.method: probe trains only a new head" if config.train.method == "probe" else "tune.every_run is set"
+        )
+        raise UserError(f"--warm-start: {why}; leave it out.")
+    return config.model_copy(update={"train": config.train.model_copy(update={"warm_start": True})})
 
 
 def load(path: str | Path) -> Config:

@@ -15,6 +15,7 @@ from bertline.errors import UserError
 from bertline.pipeline import config as configs
 from bertline.pipeline import screen
 from bertline.pipeline.commands import BLOCKED, FAILED, INTERRUPTED, LIBRARY_LOG, ConfigArgument, console
+from bertline.pipeline.retrain_options import TRIGGERS
 
 if TYPE_CHECKING:
     from bertline.pipeline.local_runner import RunResult
@@ -94,9 +95,15 @@ def show_config(config: ConfigArgument) -> None:
 
 
 @app.command(rich_help_panel=PANEL)
-def run(config: ConfigArgument) -> None:
+def run(
+    config: ConfigArgument,
+    warm_start: Annotated[
+        bool,
+        typer.Option("--warm-start", help="Train from the last blessed model, whatever train.warm_start says."),
+    ] = False,
+) -> None:
     """Run the line: ingest, validate, tokenise, train, export, evaluate, gate, canary, push."""
-    if not _run(config).version:
+    if not _run(config, warm_start).version:
         sys.exit(BLOCKED)
 
 
@@ -104,15 +111,27 @@ def run(config: ConfigArgument) -> None:
 def watch(
     config: ConfigArgument,
     every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 60,
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME,...", help="change, span, drift, schedule. Default: the config's retrain.on."),
+    ] = None,
 ) -> None:
-    """Run the line now and whenever its data or config change, such as when a span arrives, until Ctrl-C.
+    """Run the line now and whenever its data or config change, until Ctrl-C; or when `--on` says.
 
-    A run that fails is tried again at the next change, or after 10 minutes, then 20, 40 and so on, up to a day.
+    span: a new {SPAN} arrives. drift: `bertline monitor` has an alarm. schedule: retrain.every is over. Such runs start
+    from the last blessed model; retrain.pause and retrain.most_a_week hold them back. A run that fails is tried again
+    at the next change, or after 10 minutes, then 20, 40 and so on, up to a day.
     """
     from bertline.pipeline import watch as watching
 
-    configs.load(config)
-    watching.forever(config, every, console())
+    watching.forever(config, every, console(), _triggers(on))
+
+
+def _triggers(on: str | None) -> list[str] | None:
+    names = None if on is None else [name.strip() for name in on.split(",")]
+    if unknown := [name for name in names or [] if name not in TRIGGERS]:
+        raise UserError(f"--on {unknown[0]!r}: write some of {', '.join(TRIGGERS)}, with commas between them.")
+    return names
 
 
 @app.command(rich_help_panel=PANEL)
@@ -160,10 +179,11 @@ def tune(
         sys.exit(INTERRUPTED)
 
 
-def _run(path: Path) -> RunResult:
+def _run(path: Path, warm_start: bool = False) -> RunResult:
     from bertline.pipeline import local_runner
 
     task = configs.load(path)
+    task = configs.with_warm_start(task) if warm_start else task
     try:
         result = local_runner.run(task, str(path))
     except local_runner.RunFailed:
