@@ -32,6 +32,7 @@ COPY monitoring monitoring
 COPY models models
 COPY pipeline pipeline
 COPY serving serving
+COPY streams streams
 # uv leaves a lock file that any user may write to.
 RUN /opt/installer/bin/uv pip install --no-cache --python /opt/bertline/bin/python --compile-bytecode --no-deps \
         --no-build-isolation . \

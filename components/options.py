@@ -136,6 +136,19 @@ class MultiLabel(Section):
 SET_BY_THE_RUN = {"set_by": "the run"}  # marks a field that is no key of the file
 
 
+def check_database(url: str) -> None:
+    """Raises ValueError where an address is no database's, or holds a password."""
+    if not re.match(r"[a-zA-Z][\w+]*://", url):
+        raise ValueError("not a database's address; expected one such as postgresql://USER@HOST/DATABASE")
+    userinfo, has_user, _ = url.partition("://")[2].rpartition("@")
+    secrets = [userinfo.partition(":")[2]] if has_user else []
+    secrets += re.findall(r"[?&]\w*(?:password|passwd|pwd|token|secret)\w*=([^&]*)", url, re.IGNORECASE)
+    if any(secret and not re.fullmatch(r"\$\{\w+\}", secret) for secret in secrets):
+        raise ValueError(
+            "an address with a password in it; write ${NAME} in its place, and set that variable in the environment"
+        )
+
+
 class Query(Section):
     """Rows of a database. `bertline run` writes them to Parquet below its root, and reads them from there."""
 
@@ -152,15 +165,7 @@ class Query(Section):
     @field_validator("url")
     @classmethod
     def _url_names_a_database_and_no_password(cls, url: str) -> str:
-        if not re.match(r"[a-zA-Z][\w+]*://", url):
-            raise ValueError("not a database's address; expected one such as postgresql://USER@HOST/DATABASE")
-        userinfo, has_user, _ = url.partition("://")[2].rpartition("@")
-        secrets = [userinfo.partition(":")[2]] if has_user else []
-        secrets += re.findall(r"[?&]\w*(?:password|passwd|pwd|token|secret)\w*=([^&]*)", url, re.IGNORECASE)
-        if any(secret and not re.fullmatch(r"\$\{\w+\}", secret) for secret in secrets):
-            raise ValueError(
-                "an address with a password in it; write ${NAME} in its place, and set that variable in the environment"
-            )
+        check_database(url)
         return url
 
     @model_serializer(mode="wrap")

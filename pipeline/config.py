@@ -38,6 +38,7 @@ from bertline.pipeline.beam_options import GCS, BeamOptions
 from bertline.pipeline.kubeflow_options import KubeflowOptions
 from bertline.pipeline.retrain_options import RetrainOptions
 from bertline.serving.storage import is_remote
+from bertline.streams.options import StreamOptions
 
 # The sections that stages read when they run. On a cluster each is a parameter: a run may set it to other JSON.
 RUNTIME_SECTIONS = {
@@ -50,7 +51,9 @@ RUNTIME_SECTIONS = {
     "canary": "CanaryOptions as JSON.",
 }
 # The model is the same whatever these say.
-AROUND_THE_MODEL = frozenset({"root", "metadata", "serve", "monitor", "retrain", "tracking", "beam", "kubeflow"})
+AROUND_THE_MODEL = frozenset(
+    {"root", "metadata", "serve", "monitor", "retrain", "stream", "tracking", "beam", "kubeflow"}
+)
 
 
 class Config(Section):
@@ -76,6 +79,7 @@ class Config(Section):
     kubeflow: KubeflowOptions = KubeflowOptions()
     monitor: MonitorOptions = MonitorOptions()
     retrain: RetrainOptions = RetrainOptions()
+    stream: StreamOptions = StreamOptions()
     tracking: TrackingOptions = TrackingOptions()
     card: CardOptions = CardOptions()
     # Set by load(), not by the file: relative data paths start at the config's folder.

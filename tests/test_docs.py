@@ -19,7 +19,7 @@ from bertline.pipeline import cli
 from bertline.pipeline.config import Config
 
 TOP = Path(__file__).resolve().parents[1]
-PRODUCT = ("bertline", "pipeline", "monitoring", "components", "models", "serving")  # folders of its code
+PRODUCT = ("bertline", "pipeline", "streams", "monitoring", "components", "models", "serving")  # folders of its code
 PAGES = sorted([*TOP.glob("*.md"), *(page for folder in ("docs", *PRODUCT) for page in (TOP / folder).rglob("*.md"))])
 
 
@@ -93,7 +93,9 @@ def test_each_command_that_a_page_names_is_there(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
 def test_each_file_that_a_page_names_is_there(page):
     """Names in capitals, such as FORMAT.py, stand for the reader's own."""
-    folders = "bertline|pipeline|monitoring|components|models|serving|tests|benchmarks|scripts|configs|docs|notebooks"
+    folders = (
+        "bertline|pipeline|streams|monitoring|components|models|serving|tests|benchmarks|scripts|configs|docs|notebooks"
+    )
     named = [text for text in code(page) if re.fullmatch(rf"(?:{folders})/[a-z0-9_/.-]+\.[a-z0-9]+(?:\.j2)?", text)]
     mine = ("configs/reviews.yaml",)  # which `bertline init` writes
     assert [

@@ -19,7 +19,7 @@ TOP = Path(__file__).parents[1]
 # Import folder -> where it stands in the repository.
 FOLDERS = {
     "bertline": "bertline",
-    **{f"bertline/{name}": name for name in ("pipeline", "monitoring", "components", "models", "serving")},
+    **{f"bertline/{name}": name for name in ("pipeline", "streams", "monitoring", "components", "models", "serving")},
 }
 # What a person reads or copies in a checkout, and no code opens.
 OF_A_CHECKOUT = re.compile(
@@ -27,7 +27,18 @@ OF_A_CHECKOUT = re.compile(
 )
 BUILD = "import sys, setuptools.build_meta as backend; print(backend.build_wheel(sys.argv[1]))"
 # A stranger's own files, by names that bertline's folders and libraries have too: none of them may ever be imported.
-TRAPS = ("bertline", "pipeline", "monitoring", "components", "models", "serving", "tfx", "numpy", "apache_beam")
+TRAPS = (
+    "bertline",
+    "pipeline",
+    "streams",
+    "monitoring",
+    "components",
+    "models",
+    "serving",
+    "tfx",
+    "numpy",
+    "apache_beam",
+)
 TRAP = "import pathlib\npathlib.Path(__file__).with_suffix('.sprung').touch()\nraise SystemExit('the wrong code ran')\n"
 
 

@@ -147,12 +147,7 @@ def _engine(query: Query, base_folder: str) -> tuple[Engine, list[str]]:
         raise UserError(
             "data.source: a query needs SQLAlchemy: `pip install 'bertline[sql]'` brings it, with PostgreSQL's driver."
         ) from None
-    values = {name: _variable(name, query) for name in re.findall(r"\$\{(\w+)\}", query.url)}
-    scheme, _, rest = query.url.partition("://")
-    userinfo, at, place = rest.rpartition("@")
-    userinfo, place = _filled_in(userinfo, values, quote_plus), _filled_in(place, values)
-    address = f"{DRIVERS.get(scheme, scheme)}://{userinfo}{at}{place}"
-    secrets = [form for value in values.values() for form in (value, quote_plus(value)) if value]
+    address, secrets = filled_address(query.url, "data.source")
     try:
         url = sqlalchemy.make_url(address)
         if url.get_backend_name() == "sqlite":
@@ -171,13 +166,34 @@ def _engine(query: Query, base_folder: str) -> tuple[Engine, list[str]]:
         ) from None
 
 
+def filled_address(url: str, key: str) -> tuple[str, list[str]]:
+    """An address with the values of the environment's variables in it, and with the driver that the extra brings.
+
+    Args:
+        url: as a config has it.
+        key: of the config, for errors.
+
+    Returns:
+        The address, and the values that no message may show.
+
+    Raises:
+        UserError: a variable is not set.
+    """
+    values = {name: _variable(name, url, key) for name in re.findall(r"\$\{(\w+)\}", url)}
+    scheme, _, rest = url.partition("://")
+    userinfo, at, place = rest.rpartition("@")
+    userinfo, place = _filled_in(userinfo, values, quote_plus), _filled_in(place, values)
+    secrets = [form for value in values.values() for form in (value, quote_plus(value)) if value]
+    return f"{DRIVERS.get(scheme, scheme)}://{userinfo}{at}{place}", secrets
+
+
 def _filled_in(text: str, values: dict[str, str], quoted: Any = str) -> str:
     return re.sub(r"\$\{(\w+)\}", lambda match: quoted(values[match[1]]), text)
 
 
-def _variable(name: str, query: Query) -> str:
+def _variable(name: str, url: str, key: str) -> str:
     if name not in os.environ:
-        raise UserError(f"data.source: {query.url}: the environment has no variable {name}. Set it, and run again.")
+        raise UserError(f"{key}: {url}: the environment has no variable {name}. Set it, and run again.")
     return os.environ[name]
 
 

@@ -22,6 +22,10 @@ BATCH = 32  # BERT gains nothing from larger batches on a CPU
 REFUSED = "refused by the server"  # the reason of a row's fault
 
 
+class ServerAway(UserError):
+    """A server does not answer, or not now."""
+
+
 class Answers(NamedTuple):
     """Answers to texts, in their order; for a text with a fault they mean nothing.
 
@@ -177,7 +181,7 @@ class _AtServer(Scorer):
         try:
             found = answering.answers(self._client, texts, pairs)
         except ServingError as error:  # Beam would wrap it
-            raise UserError(f"{error}. The same command goes on once the server answers.") from error
+            raise ServerAway(f"{error}. The same command goes on once the server answers.") from error
         answers = {row: answer for row, answer in enumerate(found) if isinstance(answer, Prediction)}
         classes = next((list(answer.probabilities) for answer in answers.values()), [])
         probabilities = np.zeros((len(found), len(classes)), np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import sys
@@ -106,4 +107,30 @@ def feedback(
         outcome = bringing.bring(configs.load(config), corrections)
     bringing.show(outcome, console())
     if outcome.refused:
+        sys.exit(UNANSWERED)
+
+
+@app.command(rich_help_panel=PANEL)
+def stream(
+    config: ConfigArgument,
+    once: Annotated[bool, typer.Option(help="End once nothing is left to read.")] = False,
+) -> None:
+    """Read new texts as they come: find names in them, score, store and count them, until Ctrl-C.
+
+    The exit code is 4 when something that was read is in quarantine.
+    """
+    from rich.text import Text
+
+    from bertline.pipeline import stream as streams
+
+    task, shown = configs.load(config), console()
+    with contextlib.ExitStack() as stack:
+        with (
+            screen.quiet(LIBRARY_LOG) as starting,
+            starting.status("starting (importing TensorFlow takes some seconds)"),
+        ):
+            engine = stack.enter_context(streams.opened(task, config))
+        shown.print(Text.assemble(("stream", "bold"), f"  {streams.title(engine, config)}"), soft_wrap=True)
+        tally = streams.follow(engine, task, shown, once)
+    if tally.refused:
         sys.exit(UNANSWERED)

@@ -41,7 +41,7 @@ def test_replaced_weights_train_anew_and_a_rule_of_the_page_does_not(tmp_path, m
     lines = [f"  backbone: {tmp_path}/bert" if line.startswith("  backbone:") else line for line in lines]
     path.write_text("\n".join(lines).replace("gates: {accuracy: 0.8, macro_f1: 0.8}", "gates: {}"), encoding="utf-8")
     config = configs.load(path)
-    for folder in ("bertline", "components", "models", "monitoring", "serving", "pipeline"):
+    for folder in ("bertline", "components", "models", "monitoring", "streams", "serving", "pipeline"):
         shutil.copytree(TOP / folder, tmp_path / "source" / folder)
     monkeypatch.setattr(cache_keys, "TOP", tmp_path / "source")
     monkeypatch.chdir(tmp_path)  # outside git, whose state is part of a release

@@ -30,7 +30,7 @@ CARRIERS = {
 
 @pytest.fixture
 def tree(tmp_path):
-    for folder in ("bertline", "components", "models", "monitoring", "serving", "pipeline"):
+    for folder in ("bertline", "components", "models", "monitoring", "streams", "serving", "pipeline"):
         shutil.copytree(TOP / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
@@ -126,7 +126,7 @@ def test_an_import_that_hides_its_module_is_refused(tmp_path):
 
 def test_a_wheel_has_the_same_keys(tmp_path):
     shutil.copytree(TOP / "bertline", tmp_path / "bertline")
-    for layer in ("components", "models", "monitoring", "serving", "pipeline"):
+    for layer in ("components", "models", "monitoring", "streams", "serving", "pipeline"):
         shutil.copytree(TOP / layer, tmp_path / "bertline" / layer)
     assert changed(keys(tmp_path / "bertline")) == set()
 

@@ -1,0 +1,192 @@
+"""`bertline stream`: new texts are read, searched for names, scored, stored and counted, until Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bertline.components.scoring import models
+from bertline.components.scoring.models import ServerAway
+from bertline.errors import UserError
+from bertline.pipeline import predict, screen
+from bertline.pipeline.config import Config
+from bertline.serving import releases
+from bertline.serving.client import SIGNATURE
+from bertline.streams import entities, opening
+from bertline.streams.engine import Engine, Tally
+from bertline.streams.options import StreamModel
+from bertline.streams.scoring import Named, Scorers
+from bertline.streams.store import Away, Store
+from bertline.streams.texts import Taker
+
+LOOK = 0.2  # seconds of sleep between two looks at whether a signal has come
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds until what was away is tried again, doubled each time
+SHOWN_EVERY = 10.0  # seconds between two lines on what was read
+SHOWN_ENTITIES = 5
+
+
+# === What a config names ===
+
+
+@contextmanager
+def opened(task: Config, file: Path) -> Iterator[Engine]:
+    """The stream of a config, ready to read, for the length of a block.
+
+    Raises:
+        UserError: nothing is to be read, a model, a list or a package is missing, or the database does not answer.
+    """
+    options, folder = task.stream, Path(task.folder)
+    if not options.source:
+        raise UserError(
+            f"{file} names no stream. Write `stream: {{source: posts.jsonl}}`: a file that grows, a folder of such "
+            "files, or - for stdin."
+        )
+    if task.data.text_pair:
+        raise UserError("data.text_pair: a stream has single texts, and this task's model reads pairs.")
+    if isinstance(task.data.text, list) and options.text is None:
+        raise UserError(f"stream.text: name the field of the text; data.text has several: {task.data.text}.")
+    finder = entities.Finder(entities.read(folder / options.entities)) if options.entities else None
+    models = [named(name, model, task, file) for name, model in (options.models or {task.name: StreamModel()}).items()]
+    try:
+        store = Store(options.database, folder, task.root_folder / "stream", options.window)
+        places = store.places()
+    except Away as error:
+        raise UserError(str(error)) from error
+    read = opening.opened(options.source, folder, options.format, places)
+    taker = Taker(options, task.data.text if isinstance(task.data.text, str) else "")
+    engine = Engine(read, taker, finder, Scorers(models), store, options.batch)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def named(name: str, model: StreamModel, task: Config, file: Path) -> Named:
+    """One of the models that score.
+
+    Raises:
+        UserError: it is not there, or reads no single texts.
+    """
+    if model.address:
+        served = model.name or name
+        with predict.connected(model.address, served, api_key=predict.api_key(None)) as client:
+            version, signatures = client.metadata()
+        _check(signatures, f"{served} at {model.address}")
+        connection = {"api_key": predict.api_key(None)}
+        return Named(name, str(version), models.Served(model.address, served, version, connection), model.negative)
+    from bertline.serving.servable import SERVE_TAG, signature_defs
+
+    path, version = _exported(model, task, file)
+    _check(signature_defs(path, (SERVE_TAG,)), path)
+    return Named(name, version, models.Exported(path, models.cores()), model.negative)
+
+
+def _exported(model: StreamModel, task: Config, file: Path) -> tuple[str, str]:
+    """The folder of a SavedModel, and its version: that of the folder of versions, else the folder's name."""
+    place = str(Path(task.folder) / Path(model.folder).expanduser()) if model.folder else task.serving_folder
+    if Path(place, "saved_model.pb").is_file():
+        return place, Path(place).name
+    versions = releases.whole_versions(place)
+    if not versions and not model.folder:
+        predict.require_release(task, file)
+    if not versions:
+        raise UserError(f"stream.models: {place} holds neither a SavedModel nor folders of versions of one.")
+    newest = max(versions)
+    return versions[newest][0], str(newest)
+
+
+def _check(signatures: dict, where: str) -> None:
+    signature = signatures.get(SIGNATURE)
+    if signature is None:
+        raise UserError(f"{where} has no signature {SIGNATURE!r}: it does not classify texts.")
+    if "text_pair" in signature.inputs:
+        raise UserError(f"{where} reads text pairs, and a stream has single texts.")
+
+
+# === Until a signal ===
+
+
+class Signals:
+    """Whether Ctrl-C or SIGTERM has come: a batch under way is stored, and then the command ends."""
+
+    def __init__(self):
+        self.came = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._take)
+
+    def _take(self, number: int, frame: object) -> None:
+        self.came = number
+
+    def sleep(self, seconds: float) -> None:
+        """Sleeps, but not after a signal."""
+        due = time.monotonic() + seconds
+        while not self.came and (left := due - time.monotonic()) > 0:
+            time.sleep(min(LOOK, left))
+
+
+def follow(engine: Engine, task: Config, shown: screen.Screen, once: bool) -> Tally:
+    """Reads until a signal; with `once` until nothing is left to read.
+
+    Returns:
+        What became of everything that was read.
+
+    Raises:
+        UserError: with `once`, when a server or the database does not answer, or another process reads the same.
+    """
+    signals, all_, since, pause, idle = Signals(), Tally(), Tally(), FIRST_PAUSE, 0
+    told = time.monotonic()
+    while not signals.came:
+        try:
+            tally = engine.step()
+        except (Away, ServerAway) as error:
+            if once:
+                raise UserError(str(error)) from error
+            shown.print(f"{error} Nothing is lost; it is tried again in {pause:.0f} s.", style="red", soft_wrap=True)
+            signals.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+            continue
+        pause = FIRST_PAUSE
+        since += tally
+        for note in tally.notes:
+            shown.print(screen.line("note", note, style="yellow"))
+        idle = 0 if tally.read else idle + 1
+        caught_up = idle >= len(engine.sources)
+        if since.read and (caught_up or time.monotonic() - told > SHOWN_EVERY):
+            show(since, shown)
+            all_ += since
+            since, told = Tally(), time.monotonic()
+        if caught_up:
+            if engine.ended or (once and engine.caught_up):
+                break
+            signals.sleep(task.stream.every.total_seconds())
+    all_ += since
+    if once:
+        for note in (words for source in engine.sources for words in source.unfinished()):
+            shown.print(screen.line("note", note, style="yellow"))
+        if not all_.read:
+            shown.print(screen.line("read", "nothing new"))
+    return all_
+
+
+# === The screen ===
+
+
+def title(engine: Engine, file: Path) -> str:
+    """What is read by what, in a line."""
+    models = ", ".join(f"{model.name} version {model.version}" for model in engine.models)
+    names = f"; {len(engine.names):,} entities" if engine.names else ""
+    return f"{screen.display(file)}  {models}{names}; {engine.store.name}"
+
+
+def show(tally: Tally, shown: screen.Screen) -> None:
+    """What became of records since the last line."""
+    words = f"{tally.read:,} records: {tally.stored:,} texts"
+    if refused := sum(tally.refused.values()):
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in tally.refused.most_common())
+        words += f", {refused:,} quarantined ({reasons})"
+    if tally.entities:
+        words += "; " + ", ".join(f"{name} {count:,}" for name, count in tally.entities.most_common(SHOWN_ENTITIES))
+    shown.print(screen.line("read", words))

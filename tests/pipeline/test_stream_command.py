@@ -1,0 +1,112 @@
+"""`bertline stream` as a person calls it."""
+
+import json
+import sqlite3
+from contextlib import closing
+
+import pytest
+from factories import save_mood_model, write_task
+from typer.testing import CliRunner
+
+from bertline.errors import UserError
+from bertline.pipeline import cli
+from bertline.serving.server import Server
+
+NAMES = "Acme|ACME Inc.\nC++\n"
+
+
+@pytest.fixture
+def task(tmp_path, monkeypatch):
+    """A task with a pushed model and a stream, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    write_task(tmp_path, [])
+    save_mood_model(tmp_path / "runs/serving/7")
+    (tmp_path / "names.txt").write_text(NAMES)
+    (tmp_path / "plain.yaml").write_text((tmp_path / "task.yaml").read_text())
+    configure(tmp_path, "source: posts.jsonl", "entities: names.txt")
+    return tmp_path
+
+
+def configure(folder, *lines):
+    section = "\n".join(f"  {line}" for line in lines)
+    (folder / "task.yaml").write_text(f"{(folder / 'plain.yaml').read_text()}stream:\n{section}\n")
+
+
+def stream(*arguments, **more):
+    """The exit code, and what the command printed, on one line."""
+    result = CliRunner().invoke(cli.app, ["stream", "task.yaml", *arguments], **more)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, " ".join(result.output.split())
+
+
+def posts(first, last):
+    return "".join(
+        json.dumps({"text": f"{'good' if n % 3 else 'dull'} ACME inc. {n}", "time": f"2026-11-01T{n % 24:02d}:00"})
+        + "\n"
+        for n in range(first, last)
+    )
+
+
+def rows(folder, query):
+    with closing(sqlite3.connect(folder / "runs/stream/stream.db")) as database:
+        return database.execute(query).fetchall()
+
+
+def test_a_file_is_read_to_its_end_and_the_rest_later(task):
+    (task / "posts.jsonl").write_text(posts(0, 30) + "{broken\n" + '{"text": "half')
+    code, shown = stream("--once")
+    assert code == 4
+    assert "stream task.yaml reviews version 7; 2 entities; sqlite:///" in shown
+    assert "read 31 records: 30 texts, 1 quarantined (1 broken line); Acme 30" in shown
+    assert "posts.jsonl: the last line has no end yet; it is read once it has one" in shown
+    with (task / "posts.jsonl").open("a") as file:
+        file.write(' of C++", "time": "2026-11-02"}\n')
+    code, shown = stream("--once")
+    assert code == 0 and "read 1 records: 1 texts; C++ 1" in shown
+    code, shown = stream("--once")
+    assert code == 0 and "nothing new" in shown
+    labels = "select json_extract(answers, '$.reviews.label') as label, count(*) from stream_texts group by label"
+    assert rows(task, labels) == [("negative", 11), ("positive", 20)]
+    assert rows(task, "select count(*), sum(texts) from stream_counts where entity = 'Acme' and model = ''") == [
+        (24, 30)
+    ]
+
+
+def test_two_models_one_of_them_at_an_address_and_stdin(task):
+    save_mood_model(task / "other/9", abstains=True)
+    server = Server.of(str(task / "other"), "topics", port=0)
+    server.start()
+    try:
+        served = f"{{address: '{server.address}', name: topics}}"
+        configure(task, "source: '-'", f"models: {{mood: {{folder: runs/serving/7}}, topic: {served}}}", "time: null")
+        code, shown = stream(input=b'text,id\n"good, so",1\ndull,2')  # which ends with stdin
+    finally:
+        server.stop()
+    assert code == 0 and "mood version 7, topic version 9; sqlite" in shown
+    (first, _) = (
+        json.loads(answers) for (answers,) in rows(task, "select answers from stream_texts order by text desc")
+    )
+    assert first["mood"]["label"] == first["topic"]["label"] == "positive"
+    assert (first["mood"]["version"], first["topic"]["version"], first["topic"]["abstained"]) == ("7", "9", False)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["source: gone/posts.jsonl"], "there is no such file, and no folder where it could appear"),
+        (["source: []"], "names no stream"),
+        (["source: posts.jsonl", "entities: gone.txt"], "gone.txt cannot be read"),
+        (["source: posts.jsonl", "models: {a: {folder: gone}}"], "holds neither a SavedModel nor folders of versions"),
+        (["source: posts.jsonl", "window: 7h"], "a day must be a whole number of windows"),
+        (["source: posts.jsonl", "timezone: Mars"], "not a time zone"),
+        (["source: posts.jsonl", "database: postgresql://me:secret@host/db"], "an address with a password in it"),
+        (["source: posts.jsonl", "database: postgresql://me@127.0.0.1:1/db"], "does not answer"),
+        (["source: posts.jsonl", "database: mysql://me@host/db"], "driver is not installed|not one of those"),
+        (["source: posts.jsonl", "models: {a: {folder: b, address: c}}"], "both say where the model is"),
+    ],
+)
+def test_what_cannot_be_is_said(task, lines, said):
+    configure(task, *lines)
+    with pytest.raises(UserError, match=said):
+        stream("--once")
