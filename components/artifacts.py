@@ -58,6 +58,12 @@ class LabelReport(Artifact):
     TYPE_NAME = "bertline.LabelReport"
 
 
+class CompressionReport(Artifact):
+    """The trade of a student against its teacher: compression.json, see bertline.components.compression_report."""
+
+    TYPE_NAME = "bertline.CompressionReport"
+
+
 class TrackingRecord(Artifact):
     """Whether and where an experiment tracker was told of a run, in its properties."""
 

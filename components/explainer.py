@@ -17,7 +17,7 @@ from bertline.components.artifacts import ATTRIBUTIONS_FILE, Attributions, Weigh
 from bertline.components.evaluation import read_metrics
 from bertline.components.review_page import figures, label_sets
 from bertline.models import attributions as attribution
-from bertline.models import ensemble, families, features
+from bertline.models import compression, ensemble, families, features
 from bertline.models.recipe import ModelOptions
 
 
@@ -70,8 +70,9 @@ def load(weights: str, model: str, options: ModelOptions) -> attribution.Explain
     Raises:
         UserError: the weights or the vocabulary are gone.
     """
-    family = families.of(options)
-    tokenizer = family.tokenizer(options)
+    own = compression.options_of(options, weights)
+    family = families.of(own)
+    tokenizer = family.tokenizer(own)
     temperature = export_record.read(model).calibration.temperature
     return attribution.Explainer(ensemble.load(family, Path(weights)), tokenizer, temperature)
 

@@ -14,9 +14,10 @@ from bertline.components import estimates, export_record, label_sets, training_r
 from bertline.components.artifacts import Weights
 from bertline.components.export_record import Calibration, ExportRecord, Threshold
 from bertline.components.labels import read_labels
-from bertline.components.transformed_labels import numbers_of
+from bertline.components.token_graph import TokenGraph
+from bertline.components.transformed_labels import is_multi_label, numbers_of
 from bertline.errors import UserError
-from bertline.models import calibration, ensemble, families, signatures, thresholds
+from bertline.models import calibration, compression, ensemble, families, signatures, thresholds
 from bertline.models.features import SEGMENT_IDS
 from bertline.models.recipe import ExportOptions, ModelOptions
 from bertline.serving import storage
@@ -40,9 +41,9 @@ def Exporter(
     multi-label model, the temperature and the threshold of each label are fitted on them.
 
     Args:
-        weights: the Trainer's.
+        weights: the Trainer's, or a student's, which may have a vocabulary of its own.
         model_run: the logits of the validation rows, which the temperature is fitted on.
-        transform_graph: the tokenisation, which becomes part of the model.
+        transform_graph: the tokenisation, which becomes part of the model unless the weights have their own.
         model: the SavedModel, and export.json. Float property, where it is set: `abstain`, the probability below which
             it abstains.
         model_options: a ModelOptions as JSON, which names the vocabulary.
@@ -51,26 +52,53 @@ def Exporter(
     Raises:
         UserError: no answer could be below the threshold, or the vocabulary is gone.
     """
-    export = ExportOptions.model_validate_json(options)
-    labels = read_labels(transform_graph.uri)
-    check_abstention(export.abstain, labels)
-    validation = training_record.read_logits(model_run.uri)
-    calibrated = calibrate(validation, labels, export.calibrate)
+    export(
+        weights.uri,
+        model_run.uri,
+        transform_graph.uri,
+        model,
+        ModelOptions.model_validate_json(model_options),
+        ExportOptions.model_validate_json(options),
+    )
+
+
+def export(
+    weights: str,
+    model_run: str,
+    transform_graph: str,
+    model: standard_artifacts.Model,
+    model_options: ModelOptions,
+    options: ExportOptions,
+) -> None:
+    """The stage's work, for the StudentExporter too.
+
+    Args:
+        weights: folder of the Weights artifact.
+        model_run: folder of the ModelRun.
+        transform_graph: folder of the TransformGraph.
+        model: gets the SavedModel.
+        model_options: name the vocabulary.
+        options: of the export.
+    """
+    labels = read_labels(transform_graph)
+    check_abstention(options.abstain, labels)
+    validation = training_record.read_logits(model_run)
+    calibrated = calibrate(validation, labels, options.calibrate)
     tuned = tune(validation, labels, calibrated) if np.ndim(calibrated.temperature) else None
     folder = Path(path_utils.serving_model_dir(model.uri))
     write_saved_model(
         folder,
-        Path(weights.uri),
-        transform_graph.uri,
-        ModelOptions.model_validate_json(model_options),
-        export,
+        Path(weights),
+        transform_graph,
+        model_options,
+        options,
         temperature=calibrated.temperature,
         thresholds=None if tuned is None else [tuned[label].value for label in labels],
     )
-    record = ExportRecord(dtype=export.dtype, abstain=export.abstain, calibration=calibrated, thresholds=tuned)
+    record = ExportRecord(dtype=options.dtype, abstain=options.abstain, calibration=calibrated, thresholds=tuned)
     export_record.write(model.uri, record)
-    if export.abstain is not None:
-        model.set_float_custom_property("abstain", export.abstain)
+    if options.abstain is not None:
+        model.set_float_custom_property("abstain", options.abstain)
     model.set_string_custom_property("summary", describe(record, storage.size(folder)))
 
 
@@ -95,18 +123,22 @@ def write_saved_model(
         temperature: what the logits are divided by.
         thresholds: of a multi-label model, in the order of the labels.
     """
-    family = families.of(model)
+    own = compression.options_of(model, weights)
+    family, labels = families.of(own), read_labels(transform_graph)
+    tokenizer, spec = family.tokenizer(own), tft.TFTransformOutput(transform_graph).transformed_feature_spec()
+    pair, several = SEGMENT_IDS in spec, is_multi_label(spec)
     served = signatures.ServedModel(
         ensemble.load(family, weights),
         Path(transform_graph),
-        family.vocabulary(model),
-        family.tokenizer(model).unknown,
-        read_labels(transform_graph),
+        family.vocabulary(own),
+        tokenizer.unknown,
+        labels,
         dtype=tf.as_dtype(options.dtype),
-        pair=SEGMENT_IDS in tft.TFTransformOutput(transform_graph).transformed_feature_spec(),
+        pair=pair,
         temperature=temperature,
         thresholds=thresholds,
         abstain=options.abstain,
+        tokens=None if own is model else TokenGraph(tokenizer, labels, pair=pair, multi_label=several),
     )
     signatures.export(served, folder)
 

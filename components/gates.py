@@ -81,7 +81,10 @@ def judge_answers(answers: Answers, options: GateOptions) -> list[Verdict]:
     if options.beats_probe_by is not None and answers.probe is not None:
         verdicts.append(_beats(answers, answers.probe, "beats_probe_by", options.beats_probe_by, options.certainty))
     if options.not_worse_by is not None and answers.previous is not None:
-        verdicts.append(_not_worse(answers, options.not_worse_by, options.certainty))
+        version = answers.version
+        verdicts.append(
+            not_worse(answers, answers.previous, version, options.not_worse_by, options.certainty, kind="version ")
+        )
     verdicts += _of_slices(answers, options.slices, options.certainty)
     if options.fairness:
         verdicts += _of_groups(answers, options.fairness, options.slices.minimum_rows, options.certainty)
@@ -327,17 +330,28 @@ def _cross_check(answers: Answers, theirs: np.ndarray, inside: Part = ALL_ROWS) 
     return f"{won:,} rows won, {lost:,} lost, McNemar p {p:.2g}"
 
 
-def _not_worse(answers: Answers, margin: float, certainty: float) -> Verdict:
-    """Blocks where accuracy, macro-F1 or, of several labels, micro-F1 is surely lower by more than the margin."""
-    metric, worst = min(differences(answers, answers.previous, certainty).named(), key=lambda named: named[1].high)
+def not_worse(
+    answers: Answers, theirs: np.ndarray, name: str, margin: float, certainty: float, *, kind: str = ""
+) -> Verdict:
+    """Blocks where accuracy, macro-F1 or, of several labels, micro-F1 is surely lower by more than the margin.
+
+    Args:
+        answers: ours.
+        theirs: the other model's, in the form of `answers.predicted`.
+        name: the other model's.
+        margin: the loss that is allowed.
+        certainty: that the loss must be larger with, to block.
+        kind: what stands before the name in a sentence, such as "version ".
+    """
+    metric, worst = min(differences(answers, theirs, certainty).named(), key=lambda named: named[1].high)
     passed = worst.high >= -margin
     figure = figure_name(metric, multi_label=answers.multi_label)
     reason = (
-        f"{figure} fell by {-worst.value:.3f} against version {answers.version} on the same rows, with "
+        f"{figure} fell by {-worst.value:.3f} against {kind}{name} on the same rows, with "
         f"{certainty:.0%} certainty by more than {-worst.high:.3f}; a loss of {margin:g} is allowed"
     )
     return Verdict(
-        f"not worse than {answers.version}",
+        f"not worse than {name}",
         f"{worst.value:+.3f}",
         f"-{margin:g}",
         passed,
@@ -345,7 +359,7 @@ def _not_worse(answers: Answers, margin: float, certainty: float) -> Verdict:
         kind="not_worse_by",
         metric=metric,
         interval=(worst.low, worst.high),
-        note=_cross_check(answers, answers.previous),
+        note=_cross_check(answers, theirs),
         missing=max(-margin - worst.high, 0.0),
     )
 

@@ -1,8 +1,5 @@
 """LastBlessed: fetches the last blessed model that is still in service, which the new one must match."""
 
-import os
-from pathlib import Path
-
 from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
@@ -62,7 +59,7 @@ def _copy_weights(release: releases.Release, destination: str) -> None:
         with local_copy(source) as folder:
             names = storage.files(folder)
             for name in names:
-                _link_or_copy(f"{folder}/{name}", f"{destination}/{name}")
+                storage.link_or_copy(f"{folder}/{name}", f"{destination}/{name}")
         if not names:
             raise UserError(f"{source} is gone, with the artifacts of the run that trained them")
     except UserError as error:
@@ -81,13 +78,4 @@ def copy_saved_model(source: str, destination: str) -> None:
     """
     for name in storage.files(source):
         if name not in releases.ADDED_BY_PUSH:
-            _link_or_copy(f"{source}/{name}", f"{destination}/{name}")
-
-
-def _link_or_copy(source: str, destination: str) -> None:
-    if not storage.is_remote(destination):
-        Path(destination).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, destination)
-    except OSError:  # remote, another file system, or one without hard links
-        storage.copy_file(source, destination)
+            storage.link_or_copy(f"{source}/{name}", f"{destination}/{name}")

@@ -16,8 +16,8 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import standard_artifacts
 
-from bertline.components import artifacts, export_record, markdown
-from bertline.components.artifacts import DataReport, Quarantine
+from bertline.components import artifacts, compression_report, export_record, markdown
+from bertline.components.artifacts import CompressionReport, DataReport, Quarantine
 from bertline.components.evaluation import Metrics, figure_name, read_metrics
 from bertline.components.ingestion import INGEST_FILE
 from bertline.components.options import Query
@@ -42,6 +42,7 @@ def ModelCard(
     model_card: OutputArtifact[artifacts.ModelCard],
     config: Parameter[str],
     release: Parameter[str],
+    compression: InputArtifact[CompressionReport] = None,
 ) -> None:
     """Writes the model's card.
 
@@ -55,6 +56,7 @@ def ModelCard(
         model_card: MODEL_CARD.md.
         config: JSON of the config's `name`, `data`, `model`, `train` and `card`.
         release: JSON of the run's facts, as the Pusher gets them.
+        compression: the trade of student and teacher; None where nothing was compressed.
     """
     card = render(
         {**json.loads(config), **trials.trained_sections(model_run)},
@@ -65,6 +67,7 @@ def ModelCard(
         export=export_record.read(model.uri),
         ingest=_read(f"{quarantine.uri}/{INGEST_FILE}"),
         texts=_read(f"{data_report.uri}/{STATISTICS_FILE}"),
+        compression=compression_report.read(compression.uri) if compression else None,
     )
     with fileio.open(f"{model_card.uri}/{CARD_FILE}", "w") as file:
         file.write(card)
@@ -77,7 +80,7 @@ def render(config: dict[str, Any], release: dict[str, Any], **found: Any) -> str
     Args:
         config: the config's `name`, `data`, `model`, `train` and `card`.
         release: the run's facts.
-        **found: what the stages left: `metrics`, `verdicts`, `training`, `export`, `ingest` and `texts`.
+        **found: what the stages left: `metrics`, `verdicts`, `training`, `export`, `ingest`, `texts` and `compression`.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -448,6 +448,40 @@ class RankingOptions(Section):
     at: list[PositiveInt] = Field(default_factory=lambda: [1, 3, 10])  # the k of precision at k: what a page shows
 
 
+class StudentGates(Section):
+    """What a student must reach to take its teacher's place. null switches a gate off."""
+
+    # Accuracy and macro-F1 that may be lost against the teacher on the same test rows, as evaluate.gates.not_worse_by
+    # judges a loss. A point is what most would give for half the time.
+    not_worse_by: Share | None = 0.01
+    # How many times the teacher's examples a second, on the same batches of test rows in turns, with the certainty of
+    # evaluate.gates. Only you know what is worth a change; a trimmed vocabulary makes nothing faster.
+    faster_by: float | None = Field(default=None, gt=0)
+    smaller_by: float | None = Field(default=None, gt=0)  # how many times fewer bytes the SavedModel must have
+
+
+class CompressOptions(Section):
+    """A smaller or faster student of the trained model, its teacher: docs/compression.md."""
+
+    # used: only the wordpieces that the training and validation rows use, and those that can spell every other word.
+    # whole keeps all: a user may meet texts unlike the training rows, whose words are then cut into more pieces.
+    vocabulary: Literal["whole", "used"] = "whole"
+    gates: StudentGates = StudentGates()
+
+    @property
+    def makes_student(self) -> bool:
+        """Whether there is anything to be done."""
+        return self.vocabulary == "used"
+
+    @model_validator(mode="after")
+    def _gates_have_a_student(self) -> CompressOptions:
+        if not self.makes_student and self.gates != StudentGates():
+            raise ValueError(
+                "gates: there is no student that they could judge; set vocabulary: used, or leave them out"
+            )
+        return self
+
+
 class EvaluateOptions(Section):
     """How the model is evaluated."""
 

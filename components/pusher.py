@@ -8,9 +8,9 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
-from bertline.components import warmup
+from bertline.components import compression_report, warmup
 from bertline.components.answers import PREDICTIONS_FILE
-from bertline.components.artifacts import ModelCard, Weights
+from bertline.components.artifacts import CompressionReport, ModelCard, Weights
 from bertline.components.evaluation import read_metrics
 from bertline.components.object_store import ADDRESS
 from bertline.serving import push, releases, storage
@@ -31,12 +31,13 @@ def Pusher(
     withdrawn: Parameter[str],
     keep_versions: Parameter[int],
     warmup_rows: Parameter[int],
+    compression: InputArtifact[CompressionReport] = None,
 ) -> None:
     """Pushes the exported model as a new version, if both blessings are positive.
 
     Args:
         model: the exported model.
-        weights: the trained weights of the model. Their address goes into release.json, for warm starts.
+        weights: the trained weights, of a student its teacher's. Their address goes into release.json, for warm starts.
         model_blessing: the gates' verdict.
         infra_blessing: the canary's verdict.
         evaluation: figures of its metrics.json go into release.json, rows of its predictions become warm-up requests.
@@ -51,6 +52,7 @@ def Pusher(
             with nothing else changed says what became of its model.
         keep_versions: the newest releases that are kept; older ones are removed. 0 keeps all.
         warmup_rows: rows for the version's warm-up requests; 0 writes none.
+        compression: the trade of student and teacher, which release.json tells of; None where nothing was compressed.
 
     Raises:
         UserError: the folder cannot be written, or another push holds it.
@@ -68,6 +70,8 @@ def Pusher(
     metrics = read_metrics(evaluation.uri)
     address = weights.get_string_custom_property(ADDRESS) or weights.uri
     record = {**json.loads(release), "metrics": metrics.headline(), "weights": address}
+    if compression:
+        record["compression"] = compression_report.read(compression.uri).of_release()
     if metrics.multi_label:
         record["thresholds"] = metrics.multi_label.thresholds
     try:

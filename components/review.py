@@ -10,7 +10,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_artifacts
 
-from bertline.components import export_record, spreadsheet
+from bertline.components import compression_report, export_record, spreadsheet
 from bertline.components.answers import read_answers
 from bertline.components.artifacts import (
     ATTRIBUTIONS_FILE,
@@ -19,6 +19,7 @@ from bertline.components.artifacts import (
     NEAR_DUPLICATES_FILE,
     REVIEW_FILE,
     Attributions,
+    CompressionReport,
     DataReport,
     LabelReport,
     ModelCard,
@@ -52,6 +53,7 @@ def Review(
     review: OutputArtifact[ReviewPage],
     release: Parameter[str],
     history: Parameter[str],
+    compression: InputArtifact[CompressionReport] = None,
 ) -> None:
     """Writes the review page, whether the model was pushed or blocked.
 
@@ -71,6 +73,7 @@ def Review(
         review: review.html.
         release: JSON of the run's facts, as the Pusher gets them.
         history: earlier runs as a JSON list, the oldest first (see Evidence).
+        compression: the trade of student and teacher; None where nothing was compressed.
     """
     metrics = read_metrics(evaluation.uri)
     evidence = Evidence(
@@ -100,6 +103,7 @@ def Review(
             "issue_rows": spreadsheet.read(f"{label_report.uri}/{ISSUES_FILE}"),
             "pair_rows": spreadsheet.read(f"{label_report.uri}/{NEAR_DUPLICATES_FILE}"),
         },
+        compression=compression_report.read(compression.uri) if compression else None,
     )
     made_at = datetime.datetime.now(datetime.UTC).isoformat(sep=" ", timespec="minutes")
     with fileio.open(f"{review.uri}/{REVIEW_FILE}", "w") as file:

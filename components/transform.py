@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import tensorflow as tf
 import tensorflow_transform as tft
 from tfx import components as tfx_components
 from tfx import types
@@ -17,8 +16,9 @@ from tfx.types import artifact_utils
 from bertline.components import tokenisation
 from bertline.components.labels import LABELS_FILE, read_labels
 from bertline.components.options import DataOptions
+from bertline.components.token_graph import TokenGraph
 from bertline.models import families
-from bertline.models.features import LABEL, LABEL_ID, SEGMENT_IDS, SPLITS, TEXT, TEXT_PAIR, TOKEN_IDS
+from bertline.models.features import SPLITS
 from bertline.models.recipe import ModelOptions
 
 
@@ -46,22 +46,12 @@ def transform(examples: types.BaseChannel, schema: types.BaseChannel, model: Mod
 
 
 def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> dict[str, Any]:
-    """The graph: raw features to token_ids (and segment_ids), int64 [batch, (tokens)], and label_id, int64 [batch].
-
-    A label that is not listed, or missing as in serving, gets -1. Of multi-label rows label_id is int64 [batch,
-    labels]: 1 for the labels that the row has, else 0.
-    """
+    """The graph, see TokenGraph; a label that is missing, as in serving, gets -1."""
     options = ModelOptions.model_validate_json(custom_config["model"])
     # Tracked, since SentencePiece's model is a resource, which must be saved with the graph.
     tokenizer = tft.make_and_track_object(lambda: families.of(options).tokenizer(options), "tokenizer")
-    pair = _flat(inputs[TEXT_PAIR]) if custom_config["pair"] else None
-    token_ids, segment_ids = tokenizer(_flat(inputs[TEXT]), pair)
-    labels_of = _multi_hot if custom_config["multi_label"] else _label_ids
-    # Sparse, because TFX writes a RaggedTensor under another name ("token_ids$ragged_values").
-    outputs = {TOKEN_IDS: token_ids.to_sparse(), LABEL_ID: labels_of(inputs[LABEL], custom_config["labels"])}
-    if segment_ids is not None:
-        outputs[SEGMENT_IDS] = segment_ids.to_sparse()
-    return outputs
+    several = custom_config["multi_label"]
+    return TokenGraph(tokenizer, custom_config["labels"], pair=custom_config["pair"], multi_label=several)(inputs)
 
 
 class Executor(tfx_executor.Executor):
@@ -91,29 +81,6 @@ class Transform(tfx_components.Transform):
     """TFX's Transform with our executor."""
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
-
-
-def _flat(value: tf.Tensor | tf.SparseTensor) -> tf.Tensor:
-    """One string per row, [batch]; "" where it is missing."""
-    if isinstance(value, tf.SparseTensor):
-        rows = value.dense_shape[0]
-        value = tf.sparse.to_dense(tf.SparseTensor(value.indices, value.values, tf.stack([rows, 1])), default_value="")
-    return tf.reshape(value, [-1])
-
-
-def _label_ids(labels: tf.Tensor | tf.SparseTensor, names: list[str]) -> tf.Tensor:
-    """The index of each label, int64 [batch]; -1 where it is none of the names. A lookup table would be state."""
-    same = tf.equal(_flat(labels)[:, None], tf.constant(names)[None])  # [batch, labels]
-    return tf.where(tf.reduce_any(same, axis=1), tf.argmax(same, axis=1), -1)
-
-
-def _multi_hot(labels: tf.Tensor | tf.SparseTensor, names: list[str]) -> tf.Tensor:
-    """1 for each of the names that a row has, else 0: int64 [batch, labels]."""
-    # The schema makes them dense where all rows have the same number of labels.
-    dense = tf.sparse.to_dense(labels, default_value="") if isinstance(labels, tf.SparseTensor) else labels
-    of_row = tf.reshape(dense, [tf.shape(dense)[0], -1])  # [batch, most labels of a row]
-    same = tf.equal(of_row[:, :, None], tf.constant(names)[None, None])
-    return tf.ensure_shape(tf.cast(tf.reduce_any(same, axis=1), tf.int64), [None, len(names)])
 
 
 def _summary(target: str) -> str:

@@ -10,6 +10,7 @@ from bertline.errors import UserError
 from bertline.models import packages
 from bertline.models.bert.backbone_config import HUGGING_FACE, KERAS_HUB
 from bertline.models.recipe import ModelOptions, RandomBert, TrainOptions
+from bertline.models.xlm_roberta.vocabulary import FILE as SENTENCEPIECE
 from bertline.models.xlm_roberta.vocabulary import UNUSED_POSITIONS
 
 
@@ -30,10 +31,11 @@ def read(options: ModelOptions) -> NetworkSize | None:
     source = options.backbone
     if isinstance(source, RandomBert):
         return NetworkSize(source.layers, source.hidden, max(options.max_length, 512))
+    if (folder := _folder(source)) is None:
+        return None
     try:
-        folder = packages.resolve(source) if source.startswith(packages.SCHEME) else Path(source)
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, UserError):
+    except (OSError, ValueError):
         return None
     for keys, stated in (
         (HUGGING_FACE, values),
@@ -44,6 +46,20 @@ def read(options: ModelOptions) -> NetworkSize | None:
             size = NetworkSize(*sizes)
             return size._replace(positions=size.positions - UNUSED_POSITIONS.get(values.get("model_type"), 0))
     return None
+
+
+def has_sentencepiece(options: ModelOptions) -> bool:
+    """Whether the backbone's folder, if it can be looked at here, has a SentencePiece vocabulary."""
+    folder = _folder(options.backbone) if isinstance(options.backbone, str) else None
+    return folder is not None and (folder / SENTENCEPIECE).is_file()
+
+
+def _folder(source: str) -> Path | None:
+    """A local folder or one inside a package; None where there is none, or something else would fetch it."""
+    try:
+        return packages.resolve(source) if source.startswith(packages.SCHEME) else Path(source)
+    except UserError:
+        return None
 
 
 def misfit(train: TrainOptions, size: NetworkSize, max_length: int | None = None) -> str | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -44,6 +45,7 @@ class ServedModel(tf.Module):
             number per label.
         thresholds: for a multi-label model, the probability from which a row gets each label.
         abstain: predictions whose largest probability is below it are marked. With None there is no such output.
+        tokens: in place of Transform's graph, where the model has another vocabulary.
     """
 
     def __init__(
@@ -59,12 +61,13 @@ class ServedModel(tf.Module):
         temperature: float | Sequence[float] = 1.0,
         thresholds: Sequence[float] | None = None,
         abstain: float | None = None,
+        tokens: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ):
         super().__init__()
         output = tft.TFTransformOutput(str(transform_output))
         self._features = [TEXT, TEXT_PAIR] if pair else [TEXT]
         self._raw_spec = output.raw_feature_spec()
-        self.transform = output.transform_features_layer()
+        self.transform = tokens or output.transform_features_layer()
         frozen = [member.frozen(dtype) for member in members]
         several = members[0].multi_label
         self.classifier = FrozenEnsemble(frozen, multi_label=several) if len(frozen) > 1 else frozen[0]

@@ -21,6 +21,7 @@ from bertline.components import spans, yaml_extent
 from bertline.components.options import (
     CanaryOptions,
     CardOptions,
+    CompressOptions,
     DataOptions,
     EvaluateOptions,
     ServeOptions,
@@ -47,6 +48,7 @@ RUNTIME_SECTIONS = {
     "train": "TrainOptions as JSON: epochs, learning rate, batch size ...",
     "tune": "TuneOptions as JSON: trials, time, space. Whether each run searches is compiled in.",
     "export": "ExportOptions as JSON: dtype, abstention threshold, calibration.",
+    "compress": "CompressOptions as JSON: what makes the student, its gates. Whether there is one is compiled in.",
     "evaluate": "EvaluateOptions as JSON: the gates' bounds, slices.",
     "canary": "CanaryOptions as JSON.",
 }
@@ -72,6 +74,7 @@ class Config(Section):
     train: TrainOptions = TrainOptions()
     tune: TuneOptions = TuneOptions()
     export: ExportOptions = ExportOptions()
+    compress: CompressOptions = CompressOptions()
     evaluate: EvaluateOptions = EvaluateOptions()
     canary: CanaryOptions = CanaryOptions()
     serve: ServeOptions = ServeOptions()
@@ -116,6 +119,7 @@ class Config(Section):
             check_the_space,
             check_regularity,
             check_retraining,
+            check_the_student,
         ):
             check(self)
         return self
@@ -372,6 +376,15 @@ def check_regularity(config: Config) -> None:
         )
     if train.l2_sp and not isinstance(config.model.backbone, str):
         raise ValueError("train.l2_sp: the random weights of model.backbone are nothing to stay near; leave it out")
+
+
+def check_the_student(config: Config) -> None:
+    """Raises ValueError where the backbone's files, if they can be read here, show that the student cannot be made."""
+    if config.compress.vocabulary == "used" and network_size.has_sentencepiece(config.model):
+        raise ValueError(
+            "compress.vocabulary: used: the vocabulary of model.backbone is SentencePiece's, and how it cuts a word "
+            "depends on all of its pieces; a BERT's vocab.txt can be trimmed. Leave it out"
+        )
 
 
 # === Reading and printing ===

@@ -328,8 +328,8 @@ class Launcher:
         shown = next((execution for execution in reversed(executions) if execution.summary), executions[-1])
         cached = " (cached)" if shown.state == "cached" else ""
         console.print(screen.line(line, shown.summary.replace(f"{Path.cwd()}/", "") + cached, seconds))
-        if executions[-1].name == Node.EVALUATOR:
-            console.print(screen.gates_table(json.loads(executions[-1].text("verdicts"))))
+        if verdicts := executions[-1].text("verdicts"):
+            console.print(screen.gates_table(json.loads(verdicts)))
 
     def _result(self, done: dict[Node, Stage], page: Path | None) -> RunResult:
         version = done[Node.PUSHER].text("pushed_version")

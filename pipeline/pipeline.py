@@ -15,6 +15,7 @@ from tfx.types.channel import BaseChannel
 
 from bertline.components.baseline import Baseline
 from bertline.components.canary import Canary
+from bertline.components.compressor import Compressor
 from bertline.components.embedder import Embedder
 from bertline.components.evaluator import Evaluator
 from bertline.components.example_gen import ExampleGen
@@ -26,6 +27,8 @@ from bertline.components.model_card import ModelCard
 from bertline.components.probe import Probe
 from bertline.components.pusher import Pusher
 from bertline.components.review import Review
+from bertline.components.student_exporter import StudentExporter
+from bertline.components.student_gate import StudentGate
 from bertline.components.tracking import Track
 from bertline.components.trainer import Trainer
 from bertline.components.transform import transform
@@ -151,12 +154,16 @@ def create_pipeline(
         model_options=config.model.model_dump_json(),
         options=settings.sections["export"],
     )
-
     several = {"multi_label": int(config.data.multi_label is not None)}
+    compressing = (
+        compress_stages(config, settings, examples, tokens, trainer, exporter) if config.compress.makes_student else []
+    )
+    judged = compressing[-1].outputs if compressing else {**trainer.outputs, "model": exporter.outputs["model"]}
+    trade = {"compression": compressing[-1].outputs["report"]} if compressing else {}
     baseline = Baseline(examples=examples, **several) if config.evaluate.baseline else None
     evaluator = Evaluator(
         examples=examples,
-        model=exporter.outputs["model"],
+        model=judged["model"],
         last_blessed=last_blessed.outputs["model"],
         options=settings.sections["evaluate"],
         keep=json.dumps(config.data.keep),
@@ -165,7 +172,7 @@ def create_pipeline(
         **({"probe": probe.outputs["answers"]} if probe and config.train.method != "probe" else {}),
     )
     canary = Canary(
-        model=exporter.outputs["model"],
+        model=judged["model"],
         evaluation=evaluator.outputs["evaluation"],
         blessing=evaluator.outputs["blessing"],
         options=settings.sections["canary"],
@@ -173,16 +180,17 @@ def create_pipeline(
     model_card = ModelCard(
         evaluation=evaluator.outputs["evaluation"],
         blessing=evaluator.outputs["blessing"],
-        model_run=trainer.outputs["model_run"],
-        model=exporter.outputs["model"],
+        model_run=judged["model_run"],
+        model=judged["model"],
         quarantine=ingest.outputs["quarantine"],
         data_report=data_gate.outputs["report"],
         config=config.model_dump_json(include={"name", "data", "model", "train", "card"}),
         release=facts.release,
+        **trade,
     )
     pusher = Pusher(
-        model=exporter.outputs["model"],
-        weights=trainer.outputs["weights"],
+        model=judged["model"],
+        weights=trainer.outputs["weights"],  # for warm starts, which train a teacher
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=canary.outputs["canary"],
         evaluation=evaluator.outputs["evaluation"],
@@ -193,16 +201,17 @@ def create_pipeline(
         withdrawn=facts.withdrawn,
         keep_versions=config.serve.keep_versions,
         warmup_rows=config.serve.warmup_rows,
+        **trade,
     )
     label_quality = LabelQuality(
         examples=examples,
-        model_run=trainer.outputs["model_run"],
-        model=exporter.outputs["model"],
+        model_run=judged["model_run"],
+        model=judged["model"],
         evaluation=evaluator.outputs["evaluation"],
     )
     explainer = Explainer(
-        weights=trainer.outputs["weights"],
-        model=exporter.outputs["model"],
+        weights=judged["weights"],
+        model=judged["model"],
         transform_graph=tokens.outputs["transform_graph"],
         evaluation=evaluator.outputs["evaluation"],
         model_options=config.model.model_dump_json(),
@@ -215,8 +224,8 @@ def create_pipeline(
         canary=canary.outputs["canary"],
         pushed_model=pusher.outputs["pushed_model"],
         model_card=model_card.outputs["model_card"],
-        model_run=trainer.outputs["model_run"],
-        model=exporter.outputs["model"],
+        model_run=judged["model_run"],
+        model=judged["model"],
         label_report=label_quality.outputs["report"],
         quarantine=ingest.outputs["quarantine"],
         data_report=data_gate.outputs["report"],
@@ -224,13 +233,14 @@ def create_pipeline(
         attributions=explainer.outputs["attributions"],
         release=facts.release,
         history=facts.history,
+        **trade,
     )
     track = config.tracking.tool and Track(
         evaluation=evaluator.outputs["evaluation"],
         blessing=evaluator.outputs["blessing"],
         canary=canary.outputs["canary"],
         pushed_model=pusher.outputs["pushed_model"],
-        model_run=trainer.outputs["model_run"],
+        model_run=judged["model_run"],
         review=review.outputs["review"],
         options=config.tracking.model_dump_json(),
         data=settings.sections["data"],
@@ -256,6 +266,7 @@ def create_pipeline(
         last_blessed,
         trainer,
         exporter,
+        *compressing,
         evaluator,
         canary,
         model_card,
@@ -305,3 +316,52 @@ def probe_stages(config: Config, examples: BaseChannel, tokens: BaseNode) -> lis
         class_weights=train.class_weights,
     )
     return [embedder, probe]
+
+
+def compress_stages(
+    config: Config,
+    settings: Settings,
+    examples: BaseChannel,
+    tokens: BaseNode,
+    trainer: BaseNode,
+    exporter: BaseNode,
+) -> list[BaseNode]:
+    """The Compressor, an Exporter for its student, and the StudentGate, whose outputs take the places of the teacher's.
+
+    Args:
+        config: the task.
+        settings: what the stages get when they run.
+        examples: of ingestion.
+        tokens: the Transform stage.
+        trainer: the Trainer.
+        exporter: the teacher's.
+    """
+    compressor = Compressor(
+        teacher=trainer.outputs["weights"],
+        teacher_run=trainer.outputs["model_run"],
+        transform_graph=tokens.outputs["transform_graph"],
+        transformed_examples=tokens.outputs["transformed_examples"],
+        model_options=config.model.model_dump_json(),
+        options=settings.sections["compress"],
+    )
+    student = StudentExporter(
+        weights=compressor.outputs["weights"],
+        model_run=compressor.outputs["model_run"],
+        transform_graph=tokens.outputs["transform_graph"],
+        model_options=config.model.model_dump_json(),
+        options=settings.sections["export"],
+    )
+    gate = StudentGate(
+        examples=examples,
+        teacher=exporter.outputs["model"],
+        teacher_weights=trainer.outputs["weights"],
+        teacher_run=trainer.outputs["model_run"],
+        student=student.outputs["model"],
+        student_weights=compressor.outputs["weights"],
+        student_run=compressor.outputs["model_run"],
+        options=settings.sections["compress"],
+        evaluate=settings.sections["evaluate"],
+        keep=json.dumps(config.data.keep),
+        multi_label=int(config.data.multi_label is not None),
+    )
+    return [compressor, student, gate]

@@ -60,6 +60,16 @@ def copy_file(source: str, destination: str) -> None:
         shutil.copyfile(source, destination)
 
 
+def link_or_copy(source: str, destination: str) -> None:
+    """Copies one file; a local one as a hard link, which takes no space and outlives the source."""
+    if not is_remote(destination):
+        Path(destination).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, destination)
+    except OSError:  # remote, another file system, or one without hard links
+        copy_file(source, destination)
+
+
 def _gfile():
     import tensorflow as tf  # seconds to import, so only where the folder is remote
 

@@ -521,6 +521,31 @@ def review_evidence(classes, rows, seed=0, texts=None, absent=0, **changes):
     return Evidence(**{**left, **changes})
 
 
+def compression_report(rows=1000, **gates):
+    """A student that gets 84% of the rows right where its teacher gets 85%, twice as fast and a third of the size."""
+    import numpy as np
+
+    from bertline.components import student_gate
+    from bertline.components.compression_report import Steps
+    from bertline.components.options import StudentGates
+
+    truth = np.arange(rows) % 2
+    wrong = np.arange(rows) / rows
+    student, teacher = (answers(["no", "yes"], truth, truth ^ (wrong < share)) for share in (0.16, 0.15))
+    timed = {
+        name: student_gate.Timing(np.full(8, seconds), 512, p50_ms=1000 * seconds / 20)
+        for name, seconds in {"teacher": 0.2, "student": 0.1}.items()
+    }
+    sizes = {"teacher": 90_000_000, "student": 30_000_000}
+    sides = {
+        name: student_gate.side(each, sizes[name], timed[name])
+        for name, each in {"teacher": teacher, "student": student}.items()
+    }
+    steps = Steps(wordpieces={"before": 30_522, "after": 7_210})
+    options = StudentGates(**{"not_worse_by": 0.01, **gates})
+    return student_gate.compare(steps, sides, student, teacher.predicted, timed, options, 0.95)
+
+
 def label_report(rows, texts, classes):
     """What LabelQuality would have left: an issue in each split, and a near-duplicate of a test row in train."""
     place = {"source": "reviews.csv:7", "row_id": "0", "text_pair": ""}

@@ -356,3 +356,32 @@ def text_lengths(bars: list[dict[str, Any]], max_length: int) -> Markup:
         )
     )
     return draw(chart, "Length of the training texts", f"In tokens; texts are cut off at {max_length}.")
+
+
+# === Compression ===
+
+
+def trade(models: list[dict[str, Any]]) -> Markup:
+    """Accuracy by speed of each model that was timed, and the accuracy of each other one as a line.
+
+    Args:
+        models: each `name`, `accuracy`, `interval` and `examples_per_second`, which may be None.
+    """
+    rows = [{**each, "low": each["interval"][0], "high": each["interval"][1]} for each in models]
+    timed = [row for row in rows if row["examples_per_second"] is not None]
+    lines = [row for row in rows if row["examples_per_second"] is None]
+    lowest, highest = min(row["low"] for row in rows), max(row["high"] for row in rows)
+    y = alt.Scale(domain=[lowest, max(highest, lowest + LEAST_SPAN)], nice=True)
+    x = alt.X("examples_per_second:Q", title="examples a second", scale=alt.Scale(zero=True))
+    base = alt.Chart(_data(timed)).encode(x=x, color=_colours("name", ["teacher", "student"], [SECOND, FIRST]))
+    chart = (
+        base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title="accuracy", scale=y), y2="high:Q")
+        + base.mark_circle(size=90, opacity=1).encode(y=alt.Y("accuracy:Q", scale=y))
+        + alt.Chart(_data(lines)).mark_rule(color=INK, strokeDash=[3, 3], opacity=0.6).encode(y="accuracy:Q")
+    )
+    told = "; ".join(
+        f"{each['name']} {each['accuracy']:.3f}"
+        + (f" at {each['examples_per_second']:.0f} examples a second" if each["examples_per_second"] else "")
+        for each in models
+    )
+    return draw(chart, "Accuracy and speed", f"{told}.")

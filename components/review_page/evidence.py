@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertline.components.answers import Answers
+from bertline.components.compression_report import CompressionReport
 from bertline.components.evaluation import Metrics
 from bertline.components.export_record import ExportRecord
 
@@ -31,6 +32,7 @@ class Evidence:
         labels: LabelQuality's label_quality.json, with the rows of its two CSV files in `issue_rows` and `pair_rows`.
         history: earlier runs, the oldest first: `run`, `outcome`, `version`, `rows`, `accuracy`, `macro_f1`,
             `intervals`.
+        compression: the trade of student and teacher; None where nothing was compressed.
     """
 
     metrics: Metrics
@@ -48,3 +50,4 @@ class Evidence:
     release: dict[str, Any]
     labels: dict[str, Any]
     history: list[dict[str, Any]]
+    compression: CompressionReport | None = None

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from bertline.components.answers import Answers
 from bertline.components.evaluation import Comparison, Difference, Interval, Metrics, figure_name
-from bertline.components.review_page import attributions, brief, charts, figures, label_sets, trust
+from bertline.components.review_page import attributions, brief, charts, compression, figures, label_sets, trust
 from bertline.components.review_page.evidence import Evidence
 
 FOLDER = Path(__file__).parent
@@ -23,6 +23,7 @@ FOLDER = Path(__file__).parent
 SECTIONS = {
     "verdict": "Verdict",
     "figures": "Figures",
+    "compression": "Compression",
     "slices": "Slices",
     "classes": "Classes",
     "confusions": "Confusions",
@@ -69,7 +70,7 @@ def render(evidence: Evidence, made_at: str) -> str:
             "metrics": evidence.metrics,
             "push": evidence.push,
             "release": evidence.release,
-            "sections": _sections(evidence.metrics),
+            "sections": _sections(evidence),
             "made_at": made_at,
             "style": Markup(style),
             "script": Markup(script),
@@ -97,10 +98,11 @@ def environment(*folders: Path) -> jinja2.Environment:
     return made
 
 
-def _sections(metrics: Metrics) -> dict[str, str]:
-    if not metrics.multi_label:
-        return SECTIONS
-    parts = (LABEL_SET_SECTIONS.get(name, (name, shown)) for name, shown in SECTIONS.items())
+def _sections(evidence: Evidence) -> dict[str, str]:
+    shown = {name: title for name, title in SECTIONS.items() if name != "compression" or evidence.compression}
+    if not evidence.metrics.multi_label:
+        return shown
+    parts = (LABEL_SET_SECTIONS.get(name, (name, title)) for name, title in shown.items())
     return dict(part for part in parts if part)
 
 
@@ -150,6 +152,7 @@ def _views(evidence: Evidence) -> dict[str, Any]:
         "runs": [*evidence.history, _this_run(evidence)],
         **own,
         **_around(evidence),
+        **(compression.views(evidence.compression, metrics) if evidence.compression else {}),
     }
 
 

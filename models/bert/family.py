@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bertline.models.bert import backbone, classifier
+import numpy as np
+
+from bertline.models.bert import backbone, classifier, trimming
 from bertline.models.bert.classifier import Classifier
 from bertline.models.bert.tokenizer import Tokenizer
 from bertline.models.pooling import Pooling
@@ -12,7 +14,7 @@ from bertline.models.recipe import ModelOptions
 
 
 class Bert:
-    """BERT with a WordPiece vocabulary; the methods are those of bertline.models.family.Family."""
+    """BERT with a WordPiece vocabulary; the methods are those of Family and of compression.Trims."""
 
     name = "bert"
 
@@ -40,3 +42,15 @@ class Bert:
     def load(self, folder: Path) -> Classifier:
         """See classifier.load."""
         return classifier.load(folder)
+
+    def kept_tokens(self, options: ModelOptions, used: np.ndarray) -> np.ndarray:
+        """See trimming.kept."""
+        return trimming.kept(backbone.vocabulary(options), used)
+
+    def trimmed(self, model: Classifier, kept: np.ndarray) -> Classifier:
+        """See trimming.trimmed."""
+        return trimming.trimmed(model, kept)
+
+    def write_vocabulary(self, options: ModelOptions, kept: np.ndarray, folder: Path) -> None:
+        """See trimming.write_vocabulary."""
+        trimming.write_vocabulary(backbone.vocabulary(options), kept, folder)

@@ -10,7 +10,9 @@ from bertline.models.recipe import ModelOptions, TrainOptions
 MOODS = ["negative", "neutral", "positive"]
 
 
-def rendered(classes=MOODS, verdicts=None, ingest=None, train=None, training=None, members=1, **words):
+def rendered(
+    classes=MOODS, verdicts=None, ingest=None, train=None, training=None, members=1, compression=None, **words
+):
     evidence = factories.review_evidence(classes, 300)
     trained = {**evidence.training, **(training or {})}
     config = {
@@ -29,6 +31,7 @@ def rendered(classes=MOODS, verdicts=None, ingest=None, train=None, training=Non
         export=evidence.export,
         ingest={**evidence.ingest, **(ingest or {})},
         texts=evidence.texts,
+        compression=compression,
     ), evidence.metrics
 
 
@@ -106,3 +109,12 @@ def test_hostile_labels_do_nothing_on_the_card_or_on_the_page():
     assert "<img" not in html
     assert 'href="javascript' not in html
     assert "a | b [x](javascript:alert(1))" in html
+
+
+def test_a_student_tells_of_its_teacher():
+    card, _ = rendered(compression=factories.compression_report())
+    assert "its teacher, that was trained on the same rows: 7,210 of 30,522 wordpieces" in card
+    assert "| This model | 0.840 | 0.840 | 5.0 ms | 640 | 30.0 MB |" in card
+    assert "| The teacher | 0.850 | 0.850 | 10.0 ms | 320 | 90.0 MB |" in card
+    for other in (None, factories.compression_report(smaller_by=4)):  # then the card is the teacher's own
+        assert "teacher" not in rendered(compression=other)[0]

@@ -8,7 +8,7 @@ import tensorflow as tf
 from factories import save_mood_model
 from tfx.types import standard_artifacts
 
-from bertline.components import artifacts, pusher, warmup
+from bertline.components import artifacts, compression_report, pusher, warmup
 from bertline.components.evaluation import write_metrics
 from bertline.components.options import ServeOptions
 from bertline.errors import UserError
@@ -34,7 +34,7 @@ def artifact(kind, folder, **properties):
     return made
 
 
-def push(tmp_path, model_blessed=1, infra_blessed=1, inputs="a", warmup_rows=0):
+def push(tmp_path, model_blessed=1, infra_blessed=1, inputs="a", warmup_rows=0, **more):
     evaluation = artifact(standard_artifacts.ModelEvaluation, tmp_path / "evaluation")
     metrics = factories.metrics(factories.answers(["a", "b"], [0, 1, 0, 1], [0, 1, 1, 1]))
     write_metrics(evaluation.uri, metrics)
@@ -55,8 +55,20 @@ def push(tmp_path, model_blessed=1, infra_blessed=1, inputs="a", warmup_rows=0):
         withdrawn="",
         keep_versions=0,
         warmup_rows=warmup_rows,
+        **more,
     )
     return pushed
+
+
+def test_the_release_of_a_student_tells_of_its_teacher(tmp_path):
+    report = artifact(artifacts.CompressionReport, tmp_path / "report")
+    compression_report.write(report.uri, factories.compression_report())
+    pushed = push(tmp_path, compression=report)
+    told = json.loads((tmp_path / "pushed" / releases.RELEASE_FILE).read_text())["compression"]
+    assert pushed.get_int_custom_property("pushed") == 1
+    assert (told["chosen"], told["steps"]) == ("student", {"wordpieces": {"before": 30_522, "after": 7_210}})
+    assert (told["teacher"]["accuracy"], told["student"]["accuracy"]) == (0.85, 0.84)
+    assert told["teacher"]["bytes"] == 90_000_000
 
 
 @pytest.mark.parametrize(

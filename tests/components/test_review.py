@@ -194,13 +194,16 @@ def test_a_canary_that_refused_is_quoted():
     assert "19 of 20 answers equal" in refused
 
 
-def test_other_models_on_the_same_rows_and_past_runs_are_shown(evidence):
-    def other(accuracy):
-        difference = {"value": 0.1, "low": 0.05, "high": 0.15}
-        found = {"accuracy": accuracy, "macro_f1": 0.5, "certainty": 0.95}
-        differences = {"accuracy": difference, "macro_f1": difference}
-        return Comparison(**found, differences=differences, rows_won=7, rows_lost=3, mcnemar_p=0.34)
+LEAD = {"value": 0.1, "low": 0.05, "high": 0.15}
 
+
+def other(accuracy):
+    found = {"accuracy": accuracy, "macro_f1": 0.5, "certainty": 0.95}
+    differences = {"accuracy": LEAD, "macro_f1": LEAD}
+    return Comparison(**found, differences=differences, rows_won=7, rows_lost=3, mcnemar_p=0.34)
+
+
+def test_other_models_on_the_same_rows_and_past_runs_are_shown(evidence):
     compared = {
         "tfidf": other(0.5),
         "probe": other(0.4),
@@ -222,6 +225,25 @@ def test_other_models_on_the_same_rows_and_past_runs_are_shown(evidence):
         ["2026-11-20T10:00:00", "blocked", ""],
         ["this run", "pushed", "1795295123"],
     ]
+
+
+def test_the_trade_of_student_and_teacher_is_shown_beside_tfidf(evidence):
+    metrics = evidence.metrics.model_copy(update={"tfidf": other(0.5)})
+    changes = {"metrics": metrics, "compression": factories.compression_report()}
+    shown = page.render(factories.review_evidence(MOODS, 300, **changes), "today")
+    rows = factories.page_tables(shown)["compression-table"]
+    assert rows[:2] == [
+        ["teacher", 0.85, "0.827 to 0.871", 10.0, 320.0, 90_000_000.0],
+        ["student", 0.84, "0.816 to 0.861", 5.0, 640.0, 30_000_000.0],
+    ]
+    assert rows[2][:2] == ["TF-IDF with logistic regression", 0.5]
+    assert "The student stands in for its teacher" in shown
+    assert 'href="#compression"' in shown
+    kept = {"compression": factories.compression_report(smaller_by=4)}
+    shown = page.render(factories.review_evidence(MOODS, 300, **kept), "today")
+    assert "The teacher was kept" in shown
+    assert "Not passed: the teacher has 3.00 times the bytes of the student; the gate asks for 4." in shown
+    assert "#compression" not in page.render(factories.review_evidence(MOODS, 300), "today")
 
 
 # === The page itself ===

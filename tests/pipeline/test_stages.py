@@ -23,9 +23,8 @@ def everything(tmp_path_factory):
     """A config that leaves no stage out."""
     path = factories.write_task(tmp_path_factory.mktemp("task"), factories.reviews(3))
     cluster = "kubeflow: {image: 'bertline:1', data_folder: /data, root: /volume}\n"
-    path.write_text(
-        f"{path.read_text()}tracking: {{tool: tensorboard}}\ntune: {{every_run: true}}\n{cluster}", encoding="utf-8"
-    )
+    more = "tracking: {tool: tensorboard}\ncompress: {vocabulary: used}\ntune: {every_run: true}\n"
+    path.write_text(f"{path.read_text()}{more}{cluster}", encoding="utf-8")
     return configs.load(path)
 
 

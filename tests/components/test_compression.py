@@ -1,0 +1,203 @@
+"""From the Trainer's weights to the model that goes on: Compressor, StudentExporter and StudentGate in turn."""
+
+import filecmp
+import functools
+import json
+import string
+
+import factories
+import numpy as np
+import pytest
+import tensorflow as tf
+from factories import MOODS, raw_examples, tiny_model_options, trained_weights, transformed
+from tfx.types import standard_artifacts
+
+from bertline.components import (
+    artifacts,
+    compression_report,
+    compressor,
+    exporter,
+    student_exporter,
+    student_gate,
+    training_record,
+)
+from bertline.components.options import CompressOptions, EvaluateOptions
+from bertline.components.training_record import ValidationLogits
+from bertline.errors import UserError
+from bertline.models.history import Epoch, History
+from bertline.models.recipe import ExportOptions
+from bertline.serving import storage
+
+LABELS = list(MOODS)
+KEYWORDS = {"awful": 0, "ordered": 1, "great": 2}
+SEEN = ["it was great", "it was awful", "i ordered it"]
+NEW = "great thanks 2024 awful perfect great"  # "thanks", "perfect" and the number are in no row that was trained on
+
+
+def artifact(kind, folder):
+    made = kind()
+    made.uri = str(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    """The teacher: what ingestion, Transform, the Trainer and the Exporter leave of a model whose answers are known."""
+    folder = tmp_path_factory.mktemp("compression")
+    options = tiny_model_options(folder, dropout=0.0)
+    with open(folder / "vocab.txt", "a", encoding="utf-8") as file:
+        letters = string.ascii_lowercase
+        syllables = [first + second for first in letters for second in letters if first + second not in ("it", "my")]
+        file.write("".join(f"{piece}\n##{piece}\n" for piece in [*letters, *syllables]))
+    rows = [(text, label) for text, label in zip(SEEN, ("positive", "negative", "neutral"), strict=True)]
+    splits = {"train": rows, "validation": rows, "test": [*rows, (NEW, "positive")] * 20}
+    examples, schema = raw_examples(folder, splits, LABELS)
+    graph, tokens = transformed(folder, options, examples, schema)
+    weights = artifact(artifacts.Weights, folder / "weights")
+    run = artifact(standard_artifacts.ModelRun, folder / "model_run")
+    trained_weights(folder / "weights", options, KEYWORDS)
+    training_record.write_history(run.uri, [History([Epoch(1, 0.1, 0.1, 1.0)], 1, precision="float32")])
+    training_record.write_logits(run.uri, ValidationLogits(["positive", "negative", "neutral"], np.eye(3)[[2, 0, 1]]))
+    model = artifact(standard_artifacts.Model, folder / "model")
+    common = {"transform_graph": graph, "model_options": options.model_dump_json()}
+    export = {**common, "options": ExportOptions().model_dump_json()}
+    exporter.Exporter.test_call(weights=weights, model_run=run, model=model, **export)
+    return {
+        "common": common,
+        "export": export,
+        "examples": examples,
+        "tokens": tokens,
+        "weights": weights,
+        "run": run,
+        "model": model,
+    }
+
+
+def compressed(line, folder, options):
+    """The student: its Weights, ModelRun and Model."""
+    weights = artifact(artifacts.Weights, folder / "weights")
+    run = artifact(standard_artifacts.ModelRun, folder / "run")
+    model = artifact(standard_artifacts.Model, folder / "model")
+    compressor.Compressor.test_call(
+        teacher=line["weights"],
+        teacher_run=line["run"],
+        transformed_examples=line["tokens"],
+        weights=weights,
+        model_run=run,
+        options=options.model_dump_json(),
+        **line["common"],
+    )
+    student_exporter.StudentExporter.test_call(weights=weights, model_run=run, model=model, **line["export"])
+    return weights, run, model
+
+
+def judged(line, folder, student, options):
+    """What the gate passes on, and its report."""
+    outputs = {
+        "model": artifact(standard_artifacts.Model, folder / "chosen"),
+        "weights": artifact(artifacts.Weights, folder / "chosen-weights"),
+        "model_run": artifact(standard_artifacts.ModelRun, folder / "chosen-run"),
+        "report": artifact(artifacts.CompressionReport, folder / "report"),
+    }
+    student_gate.StudentGate.test_call(
+        examples=line["examples"],
+        teacher=line["model"],
+        teacher_weights=line["weights"],
+        teacher_run=line["run"],
+        **dict(zip(("student_weights", "student_run", "student"), student, strict=True)),
+        **outputs,
+        options=options.model_dump_json(),
+        evaluate=EvaluateOptions().model_dump_json(),
+        keep="[]",
+    )
+    return outputs, compression_report.read(outputs["report"].uri)
+
+
+@pytest.fixture(scope="module")
+def trimmed(line, tmp_path_factory):
+    return compressed(line, tmp_path_factory.mktemp("trimmed"), CompressOptions(vocabulary="used"))
+
+
+def answers(model, *texts):
+    return loaded(model.uri).signatures["monitored"](text=tf.constant(texts))
+
+
+@functools.cache
+def loaded(folder):
+    return tf.saved_model.load(f"{folder}/Format-Serving")
+
+
+def test_a_trimmed_student_gives_seen_texts_the_same_answers_and_spells_new_words(line, trimmed):
+    weights, run, model = trimmed
+    words = (tf.io.gfile.GFile(f"{weights.uri}/vocabulary/vocab.txt").read()).split()
+    assert set(words) >= {"[PAD]", "[UNK]", "[MASK]", "it", "was", "great", "awful", "ordered", "2", "##4"}
+    assert not {"the", "my", "love", "refund", "thanks"} & set(words)
+    whole, part = (answers(each, *SEEN) for each in (line["model"], model))
+    assert np.array_equal(whole["probabilities"], part["probabilities"])
+    assert np.array_equal(whole["pieces"], part["pieces"])
+    new = answers(model, NEW)
+    assert new["unknown"].numpy().tolist() == [0]
+    assert new["pieces"].numpy()[0] > answers(line["model"], NEW)["pieces"].numpy()[0]
+    assert weights.get_string_custom_property("summary") == f"{len(words)} of 1,443 wordpieces"
+    assert training_record.read_history(run.uri) == training_record.read_history(line["run"].uri)
+    assert compression_report.read_steps(weights.uri).wordpieces.after == len(words)
+
+
+def test_the_student_goes_on_where_its_gates_pass(line, trimmed, tmp_path):
+    options = CompressOptions(vocabulary="used", gates={"smaller_by": 1.2, "not_worse_by": 0.5})
+    outputs, report = judged(line, tmp_path, trimmed, options)
+    assert report.chosen == "student"
+    assert [verdict["passed"] for verdict in report.verdicts] == [True, True]
+    assert report.teacher.bytes > 1.2 * report.student.bytes > 0
+    assert min(report.teacher.p50_ms, report.student.p50_ms, report.student.examples_per_second) > 0
+    assert outputs["model"].get_string_custom_property("summary") == trimmed[2].get_string_custom_property("summary")
+    for name, made in zip(("weights", "model_run", "model"), trimmed, strict=True):
+        for file in storage.files(made.uri):
+            assert filecmp.cmp(f"{made.uri}/{file}", f"{outputs[name].uri}/{file}", shallow=False)
+    assert json.loads(outputs["report"].get_string_custom_property("verdicts")) == report.verdicts
+
+
+def test_the_teacher_is_kept_where_a_gate_fails_and_the_screen_says_why():
+    report = factories.compression_report(faster_by=2.0, smaller_by=3.0)
+    assert (report.chosen, report.faster, report.smaller) == ("student", 2.0, 3.0)
+    told = "7,210 of 30,522 wordpieces  accuracy -0.010, 2.0 times as fast, 30 MB of 90 MB"
+    assert report.described == told
+    for gate, reason in (
+        (
+            {"faster_by": 2.01},
+            "the student answers 2.00 times the examples a second of the teacher, with 95% certainty",
+        ),
+        ({"smaller_by": 3.01}, "the teacher has 3.00 times the bytes of the student; the gate asks for 3.01"),
+        ({"not_worse_by": 0.001}, "accuracy fell by 0.010 against the teacher on the same rows, with 95% certainty by"),
+    ):
+        blocked = factories.compression_report(**gate)
+        assert blocked.chosen == "teacher"
+        assert next(each["reason"] for each in blocked.verdicts if not each["passed"]).startswith(reason)
+        assert blocked.described == f"{told}: the teacher is kept"
+
+
+def test_the_bound_of_the_ratio_is_paired():
+    # A machine that slows down fivefold slows down both: the ratio is 2 in every batch, and so its bounds.
+    student = np.array([1.0, 1.2, 0.9, 5.0, 6.0, 5.5])
+    ratio, bounds = student_gate.faster(2 * student, student, 0.95)
+    assert (ratio, *bounds) == pytest.approx((2.0, 2.0, 2.0))
+    ratio, bounds = student_gate.faster(np.array([2.0, 3.0, 1.0, 2.0]), np.ones(4), 0.95)
+    assert ratio == 2.0
+    assert 1.2 < bounds[0] < 2.0 < bounds[1] < 2.8
+
+
+def test_gates_without_a_student_are_refused():
+    with pytest.raises(ValueError, match="there is no student that they could judge"):
+        CompressOptions(gates={"smaller_by": 2})
+
+
+def test_a_family_without_trimming_is_refused_in_words(line, monkeypatch, tmp_path):
+    from bertline.models import compression
+
+    class Other:
+        name = "other"
+
+    monkeypatch.setattr(compression.families, "of", lambda options: Other())
+    with pytest.raises(UserError, match="the family other cannot lose a part of their vocabulary"):
+        compression.trim([], tiny_model_options(tmp_path), [], tmp_path)
