@@ -81,10 +81,11 @@ def explain(
     """
     store, run_id = lineage.find(task, run_id, Node.EXPORTER)
     exporter = store.stage(run_id, Node.EXPORTER)
-    gate = store.stage(run_id, Node.STUDENT_GATE)  # its model, if there was one: the student's or the teacher's
-    (weights,) = (gate or store.stage(run_id, Node.TRAINER)).outputs["weights"]
+    gate = store.stage(run_id, Node.STUDENT_GATE)
+    chosen = gate.outputs if gate else {}  # the student or the teacher; {} where nothing was compressed
+    (weights,) = chosen.get("weights") or store.stage(run_id, Node.TRAINER).outputs["weights"]
     (graph,) = store.stage(run_id, Node.TRANSFORM).outputs["transform_graph"]
-    (model,) = (gate or exporter).outputs["model"]
+    (model,) = chosen.get("model") or exporter.outputs["model"]
     labels = read_labels(graph.uri)
     if label is not None and label not in labels:
         raise UserError(_unknown_label(label, labels))

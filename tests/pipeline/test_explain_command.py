@@ -44,7 +44,7 @@ def found(folder, monkeypatch):
         ),
         "Transform": SimpleNamespace(outputs={"transform_graph": [SimpleNamespace(uri=str(folder / "graph"))]}),
     }
-    store = SimpleNamespace(stage=lambda run_id, name: stages[name])
+    store = SimpleNamespace(stage=lambda run_id, name: stages.get(name))
     monkeypatch.setattr(lineage, "find", lambda task, run_id, name: (store, run_id or "newest"))
 
     def explained(text, pair=None, label=None, method="integrated-gradients", run_id=None):
