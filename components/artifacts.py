@@ -13,6 +13,7 @@ ISSUES_FILE = "label_issues.csv"  # in LabelReport: rows whose label is probably
 NEAR_DUPLICATES_FILE = "near_duplicates.csv"  # texts that stand almost alike in two splits
 LABEL_SUMMARY_FILE = "label_quality.json"  # the counts of both, see label_quality.summarise
 ATTRIBUTIONS_FILE = "attributions.json"  # in Attributions: see explainer.explain
+VARIANTS_FILE = "variants.csv"  # in Variants: where each came from, see bertline.components.variants
 REVIEW_FILE = "review.html"  # in ReviewPage
 
 
@@ -20,6 +21,12 @@ class Weights(Artifact):
     """The trained classifier: the Keras weights and classifier.json that `Family.load` of its family reads."""
 
     TYPE_NAME = "bertline.Weights"
+
+
+class Backbone(Artifact):
+    """Weights after further pre-training, as a Hugging Face folder, and pretraining.json; see components.pretrained."""
+
+    TYPE_NAME = "bertline.Backbone"
 
 
 class Quarantine(Artifact):
@@ -32,6 +39,12 @@ class DataReport(Artifact):
     """Statistics of the texts, a split at a time: text_statistics.json."""
 
     TYPE_NAME = "bertline.DataReport"
+
+
+class Variants(Artifact):
+    """More training rows, made of others: transformed Examples in Split-train, and VARIANTS_FILE in the same order."""
+
+    TYPE_NAME = "bertline.Variants"
 
 
 class BaselineAnswers(Artifact):

@@ -9,8 +9,8 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
-from bertline.components import vectors
-from bertline.components.artifacts import Embeddings
+from bertline.components import pretrained, vectors
+from bertline.components.artifacts import Backbone, Embeddings
 from bertline.components.labels import read_labels
 from bertline.components.transformed_labels import is_multi_label
 from bertline.components.vectors import Vectors
@@ -31,6 +31,7 @@ def Embedder(
     model_options: Parameter[str],
     precision: Parameter[str],
     train_rows: Parameter[int],
+    backbone: InputArtifact[Backbone] = None,
 ) -> None:
     """Embeds the rows of all splits; no weight is trained.
 
@@ -41,11 +42,12 @@ def Embedder(
         model_options: a ModelOptions as JSON.
         precision: `train.precision`; the vectors are those that training begins with.
         train_rows: at most so many training rows are embedded, an even sample; 0 for all.
+        backbone: the Pretrainer's weights; None for the configured ones.
 
     Raises:
         UserError: a split is empty, or the backbone cannot be read.
     """
-    options = ModelOptions.model_validate_json(model_options)
+    options = pretrained.model_of(ModelOptions.model_validate_json(model_options), backbone)
     spec = tft.TFTransformOutput(transform_graph.uri).transformed_feature_spec()
     labels = len(read_labels(transform_graph.uri)) if is_multi_label(spec) else None
     began = time.monotonic()

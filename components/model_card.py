@@ -16,8 +16,8 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import standard_artifacts
 
-from bertline.components import artifacts, compression_report, export_record, markdown
-from bertline.components.artifacts import CompressionReport, DataReport, Quarantine
+from bertline.components import artifacts, compression_report, export_record, markdown, pretrained
+from bertline.components.artifacts import Backbone, CompressionReport, DataReport, Quarantine
 from bertline.components.evaluation import Metrics, figure_name, read_metrics
 from bertline.components.ingestion import INGEST_FILE
 from bertline.components.options import Query
@@ -43,6 +43,7 @@ def ModelCard(
     config: Parameter[str],
     release: Parameter[str],
     compression: InputArtifact[CompressionReport] = None,
+    backbone: InputArtifact[Backbone] = None,
 ) -> None:
     """Writes the model's card.
 
@@ -57,6 +58,7 @@ def ModelCard(
         config: JSON of the config's `name`, `data`, `model`, `train` and `card`.
         release: JSON of the run's facts, as the Pusher gets them.
         compression: the trade of student and teacher; None where nothing was compressed.
+        backbone: the Pretrainer's weights; None where there are none.
     """
     card = render(
         {**json.loads(config), **trials.trained_sections(model_run)},
@@ -68,6 +70,7 @@ def ModelCard(
         ingest=_read(f"{quarantine.uri}/{INGEST_FILE}"),
         texts=_read(f"{data_report.uri}/{STATISTICS_FILE}"),
         compression=compression_report.read(compression.uri) if compression else None,
+        pretraining=pretrained.headline(backbone.uri) if backbone else None,
     )
     with fileio.open(f"{model_card.uri}/{CARD_FILE}", "w") as file:
         file.write(card)
@@ -80,7 +83,8 @@ def render(config: dict[str, Any], release: dict[str, Any], **found: Any) -> str
     Args:
         config: the config's `name`, `data`, `model`, `train` and `card`.
         release: the run's facts.
-        **found: what the stages left: `metrics`, `verdicts`, `training`, `export`, `ingest`, `texts` and `compression`.
+        **found: what the stages left: `metrics`, `verdicts`, `training`, `export`, `ingest`, `texts` and `compression`;
+            `pretraining` as pretrained.headline has it, None without one.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -8,9 +8,9 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
-from bertline.components import compression_report, warmup
+from bertline.components import compression_report, pretrained, warmup
 from bertline.components.answers import PREDICTIONS_FILE
-from bertline.components.artifacts import CompressionReport, ModelCard, Weights
+from bertline.components.artifacts import Backbone, CompressionReport, ModelCard, Weights
 from bertline.components.evaluation import read_metrics
 from bertline.components.object_store import ADDRESS
 from bertline.serving import push, releases, storage
@@ -32,6 +32,7 @@ def Pusher(
     keep_versions: Parameter[int],
     warmup_rows: Parameter[int],
     compression: InputArtifact[CompressionReport] = None,
+    backbone: InputArtifact[Backbone] = None,
 ) -> None:
     """Pushes the exported model as a new version, if both blessings are positive.
 
@@ -53,6 +54,7 @@ def Pusher(
         keep_versions: the newest releases that are kept; older ones are removed. 0 keeps all.
         warmup_rows: rows for the version's warm-up requests; 0 writes none.
         compression: the trade of student and teacher, which release.json tells of; None where nothing was compressed.
+        backbone: the Pretrainer's weights, whose figures go into release.json; None where there are none.
 
     Raises:
         UserError: the folder cannot be written, or another push holds it.
@@ -74,6 +76,8 @@ def Pusher(
         record["compression"] = compression_report.read(compression.uri).of_release()
     if metrics.multi_label:
         record["thresholds"] = metrics.multi_label.thresholds
+    if backbone:
+        record["pretraining"] = pretrained.headline(backbone.uri)
     try:
         with tempfile.TemporaryDirectory(prefix="bertline-push-") as scratch:
             extra = {releases.CARD_FILE: f"{model_card.uri}/{releases.CARD_FILE}"}

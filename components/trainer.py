@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -11,29 +10,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
-from bertline.components import probe_head, training_record
-from bertline.components.artifacts import ADAPTER_FILE, KERAS_FOLDER, ProbeHead, Weights
+from bertline.components import pretrained, probe_head, training_record
+from bertline.components.artifacts import ADAPTER_FILE, KERAS_FOLDER, Backbone, ProbeHead, Variants, Weights
+from bertline.components.checkpoint_folders import remove_checkpoints
 from bertline.components.labels import read_labels
 from bertline.components.probe_head import Probed
 from bertline.components.training_record import ValidationLogits
 from bertline.components.transformed_labels import is_multi_label, names_of
 from bertline.components.tuning import space, trials
+from bertline.components.variants import made_with
 from bertline.errors import UserError
 from bertline.models import contrastive, ensemble, families, hardware, targets, training
-from bertline.models.dataset import Rows, read_rows
+from bertline.models.dataset import Rows, joined, read_rows
 from bertline.models.family import Classifier
 from bertline.models.features import SEGMENT_IDS
 from bertline.models.recipe import ModelOptions, TrainOptions
 
-# Checkpoints of an interrupted training are kept so long for it to go on. A training that runs writes some every few
-# minutes (train.checkpoint_steps).
-STALE_SECONDS = 7 * 24 * 3600
 _progress = logging.getLogger("bertline.progress")
 
 
@@ -49,6 +46,8 @@ def Trainer(
     last_blessed: InputArtifact[standard_artifacts.Model] = None,
     probe: InputArtifact[ProbeHead] = None,
     hyperparameters: InputArtifact[standard_artifacts.HyperParameters] = None,
+    variants: InputArtifact[Variants] = None,
+    backbone: InputArtifact[Backbone] = None,
 ):
     """Leaves the weights of the best epoch, and what training and the validation rows say of them.
 
@@ -71,6 +70,8 @@ def Trainer(
         probe: what the head starts from, unless the last blessed model's weights are taken; None for random weights.
             With the method "probe" it is the head that is served.
         hyperparameters: the Tuner's best, which take the places of the options'; None for the options as they are.
+        variants: more training rows, made of the others (see augmenter); None for none.
+        backbone: the Pretrainer's weights; None for the configured ones.
 
     Raises:
         UserError: a split is empty, the loss is no longer a number, the last blessed model's weights do not fit, or the
@@ -78,14 +79,17 @@ def Trainer(
     """
     options = ModelOptions.model_validate_json(model_options)
     recipe = TrainOptions.model_validate_json(train_options)
+    check_variants(recipe, variants)
     if hyperparameters:
         options, recipe = space.combined(options, recipe, trials.read_hyperparameters(hyperparameters.uri))
         model_run.set_string_custom_property(trials.TUNED, trials.sections(options, recipe))
+    options = pretrained.model_of(options, backbone)
     strategy = hardware.strategy(recipe.distribution)  # first of all: workers meet before TensorFlow runs
     task = read_task(
         transform_graph.uri,
         transformed_examples.uri,
         options,
+        variants=variants.uri if variants else None,
         start=warm_start(last_blessed) if last_blessed else None,
         probed=probe_head.read(probe.uri) if probe else None,
     )
@@ -202,8 +206,20 @@ class Task:
         return digest.hexdigest()[:16]
 
 
+def check_variants(recipe: TrainOptions, variants: Variants | None) -> None:
+    """Raises UserError where a run on a cluster asks for other variants than the line was compiled with."""
+    if recipe.augment != (made_with(variants) if variants else None):
+        raise UserError("train.augment: this line was compiled with another; compile it again, or leave it as it was")
+
+
 def read_task(
-    graph: str, examples: str, options: ModelOptions, *, start: Start | None = None, probed: Probed | None = None
+    graph: str,
+    examples: str,
+    options: ModelOptions,
+    *,
+    variants: str | None = None,
+    start: Start | None = None,
+    probed: Probed | None = None,
 ) -> Task:
     """Reads the training and validation rows; the test rows are not opened.
 
@@ -211,6 +227,7 @@ def read_task(
         graph: folder of Transform's graph, which says whether rows are pairs.
         examples: folder of the transformed Examples.
         options: names the backbone.
+        variants: folder of more training rows; None for none.
         start: the release to start from.
         probed: the probe.
 
@@ -220,11 +237,14 @@ def read_task(
     labels = read_labels(graph)
     spec = tft.TFTransformOutput(graph).transformed_feature_spec()
     several = len(labels) if is_multi_label(spec) else None
-    rows = (
-        read_rows(Path(examples) / f"Split-{split}", pair=SEGMENT_IDS in spec, labels=several)
-        for split in ("train", "validation")
-    )
-    return Task(labels, families.of(options).digest(options), *rows, start, probed)
+
+    def rows_of(folder: str, split: str) -> Rows:
+        return read_rows(Path(folder) / f"Split-{split}", pair=SEGMENT_IDS in spec, labels=several)
+
+    train, validation = (rows_of(examples, split) for split in ("train", "validation"))
+    if variants:
+        train = joined(train, rows_of(variants, "train"))
+    return Task(labels, families.of(options).digest(options), train, validation, start, probed)
 
 
 def train(task: Task, options: ModelOptions, recipe: TrainOptions, **fitting: Any) -> training.Trained:
@@ -298,35 +318,6 @@ def _log_progress(progress: training.Progress, *, member: int, members: int) -> 
 
 
 # === What training leaves ===
-
-
-def remove_checkpoints(folder: str, finished: str) -> None:
-    """Removes the checkpoints of a training that is done, and those that an interrupted one left long ago.
-
-    Another training of the same task may be running on a cluster, so folders with recent files stay.
-
-    Args:
-        folder: holds a folder for each training, local or remote.
-        finished: the folder of the training that is done.
-    """
-    if tf.io.gfile.isdir(finished):
-        tf.io.gfile.rmtree(finished)
-    if not tf.io.gfile.isdir(folder):
-        return
-    for name in tf.io.gfile.listdir(folder):
-        other = f"{folder}/{name.rstrip('/')}"
-        if time.time() - _last_written(other) > STALE_SECONDS:
-            tf.io.gfile.rmtree(other)
-
-
-def _last_written(folder: str) -> float:
-    """When the newest file of a folder was written, in seconds since 1970; now if there is none."""
-    try:
-        return max(
-            (tf.io.gfile.stat(file).mtime_nsec / 1e9 for file in tf.io.gfile.glob(f"{folder}/*")), default=time.time()
-        )
-    except tf.errors.NotFoundError:  # its training has just replaced a checkpoint
-        return time.time()
 
 
 def describe_probe(probed: Probed) -> str:

@@ -10,8 +10,8 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
-from bertline.components import probe_head, trainer
-from bertline.components.artifacts import ProbeHead
+from bertline.components import pretrained, probe_head, trainer
+from bertline.components.artifacts import Backbone, ProbeHead, Variants
 from bertline.components.options import TuneOptions
 from bertline.components.tuning import trials
 from bertline.components.tuning.search import Search, log_progress
@@ -30,6 +30,8 @@ def Tuner(
     folder: Parameter[str],
     code: Parameter[str],
     probe: InputArtifact[ProbeHead] = None,
+    variants: InputArtifact[Variants] = None,
+    backbone: InputArtifact[Backbone] = None,
 ):
     """Runs trials until their number or the time is up. What `bertline tune` has done on the same rows counts.
 
@@ -44,18 +46,22 @@ def Tuner(
         folder: local folder of the trials, which outlives an interrupted run.
         code: key of the code that trains; trials by other code are not taken up.
         probe: what heads start from.
+        variants: more training rows, made of the others (see augmenter); None for none.
+        backbone: the Pretrainer's weights; None for the configured ones.
 
     Raises:
         UserError: a split is empty, nothing can be searched, or no trial could be completed.
     """
-    options = ModelOptions.model_validate_json(model_options)
+    options = pretrained.model_of(ModelOptions.model_validate_json(model_options), backbone)
+    recipe, tuning = TrainOptions.model_validate_json(train_options), TuneOptions.model_validate_json(tune_options)
+    trainer.check_variants(recipe, variants)
     task = trainer.read_task(
         transform_graph.uri,
         transformed_examples.uri,
         options,
+        variants=variants.uri if variants else None,
         probed=probe_head.read(probe.uri) if probe else None,
     )
-    recipe, tuning = TrainOptions.model_validate_json(train_options), TuneOptions.model_validate_json(tune_options)
     outcome = Search(task, options, recipe, tuning, Path(folder), code).run(log_progress)
     trials.write_hyperparameters(best_hyperparameters.uri, outcome.space, outcome.best.values)
     trials.write_results(tuner_results.uri, outcome.trials)

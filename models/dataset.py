@@ -74,6 +74,13 @@ def read_rows(folder: Path, *, pair: bool, labels: int | None = None) -> Rows:
     return Rows(column(TOKEN_IDS), column(SEGMENT_IDS) if pair else None, column(LABEL_ID).numpy())
 
 
+def joined(rows: Rows, more: Rows) -> Rows:
+    """The rows of both, one after the other."""
+    segments = None if rows.segment_ids is None else tf.concat([rows.segment_ids, more.segment_ids], axis=0)
+    ids = tf.concat([rows.token_ids, more.token_ids], axis=0)
+    return Rows(ids, segments, np.concatenate([rows.labels, more.labels]))
+
+
 @dataclass(frozen=True)
 class Batches:
     """The batches of a split, in an order that depends only on the seed and the epoch.

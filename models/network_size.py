@@ -1,4 +1,4 @@
-"""The size of a backbone's network, and what of a recipe does not fit it. Neither Keras nor weights are needed."""
+"""The size of a backbone's network, and what of a recipe does not fit it or its family, without Keras or weights."""
 
 from __future__ import annotations
 

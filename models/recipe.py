@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 Distribution = Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
@@ -223,6 +223,50 @@ class AverageOptions(Section):
 _MOVE_PRETRAINED = ("full", "top_layers", "gradual", "bitfit")
 
 
+Augmentation = Literal["synonyms", "insert", "swap", "delete", "keyboard", "characters", "ocr", "masked_lm", "command"]
+WITH_SYNONYMS = ("synonyms", "insert")
+# nlpaug's layouts
+Keyboard = Literal["de", "en", "es", "fr", "he", "it", "nl", "pl", "th", "tr", "uk"]
+
+
+class AugmentOptions(Section):
+    """More training rows, made of those there are (components/augmentation). No other split gets any."""
+
+    # What changes a text; the variants of a row take turns. synonyms: words give way to synonyms. insert: synonyms of
+    # its words come in. swap, delete: of words. These four are EDA's. keyboard, characters, ocr: a wrong letter in a
+    # word, by nlpaug. masked_lm: words that the pretrained network finds likely there. command: a program of yours
+    # rewrites it, such as a translation there and back
+    operations: list[Augmentation] = Field(min_length=1)
+    # Variants of each row. EDA found 16 best at 500 rows, 8 at 2,000 and 4 above; each costs as much training as a row
+    variants: int = Field(default=4, ge=1, le=64)
+    # Share of a text's words that an operation changes, at least one word. EDA's 0.1; from 0.3 on swapping and deleting
+    # hurt
+    share: float = Field(default=0.1, gt=0, le=0.5)
+    # A file with synonyms in Solr's format: a line each, such as `flight, plane trip` or `cancelled => called off`. Its
+    # path starts at the config's folder
+    synonyms: str | None = None
+    keyboard: Keyboard = "en"  # whose neighbouring keys are hit
+    # A program and its arguments, such as [./there-and-back.sh, de]. It reads a text per line and writes one per line
+    command: list[str] | None = Field(default=None, min_length=1)
+    seed: int = 17  # of what is drawn; apart from train.seed, so that another training does not run the command again
+
+    @model_validator(mode="after")
+    def _keys_of_an_operation_come_with_it(self) -> AugmentOptions:
+        if len(set(self.operations)) < len(self.operations):
+            raise ValueError(f"operations: each at most once, not {', '.join(self.operations)}")
+        using = [each for each in self.operations if each in WITH_SYNONYMS]
+        for key, value, users in (
+            ("synonyms", self.synonyms, using),
+            ("command", self.command, [each for each in self.operations if each == "command"]),
+        ):
+            if users and value is None:
+                raise ValueError(f"{key}: the operation {users[0]} needs it; set it, or take the operation out")
+            if value is not None and not users:
+                needed = "command" if key == "command" else "synonyms or insert"
+                raise ValueError(f"{key}: only the operation {needed} uses it; name the operation, or take it out")
+        return self
+
+
 class TrainOptions(Section):
     """The fine-tuning recipe of the BERT paper (Devlin et al. 2019, A.3), with early stopping."""
 
@@ -262,6 +306,9 @@ class TrainOptions(Section):
     warmup_share: float = Field(default=0.1, ge=0, lt=1)  # share of the steps with a linearly growing rate
     weight_decay: float = Field(default=0.01, ge=0, lt=1)  # decoupled; biases and LayerNorm are spared
     clip_norm: float = Field(default=1.0, gt=0)  # global norm of the gradients
+    # More training rows, made of those there are; null makes none. A variant can lose its label's meaning, so the gains
+    # are small, and largest below some 500 rows (Wei and Zou 2019).
+    augment: AugmentOptions | None = None
     class_weights: Literal["none", "balanced"] = "none"  # balanced: rows / (labels x rows of the label)
     # Regularity, all off: each costs time or memory, and none has been shown here to be worth it on every task.
     # docs/models.md says what each does.
@@ -348,6 +395,12 @@ class TrainOptions(Section):
             raise ValueError("head: random: with method: probe the head is the probe's; leave head out")
         return self
 
+    @model_validator(mode="after")
+    def _augmented_rows_are_trained_on(self) -> TrainOptions:
+        if self.method == "probe" and self.augment:
+            raise ValueError("augment: with method: probe nothing is trained on more rows; take one out")
+        return self
+
     def of_member(self, number: int) -> TrainOptions:
         """The recipe of one member of the ensemble, counted from 1."""
         return self.model_copy(update={"seed": self.seed + number - 1, "ensemble": 1})
@@ -356,6 +409,40 @@ class TrainOptions(Section):
     @classmethod
     def _calibrate_has_moved(cls, values: Any) -> Any:
         return _refuse_moved(values, "calibrate")
+
+
+class PretrainOptions(Section):
+    """Further pre-training on your own texts, which need no labels, before anything else (Gururangan et al. 2020)."""
+
+    # Files with texts, as in data.source; null takes the training rows alone. Texts that are validation or test rows
+    # are left out
+    source: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] | None = (
+        None
+    )
+    text: str | list[str] | None = None  # their column, or several to join; null: data.text
+    training_rows: bool = True  # the training rows' texts too: the paper gained most where both were used
+    # The paper took 100 epochs over small task sets and a few over domains. Three cost as much as a usual fine-tuning;
+    # the held-out loss on the screen says whether more would help
+    epochs: PositiveInt = 3
+    steps: PositiveInt | None = None  # at most so many, whatever the epochs; null for no limit
+    batch_size: PositiveInt = 32  # as train's; the paper's 256 and more need accelerators
+    learning_rate: float = Field(default=5e-5, gt=0, le=1)  # BERT's 1e-4 was for batches of 256
+    warmup_share: float = Field(default=0.06, ge=0, lt=1)  # the paper's
+    weight_decay: float = Field(default=0.01, ge=0, lt=1)  # the paper's, and BERT's
+    clip_norm: float = Field(default=1.0, gt=0)  # as train's
+    mask_share: float = Field(default=0.15, gt=0, lt=1)  # of the tokens, to be predicted; BERT's
+    # Masks all pieces of a word together, as BERT's later checkpoints did; its first ones masked each by itself
+    whole_words: bool = False
+    seed: int = 17  # of masks, dropout, order, and of a head that the weights come without
+    checkpoint_steps: PositiveInt = 200  # an interrupted run loses at most this many steps
+
+    @model_validator(mode="after")
+    def _there_are_texts(self) -> PretrainOptions:
+        if not self.source and not self.training_rows:
+            raise ValueError("source: name files with texts, or set training_rows: true")
+        if self.text is not None and not self.source:
+            raise ValueError("text: it names the column of source, and there is none; take it out")
+        return self
 
 
 class ExportOptions(Section):

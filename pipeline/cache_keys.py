@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata as installed
 from pathlib import Path
@@ -31,6 +31,7 @@ LIBRARIES = {
     "fairlearn": "fairlearn",
     "keras": "keras",
     "keras_hub": "keras-hub",
+    "nlpaug": "nlpaug",
     "numpy": "numpy",
     "pyarrow": "pyarrow",
     "scipy": "scipy",
@@ -45,11 +46,12 @@ LIBRARIES = {
 }
 
 
-def of_stages(model: ModelOptions) -> dict[Node, str]:
+def of_stages(model: ModelOptions, files: Mapping[Node, str]) -> dict[Node, str]:
     """The key of each stage.
 
     Args:
         model: names the backbone.
+        files: by stage, hash of the files that only it reads.
 
     Raises:
         UserError: the backbone cannot be found.
@@ -58,24 +60,35 @@ def of_stages(model: ModelOptions) -> dict[Node, str]:
 
     backbone_digest = families.of(model).digest(model)
     tree = SourceTree(TOP)
-    return {node: key(node, tree, backbone_digest) for node in KEYED}
+    return {node: key(node, tree, backbone_digest, files.get(node, "")) for node in KEYED}
 
 
-def key(node: Node, tree: SourceTree, backbone_digest: str) -> str:
+def key(node: Node, tree: SourceTree, backbone_digest: str, files: str = "") -> str:
     """A stage's key.
 
     Args:
         node: the stage.
         tree: bertline's source.
         backbone_digest: of the weights and the vocabulary; it counts where the stage's code can read them.
+        files: hash of the files that only this stage reads, "" for none.
     """
     modules = tree.closure(node.module)
     imported = {name.partition(".")[0] for module in modules for name in module.imports}
     parts = [f"{module.name} {module.digest}" for module in modules]
-    parts += [f"{LIBRARIES[name]} {installed.version(LIBRARIES[name])}" for name in sorted(imported & set(LIBRARIES))]
+    parts += [f"{LIBRARIES[name]} {_version(LIBRARIES[name])}" for name in sorted(imported & set(LIBRARIES))]
     if any(module.name == BACKBONE_MODULE for module in modules):
         parts.append(f"backbone {backbone_digest}")
+    if files:
+        parts.append(f"files {files}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _version(distribution: str) -> str:
+    """The installed version; "none" of an extra that is not installed."""
+    try:
+        return installed.version(distribution)
+    except installed.PackageNotFoundError:
+        return "none"
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from bertline.components.options import (
 from bertline.components.tuning import space
 from bertline.errors import UserError
 from bertline.models import network_size
-from bertline.models.recipe import ExportOptions, ModelOptions, RandomBert, Section, TrainOptions
+from bertline.models.recipe import ExportOptions, ModelOptions, PretrainOptions, RandomBert, Section, TrainOptions
 from bertline.monitoring.options import MonitorOptions
 from bertline.pipeline import metadata_store
 from bertline.pipeline.beam_options import GCS, BeamOptions
@@ -71,6 +71,9 @@ class Config(Section):
     data: DataOptions
     validation: ValidationOptions = ValidationOptions()
     model: ModelOptions = ModelOptions()
+    # Further pre-training of the weights on your own texts, which need no labels; null goes on with the weights as they
+    # are. Minutes to hours, and a gain where the texts are unlike those that the weights know
+    pretrain: PretrainOptions | None = None
     train: TrainOptions = TrainOptions()
     tune: TuneOptions = TuneOptions()
     export: ExportOptions = ExportOptions()
@@ -116,6 +119,8 @@ class Config(Section):
             check_the_probe,
             check_the_method_fits_the_backbone,
             check_contrastive_rows_have_one_label,
+            check_pretraining,
+            check_masked_words,
             check_the_space,
             check_regularity,
             check_retraining,
@@ -180,7 +185,7 @@ class Config(Section):
 
     @property
     def _can_probe(self) -> bool:
-        return not isinstance(self.model.backbone, RandomBert)
+        return self.pretrain is not None or not isinstance(self.model.backbone, RandomBert)
 
     @property
     def _compares_with_probe(self) -> bool:
@@ -342,6 +347,31 @@ def check_contrastive_rows_have_one_label(config: Config) -> None:
         )
 
 
+def check_pretraining(config: Config) -> None:
+    """Raises ValueError where the weights cannot be pre-trained, or nothing would be trained from them."""
+    if config.pretrain and network_size.has_sentencepiece(config.model):
+        raise ValueError("pretrain: only BERTs can be pre-trained further; take it out, or name another model.backbone")
+    if config.pretrain and config.train.warm_start:
+        raise ValueError(
+            "pretrain: with train.warm_start: true training starts from the last blessed model, and not from these "
+            "weights; take one out"
+        )
+
+
+def check_masked_words(config: Config) -> None:
+    """Raises ValueError where the weights cannot say which word fits."""
+    augment = config.train.augment
+    if not augment or "masked_lm" not in augment.operations:
+        return
+    if network_size.has_sentencepiece(config.model):
+        raise ValueError("train.augment.operations: masked_lm: only BERTs can do it; take it out")
+    if not config._can_probe:
+        raise ValueError(
+            "train.augment.operations: masked_lm: the random weights of model.backbone know no words; add a section "
+            "`pretrain`, or take masked_lm out"
+        )
+
+
 def check_the_space(config: Config) -> None:
     """Raises ValueError when the search would try keys that there are not, or values that they cannot have."""
     if config.tune.space:
@@ -374,7 +404,7 @@ def check_regularity(config: Config) -> None:
         raise ValueError(
             "train.r_drop: without model.dropout both passes of a row are the same; set one of the two to 0.1"
         )
-    if train.l2_sp and not isinstance(config.model.backbone, str):
+    if train.l2_sp and not config._can_probe:
         raise ValueError("train.l2_sp: the random weights of model.backbone are nothing to stay near; leave it out")
 
 
@@ -402,19 +432,22 @@ def check_retraining(config: Config, on: Sequence[str] | None = None) -> None:
 
 def can_start_warm(config: Config) -> bool:
     """Whether training can start from the weights of the last blessed model, as `with_warm_start` has it."""
-    return config.train.method != "probe" and not config.tune.every_run
+    return config.train.method != "probe" and not config.tune.every_run and config.pretrain is None
 
 
 def with_warm_start(config: Config) -> Config:
     """The config with `train.warm_start: true`.
 
     Raises:
-        UserError: it goes with another method, or with no search.
+        UserError: it goes with another method, with no search, or without further pre-training.
     """
     if not can_start_warm(config):
-        why = (
-            "train.method: probe trains only a new head" if config.train.method == "probe" else "tune.every_run is set"
-        )
+        reasons = {
+            "train.method: probe trains only a new head": config.train.method == "probe",
+            "tune.every_run is set": config.tune.every_run,
+            "with a section pretrain training starts from its weights": config.pretrain is not None,
+        }
+        why = next(reason for reason, holds in reasons.items() if holds)
         raise UserError(f"--warm-start: {why}; leave it out.")
     return config.model_copy(update={"train": config.train.model_copy(update={"warm_start": True})})
 

@@ -51,7 +51,13 @@ class RunFacts:
     history: str = "[]"
 
 
-def look(config: dict[str, Any], data_fingerprint: str, serving_folder: str | Path, commit: str | None) -> RunFacts:
+def look(
+    config: dict[str, Any],
+    data_fingerprint: str,
+    serving_folder: str | Path,
+    commit: str | None,
+    files: Mapping[Node, str],
+) -> RunFacts:
     """Collects the facts from data, code, backbone and serving folder.
 
     Args:
@@ -59,11 +65,12 @@ def look(config: dict[str, Any], data_fingerprint: str, serving_folder: str | Pa
         data_fingerprint: hash of the contents of all source files.
         serving_folder: where models are pushed, local or remote.
         commit: the code's commit in git, None where it is unknown.
+        files: by stage, hash of the files that only it reads (see stage_files.py).
 
     Raises:
         UserError: the backbone cannot be found, or a release.json in the serving folder cannot be read.
     """
-    keys, digest = cache_keys.of_stages(ModelOptions.model_validate(config["model"])), digest_of(config)
+    keys, digest = cache_keys.of_stages(ModelOptions.model_validate(config["model"]), files), digest_of(config)
     code = hashlib.sha256(json.dumps([key for node, key in keys.items() if node.makes_model]).encode()).hexdigest()[:16]
     inputs = hashlib.sha256(f"{digest} {data_fingerprint} {code}".encode()).hexdigest()[:32]
     last_blessed = releases.find_last_blessed(serving_folder, inputs)

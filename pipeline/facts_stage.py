@@ -13,7 +13,7 @@ from bertline.components.data import task_files
 from bertline.components.object_store import local_copy
 from bertline.components.options import DataOptions
 from bertline.errors import UserError
-from bertline.pipeline import cache_keys, facts
+from bertline.pipeline import cache_keys, facts, stage_files
 from bertline.pipeline.config import RUNTIME_SECTIONS, Config
 
 # Fields of bertline.pipeline.facts.RunFacts. Each cache key is an output of its own: one output for all would change
@@ -42,9 +42,11 @@ def look(config: str, data_folder: str, serving_folder: str, commit: str, sectio
     _check(sections)
     values = json.loads(config) | {name: json.loads(section) for name, section in sections.items()}
     options = DataOptions.model_validate_json(sections["data"])
-    with local_copy(data_folder, task_files.paths_of_task(options)) as folder:
+    of_task, of_stages = task_files.paths_of_task(options), stage_files.paths(values)
+    with local_copy(data_folder, lambda folder: [*of_task(folder), *of_stages(folder)]) as folder:
         fingerprint = task_files.fingerprint(task_files.of_task(options, folder))
-    known = facts.look(values, fingerprint, serving_folder, commit or None)
+        files = stage_files.fingerprints(values, folder)
+    known = facts.look(values, fingerprint, serving_folder, commit or None, files)
     keys = {KEY_OUTPUTS[node]: key for node, key in known.cache_keys.items()}
     return {name: getattr(known, name) for name in FIELDS} | keys
 

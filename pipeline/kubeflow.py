@@ -130,14 +130,21 @@ def parameter_values(config: Config) -> dict[str, str]:
 
 
 def _data_folder(config: Config) -> str:
-    folder, data = config.kubeflow.data_folder, config.data
-    for key, sources in (("source", data.source), ("validation_source", data.validation_source or []),
-                         ("test_source", data.test_source or []),
-                         ("train_source", data.train_source or [])):  # fmt: skip
-        for source in sources:
+    folder, data, augment = config.kubeflow.data_folder, config.data, config.train.augment
+    pretrain = config.pretrain.source if config.pretrain else None
+    named = {
+        "data.source": data.source,
+        "data.validation_source": data.validation_source,
+        "data.test_source": data.test_source,
+        "data.train_source": data.train_source,
+        "pretrain.source": pretrain,
+        "train.augment.synonyms": [augment.synonyms] if augment and augment.synonyms else None,
+    }
+    for key, sources in named.items():
+        for source in sources or []:
             if isinstance(source, Query):
                 raise UserError(
-                    f"data.{key}: a cluster asks no database ({source}): each of its stages would see other rows. "
+                    f"{key}: a cluster asks no database ({source}): each of its stages would see other rows. "
                     f"`bertline run` writes the rows to {config.below_root(sql.FOLDER)}; copy that file to "
                     "kubeflow.data_folder and name it here."
                 )
@@ -145,12 +152,12 @@ def _data_folder(config: Config) -> str:
                 continue
             if not folder:
                 raise UserError(
-                    f"data.{key}: a cluster does not find {source!r}. Copy it to where pods can read it and name that "
+                    f"{key}: a cluster does not find {source!r}. Copy it to where pods can read it and name that "
                     "folder in kubeflow.data_folder, such as gs://BUCKET/data; or give an absolute path in a volume."
                 )
             if source.startswith("../") and "://" in folder:
                 raise UserError(
-                    f"data.{key}: {source!r} lies outside kubeflow.data_folder, {folder}, and a pod gets only files "
+                    f"{key}: {source!r} lies outside kubeflow.data_folder, {folder}, and a pod gets only files "
                     "from there. Move this config beside its data, so that one relative path holds here and there."
                 )
     return folder or "/"

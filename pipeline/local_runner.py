@@ -20,11 +20,12 @@ import filelock
 from rich.text import Text
 
 from bertline.components import trackers
+from bertline.components.augmentation import operations
 from bertline.components.data import sql, task_files
 from bertline.components.errors import in_words
 from bertline.components.tuning import study
 from bertline.errors import UserError
-from bertline.pipeline import beam_options, damage, facts, review, run_ids, screen, stages
+from bertline.pipeline import beam_options, damage, facts, review, run_ids, screen, stage_files, stages
 from bertline.pipeline.config import Config
 from bertline.pipeline.screen import display
 from bertline.pipeline.stages import Node
@@ -112,6 +113,8 @@ def launching(config: Config, config_name: str) -> Iterator[tuple[Screen, Launch
         study.require()
     beam_options.check_runs_here(config.beam)
     task_files.of_task(config.data.with_queries(lambda _: None), config.folder)  # at once where a file is missing
+    if config.train.augment:
+        operations.check(config.train.augment, config.folder)
     log_file = root / "logs" / f"{run_ids.file_stem(run_id)}.log"
     with exclusive(root), screen.quiet(log_file) as console, _bare_arguments():
         try:
@@ -197,7 +200,9 @@ def gather_facts(config: Config, store: Store, data_fingerprint: str) -> RunFact
     """Collects everything that keys the cache beside the config: data, code, serving folder and past pushes."""
     from bertline.pipeline import lineage
 
-    looked_up = facts.look(config.model_dump(mode="json"), data_fingerprint, config.serving_folder, facts.git_commit())
+    values = config.model_dump(mode="json")
+    files = stage_files.fingerprints(values, config.folder)
+    looked_up = facts.look(values, data_fingerprint, config.serving_folder, facts.git_commit(), files)
     pushed = [artifact.custom_properties["pushed_version"].string_value for artifact in store.artifacts("PushedModel")]
     # Only the versions that pruning keeps must be there.
     expected = sorted({version for version in pushed if version})[-config.serve.keep_versions :]

@@ -13,6 +13,7 @@ from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.pipeline import Pipeline
 from tfx.types.channel import BaseChannel
 
+from bertline.components.augmenter import Augmenter
 from bertline.components.baseline import Baseline
 from bertline.components.canary import Canary
 from bertline.components.compressor import Compressor
@@ -24,6 +25,7 @@ from bertline.components.exporter import Exporter
 from bertline.components.label_quality import LabelQuality
 from bertline.components.last_blessed import LastBlessed
 from bertline.components.model_card import ModelCard
+from bertline.components.pretrainer import Pretrainer
 from bertline.components.probe import Probe
 from bertline.components.pusher import Pusher
 from bertline.components.review import Review
@@ -122,8 +124,30 @@ def create_pipeline(
 
     tokens = transform(examples, schema.outputs["schema"], config.model, config.data)
     tokens.add_upstream_node(data_gate)
-    probing = probe_stages(config, examples, tokens) if config.probes else []
+    pretrainer = config.pretrain and Pretrainer(
+        examples=examples,
+        options=config.pretrain.model_dump_json(),
+        model_options=config.model.model_dump_json(),
+        data=settings.sections["data"],
+        precision=config.train.precision,
+        base_folder=settings.data_folder,
+        checkpoint_dir=settings.checkpoint_folder,
+    )
+    if pretrainer:
+        pretrainer.add_upstream_node(data_gate)
+    weights = {"backbone": pretrainer.outputs["backbone"]} if pretrainer else {}
+    probing = probe_stages(config, examples, tokens, weights) if config.probes else []
     probe = probing[-1] if probing else None
+    augmenter = config.train.augment and Augmenter(
+        examples=examples,
+        transform_graph=tokens.outputs["transform_graph"],
+        options=config.train.augment.model_dump_json(),
+        model_options=config.model.model_dump_json(),
+        precision=config.train.precision,
+        base_folder=settings.data_folder,
+        **weights,
+    )
+    more_rows = {"variants": augmenter.outputs["variants"]} if augmenter else {}
     tuner = config.tune.every_run and Tuner(
         transform_graph=tokens.outputs["transform_graph"],
         transformed_examples=tokens.outputs["transformed_examples"],
@@ -133,6 +157,8 @@ def create_pipeline(
         folder=settings.tuning_folder,
         code=facts.cache_keys[Node.TRAINER],
         **({"probe": probe.outputs["head"]} if probe else {}),
+        **more_rows,
+        **weights,
     )
     last_blessed = LastBlessed(
         serving_folder=settings.serving_folder, release=facts.last_blessed, weights=int(config.train.warm_start)
@@ -146,6 +172,8 @@ def create_pipeline(
         **({"last_blessed": last_blessed.outputs["model"]} if config.train.warm_start else {}),
         **({"probe": probe.outputs["head"]} if probe and config.trains_from_probe else {}),
         **({"hyperparameters": tuner.outputs["best_hyperparameters"]} if tuner else {}),
+        **more_rows,
+        **weights,
     )
     exporter = Exporter(
         weights=trainer.outputs["weights"],
@@ -187,6 +215,7 @@ def create_pipeline(
         config=config.model_dump_json(include={"name", "data", "model", "train", "card"}),
         release=facts.release,
         **trade,
+        **weights,
     )
     pusher = Pusher(
         model=judged["model"],
@@ -202,6 +231,7 @@ def create_pipeline(
         keep_versions=config.serve.keep_versions,
         warmup_rows=config.serve.warmup_rows,
         **trade,
+        **weights,
     )
     label_quality = LabelQuality(
         examples=examples,
@@ -261,7 +291,9 @@ def create_pipeline(
         data_gate,
         tokens,
         *([baseline] if baseline else []),
+        *([pretrainer] if pretrainer else []),
         *probing,
+        *([augmenter] if augmenter else []),
         *([tuner] if tuner else []),
         last_blessed,
         trainer,
@@ -290,7 +322,9 @@ def create_pipeline(
     )
 
 
-def probe_stages(config: Config, examples: BaseChannel, tokens: BaseNode) -> list[BaseNode]:
+def probe_stages(
+    config: Config, examples: BaseChannel, tokens: BaseNode, weights: Mapping[str, BaseChannel]
+) -> list[BaseNode]:
     """The Embedder and the Probe.
 
     They take single options instead of the section `train`, which would make a new learning rate embed all rows again.
@@ -299,6 +333,7 @@ def probe_stages(config: Config, examples: BaseChannel, tokens: BaseNode) -> lis
         config: the task.
         examples: of ingestion.
         tokens: the Transform stage.
+        weights: the pre-trained backbone under its name among inputs, {} for the configured one.
     """
     train = config.train
     embedder = Embedder(
@@ -307,6 +342,7 @@ def probe_stages(config: Config, examples: BaseChannel, tokens: BaseNode) -> lis
         model_options=config.model.model_dump_json(),
         precision=train.precision,
         train_rows=0 if train.method == "probe" else train.probe_rows or 0,
+        **weights,
     )
     probe = Probe(
         embeddings=embedder.outputs["embeddings"],

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from rich import filesize
 
 from bertline.components import trackers
-from bertline.components.data import sql, task_files
+from bertline.components.augmentation import operations
+from bertline.components.data import sql, task_files, texts
 from bertline.errors import UserError
 from bertline.models.recipe import ModelOptions, RandomBert
 from bertline.pipeline import beam_options, metadata_store
@@ -32,6 +33,8 @@ def of_task(task: Config) -> list[Check]:
         metadata(task),
         _looked("data", lambda: data(task)),
         _looked("backbone", lambda: backbone(task.model)),
+        *([_looked("pretrain", lambda: pretrain(task))] if task.pretrain else []),
+        *([_looked("augment", lambda: augment(task))] if task.train.augment else []),
         *([_looked("tracking", lambda: tracker(task))] if task.tracking.tool else []),
         engine(task.beam),
     ]
@@ -93,6 +96,20 @@ def tracker(task: Config) -> str:
     """The experiment tracker; UserError where its package or key is missing."""
     trackers.check(task.tracking)
     return f"{task.tracking.tool} is installed"
+
+
+def pretrain(task: Config) -> str:
+    """The files with texts for pre-training, counted; UserError where there are none."""
+    files = texts.files(task.pretrain.source or [], task.folder)
+    rows = ["the training rows' texts"] if task.pretrain.training_rows else []
+    counted = [f"{len(files)} {'file' if len(files) == 1 else 'files'}"] if files else []
+    return " and ".join([*counted, *rows])
+
+
+def augment(task: Config) -> str:
+    """What augmentation needs; UserError where a file, a package or a program is missing."""
+    operations.check(task.train.augment, task.folder)
+    return f"{', '.join(task.train.augment.operations)}: all that they need is here"
 
 
 # === Files ===

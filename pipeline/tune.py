@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bertline.pipeline.screen import Screen
 
 # The lines of the screen before training, without the baseline, which reads test rows and which no trial needs.
-LINES = ("ingest", "validate", "tokenise", "probe")
+LINES = ("ingest", "validate", "tokenise", "pretrain", "probe", "augment")
 FOLDER = "tuning"  # below the task's root
 PAGE = "tuning.html"
 STATE_STYLES = {"complete": "", "pruned": "dim", "failed": "red"}
@@ -85,19 +85,23 @@ def tune(config: Config, path: Path, output: Path | None = None) -> bool:
 
 def _search(config: Config, done: dict[Node, Any], code: str) -> Search:
     """The search on what the stages have left."""
-    from bertline.components import probe_head, trainer
+    from bertline.components import pretrained, probe_head, trainer
     from bertline.components.tuning.search import Search
 
-    def folder(node: Node, output: str) -> str:
-        return done[node].outputs[output][0].uri
+    def artifact(node: Node, output: str) -> Any:
+        """What the stage has left; None where the line has no such stage."""
+        return done[node].outputs[output][0] if node in done else None
 
+    probe, variants = artifact(Node.PROBE, "head"), artifact(Node.AUGMENTER, "variants")
+    model = pretrained.model_of(config.model, artifact(Node.PRETRAINER, "backbone"))
     task = trainer.read_task(
-        folder(Node.TRANSFORM, "transform_graph"),
-        folder(Node.TRANSFORM, "transformed_examples"),
-        config.model,
-        probed=probe_head.read(folder(Node.PROBE, "head")) if Node.PROBE in done else None,
+        artifact(Node.TRANSFORM, "transform_graph").uri,
+        artifact(Node.TRANSFORM, "transformed_examples").uri,
+        model,
+        variants=variants and variants.uri,
+        probed=probe and probe_head.read(probe.uri),
     )
-    return Search(task, config.model, config.train, config.tune, Path(config.below_root(FOLDER)), code)
+    return Search(task, model, config.train, config.tune, Path(config.below_root(FOLDER)), code)
 
 
 def _run(search: Search, config: Config, console: Screen) -> bool:

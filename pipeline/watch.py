@@ -16,7 +16,7 @@ from typing import NoReturn
 from bertline.components.data import sql, task_files
 from bertline.errors import UserError
 from bertline.pipeline import config as configs
-from bertline.pipeline import triggers
+from bertline.pipeline import stage_files, triggers
 from bertline.pipeline.commands import BLOCKED
 from bertline.pipeline.config import Config
 from bertline.pipeline.screen import Screen
@@ -140,7 +140,8 @@ class Watch:
             check(task, self._on)
             files = task_files.of_task(task.data.with_queries(lambda _: None), task.folder)
             answers = [sql.changes(query, task.folder) for query in task.data.queries]
-            return [_stamp(self._config), *(_stamp(Path(file.path)) for file in files), *answers], task
+            paths = [file.path for file in files] + stage_files.paths(task.model_dump(mode="json"))(task.folder)
+            return [_stamp(self._config), *(_stamp(Path(path)) for path in paths), *answers], task
         except UserError as error:
             return str(error), None
         except FileNotFoundError as error:  # gone between listing and looking

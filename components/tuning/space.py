@@ -21,6 +21,7 @@ METHOD = "train.method"
 FIXED = {
     "seed": "the best seed is luck, and luck does not last",
     "class_weights": "it changes what the validation loss measures, so trials could not be compared",
+    "augment": "the rows are made before the trials",
     "probe_rows": "the probe is fitted before the trials",
     "warm_start": "trials start from the pretrained weights",
     "precision": "it is the machine's",
@@ -199,7 +200,7 @@ def _named(key: str, values: Range | Sequence[Any]) -> Dimension:
         raise ValueError(f"tune.space: {key}: of the section model a trial can change {known}, and no other key")
     if section not in ("model", "train"):
         raise ValueError(f"tune.space: {key}: a trial changes keys of train, such as train.learning_rate")
-    fixed = FIXED.get(name)
+    fixed = FIXED.get(name.partition(".")[0])
     if fixed:
         raise ValueError(f"tune.space: {key}: no trial may change it: {fixed}")
     field = _field(key, ModelOptions if section == "model" else TrainOptions, name.split("."))

@@ -88,8 +88,7 @@ def pooling(options: ModelOptions) -> Pooling:
     Raises:
         UserError: the backbone cannot be found, or it says to pool in a way that is not known here.
     """
-    source = options.backbone
-    return of_folder(None if isinstance(source, RandomBert) else folders.find(source), options.pooling)
+    return of_folder(local_folder(options), options.pooling)
 
 
 def digest(options: ModelOptions) -> str:
@@ -119,6 +118,15 @@ def digest(options: ModelOptions) -> str:
     if (pooled := pooling(options)) != POOLER:
         summed.update(f"\npooling {pooled}".encode())
     return summed.hexdigest()
+
+
+def local_folder(options: ModelOptions) -> Path | None:
+    """The backbone's folder; None for random weights and for what keras-hub fetches.
+
+    Raises:
+        UserError: the backbone cannot be found.
+    """
+    return None if isinstance(options.backbone, RandomBert) else folders.find(options.backbone)
 
 
 def set_gelu(network: keras_hub.models.BertBackbone, *, approximate: bool) -> None:

@@ -233,13 +233,21 @@ class Encoder:
         """The rows' pooled vectors, float32 [batch, hidden]; arguments as above."""
         return self._pooled(weights, batch, _Ops(self, weights.layers[0].qkv_kernel.dtype, seed))
 
-    def _pooled(self, weights: Weights, batch: Batch, ops: _Ops) -> tf.Tensor:
-        mask = tf.sequence_mask(batch.lengths, tf.shape(batch.token_ids)[1])  # [batch, tokens]
-        attended = mask if weights.prompt is None else _with_prompt(mask, weights.prompt)
+    def tokens(self, weights: Weights, batch: Batch, seed: tf.Tensor | None = None) -> tf.Tensor:
+        """The tokens' vectors of the last layer, float32 [batch x tokens, hidden]; arguments as those of `logits`."""
+        mask = tf.sequence_mask(batch.lengths, tf.shape(batch.token_ids)[1])
+        return self._tokens(weights, batch, mask, _Ops(self, weights.layers[0].qkv_kernel.dtype, seed))
+
+    def _tokens(self, weights: Weights, batch: Batch, attended: tf.Tensor, ops: _Ops) -> tf.Tensor:
         x = self._embed(weights, batch, ops)  # [batch x tokens, hidden], as all that follow
         for layer in weights.layers:
             x = self._layer(layer, x, attended, ops)
-        residual = x[0]
+        return x[0]
+
+    def _pooled(self, weights: Weights, batch: Batch, ops: _Ops) -> tf.Tensor:
+        mask = tf.sequence_mask(batch.lengths, tf.shape(batch.token_ids)[1])  # [batch, tokens]
+        attended = mask if weights.prompt is None else _with_prompt(mask, weights.prompt)
+        residual = self._tokens(weights, batch, attended, ops)
         tokens = tf.reshape(residual, [*tf.unstack(tf.shape(attended)), residual.shape[-1]])  # [batch, tokens, hidden]
         if weights.prompt is not None:
             tokens = tokens[:, : tf.shape(mask)[1]]

@@ -15,6 +15,7 @@ from bertline.errors import UserError
 from bertline.pipeline import config as configs
 from bertline.pipeline import screen
 from bertline.pipeline.commands import LIBRARY_LOG, ConfigArgument, console
+from bertline.pipeline.stages import Node
 
 PANEL = "Past runs"
 OUTCOME_STYLES = {
@@ -115,9 +116,33 @@ def label_issues(
     A text that a spreadsheet would run as a formula, or that begins with an apostrophe, has an apostrophe before it.
     """
     with screen.quiet(LIBRARY_LOG):
-        from bertline.pipeline import label_issues as issues
+        from bertline.components.artifacts import ISSUES_FILE
+        from bertline.pipeline import result_file
 
-        content = issues.find(configs.load(config), run_id).read_bytes()
+        file = result_file.find(configs.load(config), run_id, Node.LABEL_QUALITY, "report", ISSUES_FILE)
+    _write(file.read_bytes(), output)
+
+
+@app.command(rich_help_panel=PANEL)
+def variants(
+    config: ConfigArgument,
+    run_id: Annotated[str | None, _run_argument("the newest run that made some")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; default: on the screen.")] = None,
+) -> None:
+    """Write the training rows that `train.augment` made as CSV, each with the row and the operation that made it.
+
+    A text that a spreadsheet would run as a formula, or that begins with an apostrophe, has an apostrophe before it.
+    """
+    with screen.quiet(LIBRARY_LOG):
+        from bertline.components.artifacts import VARIANTS_FILE
+        from bertline.pipeline import result_file
+
+        file = result_file.find(configs.load(config), run_id, Node.AUGMENTER, "variants", VARIANTS_FILE)
+    _write(file.read_bytes(), output)
+
+
+def _write(content: bytes, output: Path | None) -> None:
+    """Writes into a file, or onto the screen."""
     if output is None:
         sys.stdout.buffer.write(content)
         return

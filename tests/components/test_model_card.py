@@ -11,7 +11,15 @@ MOODS = ["negative", "neutral", "positive"]
 
 
 def rendered(
-    classes=MOODS, verdicts=None, ingest=None, train=None, training=None, members=1, compression=None, **words
+    classes=MOODS,
+    verdicts=None,
+    ingest=None,
+    train=None,
+    training=None,
+    members=1,
+    compression=None,
+    pretraining=None,
+    **words,
 ):
     evidence = factories.review_evidence(classes, 300)
     trained = {**evidence.training, **(training or {})}
@@ -32,6 +40,7 @@ def rendered(
         ingest={**evidence.ingest, **(ingest or {})},
         texts=evidence.texts,
         compression=compression,
+        pretraining=pretraining,
     ), evidence.metrics
 
 
@@ -118,3 +127,17 @@ def test_a_student_tells_of_its_teacher():
     assert "| The teacher | 0.850 | 0.850 | 10.0 ms | 320 | 90.0 MB |" in card
     for other in (None, factories.compression_report(smaller_by=4)):  # then the card is the teacher's own
         assert "teacher" not in rendered(compression=other)[0]
+
+
+def test_what_training_added_to_the_rows_and_the_weights():
+    figures = {"texts": 12000, "epochs": 3, "loss_before": 3.21, "loss": 2.4}
+    recipe = {"augment": {"operations": ["swap", "delete"], "variants": 2}}
+    card, _ = rendered(train=recipe, pretraining=figures)
+    assert (
+        "masked language model on 12,000 texts without labels, 3 epochs; the loss on other texts went from 3.210"
+        in card
+    )
+    assert "at most 2 of each, by swap, delete; validation and test rows are as they came in" in card
+    plain, _ = rendered()
+    assert "pre-training" not in plain
+    assert "made of others" not in plain

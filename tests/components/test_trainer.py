@@ -13,7 +13,7 @@ from factories import MOODS, raw_examples, reviews, tiny_model_options, transfor
 from scipy import special
 from tfx.types import standard_artifacts
 
-from bertline.components import exporter, trainer, training_record
+from bertline.components import checkpoint_folders, exporter, trainer, training_record
 from bertline.components.artifacts import Weights
 from bertline.components.trainer import Trainer
 from bertline.errors import UserError
@@ -110,7 +110,7 @@ def test_checkpoints_belong_to_their_training(data, tmp_path, monkeypatch):
     for folder in (left_long_ago, just_begun):
         shutil.copytree(interrupted, folder)
     for path in left_long_ago.iterdir():
-        os.utime(path, (time.time() - trainer.STALE_SECONDS - 60,) * 2)
+        os.utime(path, (time.time() - checkpoint_folders.STALE_SECONDS - 60,) * 2)
     just_begun.joinpath("checkpoint").unlink()
 
     # Another training of the same task ends first.

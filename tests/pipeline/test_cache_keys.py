@@ -141,10 +141,10 @@ def test_a_replaced_vocabulary_is_another_backbone(tmp_path):
     factories.write_task(tmp_path, factories.reviews(3))
     options = {"backbone": {"vocabulary": str(tmp_path / "vocab.txt"), "layers": 1, "heads": 1, "hidden": 8}}
     model = ModelOptions.model_validate(options)
-    before = cache_keys.of_stages(model)
+    before = cache_keys.of_stages(model, {})
     words = (tmp_path / "vocab.txt").read_text(encoding="utf-8")
     (tmp_path / "vocab.txt").write_text(f"{words}another\n", encoding="utf-8")
-    after = cache_keys.of_stages(model)
+    after = cache_keys.of_stages(model, {})
     assert before[Node.TRANSFORM] != after[Node.TRANSFORM]
     assert before[Node.EXAMPLE_GEN] == after[Node.EXAMPLE_GEN]
 

@@ -235,3 +235,24 @@ def test_what_several_labels_per_row_do_not_go_with_is_refused_by_both_keys(tmp_
     assert "data.multi_label" in refused(tmp_path, MINIMAL + one)
     both = "name: reviews\ndata: {source: reviews.csv, multi_label: {columns: [a, b], lists: true}}\n"
     assert "exactly one of separator, columns and lists" in refused(tmp_path, both)
+
+
+def test_more_from_texts_that_could_not_be_is_refused(tmp_path):
+    random = "model: {backbone: {vocabulary: vocab.txt}}\n"
+    masked_lm = "train: {augment: {operations: [masked_lm]}}\n"
+    assert "masked_lm: the random weights of model.backbone know no words" in refused(
+        tmp_path, MINIMAL + random + masked_lm
+    )
+    assert configs.load(write(tmp_path, MINIMAL + random + masked_lm + "pretrain: {}\n")).probes
+    said = refused(tmp_path, MINIMAL + "train: {warm_start: true}\npretrain: {source: texts.csv}\n")
+    assert "pretrain: with train.warm_start: true training starts from the last blessed model" in said
+    said = refused(tmp_path, MINIMAL + "train: {method: probe, augment: {operations: [swap]}}\n")
+    assert "augment: with method: probe nothing is trained on more rows" in said
+    said = refused(tmp_path, MINIMAL + "train: {augment: {operations: [swap]}}\n"
+                   "tune: {space: {train.augment.variants: [2, 4]}}\n")  # fmt: skip
+    assert "train.augment.variants: no trial may change it: the rows are made before the trials" in said
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/sentencepiece.bpe.model").touch()
+    foreign = f"{MINIMAL}model: {{backbone: {tmp_path}/weights}}\n"
+    assert "pretrain: only BERTs can be pre-trained further" in refused(tmp_path, foreign + "pretrain: {}\n")
+    assert "masked_lm: only BERTs can do it" in refused(tmp_path, foreign + masked_lm)

@@ -28,7 +28,7 @@ def test_a_cluster_finds_out_what_a_local_run_does(task, warm, tmp_path):
     done = backend.Backend(tmp_path, warm).run(json.dumps(spec)).tasks["Facts"]
     assert done.state == "succeeded", done.log
     fingerprint = task_files.fingerprint(task_files.of_task(task.data, task.folder))
-    local = facts.look(task.model_dump(mode="json"), fingerprint, task.serving_folder, "c0ffee")
+    local = facts.look(task.model_dump(mode="json"), fingerprint, task.serving_folder, "c0ffee", {})
     told = done.parameters
     assert (told["fingerprint"], told["last_blessed"]) == (local.fingerprint, "")
     assert json.loads(told["release"]) == json.loads(local.release)

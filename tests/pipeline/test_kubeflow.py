@@ -46,8 +46,10 @@ kubeflow:
 
 
 def task(folder, cluster=CLUSTER):
-    path = factories.write_task(folder, factories.reviews(3))
-    path.write_text(path.read_text(encoding="utf-8") + cluster, encoding="utf-8")
+    augment = "{operations: [synonyms], synonyms: words.txt}"
+    path = factories.write_task(folder, factories.reviews(3), augment=augment)
+    more = "pretrain: {source: texts.csv}\n"  # with it, all stages are there
+    path.write_text(path.read_text(encoding="utf-8") + more + cluster, encoding="utf-8")
     return configs.load(path)
 
 

@@ -21,9 +21,9 @@ SCHEMA = "".join(f'feature {{ name: "{name}" type: BYTES }}\n' for name in ("tex
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory):
     """A config that leaves no stage out."""
-    path = factories.write_task(tmp_path_factory.mktemp("task"), factories.reviews(3))
+    path = factories.write_task(tmp_path_factory.mktemp("task"), factories.reviews(3), augment="{operations: [swap]}")
     cluster = "kubeflow: {image: 'bertline:1', data_folder: /data, root: /volume}\n"
-    more = "tracking: {tool: tensorboard}\ncompress: {vocabulary: used}\ntune: {every_run: true}\n"
+    more = "tracking: {tool: tensorboard}\ncompress: {vocabulary: used}\npretrain: {}\ntune: {every_run: true}\n"
     path.write_text(f"{path.read_text()}{more}{cluster}", encoding="utf-8")
     return configs.load(path)
 
@@ -85,6 +85,17 @@ def test_the_table_knows_the_module_of_a_stage(everything):
     for node in [*local(with_a_pretrained_backbone(everything)).components, ReviewedSchema(contents="")]:
         module = node.executor_spec.executor_class.__module__
         assert Node(node.id).module == (module if module.startswith("bertline.") else "tensorflow_data_validation")
+
+
+def test_trials_read_what_the_trainer_reads(everything):
+    nodes = {node.id: node for node in local(with_a_pretrained_backbone(everything)).components}
+    trainer, tuner = (
+        {name: (channel.producer_component_id, channel.output_key) for name, channel in nodes[node].inputs.items()}
+        for node in (Node.TRAINER, Node.TUNER)
+    )
+    assert trainer.pop("hyperparameters") == (Node.TUNER, "best_hyperparameters")
+    assert tuner == trainer
+    assert {Node.PRETRAINER, Node.AUGMENTER, Node.PROBE} < {producer for producer, _ in tuner.values()}
 
 
 def test_a_line_of_the_screen_reports_as_a_whole_or_not_at_all():

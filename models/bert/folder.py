@@ -1,0 +1,104 @@
+"""Writes a BERT as a folder in Hugging Face's layout, which this line, Transformers and sentence-transformers read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertline.models.bert.backbone import Vocabulary, approximate_gelu, epsilon
+from bertline.models.bert.masked_lm import MaskedLm
+
+_MODULES = "modules.json"
+
+
+def write(folder: Path, masked: MaskedLm, words: Vocabulary, source: Path | None) -> None:
+    """Writes the network with its masked-LM head, its vocabulary, and how its vectors are pooled.
+
+    Args:
+        folder: is there already.
+        masked: what is written.
+        words: the vocabulary.
+        source: folder of the backbone that it came from, whose files for sentence-transformers are copied; None where
+            there are none.
+    """
+    from safetensors.numpy import save_file
+
+    network = masked.model.backbone
+    tensors = {f"bert.{name}": value for name, value in _tensors(network).items()} | masked.tensors()
+    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
+    _write_json(folder / "config.json", _config(network))
+    shutil.copyfile(words.path, folder / "vocab.txt")
+    tokenizer = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": words.lowercase,
+        "model_max_length": network.max_sequence_length,
+    }
+    _write_json(folder / "tokenizer_config.json", tokenizer)
+    if source and (source / _MODULES).is_file():
+        shutil.copyfile(source / _MODULES, folder / _MODULES)
+        for module in json.loads((source / _MODULES).read_text(encoding="utf-8")):
+            if module["path"] and (source / module["path"]).is_dir():
+                shutil.copytree(source / module["path"], folder / module["path"])
+
+
+def _config(network: Any) -> dict[str, Any]:
+    return {
+        "architectures": ["BertForMaskedLM"],
+        "model_type": "bert",
+        "hidden_act": "gelu_pytorch_tanh" if approximate_gelu(network) else "gelu",
+        "hidden_size": network.hidden_dim,
+        "intermediate_size": network.intermediate_dim,
+        "num_attention_heads": network.num_heads,
+        "num_hidden_layers": network.num_layers,
+        "max_position_embeddings": network.max_sequence_length,
+        "type_vocab_size": network.num_segments,
+        "vocab_size": network.vocabulary_size,
+        "attention_probs_dropout_prob": 0.1,
+        "hidden_dropout_prob": 0.1,
+        "layer_norm_eps": epsilon(network),
+        "pad_token_id": 0,
+        "position_embedding_type": "absolute",
+    }
+
+
+def _tensors(network: Any) -> dict[str, np.ndarray]:
+    """The network's weights by Hugging Face's names, kernels as [out, in]."""
+    named = {
+        "embeddings.word_embeddings.weight": network.token_embedding.embeddings,
+        "embeddings.position_embeddings.weight": network.position_embedding.position_embeddings,
+        "embeddings.token_type_embeddings.weight": network.segment_embedding.embeddings,
+        **_norm("embeddings.LayerNorm", network.embeddings_layer_norm),
+    }
+    kernels = {"pooler.dense": network.pooled_dense}
+    for number, block in enumerate(network.transformer_layers):
+        layer, attention = f"encoder.layer.{number}", block._self_attention_layer
+        kernels |= {
+            f"{layer}.attention.self.query": attention.query_dense,
+            f"{layer}.attention.self.key": attention.key_dense,
+            f"{layer}.attention.self.value": attention.value_dense,
+            f"{layer}.attention.output.dense": attention.output_dense,
+            f"{layer}.intermediate.dense": block._feedforward_intermediate_dense,
+            f"{layer}.output.dense": block._feedforward_output_dense,
+        }
+        named |= _norm(f"{layer}.attention.output.LayerNorm", block._self_attention_layer_norm)
+        named |= _norm(f"{layer}.output.LayerNorm", block._feedforward_layer_norm)
+    tensors = {name: variable.numpy() for name, variable in named.items()}
+    for name, dense in kernels.items():
+        bias = dense.bias.numpy().reshape(-1)
+        # [hidden, heads, hidden / heads] and [heads, hidden / heads, hidden] are [in, out] with one of them split.
+        tensors[f"{name}.weight"] = dense.kernel.numpy().reshape(-1, len(bias)).T
+        tensors[f"{name}.bias"] = bias
+    return tensors
+
+
+def _norm(name: str, layer: Any) -> dict[str, Any]:
+    return {f"{name}.weight": layer.gamma, f"{name}.bias": layer.beta}
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
