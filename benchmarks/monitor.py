@@ -47,7 +47,7 @@ class Drawing:
     """Draws what a model answers to texts, and their vectors."""
 
     def __init__(self, seed: int):
-        self.chance = np.random.default_rng(seed)
+        self.chance, self.machine = np.random.default_rng(seed), np.random.default_rng(seed + (1 << 32))
         self.kinds = self.chance.normal(size=(3, HIDDEN)) / 4  # the labels' own directions
         self.new = self.chance.normal(size=HIDDEN) / 2  # that of a new kind of text
 
@@ -83,7 +83,8 @@ class Drawing:
         made = Window(
             start=START, end=START + DAY, model="reviews", version=1,
             abstained=nothing, pieces=nothing, unknown=nothing,
-            milliseconds=np.ones(rows, np.float32), columns={}, statuses=Counter(OK=rows), versions=Counter({1: rows}),
+            milliseconds=self.machine.lognormal(2.5, 0.5, rows).astype(np.float32), columns={},
+            statuses=Counter(OK=rows), versions=Counter({1: rows}),
             parts=[], places=np.zeros((rows, 2), np.int32), **drawn,
         )  # fmt: skip
         return made, right, vectors
@@ -99,6 +100,7 @@ def raised(seed: int, rows: int, options: MonitorOptions, **drawing: Any) -> lis
     found = [look for look, _, _ in looks.of_accuracy(window, reference, options.accuracy_loss, np.zeros(0, bool))]
     found += looks.of_shares(window, reference, windows, options.smallest_shift)
     found += looks.of_errors(window, windows)
+    found += looks.of_latency(window, windows, options.slower_by - 1)
     pooled = np.concatenate([each[: telling_apart.MOST_ROWS // BEFORE] for _, _, each in before])
     for against, others in ((looks.TEST_ROWS, reference.embedding), (looks.BEFORE, pooled)):
         told = telling_apart.tell_apart(vectors[: telling_apart.MOST_ROWS].astype(float), others.astype(float))

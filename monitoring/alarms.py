@@ -43,7 +43,10 @@ class Gauges:
         looked = ["model", "look", "against"]
         self._alarm = Gauge(f"{PREFIX}alarm", "1 while the look is an alarm.", looked, registry=self.registry)
         self._distance = Gauge(
-            f"{PREFIX}distance", "Share of the texts that moved, or accuracy lost.", looked, registry=self.registry
+            f"{PREFIX}distance",
+            "Share of the texts that moved, accuracy lost, or growth of latency.",
+            looked,
+            registry=self.registry,
         )
 
     def take(self, report: Report) -> None:

@@ -34,6 +34,8 @@ WAYS_OUT = {
     looks.ABSTAINED: "Whoever answers in the model's place has more or less to do. Read the texts and label some.",
     looks.TEXTS: "Read the texts: they are of a kind that the model was not tested on. Label some and run the line.",
     looks.ERRORS: "Look at the server's log and at who sends these requests.",
+    looks.LATENCY: "Look at the server's machine and its load: bertline_queue_depth and the batches tell whether it is "
+    "too busy. Longer texts take longer.",
     looks.ESTIMATED: "Label a sample of the window and give it to `bertline feedback`: then accuracy is measured.",
     looks.MEASURED: "Run the line with the corrections: `bertline feedback`, then `bertline run`.",
 }
@@ -182,6 +184,7 @@ def judge(
             figures[look.name] = {"accuracy": figure, "interval": list(interval), "test": test}
         found += [(look, []) for look in looks.of_shares(window, reference, large, options.smallest_shift)]
         found += [(look, []) for look in looks.of_errors(window, large)]
+        found += [(look, []) for look in looks.of_latency(window, large, options.slower_by - 1)]
         found += list(looks.of_texts(window, reference, large, options.smallest_shift))
     at = level(options, every)
     adjusted = stats.false_discovery_control([look.p_value for look, _ in found]) if found else []

@@ -19,7 +19,8 @@ TEST_ROWS, BEFORE = "the test rows", "the windows before"
 LEAST_ERRORS = 0.01  # a share of requests that fail anew, from which it is an alarm
 LEAST_MEASURED = 30  # labelled answers from which an accuracy is measured
 LABELS, CONFIDENCE, LENGTH, UNKNOWN = "labels", "confidence", "length", "unknown wordpieces"
-ABSTAINED, TEXTS, ERRORS = "abstained", "texts", "errors"
+ABSTAINED, TEXTS, ERRORS, LATENCY = "abstained", "texts", "errors", "latency"
+SLOW = 0.95  # the quantile of the windows before beyond which an answer is slow: of the slowest few, chance decides
 ESTIMATED, MEASURED = "estimated accuracy", "measured accuracy"
 NUMBERS = {CONFIDENCE: "confidence", LENGTH: "characters", UNKNOWN: "unknown"}  # the look -> the arrays' name
 
@@ -32,7 +33,7 @@ class Look:
         name: what.
         against: what it is held against, TEST_ROWS or BEFORE.
         words: what moved and by how much.
-        distance: the share of the texts that moved, or the accuracy lost, 0 to 1.
+        distance: the share of the texts that moved, or the accuracy lost, 0 to 1; of latency by what share it grew.
         least: the distance from which it may be an alarm.
         p_value: how likely it is where nothing has changed.
         rows: gives the rows of the window that show it, the most telling first.
@@ -207,6 +208,36 @@ def of_errors(window: Window, before: Sequence[Window]) -> Iterator[Look]:
     p_value = shift.p_value if is_now > was else 1.0
     words = f"{was:.2%} -> {is_now:.2%} of the requests fail{f' ({codes})' if codes else ''}"
     yield Look(ERRORS, BEFORE, words, max(is_now - was, 0.0), LEAST_ERRORS, p_value)
+
+
+def of_latency(window: Window, before: Sequence[Window], least: float) -> Iterator[Look]:
+    """Whether more answers are slow than before: slower than all but the slowest 20th of the windows before.
+
+    At least two windows tell how much the share of slow answers differs from one to the next anyway. The texts of one
+    request are as fast as each other, which these differences hold too.
+
+    Args:
+        window: the window.
+        before: the windows before it.
+        least: by what share the time beyond which an answer is slow must have grown, such as 0.5.
+    """
+    now, *others = (each.milliseconds[~np.isnan(each.milliseconds)] for each in (window, *before))
+    others = [each for each in others if len(each)]
+    if not len(now) or len(others) < 2:
+        return
+    was, is_now = (float(np.quantile(each, SLOW)) for each in (np.concatenate(others), now))
+    counts = [np.array([(each <= was).sum(), (each > was).sum()]) for each in (now, *others)]
+    then = np.sum(counts[1:], axis=0)
+    shift = shifts.shift(counts[0], then, counts[1:])
+    shares = [float(each[1] / each.sum()) for each in (then, counts[0])]
+    words = (
+        f"p{SLOW * 100:.0f} {was:.0f} -> {is_now:.0f} ms; {shares[0]:.1%} -> {shares[1]:.1%} of the answers take "
+        f"longer than {was:.0f} ms"
+    )
+    p_value = shift.p_value if shares[1] > shares[0] else 1.0
+    grown = max(is_now / was - 1, 0.0) if was else 0.0
+    slowest = np.argsort(-np.nan_to_num(window.milliseconds), kind="stable")
+    yield Look(LATENCY, BEFORE, words, grown, least, p_value, lambda: slowest)
 
 
 def of_accuracy(

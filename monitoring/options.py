@@ -26,6 +26,9 @@ class MonitorOptions(Section):
     smallest_shift: Share = 0.05
     # Accuracy that may be lost against the test rows before it is an alarm
     accuracy_loss: Share = 0.03
+    # By what factor the slowest 20th of the answers must have become slower before it is an alarm: the load of a day
+    # makes smaller differences
+    slower_by: float = Field(default=1.5, gt=1)
     # Who is told, as apprise's addresses: json://HOST/PATH, mailto://..., slack://... ${NAME} stands for a variable of
     # the environment, such as a token
     notify: list[str] = Field(default_factory=list)

@@ -112,12 +112,12 @@ class Watch:
         code = self._run(["--warm-start"] if warm else [])
         if code in (0, BLOCKED):
             memory.add(began, self._now(), why, code, spans, _digest(state))
-        self._judge(code, warm)
+        self._judge(code, warm, self._on or task.retrain.on)
 
-    def _judge(self, code: int, warm: bool) -> None:
+    def _judge(self, code: int, warm: bool, on: list[str]) -> None:
         if code in (0, BLOCKED):
             self._failures, self._cold = 0, False
-            self._say("watching; Ctrl-C ends it")
+            self._say(f"watching for {_awaited(on)}; Ctrl-C ends it")
             return
         pause = min(self._retry * 2**self._failures, LONGEST_RETRY)
         self._failures += 1
@@ -146,6 +146,16 @@ class Watch:
             return str(error), None
         except FileNotFoundError as error:  # gone between listing and looking
             return f"{error.filename} has just gone", None
+
+
+def _awaited(on: list[str]) -> str:
+    waited = {
+        "change": "a change of the data or the config",
+        "span": "a span",
+        "drift": "an alarm of the monitor",
+        "schedule": "the schedule",
+    }
+    return ", ".join(waited[each] for each in waited if each in on)
 
 
 def check(task: Config, on: list[str] | None) -> None:

@@ -125,6 +125,37 @@ def test_failures_alarm_where_there_were_none():
     assert other_way.p_value == 1.0
 
 
+def slower(window, factor):
+    return replace(window, milliseconds=window.milliseconds * np.float32(factor))
+
+
+def test_answers_that_take_longer_alarm_and_faster_ones_do_not():
+    chance = np.random.default_rng(5)
+    before = [windows_of.window(chance, 500)[0] for _ in range(4)]
+    now = windows_of.window(chance, 500)[0]
+    (look,) = looks.of_latency(slower(now, 2), before, 0.5)
+    assert look.p_value < 1e-3 and look.distance > look.least
+    assert re.fullmatch(r"p95 (\d+) -> \d+ ms; 5\.0% -> [34]\d\.\d% of the answers take longer than \1 ms", look.words)
+    assert now.milliseconds[look.rows()[0]] == now.milliseconds.max()
+    (little,) = looks.of_latency(slower(now, 1.3), before, 0.5)
+    assert little.distance < little.least
+    (faster,) = looks.of_latency(slower(now, 0.5), before, 0.5)
+    assert faster.p_value == 1.0 and faster.distance == 0.0
+    assert list(looks.of_latency(slower(now, 2), before[:1], 0.5)) == [], "nobody knows how much windows differ"
+    assert list(looks.of_latency(replace(now, milliseconds=now.milliseconds * np.nan), before, 0.5)) == []
+
+
+def test_latency_that_differs_from_window_to_window_anyway_is_no_news():
+    chance = np.random.default_rng(6)
+    values = []
+    for _ in range(200):
+        *before, now = (slower(windows_of.window(chance, 300)[0], factor) for factor in chance.lognormal(0, 0.2, 8))
+        (look,) = looks.of_latency(now, before, 0.5)
+        values.append(look.p_value)
+    # Without the windows' own differences, half of them would be.
+    assert np.mean(np.array(values) < 0.05) < 0.1
+
+
 def test_measured_accuracy_is_judged_once_labels_are_there(reference):
     now, right = windows_of.window(np.random.default_rng(3), 500)
     wrong = right & (np.arange(500) % 5 > 0)  # a fifth fewer are right: the texts mean something else now

@@ -1,20 +1,28 @@
 """The alarms' rules by Prometheus' own tools: Debian's `prometheus` and `prometheus-alertmanager`."""
 
+import datetime
+import json
+import re
 import shutil
 import subprocess
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 import yaml
 from engines import free_port
+from prometheus_client import generate_latest
 
 from bertline.monitoring import alarms
+from bertline.monitoring.judge import Judged, Report
+from bertline.monitoring.looks import Look
 from bertline.serving.metrics import Metrics
 
 DEPLOY = Path(__file__).parents[2] / "monitoring" / "deploy"
 RULES, ALERTMANAGER = DEPLOY / "prometheus-rules.yaml", DEPLOY / "alertmanager.yaml"
+DASHBOARD = DEPLOY / "grafana-dashboard.json"
 
 TOOLS = ("promtool", "amtool", "prometheus", "prometheus-alertmanager")
 WATCHES = pytest.mark.skipif(
@@ -30,7 +38,62 @@ def test_each_metric_that_a_rule_names_is_one_of_ours():
     for rule in rules:
         used = {name for name in names if name in rule["expr"]}
         assert used, rule["expr"]
-    assert len(rules) == 5
+    assert len(rules) == 6
+
+
+def exposed():
+    """The names that the server and the monitor show to Prometheus -> the names of their labels."""
+    server, monitor, start = Metrics(), alarms.Gauges(), datetime.datetime(2026, 11, 28, tzinfo=datetime.UTC)
+    server.observe_request("reviews", "Predict", "GRPC", grpc.StatusCode.OK, 0.01)
+    server.observe_batch("reviews", "text", 3, 1, 0.001)
+    server.observe_load("reviews", 7, 1.0, loaded=True)
+    server.count_records(1, "")
+    server.count_records(1, "not_written")
+    moved = Judged(Look("labels", "the test rows", "", 0.1, 0.05, 0.01), 0.01, True, start)
+    figures = {"estimated accuracy": {"accuracy": 0.8, "interval": [0.7, 0.9], "test": 0.8}}
+    monitor.take(Report("reviews", 7, start, start, 500, "", 0.03, [moved], figures, {}, 0, []))
+    texts = server.render()[0].decode(), generate_latest(monitor.registry).decode()
+    samples = re.findall(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? \S+$", "\n".join(texts), re.MULTILINE)
+    labels = {}
+    for name, inside in samples:
+        labels.setdefault(name, set()).update(re.findall(r'(\w+)="', inside))
+    return labels
+
+
+@pytest.fixture(scope="module")
+def dashboard():
+    return json.loads(DASHBOARD.read_text(encoding="utf-8"))
+
+
+def queries(dashboard):
+    shown = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    return [*shown, *(each["expr"] for each in dashboard["annotations"]["list"])]
+
+
+def test_the_dashboard_asks_for_what_server_and_monitor_show(dashboard):
+    labels = exposed()
+    asked = dict.fromkeys(queries(dashboard), None)
+    asked |= dict.fromkeys(re.findall(r"label_values\((.*), \w+\)", dashboard["templating"]["list"][1]["definition"]))
+    used = set()
+    for expr in asked:
+        named = re.findall(r"(?<![\w:])((?::tensorflow|bertline)[\w:]+)(?:\{([^}]*)\})?", expr)
+        assert named, expr
+        for name, matchers in named:
+            assert name in labels, f"{expr}: no metric {name}"
+            assert set(re.findall(r'(\w+)\s*(?:=|!=|=~|!~)"', matchers)) <= labels[name], expr
+            used.add(name)
+        (grouped,) = re.findall(r"by \((\w+)\)", expr) or [None]
+        assert grouped is None or grouped in labels[named[0][0]], expr
+    assert {name for name in labels if name.startswith(alarms.PREFIX)} <= used  # all of the monitor's are shown
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(set(ids)) == len(ids)
+
+
+@WATCHES
+def test_promtool_reads_each_query_of_the_dashboard(dashboard, tmp_path):
+    rules = [{"record": f"query:{number}", "expr": expr} for number, expr in enumerate(queries(dashboard))]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    assert f"{len(rules)} rules found" in run("promtool", "check", "rules", tmp_path / "rules.yaml")
 
 
 def run(*command):
@@ -41,7 +104,7 @@ def run(*command):
 
 @WATCHES
 def test_promtool_and_amtool_take_the_files(tmp_path):
-    assert "5 rules found" in run("promtool", "check", "rules", RULES)
+    assert "6 rules found" in run("promtool", "check", "rules", RULES)
     assert "SUCCESS" in run("amtool", "check-config", ALERTMANAGER)
     look = 'bertline_monitor_alarm{model="reviews",look="%s",against="the test rows"}'
     series = [
