@@ -152,6 +152,7 @@ class Records:
 
     def __init__(self, folder: Path, model: str, classes: Sequence[str]):
         self._folder, self._model, self._classes = folder, model, list(classes)
+        self._spans: dict[Path, tuple[datetime.datetime, datetime.datetime] | None] = {}
         self.reading = Reading()
 
     def window(self, start: datetime.datetime, end: datetime.datetime, version: int) -> Window:
@@ -173,6 +174,9 @@ class Records:
             if not start.date() <= day <= last or path in self.reading.damaged:
                 continue
             try:
+                first, last_of_part = self._span(path) or (start, start)
+                if last_of_part < start or first >= end:
+                    continue
                 table = pq.ParquetFile(path).read(columns=list(LIGHT))
             except FileNotFoundError:  # its days were over since it was listed
                 continue
@@ -187,6 +191,23 @@ class Records:
             table = table.filter(inside)
             if len(table):
                 yield path, table
+
+    def _span(self, path: Path) -> tuple[datetime.datetime, datetime.datetime] | None:
+        """When a part's first and last request came, by its footer alone; None where that does not say it.
+
+        Of the windows that are read one after the other, most parts lie in one.
+
+        Raises:
+            OSError: the file is gone, or damaged (ArrowInvalid).
+        """
+        if path not in self._spans:
+            metadata = pq.ParquetFile(path).metadata
+            column = metadata.schema.names.index("time") if "time" in metadata.schema.names else None
+            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+            told = [group.column(column).statistics for group in groups] if column is not None else []
+            known = bool(told) and all(each is not None and each.has_min_max for each in told)
+            self._spans[path] = (min(each.min for each in told), max(each.max for each in told)) if known else None
+        return self._spans[path]
 
 
 def _time(moment: datetime.datetime) -> pa.Scalar:

@@ -71,12 +71,14 @@ class Recorder:
         """Hands over an entry whose request has been answered. Never waits, never raises."""
         entry.model, entry.status, entry.milliseconds = model, status, 1000 * seconds
         with self._lock:
-            fits = self._closed_at is None and self._waiting_bytes + entry.size <= WAITING_BYTES
-            if fits:
+            why = ENDED if self._closed_at is not None else ""
+            if not why and self._waiting_bytes + entry.size > WAITING_BYTES:
+                why = TOO_MUCH
+            if not why:
                 self._waiting_bytes += entry.size
                 self._waiting.put(entry)
-        if not fits:
-            self._drop(1, TOO_MUCH if self._closed_at is None else ENDED)
+        if why:
+            self._drop(1, why)
 
     def close(self) -> None:
         """Writes what waits, for at most CLOSE_SECONDS."""
@@ -88,6 +90,7 @@ class Recorder:
         self._thread.join(CLOSE_SECONDS)
 
     def _keep_writing(self) -> None:
+        self._prune()  # what grew too old while nothing was served: there may be no request for days
         part, due = _Part(self._columns), None
         while True:
             try:
@@ -127,6 +130,9 @@ class Recorder:
             self._drop(part.rows, NOT_WRITTEN, getattr(error, "strerror", None) or type(error).__name__)
         else:
             self._count(part.rows, "")
+        self._prune()
+
+    def _prune(self) -> None:
         try:
             self._parts.prune()
         except OSError as error:
@@ -134,10 +140,12 @@ class Recorder:
 
     def _drop(self, rows: int, why: str, words: str = "") -> None:
         self._count(rows, why)
-        before, self._dropped = self._dropped, self._dropped + rows
-        if before.bit_length() < self._dropped.bit_length():  # at 1, 2, 4, 8 ...: soon, but not for every request
+        with self._lock:  # requests are dropped in many threads
+            before = self._dropped
+            self._dropped = now = before + rows
+        if before.bit_length() < now.bit_length():  # at 1, 2, 4, 8 ...: soon, but not for every request
             reason = f"{why}: {words}" if words else why
-            log.warning("%d records dropped so far, the last ones: %s", self._dropped, reason)
+            log.warning("%d records dropped so far, the last ones: %s", now, reason)
 
 
 class _Part:

@@ -2,6 +2,7 @@ import datetime
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import windows_of
 from windows_of import CLASSES, DAY
@@ -33,6 +34,26 @@ def test_a_window_has_the_records_between_two_moments(tmp_path):
     assert table["embedding"].to_pylist() == [[2.0, 3.0], [0.0, 1.0]]
     rows, ids = window.find(["r1", "r2", "unheard of"])
     assert (rows.tolist(), ids) == ([1], ["r1"])
+
+
+def test_of_a_part_that_lies_in_another_window_only_the_footer_is_read(tmp_path, monkeypatch):
+    scores = np.array([[0.7, 0.2, 0.1]] * 2, np.float32)
+    for hours in (1, 2, 5, 8):
+        ages = [datetime.timedelta(hours=hours, minutes=minutes) for minutes in (0, 30)]
+        windows_of.write(tmp_path, NOW, windows_of.records([NOW - age for age in ages], scores))
+    read = []
+
+    class Watched(pq.ParquetFile):
+        def read(self, *arguments, **options):
+            table = super().read(*arguments, **options)
+            read.append(len(table))
+            return table
+
+    monkeypatch.setattr(pq, "ParquetFile", Watched)
+    records, hour = Records(tmp_path, "reviews", CLASSES), datetime.timedelta(hours=1)
+    rows = [records.window(NOW - (past + 1) * hour, NOW - past * hour, 7).rows for past in range(9)]
+    assert rows == [1, 2, 1, 0, 1, 1, 0, 1, 1]  # a moment at a window's start is in it
+    assert len(read) == sum(map(bool, rows)) + 1, "the part in two windows is read for each"
 
 
 def test_other_models_versions_and_failures_are_counted_apart(tmp_path):

@@ -299,3 +299,29 @@ def test_old_days_and_too_many_bytes_go_oldest_first(tmp_path):
     left = [part.name[-12:-8] for _, part in record_files.parts(tmp_path)]
     assert left == ["0002", "0001"]  # 31 days is too old, and of three parts of 100 bytes two fit
     assert own.exists()  # what somebody else put there is theirs
+
+
+def test_what_grew_too_old_while_nothing_was_served_goes_at_the_start(tmp_path):
+    old = tmp_path / "date=2026-01-01" / "20260101T000000Z-1-0000-0000.parquet"
+    old.parent.mkdir()
+    old.write_bytes(b"")
+    Recorder(RecordOptions(tmp_path)).close()
+    assert not old.parent.exists()
+
+
+def test_rows_that_many_threads_drop_are_all_counted(tmp_path, caplog):
+    counted = collections.Counter()
+    recorder = Recorder(RecordOptions(tmp_path), lambda rows, why: counted.update({why: rows}))
+    recorder.close()
+
+    def drop():
+        for _ in range(2000):
+            recorder.end(recorder.begin(), "mood", "OK", 0.1)
+
+    threads = [threading.Thread(target=drop) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    told = [int(record.message.split()[0]) for record in caplog.records if "records dropped" in record.message]
+    assert sorted(told) == [2**power for power in range(14)]  # each once: none is lost or told twice
