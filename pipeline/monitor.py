@@ -5,17 +5,19 @@ from __future__ import annotations
 import datetime
 import signal
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
 from bertline.errors import UserError
-from bertline.monitoring import alarms, feedback, history, judge, reference
+from bertline.monitoring import alarms, feedback, history, judge, live, reference
 from bertline.monitoring.judge import Judged, Report
+from bertline.monitoring.live import Live
 from bertline.monitoring.windows import Records, Window
 from bertline.pipeline import evaluated, lineage, screen
 from bertline.pipeline.config import Config
@@ -34,11 +36,15 @@ class Outlets:
         file: of Prometheus' metrics; None for none.
         messages: to people; None for none.
         gauges: the metrics themselves.
+        page: file of the page; None for none.
+        live: the page over HTTP; None for none.
     """
 
     file: Path | None = None
     messages: alarms.Messages | None = None
     gauges: alarms.Gauges = field(default_factory=alarms.Gauges)
+    page: Path | None = None
+    live: Live | None = None
 
     @classmethod
     def of(cls, task: Config, file: Path | None, port: int | None, notify: bool) -> Outlets:
@@ -51,6 +57,23 @@ class Outlets:
         if port is not None:
             outlets.gauges.serve(port)
         return outlets
+
+    def show(self, report: Report, reports: Sequence[dict[str, Any]]) -> None:
+        """Makes the page of a report, if one is asked for.
+
+        Args:
+            report: the newest.
+            reports: those so far, as the history has them.
+
+        Raises:
+            UserError: its file cannot be written.
+        """
+        if self.live or self.page:
+            from bertline.monitoring import page  # Altair, a second
+        if self.live:
+            self.live.show(page.render(report, reports, refresh=live.REFRESH), page.policy())
+        if self.page:
+            page.write(self.page, page.render(report, reports))
 
     def take(self, report: Report, told: Collection[str]) -> str:
         """Passes a report on; returns what went wrong with the messages.
@@ -122,11 +145,13 @@ class Monitor:
             notes=records.reading.words(self._task.records_folder),
         )
         if until is not None:
+            self._outlets.show(report, reports)
             return report
         told = known.keys() - history.untold(reports, release.version)
         if fault := self._outlets.take(report, told):  # before the history: a full disk keeps no alarm from people
             report.notes.append(fault)
         history.add(self.folder, report, {each.look.key for each in report.alarms} - told if fault else set())
+        self._outlets.show(report, history.read(self.folder))
         return report
 
     def _model(self) -> tuple[Release, Run, reference.Reference]:

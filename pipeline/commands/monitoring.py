@@ -40,6 +40,17 @@ def monitor(
     port: Annotated[
         int | None, typer.Option(help="Serve these metrics on this port of this machine; with --every.")
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the page of the window and those so far: one HTML file.")
+    ] = None,
+    serve: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", help="Serve the page on this port of this machine; with --every. 0: a free one."),
+    ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Keys of which --serve asks one with the role admin."),
+    ] = None,
     notify: Annotated[bool, typer.Option(help="Tell those that monitor.notify names of new alarms.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object per window.")] = False,
 ) -> None:
@@ -47,15 +58,26 @@ def monitor(
 
     The exit code is 5 when the last window has an alarm.
     """
+    from bertline.monitoring.live import Live
     from bertline.pipeline import monitor as monitoring
+    from bertline.serving.access import Access
 
     task, pause, end = configs.load(config), _pause(every), _moment(until)
     if end and pause:
         raise UserError("--until judges one window of the past, --every those to come: leave one out.")
     if port is not None and pause is None:
         raise UserError("--port serves the metrics for as long as the command runs: give --every too, such as 1h.")
+    if serve is not None and pause is None:
+        raise UserError("--serve shows the page for as long as the command runs: give --every too, such as 1h.")
+    if keys and serve is None:
+        raise UserError("--keys guards the page of --serve: give --serve too, or leave it out.")
     with screen.quiet(LIBRARY_LOG):
-        watched = monitoring.Monitor(task, pause, monitoring.Outlets.of(task, metrics, port, notify))
+        outlets = monitoring.Outlets.of(task, metrics, port, notify)
+        outlets.page = page
+        outlets.live = None if serve is None else Live(serve, Access.read(keys) if keys else None)
+        watched = monitoring.Monitor(task, pause, outlets)
+    if outlets.live:
+        console().print(f"the page: http://{outlets.live.address}/", style="bold")
 
     def look() -> bool:
         with screen.quiet(LIBRARY_LOG):

@@ -51,7 +51,7 @@ def test_a_served_model_is_watched_corrected_and_measured(line):
     complaints = [text for text, label, _ in factories.reviews(1200, seed=10) if label == "negative"]
     with serving(line) as client:
         complained = client.predict([f"{text} refund@example.com" for text in complaints])
-    alarmed = line.bertline("monitor", line.config, "--json", "--metrics", line.folder / "monitor.prom")
+    alarmed = line.bertline("monitor", line.config, "--json", "--metrics", "monitor.prom", "--page", "page.html")
     assert alarmed.returncode == 5, alarmed.stdout + alarmed.stderr
     labels = next(look for look in json.loads(alarmed.stdout)["looks"] if look["look"] == "labels")
     assert labels["alarm"] and labels["what"].startswith("negative")
@@ -59,6 +59,9 @@ def test_a_served_model_is_watched_corrected_and_measured(line):
     shown = [text["text"] for look in json.loads(alarmed.stdout)["looks"] for text in look["texts"]]
     assert any("<EMAIL_ADDRESS>" in text for text in shown) and not any("refund@" in text for text in shown)
     assert 'look="labels",model="reviews"} 1.0' in (line.folder / "monitor.prom").read_text()
+
+    page = (line.folder / "page.html").read_text(encoding="utf-8")
+    assert "looks are alarms" in page and "&lt;EMAIL_ADDRESS&gt;" in page and page.count("<svg") == 2
 
     with (line.folder / "corrections.csv").open("w", newline="") as file:
         writer = csv.writer(file)
