@@ -23,16 +23,17 @@ class Steps(Figures):
     """What was done to the teacher; None for a step that was not taken.
 
     Attributes:
+        layers: of the network.
         wordpieces: of the vocabulary.
     """
 
+    layers: Cut | None = None
     wordpieces: Cut | None = None
 
     @property
     def described(self) -> str:
         """Such as "7,210 of 30,522 wordpieces"."""
-        named = {"wordpieces": self.wordpieces}
-        return ", ".join(f"{cut.after:,} of {cut.before:,} {name}" for name, cut in named.items() if cut)
+        return ", ".join(f"{cut.after:,} of {cut.before:,} {name}" for name, cut in self if cut)
 
 
 class Side(Figures):

@@ -1,18 +1,26 @@
 """Compressor: makes a smaller or faster student of the trained classifier, its teacher."""
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
-from bertline.components import compression_report, copies
+from bertline.components import compression_report, copies, trainer, training_record
 from bertline.components.artifacts import Weights
 from bertline.components.compression_report import Cut, Steps
 from bertline.components.options import CompressOptions
-from bertline.components.trainer import read_task
-from bertline.models import compression, ensemble, families
-from bertline.models.recipe import ModelOptions
+from bertline.components.trainer import Task
+from bertline.components.training_record import ValidationLogits
+from bertline.components.transformed_labels import names_of
+from bertline.models import backbone_folder, compression, ensemble, families, hardware, training
+from bertline.models.distillation import Distillation
+from bertline.models.family import Classifier
+from bertline.models.recipe import ModelOptions, TrainOptions
+from bertline.serving import storage
 
 
 @component
@@ -24,9 +32,14 @@ def Compressor(
     weights: OutputArtifact[Weights],
     model_run: OutputArtifact[standard_artifacts.ModelRun],
     model_options: Parameter[str],
+    train_options: Parameter[str],
     options: Parameter[str],
+    checkpoint_dir: Parameter[str],
 ) -> None:
     """Leaves the student in the form in which the Trainer leaves the teacher.
+
+    The vocabulary comes first: the teacher without the wordpieces that the rows do not use answers them as before, and
+    is what a student with fewer layers learns from. That student is one network, also of a teacher that is an ensemble.
 
     Args:
         teacher: the Trainer's weights.
@@ -37,21 +50,82 @@ def Compressor(
         weights: the student, with its own vocabulary where that was trimmed, and what was done (compression_report).
         model_run: training.json and the validation rows' logits, as the Trainer has them.
         model_options: a ModelOptions as JSON.
+        train_options: a TrainOptions as JSON, of the teacher's training.
         options: a CompressOptions as JSON.
+        checkpoint_dir: folder, local or remote, that outlives an interrupted run; the same as the Trainer's.
 
     Raises:
-        UserError: the family's vocabulary cannot be trimmed.
+        UserError: the teacher's vocabulary cannot be trimmed, or it has too few layers.
     """
     model, asked = ModelOptions.model_validate_json(model_options), CompressOptions.model_validate_json(options)
-    task = read_task(transform_graph.uri, transformed_examples.uri, model)
+    task = trainer.read_task(transform_graph.uri, transformed_examples.uri, model)
     members = ensemble.load(families.of(model), Path(teacher.uri))
     folder, steps = Path(weights.uri), Steps()
     if asked.vocabulary == "used":
         trimmed = compression.trim(members, model, [task.train, task.validation], folder)
-        members = trimmed.members
-        steps = steps.model_copy(update={"wordpieces": Cut(before=trimmed.whole, after=len(trimmed.kept))})
+        members, kept = trimmed.members, trimmed.kept
+        rows = {name: compression.renumbered(getattr(task, name), kept) for name in ("train", "validation")}
+        task = replace(task, **rows)
+        steps = steps.model_copy(update={"wordpieces": Cut(before=trimmed.whole, after=len(kept))})
+    if asked.layers:
+        layers = compression.layers_of(members[0], asked.layers)
+        steps = steps.model_copy(update={"layers": Cut(before=compression.depth(members[0]), after=asked.layers)})
+        recipe = asked.distill.recipe(TrainOptions.model_validate_json(train_options))
+        own = f"{checkpoint_dir}/{fingerprint(task, teacher.uri, recipe, asked)}"
+        trained = distil(task, members, layers, recipe, asked, logs=Path(model_run.uri), checkpoints=own)
+        members = [trained.model]
+        training_record.write_history(model_run.uri, [trained.history])
+        names = names_of(task.validation.labels, task.labels)
+        training_record.write_logits(model_run.uri, ValidationLogits(names, trained.validation_logits))
+    else:
+        copies.copy(teacher_run, model_run)  # the validation rows have kept their tokens, and so their logits
     for number, member in enumerate(members, 1):
         member.write(ensemble.folder(folder, number, len(members)), task.labels, backbone_digest=task.digest)
-    copies.copy(teacher_run, model_run)  # the validation rows have kept their tokens, and so their logits
     compression_report.write_steps(folder, steps)
     weights.set_string_custom_property("summary", steps.described)
+    if asked.layers:
+        trainer.remove_checkpoints(checkpoint_dir, own)
+
+
+def distil(
+    task: Task,
+    teacher: Sequence[Classifier],
+    layers: Sequence[int],
+    recipe: TrainOptions,
+    options: CompressOptions,
+    *,
+    logs: Path,
+    checkpoints: str,
+) -> training.Trained:
+    """Trains the student, which starts from the teacher's first member.
+
+    Args:
+        task: the rows.
+        teacher: its members.
+        layers: those that the student keeps, counted from 0.
+        recipe: of its training.
+        options: of the distillation.
+        logs: folder for TensorBoard's files.
+        checkpoints: folder of this training only.
+    """
+    strategy = hardware.strategy(recipe.distribution)
+    dtype = hardware.compute_dtype(recipe.precision)
+    return training.fit(
+        lambda: teacher[0].shortened(layers),
+        task.train,
+        task.validation,
+        recipe,
+        checkpoints=checkpoints,
+        logs=logs if recipe.tensorboard else None,
+        on_progress=trainer.log_progress,
+        strategy=strategy,
+        distillation=Distillation(teacher, layers, options.distill, dtype),
+    )
+
+
+def fingerprint(task: Task, teacher: str, recipe: TrainOptions, options: CompressOptions) -> str:
+    """A name made of everything that the student depends on, so that no other training takes up its checkpoints."""
+    digest = hashlib.sha256(f"{task.fingerprint(recipe)} {options.layers} {options.distill.model_dump_json()}".encode())
+    for name in storage.files(teacher):
+        digest.update(f"{name} {backbone_folder.sha256(Path(teacher) / name)}".encode())
+    return digest.hexdigest()[:16]

@@ -28,7 +28,7 @@ from pydantic import (
 from bertline.components import spans
 from bertline.components.data import spellings
 from bertline.models import features
-from bertline.models.recipe import Section
+from bertline.models.recipe import DistillOptions, Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
 LabelName = Annotated[str, AfterValidator(spellings.composed)]
@@ -466,19 +466,23 @@ class CompressOptions(Section):
     # used: only the wordpieces that the training and validation rows use, and those that can spell every other word.
     # whole keeps all: a user may meet texts unlike the training rows, whose words are then cut into more pieces.
     vocabulary: Literal["whole", "used"] = "whole"
+    # Fewer layers than the teacher, taken from it and trained by distillation; time is nearly in proportion. Half of
+    # them is the usual first try. null keeps all
+    layers: PositiveInt | None = None
+    distill: DistillOptions = DistillOptions()  # with layers: how the student is trained
     gates: StudentGates = StudentGates()
 
     @property
     def makes_student(self) -> bool:
         """Whether there is anything to be done."""
-        return self.vocabulary == "used"
+        return self.vocabulary == "used" or self.layers is not None
 
     @model_validator(mode="after")
     def _gates_have_a_student(self) -> CompressOptions:
         if not self.makes_student and self.gates != StudentGates():
-            raise ValueError(
-                "gates: there is no student that they could judge; set vocabulary: used, or leave them out"
-            )
+            raise ValueError("gates: there is no student that they could judge; set layers or vocabulary: used")
+        if not self.layers and self.distill != DistillOptions():
+            raise ValueError("distill: it trains a student with fewer layers; set layers, or leave it out")
         return self
 
 

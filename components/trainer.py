@@ -105,7 +105,7 @@ def Trainer(
             recipe.of_member(number),
             checkpoints=checkpoints if recipe.ensemble == 1 else f"{checkpoints}/{number}",
             logs=logs if recipe.tensorboard else None,
-            on_progress=partial(_log_progress, member=number, members=recipe.ensemble),
+            on_progress=partial(log_progress, member=number, members=recipe.ensemble),
             strategy=strategy,
             adapter=folder / ADAPTER_FILE,
             keep_end=recipe.ensemble > 1,
@@ -311,7 +311,8 @@ def mean_logits(members: Sequence[Member], *, multi_label: bool) -> np.ndarray:
     return np.asarray(ensemble.mean([member.validation_logits for member in members], multi_label=multi_label))
 
 
-def _log_progress(progress: training.Progress, *, member: int, members: int) -> None:
+def log_progress(progress: training.Progress, *, member: int = 1, members: int = 1) -> None:
+    """Reports how far a training is, for the screen."""
     figures = asdict(progress) | ({"member": member, "members": members} if members > 1 else {})
     text = "epoch %d of %d, step %d of %d, loss %.4f, %.0f examples/s, %.0f s left"
     _progress.info(text, *asdict(progress).values(), extra={"progress": figures})

@@ -13,6 +13,7 @@ import tensorflow as tf
 from bertline.errors import UserError
 from bertline.models import families
 from bertline.models.dataset import Rows
+from bertline.models.distillation import kept_layers
 from bertline.models.family import Classifier
 from bertline.models.recipe import ModelOptions
 
@@ -31,6 +32,14 @@ class Trims(Protocol):
 
     def write_vocabulary(self, options: ModelOptions, kept: np.ndarray, folder: Path) -> None:
         """Writes the vocabulary of these ids into the folder, in the layout of a backbone's."""
+
+
+@runtime_checkable
+class Shortens(Protocol):
+    """What a classifier has whose layers can be fewer, beside the methods of Classifier."""
+
+    def shortened(self, layers: Sequence[int]) -> Classifier:
+        """A copy with some of its layers, counted from 0."""
 
 
 class Trimmed(NamedTuple):
@@ -75,6 +84,27 @@ def trim(members: Sequence[Classifier], options: ModelOptions, splits: Sequence[
     family.write_vocabulary(options, kept, folder / VOCABULARY)
     whole = int(members[0].packed(tf.float32).words.shape[0])
     return Trimmed([family.trimmed(member, kept) for member in members], kept, whole)
+
+
+def layers_of(teacher: Classifier, layers: int) -> list[int]:
+    """Which of the teacher's layers a student keeps, counted from 0.
+
+    Raises:
+        UserError: the teacher has no layers to leave out, or not more than these.
+    """
+    if not isinstance(teacher, Shortens):
+        raise UserError("compress.layers: the teacher's network has no layers that could be left out; take it out")
+    before = depth(teacher)
+    if layers >= before:
+        raise UserError(f"compress.layers: {layers} are not fewer than the teacher's {before}; set it lower")
+    if teacher.additions:
+        raise UserError("compress.layers: train.method left parts beside the teacher's layers; use full or lora")
+    return kept_layers(before, layers)
+
+
+def depth(classifier: Classifier) -> int:
+    """How many layers a classifier that can be shortened has."""
+    return len(classifier.packed(tf.float32).layers)
 
 
 def renumbered(rows: Rows, kept: np.ndarray) -> Rows:

@@ -23,6 +23,7 @@ Method = Literal[
 ]
 # Each goes with its namesake
 _KEYS_OF_METHODS = ("top_layers", "lora", "adalora", "adapters", "prompt", "prefix", "contrastive")
+WITH_ADDITIONS = ("adapters", "prompt", "prefix")  # methods whose parts stay beside the network's own weights
 LoraTarget = Literal["query", "key", "value", "output", "up", "down"]
 ServedDtype = Literal["float32", "bfloat16", "float16"]
 
@@ -443,6 +444,33 @@ class PretrainOptions(Section):
         if self.text is not None and not self.source:
             raise ValueError("text: it names the column of source, and there is none; take it out")
         return self
+
+
+class DistillOptions(Section):
+    """How a student with fewer layers learns from its teacher; see models/distillation.py."""
+
+    # The student starts from the teacher's layers and head, and each epoch costs about what one of the teacher's did.
+    epochs: PositiveInt = 3
+    # Twice the usual upper end: few layers can take it, as the default weights' six thin ones do.
+    learning_rate: float = Field(default=1e-4, gt=0, le=1)
+    temperature: float = Field(default=2.0, gt=0)  # what both models' logits are divided by; 1 to 20 in Hinton et al.
+    # What the teacher's answers count, and the rows' labels the rest. On the training rows a teacher is mostly right,
+    # and what it adds is how near the other labels are.
+    soft_share: float = Field(default=0.5, ge=0, le=1)
+    # Of 1 - cosine of the hidden states, which DistilBERT counts too; 0 leaves them out
+    hidden_weight: float = Field(default=1.0, ge=0)
+
+    def recipe(self, train: TrainOptions) -> TrainOptions:
+        """The student's training: the teacher's as far as it does not depend on its method."""
+        shared = ("batch_size", "accumulate_steps", "warmup_share", "weight_decay", "clip_norm", "class_weights")
+        shared += ("patience", "seed", "precision", "checkpoint_steps", "tensorboard")
+        return TrainOptions(
+            **{name: getattr(train, name) for name in shared},
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            # Workers would need a job of their own.
+            distribution="auto" if train.distribution == "multi_worker" else train.distribution,
+        )
 
 
 class ExportOptions(Section):

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from bertline.models.adversarial import Adversary
 from bertline.models.dataset import Batches
+from bertline.models.distillation import Distillation
 from bertline.models.family import DROPOUT_PLACES, Batch, Classifier
 from bertline.models.gradients import Gradient, added, invariant
 from bertline.models.methods import Method
@@ -33,6 +34,7 @@ class Steps:
         optimizer: takes the gradients.
         loss_scale: what the loss is multiplied by for them; None for nothing.
         dtype: of the matrix products.
+        distillation: a teacher, from which the model learns too; None for none.
     """
 
     def __init__(
@@ -46,10 +48,11 @@ class Steps:
         *,
         loss_scale: LossScale | None,
         dtype: tf.DType,
+        distillation: Distillation | None = None,
     ):
         self._strategy, self._method, self._target = strategy, method, target
         self._options, self._optimizer, self._loss_scale, self._dtype = options, optimizer, loss_scale, dtype
-        self._encoder = model.encoder()
+        self._encoder, self._distillation = model.encoder(), distillation
         self._variables = [variable.value for variable in method.variables]
         self.adversary = Adversary(options.adversarial) if options.adversarial else None
         self._hidden = int(method.pack(dtype).words.shape[-1]) if self.adversary else 0  # width of a word's embedding
@@ -155,7 +158,11 @@ class Steps:
     def _loss(self, batch: Rows, seed: tf.Tensor, move: tf.Tensor | None = None) -> tf.Tensor:
         """The batch's loss x its share, float32 scalar, with the word embeddings moved."""
         labels, weight = batch["labels"], self._options.r_drop
-        if not weight:
+        if self._distillation:
+            rows = Batch(batch["token_ids"], batch.get("segment_ids"), batch["lengths"])
+            logits, states = self._encoder.logits_and_states(self._method.pack(self._dtype), rows, seed)
+            losses = self._distillation.losses(self._target.losses(labels, logits), logits, states, rows)
+        elif not weight:
             losses = self._target.losses(labels, self._logits(batch, seed, move))
         else:
             # R-Drop. Each row stands in the batch twice, as the paper's authors have it, and gets two draws of dropout.

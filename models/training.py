@@ -17,6 +17,7 @@ from bertline.models import averages, hardware, methods, targets
 from bertline.models.anchor import Anchor
 from bertline.models.checkpoints import Checkpoints
 from bertline.models.dataset import Batches, Rows
+from bertline.models.distillation import Distillation
 from bertline.models.family import Classifier
 from bertline.models.history import Epoch, History, Progress
 from bertline.models.optimizer import AdamW, LossScale, Schedule
@@ -48,6 +49,7 @@ def fit(
     strategy: tf.distribute.Strategy | None = None,
     adapter: Path | None = None,
     keep_end: bool = False,
+    distillation: Distillation | None = None,
 ) -> Trained:
     """Fine-tunes a classifier and leaves it with the weights of its best epoch, the one with the least validation loss.
 
@@ -71,6 +73,7 @@ def fit(
         adapter: file (.npz) for the factors of lora and adalora, as Method.finish gives them; None keeps them only
             merged.
         keep_end: the end of the training is a checkpoint too. Called again, this then restores the model at once.
+        distillation: a teacher, from which the model learns too; None for none. Validation is by the labels alone.
 
     Raises:
         UserError: a split is empty, or the loss or the gradients are no longer numbers.
@@ -83,7 +86,7 @@ def fit(
     strategy = strategy or hardware.strategy(options.distribution)
     chief = hardware.is_chief(strategy)
     with strategy.scope():
-        run = Run(strategy, build(), train, validation, options, checkpoints)
+        run = Run(strategy, build(), train, validation, options, checkpoints, distillation)
     run.restore()
     earlier = run.history.wall_seconds
     writer = tf.summary.create_file_writer(str(logs)) if logs and chief else tf.summary.create_noop_writer()
@@ -102,7 +105,16 @@ def fit(
 class Run:
     """The state of a training: model, optimizer, averages and history. Checkpoints hold all of it."""
 
-    def __init__(self, strategy, model, train: Rows, validation: Rows, options: TrainOptions, folder: str | Path):
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        model: Classifier,
+        train: Rows,
+        validation: Rows,
+        options: TrainOptions,
+        folder: str | Path,
+        distillation: Distillation | None = None,
+    ):
         self.model = model
         self._strategy = strategy
         self._options = options
@@ -150,6 +162,7 @@ class Run:
             optimizer,
             loss_scale=self._loss_scale,
             dtype=dtype,
+            distillation=distillation,
         )
         # One for each set of variables that are trained together: a method may open more of them as it goes on.
         self._train_functions = {

@@ -32,7 +32,15 @@ from bertline.components.options import (
 from bertline.components.tuning import space
 from bertline.errors import UserError
 from bertline.models import network_size
-from bertline.models.recipe import ExportOptions, ModelOptions, PretrainOptions, RandomBert, Section, TrainOptions
+from bertline.models.recipe import (
+    WITH_ADDITIONS,
+    ExportOptions,
+    ModelOptions,
+    PretrainOptions,
+    RandomBert,
+    Section,
+    TrainOptions,
+)
 from bertline.monitoring.options import MonitorOptions
 from bertline.pipeline import metadata_store
 from bertline.pipeline.beam_options import GCS, BeamOptions
@@ -410,6 +418,17 @@ def check_regularity(config: Config) -> None:
 
 def check_the_student(config: Config) -> None:
     """Raises ValueError where the backbone's files, if they can be read here, show that the student cannot be made."""
+    size, layers = network_size.read(config.model), config.compress.layers
+    if layers and size and layers >= size.layers:
+        raise ValueError(
+            f"compress.layers: {layers} are not fewer than the {size.layers} of model.backbone, the teacher's; "
+            f"{max(size.layers // 2, 1)} is the usual first try"
+        )
+    if layers and config.train.method in WITH_ADDITIONS:
+        raise ValueError(
+            f"compress.layers: train.method: {config.train.method} leaves parts beside the teacher's layers that a "
+            "student with fewer layers cannot take over; use full or lora"
+        )
     if config.compress.vocabulary == "used" and network_size.has_sentencepiece(config.model):
         raise ValueError(
             "compress.vocabulary: used: the vocabulary of model.backbone is SentencePiece's, and how it cuts a word "

@@ -378,7 +378,9 @@ def compress_stages(
         transform_graph=tokens.outputs["transform_graph"],
         transformed_examples=tokens.outputs["transformed_examples"],
         model_options=config.model.model_dump_json(),
+        train_options=settings.sections["train"],
         options=settings.sections["compress"],
+        checkpoint_dir=settings.checkpoint_folder,
     )
     student = StudentExporter(
         weights=compressor.outputs["weights"],

@@ -63,6 +63,30 @@ class Classifier(keras_hub.models.BertTextClassifier):
         """Of the vector that the head reads."""
         return self.backbone.hidden_dim
 
+    def resized(self, **sizes: int) -> Classifier:
+        """A classifier of the same kind with new weights; `sizes` are those of keras-hub's backbone that differ."""
+        old = self.backbone
+        network = keras_hub.models.BertBackbone.from_config(
+            {**old.get_config(), **sizes, "dtype": "float32", "name": None}
+        )
+        set_gelu(network, approximate=approximate_gelu(old))
+        set_epsilon(network, epsilon(old))
+        kind = {"dropout": self.dropout, "pooling": self.pooling, "multi_label": self.multi_label}
+        return Classifier(network, self.num_classes, **kind)
+
+    def shortened(self, layers: Sequence[int]) -> Classifier:
+        """A copy with some of the layers, counted from 0; it must have no additions, which belong to layers."""
+        made, old = self.resized(num_layers=len(layers)), self.backbone
+        pairs = [(made.output_dense, self.output_dense)]
+        for name in ("token_embedding", "position_embedding", "segment_embedding", "embeddings_layer_norm"):
+            pairs.append((getattr(made.backbone, name), getattr(old, name)))
+        pairs.append((made.backbone.pooled_dense, old.pooled_dense))
+        pairs += zip(made.backbone.transformer_layers, (old.transformer_layers[at] for at in layers), strict=True)
+        for own, source in pairs:
+            for variable, value in zip(own.variables, source.variables, strict=True):
+                variable.assign(value)
+        return made
+
     def encoder(self) -> encoder.Encoder:
         """The fast forward pass over packed weights."""
         return encoder.Encoder.of(self)

@@ -224,30 +224,45 @@ class Encoder:
         Returns:
             float32 [batch, labels].
         """
+        return self.logits_and_states(weights, batch, seed)[0]
+
+    def logits_and_states(
+        self, weights: Weights, batch: Batch, seed: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """The logits, and the hidden states after each layer, float32 [batch x tokens, hidden]; arguments as above.
+
+        With a prompt its tokens are among the states.
+        """
         ops = _Ops(self, weights.layers[0].qkv_kernel.dtype, seed)
-        features = self.pooling.features(self._pooled(weights, batch, ops))
+        pooled, states = self._pooled(weights, batch, ops)
+        features = self.pooling.features(pooled)
         features = kernels.dropped(features, ops.noise(tf.shape(features)), self.head_dropout)
-        return tf.matmul(features, weights.head_kernel) + weights.head_bias
+        return tf.matmul(features, weights.head_kernel) + weights.head_bias, states
 
     def vectors(self, weights: Weights, batch: Batch, seed: tf.Tensor | None = None) -> tf.Tensor:
         """The rows' pooled vectors, float32 [batch, hidden]; arguments as above."""
-        return self._pooled(weights, batch, _Ops(self, weights.layers[0].qkv_kernel.dtype, seed))
+        return self._pooled(weights, batch, _Ops(self, weights.layers[0].qkv_kernel.dtype, seed))[0]
 
     def tokens(self, weights: Weights, batch: Batch, seed: tf.Tensor | None = None) -> tf.Tensor:
         """The tokens' vectors of the last layer, float32 [batch x tokens, hidden]; arguments as those of `logits`."""
         mask = tf.sequence_mask(batch.lengths, tf.shape(batch.token_ids)[1])
-        return self._tokens(weights, batch, mask, _Ops(self, weights.layers[0].qkv_kernel.dtype, seed))
+        return self._states(weights, batch, mask, _Ops(self, weights.layers[0].qkv_kernel.dtype, seed))[-1]
 
-    def _tokens(self, weights: Weights, batch: Batch, attended: tf.Tensor, ops: _Ops) -> tf.Tensor:
+    def _states(self, weights: Weights, batch: Batch, attended: tf.Tensor, ops: _Ops) -> list[tf.Tensor]:
+        """The tokens' vectors after each layer, float32 [batch x tokens, hidden]."""
         x = self._embed(weights, batch, ops)  # [batch x tokens, hidden], as all that follow
+        states = []
         for layer in weights.layers:
             x = self._layer(layer, x, attended, ops)
-        return x[0]
+            states.append(x[0])
+        return states
 
-    def _pooled(self, weights: Weights, batch: Batch, ops: _Ops) -> tf.Tensor:
+    def _pooled(self, weights: Weights, batch: Batch, ops: _Ops) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """The rows' vectors, and the states after each layer."""
         mask = tf.sequence_mask(batch.lengths, tf.shape(batch.token_ids)[1])  # [batch, tokens]
         attended = mask if weights.prompt is None else _with_prompt(mask, weights.prompt)
-        residual = self._tokens(weights, batch, attended, ops)
+        states = self._states(weights, batch, attended, ops)
+        residual = states[-1]
         tokens = tf.reshape(residual, [*tf.unstack(tf.shape(attended)), residual.shape[-1]])  # [batch, tokens, hidden]
         if weights.prompt is not None:
             tokens = tokens[:, : tf.shape(mask)[1]]
@@ -258,7 +273,7 @@ class Encoder:
             pooled = tf.reduce_sum(tokens * real, axis=1) / tf.maximum(tf.reduce_sum(real, axis=1), 1.0)
         if self.pooling.kind == "pooler":
             pooled = tf.tanh(tf.matmul(pooled, weights.pooler_kernel) + weights.pooler_bias)
-        return tf.math.l2_normalize(pooled, axis=-1) if self.pooling.normalised else pooled
+        return (tf.math.l2_normalize(pooled, axis=-1) if self.pooling.normalised else pooled), states
 
     def _embed(self, weights: Weights, batch: Batch, ops: _Ops) -> tuple[tf.Tensor, tf.Tensor]:
         words = tf.cast(tf.gather(weights.words, batch.token_ids), tf.float32)  # [batch, tokens, hidden]

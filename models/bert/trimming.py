@@ -11,11 +11,10 @@ import json
 from pathlib import Path
 from types import MappingProxyType
 
-import keras_hub
 import numpy as np
 
 from bertline.models.backbone_folder import CONFIG
-from bertline.models.bert.backbone import Vocabulary, approximate_gelu, epsilon, set_epsilon, set_gelu
+from bertline.models.bert.backbone import Vocabulary
 from bertline.models.bert.classifier import Classifier
 from bertline.models.bert.tokenizer import MASK, SEPARATOR, START, UNKNOWN, read_vocabulary
 
@@ -65,15 +64,7 @@ def trimmed(model: Classifier, ids: np.ndarray) -> Classifier:
         model: stays as it is.
         ids: of the wordpieces that stay, int64 [kept].
     """
-    old = model.backbone
-    config = {**old.get_config(), "vocabulary_size": len(ids), "dtype": "float32", "name": None}
-    network = keras_hub.models.BertBackbone.from_config(config)
-    set_gelu(network, approximate=approximate_gelu(old))
-    set_epsilon(network, epsilon(old))
-    made = Classifier(
-        network, model.num_classes, dropout=model.dropout, pooling=model.pooling, multi_label=model.multi_label
-    )
-    words = old.token_embedding.embeddings
+    made, words = model.resized(vocabulary_size=len(ids)), model.backbone.token_embedding.embeddings
     for variable, source in zip(made.variables, model.variables, strict=True):
         variable.assign(source.numpy()[ids] if source is words else source)
     made.additions = MappingProxyType(dict(model.additions))

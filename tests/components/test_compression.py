@@ -25,7 +25,7 @@ from bertline.components.options import CompressOptions, EvaluateOptions
 from bertline.components.training_record import ValidationLogits
 from bertline.errors import UserError
 from bertline.models.history import Epoch, History
-from bertline.models.recipe import ExportOptions
+from bertline.models.recipe import ExportOptions, TrainOptions
 from bertline.serving import storage
 
 LABELS = list(MOODS)
@@ -85,7 +85,9 @@ def compressed(line, folder, options):
         transformed_examples=line["tokens"],
         weights=weights,
         model_run=run,
+        train_options=TrainOptions(precision="float32", tensorboard=False).model_dump_json(),
         options=options.model_dump_json(),
+        checkpoint_dir=str(folder / "checkpoints"),
         **line["common"],
     )
     student_exporter.StudentExporter.test_call(weights=weights, model_run=run, model=model, **line["export"])

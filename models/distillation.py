@@ -1,0 +1,88 @@
+"""Knowledge distillation: a student learns what its teacher answers and computes, beside what the labels say.
+
+Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015: of logits divided by a temperature, the
+teacher's probabilities are what the student's are to be; the loss counts temperature squared, which keeps its gradients
+as large as those of the labels. Hidden states as in Sanh et al., "DistilBERT", 2019: the cosine of student and teacher,
+here at each of the student's layers, whose counterparts Jiao et al., "TinyBERT", 2020, spread over the teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from bertline.models import ensemble
+from bertline.models.bert.classifier import Classifier
+from bertline.models.family import Batch
+from bertline.models.recipe import DistillOptions
+
+
+def kept_layers(before: int, after: int) -> list[int]:
+    """Which of the teacher's layers a student starts from and is compared with, counted from 0.
+
+    They are spread evenly and hold the last one, which the pooling reads, and the first one, which reads the word
+    embeddings; a single layer is the last.
+    """
+    if after == 1:
+        return [before - 1]
+    return np.linspace(0, before - 1, after).round().astype(int).tolist()
+
+
+class Distillation:
+    """A teacher, and what a student loses where it differs from it.
+
+    Args:
+        teacher: its members, whose answers are averaged as they are when served. Hidden states are the first one's.
+        layers: those of the teacher that the student's are compared with.
+        options: of the loss.
+        dtype: of the teacher's products.
+    """
+
+    def __init__(self, teacher: Sequence[Classifier], layers: Sequence[int], options: DistillOptions, dtype: tf.DType):
+        self._members = [(member.encoder(), member.packed(dtype)) for member in teacher]
+        self._multi_label = teacher[0].multi_label
+        self._layers, self._options = list(layers), options
+
+    def losses(self, of_labels: tf.Tensor, logits: tf.Tensor, states: Sequence[tf.Tensor], rows: Batch) -> tf.Tensor:
+        """Each row's loss, float32 [batch].
+
+        Args:
+            of_labels: the loss against the rows' labels, float32 [batch].
+            logits: the student's, float32 [batch, labels].
+            states: the student's after each layer, float32 [batch x tokens, hidden].
+            rows: the batch.
+        """
+        answers = [encoder.logits_and_states(weights, rows) for encoder, weights in self._members]
+        theirs = ensemble.mean([each for each, _ in answers], multi_label=self._multi_label)
+        share = self._options.soft_share
+        losses = (1 - share) * of_labels + share * self._soft(logits, theirs)
+        if self._options.hidden_weight:
+            compared = [answers[0][1][layer] for layer in self._layers]
+            losses += self._options.hidden_weight * _apart(states, compared, rows)
+        return losses
+
+    def _soft(self, mine: tf.Tensor, theirs: tf.Tensor) -> tf.Tensor:
+        """temperature^2 x KL(teacher, student), float32 [batch]; with label sets the mean over the labels."""
+        temperature = self._options.temperature
+        mine, theirs = mine / temperature, theirs / temperature
+        if self._multi_label:
+            wanted = tf.sigmoid(theirs)
+            crossed, least = (
+                tf.nn.sigmoid_cross_entropy_with_logits(labels=wanted, logits=each) for each in (mine, theirs)
+            )
+            return temperature**2 * tf.reduce_mean(crossed - least, axis=-1)
+        wanted = tf.nn.log_softmax(theirs)
+        return temperature**2 * tf.reduce_sum(tf.exp(wanted) * (wanted - tf.nn.log_softmax(mine)), axis=-1)
+
+
+def _apart(mine: Sequence[tf.Tensor], theirs: Sequence[tf.Tensor], rows: Batch) -> tf.Tensor:
+    """1 - cosine of two states, the mean over a row's own tokens and the layers, float32 [batch]."""
+    real = tf.sequence_mask(rows.lengths, tf.shape(rows.token_ids)[1], tf.float32)  # [batch, tokens]
+    far = [
+        1 - tf.reduce_sum(tf.math.l2_normalize(own, axis=-1) * tf.math.l2_normalize(other, axis=-1), axis=-1)
+        for own, other in zip(mine, theirs, strict=True)
+    ]
+    of_tokens = tf.reshape(tf.add_n(far) / len(far), tf.shape(real)) * real
+    return tf.reduce_sum(of_tokens, axis=1) / tf.maximum(tf.reduce_sum(real, axis=1), 1.0)

@@ -1,0 +1,135 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from factories import keyword_classifier, tiny_model_options, tokenised_reviews
+from scipy import special, stats
+from test_training import RECIPE, build, weights
+from tiny_bert import LENGTHS, SEGMENTS, TOKENS, frozen, tiny_classifier
+
+from bertline.errors import UserError
+from bertline.models import compression, distillation
+from bertline.models.bert.encoder import Batch
+from bertline.models.distillation import Distillation
+from bertline.models.pooling import Pooling
+from bertline.models.recipe import DistillOptions, TrainOptions
+from bertline.models.training import fit
+
+KEYWORDS = {"awful": 0, "broken": 0, "late": 0, "refund": 0, "ordered": 1, "arrived": 1, "package": 1, "tuesday": 1}
+KEYWORDS |= {"great": 2, "love": 2, "perfect": 2, "thanks": 2}
+ROWS = Batch(TOKENS, SEGMENTS, LENGTHS)
+
+
+def losses_against(teacher, student, of_labels=(0.5, 1.0, 2.0), layers=(0, 1), **options):
+    """The rows' losses of a student against its teacher's answers."""
+    chosen = Distillation(teacher, layers, DistillOptions(**options), tf.float32)
+    logits, states = student.encoder().logits_and_states(student.packed(tf.float32), ROWS)
+    return chosen.losses(tf.constant(of_labels), logits, states, ROWS).numpy(), logits.numpy()
+
+
+def test_the_layers_are_those_of_the_papers():
+    assert distillation.kept_layers(12, 6) == [0, 2, 4, 7, 9, 11]  # DistilBERT's in Hugging Face's own script
+    assert distillation.kept_layers(6, 3) == [0, 2, 5]
+    assert distillation.kept_layers(6, 1) == [5]
+
+
+def test_soft_labels_are_hintons():
+    teacher, student = tiny_classifier(), tiny_classifier(pooling=Pooling("mean"))
+    theirs = losses_against([teacher], teacher, hidden_weight=0)[1]
+    found, mine = losses_against([teacher], student, hidden_weight=0, soft_share=0.25, temperature=3.0)
+    divergence = [stats.entropy(*(special.softmax(row / 3) for row in pair)) for pair in zip(theirs, mine, strict=True)]
+    np.testing.assert_allclose(found, 0.75 * np.array([0.5, 1.0, 2.0]) + 0.25 * 9 * np.array(divergence), rtol=1e-4)
+
+
+def test_soft_labels_of_label_sets_are_those_of_each_label():
+    teacher, student = tiny_classifier(), tiny_classifier(pooling=Pooling("mean"))
+    theirs = losses_against([teacher], teacher, hidden_weight=0)[1]
+    teacher.multi_label = True
+    found, mine = losses_against([teacher], student, hidden_weight=0, soft_share=1.0, temperature=2.0)
+    p, q = special.expit(theirs / 2), special.expit(mine / 2)
+    divergence = special.rel_entr(p, q) + special.rel_entr(1 - p, 1 - q)
+    np.testing.assert_allclose(found, 4 * divergence.mean(-1), rtol=1e-3, atol=1e-5)
+
+
+def test_an_ensembles_answers_are_averaged_as_it_is_served():
+    first, second = tiny_classifier(), tiny_classifier(pooling=Pooling("mean"))
+    mean = np.log(
+        (
+            special.softmax(losses_against([first], first)[1], -1)
+            + special.softmax(losses_against([second], second)[1], -1)
+        )
+        / 2
+    )
+    found, mine = losses_against([first, second], first, hidden_weight=0, soft_share=1.0, temperature=1.0)
+    wanted = [stats.entropy(np.exp(row), special.softmax(own)) for row, own in zip(mean, mine, strict=True)]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+def test_hidden_states_count_by_their_angle_in_the_rows_own_tokens():
+    teacher = tiny_classifier()
+    same, _ = losses_against([teacher], teacher, soft_share=0.0, hidden_weight=2.0)
+    np.testing.assert_allclose(same, [0.5, 1.0, 2.0], atol=1e-5)
+    swapped, _ = losses_against([teacher], teacher, layers=(1, 0), soft_share=0.0, hidden_weight=2.0)
+    _, (first, last) = teacher.encoder().logits_and_states(teacher.packed(tf.float32), ROWS)
+    first, last = (state.numpy().reshape(3, 6, 8) for state in (first, last))
+    cosines = (first * last).sum(-1) / np.linalg.norm(first, axis=-1) / np.linalg.norm(last, axis=-1)
+    apart = [(1 - cosines[row, :length]).mean() for row, length in enumerate(LENGTHS.numpy())]
+    np.testing.assert_allclose(swapped, [0.5, 1.0, 2.0] + 2 * np.array(apart), rtol=1e-4)
+
+
+def test_a_shortened_network_computes_the_layers_that_it_keeps():
+    teacher = tiny_classifier(approximate=True, pooling=Pooling("mean", normalised=True))
+    student, both = teacher.shortened([1]), teacher.shortened([0, 1])
+    np.testing.assert_array_equal(*(frozen(each)(TOKENS, SEGMENTS, LENGTHS) for each in (teacher, both)))
+    packed = teacher.packed(tf.float32)
+    by_hand = teacher.encoder().logits(packed._replace(layers=packed.layers[1:]), ROWS)
+    np.testing.assert_allclose(student.encoder().logits(student.packed(tf.float32), ROWS), by_hand, atol=1e-6)
+    assert compression.layers_of(teacher, 1) == [1]
+    with pytest.raises(UserError, match=r"compress.layers: 2 are not fewer than the teacher's 2"):
+        compression.layers_of(teacher, 2)
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop(progress):
+    if progress.step >= 18:
+        raise Stopped
+
+
+def test_a_student_learns_its_teachers_answers_and_goes_on_to_the_bit_after_a_stop(tmp_path):
+    options = tiny_model_options(tmp_path)
+    two = options.model_copy(update={"backbone": options.backbone.model_copy(update={"layers": 2})})
+    teacher = keyword_classifier(two, KEYWORDS)
+    rows, validation = tokenised_reviews(options, 200), tokenised_reviews(options, 60, seed=1)
+    random = dataclasses.replace(rows, labels=np.random.default_rng(1).permutation(rows.labels))  # they teach nothing
+
+    def student(name, **more):
+        learned = Distillation([teacher], [1], DistillOptions(soft_share=1.0), tf.float32)
+        place = {"checkpoints": tmp_path / name, "distillation": learned}
+        return fit(lambda: build(options), random, validation, RECIPE, **place, **more)
+
+    model, history, logits = student("whole")
+    assert history.best.validation_accuracy > 0.9
+    with pytest.raises(Stopped):
+        student("cut", on_progress=stop)
+    resumed, resumed_history, resumed_logits = student("cut")
+    assert resumed_history.resumed_at
+    assert resumed_history.epochs == history.epochs
+    np.testing.assert_array_equal(weights(resumed), weights(model))
+    np.testing.assert_array_equal(resumed_logits, logits)
+
+
+def test_the_students_recipe_is_the_teachers_but_for_its_method():
+    teacher = TrainOptions(method="lora", learning_rate=1e-3, epochs=9, batch_size=16, seed=3, ensemble=4, r_drop=0.5)
+    recipe = DistillOptions(epochs=2).recipe(teacher)
+    assert (recipe.method, recipe.learning_rate, recipe.epochs, recipe.ensemble, recipe.r_drop) == (
+        "full",
+        1e-4,
+        2,
+        1,
+        0,
+    )
+    assert (recipe.batch_size, recipe.seed) == (16, 3)
