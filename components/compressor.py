@@ -10,7 +10,8 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
 from bertline.components import compression_report, copies, trainer, training_record
-from bertline.components.artifacts import Weights
+from bertline.components.artifacts import Variants, Weights
+from bertline.components.checkpoint_folders import remove_checkpoints
 from bertline.components.compression_report import Cut, Steps
 from bertline.components.options import CompressOptions
 from bertline.components.trainer import Task
@@ -35,6 +36,7 @@ def Compressor(
     train_options: Parameter[str],
     options: Parameter[str],
     checkpoint_dir: Parameter[str],
+    variants: InputArtifact[Variants] = None,
 ) -> None:
     """Leaves the student in the form in which the Trainer leaves the teacher.
 
@@ -53,12 +55,14 @@ def Compressor(
         train_options: a TrainOptions as JSON, of the teacher's training.
         options: a CompressOptions as JSON.
         checkpoint_dir: folder, local or remote, that outlives an interrupted run; the same as the Trainer's.
+        variants: the Trainer's additional rows; None for none.
 
     Raises:
         UserError: the teacher's vocabulary cannot be trimmed, or it has too few layers.
     """
     model, asked = ModelOptions.model_validate_json(model_options), CompressOptions.model_validate_json(options)
-    task = trainer.read_task(transform_graph.uri, transformed_examples.uri, model)
+    more = variants.uri if variants else None
+    task = trainer.read_task(transform_graph.uri, transformed_examples.uri, model, variants=more)
     members = ensemble.load(families.of(model), Path(teacher.uri))
     folder, steps = Path(weights.uri), Steps()
     if asked.vocabulary == "used":
@@ -84,7 +88,7 @@ def Compressor(
     compression_report.write_steps(folder, steps)
     weights.set_string_custom_property("summary", steps.described)
     if asked.layers:
-        trainer.remove_checkpoints(checkpoint_dir, own)
+        remove_checkpoints(checkpoint_dir, own)
 
 
 def distil(

@@ -184,7 +184,9 @@ def create_pipeline(
     )
     several = {"multi_label": int(config.data.multi_label is not None)}
     compressing = (
-        compress_stages(config, settings, examples, tokens, trainer, exporter) if config.compress.makes_student else []
+        compress_stages(config, settings, examples, tokens, trainer, exporter, more_rows)
+        if config.compress.makes_student
+        else []
     )
     judged = compressing[-1].outputs if compressing else {**trainer.outputs, "model": exporter.outputs["model"]}
     trade = {"compression": compressing[-1].outputs["report"]} if compressing else {}
@@ -361,6 +363,7 @@ def compress_stages(
     tokens: BaseNode,
     trainer: BaseNode,
     exporter: BaseNode,
+    more_rows: Mapping[str, BaseChannel],
 ) -> list[BaseNode]:
     """The Compressor, an Exporter for its student, and the StudentGate, whose outputs take the places of the teacher's.
 
@@ -371,6 +374,7 @@ def compress_stages(
         tokens: the Transform stage.
         trainer: the Trainer.
         exporter: the teacher's.
+        more_rows: the Augmenter's under their name among inputs, {} for none.
     """
     compressor = Compressor(
         teacher=trainer.outputs["weights"],
@@ -381,6 +385,7 @@ def compress_stages(
         train_options=settings.sections["train"],
         options=settings.sections["compress"],
         checkpoint_dir=settings.checkpoint_folder,
+        **more_rows,
     )
     student = StudentExporter(
         weights=compressor.outputs["weights"],

@@ -3,7 +3,9 @@
 import filecmp
 import functools
 import json
+import re
 import string
+from pathlib import Path
 
 import factories
 import numpy as np
@@ -24,8 +26,10 @@ from bertline.components import (
 from bertline.components.options import CompressOptions, EvaluateOptions
 from bertline.components.training_record import ValidationLogits
 from bertline.errors import UserError
+from bertline.models.bert import classifier
 from bertline.models.history import Epoch, History
 from bertline.models.recipe import ExportOptions, TrainOptions
+from bertline.pipeline import config as configs
 from bertline.serving import storage
 
 LABELS = list(MOODS)
@@ -46,6 +50,7 @@ def line(tmp_path_factory):
     """The teacher: what ingestion, Transform, the Trainer and the Exporter leave of a model whose answers are known."""
     folder = tmp_path_factory.mktemp("compression")
     options = tiny_model_options(folder, dropout=0.0)
+    options = options.model_copy(update={"backbone": options.backbone.model_copy(update={"layers": 2})})
     with open(folder / "vocab.txt", "a", encoding="utf-8") as file:
         letters = string.ascii_lowercase
         syllables = [first + second for first in letters for second in letters if first + second not in ("it", "my")]
@@ -74,11 +79,7 @@ def line(tmp_path_factory):
     }
 
 
-def compressed(line, folder, options):
-    """The student: its Weights, ModelRun and Model."""
-    weights = artifact(artifacts.Weights, folder / "weights")
-    run = artifact(standard_artifacts.ModelRun, folder / "run")
-    model = artifact(standard_artifacts.Model, folder / "model")
+def compress(line, folder, weights, run, options):
     compressor.Compressor.test_call(
         teacher=line["weights"],
         teacher_run=line["run"],
@@ -90,6 +91,14 @@ def compressed(line, folder, options):
         checkpoint_dir=str(folder / "checkpoints"),
         **line["common"],
     )
+
+
+def compressed(line, folder, options):
+    """The student: its Weights, ModelRun and Model."""
+    weights = artifact(artifacts.Weights, folder / "weights")
+    run = artifact(standard_artifacts.ModelRun, folder / "run")
+    model = artifact(standard_artifacts.Model, folder / "model")
+    compress(line, folder, weights, run, options)
     student_exporter.StudentExporter.test_call(weights=weights, model_run=run, model=model, **line["export"])
     return weights, run, model
 
@@ -146,6 +155,20 @@ def test_a_trimmed_student_gives_seen_texts_the_same_answers_and_spells_new_word
     assert compression_report.read_steps(weights.uri).wordpieces.after == len(words)
 
 
+def test_fewer_layers_are_distilled_from_the_trimmed_teacher(line, tmp_path):
+    weights = artifact(artifacts.Weights, tmp_path / "weights")
+    run = artifact(standard_artifacts.ModelRun, tmp_path / "run")
+    options = CompressOptions(vocabulary="used", layers=1, distill={"epochs": 2})
+    compress(line, tmp_path, weights, run, options)
+    student = classifier.load(tmp_path / "weights")
+    words = Path(weights.uri, "vocabulary/vocab.txt").read_text(encoding="utf-8").split()
+    assert (student.backbone.num_layers, student.backbone.vocabulary_size) == (1, len(words))
+    assert weights.get_string_custom_property("summary") == f"1 of 2 layers, {len(words)} of 1,443 wordpieces"
+    assert len(training_record.read_history(run.uri)["epochs"]) == 2
+    assert training_record.read_logits(run.uri).logits.argmax(-1).tolist() == [2, 0, 1]  # as the teacher answers
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
 def test_the_student_goes_on_where_its_gates_pass(line, trimmed, tmp_path):
     options = CompressOptions(vocabulary="used", gates={"smaller_by": 1.2, "not_worse_by": 0.5})
     outputs, report = judged(line, tmp_path, trimmed, options)
@@ -192,6 +215,23 @@ def test_the_bound_of_the_ratio_is_paired():
 def test_gates_without_a_student_are_refused():
     with pytest.raises(ValueError, match="there is no student that they could judge"):
         CompressOptions(gates={"smaller_by": 2})
+
+
+def test_a_student_is_smaller_than_its_teacher(tmp_path):
+    config = factories.write_task(tmp_path, factories.reviews(3))
+    text = config.read_text()
+    config.write_text(f"{text}compress: {{layers: 1, distill: {{epochs: 2}}}}\n")
+    assert configs.load(config).compress.makes_student
+    for wrong, reason in (
+        ("compress: {layers: 2}", "compress.layers: 2 are not fewer than the 2 of model.backbone, the teacher's; 1 is"),
+        ("compress: {distill: {epochs: 2}}", "distill: it trains a student with fewer layers; set layers"),
+    ):
+        config.write_text(f"{text}{wrong}\n")
+        with pytest.raises(UserError, match=re.escape(reason)):
+            configs.load(config)
+    config.write_text(text.replace("train:\n", "train:\n  method: adapters\n") + "compress: {layers: 1}\n")
+    with pytest.raises(UserError, match="a student with fewer layers cannot take over; use full or lora"):
+        configs.load(config)
 
 
 def test_a_family_without_trimming_is_refused_in_words(line, monkeypatch, tmp_path):

@@ -23,7 +23,7 @@ def everything(tmp_path_factory):
     """A config that leaves no stage out."""
     path = factories.write_task(tmp_path_factory.mktemp("task"), factories.reviews(3), augment="{operations: [swap]}")
     cluster = "kubeflow: {image: 'bertline:1', data_folder: /data, root: /volume}\n"
-    more = "tracking: {tool: tensorboard}\ncompress: {vocabulary: used}\npretrain: {}\ntune: {every_run: true}\n"
+    more = "tracking: {tool: tensorboard}\npretrain: {}\ntune: {every_run: true}\ncompress: {layers: 1}\n"
     path.write_text(f"{path.read_text()}{more}{cluster}", encoding="utf-8")
     return configs.load(path)
 
