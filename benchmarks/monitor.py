@@ -76,14 +76,14 @@ class Drawing:
         nothing = np.full(TEST_ROWS, np.nan, np.float32)
         return Reference(classes=CLASSES, abstained=nothing, unknown=nothing, texts=[], columns={}, **drawn)
 
-    def window(self, rows: int, **drawing: Any) -> tuple[Window, np.ndarray, np.ndarray]:
-        """A window, whether its answers are right, and their vectors."""
+    def window(self, rows: int, slower: float = 1.0, **drawing: Any) -> tuple[Window, np.ndarray, np.ndarray]:
+        """A window, whether its answers are right, and their vectors; `slower` by that factor to answer."""
         drawn = self.texts(rows, **drawing)
         right, vectors, nothing = drawn.pop("right"), drawn.pop("embedding"), np.full(rows, np.nan, np.float32)
         made = Window(
             start=START, end=START + DAY, model="reviews", version=1,
             abstained=nothing, pieces=nothing, unknown=nothing,
-            milliseconds=self.machine.lognormal(2.5, 0.5, rows).astype(np.float32), columns={},
+            milliseconds=(slower * self.machine.lognormal(2.5, 0.5, rows)).astype(np.float32), columns={},
             statuses=Counter(OK=rows), versions=Counter({1: rows}),
             parts=[], places=np.zeros((rows, 2), np.int32), **drawn,
         )  # fmt: skip
@@ -200,6 +200,7 @@ def main() -> None:
         "10 points of label shift": {"shares": (0.4, 0.3, 0.3)},
         "5 points of accuracy lost": {"sureness": UNSURE},
         "a new topic of 10%": {"new": 0.1},
+        "answers that take twice as long": {"slower": 2.0},
     }
     for name, change in changes.items():
         for rows in SIZES:
