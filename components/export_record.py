@@ -43,12 +43,14 @@ class ExportRecord(BaseModel):
         abstain: the probability below which the model abstains, None for never.
         calibration: its temperature.
         thresholds: of a multi-label model; None of one that gives each row one label.
+        also: the bytes of each further form, such as `onnx`.
     """
 
     dtype: ServedDtype
     abstain: float | None
     calibration: Calibration
     thresholds: dict[str, Threshold] | None = None
+    also: dict[str, int] = {}
 
 
 def write(folder: str, record: ExportRecord) -> None:

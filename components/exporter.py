@@ -17,10 +17,10 @@ from bertline.components.labels import read_labels
 from bertline.components.token_graph import TokenGraph
 from bertline.components.transformed_labels import is_multi_label, numbers_of
 from bertline.errors import UserError
-from bertline.models import calibration, compression, ensemble, families, signatures, thresholds
+from bertline.models import calibration, compression, ensemble, families, portable, signatures, thresholds
 from bertline.models.features import SEGMENT_IDS
 from bertline.models.recipe import ExportOptions, ModelOptions
-from bertline.serving import storage
+from bertline.serving import releases, storage
 
 NOT_ASKED = "export.calibrate is none"
 
@@ -44,13 +44,14 @@ def Exporter(
         weights: the Trainer's, or a student's, which may have a vocabulary of its own.
         model_run: the logits of the validation rows, which the temperature is fitted on.
         transform_graph: the tokenisation, which becomes part of the model unless the weights have their own.
-        model: the SavedModel, and export.json. Float property, where it is set: `abstain`, the probability below which
-            it abstains.
+        model: the SavedModel, export.json, and with `also` the folder onnx/. Float property, where it is set:
+            `abstain`, the probability below which it abstains.
         model_options: a ModelOptions as JSON, which names the vocabulary.
         options: an ExportOptions as JSON.
 
     Raises:
-        UserError: no answer could be below the threshold, or the vocabulary is gone.
+        UserError: no answer could be below the threshold, the vocabulary is gone, or the model cannot be written as
+            ONNX.
     """
     export(
         weights.uri,
@@ -85,17 +86,21 @@ def export(
     validation = training_record.read_logits(model_run)
     calibrated = calibrate(validation, labels, options.calibrate)
     tuned = tune(validation, labels, calibrated) if np.ndim(calibrated.temperature) else None
+    made = Path(weights), transform_graph, model_options, options
+    served_with = {
+        "temperature": calibrated.temperature,
+        "thresholds": None if tuned is None else [tuned[label].value for label in labels],
+    }
     folder = Path(path_utils.serving_model_dir(model.uri))
-    write_saved_model(
-        folder,
-        Path(weights),
-        transform_graph,
-        model_options,
-        options,
-        temperature=calibrated.temperature,
-        thresholds=None if tuned is None else [tuned[label].value for label in labels],
+    write_saved_model(folder, *made, **served_with)
+    also = {}
+    if "onnx" in options.also:
+        beside = Path(model.uri) / releases.ONNX_FOLDER
+        write_onnx(beside, *made, **served_with)
+        also["onnx"] = storage.size(beside)
+    record = ExportRecord(
+        dtype=options.dtype, abstain=options.abstain, calibration=calibrated, thresholds=tuned, also=also
     )
-    record = ExportRecord(dtype=options.dtype, abstain=options.abstain, calibration=calibrated, thresholds=tuned)
     export_record.write(model.uri, record)
     if options.abstain is not None:
         model.set_float_custom_property("abstain", options.abstain)
@@ -141,6 +146,36 @@ def write_saved_model(
         tokens=None if own is model else TokenGraph(tokenizer, labels, pair=pair, multi_label=several),
     )
     signatures.export(served, folder)
+
+
+def write_onnx(
+    folder: Path,
+    weights: Path,
+    transform_graph: str,
+    model: ModelOptions,
+    options: ExportOptions,
+    *,
+    temperature: calibration.Temperatures,
+    thresholds: list[float] | None = None,
+) -> None:
+    """Writes the same model for programs without TensorFlow; arguments as those of `write_saved_model`.
+
+    Raises:
+        UserError: the package onnx is missing, or a model of this family cannot be written as ONNX.
+    """
+    portable.check_installed()
+    from bertline.models.portable import folder as portable_folder  # brings onnx, which is an extra
+
+    own = compression.options_of(model, weights)
+    family = families.of(own)
+    answers = portable_folder.Answers(
+        labels=read_labels(transform_graph),
+        temperature=temperature,
+        thresholds=thresholds,
+        abstain=options.abstain,
+        pair=SEGMENT_IDS in tft.TFTransformOutput(transform_graph).transformed_feature_spec(),
+    )
+    portable_folder.write(folder, ensemble.load(family, weights), family, own, answers)
 
 
 def check_abstention(threshold: float | None, labels: list[str]) -> None:
@@ -211,6 +246,7 @@ def tune(
 def describe(record: ExportRecord, size: int) -> str:
     """The screen's line, such as "float32, 92 MB, temperature 1.11, abstains below 0.6"."""
     parts = [record.dtype, f"{size / 1e6:.0f} MB"]
+    parts += [f"{name.upper()} {beside / 1e6:.0f} MB" for name, beside in record.also.items()]
     if record.thresholds:
         parts += _described_labels(record.calibration.temperature, record.thresholds)
     elif record.calibration.temperature != 1:

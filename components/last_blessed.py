@@ -77,5 +77,5 @@ def copy_saved_model(source: str, destination: str) -> None:
         destination: the folder to fill.
     """
     for name in storage.files(source):
-        if name not in releases.ADDED_BY_PUSH:
+        if releases.is_of_saved_model(name):
             storage.link_or_copy(f"{source}/{name}", f"{destination}/{name}")

@@ -37,7 +37,7 @@ def Pusher(
     """Pushes the exported model as a new version, if both blessings are positive.
 
     Args:
-        model: the exported model.
+        model: the exported model, and what lies in its folder onnx/.
         weights: the trained weights, of a student its teacher's. Their address goes into release.json, for warm starts.
         model_blessing: the gates' verdict.
         infra_blessing: the canary's verdict.
@@ -78,13 +78,19 @@ def Pusher(
         record["thresholds"] = metrics.multi_label.thresholds
     if backbone:
         record["pretraining"] = pretrained.headline(backbone.uri)
+    onnx = f"{model.uri}/{releases.ONNX_FOLDER}"
+    beside = {releases.ONNX_FOLDER: onnx} if storage.files(onnx) else {}
+    if beside:
+        record["onnx"] = {"digest": push.digest_of(onnx), "bytes": storage.size(onnx)}
     try:
         with tempfile.TemporaryDirectory(prefix="bertline-push-") as scratch:
             extra = {releases.CARD_FILE: f"{model_card.uri}/{releases.CARD_FILE}"}
             if warmup_rows:
                 extra[releases.WARMUP_FILE] = f"{scratch}/requests"
                 warmup.write(f"{scratch}/requests", source, f"{evaluation.uri}/{PREDICTIONS_FILE}", warmup_rows)
-            pushed, new = push.publish(source, serving_folder, record, extra=extra, keep_versions=keep_versions)
+            pushed, new = push.publish(
+                source, serving_folder, record, extra=extra, beside=beside, keep_versions=keep_versions
+            )
     except push.RolledBack as error:
         pushed_model.set_string_custom_property("refused", str(error))
         pushed_model.set_string_custom_property("summary", f"not pushed: {error}")

@@ -486,6 +486,10 @@ class ExportOptions(Section):
     # Fine-tuned BERTs are too sure of their answers. Dividing the logits by one number, fitted on the validation rows,
     # mends most of that (see models/calibration.py). "none" leaves the probabilities as training made them.
     calibrate: Literal["temperature", "none"] = "temperature"
+    # Further forms of the model. `onnx` is for programs without TensorFlow: it lies in the folder onnx/ of each pushed
+    # version, as large as the SavedModel in float32 again, and needs bertline[onnx]. None by default, as most do
+    # without it. It is float32 whatever `dtype` says, since ONNX Runtime has no bfloat16 on CPUs.
+    also: list[Literal["onnx"]] = Field(default=[], max_length=1)
 
 
 def _refuse_moved(values: Any, key: str) -> Any:

@@ -25,6 +25,7 @@ from bertline.components.data import sql, task_files
 from bertline.components.errors import in_words
 from bertline.components.tuning import study
 from bertline.errors import UserError
+from bertline.models import portable
 from bertline.pipeline import beam_options, damage, facts, review, run_ids, screen, stage_files, stages
 from bertline.pipeline.config import Config
 from bertline.pipeline.screen import display
@@ -109,6 +110,8 @@ def launching(config: Config, config_name: str) -> Iterator[tuple[Screen, Launch
     run_id = run_ids.new()
     root = config.root_folder
     trackers.check(config.tracking)
+    if config.export.also:
+        portable.check_installed()
     if config.tune.every_run:
         study.require()
     beam_options.check_runs_here(config.beam)

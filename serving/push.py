@@ -41,6 +41,7 @@ def publish(
     record: dict[str, Any],
     *,
     extra: Mapping[str, str] | None = None,
+    beside: Mapping[str, str] | None = None,
     keep_versions: int = 0,
     now: Callable[[], float] = time.time,
     copy_file: Callable[[str, str], object] | None = None,
@@ -54,6 +55,7 @@ def publish(
         folder: the serving folder, local or remote; it is made if missing.
         record: for release.json; `version`, `pushed_at` and `digest` are added.
         extra: further files of the version, path in the version -> file to copy.
+        beside: further folders of the version, name in the version -> folder to copy.
         keep_versions: how many releases to keep; older ones are removed. 0 keeps all.
         now: the clock, seconds since 1970.
         copy_file: copies one file; None for the file system's own way.
@@ -63,10 +65,12 @@ def publish(
 
     Raises:
         RolledBack: a release of the same inputs or the same files was taken out of service.
-        UserError: the source holds a link, the folder cannot be written, or another push holds it.
+        UserError: a folder to copy holds a link, the serving folder cannot be written, or another push holds it.
     """
     source, folder = str(source).rstrip("/"), str(folder).rstrip("/")
-    _check_plain(source)
+    folders = {"": source} | {f"{name}/": place.rstrip("/") for name, place in (beside or {}).items()}
+    for each in folders.values():
+        _check_plain(each)
     copy_file = copy_file or storage.copy_file
     digest = digest_of(source)
 
@@ -75,7 +79,9 @@ def publish(
         if present:
             return present, False
         stamped = _stamped(folder, {**record, "digest": digest}, now())
-        copies = {name: f"{source}/{name}" for name in storage.files(source)} | dict(extra or {})
+        copies = {
+            f"{inside}{name}": f"{place}/{name}" for inside, place in folders.items() for name in storage.files(place)
+        } | dict(extra or {})
         write(copies, folder, stamped, copy_file)
         log.info("pushed version %d to %s", stamped["version"], folder)
         return releases.read(folder)[-1], True
@@ -91,7 +97,7 @@ def publish(
 
 
 def _check_plain(source: str) -> None:
-    """Raises UserError where a local SavedModel holds a link: the version would hold what it points at, or miss it."""
+    """Raises UserError where a local folder holds a link: the version would hold what it points at, or miss it."""
     strange = [] if storage.is_remote(source) else storage.strange_entries(source)
     if strange:
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""

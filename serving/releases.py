@@ -26,7 +26,8 @@ SAVED_MODEL_TEXT_FILE = "saved_model.pbtxt"  # TensorFlow reads this form too
 SAVED_MODEL_FILES = (SAVED_MODEL_FILE, SAVED_MODEL_TEXT_FILE)
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"  # where TF Serving looks for them
 CARD_FILE = "MODEL_CARD.md"  # servers ignore it, as they ignore release.json
-ADDED_BY_PUSH = frozenset({RELEASE_FILE, WARMUP_FILE, CARD_FILE})  # a version's files that are not the model's own
+ONNX_FOLDER = "onnx"  # in a version: the same model for programs without TensorFlow; servers ignore it
+_ADDED_BY_PUSH = frozenset({RELEASE_FILE, WARMUP_FILE, CARD_FILE})
 VERSION_NAME = re.compile(r"\d+", re.ASCII)
 MAX_VERSION = 2**63 - 1  # TF Serving's versions are of type int64
 WITHDRAWN = "withdrawn-"  # before the version in the name of a release that was rolled back
@@ -55,6 +56,11 @@ class Release:
     metrics: dict[str, float] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)  # release.json as it stands: hashes, libraries, commit, run
     withdrawal: Withdrawal | None = None  # None while it is in service
+
+
+def is_of_saved_model(name: str) -> bool:
+    """Whether a file of a version is the SavedModel's own, and not one that the push puts beside it."""
+    return name not in _ADDED_BY_PUSH and not name.startswith(f"{ONNX_FOLDER}/")
 
 
 def read(folder: str | Path) -> list[Release]:

@@ -1,8 +1,11 @@
 import json
+from importlib import util
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import without_tensorflow
 from factories import MOODS, raw_examples, reviews, tiny_model_options, trained_weights, transformed
 from tfx.types import standard_artifacts
 
@@ -10,6 +13,7 @@ from bertline.components import export_record, exporter, training_record
 from bertline.components.artifacts import Weights
 from bertline.components.training_record import ValidationLogits
 from bertline.errors import UserError
+from bertline.models import families
 from bertline.models.recipe import ExportOptions
 
 LABELS = list(MOODS)
@@ -102,3 +106,39 @@ def test_a_threshold_that_no_answer_is_below_is_refused():
     exporter.check_abstention(0.34, ["a", "b", "c"])
     with pytest.raises(UserError, match=r"export.abstain: no answer can be below 0.5. With 2 labels .* at least 0.5"):
         exporter.check_abstention(0.5, ["no", "yes"])
+
+
+def test_onnx_answers_as_the_saved_model_without_tensorflow(line, tmp_path):
+    model, text = export(line, tmp_path / "model", abstain=0.9, also=["onnx"])
+    folder = tmp_path / "model/onnx"
+    texts = [*TEXTS, "", "GREAT\x00 grëat \u597d \U0001f600!", "great " * 100, "x" * 101 + " awful"]
+    answers = text(text=tf.constant(texts))
+    labels, probabilities = without_tensorflow.run_ten_lines(folder, texts)
+    np.testing.assert_allclose(probabilities, answers["probabilities"].numpy().max(-1), atol=1e-4)
+    assert labels == [label.decode() for label in answers["label"].numpy()]
+    record = export_record.read(model.uri)
+    assert json.loads((folder / "labels.json").read_text()) == {
+        "labels": LABELS,
+        "multi_label": False,
+        "thresholds": None,
+        "abstain": 0.9,
+        "temperature": record.calibration.temperature,
+        "max_length": 16,
+        "pair": False,
+    }
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    assert record.also == {"onnx": size}
+    assert f", ONNX {size / 1e6:.0f} MB, temperature" in model.get_string_custom_property("summary")
+
+
+def test_onnx_is_refused_where_its_package_or_the_family_is_not_there(line, tmp_path, monkeypatch):
+    options, inputs = line
+    made = Path(inputs["weights"].uri), inputs["transform_graph"].uri, options, ExportOptions(also=["onnx"])
+    with monkeypatch.context() as patch:
+        patch.setattr(util, "find_spec", lambda name: None)
+        with pytest.raises(UserError, match=r"pip install 'bertline\[onnx\]'"):
+            exporter.write_onnx(tmp_path / "onnx", *made, temperature=1.0)
+    monkeypatch.setattr(type(families.BERT), "name", "words")
+    with pytest.raises(UserError, match="family words cannot be written as ONNX; those of bert and xlm_roberta can"):
+        exporter.write_onnx(tmp_path / "onnx", *made, temperature=1.0)
+    assert not (tmp_path / "onnx").exists()

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import factories
 import pyarrow as pa
@@ -8,12 +9,13 @@ import tensorflow as tf
 from factories import save_mood_model
 from tfx.types import standard_artifacts
 
-from bertline.components import artifacts, compression_report, pusher, warmup
+from bertline.components import artifacts, compression_report, last_blessed, pusher, warmup
 from bertline.components.evaluation import write_metrics
 from bertline.components.options import ServeOptions
 from bertline.errors import UserError
 from bertline.serving import releases, rollback, storage
 from bertline.serving.protos import PredictionLog
+from bertline.serving.push import digest_of
 from bertline.serving.servable import Servable
 from bertline.serving.warmup import warm_up
 
@@ -205,3 +207,19 @@ def test_most_rows_allowed_stay_below_tf_servings_limit(tmp_path):
     predictions = str(tmp_path / "evaluation" / "predictions-test.parquet")
     warmup.write(str(tmp_path / "requests"), str(tmp_path / "model"), predictions, most)
     assert most < sum(1 for _ in tf.data.TFRecordDataset(str(tmp_path / "requests"))) <= 1000
+
+
+def test_onnx_goes_with_its_version(tmp_path):
+    (tmp_path / "model/onnx").mkdir()
+    (tmp_path / "model/onnx/model.onnx").write_bytes(b"onnx")
+    push(tmp_path, 1, 1)
+    (release,) = releases.read(tmp_path / "serving")
+    assert (Path(release.path) / "onnx/model.onnx").read_bytes() == b"onnx"
+    assert release.record["onnx"] == {"bytes": 4, "digest": digest_of(tmp_path / "model/onnx")}
+    assert release.digest == digest_of(tmp_path / "model/Format-Serving")
+    last_blessed.copy_saved_model(release.path, str(tmp_path / "copy"))
+    assert storage.files(tmp_path / "copy") == ["saved_model.pb"]
+    (tmp_path / "model/onnx/link").symlink_to("/etc/hostname")
+    with pytest.raises(UserError, match="onnx/link: a link"):
+        push(tmp_path, 1, 1, inputs="b")
+    assert len(releases.read(tmp_path / "serving")) == 1

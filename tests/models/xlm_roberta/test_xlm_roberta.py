@@ -11,12 +11,15 @@ import huggingface_hub
 import numpy as np
 import pytest
 import tensorflow as tf
+import without_tensorflow
 import xlm_roberta_folder as tiny
+from tokenizers import Tokenizer
 
 from bertline.errors import UserError
 from bertline.models import backbone_folder, families
 from bertline.models.family import Batch
 from bertline.models.pooling import Pooling
+from bertline.models.portable import folder as portable_folder
 from bertline.models.recipe import ModelOptions
 from bertline.models.signatures import ServedModel, export
 from bertline.models.xlm_roberta import backbone
@@ -154,6 +157,14 @@ def test_the_saved_model_answers_as_the_network_does_with_ops_that_tf_serving_ha
     )
     expected = tf.nn.softmax(model.encoder().logits(model.packed(tf.float32), batch))
     np.testing.assert_allclose(answers["probabilities"], expected, atol=1e-5)
+    onnx = portable_folder.Answers(["a", "b"], temperature=1.0, thresholds=None, abstain=None, pair=pair)
+    portable_folder.write(tmp_path / "onnx", [model], family, options, onnx)
+    if pair:
+        read = without_tensorflow.encode_pairs(tmp_path / "onnx", list(zip(texts, others, strict=True)))
+    else:
+        read = Tokenizer.from_file(str(tmp_path / "onnx/tokenizer.json")).encode_batch(texts)
+    found = without_tensorflow.probabilities(tmp_path / "onnx", read)
+    np.testing.assert_allclose(found, answers["probabilities"], atol=1e-4)
 
 
 def test_a_folder_of_the_hub_is_fetched_once_and_is_of_the_family_that_it_holds(folders, tmp_path, monkeypatch):
