@@ -8,6 +8,7 @@ from bertline.models.recipe import ServedDtype
 from bertline.serving import storage
 
 EXPORT_FILE = "export.json"
+ONNX_FOLDER = "onnx"  # of a Model artifact: the same model for programs without TensorFlow
 
 
 class Calibration(BaseModel):

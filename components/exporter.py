@@ -20,7 +20,7 @@ from bertline.errors import UserError
 from bertline.models import calibration, compression, ensemble, families, portable, signatures, thresholds
 from bertline.models.features import SEGMENT_IDS
 from bertline.models.recipe import ExportOptions, ModelOptions
-from bertline.serving import releases, storage
+from bertline.serving import storage
 
 NOT_ASKED = "export.calibrate is none"
 
@@ -95,7 +95,7 @@ def export(
     write_saved_model(folder, *made, **served_with)
     also = {}
     if "onnx" in options.also:
-        beside = Path(model.uri) / releases.ONNX_FOLDER
+        beside = Path(model.uri) / export_record.ONNX_FOLDER
         write_onnx(beside, *made, **served_with)
         also["onnx"] = storage.size(beside)
     record = ExportRecord(

@@ -8,7 +8,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
-from bertline.components import compression_report, pretrained, warmup
+from bertline.components import compression_report, export_record, pretrained, warmup
 from bertline.components.answers import PREDICTIONS_FILE
 from bertline.components.artifacts import Backbone, CompressionReport, ModelCard, Weights
 from bertline.components.evaluation import read_metrics
@@ -78,7 +78,7 @@ def Pusher(
         record["thresholds"] = metrics.multi_label.thresholds
     if backbone:
         record["pretraining"] = pretrained.headline(backbone.uri)
-    onnx = f"{model.uri}/{releases.ONNX_FOLDER}"
+    onnx = f"{model.uri}/{export_record.ONNX_FOLDER}"
     beside = {releases.ONNX_FOLDER: onnx} if storage.files(onnx) else {}
     if beside:
         record["onnx"] = {"digest": push.digest_of(onnx), "bytes": storage.size(onnx)}

@@ -125,7 +125,7 @@ def is_a_key(path):
 def test_each_key_of_the_config_that_a_page_names_is_there(page):
     fields = Config.model_fields.items()
     sections = "|".join(name for name, field in fields if is_section(field.annotation))
-    endings = (".py", ".md", ".yaml", ".json", ".csv", ".parquet", ".html", ".com")
+    endings = (".py", ".md", ".yaml", ".json", ".csv", ".parquet", ".html", ".com", ".onnx", ".data")
     named = [key[1] for text in code(page) if (key := re.fullmatch(rf"((?:{sections})(?:\.[a-z0-9_]+)+)(:.*)?", text))]
     assert [key for key in named if not key.endswith(endings) and not is_a_key(key)] == []
 

@@ -19,10 +19,10 @@ TRAINING = (Node.EXAMPLE_GEN, Node.STATISTICS_GEN, Node.SCHEMA_GEN, Node.TRANSFO
 CARRIERS = {
     "altair", "apache_beam", "cryptography", "filelock", "google", "grpc", "grpc_health", "grpc_reflection",
     "h11", "huggingface_hub", "jinja2", "keras_tuner", "limits", "markdown_it", "markupsafe", "mlflow",
-    "openpyxl", "optuna", "orjson",
+    "onnx", "openpyxl", "optuna", "orjson",
     "presidio_analyzer",
     "prometheus_client", "psutil", "pydantic", "ruamel", "safetensors", "sentencepiece", "sqlalchemy", "starlette",
-    "tensorboard",
+    "tensorboard", "tokenizers",
     "tensorflow_metadata", "tensorflow_serving", "threadpoolctl",
     "uvicorn", "vl_convert", "wandb", "xxhash", "yaml",
 }  # fmt: skip
