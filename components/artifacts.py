@@ -14,6 +14,7 @@ NEAR_DUPLICATES_FILE = "near_duplicates.csv"  # texts that stand almost alike in
 LABEL_SUMMARY_FILE = "label_quality.json"  # the counts of both, see label_quality.summarise
 ATTRIBUTIONS_FILE = "attributions.json"  # in Attributions: see explainer.explain
 VARIANTS_FILE = "variants.csv"  # in Variants: where each came from, see bertline.components.variants
+PSEUDO_FILE = "pseudo_labels.csv"  # in PseudoLabels: the rows with source, label and probability
 REVIEW_FILE = "review.html"  # in ReviewPage
 
 
@@ -45,6 +46,12 @@ class Variants(Artifact):
     """More training rows, made of others: transformed Examples in Split-train, and VARIANTS_FILE in the same order."""
 
     TYPE_NAME = "bertline.Variants"
+
+
+class PseudoLabels(Artifact):
+    """Training rows that had no label: transformed Examples in Split-train, and PSEUDO_FILE in the same order."""
+
+    TYPE_NAME = "bertline.PseudoLabels"
 
 
 class BaselineAnswers(Artifact):

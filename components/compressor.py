@@ -10,7 +10,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
 from bertline.components import compression_report, copies, trainer, training_record
-from bertline.components.artifacts import Variants, Weights
+from bertline.components.artifacts import PseudoLabels, Variants, Weights
 from bertline.components.checkpoint_folders import remove_checkpoints
 from bertline.components.compression_report import Cut, Steps
 from bertline.components.options import CompressOptions
@@ -37,6 +37,7 @@ def Compressor(
     options: Parameter[str],
     checkpoint_dir: Parameter[str],
     variants: InputArtifact[Variants] = None,
+    pseudo_labels: InputArtifact[PseudoLabels] = None,
 ) -> None:
     """Leaves the student in the form in which the Trainer leaves the teacher.
 
@@ -55,14 +56,15 @@ def Compressor(
         train_options: a TrainOptions as JSON, of the teacher's training.
         options: a CompressOptions as JSON.
         checkpoint_dir: folder, local or remote, that outlives an interrupted run; the same as the Trainer's.
-        variants: the Trainer's additional rows; None for none.
+        variants: more training rows of the teacher; None for none.
+        pseudo_labels: as the variants.
 
     Raises:
         UserError: the teacher's vocabulary cannot be trimmed, or it has too few layers.
     """
     model, asked = ModelOptions.model_validate_json(model_options), CompressOptions.model_validate_json(options)
-    more = variants.uri if variants else None
-    task = trainer.read_task(transform_graph.uri, transformed_examples.uri, model, variants=more)
+    more = [rows.uri for rows in (variants, pseudo_labels) if rows]
+    task = trainer.read_task(transform_graph.uri, transformed_examples.uri, model, more=more)
     members = ensemble.load(families.of(model), Path(teacher.uri))
     folder, steps = Path(weights.uri), Steps()
     if asked.vocabulary == "used":

@@ -15,8 +15,16 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
-from bertline.components import pretrained, probe_head, training_record
-from bertline.components.artifacts import ADAPTER_FILE, KERAS_FOLDER, Backbone, ProbeHead, Variants, Weights
+from bertline.components import pretrained, probe_head, pseudo_rows, training_record
+from bertline.components.artifacts import (
+    ADAPTER_FILE,
+    KERAS_FOLDER,
+    Backbone,
+    ProbeHead,
+    PseudoLabels,
+    Variants,
+    Weights,
+)
 from bertline.components.checkpoint_folders import remove_checkpoints
 from bertline.components.labels import read_labels
 from bertline.components.probe_head import Probed
@@ -47,6 +55,7 @@ def Trainer(
     probe: InputArtifact[ProbeHead] = None,
     hyperparameters: InputArtifact[standard_artifacts.HyperParameters] = None,
     variants: InputArtifact[Variants] = None,
+    pseudo_labels: InputArtifact[PseudoLabels] = None,
     backbone: InputArtifact[Backbone] = None,
 ):
     """Leaves the weights of the best epoch, and what training and the validation rows say of them.
@@ -71,6 +80,7 @@ def Trainer(
             With the method "probe" it is the head that is served.
         hyperparameters: the Tuner's best, which take the places of the options'; None for the options as they are.
         variants: more training rows, made of the others (see augmenter); None for none.
+        pseudo_labels: more training rows, which the probe has labelled (see pseudo_labeller); None for none.
         backbone: the Pretrainer's weights; None for the configured ones.
 
     Raises:
@@ -79,7 +89,7 @@ def Trainer(
     """
     options = ModelOptions.model_validate_json(model_options)
     recipe = TrainOptions.model_validate_json(train_options)
-    check_variants(recipe, variants)
+    more = more_rows(recipe, variants, pseudo_labels)
     if hyperparameters:
         options, recipe = space.combined(options, recipe, trials.read_hyperparameters(hyperparameters.uri))
         model_run.set_string_custom_property(trials.TUNED, trials.sections(options, recipe))
@@ -89,7 +99,7 @@ def Trainer(
         transform_graph.uri,
         transformed_examples.uri,
         options,
-        variants=variants.uri if variants else None,
+        more=more,
         start=warm_start(last_blessed) if last_blessed else None,
         probed=probe_head.read(probe.uri) if probe else None,
     )
@@ -206,10 +216,25 @@ class Task:
         return digest.hexdigest()[:16]
 
 
-def check_variants(recipe: TrainOptions, variants: Variants | None) -> None:
-    """Raises UserError where a run on a cluster asks for other variants than the line was compiled with."""
+def more_rows(recipe: TrainOptions, variants: Variants | None, pseudo_labels: PseudoLabels | None) -> list[str]:
+    """The folders of further training rows.
+
+    Args:
+        recipe: the config's.
+        variants: made of the training rows; None for none.
+        pseudo_labels: labelled by the probe; None for none.
+
+    Raises:
+        UserError: a run on a cluster asks for other rows than the line was compiled with.
+    """
     if recipe.augment != (made_with(variants) if variants else None):
         raise UserError("train.augment: this line was compiled with another; compile it again, or leave it as it was")
+    if pseudo_rows.asked(recipe) != (pseudo_rows.answered(pseudo_labels) if pseudo_labels else None):
+        raise UserError(
+            "train.unlabelled: this line was compiled with another, or another pseudo_threshold; compile it again, or "
+            "leave it as it was"
+        )
+    return [rows.uri for rows in (variants, pseudo_labels) if rows]
 
 
 def read_task(
@@ -217,7 +242,7 @@ def read_task(
     examples: str,
     options: ModelOptions,
     *,
-    variants: str | None = None,
+    more: Sequence[str] = (),
     start: Start | None = None,
     probed: Probed | None = None,
 ) -> Task:
@@ -227,7 +252,7 @@ def read_task(
         graph: folder of Transform's graph, which says whether rows are pairs.
         examples: folder of the transformed Examples.
         options: names the backbone.
-        variants: folder of more training rows; None for none.
+        more: folders of more training rows.
         start: the release to start from.
         probed: the probe.
 
@@ -242,8 +267,8 @@ def read_task(
         return read_rows(Path(folder) / f"Split-{split}", pair=SEGMENT_IDS in spec, labels=several)
 
     train, validation = (rows_of(examples, split) for split in ("train", "validation"))
-    if variants:
-        train = joined(train, rows_of(variants, "train"))
+    for folder in more:
+        train = joined(train, rows_of(folder, "train"))
     return Task(labels, families.of(options).digest(options), train, validation, start, probed)
 
 

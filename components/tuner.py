@@ -11,7 +11,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
 from bertline.components import pretrained, probe_head, trainer
-from bertline.components.artifacts import Backbone, ProbeHead, Variants
+from bertline.components.artifacts import Backbone, ProbeHead, PseudoLabels, Variants
 from bertline.components.options import TuneOptions
 from bertline.components.tuning import trials
 from bertline.components.tuning.search import Search, log_progress
@@ -31,6 +31,7 @@ def Tuner(
     code: Parameter[str],
     probe: InputArtifact[ProbeHead] = None,
     variants: InputArtifact[Variants] = None,
+    pseudo_labels: InputArtifact[PseudoLabels] = None,
     backbone: InputArtifact[Backbone] = None,
 ):
     """Runs trials until their number or the time is up. What `bertline tune` has done on the same rows counts.
@@ -47,6 +48,7 @@ def Tuner(
         code: key of the code that trains; trials by other code are not taken up.
         probe: what heads start from.
         variants: more training rows, made of the others (see augmenter); None for none.
+        pseudo_labels: more training rows, which the probe has labelled (see pseudo_labeller); None for none.
         backbone: the Pretrainer's weights; None for the configured ones.
 
     Raises:
@@ -54,12 +56,11 @@ def Tuner(
     """
     options = pretrained.model_of(ModelOptions.model_validate_json(model_options), backbone)
     recipe, tuning = TrainOptions.model_validate_json(train_options), TuneOptions.model_validate_json(tune_options)
-    trainer.check_variants(recipe, variants)
     task = trainer.read_task(
         transform_graph.uri,
         transformed_examples.uri,
         options,
-        variants=variants.uri if variants else None,
+        more=trainer.more_rows(recipe, variants, pseudo_labels),
         probed=probe_head.read(probe.uri) if probe else None,
     )
     outcome = Search(task, options, recipe, tuning, Path(folder), code).run(log_progress)

@@ -298,6 +298,11 @@ class TrainOptions(Section):
     # Training rows that the probe is fitted on, an even sample; null takes all, as the method probe always does. 20,000
     # are embedded in a minute on two cores, and more move a logistic regression on a few hundred numbers little.
     probe_rows: PositiveInt | None = 20_000
+    # A file of rows without labels (or a folder, a pattern), read as data.source is. Those that the probe is sure of
+    # become training rows (components/pseudo_labeller.py); validation and test rows stay as they are. null: none
+    unlabelled: str | None = None
+    # How probable a row's label must be, calibrated on the validation rows. 0.95 is that of FixMatch (Sohn et al. 2020)
+    pseudo_threshold: float = Field(default=0.95, ge=0.5)
     epochs: PositiveInt = 3  # the paper's 2 to 4; init chooses by the rows of a label
     # The paper's 16 or 32. It counts the rows of a step on all devices and workers together, so more devices change no
     # figure, and the learning rate need not be scaled.
@@ -365,6 +370,19 @@ class TrainOptions(Section):
         for key, reason in fixed.items():
             if reason:
                 raise ValueError(f"{key}: with method: contrastive {reason}; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_without_labels_can_be_of_use(self) -> TrainOptions:
+        if self.pseudo_threshold >= 1:
+            raise ValueError(
+                f"pseudo_threshold: {self.pseudo_threshold:g} is reached by no row, as no probability is 1; set it "
+                "below, such as 0.95"
+            )
+        if self.unlabelled is None and self.pseudo_threshold != 0.95:
+            raise ValueError("pseudo_threshold: it goes with unlabelled, a file of rows; take one out")
+        if self.unlabelled is not None and self.method == "probe":
+            raise ValueError("unlabelled: with method: probe nothing is trained on more rows; leave it out")
         return self
 
     @model_validator(mode="after")

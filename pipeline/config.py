@@ -129,6 +129,7 @@ class Config(Section):
             check_contrastive_rows_have_one_label,
             check_pretraining,
             check_masked_words,
+            check_unlabelled,
             check_the_space,
             check_regularity,
             check_retraining,
@@ -177,7 +178,8 @@ class Config(Section):
     @property
     def probes(self) -> bool:
         """Whether the line has a probe: to compare with, to start the head from, or as the model."""
-        return self.head_from_probe or self.train.method == "probe" or self._compares_with_probe
+        needed = self.head_from_probe or self.train.method == "probe" or self.train.unlabelled is not None
+        return needed or self._compares_with_probe
 
     @property
     def trains_from_probe(self) -> bool:
@@ -434,6 +436,28 @@ def check_the_student(config: Config) -> None:
             "compress.vocabulary: used: the vocabulary of model.backbone is SentencePiece's, and how it cuts a word "
             "depends on all of its pieces; a BERT's vocab.txt can be trimmed. Leave it out"
         )
+
+
+def check_unlabelled(config: Config) -> None:
+    """Raises ValueError where no probe can label rows, or where they are the task's own."""
+    unlabelled, data = config.train.unlabelled, config.data
+    if unlabelled is None:
+        return
+    if data.multi_label is not None:
+        raise ValueError("train.unlabelled: with data.multi_label no one probability says that a row has its labels")
+    if not config._can_probe:
+        raise ValueError(
+            "train.unlabelled: the probe labels the rows, and the random weights of model.backbone know nothing that "
+            "it could find; leave it out"
+        )
+    where = Path(config.folder)
+    for key in ("test_source", "validation_source", "train_source", "source"):
+        for source in getattr(data, key) or []:
+            if isinstance(source, str) and (where / source).resolve() == (where / unlabelled).resolve():
+                raise ValueError(
+                    f"train.unlabelled: {unlabelled} is data.{key}: these rows have labels, and the test rows must "
+                    "stay unseen; name a file of other rows"
+                )
 
 
 # === Reading and printing ===

@@ -27,6 +27,7 @@ from bertline.components.last_blessed import LastBlessed
 from bertline.components.model_card import ModelCard
 from bertline.components.pretrainer import Pretrainer
 from bertline.components.probe import Probe
+from bertline.components.pseudo_labeller import PseudoLabeller
 from bertline.components.pusher import Pusher
 from bertline.components.review import Review
 from bertline.components.student_exporter import StudentExporter
@@ -147,7 +148,22 @@ def create_pipeline(
         base_folder=settings.data_folder,
         **weights,
     )
-    more_rows = {"variants": augmenter.outputs["variants"]} if augmenter else {}
+    pseudo_labeller = config.train.unlabelled and PseudoLabeller(
+        examples=examples,
+        transform_graph=tokens.outputs["transform_graph"],
+        head=probe.outputs["head"],
+        source=config.train.unlabelled,
+        threshold=config.train.pseudo_threshold,
+        data=settings.sections["data"],
+        model_options=config.model.model_dump_json(),
+        precision=config.train.precision,
+        base_folder=settings.data_folder,
+        **weights,
+    )
+    more_rows = {
+        **({"variants": augmenter.outputs["variants"]} if augmenter else {}),
+        **({"pseudo_labels": pseudo_labeller.outputs["rows"]} if pseudo_labeller else {}),
+    }
     tuner = config.tune.every_run and Tuner(
         transform_graph=tokens.outputs["transform_graph"],
         transformed_examples=tokens.outputs["transformed_examples"],
@@ -296,6 +312,7 @@ def create_pipeline(
         *([pretrainer] if pretrainer else []),
         *probing,
         *([augmenter] if augmenter else []),
+        *([pseudo_labeller] if pseudo_labeller else []),
         *([tuner] if tuner else []),
         last_blessed,
         trainer,
@@ -374,7 +391,7 @@ def compress_stages(
         tokens: the Transform stage.
         trainer: the Trainer.
         exporter: the teacher's.
-        more_rows: the Augmenter's under their name among inputs, {} for none.
+        more_rows: further training rows, by their names among inputs.
     """
     compressor = Compressor(
         teacher=trainer.outputs["weights"],

@@ -8,6 +8,8 @@ from typing import Any
 from bertline.components.augmentation import operations
 from bertline.components.data import task_files, texts
 from bertline.components.data.reader import SourceFile
+from bertline.components.labelling import pool
+from bertline.components.options import DataOptions
 from bertline.models.recipe import AugmentOptions
 from bertline.pipeline.stages import Node
 
@@ -22,11 +24,13 @@ def of(config: dict[str, Any], folder: str) -> dict[Node, list[SourceFile]]:
     Raises:
         UserError: a source matches no file, or a package has no such file.
     """
+    unlabelled, data = config["train"].get("unlabelled"), DataOptions.model_validate(config["data"])
     augment, pretrain = config["train"].get("augment"), config.get("pretrain")
     paths = operations.files(AugmentOptions.model_validate(augment), folder) if augment else []
     files = {
         Node.AUGMENTER: [SourceFile(path, path, "txt") for path in paths],
         Node.PRETRAINER: texts.files(pretrain["source"] or [], folder) if pretrain else [],
+        Node.PSEUDO_LABELLER: pool.files_of(unlabelled, data, folder) if unlabelled else [],
     }
     return {node: of_node for node, of_node in files.items() if of_node}
 

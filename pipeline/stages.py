@@ -59,6 +59,7 @@ class Node(StrEnum):
     EMBEDDER = _Row("Embedder", "probe", "bertline.components.embedder", makes_model=True)
     PROBE = _Row("Probe", "probe", "bertline.components.probe", makes_model=True)
     AUGMENTER = _Row("Augmenter", "augment", "bertline.components.augmenter", makes_model=True)
+    PSEUDO_LABELLER = _Row("PseudoLabeller", "pseudo", "bertline.components.pseudo_labeller", makes_model=True)
     TUNER = _Row("Tuner", "tune", "bertline.components.tuner", makes_model=True)
     LAST_BLESSED = _Row("LastBlessed", "train", "bertline.components.last_blessed")
     TRAINER = _Row("Trainer", "train", "bertline.components.trainer", makes_model=True)

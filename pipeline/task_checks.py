@@ -12,6 +12,7 @@ from rich import filesize
 from bertline.components import trackers
 from bertline.components.augmentation import operations
 from bertline.components.data import sql, task_files, texts
+from bertline.components.labelling import pool
 from bertline.errors import UserError
 from bertline.models.recipe import ModelOptions, RandomBert
 from bertline.pipeline import beam_options, metadata_store
@@ -35,6 +36,7 @@ def of_task(task: Config) -> list[Check]:
         _looked("backbone", lambda: backbone(task.model)),
         *([_looked("pretrain", lambda: pretrain(task))] if task.pretrain else []),
         *([_looked("augment", lambda: augment(task))] if task.train.augment else []),
+        *([_looked("unlabelled", lambda: unlabelled(task))] if task.train.unlabelled else []),
         *([_looked("tracking", lambda: tracker(task))] if task.tracking.tool else []),
         engine(task.beam),
     ]
@@ -110,6 +112,12 @@ def augment(task: Config) -> str:
     """What augmentation needs; UserError where a file, a package or a program is missing."""
     operations.check(task.train.augment, task.folder)
     return f"{', '.join(task.train.augment.operations)}: all that they need is here"
+
+
+def unlabelled(task: Config) -> str:
+    """The files of rows without labels, counted; UserError where there are none."""
+    files = pool.files_of(task.train.unlabelled, task.data, task.folder)
+    return f"{len(files)} {'file' if len(files) == 1 else 'files'} of rows without labels"
 
 
 # === Files ===

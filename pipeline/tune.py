@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bertline.pipeline.screen import Screen
 
 # The lines of the screen before training, without the baseline, which reads test rows and which no trial needs.
-LINES = ("ingest", "validate", "tokenise", "pretrain", "probe", "augment")
+LINES = ("ingest", "validate", "tokenise", "pretrain", "probe", "augment", "pseudo")
 FOLDER = "tuning"  # below the task's root
 PAGE = "tuning.html"
 STATE_STYLES = {"complete": "", "pruned": "dim", "failed": "red"}
@@ -92,13 +92,14 @@ def _search(config: Config, done: dict[Node, Any], code: str) -> Search:
         """What the stage has left; None where the line has no such stage."""
         return done[node].outputs[output][0] if node in done else None
 
-    probe, variants = artifact(Node.PROBE, "head"), artifact(Node.AUGMENTER, "variants")
+    probe = artifact(Node.PROBE, "head")
+    made, labelled = artifact(Node.AUGMENTER, "variants"), artifact(Node.PSEUDO_LABELLER, "rows")
     model = pretrained.model_of(config.model, artifact(Node.PRETRAINER, "backbone"))
     task = trainer.read_task(
         artifact(Node.TRANSFORM, "transform_graph").uri,
         artifact(Node.TRANSFORM, "transformed_examples").uri,
         model,
-        variants=variants and variants.uri,
+        more=trainer.more_rows(config.train, made, labelled),
         probed=probe and probe_head.read(probe.uri),
     )
     return Search(task, model, config.train, config.tune, Path(config.below_root(FOLDER)), code)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bertline.components import ingestion
-from bertline.components.data import formats
+from bertline.components.data import formats, task_files
 from bertline.components.data.columns import used_columns
-from bertline.components.data.reader import SourceFile
+from bertline.components.data.reader import FOLDERS, SourceFile
 from bertline.components.data.rows import Fault
 from bertline.components.options import DataOptions
 from bertline.components.scoring.cut import Source, text_columns
@@ -65,6 +65,17 @@ class Counts:
     def candidates(self) -> int:
         """Distinct rows that could be labelled."""
         return self.rows - self.left_out.total() - len(self.refused)
+
+
+def files_of(source: str, options: DataOptions, base_folder: str) -> list[SourceFile]:
+    """The files of rows without labels that a source names; errors as task_files.expand.
+
+    Args:
+        source: as in DataOptions.
+        options: of the task; its format is that of these files too, but for folders, which are labels.
+        base_folder: where relative paths start.
+    """
+    return task_files.expand([source], base_folder, "auto" if options.format == FOLDERS else options.format)
 
 
 class Known(NamedTuple):

@@ -21,17 +21,19 @@ class TextVectors:
 
     Args:
         options: name the backbone and its pooling.
+        precision: as `train.precision`, of the products.
 
     Raises:
         UserError: the backbone cannot be read.
     """
 
-    def __init__(self, options: ModelOptions):
+    def __init__(self, options: ModelOptions, precision: str = "auto"):
         family = families.of(options)
         self._tokenizer = family.tokenizer(options)
         keras.utils.set_random_seed(SEED)
         model = family.build(options, 2, seed=SEED)
-        self._encoder = FrozenEncoder(model, hardware.compute_dtype("auto"))
+        self._encoder = FrozenEncoder(model, hardware.compute_dtype(precision))
+        self._pooling = family.pooling(options)
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None) -> np.ndarray:
         """The vectors of texts, float32 [texts, hidden], of length 1.
@@ -40,7 +42,15 @@ class TextVectors:
             texts: at least one.
             pairs: the second text of each, if rows are pairs.
         """
+        vectors = self._pooled(texts, pairs)
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+    def features(self, texts: Sequence[str], pairs: Sequence[str] | None) -> np.ndarray:
+        """What a head reads of texts, float32 [texts, hidden]; arguments as those of a call."""
+        vectors = self._pooled(texts, pairs)
+        return vectors * np.float32(self._pooling.gain(vectors.shape[1]))
+
+    def _pooled(self, texts: Sequence[str], pairs: Sequence[str] | None) -> np.ndarray:
         ids, segments = self._tokenizer(tf.constant(texts), None if pairs is None else tf.constant(pairs))
         segments = None if segments is None else tf.cast(segments, tf.int32)
-        vectors = self._encoder(Rows(tf.cast(ids, tf.int32), segments, np.zeros(len(texts), np.int32)))
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return self._encoder(Rows(tf.cast(ids, tf.int32), segments, np.zeros(len(texts), np.int32)))

@@ -22,6 +22,8 @@ FIXED = {
     "seed": "the best seed is luck, and luck does not last",
     "class_weights": "it changes what the validation loss measures, so trials could not be compared",
     "augment": "the rows are made before the trials",
+    "unlabelled": "the rows are labelled before the trials",
+    "pseudo_threshold": "the rows are labelled before the trials",
     "probe_rows": "the probe is fitted before the trials",
     "warm_start": "trials start from the pretrained weights",
     "precision": "it is the machine's",

@@ -141,6 +141,24 @@ def variants(
     _write(file.read_bytes(), output)
 
 
+@app.command(rich_help_panel=PANEL)
+def pseudo_labels(
+    config: ConfigArgument,
+    run_id: Annotated[str | None, _run_argument("the newest run that labelled some")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; default: on the screen.")] = None,
+) -> None:
+    """Write the rows of `train.unlabelled` that became training rows as CSV, each with its label and its probability.
+
+    A text that a spreadsheet would run as a formula, or that begins with an apostrophe, has an apostrophe before it.
+    """
+    with screen.quiet(LIBRARY_LOG):
+        from bertline.components.artifacts import PSEUDO_FILE
+        from bertline.pipeline import result_file
+
+        file = result_file.find(configs.load(config), run_id, Node.PSEUDO_LABELLER, "rows", PSEUDO_FILE)
+    _write(file.read_bytes(), output)
+
+
 def _write(content: bytes, output: Path | None) -> None:
     """Writes into a file, or onto the screen."""
     if output is None:

@@ -114,9 +114,9 @@ def test_both_texts_of_a_pair_are_changed_and_several_labels_stay(tmp_path):
 def test_the_trainer_refuses_variants_of_another_recipe():
     made, options = Variants(), AugmentOptions(operations=["swap"])
     made.set_string_custom_property(variants.OPTIONS, options.model_dump_json())
-    trainer.check_variants(TrainOptions(augment=options), made)
-    trainer.check_variants(TrainOptions(), None)
+    assert trainer.more_rows(TrainOptions(augment=options), made, None) == [made.uri]
+    assert trainer.more_rows(TrainOptions(), None, None) == []
     other = AugmentOptions(operations=["delete"])
     for augment, given in ((None, made), (other, made), (options, None)):
         with pytest.raises(UserError, match="compiled with another"):
-            trainer.check_variants(TrainOptions(augment=augment), given)
+            trainer.more_rows(TrainOptions(augment=augment), given, None)

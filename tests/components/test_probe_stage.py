@@ -1,3 +1,6 @@
+import csv
+from pathlib import Path
+
 import keras_hub
 import numpy as np
 import pyarrow.parquet as pq
@@ -6,12 +9,26 @@ import tensorflow as tf
 from factories import MOODS, raw_examples, reviews, tiny_model_options, transformed
 from tfx.types import standard_artifacts
 
-from bertline.components import embedder, probe, probe_head, training_record, vectors
-from bertline.components.artifacts import BaselineAnswers, Embeddings, ProbeHead, Weights
+from bertline.components import (
+    embedder,
+    probe,
+    probe_head,
+    pseudo_labeller,
+    spreadsheet,
+    trainer,
+    training_record,
+    vectors,
+)
+from bertline.components.artifacts import PSEUDO_FILE, BaselineAnswers, Embeddings, ProbeHead, PseudoLabels, Weights
 from bertline.components.embedder import Embedder
+from bertline.components.labelling.pool import Candidate, Counts, Place
+from bertline.components.options import DataOptions
 from bertline.components.probe import Probe
+from bertline.components.pseudo_labeller import PseudoLabeller
+from bertline.components.splitting import text_key
 from bertline.components.trainer import Trainer
 from bertline.errors import UserError
+from bertline.models import features
 from bertline.models.bert import backbone, classifier
 from bertline.models.bert.encoder import Batch, Encoder, pack
 from bertline.models.dataset import read_rows
@@ -186,3 +203,86 @@ def test_labels_of_a_row_are_given_from_their_tuned_thresholds():
     given = probe.answers_of(logits, logits, (logits > -2).astype(np.int32))
     np.testing.assert_array_equal(given, logits > -2)
     np.testing.assert_array_equal(probe.answers_of(np.eye(3), np.eye(3), np.arange(3)), [0, 1, 2])
+
+
+# === Pseudo-labels ===
+
+
+def pseudo(line, probed, folder, texts, threshold=0.9):
+    """What the PseudoLabeller leaves of a file of texts."""
+    _, options, examples, graph, _ = line
+    (folder / "data").mkdir(parents=True)
+    with open(folder / "data/new.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["text"], *([text] for text in texts)])
+    rows = artifact(PseudoLabels, folder / "pseudo")
+    PseudoLabeller.test_call(
+        examples=examples,
+        transform_graph=graph,
+        head=probed[1],
+        rows=rows,
+        source="new.csv",
+        threshold=threshold,
+        data=DataOptions(source="x").model_dump_json(),
+        model_options=options.model_dump_json(),
+        precision="float32",
+        base_folder=str(folder / "data"),
+    )
+    return rows
+
+
+def test_sure_rows_become_training_rows_with_their_source(line, probed, tmp_path):
+    _, options, _, graph, tokens = line
+    new = [text for text, _, _ in reviews(80, seed=5)]
+    known = {text for text, _, _ in reviews(360)}
+    fresh = [text for text in new if text not in known]
+    train, validation = reviews(1)[0][0], reviews(261)[260][0]
+    rows = pseudo(line, probed, tmp_path, [*fresh, fresh[0], train, validation])
+    kept = spreadsheet.read(f"{rows.uri}/{PSEUDO_FILE}")
+    truth = {text: label for text, label, _ in reviews(80, seed=5)}
+    assert 0 < len(kept) <= len(fresh)
+    right = sum(truth[row["text"]] == row["label"] for row in kept) / len(kept)
+    assert right > 0.9 and all(float(row["probability"]) >= 0.9 for row in kept)
+    for row in kept:
+        assert row["source"] == f"new.csv:{fresh.index(row['text']) + 1}"
+    read = read_rows(Path(rows.uri) / "Split-train", pair=False)
+    assert [LABELS[label] for label in read.labels] == [row["label"] for row in kept]
+    task = trainer.read_task(graph.uri, tokens.uri, options, more=[rows.uri])
+    assert len(task.train) == 260 + len(kept) and len(task.validation) == 40
+    summary = rows.get_string_custom_property("summary")
+    assert f"{len(kept):,} of {len(fresh) + 3:,} rows with 0.9 or more" in summary
+    assert "1 in train" in summary and "1 in validation" in summary and "1 repeated" in summary
+
+
+def test_rows_of_the_test_split_and_a_threshold_out_of_reach_are_refused(line, probed, tmp_path):
+    tested = reviews(360)[359][0]
+    with pytest.raises(UserError, match=r"1 rows of new\.csv are rows of the test split"):
+        pseudo(line, probed, tmp_path / "leak", ["great fun", f"  {tested} "])
+    with pytest.raises(UserError, match=r"no row of new\.csv reaches 0\.9999"):
+        pseudo(line, probed, tmp_path / "high", ["plot", "of"], threshold=0.99999)
+
+
+def test_rows_of_a_group_that_judges_are_left_out():
+    def row(text, pair):
+        return Candidate(Place(0, 1), text_key(text, pair).row_id, text, pair)
+
+    query, answer = features.TEXT, features.TEXT_PAIR
+    tables = {
+        "train": {query: ["late"], answer: ["sorry"]},
+        "validation": {query: ["gone"], answer: ["ok"]},
+        "test": {query: ["lost"], answer: ["ok"]},
+    }
+    rows = [row("late", "refund"), row("lost", "refund"), row("gone", "refund"), row("lost", "ok"), row("new", "ok")]
+    known = pseudo_labeller.keys_of(tables)
+    left = {}
+    for group, expected in (
+        (None, ["late", "lost", "gone", "new"]),
+        ("text", ["late", "new"]),
+        ("text_pair", rows[:3]),
+    ):
+        counts = Counts()
+        judging = pseudo_labeller.groups_of(tables, group)
+        kept = list(pseudo_labeller.new_rows(iter(rows), known, counts, group, judging))
+        assert kept == expected or [each.text for each in kept] == expected
+        left[group] = dict(counts.left_out)
+    assert left["text"] == {"in test": 1, "with a text of test": 1, "with a text of validation": 1}
+    assert left["text_pair"] == {"in test": 1, "with a text_pair of test": 1}

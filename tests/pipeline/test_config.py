@@ -256,3 +256,19 @@ def test_more_from_texts_that_could_not_be_is_refused(tmp_path):
     foreign = f"{MINIMAL}model: {{backbone: {tmp_path}/weights}}\n"
     assert "pretrain: only BERTs can be pre-trained further" in refused(tmp_path, foreign + "pretrain: {}\n")
     assert "masked_lm: only BERTs can do it" in refused(tmp_path, foreign + masked_lm)
+
+
+def test_pseudo_labels_that_could_not_be_are_refused(tmp_path):
+    def train(keys, more=""):
+        return f"{MINIMAL}train: {{{keys}}}\n{more}"
+
+    assert configs.load(write(tmp_path, train("unlabelled: new.csv"))).probes
+    threshold = "pseudo_threshold: 1 is reached by no row, as no probability is 1"
+    assert threshold in refused(tmp_path, train("unlabelled: new.csv, pseudo_threshold: 1.0"))
+    assert "it goes with unlabelled" in refused(tmp_path, train("pseudo_threshold: 0.9"))
+    assert "with method: probe nothing" in refused(tmp_path, train("unlabelled: new.csv, method: probe"))
+    random = "model: {backbone: {vocabulary: vocab.txt}}\n"
+    assert "the random weights of model.backbone know nothing" in refused(tmp_path, train("unlabelled: a.csv", random))
+    assert configs.load(write(tmp_path, train("unlabelled: a.csv", f"{random}pretrain: {{}}\n"))).probes
+    (source,) = configs.load(write(tmp_path, MINIMAL)).data.source
+    assert "is data.source" in refused(tmp_path, train(f"unlabelled: ./{source}"))

@@ -21,7 +21,8 @@ SCHEMA = "".join(f'feature {{ name: "{name}" type: BYTES }}\n' for name in ("tex
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory):
     """A config that leaves no stage out."""
-    path = factories.write_task(tmp_path_factory.mktemp("task"), factories.reviews(3), augment="{operations: [swap]}")
+    recipe = {"augment": "{operations: [swap]}", "unlabelled": "new.csv"}
+    path = factories.write_task(tmp_path_factory.mktemp("task"), factories.reviews(3), **recipe)
     cluster = "kubeflow: {image: 'bertline:1', data_folder: /data, root: /volume}\n"
     more = "tracking: {tool: tensorboard}\npretrain: {}\ntune: {every_run: true}\ncompress: {layers: 1}\n"
     path.write_text(f"{path.read_text()}{more}{cluster}", encoding="utf-8")
@@ -95,7 +96,9 @@ def test_trials_read_what_the_trainer_reads(everything):
     )
     assert trainer.pop("hyperparameters") == (Node.TUNER, "best_hyperparameters")
     assert tuner == trainer
-    assert {Node.PRETRAINER, Node.AUGMENTER, Node.PROBE} < {producer for producer, _ in tuner.values()}
+    assert {Node.PRETRAINER, Node.AUGMENTER, Node.PSEUDO_LABELLER, Node.PROBE} < {
+        producer for producer, _ in tuner.values()
+    }
 
 
 def test_a_line_of_the_screen_reports_as_a_whole_or_not_at_all():

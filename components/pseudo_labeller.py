@@ -1,0 +1,232 @@
+"""PseudoLabeller: unlabelled rows that the probe is sure of, as more training rows.
+
+The teacher is the probe of the same run: it was fitted on the training rows, its penalty and its temperature on the
+validation rows, and it has seen no test row. A row gets its label where the calibrated probability reaches the
+threshold (Lee, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural Networks", 2013;
+the threshold as in Sohn et al., "FixMatch", NeurIPS 2020). Splits, statistics and figures do not see these rows.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_transform as tft
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types import artifact_utils, standard_artifacts
+
+from bertline.components import pretrained, probe_head, pseudo_rows, shards, spreadsheet
+from bertline.components.artifacts import PSEUDO_FILE, Backbone, ProbeHead, PseudoLabels
+from bertline.components.examples import Table, read_examples
+from bertline.components.labelling import pool
+from bertline.components.labelling.pool import Candidate
+from bertline.components.labelling.vectors import TextVectors
+from bertline.components.labels import read_labels
+from bertline.components.object_store import local_copy
+from bertline.components.options import DataOptions
+from bertline.components.probe_head import Probed
+from bertline.components.scoring import cut
+from bertline.components.splitting import text_key
+from bertline.components.tokenisation import Tokenise
+from bertline.errors import UserError
+from bertline.models import calibration, features
+from bertline.models.features import LABEL, ROW_ID, SOURCE, TEXT, TEXT_PAIR
+from bertline.models.recipe import ModelOptions
+
+TRAIN, VALIDATION, TEST = features.SPLITS
+CHUNK = 4096  # rows that are embedded at a time
+COLUMNS = (ROW_ID, SOURCE, LABEL, features.PROBABILITY, TEXT, TEXT_PAIR)  # of PSEUDO_FILE
+SHOWN_LABELS = 5
+
+
+@component
+def PseudoLabeller(
+    examples: InputArtifact[standard_artifacts.Examples],
+    transform_graph: InputArtifact[standard_artifacts.TransformGraph],
+    head: InputArtifact[ProbeHead],
+    rows: OutputArtifact[PseudoLabels],
+    source: Parameter[str],
+    threshold: Parameter[float],
+    data: Parameter[str],
+    model_options: Parameter[str],
+    precision: Parameter[str],
+    base_folder: Parameter[str],
+    backbone: InputArtifact[Backbone] = None,
+) -> None:
+    """Labels rows of files, and tokenises those that the probe is sure of.
+
+    Args:
+        examples: raw Examples of ingestion, all splits: their texts are no new rows.
+        transform_graph: the tokenisation, and the labels.
+        head: the probe.
+        rows: Split-train of transformed Examples, and PSEUDO_FILE, a line per row.
+        source: `train.unlabelled`.
+        threshold: `train.pseudo_threshold`.
+        data: DataOptions as JSON: how the files are read.
+        model_options: a ModelOptions as JSON.
+        precision: `train.precision`, as the Embedder has it.
+        base_folder: where relative paths start.
+        backbone: the Pretrainer's weights; None for the configured ones.
+
+    Raises:
+        UserError: a file cannot be read, has rows of the test split, or no row reaches the threshold.
+    """
+    options = DataOptions.model_validate_json(data)
+    labels, probed = read_labels(transform_graph.uri), probe_head.read(head.uri)
+    tables = {split: read_examples(artifact_utils.get_split_uri([examples], split), []) for split in features.SPLITS}
+    temperature = temperature_of(probed, tables[VALIDATION], labels)
+    encoder = TextVectors(pretrained.model_of(ModelOptions.model_validate_json(model_options), backbone), precision)
+    with local_copy(
+        base_folder, lambda folder: [file.path for file in pool.files_of(source, options, folder)]
+    ) as folder:
+        sources = cut.sources(pool.files_of(source, options, folder), options, []).files
+        names, known = [each.file.name for each in sources], keys_of(tables)
+        check_no_test_rows(pool.candidates(sources, options, frozenset(), pool.Counts()), known, source)
+        counts = pool.Counts()
+        group = options.split.group
+        new = new_rows(
+            pool.candidates(sources, options, frozenset(), counts), known, counts, group, groups_of(tables, group)
+        )
+        sure, best = surest(new, encoder, probed, temperature, threshold)
+    if not sure:
+        raise UserError(
+            f"train.pseudo_threshold: no row of {source} reaches {threshold:g}; the surest has {best:.3f}. Set it "
+            "lower, or leave train.unlabelled out."
+        )
+    rows_of = [Labelled(row, labels[label], probability) for row, label, probability in sure]
+    _write_examples(rows.uri, transform_graph.uri, rows_of, names)
+    _write_provenance(rows.uri, rows_of, names)
+    rows.set_string_custom_property(pseudo_rows.ASKED, pseudo_rows.asked_by(source, threshold))
+    rows.set_string_custom_property("summary", summary(rows_of, counts, threshold))
+
+
+class Labelled(NamedTuple):
+    """A row, the label that it gets, and how probable that is."""
+
+    row: Candidate
+    label: str
+    probability: float
+
+    def source(self, names: Sequence[str]) -> str:
+        """FILE:ROW."""
+        return f"{names[self.row.place.file]}:{self.row.place.row}"
+
+
+def temperature_of(probed: Probed, validation: Table, labels: list[str]) -> float:
+    """What the probe's logits are divided by, fitted on the validation rows."""
+    truth = np.array([labels.index(name) for name in validation[LABEL]])
+    return calibration.fit_temperature(probed.validation_logits, truth).value
+
+
+def keys_of(tables: dict[str, Table]) -> dict[str, str]:
+    """The key of each row's text -> the row's split."""
+    known = {}
+    for split, table in tables.items():
+        pairs = table[TEXT_PAIR] if any(table[TEXT_PAIR]) else [None] * len(table[TEXT])
+        keys = (text_key(*texts).row_id for texts in zip(table[TEXT], pairs, strict=True))
+        known |= dict.fromkeys(keys, split)
+    return known
+
+
+def groups_of(tables: dict[str, Table], group: str | None) -> dict[str, str]:
+    """The key of each group of validation and test rows -> their split; {} where rows have no groups."""
+    column = {"text": TEXT, "text_pair": TEXT_PAIR, None: None}[group]
+    return {text_key(text).row_id: split for split in (VALIDATION, TEST) for text in tables[split].get(column, [])}
+
+
+def check_no_test_rows(candidates: Iterator[Candidate], known: dict[str, str], source: str) -> None:
+    """Raises UserError where rows of the test split are among the unlabelled ones."""
+    leaked = sum(known.get(row.row_id) == TEST for row in candidates)
+    if leaked:
+        raise UserError(
+            f"train.unlabelled: {leaked:,} rows of {source} are rows of the test split: training on them would flatter "
+            "the figures. Take them out, or name a file of other rows."
+        )
+
+
+def new_rows(
+    candidates: Iterator[Candidate],
+    known: dict[str, str],
+    counts: pool.Counts,
+    group: str | None,
+    judging: dict[str, str],
+) -> Iterator[Candidate]:
+    """The rows that stand in no split, and whose group stands in none that judges; the others are counted.
+
+    Args:
+        candidates: rows of the files.
+        known: as `keys_of` gives them.
+        counts: is filled in.
+        group: `data.split.group`; None where rows have none.
+        judging: the key of each group of validation and test rows -> their split.
+    """
+    for row in candidates:
+        if row.row_id in known:
+            counts.left_out[f"in {known[row.row_id]}"] += 1
+        elif group and (split := judging.get(text_key(getattr(row, group)).row_id)):
+            counts.left_out[f"with a {group} of {split}"] += 1
+        else:
+            yield row
+
+
+def surest(
+    rows: Iterator[Candidate], encoder: TextVectors, probed: Probed, temperature: float, threshold: float
+) -> tuple[list[tuple[Candidate, int, float]], float]:
+    """The rows whose probability reaches the threshold, with label and probability; and the largest of all rows."""
+    sure, best = [], 0.0
+    while chunk := list(islice(rows, CHUNK)):
+        pairs = None if chunk[0].text_pair is None else [row.text_pair for row in chunk]
+        logits = probed.head.logits(encoder.features([row.text for row in chunk], pairs))
+        probabilities = calibration.probabilities(logits, temperature)
+        labels, top = probabilities.argmax(axis=1), probabilities.max(axis=1)
+        best = max(best, float(top.max()))
+        sure += [(chunk[place], int(labels[place]), float(top[place])) for place in np.flatnonzero(top >= threshold)]
+    return sure, best
+
+
+# === What is written ===
+
+
+def _write_examples(target: str, graph: str, rows: list[Labelled], names: Sequence[str]) -> None:
+    """Writes the transformed Examples of the rows, in their order."""
+    empty = dict.fromkeys(tft.TFTransformOutput(graph).raw_feature_spec(), "")  # kept columns, which training ignores
+    with tempfile.TemporaryDirectory(prefix="bertline-pseudo-") as scratch:
+        name = f"pseudo{shards.ENDING}"
+        with shards.writing(scratch, TRAIN, name) as writer:
+            for each in rows:
+                values = empty | {TEXT: each.row.text, LABEL: each.label}
+                if each.row.text_pair is not None:
+                    values[TEXT_PAIR] = each.row.text_pair
+                example = tf.train.Example()
+                for feature, value in values.items():
+                    example.features.feature[feature].bytes_list.value.append(value.encode())
+                writer.write(example.SerializeToString(deterministic=True))
+        worker = Tokenise(graph, target)
+        worker.setup()
+        list(worker.process(shards.Shard(TRAIN, str(Path(scratch) / f"Split-{TRAIN}" / name))))
+
+
+def _write_provenance(target: str, rows: list[Labelled], names: Sequence[str]) -> None:
+    lines = (
+        [each.row.row_id, each.source(names), each.label, round(each.probability, 6), each.row.text,
+         each.row.text_pair or ""]
+        for each in rows
+    )  # fmt: skip
+    spreadsheet.write(f"{target}/{PSEUDO_FILE}", COLUMNS, lines)
+
+
+def summary(rows: list[Labelled], counts: pool.Counts, threshold: float) -> str:
+    """The screen's line, such as "1,204 of 20,000 rows with 0.95 or more: 700 negative, 504 positive; ..."."""
+    by_label = Counter(each.label for each in rows).most_common()
+    shown = [f"{count:,} {label}" for label, count in by_label[:SHOWN_LABELS]]
+    more = len(by_label) - len(shown)
+    shown += [f"{more} more labels"] if more > 0 else []
+    left_out = [f"{count:,} {why}" for why, count in counts.left_out.items()]
+    left_out += [f"{len(counts.refused):,} unreadable"] if counts.refused else []
+    aside = f"; left out: {', '.join(left_out)}" if left_out else ""
+    return f"{len(rows):,} of {counts.rows:,} rows with {threshold:g} or more: {', '.join(shown)}{aside}"
