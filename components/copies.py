@@ -1,15 +1,17 @@
-"""An artifact as another one: its files, and what stages say of it in its properties."""
+"""An artifact as another one: its files, and what later stages read of its properties."""
 
 from tfx.types.artifact import Artifact
 
 from bertline.components.tuning.trials import TUNED
 from bertline.serving import storage
 
-_SAID = ("summary", "abstain", TUNED)  # the others are the metadata store's
+# The others are the metadata store's, or the summary of the stage that made it, which the screen would take for this
+# stage's own.
+_SAID = ("abstain", TUNED)
 
 
 def copy(source: Artifact, target: Artifact) -> None:
-    """Copies an artifact's files into another one's folder, local ones as hard links, and what stages say of it."""
+    """Copies the files of an artifact, local ones as hard links, and those of its properties that later stages read."""
     for name in storage.files(source.uri):
         storage.link_or_copy(f"{source.uri}/{name}", f"{target.uri}/{name}")
     for name, value in source.mlmd_artifact.custom_properties.items():

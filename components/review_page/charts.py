@@ -372,7 +372,7 @@ def trade(models: list[dict[str, Any]]) -> Markup:
     lines = [row for row in rows if row["examples_per_second"] is None]
     lowest, highest = min(row["low"] for row in rows), max(row["high"] for row in rows)
     y = alt.Scale(domain=[lowest, max(highest, lowest + LEAST_SPAN)], nice=True)
-    x = alt.X("examples_per_second:Q", title="examples a second", scale=alt.Scale(zero=True))
+    x = alt.X("examples_per_second:Q", title="examples a second", scale=alt.Scale(zero=True, nice=True))
     base = alt.Chart(_data(timed)).encode(x=x, color=_colours("name", ["teacher", "student"], [SECOND, FIRST]))
     chart = (
         base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title="accuracy", scale=y), y2="high:Q")
