@@ -392,7 +392,7 @@ def test_a_zero_byte_in_other_formats(tmp_path):
     [
         ("a.csv", b"", "empty"),
         ("a.csv", b"\n\n", "no rows"),
-        ("a.csv.gz", gzip.compress(b""), "empty"),
+        ("a.csv.gz", gzip.compress(b"", mtime=0), "empty"),
         ("a.csv", b"te\0xt,label\nab,c\n", "binary file, not text, or damaged (line 1 holds zero bytes)"),
         ("a.csv", "text,label\na,b\n".encode("utf-16-le"), "set data.encoding where it is UTF-16"),
         ("a.csv", b"PK\x03\x04...", "not zip, damaged or cut short"),
@@ -403,7 +403,7 @@ def test_a_zero_byte_in_other_formats(tmp_path):
         ("a.parquet", b"", "not Parquet"),
         (
             "a.parquet.gz",
-            gzip.compress(b"PAR1"),
+            gzip.compress(b"PAR1", mtime=0),
             "is not read packed; unpack the file",
         ),
         ("a.jsonl", b"[1]\n2\n", "row 2: not JSON: more text after the end of the value (line 2)"),
