@@ -24,17 +24,17 @@ def warm():
         yield process
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(config, items):
-    """Puts the tests in order, and those together that share what is dear to make.
+def _runs_a_line(item):
+    return "/e2e/" in str(item.path)
 
-    In one process the fast tests come first. Of `make test`'s two processes one begins with the end-to-end runs: they
-    take longest, and at the end the other would wait for them. A file's tests share its fixtures, and those of the
-    end-to-end run theirs over several files.
-    """
+
+def pytest_itemcollected(item):
+    """Of `make test`'s two processes one runs a file's tests, which share its fixtures, or all on the end-to-end run."""
+    on_the_run = _runs_a_line(item) and "task" in item.fixturenames
+    item.add_marker(pytest.mark.xdist_group("the end-to-end run" if on_the_run else str(item.path)))
+
+
+def pytest_collection_modifyitems(config, items):
+    # Fast tests first, but in two processes the lines: they take longest, and nobody is to wait for them at the end.
     in_parallel = hasattr(config, "workerinput")
-    whole_line = {item: "/e2e/" in str(item.path) for item in items}
-    items.sort(key=lambda item: whole_line[item] != in_parallel)
-    for item in items:
-        of_the_run = whole_line[item] and "task" in item.fixturenames
-        item.add_marker(pytest.mark.xdist_group("the end-to-end run" if of_the_run else str(item.path)))
+    items.sort(key=lambda item: _runs_a_line(item) != in_parallel)

@@ -105,7 +105,7 @@ def test_it_answers_the_test_rows(line, probed):
     assert summary.startswith(f"frozen encoder with logistic regression: accuracy {right:.3f}, C ")
 
 
-def test_a_sample_of_the_training_rows(line, tmp_path):
+def test_a_sample_of_the_training_rows(line, probed, tmp_path):
     folder = line[0]
     embeddings = embed(line, tmp_path / "embeddings", train_rows=50)
     some, whole = (vectors.read(uri, "train") for uri in (embeddings.uri, str(folder / "embeddings")))
