@@ -11,7 +11,7 @@ demo: setup       ## the whole line on real tweets, ending with a prediction ove
 	@$(BERTLINE) demo
 
 test: setup lint  ## everything that proves it
-	@$(PYTHON) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-shipped: setup  ## an hour or more: each shipped config at full size, local and compiled; and all else marked shipped
 	@$(PYTHON) -m pytest tests -m shipped -v

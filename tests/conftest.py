@@ -24,17 +24,7 @@ def warm():
         yield process
 
 
-def _runs_a_line(item):
-    return "/e2e/" in str(item.path)
-
-
-def pytest_itemcollected(item):
-    """Of `make test`'s two processes one runs a file's tests, which share its fixtures, or all on the end-to-end run."""
-    on_the_run = _runs_a_line(item) and "task" in item.fixturenames
-    item.add_marker(pytest.mark.xdist_group("the end-to-end run" if on_the_run else str(item.path)))
-
-
 def pytest_collection_modifyitems(config, items):
-    # Fast tests first, but in two processes the lines: they take longest, and nobody is to wait for them at the end.
+    # Fast tests first, but in `make test`'s two processes the lines: they take longest, and nobody is to wait at the end.
     in_parallel = hasattr(config, "workerinput")
-    items.sort(key=lambda item: _runs_a_line(item) != in_parallel)
+    items.sort(key=lambda item: ("/e2e/" in str(item.path)) != in_parallel)
