@@ -25,6 +25,6 @@ def warm():
 
 
 def pytest_collection_modifyitems(config, items):
-    # Fast tests first, but in `make test`'s two processes the lines: they take longest, and nobody is to wait at the end.
+    # Fast tests first; but in two processes the lines, which take longest, so that neither waits for the other's end.
     in_parallel = hasattr(config, "workerinput")
     items.sort(key=lambda item: ("/e2e/" in str(item.path)) != in_parallel)
