@@ -30,7 +30,6 @@ from bertline.components.labels import read_labels
 from bertline.components.object_store import local_copy
 from bertline.components.options import DataOptions
 from bertline.components.probe_head import Probed
-from bertline.components.scoring import cut
 from bertline.components.splitting import text_key
 from bertline.components.tokenisation import Tokenise
 from bertline.errors import UserError
@@ -84,7 +83,7 @@ def PseudoLabeller(
     with local_copy(
         base_folder, lambda folder: [file.path for file in pool.files_of(source, options, folder)]
     ) as folder:
-        sources = cut.sources(pool.files_of(source, options, folder), options, []).files
+        sources = pool.look(source, options, folder)
         names, known = [each.file.name for each in sources], keys_of(tables)
         check_no_test_rows(pool.candidates(sources, options, frozenset(), pool.Counts()), known, source)
         counts = pool.Counts()
@@ -93,6 +92,11 @@ def PseudoLabeller(
             pool.candidates(sources, options, frozenset(), counts), known, counts, group, groups_of(tables, group)
         )
         sure, best = surest(new, encoder, probed, temperature, threshold)
+    if not sure and not best:
+        raise UserError(
+            f"train.unlabelled: {source} has no new row without a label: {counts.rows:,} rows{told(counts)}. Name "
+            "other files, or leave it out."
+        )
     if not sure:
         raise UserError(
             f"train.pseudo_threshold: no row of {source} reaches {threshold:g}; the surest has {best:.3f}. Set it "
@@ -220,13 +224,17 @@ def _write_provenance(target: str, rows: list[Labelled], names: Sequence[str]) -
     spreadsheet.write(f"{target}/{PSEUDO_FILE}", COLUMNS, lines)
 
 
+def told(counts: pool.Counts) -> str:
+    """Which rows were left out, such as "; left out: 31 in train"; "" where none was."""
+    left_out = [f"{count:,} {why}" for why, count in counts.left_out.items()]
+    left_out += [f"{len(counts.refused):,} unreadable"] if counts.refused else []
+    return f"; left out: {', '.join(left_out)}" if left_out else ""
+
+
 def summary(rows: list[Labelled], counts: pool.Counts, threshold: float) -> str:
     """The screen's line, such as "1,204 of 20,000 rows with 0.95 or more: 700 negative, 504 positive; ..."."""
     by_label = Counter(each.label for each in rows).most_common()
     shown = [f"{count:,} {label}" for label, count in by_label[:SHOWN_LABELS]]
     more = len(by_label) - len(shown)
     shown += [f"{more} more labels"] if more > 0 else []
-    left_out = [f"{count:,} {why}" for why, count in counts.left_out.items()]
-    left_out += [f"{len(counts.refused):,} unreadable"] if counts.refused else []
-    aside = f"; left out: {', '.join(left_out)}" if left_out else ""
-    return f"{len(rows):,} of {counts.rows:,} rows with {threshold:g} or more: {', '.join(shown)}{aside}"
+    return f"{len(rows):,} of {counts.rows:,} rows with {threshold:g} or more: {', '.join(shown)}{told(counts)}"

@@ -115,8 +115,8 @@ def augment(task: Config) -> str:
 
 
 def unlabelled(task: Config) -> str:
-    """The files of rows without labels, counted; UserError where there are none."""
-    files = pool.files_of(task.train.unlabelled, task.data, task.folder)
+    """The files of rows without labels, counted; UserError where there are none, or one has no texts."""
+    files = pool.look(task.train.unlabelled, task.data, task.folder)
     return f"{len(files)} {'file' if len(files) == 1 else 'files'} of rows without labels"
 
 

@@ -19,6 +19,7 @@ from bertline.components.data.rows import Fault
 from bertline.components.options import DataOptions
 from bertline.components.scoring.cut import Source, text_columns
 from bertline.components.splitting import text_key
+from bertline.errors import UserError
 
 LABELLED, KNOWN, REPEATED = "with a label", "in the data of the config", "repeated"
 
@@ -76,6 +77,29 @@ def files_of(source: str, options: DataOptions, base_folder: str) -> list[Source
         base_folder: where relative paths start.
     """
     return task_files.expand([source], base_folder, "auto" if options.format == FOLDERS else options.format)
+
+
+def look(source: str, options: DataOptions, base_folder: str) -> list[Source]:
+    """The files of `train.unlabelled`, with a look at the start of each; arguments as those of `files_of`.
+
+    Raises:
+        UserError: there is none, one cannot be read, or lacks a column of texts.
+    """
+    try:
+        files = files_of(source, options, base_folder)
+        columns = [formats.columns(file, options) for file in files]
+    except UserError as error:
+        raise UserError(f"train.unlabelled: {error}") from error
+    for file, names in zip(files, columns, strict=True):
+        if missing := [name for name in text_columns(options) if name not in names]:
+            raise UserError(
+                f"train.unlabelled: {file.name}: no column {missing[0]!r}. Its texts are read from the columns of "
+                f"data.text, as those of the data; rename the column. Found: {', '.join(map(repr, names))}"
+            )
+    return [
+        Source(formats.settled(file, options), list(dict.fromkeys(names)))
+        for file, names in zip(files, columns, strict=True)
+    ]
 
 
 class Known(NamedTuple):

@@ -21,6 +21,7 @@ from bertline.components import (
 )
 from bertline.components.artifacts import PSEUDO_FILE, BaselineAnswers, Embeddings, ProbeHead, PseudoLabels, Weights
 from bertline.components.embedder import Embedder
+from bertline.components.labelling import pool
 from bertline.components.labelling.pool import Candidate, Counts, Place
 from bertline.components.options import DataOptions
 from bertline.components.probe import Probe
@@ -259,6 +260,22 @@ def test_rows_of_the_test_split_and_a_threshold_out_of_reach_are_refused(line, p
         pseudo(line, probed, tmp_path / "leak", ["great fun", f"  {tested} "])
     with pytest.raises(UserError, match=r"no row of new\.csv reaches 0\.9999"):
         pseudo(line, probed, tmp_path / "high", ["plot", "of"], threshold=0.99999)
+
+
+def test_files_without_a_row_of_use_are_named(line, probed, tmp_path):
+    with pytest.raises(UserError, match=r"new.csv has no new row without a label: 1 rows; left out: 1 in train"):
+        pseudo(line, probed, tmp_path / "known", [reviews(1)[0][0]])
+    (tmp_path / "other.csv").write_text("\ufeffwords\nhello\n", encoding="utf-8")
+    (tmp_path / "empty.csv").touch()
+    options = DataOptions(source="x")
+    with pytest.raises(
+        UserError, match=r"train.unlabelled: other.csv: no column 'text'.*rename the column. Found: 'words'"
+    ):
+        pool.look("other.csv", options, str(tmp_path))
+    with pytest.raises(UserError, match=r"train.unlabelled: empty.csv: the file is empty"):
+        pool.look("empty.csv", options, str(tmp_path))
+    with pytest.raises(UserError, match=r"train.unlabelled: .*none.csv"):
+        pool.look("none.csv", options, str(tmp_path))
 
 
 def test_rows_of_a_group_that_judges_are_left_out():
