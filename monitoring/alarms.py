@@ -115,49 +115,55 @@ def words(report: Report, judged: Judged) -> str:
 
 
 class Messages:
-    """Messages to the addresses of `monitor.notify`, by apprise.
+    """Messages to people, by apprise.
 
     Args:
         addresses: as apprise has them; ${NAME} stands for a variable of the environment.
+        key: of the config that names them, for errors.
 
     Raises:
         UserError: apprise is not installed, does not know an address, or a variable is not set.
     """
 
-    def __init__(self, addresses: Sequence[str]):
+    def __init__(self, addresses: Sequence[str], key: str = "monitor.notify"):
         try:
             import apprise
         except ImportError:
-            raise UserError("monitor.notify needs apprise: pip install 'bertline[monitoring]'") from None
-        self._addresses = [*addresses]
+            raise UserError(f"{key} needs apprise: pip install 'bertline[monitoring]'") from None
+        self._addresses, self._key = [*addresses], key
         self._service = apprise.Apprise()
         for address in addresses:
-            if not self._service.add(_filled(address)):
+            if not self._service.add(_filled(address, key)):
                 raise UserError(
-                    f"monitor.notify: {_kind(address)}: apprise does not know such an address; its list is at "
+                    f"{key}: {_kind(address)}: apprise does not know such an address; its list is at "
                     "https://github.com/caronc/apprise/wiki"
                 )
 
     def send(self, report: Report, alarms: Sequence[Judged]) -> str:
         """Sends each alarm to all addresses; returns what went wrong, "" where all were told."""
         told = [
-            self._service.notify(
-                title=f"bertline: {report.task}: {judged.look.name} against {judged.look.against}",
-                body=words(report, judged),
-                body_format="text",
+            self.tell(
+                f"bertline: {report.task}: {judged.look.name} against {judged.look.against}", words(report, judged)
             )
             for judged in alarms
         ]
-        if all(told):
-            return ""
+        return "" if all(told) else self.untold
+
+    def tell(self, title: str, body: str) -> bool:
+        """Sends one message to all addresses; returns whether all were told."""
+        return bool(self._service.notify(title=title, body=body, body_format="text"))
+
+    @property
+    def untold(self) -> str:
+        """For people: that somebody was not told."""
         kinds = ", ".join(sorted({_kind(address) for address in self._addresses}))
-        return f"not everybody of monitor.notify could be told ({kinds}); the log says why"
+        return f"not everybody of {self._key} could be told ({kinds}); the log says why"
 
 
-def _filled(address: str) -> str:
+def _filled(address: str, key: str) -> str:
     def value(match: re.Match) -> str:
         if match[1] not in os.environ:
-            raise UserError(f"monitor.notify: the variable {match[1]} is not set in the environment")
+            raise UserError(f"{key}: the variable {match[1]} is not set in the environment")
         return os.environ[match[1]]
 
     return re.sub(r"\$\{(\w+)\}", value, address)

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import datetime
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+from rich.text import Text
 
 from bertline.components.scoring import models
 from bertline.components.scoring.models import ServerAway
 from bertline.errors import UserError
+from bertline.monitoring import alarms
 from bertline.pipeline import predict, screen
 from bertline.pipeline.config import Config
 from bertline.serving import releases
 from bertline.serving.client import SIGNATURE
-from bertline.streams import entities, opening
+from bertline.streams import entities, opening, surges
 from bertline.streams.engine import Engine, Tally
 from bertline.streams.options import StreamModel
 from bertline.streams.scoring import Named, Scorers
 from bertline.streams.store import Away, Store
+from bertline.streams.surges import Watch
 from bertline.streams.texts import Taker
 
 LOOK = 0.2  # seconds of sleep between two looks at whether a signal has come
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds until what was away is tried again, doubled each time
 SHOWN_EVERY = 10.0  # seconds between two lines on what was read
-SHOWN_ENTITIES = 5
+SHOWN_ENTITIES, SHOWN_TEXTS = 5, 3
 
 
 # === What a config names ===
@@ -39,10 +45,10 @@ def opened(task: Config, file: Path) -> Iterator[Engine]:
         UserError: nothing is to be read, a model, a list or a package is missing, or the database does not answer.
     """
     options, folder = task.stream, Path(task.folder)
-    if not options.source:
+    if not options.source and not options.kafka:
         raise UserError(
             f"{file} names no stream. Write `stream: {{source: posts.jsonl}}`: a file that grows, a folder of such "
-            "files, or - for stdin."
+            "files, or - for stdin; or `kafka`."
         )
     if task.data.text_pair:
         raise UserError("data.text_pair: a stream has single texts, and this task's model reads pairs.")
@@ -55,7 +61,7 @@ def opened(task: Config, file: Path) -> Iterator[Engine]:
         places = store.places()
     except Away as error:
         raise UserError(str(error)) from error
-    read = opening.opened(options.source, folder, options.format, places)
+    read = opening.opened(options, folder, places)
     taker = Taker(options, task.data.text if isinstance(task.data.text, str) else "")
     engine = Engine(read, taker, finder, Scorers(models), store, options.batch)
     try:
@@ -127,7 +133,69 @@ class Signals:
             time.sleep(min(LOOK, left))
 
 
-def follow(engine: Engine, task: Config, shown: screen.Screen, once: bool) -> Tally:
+@dataclass
+class Alarms:
+    """Surges on their way to people.
+
+    Attributes:
+        watch: that finds them.
+        store: that has them.
+        task: the config's name.
+        window: of the stream.
+        log: what apprise says goes there.
+        messages: to people; None for none.
+        seen: how many windows had surges.
+        said: the last words on why nothing is judged.
+    """
+
+    watch: Watch
+    store: Store
+    task: str
+    window: datetime.timedelta
+    log: Path
+    messages: alarms.Messages | None = None
+    seen: int = 0
+    said: str = ""
+
+    @classmethod
+    def of(cls, engine: Engine, task: Config, notify: bool) -> Alarms:
+        """Those of a config.
+
+        Raises:
+            UserError: an address of `stream.surge.notify` cannot be used.
+        """
+        options, addresses = task.stream, task.stream.surge.notify
+        messages = alarms.Messages(addresses, "stream.surge.notify") if notify and addresses else None
+        watch = Watch(options, engine.store, engine.names, engine.models)
+        return cls(watch, engine.store, task.name, options.window, task.root_folder / "logs" / "stream.log", messages)
+
+    def look(self, shown: screen.Screen) -> None:
+        """Judges the windows that have ended, shows the surges and tells people."""
+        look = self.watch.look()
+        if look.small and look.small != self.said:
+            shown.print(screen.line("small", look.small, style="yellow"))
+        self.said = look.small or self.said
+        for surge in look.surges:
+            show_surge(surge, self.store, self.window, shown)
+        self.seen += len(look.surges)
+        if self.messages and (fault := self._tell()):
+            shown.print(screen.line("note", fault, style="yellow"))
+
+    def _tell(self) -> str:
+        """Tells of what nobody was told yet; returns what went wrong."""
+        newest = self.store.newest()
+        for surge in self.store.surges(newest and newest - surges.TOLD_WITHIN, untold=True):
+            texts = self.store.texts_by_id(surge["ids"])
+            title = f"bertline: {self.task}: surge of {surges.subject(surge)}"
+            with screen.quiet(self.log):
+                told = self.messages.tell(title, surges.message(surge, self.window, texts))
+            if not told:
+                return self.messages.untold
+            self.store.told(surge)
+        return ""
+
+
+def follow(engine: Engine, watched: Alarms, task: Config, shown: screen.Screen, once: bool) -> Tally:
     """Reads until a signal; with `once` until nothing is left to read.
 
     Returns:
@@ -139,30 +207,33 @@ def follow(engine: Engine, task: Config, shown: screen.Screen, once: bool) -> Ta
     signals, all_, since, pause, idle = Signals(), Tally(), Tally(), FIRST_PAUSE, 0
     told = time.monotonic()
     while not signals.came:
+        tally = Tally()
         try:
             tally = engine.step()
+            if not tally.read and idle + 1 >= len(engine.sources):
+                watched.look(shown)
         except (Away, ServerAway) as error:
             if once:
                 raise UserError(str(error)) from error
             shown.print(f"{error} Nothing is lost; it is tried again in {pause:.0f} s.", style="red", soft_wrap=True)
             signals.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause, since = min(2 * pause, LONGEST_PAUSE), since.plus(tally)
             continue
         pause = FIRST_PAUSE
-        since += tally
+        since = since.plus(tally)
         for note in tally.notes:
             shown.print(screen.line("note", note, style="yellow"))
         idle = 0 if tally.read else idle + 1
         caught_up = idle >= len(engine.sources)
         if since.read and (caught_up or time.monotonic() - told > SHOWN_EVERY):
             show(since, shown)
-            all_ += since
+            all_ = all_.plus(since)
             since, told = Tally(), time.monotonic()
         if caught_up:
             if engine.ended or (once and engine.caught_up):
                 break
             signals.sleep(task.stream.every.total_seconds())
-    all_ += since
+    all_ = all_.plus(since)
     if once:
         for note in (words for source in engine.sources for words in source.unfinished()):
             shown.print(screen.line("note", note, style="yellow"))
@@ -172,6 +243,16 @@ def follow(engine: Engine, task: Config, shown: screen.Screen, once: bool) -> Ta
 
 
 # === The screen ===
+
+
+def show_surge(surge: dict, store: Store, window: datetime.timedelta, shown: screen.Screen) -> None:
+    """A surge: what, how much, since when, and when it is new the texts that show it."""
+    shown.print(Text.assemble(("SURGE", "bold red"), f"  {surges.words(surge, window)}"), soft_wrap=True)
+    if surge["since"] != surge["start"]:
+        shown.print(f"  since {surge['since']:%Y-%m-%d %H:%M} UTC", style="dim")
+        return
+    for text in store.texts_by_id(surge["ids"][:SHOWN_TEXTS]):
+        shown.print(f"    {surges.labels(text)}  {screen.excerpt(text['text'])}", style="dim")
 
 
 def title(engine: Engine, file: Path) -> str:

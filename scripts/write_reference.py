@@ -53,7 +53,7 @@ EXIT_CODES = """A command ends with one of these codes:
 | 2 | called wrongly; `--help` says how |
 | 3 | the gates blocked the model, or the model was rolled back: nothing was pushed |
 | 4 | `predict`, `score`: texts without an answer; `feedback`, `stream`: something is in quarantine |
-| 5 | `monitor`: the last window has an alarm |
+| 5 | `monitor`: the last window has an alarm; `stream`: there was a surge |
 | 128 + N | only `watch` and `tune`: signal N ended it, such as 130 for Ctrl-C; `tune` has written the best so far |
 
 [troubleshooting.md](troubleshooting.md) lists the errors and their ways out.

@@ -32,13 +32,15 @@ class Tally:
     entities: Counter = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
-    def __iadd__(self, other: Tally) -> Tally:
-        self.read += other.read
-        self.stored += other.stored
-        self.refused += other.refused
-        self.entities += other.entities
-        self.notes += other.notes
-        return self
+    def plus(self, other: Tally) -> Tally:
+        """Both together."""
+        return Tally(
+            self.read + other.read,
+            self.stored + other.stored,
+            self.refused + other.refused,
+            self.entities + other.entities,
+            self.notes + other.notes,
+        )
 
 
 class Engine:

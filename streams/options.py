@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from bertline.components.options import Duration, check_database
 from bertline.models.recipe import Section
@@ -35,11 +36,53 @@ class StreamModel(Section):
         return self
 
 
+class KafkaOptions(Section):
+    """Topics whose records are JSON objects, read through librdkafka."""
+
+    topics: list[str] = Field(min_length=1)  # all partitions that they have at the start are read
+    servers: str  # HOST:PORT, or several with commas between them
+    # Further settings of librdkafka, such as security.protocol. ${NAME} stands for a variable of the environment; a
+    # password itself is refused
+    settings: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("settings")
+    @classmethod
+    def _settings_hold_no_password(cls, settings: dict[str, str]) -> dict[str, str]:
+        for name, value in settings.items():
+            if re.search("password|secret|token|pem$", name) and not re.fullmatch(r"\$\{\w+\}", value):
+                raise ValueError(f"{name}: write ${{NAME}} here, and set that variable in the environment")
+        return settings
+
+
+class SurgeOptions(Section):
+    """When `bertline stream` raises an alarm, and who is told."""
+
+    # Alarms a month that may be expected where nothing changes, over all that is looked at together
+    false_alarms: PositiveFloat = 1.0
+    # The past that says what is likely: eight of each hour of each weekday. A year ago people wrote of other things
+    history: Duration = timedelta(days=56)
+    least_history: Duration = timedelta(days=14)  # two of each weekday; with less nobody is alarmed
+    # The newest past is left out, so that a surge does not become usual while it lasts
+    left_out: Duration = timedelta(days=1)
+    # Fewer texts are no surge, however unlikely: one text about what nobody wrote of is unlikely too
+    least_texts: PositiveInt = 5
+    # Who is told, as apprise's addresses: json://HOST/PATH, mailto://..., slack://... ${NAME} stands for a variable of
+    # the environment, such as a token
+    notify: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _history_has_room(self) -> SurgeOptions:
+        if self.least_history > self.history:
+            raise ValueError("least_history: longer than history itself; set it to at most that")
+        return self
+
+
 class StreamOptions(Section):
     """What `bertline stream` reads, looks for and stores; see docs/streams.md."""
 
     # Files that grow, folders of such files (new ones are found), or - for stdin. Relative to the config
     source: Paths = Field(default_factory=list)
+    kafka: KafkaOptions | None = None  # topics to read, beside the sources or in their place
     # auto goes by a file's ending, .jsonl or .csv or .tsv, and else by its first character: { begins JSON Lines
     format: Literal["auto", "jsonl", "csv", "tsv"] = "auto"
     text: str | None = None  # the field of the text; null: data.text. Fields in objects have dots: user.name
@@ -64,6 +107,7 @@ class StreamOptions(Section):
     # Texts that are scored and stored together. Sorted by length they cost less than one by one, and a killed process
     # scores them again
     batch: PositiveInt = 1024
+    surge: SurgeOptions = SurgeOptions()
     every: Duration = timedelta(seconds=1)  # between two looks at files in which nothing was new
 
     @field_validator("timezone")

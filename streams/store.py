@@ -23,7 +23,10 @@ SECONDS_TO_CONNECT = 10
 SECONDS_TO_LOCK = 30  # that a writer of SQLite waits for another one
 ROWS_PER_STATEMENT = 500  # SQLite takes 32,766 values in a statement
 
-WINDOW, READER = "window", "reader"  # keys beside those of places: the length of a window, the process that reads
+# Keys beside those of places: the length of a window, the process that reads, the next window to judge, and since when
+# something is counted
+OWN = "own:"
+WINDOW, READER, JUDGED, SINCE = (f"{OWN}{name}" for name in ("window", "reader", "judged", "since:"))
 ANY = ""  # stands for any entity, model or label in a count
 
 
@@ -171,7 +174,7 @@ class Store:
         """Where the sources were read to: key -> JSON."""
         places = self._tables.PLACES
         with self._connected() as connection:
-            own = places.c.key.in_([WINDOW, READER])
+            own = places.c.key.startswith(OWN, autoescape=True)
             rows = connection.execute(self._sa.select(places.c.key, places.c.place).where(~own))
             return {row.key: row.place for row in rows}
 
@@ -266,6 +269,98 @@ class Store:
         from sqlalchemy.dialects import postgresql, sqlite
 
         return {"sqlite": sqlite, "postgresql": postgresql}[self._kind].insert(table)
+
+    # === What the alarms go by ===
+
+    def newest(self) -> datetime.datetime | None:
+        """The newest time of a text; None before the first."""
+        with self._connected() as connection:
+            return connection.execute(self._sa.select(self._sa.func.max(self._tables.TEXTS.c.time))).scalar()
+
+    def first(self) -> datetime.datetime | None:
+        """The start of the first window."""
+        with self._connected() as connection:
+            return connection.execute(self._sa.select(self._sa.func.min(self._tables.COUNTS.c.start))).scalar()
+
+    def since(self, names: Sequence[str]) -> dict[str, datetime.datetime | None]:
+        """Since when things are counted: those that are new here, from now on; None: from the first text on."""
+        places = self._tables.PLACES
+        with self._connected() as connection:
+            newest = connection.execute(self._sa.select(self._sa.func.max(self._tables.TEXTS.c.time))).scalar()
+            mine = places.c.key.startswith(SINCE, autoescape=True)
+            rows = connection.execute(self._sa.select(places.c.key, places.c.place).where(mine))
+            known = {row.key.removeprefix(SINCE): row.place for row in rows}
+            new = {name: newest.isoformat() if newest else "" for name in names if name not in known}
+            rows = [{"key": SINCE + name, "place": place, "batch": ""} for name, place in new.items()]
+            self._insert(connection, places, rows)
+        known |= new
+        return {name: datetime.datetime.fromisoformat(known[name]) if known[name] else None for name in names}
+
+    def judged(self) -> datetime.datetime | None:
+        """The start of the next window to judge; None before the first."""
+        places = self._tables.PLACES
+        with self._connected() as connection:
+            said = connection.execute(self._sa.select(places.c.place).where(places.c.key == JUDGED)).scalar()
+        return said and datetime.datetime.fromisoformat(said)
+
+    def counts(self, start: datetime.datetime, end: datetime.datetime) -> dict[Series, dict[datetime.datetime, int]]:
+        """Texts by series and start of the window, for windows from `start` on and before `end`."""
+        counts = self._tables.COUNTS
+        found: dict[Series, dict[datetime.datetime, int]] = {}
+        with self._connected() as connection:
+            asked = self._sa.select(counts).where(counts.c.start >= start, counts.c.start < end)
+            for row in connection.execute(asked):
+                found.setdefault(Series(row.entity, row.model, row.label), {})[row.start] = row.texts
+        return found
+
+    def texts(self, entity: str, start: datetime.datetime, end: datetime.datetime, most: int) -> list[dict[str, Any]]:
+        """The first texts of a time, of those that name an entity or, with ANY, of all."""
+        texts, mentions = self._tables.TEXTS, self._tables.MENTIONS
+        asked = self._sa.select(texts).where(texts.c.time >= start, texts.c.time < end)
+        if entity != ANY:
+            named = self._sa.and_(mentions.c.text_id == texts.c.id, mentions.c.entity == entity)
+            within = self._sa.and_(mentions.c.time >= start, mentions.c.time < end)
+            asked = asked.join(mentions, self._sa.and_(named, within))
+        with self._connected() as connection:
+            rows = connection.execute(asked.order_by(texts.c.time, texts.c.id).limit(most))
+            return [row._asdict() for row in rows]
+
+    def texts_by_id(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Texts in the order of their ids; those that somebody removed are missing."""
+        texts = self._tables.TEXTS
+        with self._connected() as connection:
+            found = connection.execute(self._sa.select(texts).where(texts.c.id.in_(list(ids))))
+            rows = {row.id: row._asdict() for row in found}
+        return [rows[each] for each in ids if each in rows]
+
+    def add_surges(self, surges: Sequence[Mapping[str, Any]], judged: datetime.datetime) -> None:
+        """Stores surges, and that all windows before `judged` are judged, together.
+
+        Raises:
+            Away: the database does not answer; the same windows are judged again.
+            UserError: another process judges them.
+        """
+        insert = self._upsert(self._tables.PLACES).values(key=JUDGED, place=judged.isoformat(), batch="")
+        with self._connected() as connection:
+            self._check_reader(connection)
+            connection.execute(insert.on_conflict_do_update(index_elements=["key"], set_={"place": judged.isoformat()}))
+            self._insert(connection, self._tables.SURGES, [dict(surge) for surge in surges])
+
+    def surges(self, since: datetime.datetime | None = None, untold: bool = False) -> list[dict[str, Any]]:
+        """Surges from a time on, the oldest first; only those that people must still be told of, if asked for."""
+        surges = self._tables.SURGES
+        asked = self._sa.select(surges).order_by(surges.c.start, surges.c.chance)
+        asked = asked.where(surges.c.start >= since) if since else asked
+        asked = asked.where(~surges.c.told) if untold else asked
+        with self._connected() as connection:
+            return [row._asdict() for row in connection.execute(asked)]
+
+    def told(self, surge: Mapping[str, Any]) -> None:
+        """Notes that people were told."""
+        surges = self._tables.SURGES
+        same = [surges.c[name] == surge[name] for name in ("start", "kind", "entity", "model", "label")]
+        with self._connected() as connection:
+            connection.execute(surges.update().where(*same).values(told=True))
 
     def close(self) -> None:
         """Frees what it holds."""

@@ -66,6 +66,25 @@ QUARANTINE = sa.Table(
     sa.Column("content", sa.LargeBinary, nullable=False),  # the record's bytes, as they came
     sa.Column("came", Utc, nullable=False),
 )
+# A window in which a series was beyond what is likely. `entity`, `model` and `label` as in the counts; of a share
+# `label` is what counts as negative, and `of` the texts that it is a share of
+SURGES = sa.Table(
+    "stream_surges",
+    METADATA,
+    sa.Column("start", Utc, primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),  # count or share
+    sa.Column("entity", sa.Text, primary_key=True),
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("label", sa.Text, primary_key=True),
+    sa.Column("texts", sa.BigInteger, nullable=False),
+    sa.Column("of", sa.BigInteger, nullable=False),
+    sa.Column("expected", sa.Float, nullable=False),
+    sa.Column("upper", sa.Float, nullable=False),
+    sa.Column("chance", sa.Float, nullable=False),
+    sa.Column("since", Utc, nullable=False),  # the first of the windows without a gap
+    sa.Column("ids", sa.JSON, nullable=False),  # of texts that show it
+    sa.Column("told", sa.Boolean, nullable=False),  # whether people know, or need not know
+)
 # Where each source was read to; `batch` is that of the rows that brought it there
 PLACES = sa.Table(
     "stream_places",

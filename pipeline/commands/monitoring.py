@@ -136,10 +136,11 @@ def feedback(
 def stream(
     config: ConfigArgument,
     once: Annotated[bool, typer.Option(help="End once nothing is left to read.")] = False,
+    notify: Annotated[bool, typer.Option(help="Tell those that stream.surge.notify names of new surges.")] = True,
 ) -> None:
-    """Read new texts as they come: find names in them, score, store and count them, until Ctrl-C.
+    """Read new texts as they come: find names in them, score, store and count them, raise alarms, until Ctrl-C.
 
-    The exit code is 4 when something that was read is in quarantine.
+    The exit code is 5 when there was a surge, else 4 when something that was read is in quarantine.
     """
     from rich.text import Text
 
@@ -152,7 +153,10 @@ def stream(
             starting.status("starting (importing TensorFlow takes some seconds)"),
         ):
             engine = stack.enter_context(streams.opened(task, config))
+            alarms = streams.Alarms.of(engine, task, notify)
         shown.print(Text.assemble(("stream", "bold"), f"  {streams.title(engine, config)}"), soft_wrap=True)
-        tally = streams.follow(engine, task, shown, once)
+        tally = streams.follow(engine, alarms, task, shown, once)
+    if alarms.seen:
+        sys.exit(ALARM)
     if tally.refused:
         sys.exit(UNANSWERED)

@@ -1,8 +1,11 @@
 """`bertline stream` as a person calls it."""
 
+import datetime
 import json
 import sqlite3
+import threading
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from factories import save_mood_model, write_task
@@ -91,6 +94,44 @@ def test_two_models_one_of_them_at_an_address_and_stdin(task):
     assert (first["mood"]["version"], first["topic"]["version"], first["topic"]["abstained"]) == ("7", "9", False)
 
 
+class Webhook(BaseHTTPRequestHandler):
+    """Keeps what it is told."""
+
+    def do_POST(self):
+        self.server.told.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_surge_is_shown_and_told_once(task):
+    start = datetime.datetime(2026, 11, 1, tzinfo=datetime.UTC)
+    with (task / "posts.jsonl").open("w") as file:
+        for number in range(16 * 4 + 1):  # windows of six hours
+            for each in range(30 if number in (61, 62) else 2):
+                time = (start + datetime.timedelta(hours=6 * number, minutes=each)).isoformat()
+                file.write(json.dumps({"text": f"good Acme {number}", "time": time}) + "\n")
+    server = HTTPServer(("127.0.0.1", 0), Webhook)
+    server.told = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"json://127.0.0.1:{server.server_port}"
+    surge = f"surge: {{least_history: 10d, notify: ['{address}']}}"
+    configure(task, "source: posts.jsonl", "entities: names.txt", "window: 6h", surge)
+    code, shown = stream("--once")
+    again = stream("--once")
+    server.shutdown()
+    server.server_close()
+    assert code == 5 and again[0] == 0
+    assert shown.count("SURGE Acme: 30 texts from 2026-11-16 06:00 to 12:00 UTC, ") == 1
+    assert "positive 0.75 good Acme 61" in shown and "since 2026-11-16 06:00 UTC" in shown
+    assert sorted(message["title"] for message in server.told) == [
+        "bertline: reviews: surge of Acme", "bertline: reviews: surge of positive (reviews)",
+    ]  # fmt: skip
+    assert all("Acme 61" in message["message"] for message in server.told)
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
@@ -99,6 +140,10 @@ def test_two_models_one_of_them_at_an_address_and_stdin(task):
         (["source: posts.jsonl", "entities: gone.txt"], "gone.txt cannot be read"),
         (["source: posts.jsonl", "models: {a: {folder: gone}}"], "holds neither a SavedModel nor folders of versions"),
         (["source: posts.jsonl", "window: 7h"], "a day must be a whole number of windows"),
+        (["source: posts.jsonl", "surge: {least_history: 90d}"], "least_history: longer than history itself"),
+        (["source: posts.jsonl", "surge: {notify: ['no://way']}"], "apprise does not know such an address"),
+        (["kafka: {topics: [a], servers: b, settings: {sasl.password: c}}"], "sasl.password: write ..NAME. here"),
+        (["kafka: {topics: [a], servers: b, settings: {sasl.password: '${GONE}'}}"], "has no variable GONE"),
         (["source: posts.jsonl", "timezone: Mars"], "not a time zone"),
         (["source: posts.jsonl", "database: postgresql://me:secret@host/db"], "an address with a password in it"),
         (["source: posts.jsonl", "database: postgresql://me@127.0.0.1:1/db"], "does not answer"),

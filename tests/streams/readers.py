@@ -35,9 +35,11 @@ def engine(folder: Path, names=None, url=None, **options) -> Engine:
     """An engine that reads a folder's `posts.jsonl` into its `stream.db`."""
     given = StreamOptions(**{"source": "posts.jsonl", **options})
     store = Store(url, folder, folder, given.window)
-    read = opening.opened(given.source, folder, given.format, store.places())
+    read = opening.opened(given, folder, store.places())
     finder = Finder(names or {"Acme": ["ACME Inc."], "Globex": []})
-    return Engine(read, Taker(given, "text"), finder, Scorers([Named("mood", "7", Moods())]), store, given.batch)
+    return Engine(
+        read, Taker(given, "text"), finder, Scorers([Named("mood", "7", Moods(), ["negative"])]), store, given.batch
+    )
 
 
 def read_all(engine):

@@ -16,7 +16,7 @@ from bertline.errors import UserError
 from bertline.streams.store import Away
 
 PASSWORD = "kept/to@ourselves"
-ROWS = 2200
+ROWS = 2300
 
 # Forks children that read while the file grows and is rotated, and kills them; says how many it killed.
 KILLER = """
@@ -27,8 +27,11 @@ import readers, sqlalchemy, bertline.streams.files, bertline.streams.tables
 from sqlalchemy.dialects import postgresql, sqlite
 folder, chance, kills = Path({folder!r}), random.Random(3), 0
 lines = (folder / "all.jsonl").read_bytes().splitlines(keepends=True)
-written = 0
-readers.engine(folder, batch=20).close()
+written = 100
+(folder / "posts.jsonl").write_bytes(b"".join(lines[:written]))
+engine = readers.engine(folder, batch=20)
+readers.read_all(engine)
+engine.close()
 while True:
     child = os.fork()
     if not child:
