@@ -466,7 +466,7 @@ class CompressOptions(Section):
     # used: only the wordpieces that the training and validation rows use, and those that can spell every other word.
     # whole keeps all: a user may meet texts unlike the training rows, whose words are then cut into more pieces.
     vocabulary: Literal["whole", "used"] = "whole"
-    # Fewer layers than the teacher, taken from it and trained by distillation; time is nearly in proportion. Half of
+    # Fewer layers than the teacher, taken from it and trained by distillation; a layer's time is saved with it. Half of
     # them is the usual first try. null keeps all
     layers: PositiveInt | None = None
     distill: DistillOptions = DistillOptions()  # with layers: how the student is trained
