@@ -144,6 +144,7 @@ class Alarms:
         window: of the stream.
         log: what apprise says goes there.
         messages: to people; None for none.
+        page: the HTML file; None for none.
         seen: how many windows had surges.
         said: the last words on why nothing is judged.
     """
@@ -154,11 +155,12 @@ class Alarms:
     window: datetime.timedelta
     log: Path
     messages: alarms.Messages | None = None
+    page: Path | None = None
     seen: int = 0
     said: str = ""
 
     @classmethod
-    def of(cls, engine: Engine, task: Config, notify: bool) -> Alarms:
+    def of(cls, engine: Engine, task: Config, notify: bool, page: Path | None = None) -> Alarms:
         """Those of a config.
 
         Raises:
@@ -167,7 +169,9 @@ class Alarms:
         options, addresses = task.stream, task.stream.surge.notify
         messages = alarms.Messages(addresses, "stream.surge.notify") if notify and addresses else None
         watch = Watch(options, engine.store, engine.names, engine.models)
-        return cls(watch, engine.store, task.name, options.window, task.root_folder / "logs" / "stream.log", messages)
+        return cls(
+            watch, engine.store, task.name, options.window, task.root_folder / "logs" / "stream.log", messages, page
+        )
 
     def look(self, shown: screen.Screen) -> None:
         """Judges the windows that have ended, shows the surges and tells people."""
@@ -178,8 +182,23 @@ class Alarms:
         for surge in look.surges:
             show_surge(surge, self.store, self.window, shown)
         self.seen += len(look.surges)
+        if self.page and (look.judged or not self.page.exists()):
+            self._write_page()
         if self.messages and (fault := self._tell()):
             shown.print(screen.line("note", fault, style="yellow"))
+
+    def _write_page(self) -> None:
+        """Writes the page whole, so that nobody reads half of it."""
+        from bertline.streams import page
+
+        made_at = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
+        text = page.render(self.store, self.task, self.watch.entities, self.watch.models, self.window, made_at)
+        unfinished = self.page.with_name(f"{self.page.name}.unfinished")
+        try:
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(self.page)
+        except OSError as error:
+            raise UserError(f"{self.page} cannot be written: {error.strerror}") from error
 
     def _tell(self) -> str:
         """Tells of what nobody was told yet; returns what went wrong."""

@@ -99,7 +99,7 @@ class Watch:
     """
 
     def __init__(self, options: StreamOptions, store: Store, entities: Sequence[str], models: Sequence[Named]):
-        self._options, self._store, self._entities, self._models = options, store, entities, models
+        self._options, self._store, self.entities, self.models = options, store, entities, models
         names = [*(f"entity:{name}" for name in entities), *(f"model:{model.name}" for model in models)]
         self._since = store.since(names)
         self._baselines: dict[Watched, Baseline] = {}  # of a day, whose windows share them
@@ -156,9 +156,9 @@ class Watch:
 
     def _usable(self, day: _Day) -> list[tuple[Watched, int]]:
         """The series with a past that is long enough, and the place where it begins."""
-        labels = {model.name: sorted({s.label for s in day.counts if s.model == model.name}) for model in self._models}
+        labels = {model.name: sorted({s.label for s in day.counts if s.model == model.name}) for model in self.models}
         usable = []
-        for series in watched(self._entities, self._models, labels):
+        for series in watched(self.entities, self.models, labels):
             begin = max([day.starts[0], *(self._since[name] or day.starts[0] for name in series.needs)])
             if day.past_end - begin >= self._options.surge.least_history:
                 usable.append((series, -((day.starts[0] - begin) // self._options.window)))

@@ -137,6 +137,9 @@ def stream(
     config: ConfigArgument,
     once: Annotated[bool, typer.Option(help="End once nothing is left to read.")] = False,
     notify: Annotated[bool, typer.Option(help="Tell those that stream.surge.notify names of new surges.")] = True,
+    page: Annotated[
+        Path | None, typer.Option(help="Write a page of entities, timelines and surges to this HTML file.")
+    ] = None,
 ) -> None:
     """Read new texts as they come: find names in them, score, store and count them, raise alarms, until Ctrl-C.
 
@@ -153,7 +156,7 @@ def stream(
             starting.status("starting (importing TensorFlow takes some seconds)"),
         ):
             engine = stack.enter_context(streams.opened(task, config))
-            alarms = streams.Alarms.of(engine, task, notify)
+            alarms = streams.Alarms.of(engine, task, notify, page)
         shown.print(Text.assemble(("stream", "bold"), f"  {streams.title(engine, config)}"), soft_wrap=True)
         tally = streams.follow(engine, alarms, task, shown, once)
     if alarms.seen:

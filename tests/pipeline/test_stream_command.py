@@ -119,11 +119,12 @@ def test_a_surge_is_shown_and_told_once(task):
     address = f"json://127.0.0.1:{server.server_port}"
     surge = f"surge: {{least_history: 10d, notify: ['{address}']}}"
     configure(task, "source: posts.jsonl", "entities: names.txt", "window: 6h", surge)
-    code, shown = stream("--once")
+    code, shown = stream("--once", "--page", "page.html")
     again = stream("--once")
     server.shutdown()
     server.server_close()
     assert code == 5 and again[0] == 0
+    assert "good Acme 61" in (task / "page.html").read_text()
     assert shown.count("SURGE Acme: 30 texts from 2026-11-16 06:00 to 12:00 UTC, ") == 1
     assert "positive 0.75 good Acme 61" in shown and "since 2026-11-16 06:00 UTC" in shown
     assert sorted(message["title"] for message in server.told) == [

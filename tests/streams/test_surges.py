@@ -2,13 +2,14 @@
 
 import datetime
 import json
+import re
 
 import numpy as np
 import pytest
 import readers
 from readers import hour, read_all, table
 
-from bertline.streams import surges
+from bertline.streams import page, surges
 from bertline.streams.baselines import Baseline, Clock
 from bertline.streams.options import StreamOptions
 from bertline.streams.surges import Watch
@@ -79,6 +80,19 @@ def test_the_texts_behind_it(looked):
     assert words.startswith(f"Acme: share of negative (mood): {row['texts']} of {row['of']} texts from {when} to")
     assert f"\n- negative 0.75: dull Acme at {place}" in words
     assert f"Since {row['since']:%Y-%m-%d %H:%M} UTC. By chance: " in words
+
+
+def test_the_page_has_entities_timelines_surges_and_texts(looked):
+    engine, look = looked
+    text = page.render(
+        engine.store, "news <b>", engine.names, engine.models, datetime.timedelta(hours=1), "2026-11-18 00:00 UTC"
+    )
+    assert "news &lt;b&gt;" in text and not re.search(r"""(src|href)="(?!#)|url\(|<script""", text)
+    assert all(surges.words(row, datetime.timedelta(hours=1)) in text for row in look.surges)
+    assert text.count("<svg") == 3 and text.index(">All texts</h3>") < text.index(">Acme</h3>")
+    assert f"<br>dull Acme at {SURGE}</li>" in text
+    named = re.findall(r'<th scope="row">(.*?)</th><td class="n">(.*?)</td>', text)
+    assert [name for name, _ in named] == ["all texts", "Acme", "Globex"]
 
 
 def test_a_window_is_judged_once_over_restarts(looked, tmp_path):
