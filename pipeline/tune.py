@@ -99,7 +99,7 @@ def _search(config: Config, done: dict[Node, Any], code: str) -> Search:
         artifact(Node.TRANSFORM, "transform_graph").uri,
         artifact(Node.TRANSFORM, "transformed_examples").uri,
         model,
-        more=trainer.more_rows(config.train, made, labelled),
+        more=[rows.uri for rows in (made, labelled) if rows],
         probed=probe and probe_head.read(probe.uri),
     )
     return Search(task, model, config.train, config.tune, Path(config.below_root(FOLDER)), code)
