@@ -126,6 +126,10 @@ def launching(config: Config, config_name: str) -> Iterator[tuple[Screen, Launch
         try:
             data = _with_rows(config, console)
             with console.status("starting (importing TensorFlow and TFX takes some ten seconds)"):
+                if config.export.also:
+                    from bertline.models.portable import families  # brings TensorFlow, and onnx, which is an extra
+
+                    families.check(config.model)
                 launcher = Launcher(config, data, run_id, log_file)
             version = (f"bertline {installed.version('bertline')}", "bold")
             console.print(Text.assemble(version, f"  {config_name}  run {run_id}  {hardware()}"))

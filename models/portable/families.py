@@ -12,6 +12,7 @@ import tensorflow as tf
 import tokenizers
 
 from bertline.errors import UserError
+from bertline.models import families
 from bertline.models.bert import backbone
 from bertline.models.family import Classifier, Family
 from bertline.models.portable import bert, sentencepiece, wordpiece
@@ -99,3 +100,8 @@ def of(family: Family) -> Portable:
             f"{' and '.join(_PORTABLE)} can. Take onnx out of export.also"
         )
     return _PORTABLE[family.name]
+
+
+def check(options: ModelOptions) -> None:
+    """Raises UserError where a model of the options' backbone cannot be written, before it is trained."""
+    of(families.of(options))

@@ -52,3 +52,11 @@ def test_a_tokenizer_that_reads_otherwise_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="otherwise than the served model"):
         folder.write(tmp_path / "onnx", [], families.BERT, options, SEVERAL)
     assert not (tmp_path / "onnx").exists()
+
+
+def test_a_family_that_cannot_be_written_is_refused_before_anything_is_trained(written, monkeypatch):
+    options, _ = written
+    portable_families.check(options)
+    monkeypatch.setattr(type(families.BERT), "name", "words")
+    with pytest.raises(UserError, match="family words cannot be written as ONNX"):
+        portable_families.check(options)
