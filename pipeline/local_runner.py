@@ -23,7 +23,6 @@ from bertline.components import trackers
 from bertline.components.augmentation import operations
 from bertline.components.data import sql, task_files
 from bertline.components.errors import in_words
-from bertline.components.labelling import pool
 from bertline.components.tuning import study
 from bertline.errors import UserError
 from bertline.models import portable
@@ -120,6 +119,8 @@ def launching(config: Config, config_name: str) -> Iterator[tuple[Screen, Launch
     if config.train.augment:
         operations.check(config.train.augment, config.folder)
     if config.train.unlabelled:
+        from bertline.components.labelling import pool  # brings TensorFlow
+
         pool.look(config.train.unlabelled, config.data, config.folder)  # before hours of further pre-training
     log_file = root / "logs" / f"{run_ids.file_stem(run_id)}.log"
     with exclusive(root), screen.quiet(log_file) as console, _bare_arguments():

@@ -8,7 +8,6 @@ from typing import Any
 from bertline.components.augmentation import operations
 from bertline.components.data import task_files, texts
 from bertline.components.data.reader import SourceFile
-from bertline.components.labelling import pool
 from bertline.components.options import DataOptions
 from bertline.models.recipe import AugmentOptions
 from bertline.pipeline.stages import Node
@@ -30,8 +29,11 @@ def of(config: dict[str, Any], folder: str) -> dict[Node, list[SourceFile]]:
     files = {
         Node.AUGMENTER: [SourceFile(path, path, "txt") for path in paths],
         Node.PRETRAINER: texts.files(pretrain["source"] or [], folder) if pretrain else [],
-        Node.PSEUDO_LABELLER: pool.files_of(unlabelled, data, folder) if unlabelled else [],
     }
+    if unlabelled:
+        from bertline.components.labelling import pool  # brings TensorFlow
+
+        files[Node.PSEUDO_LABELLER] = pool.files_of(unlabelled, data, folder)
     return {node: of_node for node, of_node in files.items() if of_node}
 
 
