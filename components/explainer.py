@@ -50,7 +50,8 @@ def Explainer(
     explained = {}
     if rows:
         paired = is_paired(transform_graph.uri)
-        explainer = load(weights.uri, model.uri, ModelOptions.model_validate_json(model_options))
+        options = ModelOptions.model_validate_json(model_options)
+        explainer = load(weights.uri, model.uri, options, transform_graph.uri)
         for row in rows:
             pair = row[features.TEXT_PAIR] if paired else None
             explained[row[features.ROW_ID]] = explain(explainer, row[features.TEXT], pair, row["answered"], classes)
@@ -59,20 +60,21 @@ def Explainer(
     attributions.set_string_custom_property("summary", describe(explained, time.monotonic() - began))
 
 
-def load(weights: str, model: str, options: ModelOptions) -> attribution.Explainer:
+def load(weights: str, model: str, options: ModelOptions, learned: str | None = None) -> attribution.Explainer:
     """An explainer of the trained classifier.
 
     Args:
         weights: folder of a Weights artifact.
         model: folder of the Model artifact that was exported from it; scores are taken at its temperature.
         options: names the vocabulary.
+        learned: folder of the TransformGraph artifact, where a learned vocabulary lies.
 
     Raises:
         UserError: the weights or the vocabulary are gone.
     """
     own = compression.options_of(options, weights)
     family = families.of(own)
-    tokenizer = family.tokenizer(own)
+    tokenizer = family.tokenizer(own, learned)
     temperature = export_record.read(model).calibration.temperature
     return attribution.Explainer(ensemble.load(family, Path(weights)), tokenizer, temperature)
 

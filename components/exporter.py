@@ -130,12 +130,13 @@ def write_saved_model(
     """
     own = compression.options_of(model, weights)
     family, labels = families.of(own), read_labels(transform_graph)
-    tokenizer, spec = family.tokenizer(own), tft.TFTransformOutput(transform_graph).transformed_feature_spec()
+    tokenizer = family.tokenizer(own, transform_graph)
+    spec = tft.TFTransformOutput(transform_graph).transformed_feature_spec()
     pair, several = SEGMENT_IDS in spec, is_multi_label(spec)
     served = signatures.ServedModel(
         ensemble.load(family, weights),
         Path(transform_graph),
-        family.vocabulary(own),
+        family.vocabulary(own, transform_graph),
         tokenizer.unknown,
         labels,
         dtype=tf.as_dtype(options.dtype),

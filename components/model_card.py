@@ -25,9 +25,11 @@ from bertline.components.review_page import figures
 from bertline.components.training_record import read_history
 from bertline.components.tuning import trials
 from bertline.components.validation import STATISTICS_FILE
+from bertline.models import families
+from bertline.models.recipe import ModelOptions
 from bertline.serving.releases import CARD_FILE
 
-TAGS = ["bertline", "bert", "tensorflow", "text-classification"]
+TAGS = ["bertline", "tensorflow", "text-classification"]
 UNKNOWN_LICENSE = "unknown"  # Hugging Face's word for a licence that is not stated
 
 
@@ -146,24 +148,21 @@ def front_matter(config: dict[str, Any], metrics: Metrics) -> str:
         )
         for value, kind, arguments, shown in results_shown
     ]
+    family = families.of(ModelOptions.model_validate(config["model"]))
     data = ModelCardData(
         model_name=config["name"],
         language=card["languages"] or None,
         license=card["license"] or UNKNOWN_LICENSE,
         pipeline_tag="text-classification",
-        tags=TAGS,
+        tags=[*TAGS, family.name.replace("_", "-")],
         eval_results=results,
     )
     return data.to_yaml()
 
 
 def _architecture(model: dict[str, Any]) -> str:
-    backbone = model["backbone"]
-    if isinstance(backbone, str):
-        hashes = "".join(f"; {name} sha256 {digest}" for name, digest in model["sha256"].items())
-        return f"BERT, fine-tuned from {backbone}{hashes}"
-    size = ", ".join(f"{backbone[key]} {key}" for key in ("layers", "hidden", "heads"))
-    return f"BERT with random initial weights ({size})"
+    options = ModelOptions.model_validate(model)
+    return families.of(options).describe(options)
 
 
 def _said(words: str | None, default: str, key: str) -> str:

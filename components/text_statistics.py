@@ -27,7 +27,9 @@ BARS = (0, 8, 16, 32, 64, 128, 256, 512, 1024)
 SHOWN_CHARACTERS = 120  # of a text, in a message
 
 
-def measure(pipeline: beam.Pipeline, examples: str, model: ModelOptions, *, pair: bool, target: str) -> None:
+def measure(
+    pipeline: beam.Pipeline, examples: str, model: ModelOptions, *, pair: bool, target: str, learned: str | None = None
+) -> None:
     """Adds the pass to a Beam pipeline.
 
     Args:
@@ -35,12 +37,13 @@ def measure(pipeline: beam.Pipeline, examples: str, model: ModelOptions, *, pair
         examples: folder of the raw Examples. The workers must reach it, and `target` too.
         model: names the vocabulary and max_length.
         pair: whether rows hold two texts.
+        learned: folder of the vocabulary, where the family learns it. The workers must reach it too.
         target: path of the JSON file that is written. Its keys: `max_length`; `truncated`, a share of the texts;
             `out_of_vocabulary`, a share of the wordpieces; `splits`, by name what `described` returns.
     """
     _ = (
         shards.spread(pipeline, shards.tasks(shards.of(examples)))
-        | "Count" >> beam.Map(count, model, pair=pair)
+        | "Count" >> beam.Map(count, model, pair=pair, learned=learned)
         | "All" >> beam.WithKeys(target)
         | "Gather" >> beam.GroupByKey()
         | "Write" >> beam.MapTuple(functools.partial(write, max_length=model.max_length, specials=3 if pair else 2))
@@ -72,27 +75,28 @@ class Counts:
         )
 
 
-def count(task: list[Shard], model: ModelOptions, *, pair: bool) -> tuple[str, str, Counts]:
+def count(task: list[Shard], model: ModelOptions, *, pair: bool, learned: str | None = None) -> tuple[str, str, Counts]:
     """Counts the rows of some shards of a split.
 
     Args:
         task: the shards.
         model: as in `measure`.
         pair: as in `measure`.
+        learned: as in `measure`.
 
     Returns:
         (split, the first shard's name, counts).
     """
-    lengths = _lengths(model.model_dump_json(), pair)
+    lengths = _lengths(model.model_dump_json(), pair, learned)
     parts = (_counted(batch, lengths) for shard in task for batch in _batches(shard, pair))
     return task[0].split, task[0].name, functools.reduce(operator.add, parts)
 
 
 @functools.lru_cache(maxsize=1)
-def _lengths(model: str, pair: bool) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+def _lengths(model: str, pair: bool, learned: str | None) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
     """Tokenizer.lengths, compiled once per process: op by op it takes nearly twice as long."""
     options = ModelOptions.model_validate_json(model)
-    tokenizer = families.of(options).tokenizer(options)
+    tokenizer = families.of(options).tokenizer(options, learned)
     texts = [tf.TensorSpec([None], tf.string)] * (2 if pair else 1)
     return tf.function(tokenizer.lengths, input_signature=texts, autograph=False)
 

@@ -165,6 +165,7 @@ class Task:
         validation: rows that choose the best epoch.
         start: the release to start from; None for the pretrained weights.
         probed: the probe; None where the line has none.
+        learned: folder of the vocabulary, where the family learns it.
     """
 
     labels: list[str]
@@ -173,6 +174,7 @@ class Task:
     validation: Rows
     start: Start | None = None
     probed: Probed | None = None
+    learned: str | None = None
 
     def of_member(self, number: int) -> "Task":
         """The same for a member of an ensemble, counted from 1."""
@@ -196,7 +198,9 @@ class Task:
             UserError: the weights of the release do not fit.
         """
         several = self.train.labels.ndim == 2
-        built = families.of(options).build(options, len(self.labels), seed=recipe.seed, multi_label=several)
+        built = families.of(options).build(
+            options, len(self.labels), seed=recipe.seed, multi_label=several, learned=self.learned
+        )
         if self.start:
             take_weights(built, self.start, self.labels, self.digest)
         elif self.begins_with_probe(recipe):
@@ -269,7 +273,8 @@ def read_task(
     train, validation = (rows_of(examples, split) for split in ("train", "validation"))
     for folder in more:
         train = joined(train, rows_of(folder, "train"))
-    return Task(labels, families.of(options).digest(options), train, validation, start, probed)
+    digest = families.of(options).digest(options, graph)
+    return Task(labels, digest, train, validation, start, probed, learned=graph)
 
 
 def train(task: Task, options: ModelOptions, recipe: TrainOptions, **fitting: Any) -> training.Trained:

@@ -13,7 +13,7 @@ from tfx.dsl.components.base import executor_spec
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 
-from bertline.components import tokenisation
+from bertline.components import learned_vocabulary, tokenisation
 from bertline.components.labels import LABELS_FILE, read_labels
 from bertline.components.options import DataOptions
 from bertline.components.token_graph import TokenGraph
@@ -49,7 +49,9 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
     """The graph, see TokenGraph; a label that is missing, as in serving, gets -1."""
     options = ModelOptions.model_validate_json(custom_config["model"])
     # Tracked, since SentencePiece's model is a resource, which must be saved with the graph.
-    tokenizer = tft.make_and_track_object(lambda: families.of(options).tokenizer(options), "tokenizer")
+    tokenizer = tft.make_and_track_object(
+        lambda: families.of(options).tokenizer(options, custom_config["learned"]), "tokenizer"
+    )
     several = custom_config["multi_label"]
     return TokenGraph(tokenizer, custom_config["labels"], pair=custom_config["pair"], multi_label=several)(inputs)
 
@@ -67,7 +69,9 @@ class Executor(tfx_executor.Executor):
         graph = artifact_utils.get_single_uri(output_dict["transform_graph"])
         written = artifact_utils.get_single_instance(output_dict["transformed_examples"])
         config = json.loads(exec_properties["custom_config"])
-        config["labels"] = read_labels(source)
+        config |= {"labels": read_labels(source), "learned": graph}
+        options = ModelOptions.model_validate_json(config["model"])
+        learned_vocabulary.write(graph, source, options, pair=config["pair"])
         properties = {**exec_properties, "custom_config": json.dumps(config)}
         super().Do(input_dict, {"transform_graph": output_dict["transform_graph"]}, properties)
         fileio.copy(f"{source}/{LABELS_FILE}", f"{graph}/{LABELS_FILE}")  # the indices mean nothing without it

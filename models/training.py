@@ -134,8 +134,7 @@ class Run:
         # dtype.
         scale = LossScale()
         self._loss_scale = scale if dtype == tf.float16 else None
-        pretrained = model.backbone.trainable_variables
-        self.anchor = Anchor(self.method.variables, pretrained, options.l2_sp) if options.l2_sp else None
+        self.anchor = Anchor(self.method.variables, model.pretrained, options.l2_sp) if options.l2_sp else None
         optimizer = self._optimizer()
         weights = sum(int(variable.value.shape.num_elements()) for variable in model.variables)
         self.history = History(precision=dtype.name, weights=weights, trained_weights=self.method.weights)

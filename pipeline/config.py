@@ -37,9 +37,9 @@ from bertline.models.recipe import (
     ExportOptions,
     ModelOptions,
     PretrainOptions,
-    RandomBert,
     Section,
     TrainOptions,
+    with_defaults_of_family,
 )
 from bertline.monitoring.options import MonitorOptions
 from bertline.pipeline import metadata_store
@@ -99,6 +99,11 @@ class Config(Section):
     # Set by load(), not by the file: relative data paths start at the config's folder.
     folder: str = Field(default=".", exclude=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_family(cls, values: Any) -> Any:
+        return with_defaults_of_family(values) if isinstance(values, dict) else values
+
     @field_validator("name")
     @classmethod
     def _name_is_a_folder_name(cls, name: str) -> str:
@@ -127,6 +132,7 @@ class Config(Section):
             check_the_probe,
             check_the_method_fits_the_backbone,
             check_contrastive_rows_have_one_label,
+            check_what_needs_a_transformer,
             check_pretraining,
             check_masked_words,
             check_unlabelled,
@@ -195,7 +201,7 @@ class Config(Section):
 
     @property
     def _can_probe(self) -> bool:
-        return self.pretrain is not None or not isinstance(self.model.backbone, RandomBert)
+        return self.pretrain is not None or self.model.pretrained
 
     @property
     def _compares_with_probe(self) -> bool:
@@ -332,8 +338,8 @@ def check_the_probe(config: Config) -> None:
     if any(asked.values()) and not config._can_probe:
         keys = ", ".join(key for key, is_asked in asked.items() if is_asked)
         raise ValueError(
-            f"{keys}: there is no probe here, since the random weights of model.backbone know nothing that it could "
-            "find; leave it out"
+            f"{keys}: there is no probe here, since the random weights that training starts from know nothing that it "
+            "could find; leave it out"
         )
     if gate and config.train.method == "probe":
         raise ValueError("evaluate.gates.beats_probe_by: with train.method: probe the model is the probe itself")
@@ -354,6 +360,17 @@ def check_contrastive_rows_have_one_label(config: Config) -> None:
     if config.train.method == "contrastive" and config.data.multi_label is not None:
         raise ValueError(
             "train.method: contrastive: with data.multi_label rows share some labels and not others; use full or lora"
+        )
+
+
+def check_what_needs_a_transformer(config: Config) -> None:
+    """Raises ValueError where a family without a backbone would be pre-trained further, or lose a part of it."""
+    if config.model.family == "auto":
+        return
+    asked = {"pretrain": config.pretrain is not None, "compress": config.compress != CompressOptions()}
+    for key in (key for key, is_asked in asked.items() if is_asked):
+        raise ValueError(
+            f"{key}: model.family: {config.model.family} has no transformer that it could work on; take {key} out"
         )
 
 
@@ -415,7 +432,9 @@ def check_regularity(config: Config) -> None:
             "train.r_drop: without model.dropout both passes of a row are the same; set one of the two to 0.1"
         )
     if train.l2_sp and not config._can_probe:
-        raise ValueError("train.l2_sp: the random weights of model.backbone are nothing to stay near; leave it out")
+        raise ValueError(
+            "train.l2_sp: the random weights that training starts from are nothing to stay near; leave it out"
+        )
 
 
 def check_the_student(config: Config) -> None:

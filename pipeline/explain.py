@@ -91,7 +91,7 @@ def explain(
         raise UserError(_unknown_label(label, labels))
     _check_pair(pair, explainer.is_paired(graph.uri))
     options = ModelOptions.model_validate_json(exporter.parameters["model_options"])
-    loaded = explainer.load(weights.uri, model.uri, options)
+    loaded = explainer.load(weights.uri, model.uri, options, graph.uri)
     reading = loaded.read(text, pair)
     if not any(word.tokens for word in reading.words):
         raise UserError("the text has no word to explain: it is empty, or all white space.")

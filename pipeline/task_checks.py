@@ -14,7 +14,7 @@ from bertline.components.augmentation import operations
 from bertline.components.data import sql, task_files, texts
 from bertline.components.labelling import pool
 from bertline.errors import UserError
-from bertline.models.recipe import ModelOptions, RandomBert
+from bertline.models.recipe import ModelOptions
 from bertline.pipeline import beam_options, metadata_store
 from bertline.pipeline.checks import Check, disk, ports
 from bertline.serving.storage import is_remote
@@ -142,7 +142,4 @@ def backbone(options: ModelOptions) -> str:
         return f"{source}: fetched when a run starts, not looked at"
     from bertline.models import families  # brings Keras
 
-    vocabulary = families.of(options).vocabulary(options)
-    if isinstance(source, RandomBert):
-        return f"random weights, vocabulary {vocabulary}"
-    return f"{vocabulary.parent}{', files as pinned' if options.sha256 else ''}"
+    return families.of(options).source(options)

@@ -24,7 +24,7 @@ from bertline.components.tuning.study import Proposal, Study
 from bertline.components.tuning.trials import Outcome, Trial
 from bertline.errors import UserError
 from bertline.models import hardware, network_size, training
-from bertline.models.recipe import ModelOptions, RandomBert, TrainOptions
+from bertline.models.recipe import ModelOptions, TrainOptions
 
 PROBED = ("train.method", "train.head")  # keys whose value "probe" needs one
 CHECKPOINTS = "checkpoints"  # folder beside the trials, for the training that goes on
@@ -271,8 +271,8 @@ def space_of(task: trainer.Task, model: ModelOptions, recipe: TrainOptions, opti
     rows = spaces.Rows(
         train=len(task.train),
         labels=len(task.labels),
-        layers=size.layers if size else task.build(model, recipe).backbone.num_layers,
-        pretrained=not isinstance(model.backbone, RandomBert),
+        layers=size.layers if size else task.build(model, recipe).size.layers,
+        pretrained=model.pretrained,
         has_probe=task.probed is not None,
     )
     return spaces.default(rows, model, recipe)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -14,15 +13,15 @@ import numpy as np
 import tensorflow as tf
 
 from bertline.errors import UserError
-from bertline.models import additions
+from bertline.models import additions, saved_classifier
 from bertline.models.bert import backbone as pretrained
 from bertline.models.bert import encoder
 from bertline.models.bert.backbone import approximate_gelu, epsilon, set_epsilon, set_gelu
 from bertline.models.bert.inference import FrozenClassifier
+from bertline.models.network_size import NetworkSize
 from bertline.models.pooling import POOLER, Pooling
 from bertline.models.recipe import ModelOptions
-
-_CONFIG, _WEIGHTS = "classifier.json", "classifier.weights.h5"
+from bertline.models.saved_classifier import BERT, WEIGHTS
 
 
 class Classifier(keras_hub.models.BertTextClassifier):
@@ -86,6 +85,29 @@ class Classifier(keras_hub.models.BertTextClassifier):
             for variable, value in zip(own.variables, source.variables, strict=True):
                 variable.assign(value)
         return made
+
+    @property
+    def size(self) -> NetworkSize:
+        """See NetworkSize."""
+        network = self.backbone
+        return NetworkSize(network.num_layers, network.hidden_dim, network.max_sequence_length)
+
+    @property
+    def by_depth(self) -> list[list[keras.Variable]]:
+        """The embeddings, then the layers; the pooler is above them all, beside the head."""
+        network = self.backbone
+        layers = [list(layer.trainable_variables) for layer in network.transformer_layers]
+        above = [*network.pooled_dense.trainable_variables, *(each for layer in layers for each in layer)]
+        others = {id(variable) for variable in above}
+        return [[each for each in network.trainable_variables if id(each) not in others], *layers]
+
+    @property
+    def pretrained(self) -> list[keras.Variable]:
+        """All but the head's."""
+        return list(self.backbone.trainable_variables)
+
+    def penalty(self) -> None:
+        """Nothing."""
 
     def encoder(self) -> encoder.Encoder:
         """The fast forward pass over packed weights."""
@@ -172,10 +194,7 @@ def save(model: Classifier, folder: Path, labels: Sequence[str], *, backbone_dig
         labels: names in the order of the model's logits.
         backbone_digest: of the backbone that training started from (see backbone.digest).
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {
-        "labels": list(labels),
-        "multi_label": model.multi_label,
+    values = {
         "additions": bool(model.additions),
         "dropout": model.dropout,
         "pooling": model.pooling.as_dict(),
@@ -196,8 +215,8 @@ def save(model: Classifier, folder: Path, labels: Sequence[str], *, backbone_dig
             )
         },
     }
-    (folder / _CONFIG).write_text(json.dumps(config, indent=1) + "\n")
-    model.save_weights(folder / _WEIGHTS)
+    saved_classifier.write(folder, BERT, labels, multi_label=model.multi_label, **values)
+    model.save_weights(folder / WEIGHTS)
     if model.additions:
         additions.write(folder, model.additions)
 
@@ -214,12 +233,8 @@ def take_weights(model: Classifier, folder: Path, labels: Sequence[str], *, back
     Raises:
         UserError: the saved classifier has other labels or another number of them per row, another pooling or backbone.
     """
-    saved = _read_config(folder)
-    if saved["labels"] != list(labels):
-        raise UserError(f"it knows the labels {', '.join(saved['labels'])}, and the data have {', '.join(labels)}")
-    if saved.get("multi_label", False) != model.multi_label:
-        kinds = {False: "one label per row", True: "several labels per row"}
-        raise UserError(f"it gives {kinds[not model.multi_label]}, and the data have {kinds[model.multi_label]}")
+    saved = saved_classifier.read(folder, BERT)
+    saved_classifier.check_labels(saved, labels, multi_label=model.multi_label)
     pooling = Pooling(**saved.get("pooling", {}))
     if pooling != model.pooling:
         raise UserError(f"its pooling is {pooling}, and that of model.pooling is {model.pooling}")
@@ -227,7 +242,7 @@ def take_weights(model: Classifier, folder: Path, labels: Sequence[str], *, back
         raise UserError("an earlier bertline pushed it, which did not record its backbone")
     if saved["backbone_digest"] != backbone_digest:
         raise UserError("it was trained from another backbone than model.backbone, or from other files of it")
-    model.load_weights(folder / _WEIGHTS)
+    model.load_weights(folder / WEIGHTS)
     model.additions = _additions(folder, saved)
 
 
@@ -240,7 +255,7 @@ def load(folder: Path) -> Classifier:
     Raises:
         UserError: the folder holds no saved classifier.
     """
-    config = _read_config(folder)
+    config = saved_classifier.read(folder, BERT)
     backbone = keras_hub.models.BertBackbone(**config["backbone"], dtype="float32")
     set_gelu(backbone, approximate=config["approximate_gelu"])
     set_epsilon(backbone, config.get("epsilon", 1e-12))  # earlier bertlines knew only BERT's own
@@ -249,16 +264,10 @@ def load(folder: Path) -> Classifier:
     model = Classifier(
         backbone, labels, dropout=config["dropout"], pooling=pooling, multi_label=config.get("multi_label", False)
     )
-    model.load_weights(folder / _WEIGHTS)
+    model.load_weights(folder / WEIGHTS)
     model.additions = _additions(folder, config)
     return model
 
 
 def _additions(folder: Path, config: dict[str, Any]) -> Mapping[str, np.ndarray]:
     return MappingProxyType(additions.read(folder) if config.get("additions") else {})
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    if not (folder / _CONFIG).is_file():
-        raise UserError(f"{folder}: holds no {_CONFIG}; expected a folder written by the Trainer")
-    return json.loads((folder / _CONFIG).read_text())

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import keras_hub
 import tensorflow as tf
 
+from bertline.models import dropout
 from bertline.models.additions import PLACES, PROMPT
 from bertline.models.bert import kernels
 from bertline.models.bert.backbone import approximate_gelu, epsilon
@@ -236,7 +237,7 @@ class Encoder:
         ops = _Ops(self, weights.layers[0].qkv_kernel.dtype, seed)
         pooled, states = self._pooled(weights, batch, ops)
         features = self.pooling.features(pooled)
-        features = kernels.dropped(features, ops.noise(tf.shape(features)), self.head_dropout)
+        features = dropout.dropped(features, ops.noise(tf.shape(features)), self.head_dropout)
         return tf.matmul(features, weights.head_kernel) + weights.head_bias, states
 
     def vectors(self, weights: Weights, batch: Batch, seed: tf.Tensor | None = None) -> tf.Tensor:
@@ -290,7 +291,7 @@ class Encoder:
             x = tf.concat([x, tf.repeat(prompt, tf.shape(words)[0], axis=0)], axis=1)
         x = tf.reshape(x, [-1, words.shape[-1]])
         x = kernels.layer_norm(x, weights.gamma, weights.beta, self.epsilon)
-        x = kernels.dropped(x, ops.noise(tf.shape(x)), self.dropout)
+        x = dropout.dropped(x, ops.noise(tf.shape(x)), self.dropout)
         return x, tf.cast(x, ops.dtype)
 
     def _layer(self, layer: Layer, x: tuple[tf.Tensor, tf.Tensor], mask, ops: _Ops) -> tuple[tf.Tensor, tf.Tensor]:
@@ -320,14 +321,14 @@ class Encoder:
         """The residual and x + bias under a LayerNorm, x through the bottleneck where there is one (Houlsby et al.)."""
         if bottleneck is None:
             return ops.residual_norm(residual, x, bias, *norm, *ops.optional_noise(tf.shape(residual)))
-        x = kernels.dropped(x + tf.cast(bias, x.dtype), ops.noise(tf.shape(residual)), self.dropout)
+        x = dropout.dropped(x + tf.cast(bias, x.dtype), ops.noise(tf.shape(residual)), self.dropout)
         narrow = ops.bias_gelu(tf.matmul(x, bottleneck.down), bottleneck.down_bias)
         return ops.residual_norm(residual, x + tf.matmul(narrow, bottleneck.up), bottleneck.up_bias, *norm)
 
     def _reread(self, residual, x, bias, norm, bottleneck: Bottleneck, ops: _Ops):
         """The bottleneck reads LayerNorm(residual + x + bias); its result joins the sum, which is normed again."""
         noise = ops.noise(tf.shape(residual))
-        residual += kernels.dropped(tf.cast(x, tf.float32) + bias, noise, self.dropout)
+        residual += dropout.dropped(tf.cast(x, tf.float32) + bias, noise, self.dropout)
         normed = tf.cast(kernels.layer_norm(residual, *norm, self.epsilon), x.dtype)
         narrow = tf.nn.relu(tf.nn.bias_add(tf.matmul(normed, bottleneck.down), tf.cast(bottleneck.down_bias, x.dtype)))
         return ops.residual_norm(residual, tf.matmul(narrow, bottleneck.up), bottleneck.up_bias, *norm)
@@ -365,7 +366,7 @@ class _Ops:
         if factors is None:
             return product
         if factors.dropout:
-            x = kernels.dropped(x, self.noise(tf.shape(x)), factors.dropout)
+            x = dropout.dropped(x, self.noise(tf.shape(x)), factors.dropout)
         return product + tf.matmul(tf.matmul(x, factors.down), factors.up)
 
     def noise(self, shape: tf.Tensor) -> tf.Tensor | None:
@@ -373,7 +374,7 @@ class _Ops:
         if self._seed is None:
             return None
         self._place += 1
-        return kernels.noise(tf.unstack(shape), self._seed + tf.constant([0, self._place], tf.int64))
+        return dropout.noise(tf.unstack(shape), self._seed + tf.constant([0, self._place], tf.int64))
 
     def optional_noise(self, shape: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """The noise as a kernel's last argument, or no argument."""

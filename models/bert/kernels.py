@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from bertline.models.dropout import dropped
+
 
 def fused(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
     """The function as one XLA kernel forward and one backward, compiled once for each shape of its arguments.
@@ -104,18 +106,3 @@ def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) 
     centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
     variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
     return centred * tf.math.rsqrt(variance + epsilon) * gamma + beta
-
-
-def dropped(x: tf.Tensor, noise: tf.Tensor | None, rate: float) -> tf.Tensor:
-    """Dropout by bytes of noise. It takes a quarter of the usual random numbers; the rate is rounded to 1/256."""
-    threshold = round(rate * 256)
-    if noise is None or not threshold:
-        return x
-    return tf.where(noise >= tf.constant(threshold, tf.uint8), x * (256 / (256 - threshold)), tf.zeros([], x.dtype))
-
-
-def noise(shape: list, seed: tf.Tensor) -> tf.Tensor:
-    """Uniform random bytes, uint8 of the shape, the same for the same int64 [2] seed."""
-    *rows, last = shape
-    words = tf.random.stateless_uniform([*rows, (last + 3) // 4], seed, minval=None, maxval=None, dtype=tf.uint32)
-    return tf.reshape(tf.bitcast(words, tf.uint8), [*rows, -1])[..., :last]

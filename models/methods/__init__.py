@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from bertline.errors import UserError
 from bertline.models import network_size
-from bertline.models.bert.classifier import Classifier
+from bertline.models.family import Classifier
 from bertline.models.methods.adalora import AdaLora
 from bertline.models.methods.added import Adapters, Prefix, Prompt
 from bertline.models.methods.lora import Lora
@@ -48,8 +48,6 @@ def choose(model: Classifier, options: TrainOptions, length: Length) -> Method:
     Raises:
         UserError: the network is too small for the method's options, or what a warm start brought does not fit them.
     """
-    network = model.backbone
-    size = network_size.NetworkSize(network.num_layers, network.hidden_dim, network.max_sequence_length)
-    if fault := network_size.misfit(options, size):
+    if fault := network_size.misfit(options, model.size):
         raise UserError(fault)
     return _METHODS[options.method](model, options, length)

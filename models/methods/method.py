@@ -11,8 +11,7 @@ import tensorflow as tf
 
 from bertline.errors import UserError
 from bertline.models.additions import PROMPT
-from bertline.models.bert.classifier import Classifier
-from bertline.models.bert.encoder import Weights, pack
+from bertline.models.family import Classifier, Weights
 from bertline.models.recipe import TrainOptions
 
 
@@ -78,11 +77,11 @@ class Method:
 
     def pack(self, dtype: tf.DType) -> Weights:
         """The network and what the method adds, as the encoder takes them; gradients flow to `variables`."""
-        return pack(self.model, dtype)
+        return self.model.packed(dtype)
 
     def penalty(self) -> tf.Tensor | None:
         """What is added to the loss that is minimised, float32 scalar; None for nothing."""
-        return None
+        return self.model.penalty()
 
     @property
     def state(self) -> dict[str, list[tf.Variable]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from bertline.models.bert.classifier import Classifier
+from bertline.models.family import Classifier
 from bertline.models.methods.method import Length, Method
 from bertline.models.recipe import TrainOptions
 
@@ -15,7 +15,7 @@ class Full(Method):
     """All weights (Devlin et al. 2019), each layer by its own rate."""
 
     def __init__(self, model: Classifier, options: TrainOptions, length: Length):
-        self.depths, self.top = _depths(model), model.backbone.num_layers + 1
+        self.depths, self.top = _depths(model), len(model.by_depth)
         super().__init__(model, options, length)
         self.rates = [options.layer_decay ** (self.top - self.depth(variable)) for variable in self.variables]
 
@@ -78,13 +78,4 @@ class Gradual(Full):
 
 def _depths(model: Classifier) -> dict[int, int]:
     """The depth of each variable by its id: 0 for the embeddings, then the layers from 1; not of pooler and head."""
-    network = model.backbone
-    depths = {id(variable): 0 for variable in network.trainable_variables}
-    depths |= {
-        id(variable): depth
-        for depth, layer in enumerate(network.transformer_layers, start=1)
-        for variable in layer.trainable_variables
-    }
-    for variable in network.pooled_dense.trainable_variables:
-        del depths[id(variable)]
-    return depths
+    return {id(variable): depth for depth, group in enumerate(model.by_depth) for variable in group}

@@ -19,12 +19,14 @@ class XlmRoberta(Bert):
 
     name = "xlm_roberta"
 
-    def vocabulary(self, options: ModelOptions) -> Path:
+    def vocabulary(self, options: ModelOptions, learned: str | None = None) -> Path:
         """The sentencepiece.bpe.model."""
+        del learned
         return backbone.vocabulary(options).path
 
-    def tokenizer(self, options: ModelOptions) -> Tokenizer:
+    def tokenizer(self, options: ModelOptions, learned: str | None = None) -> Tokenizer:
         """SentencePiece, with the folder's input prefix."""
+        del learned
         words = backbone.vocabulary(options)
         return Tokenizer(words, max_length=options.max_length, prefix=input_prefix(words.path.parent))
 
@@ -32,12 +34,16 @@ class XlmRoberta(Bert):
         """As the folder says."""
         return backbone.pooling_of(options)
 
-    def digest(self, options: ModelOptions) -> str:
+    def digest(self, options: ModelOptions, learned: str | None = None) -> str:
         """Of the weights, the vocabulary, the prefix and the pooling."""
+        del learned
         return backbone.digest(options)
 
-    def build(self, options: ModelOptions, labels: int, *, seed: int, multi_label: bool = False) -> Classifier:
+    def build(
+        self, options: ModelOptions, labels: int, *, seed: int, multi_label: bool = False, learned: str | None = None
+    ) -> Classifier:
         """The pretrained network with a new head."""
+        del learned
         return classifier.build(
             backbone.load(options),
             labels,

@@ -139,6 +139,37 @@ def test_a_method_that_does_not_fit_the_backbone_is_refused_when_the_config_is_r
     assert expected in refused(tmp_path, MINIMAL + f"train: {{{train}}}\n")
 
 
+BILSTM = "model: {family: bilstm}\n"
+
+
+def test_a_family_without_pretrained_weights_has_defaults_of_its_own(tmp_path):
+    config = configs.load(write(tmp_path, MINIMAL + BILSTM))
+    assert (config.train.learning_rate, config.train.epochs, config.model.dropout) == (0.002, 10, 0.3)
+    assert (config.probes, config.head_from_probe) == (False, False)
+    own = configs.load(write(tmp_path, MINIMAL + "model: {family: bilstm, dropout: 0.1}\ntrain: {epochs: 2}\n"))
+    assert (own.train.learning_rate, own.train.epochs, own.model.dropout) == (0.002, 2, 0.1)
+    (tmp_path / "printed.yaml").write_text(configs.dump(own))
+    assert configs.load(tmp_path / "printed.yaml") == own
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("train: {method: lora}\n", "train.method: lora changes the layers of a pretrained transformer"),
+        ("train: {method: contrastive}\n", "train.method: contrastive changes the layers"),
+        ("train: {method: probe}\n", "there is no probe here"),
+        ("train: {head: probe}\n", "there is no probe here"),
+        ("train: {l2_sp: 0.1}\n", "train.l2_sp: the random weights that training starts from"),
+        ("evaluate: {gates: {beats_probe_by: 0}}\n", "there is no probe here"),
+        ("pretrain: {}\n", "pretrain: model.family: bilstm has no transformer"),
+        ("compress: {vocabulary: used}\n", "compress: model.family: bilstm has no transformer"),
+        ("tune: {space: {train.method: [full, lora]}}\n", "train.method: lora: train.method: lora changes the layers"),
+    ],
+)
+def test_what_needs_pretrained_weights_is_refused_where_there_are_none(tmp_path, text, expected):
+    assert expected in refused(tmp_path, MINIMAL + BILSTM + text)
+
+
 def test_a_method_over_a_backbone_that_is_not_here_is_left_to_the_trainer(tmp_path):
     path = tmp_path / "task.yaml"
     path.write_text(MINIMAL + "train: {method: lora, lora: {rank: 9999}}\nmodel: {backbone: /only/on/the/cluster}\n")

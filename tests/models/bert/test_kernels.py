@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bertline.models import dropout
 from bertline.models.bert import kernels
 
 
@@ -22,15 +23,15 @@ def test_fused_gives_the_same_values_and_gradients():
 
 
 def test_dropout_drops_the_share_and_keeps_the_mean():
-    noise = kernels.noise([200, 510], tf.constant([3, 4], tf.int64))
+    noise = dropout.noise([200, 510], tf.constant([3, 4], tf.int64))
     assert (noise.dtype, noise.shape) == (tf.uint8, (200, 510))
-    kept = kernels.dropped(tf.ones([200, 510]), noise, 0.25).numpy()
+    kept = dropout.dropped(tf.ones([200, 510]), noise, 0.25).numpy()
     assert set(np.unique(kept)) == {np.float32(0), np.float32(4 / 3)}
     assert (kept == 0).mean() == pytest.approx(0.25, abs=0.005)
 
 
 def test_noise_is_even_over_the_bytes():
-    counts = np.bincount(kernels.noise([1000, 256], tf.constant([1, 2], tf.int64)).numpy().ravel(), minlength=256)
+    counts = np.bincount(dropout.noise([1000, 256], tf.constant([1, 2], tf.int64)).numpy().ravel(), minlength=256)
     assert counts.min() > 800 and counts.max() < 1200  # 1,000 each, standard deviation 32
 
 

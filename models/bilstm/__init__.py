@@ -1,0 +1,1 @@
+"""Embedding and bidirectional LSTM, trained from nothing over a vocabulary of the training rows."""

@@ -1,0 +1,119 @@
+"""The forward pass: embedding, an LSTM from each end of a row, head; for training and as it is exported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from bertline.models.dropout import dropped, noise
+from bertline.models.family import Batch
+
+
+class Direction(NamedTuple):
+    """The weights of one LSTM (Hochreiter and Schmidhuber 1997); its gates in the order input, cell, forget, output."""
+
+    kernel: tf.Tensor  # float32 [embedding + units, 4 x units]: of what it reads, above that of its own state
+    bias: tf.Tensor  # float32 [4 x units]
+
+
+class Weights(NamedTuple):
+    """All weights, packed for `Encoder`."""
+
+    words: tf.Tensor  # [vocabulary, embedding]
+    forward: Direction
+    backward: Direction
+    head_kernel: tf.Tensor  # float32 [2 x units, labels]
+    head_bias: tf.Tensor
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The forward pass.
+
+    Args:
+        dropout: share dropped of the embeddings and of what the head reads, while training.
+    """
+
+    dropout: float
+
+    def logits(self, weights: Weights, batch: Batch, seed: tf.Tensor | None = None) -> tf.Tensor:
+        """Logits, float32 [batch, labels]; with a seed, int64 [2], as training computes them, with dropout."""
+        features = self._dropped(self._vectors(weights, batch, seed), seed, place=2)
+        return tf.matmul(features, weights.head_kernel) + weights.head_bias
+
+    def vectors(self, weights: Weights, batch: Batch) -> tf.Tensor:
+        """The last states of both directions, float32 [batch, 2 x units]."""
+        return self._vectors(weights, batch, None)
+
+    def _vectors(self, weights: Weights, batch: Batch, seed: tf.Tensor | None) -> tf.Tensor:
+        words = tf.cast(tf.gather(weights.words, batch.token_ids), tf.float32)  # [batch, tokens, embedding]
+        if batch.move is not None:
+            words += batch.move
+        words = self._dropped(words, seed, place=1)
+        backwards = tf.reverse_sequence(words, batch.lengths, seq_axis=1)
+        last = (
+            _last_state(weights.forward, words, batch.lengths),
+            _last_state(weights.backward, backwards, batch.lengths),
+        )
+        return tf.concat(last, axis=1)
+
+    def _dropped(self, x: tf.Tensor, seed: tf.Tensor | None, *, place: int) -> tf.Tensor:
+        if seed is None:
+            return x
+        shape = tf.unstack(tf.shape(x))
+        return dropped(x, noise(shape, seed + tf.constant([0, place], tf.int64)), self.dropout)
+
+
+def _last_state(direction: Direction, words: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+    """The LSTM's state after each row's last token, float32 [batch, units], of words, [batch, tokens, embedding].
+
+    BlockLSTM is TensorFlow's own op for all steps of a batch. It knows no lengths, and so goes on into the padding,
+    which is not read. BlockLSTMV2 would not do: TensorFlow 2.21 gives it the gradient of BlockLSTM, which has the gates
+    in another order, and so a wrong one.
+    """
+    units = direction.bias.shape[0] // 4
+    states = tf.raw_ops.BlockLSTM(
+        seq_len_max=tf.shape(words, out_type=tf.int64)[1],
+        x=tf.transpose(words, [1, 0, 2]),
+        cs_prev=tf.zeros([tf.shape(words)[0], units]),
+        h_prev=tf.zeros([tf.shape(words)[0], units]),
+        w=direction.kernel,
+        **dict.fromkeys(("wci", "wcf", "wco"), tf.zeros([units])),  # peepholes, which Keras's LSTM has not
+        b=direction.bias,
+        forget_bias=0.0,  # the bias holds it
+        cell_clip=0.0,
+        use_peephole=False,
+    ).h  # [tokens, batch, units]
+    last = tf.maximum(lengths, 1) - 1
+    return tf.gather_nd(states, tf.stack([last, tf.range(tf.size(last))], axis=1))
+
+
+class FrozenClassifier(tf.Module):
+    """The forward pass with a copy of the weights, as it is exported.
+
+    Args:
+        encoder: the forward pass.
+        weights: copied.
+        dtype: of the stored embeddings, which are nearly all of the weights. BlockLSTM computes in float32.
+    """
+
+    def __init__(self, encoder: Encoder, weights: Weights, dtype: tf.DType):
+        super().__init__()
+        self._encoder = encoder
+        frozen = tf.nest.map_structure(lambda tensor: tf.constant(tensor.numpy()), weights)
+        self._weights = frozen._replace(words=tf.Variable(tf.cast(weights.words, dtype), trainable=False))
+
+    def logits(self, batch: Batch) -> tf.Tensor:
+        """Logits, float32 [batch, labels]."""
+        return self._encoder.logits(self._weights, batch)
+
+    def vectors(self, batch: Batch) -> tf.Tensor:
+        """The rows' vectors, float32 [batch, 2 x units]."""
+        return self._encoder.vectors(self._weights, batch)
+
+    def vectors_and_logits(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """Both, from one pass."""
+        vectors = self.vectors(batch)
+        return vectors, tf.matmul(vectors, self._weights.head_kernel) + self._weights.head_bias
