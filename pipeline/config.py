@@ -367,7 +367,11 @@ def check_what_needs_a_transformer(config: Config) -> None:
     """Raises ValueError where a family without a backbone would be pre-trained further, or lose a part of it."""
     if config.model.family == "auto":
         return
-    asked = {"pretrain": config.pretrain is not None, "compress": config.compress != CompressOptions()}
+    asked = {
+        "pretrain": config.pretrain is not None,
+        "compress": config.compress != CompressOptions(),
+        "export.also": bool(config.export.also),
+    }
     for key in (key for key, is_asked in asked.items() if is_asked):
         raise ValueError(
             f"{key}: model.family: {config.model.family} has no transformer that it could work on; take {key} out"
