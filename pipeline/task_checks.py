@@ -12,7 +12,6 @@ from rich import filesize
 from bertline.components import trackers
 from bertline.components.augmentation import operations
 from bertline.components.data import sql, task_files, texts
-from bertline.components.labelling import pool
 from bertline.errors import UserError
 from bertline.models.recipe import ModelOptions
 from bertline.pipeline import beam_options, metadata_store
@@ -116,6 +115,8 @@ def augment(task: Config) -> str:
 
 def unlabelled(task: Config) -> str:
     """The files of rows without labels, counted; UserError where there are none, or one has no texts."""
+    from bertline.components.labelling import pool  # it brings TensorFlow, and its messages on the screen
+
     files = pool.look(task.train.unlabelled, task.data, task.folder)
     return f"{len(files)} {'file' if len(files) == 1 else 'files'} of rows without labels"
 
