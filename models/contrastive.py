@@ -214,7 +214,7 @@ class _Run:
             self._take_step()
             if time.perf_counter() - reported > training.REPORT_SECONDS or history.step == end:
                 reported = time.perf_counter()
-                on_progress(self._progress())
+                on_progress(self.history.progress(self._options.epochs, self.steps, self._options.batch_size))
             if history.step % self._options.checkpoint_steps == 0 and history.step < end:
                 self.save(clock())
 
@@ -274,20 +274,6 @@ class _Run:
             segments = batch.get("segment_ids", tf.zeros_like(ids))
             features[batch["rows"].numpy()] = self._embed(ids, segments, batch["lengths"]).numpy()
         return features
-
-    def _progress(self) -> training.Progress:
-        history = self.history
-        speed = history.examples_per_second
-        left = (self.steps - history.step) * self._options.batch_size
-        return training.Progress(
-            epoch=min(len(history.epochs) + 1, self._options.epochs),
-            epochs=self._options.epochs,
-            step=history.step,
-            steps=self.steps,
-            loss=history.loss_sum / history.rows,
-            examples_per_second=speed,
-            seconds_left=left / speed if speed else math.nan,
-        )
 
     # === Graphs: one for all shapes of a batch ===
 

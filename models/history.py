@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 
 
@@ -57,6 +58,25 @@ class History:
     def examples_per_second(self) -> float:
         """Training speed, without tracing and validation."""
         return self.timed_rows / self.step_seconds if self.step_seconds else 0.0
+
+    def progress(self, epochs: int, steps: int, batch_size: int) -> Progress:
+        """Where a training of so many epochs and steps stands after a step.
+
+        Args:
+            epochs: of the whole training.
+            steps: of the whole training.
+            batch_size: rows a step.
+        """
+        speed = self.examples_per_second
+        return Progress(
+            epoch=min(len(self.epochs) + 1, epochs),
+            epochs=epochs,
+            step=self.step,
+            steps=steps,
+            loss=self.loss_sum / self.rows,
+            examples_per_second=speed,
+            seconds_left=(steps - self.step) * batch_size / speed if speed else math.nan,
+        )
 
     @property
     def updates(self) -> int:

@@ -145,10 +145,10 @@ class _Run:
             self._train_on(batch)
             if time.perf_counter() - reported > REPORT_SECONDS:
                 reported = time.perf_counter()
-                on_progress(self._progress())
+                on_progress(self.history.progress(self._options.epochs, self.steps, self._options.batch_size))
             if history.step % self._options.checkpoint_steps == 0 and history.step % self._batches.steps:
                 self._save(clock())
-        on_progress(self._progress())
+        on_progress(self.history.progress(self._options.epochs, self.steps, self._options.batch_size))
         judged = self.evaluate(epoch + 1)
         judged.train_loss = history.loss_sum / history.rows
         history.epochs.append(judged)
@@ -194,20 +194,6 @@ class _Run:
             raise UserError(
                 f"the gradients of pre-training overflow float16 {place}; {way_out}, or set train.precision: float32"
             )
-
-    def _progress(self) -> Progress:
-        history = self.history
-        speed = history.examples_per_second
-        left = (self.steps - history.step) * self._options.batch_size
-        return Progress(
-            epoch=min(len(history.epochs) + 1, self._options.epochs),
-            epochs=self._options.epochs,
-            step=history.step,
-            steps=self.steps,
-            loss=history.loss_sum / history.rows,
-            examples_per_second=speed,
-            seconds_left=left / speed if speed else math.nan,
-        )
 
     # === Steps ===
 

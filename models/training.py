@@ -233,10 +233,10 @@ class Run:
             self.train_on(batch)
             if time.perf_counter() - reported > REPORT_SECONDS:
                 reported = time.perf_counter()
-                on_progress(self._progress())
+                on_progress(self.history.progress(self._options.epochs, self.steps, self._options.batch_size))
             if history.step % options.checkpoint_steps == 0 and history.step % self.batches.steps:
                 self.save(clock())
-        on_progress(self._progress())
+        on_progress(self.history.progress(self._options.epochs, self.steps, self._options.batch_size))
 
     def train_on(self, batch: dict[str, tf.Tensor]) -> None:
         """Takes one step on a batch, and counts it in the history."""
@@ -303,20 +303,6 @@ class Run:
             rows, logits = self._evaluate_function(batch)
             all_logits[rows.numpy()] = logits.numpy()
         return all_logits
-
-    def _progress(self) -> Progress:
-        history = self.history
-        speed = history.examples_per_second
-        left = (self.steps - history.step) * self._options.batch_size
-        return Progress(
-            epoch=min(len(history.epochs) + 1, self._options.epochs),
-            epochs=self._options.epochs,
-            step=history.step,
-            steps=self.steps,
-            loss=history.loss_sum / history.rows,
-            examples_per_second=speed,
-            seconds_left=left / speed if speed else math.nan,
-        )
 
 
 def _write_scalars(writer: tf.summary.SummaryWriter, history: History) -> None:
