@@ -13,6 +13,7 @@ from rich.text import Text
 
 from bertline.components.options import Duration
 from bertline.components.tuning import study
+from bertline.components.tuning.space import METHOD
 from bertline.errors import UserError
 from bertline.pipeline import local_runner, screen, tuned_config
 from bertline.pipeline.config import Config, check_can_be_tuned
@@ -78,6 +79,9 @@ def tune(config: Config, path: Path, output: Path | None = None) -> bool:
             return interrupted
         tuned_config.write(config, path, target, outcome)
         _show(outcome, console)
+        if left := tuned_config.left_out(config, outcome):
+            method = outcome.best.values[METHOD]
+            console.print(screen.line("note", f"left out, since method: {method} does not take it: {', '.join(left)}"))
         console.print(screen.line("page", display(_write_page(config, outcome))))
         console.print(f"wrote {display(target)}; next: bertline run {display(target)}")
     return interrupted

@@ -61,6 +61,9 @@ def write(config: Config, path: Path, target: Path, outcome: Outcome) -> None:
         text = "".join(text.splitlines(keepends=True)[len(head) :])
     wanted = _changed(configs.parse(text), config, outcome)
     reasons = {key: reason(key, outcome) for key in outcome.best.values}
+    left = left_out(config, outcome)
+    if left:
+        reasons[space.METHOD] += f"; without {', '.join(left)}, which it does not take"
     document = YAML().load(text)
     _bring_to(document, wanted)
     written = _with_comments(document, head, reasons)
@@ -89,6 +92,17 @@ def reason(key: str, outcome: Outcome) -> str:
     share = outcome.importances.get(key)
     weight = f"; {share:.0%} of the losses' spread" if share is not None else ""
     return f"trial {best.number}; {told}; tried: {tried}{weight}"
+
+
+def left_out(config: Config, outcome: Outcome) -> list[str]:
+    """The keys that the config has and the best trial's method does not take, such as train.lora."""
+    _, train = space.combined(config.model, config.train, outcome.best.values)
+    own, kept = (recipe.model_dump(exclude_defaults=True) for recipe in (config.train, train))
+    return [f"train.{key}" for key in own if key not in kept and not _tried(f"train.{key}", outcome.best.values)]
+
+
+def _tried(key: str, values: Mapping[str, Any]) -> bool:
+    return any(each == key or each.startswith(f"{key}.") for each in values)
 
 
 def _goes_with(each: Dimension, values: Mapping[str, Any]) -> bool:

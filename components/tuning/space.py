@@ -141,7 +141,8 @@ class Space:
 def combined(model: ModelOptions, recipe: TrainOptions, values: Mapping[str, Any]) -> tuple[ModelOptions, TrainOptions]:
     """The config's options with a trial's values in their places.
 
-    A key of the config that does not go with the trial's method, such as lora with full, is left out.
+    A key of the config that does not go with the trial's method, such as lora with full, is left out; but not
+    `ensemble`, without which another model would be trained than the one that is asked for.
 
     Args:
         model: the config's.
@@ -154,7 +155,9 @@ def combined(model: ModelOptions, recipe: TrainOptions, values: Mapping[str, Any
     model_values = {key.removeprefix("model."): value for key, value in values.items() if key.startswith("model.")}
     wanted = nested({key.removeprefix("train."): value for key, value in values.items() if key.startswith("train.")})
     own = recipe.model_dump(exclude_defaults=True)
-    may_go = [key for key in own if key not in wanted] if wanted.get("method", recipe.method) != recipe.method else []
+    may_go = [key for key in own if key not in wanted and key != "ensemble"]
+    if wanted.get("method", recipe.method) == recipe.method:
+        may_go = []
     first: ValidationError | None = None
     for left_out in _smallest_first(may_go):
         kept = {key: value for key, value in own.items() if key not in left_out}

@@ -107,6 +107,14 @@ def test_a_key_that_goes_with_another_method_is_left_out():
     assert back == lora and model.dropout == 0.2
 
 
+def test_an_ensemble_is_not_given_up_for_a_method():
+    with pytest.raises(ValueError, match=r"^tune\.space: train\.method: contrastive: ensemble: method: contrastive"):
+        named({"train.method": ["full", "contrastive"]}, TrainOptions(ensemble=3))
+    searched = named({"train.method": ["full", "lora"]}, TrainOptions(ensemble=3))
+    assert space.combined(MODEL, TrainOptions(ensemble=3), {"train.method": "lora"})[1].ensemble == 3
+    assert searched.method.values == ("full", "lora")
+
+
 def test_a_trial_changes_one_key_of_a_section_and_keeps_the_others():
     lora = TrainOptions(method="lora", lora={"targets": ["key"], "dropout": 0.1})
     _, changed = space.combined(MODEL, lora, {"train.lora.rank": 16})
