@@ -224,13 +224,18 @@ def follow(engine: Engine, watched: Alarms, task: Config, shown: screen.Screen, 
         UserError: with `once`, when a server or the database does not answer, or another process reads the same.
     """
     signals, all_, since, pause, idle = Signals(), Tally(), Tally(), FIRST_PAUSE, 0
-    told = time.monotonic()
+    told = looked = time.monotonic()
+    drained, every = 0, task.stream.every.total_seconds()  # steps in a row that left nothing behind
     while not signals.came:
         tally = Tally()
         try:
             tally = engine.step()
-            if not tally.read and idle + 1 >= len(engine.sources):
+            drained = 0 if tally.more else drained + 1
+            # A busy source always has something new; then the time decides, once the backlog of all is read.
+            due = drained >= len(engine.sources) and time.monotonic() - looked >= every
+            if due or (not tally.read and idle + 1 >= len(engine.sources)):
                 watched.look(shown)
+                looked = time.monotonic()
         except (Away, ServerAway) as error:
             if once:
                 raise UserError(str(error)) from error
@@ -251,7 +256,7 @@ def follow(engine: Engine, watched: Alarms, task: Config, shown: screen.Screen, 
         if caught_up:
             if engine.ended or (once and engine.caught_up):
                 break
-            signals.sleep(task.stream.every.total_seconds())
+            signals.sleep(every)
     all_ = all_.plus(since)
     if once:
         for note in (words for source in engine.sources for words in source.unfinished()):

@@ -24,6 +24,7 @@ class Tally:
         refused: by reason.
         entities: texts by the entity that they name.
         notes: what was odd about a source.
+        more: whether the source may have had more.
     """
 
     read: int = 0
@@ -31,6 +32,7 @@ class Tally:
     refused: Counter = field(default_factory=Counter)
     entities: Counter = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    more: bool = False
 
     def plus(self, other: Tally) -> Tally:
         """Both together."""
@@ -40,6 +42,7 @@ class Tally:
             self.refused + other.refused,
             self.entities + other.entities,
             self.notes + other.notes,
+            other.more,
         )
 
 
@@ -96,7 +99,7 @@ class Engine:
             self._turn += 1
             self._read = source, source.read(self._most)
         source, portion = self._read
-        tally = Tally(read=len(portion.records))
+        tally = Tally(read=len(portion.records), more=portion.more)
         if self._batch is None:
             self._batch = self._scored(portion)
         batch = self._batch

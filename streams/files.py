@@ -84,6 +84,7 @@ class Files(Source):
                 continue
             except OSError as error:
                 self._note(portion, f"{path} cannot be read: {error.strerror}; it is tried again")
+        portion.more |= len(portion.records) >= most
         portion.moves = self._moves()
         return portion
 
@@ -206,6 +207,8 @@ class Files(Source):
                     break
                 content, size = content + more, size * 2
                 format_ = sources.format_named(place.format, place.columns)
+            # A full buffer: more may stand behind it, and behind the last record that was asked for.
+            portion.more |= bool(whole) and len(content) >= size
             number = place.lines
             for record in whole:
                 if record.values is not None or record.fault:

@@ -83,7 +83,9 @@ class Topic(Source):
     def read(self, most: int) -> Portion:
         """See Source. Brokers that are away give nothing, and are told once; librdkafka goes on trying."""
         portion, moved, lost = Portion(), set(), set()
-        for message in self._consumer.consume(most, POLL_SECONDS):
+        messages = self._consumer.consume(most, POLL_SECONDS)
+        portion.more = len(messages) >= most
+        for message in messages:
             if message.error() is not None:
                 if message.error().code() in (self._kafka.KafkaError._AUTO_OFFSET_RESET, OUT_OF_RANGE):
                     lost.add(message.partition())

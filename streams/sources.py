@@ -26,11 +26,13 @@ class Portion:
         records: in their order.
         moves: key of a place -> what the database shall have of it, as JSON; None: nothing.
         notes: for people: what was odd.
+        more: whether there may have been more than was asked for.
     """
 
     records: list[Raw] = field(default_factory=list)
     moves: dict[str, str | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    more: bool = False
 
 
 class Source(Protocol):
@@ -115,6 +117,7 @@ class Stdin(Source):
                 break
             self._over = line is None
             content.append(line or b"")
+        portion.more = len(content) > most
         self._rest = b"".join(content)
         if self._format is None:
             if not self._rest.strip():

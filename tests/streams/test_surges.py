@@ -1,14 +1,18 @@
 """Surges in streams of some weeks: what is one, since when, and which texts show it."""
 
 import datetime
+import io
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import readers
 from readers import hour, read_all, table
+from rich.console import Console
 
+from bertline.pipeline.stream import follow
 from bertline.streams import page, surges
 from bertline.streams.baselines import Baseline, Clock
 from bertline.streams.options import StreamOptions
@@ -166,3 +170,26 @@ def test_a_series_that_is_always_the_same_has_an_expectation_too():
     clock = Clock(hours(15), datetime.UTC)
     expected = Baseline(np.full(14 * 24, 2.0), clock.at(slice(0, 14 * 24))).expected(clock.at(slice(0, 1)))
     assert expected.mean == pytest.approx(2) and expected.dispersion == 1
+
+
+def test_a_source_that_is_never_at_rest_is_judged_too(tmp_path):
+    """More comes between any two steps; the backlog before it is read first."""
+    (tmp_path / "posts.jsonl").write_text("".join(f'{{"text": "fine {n}"}}\n' for n in range(25)))
+    options = SimpleNamespace(every=datetime.timedelta(0))
+    engine, looks, steps = readers.engine(tmp_path, batch=10, time=None), [], []
+    step = engine.step
+
+    def busy():
+        tally = step()
+        steps.append(tally.read)
+        if len(steps) < 12:
+            with (tmp_path / "posts.jsonl").open("a") as file:
+                file.write('{"text": "fine"}\n')
+        return tally
+
+    engine.step = busy
+    watched = SimpleNamespace(look=lambda shown: looks.append(len(steps)))
+    all_ = follow(engine, watched, SimpleNamespace(stream=options), Console(file=io.StringIO()), once=True)
+    engine.close()
+    assert steps[:3] == [10, 10, 7] and set(steps[3:-1]) == {1} and all_.stored == 25 + 11
+    assert looks[:2] == [3, 4] and len(looks) >= 9  # as soon as the backlog is read
