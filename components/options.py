@@ -477,6 +477,11 @@ class CompressOptions(Section):
         """Whether there is anything to be done."""
         return self.vocabulary == "used" or self.layers is not None
 
+    @property
+    def without_gates(self) -> CompressOptions:
+        """What the student itself depends on."""
+        return self.model_copy(update={"gates": StudentGates()})
+
     @model_validator(mode="after")
     def _gates_have_a_student(self) -> CompressOptions:
         if not self.makes_student and self.gates != StudentGates():

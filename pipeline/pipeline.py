@@ -25,6 +25,7 @@ from bertline.components.exporter import Exporter
 from bertline.components.label_quality import LabelQuality
 from bertline.components.last_blessed import LastBlessed
 from bertline.components.model_card import ModelCard
+from bertline.components.options import CompressOptions
 from bertline.components.pretrainer import Pretrainer
 from bertline.components.probe import Probe
 from bertline.components.pseudo_labeller import PseudoLabeller
@@ -400,7 +401,7 @@ def compress_stages(
         transformed_examples=tokens.outputs["transformed_examples"],
         model_options=config.model.model_dump_json(),
         train_options=settings.sections["train"],
-        options=settings.sections["compress"],
+        options=_without_gates(settings.sections["compress"]),
         checkpoint_dir=settings.checkpoint_folder,
         **more_rows,
     )
@@ -425,3 +426,10 @@ def compress_stages(
         multi_label=int(config.data.multi_label is not None),
     )
     return [compressor, student, gate]
+
+
+def _without_gates(compress: str | RuntimeParameter) -> str | RuntimeParameter:
+    """The section without its gates, which would train the same student again; a cluster's parameter stays whole."""
+    if isinstance(compress, RuntimeParameter):
+        return compress
+    return CompressOptions.model_validate_json(compress).without_gates.model_dump_json()

@@ -7,6 +7,7 @@ import factories
 import pytest
 from tfx.dsl.components.base.executor_spec import BeamExecutorSpec
 
+from bertline.components.options import StudentGates
 from bertline.components.validation import ReviewedSchema
 from bertline.models.recipe import ModelOptions
 from bertline.pipeline import config as configs
@@ -80,6 +81,17 @@ def test_the_table_knows_which_stages_make_the_model(everything):
             makers.add(maker.id)
             waiting += maker.inputs.values()
     assert makers == {node for node in Node if node.makes_model}
+
+
+def test_a_gate_of_the_student_does_not_train_it_again(everything):
+    def given(**changed):
+        compress = everything.compress.model_copy(update=changed)
+        nodes = {node.id: node for node in local(everything.model_copy(update={"compress": compress})).components}
+        return [nodes[node].exec_properties["options"] for node in (Node.COMPRESSOR, Node.STUDENT_GATE)]
+
+    student, gate = given()
+    assert given(gates=StudentGates(not_worse_by=0.5)) != [student, gate]
+    assert given(gates=StudentGates(not_worse_by=0.5))[0] == student != given(layers=2)[0]
 
 
 def test_the_table_knows_the_module_of_a_stage(everything):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import readers
 from readers import hour, read_all, table
-from rich.console import Console
 
+from bertline.pipeline.screen import Screen
 from bertline.pipeline.stream import follow
 from bertline.streams import page, surges
 from bertline.streams.baselines import Baseline, Clock
@@ -189,7 +189,7 @@ def test_a_source_that_is_never_at_rest_is_judged_too(tmp_path):
 
     engine.step = busy
     watched = SimpleNamespace(look=lambda shown: looks.append(len(steps)))
-    all_ = follow(engine, watched, SimpleNamespace(stream=options), Console(file=io.StringIO()), once=True)
+    all_ = follow(engine, watched, SimpleNamespace(stream=options), Screen(io.StringIO()), once=True)
     engine.close()
     assert steps[:3] == [10, 10, 7] and set(steps[3:-1]) == {1} and all_.stored == 25 + 11
     assert looks[:2] == [3, 4] and len(looks) >= 9  # as soon as the backlog is read
