@@ -27,6 +27,17 @@ def program(name: str, folder: str) -> str:
     raise UserError(f"{KEY}: there is no program {wanted!r} that can be run; install it, or correct its path")
 
 
+def files(command: Sequence[str], folder: str) -> list[str]:
+    """Absolute paths of the files that decide what a command writes: its program, if it has a path, and its arguments.
+
+    Args:
+        command: the program and its arguments, of which some may be files, as seen from the current folder.
+        folder: where the program's path starts.
+    """
+    program = [str(Path(folder) / Path(command[0]).expanduser())] if "/" in command[0] else []
+    return [os.path.abspath(path) for path in (*program, *command[1:]) if os.path.isfile(path)]
+
+
 def rewritten(command: Sequence[str], texts: list[str], seed: int) -> list[str]:
     """What the command makes of texts: each is a line of its standard input, and a line of its standard output.
 

@@ -69,7 +69,10 @@ def check(options: AugmentOptions, folder: str) -> None:
 
 def files(options: AugmentOptions | None, folder: str) -> list[str]:
     """Absolute paths of the files that the operations read."""
-    return [str(path_of(options.synonyms, folder))] if options and options.synonyms else []
+    if options is None:
+        return []
+    named = [str(path_of(options.synonyms, folder))] if options.synonyms else []
+    return named + (command.files(options.command, folder) if options.command else [])
 
 
 def path_of(source: str, folder: str) -> Path:

@@ -12,6 +12,8 @@ from bertline.components.augmentation import command, eda, noise, operations, sy
 from bertline.components.augmentation.words import Words
 from bertline.errors import UserError
 from bertline.models.recipe import AugmentOptions
+from bertline.pipeline import stage_files
+from bertline.pipeline.stages import Node
 
 TEXT = "My flight to Newark got cancelled again, and nobody @airline answers! http://x.co/a1 :("
 WORDS = [Words(TEXT)[place] for place in range(len(Words(TEXT)))]
@@ -190,6 +192,23 @@ def test_a_program_is_looked_for_before_the_run(tmp_path):
     options = AugmentOptions(operations=["command"], command=["./translate.sh"])
     made = operations.of(options, str(tmp_path), fill=None)
     assert made["command"](["it was late"], [Random(0)], 1) == ["it was delayed"]
+
+
+def test_a_changed_program_or_script_makes_the_variants_anew(tmp_path):
+    """Its files key the cache of the stage."""
+    for name in ("translate.sh", "words.py"):
+        (tmp_path / name).write_text("one")
+    options = AugmentOptions(
+        operations=["command"], command=["./translate.sh", str(tmp_path / "words.py"), "-c", "x" * 5000]
+    )
+    config = {"train": {"augment": options.model_dump()}, "data": {"source": "a.csv"}}
+    keys = {stage_files.fingerprints(config, str(tmp_path))[Node.AUGMENTER]}
+    for name in ("translate.sh", "words.py"):
+        (tmp_path / name).write_text("two")
+        keys.add(stage_files.fingerprints(config, str(tmp_path))[Node.AUGMENTER])
+    assert len(keys) == 3
+    options = AugmentOptions(operations=["command"], command=["sed", "s/a/b/"])
+    assert stage_files.fingerprints({**config, "train": {"augment": options.model_dump()}}, str(tmp_path)) == {}
 
 
 # === Options ===
