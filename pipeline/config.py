@@ -449,11 +449,14 @@ def check_the_student(config: Config) -> None:
             f"compress.layers: {layers} are not fewer than the {size.layers} of model.backbone, the teacher's; "
             f"{max(size.layers // 2, 1)} is the usual first try"
         )
-    if layers and config.train.method in WITH_ADDITIONS:
-        raise ValueError(
-            f"compress.layers: train.method: {config.train.method} leaves parts beside the teacher's layers that a "
-            "student with fewer layers cannot take over; use full or lora"
-        )
+    named = {"train.method": [config.train.method], "tune.space: train.method": config.tune.space.get(space.METHOD, [])}
+    for key, methods in named.items():
+        for method in methods if layers else []:
+            if method in WITH_ADDITIONS:
+                raise ValueError(
+                    f"compress.layers: {key}: {method} leaves parts beside the teacher's layers that a student with "
+                    "fewer layers cannot take over; use full or lora"
+                )
     if config.compress.vocabulary == "used" and network_size.has_sentencepiece(config.model):
         raise ValueError(
             "compress.vocabulary: used: the vocabulary of model.backbone is SentencePiece's, and how it cuts a word "

@@ -170,6 +170,17 @@ def test_what_needs_pretrained_weights_is_refused_where_there_are_none(tmp_path,
     assert expected in refused(tmp_path, MINIMAL + BILSTM + text)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("train: {method: prefix}\n", "compress.layers: train.method: prefix leaves parts beside"),
+        ("tune: {space: {train.method: [full, prompt]}}\n", "compress.layers: tune.space: train.method: prompt leaves"),
+    ],
+)
+def test_a_student_with_fewer_layers_cannot_follow_a_method_that_adds_parts(tmp_path, text, expected):
+    assert expected in refused(tmp_path, MINIMAL + "compress: {layers: 2}\n" + text)
+
+
 def test_a_method_over_a_backbone_that_is_not_here_is_left_to_the_trainer(tmp_path):
     path = tmp_path / "task.yaml"
     path.write_text(MINIMAL + "train: {method: lora, lora: {rank: 9999}}\nmodel: {backbone: /only/on/the/cluster}\n")
