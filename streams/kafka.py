@@ -46,6 +46,7 @@ class Topic(Source):
         }
         self._faults: list[str] = []  # not said yet
         self._told: set[str] = set()
+        self._lost: set[int] = set()  # partitions whose next record is gone
         try:
             self._consumer = confluent_kafka.Consumer({**settings, **own})
         except confluent_kafka.KafkaException as error:
@@ -82,13 +83,13 @@ class Topic(Source):
 
     def read(self, most: int) -> Portion:
         """See Source. Brokers that are away give nothing, and are told once; librdkafka goes on trying."""
-        portion, moved, lost = Portion(), set(), set()
+        portion, moved = Portion(), set()
         messages = self._consumer.consume(most, POLL_SECONDS)
         portion.more = len(messages) >= most
         for message in messages:
             if message.error() is not None:
                 if message.error().code() in (self._kafka.KafkaError._AUTO_OFFSET_RESET, OUT_OF_RANGE):
-                    lost.add(message.partition())
+                    self._lost.add(message.partition())
                 else:
                     self._faults.append(message.error().str())
                 continue
@@ -97,8 +98,8 @@ class Topic(Source):
             moved.add(key)
             if message.value():  # else a tombstone
                 portion.records.append(self._raw(key, message.offset(), message.value()))
-        if lost:
-            self._faults += [self._skip(partition) for partition in sorted(lost)]
+        if self._lost:
+            self._faults += [self._skip(partition) for partition in sorted(self._lost)]
             self._assign()
         portion.moves = {
             key: json.dumps({"source": f"kafka:{self._name}", "offset": self._next[key]}) for key in sorted(moved)
@@ -109,9 +110,16 @@ class Topic(Source):
         return portion
 
     def _skip(self, partition: int) -> str:
-        """Goes to the first record that a partition has; returns what to tell."""
+        """Goes to the first record that a partition has, once a broker says which; returns what to tell."""
         place = self._kafka.TopicPartition(self._name, partition)
-        first, _ = self._consumer.get_watermark_offsets(place, timeout=SECONDS_TO_ANSWER)
+        try:
+            found = self._consumer.get_watermark_offsets(place, timeout=SECONDS_TO_ANSWER)
+        except self._kafka.KafkaException as error:
+            return f"partition {partition} of {self._name}: {error.args[0].str()}"
+        if found is None:
+            return f"partition {partition} of {self._name}: no broker says where it begins; it is asked again"
+        first, _ = found
+        self._lost.discard(partition)
         before, self._next[self._key(partition)] = self._next.get(self._key(partition)), first
         return (
             f"partition {partition} of {self._name} has no record {before:,}, which comes next: it was removed before "
