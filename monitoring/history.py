@@ -24,14 +24,14 @@ def read(folder: Path) -> list[dict[str, Any]]:
     """
     file = folder / FILE
     try:
-        lines = file.read_text(encoding="utf-8").split("\n") if file.exists() else []
-    except (OSError, UnicodeDecodeError) as error:
+        lines = file.read_bytes().split(b"\n") if file.exists() else []
+    except OSError as error:
         raise UserError(f"{file} cannot be read: {error}. Move it away to begin anew.") from error
     reports = []
     for line in lines:
         try:
             reports.append(json.loads(line))
-        except json.JSONDecodeError:  # the end of the file when the machine went down
+        except (json.JSONDecodeError, UnicodeDecodeError):  # cut when the machine went down, perhaps within a letter
             continue
     return reports
 

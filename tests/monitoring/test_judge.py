@@ -104,8 +104,8 @@ def test_fewer_false_alarms_a_month_and_more_looks_make_a_stricter_level():
 
 def test_an_alarm_that_stays_keeps_its_beginning(report, tmp_path):
     history.add(tmp_path, report)
-    with (tmp_path / history.FILE).open("a") as file:
-        file.write('\n{"cut by a crash')
+    with (tmp_path / history.FILE).open("ab") as file:
+        file.write(b'\n{"cut by a crash within a letter: \xe2\x80')
     known = history.open_since(history.read(tmp_path), 7)
     assert known == {each.look.key: report.start for each in report.alarms}
     assert history.open_since(history.read(tmp_path), 8) == {}
