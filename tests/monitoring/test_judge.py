@@ -112,7 +112,7 @@ def test_an_alarm_that_stays_keeps_its_beginning(report, tmp_path):
     assert history.untold(history.read(tmp_path), 7) == set()
     history.add(tmp_path, report, {report.alarms[0].look.key})
     assert history.untold(history.read(tmp_path), 7) == {report.alarms[0].look.key}
-    assert "voucher" not in (tmp_path / history.FILE).read_text()  # texts stay where they are bounded in age
+    assert b"voucher" not in (tmp_path / history.FILE).read_bytes()  # texts stay where they are bounded in age
 
 
 def test_failures_alarm_where_there_were_none():
