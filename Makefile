@@ -2,13 +2,16 @@ SHELL := /bin/bash
 BERTLINE := .venv/bin/bertline
 PYTHON := .venv/bin/python
 
-.PHONY: setup demo test test-shipped test-image fuzz lint format docs lock serve bench bench-peers image
+.PHONY: setup demo demo-stream test test-shipped test-image fuzz lint format docs lock serve bench bench-peers image
 
 setup:            ## build .venv from requirements.lock
 	@scripts/setup.sh
 
 demo: setup       ## the whole line on real tweets, ending with a prediction over gRPC
 	@$(BERTLINE) demo
+
+demo-stream: setup  ## tweets replayed as a stream: scored, stored, an alarm, a page; runs the line first if needed
+	@$(BERTLINE) demo --stream
 
 test: setup lint  ## everything that proves it
 	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -6,7 +6,7 @@ import datetime
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -212,6 +212,31 @@ class Alarms:
                 return self.messages.untold
             self.store.told(surge)
         return ""
+
+
+@contextmanager
+def started(
+    task: Config, file: Path, shown: screen.Screen, log: Path, notify: bool = True, page: Path | None = None
+) -> Iterator[tuple[Engine, Alarms]]:
+    """The stream of a config and its alarms, ready to `follow`, for the length of a block; says what is read by what.
+
+    Args:
+        task: the config.
+        file: where it is.
+        shown: the screen.
+        log: what libraries say while they start goes there.
+        notify: whether people are told of surges.
+        page: the HTML file to write; None for none.
+
+    Raises:
+        UserError: as `opened`, or an address of `stream.surge.notify` cannot be used.
+    """
+    with ExitStack() as stack:
+        with screen.quiet(log) as starting, starting.status("starting (importing TensorFlow takes some seconds)"):
+            engine = stack.enter_context(opened(task, file))
+            watched = Alarms.of(engine, task, notify, page)
+        shown.print(Text.assemble(("stream", "bold"), f"  {title(engine, file)}"), soft_wrap=True)
+        yield engine, watched
 
 
 def follow(engine: Engine, watched: Alarms, task: Config, shown: screen.Screen, once: bool) -> Tally:

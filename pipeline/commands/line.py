@@ -135,8 +135,19 @@ def _triggers(on: str | None) -> list[str] | None:
 
 
 @app.command(rich_help_panel=PANEL)
-def demo() -> None:
+def demo(
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Replay tweets on airlines as four weeks of a stream instead, to an alarm and a page. Runs the line "
+            "first where no model was pushed.",
+        ),
+    ] = False,
+) -> None:
     """Run the whole line on real tweets, and end with a prediction over gRPC."""
+    if stream:
+        return _demo_stream()
     if not _run(DEMO_CONFIG).version:
         sys.exit(BLOCKED)
     from bertline.pipeline.predict import own_server
@@ -149,6 +160,19 @@ def demo() -> None:
     answer = (f"{prediction.label} {prediction.probability:.2f}", "bold")
     shown.print(Text.assemble(("predict", "bold"), f'  "{DEMO_TEXT}"  ->  ', answer, f"   (gRPC {address})"))
     shown.print(f"next: bertline serve {DEMO_CONFIG}; your own file: bertline init FILE")
+
+
+def _demo_stream() -> None:
+    """Replays the demo's tweets as a stream."""
+    from bertline.pipeline import demo_stream
+    from bertline.serving import releases
+
+    task, shown = configs.load(DEMO_CONFIG), console()
+    if not releases.whole_versions(task.serving_folder) and not _run(DEMO_CONFIG).version:
+        sys.exit(BLOCKED)
+    if not demo_stream.play(task, DEMO_CONFIG, shown, LIBRARY_LOG):
+        sys.exit(FAILED)
+    shown.print("next: docs/streams.md, for a stream of your own")
 
 
 @app.command(rich_help_panel=PANEL)

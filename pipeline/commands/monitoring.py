@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import sys
@@ -145,19 +144,10 @@ def stream(
 
     The exit code is 5 when there was a surge, else 4 when something that was read is in quarantine.
     """
-    from rich.text import Text
-
     from bertline.pipeline import stream as streams
 
     task, shown = configs.load(config), console()
-    with contextlib.ExitStack() as stack:
-        with (
-            screen.quiet(LIBRARY_LOG) as starting,
-            starting.status("starting (importing TensorFlow takes some seconds)"),
-        ):
-            engine = stack.enter_context(streams.opened(task, config))
-            alarms = streams.Alarms.of(engine, task, notify, page)
-        shown.print(Text.assemble(("stream", "bold"), f"  {streams.title(engine, config)}"), soft_wrap=True)
+    with streams.started(task, config, shown, LIBRARY_LOG, notify, page) as (engine, alarms):
         tally = streams.follow(engine, alarms, task, shown, once)
     if alarms.seen:
         sys.exit(ALARM)
