@@ -83,6 +83,7 @@ def Compressor(
         training_record.write_history(model_run.uri, [trained.history])
         names = names_of(task.validation.labels, task.labels)
         training_record.write_logits(model_run.uri, ValidationLogits(names, trained.validation_logits))
+        copies.copy_properties(teacher_run, model_run)  # what a search has changed holds for the teacher
     else:
         copies.copy(teacher_run, model_run)  # the validation rows have kept their tokens, and so their logits
     for number, member in enumerate(members, 1):

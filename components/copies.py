@@ -14,6 +14,11 @@ def copy(source: Artifact, target: Artifact) -> None:
     """Copies the files of an artifact, local ones as hard links, and those of its properties that later stages read."""
     for name in storage.files(source.uri):
         storage.link_or_copy(f"{source.uri}/{name}", f"{target.uri}/{name}")
+    copy_properties(source, target)
+
+
+def copy_properties(source: Artifact, target: Artifact) -> None:
+    """Copies those properties of an artifact that later stages read."""
     for name, value in source.mlmd_artifact.custom_properties.items():
         if name in _SAID:
             target.mlmd_artifact.custom_properties[name].CopyFrom(value)

@@ -159,7 +159,9 @@ def test_fewer_layers_are_distilled_from_the_trimmed_teacher(line, tmp_path):
     weights = artifact(artifacts.Weights, tmp_path / "weights")
     run = artifact(standard_artifacts.ModelRun, tmp_path / "run")
     options = CompressOptions(vocabulary="used", layers=1, distill={"epochs": 2})
+    line["run"].set_string_custom_property("tuned", '{"train": {"epochs": 7}}')  # by a search of the same run
     compress(line, tmp_path, weights, run, options)
+    assert run.get_string_custom_property("tuned") == '{"train": {"epochs": 7}}'  # the card and the tracker go by it
     student = classifier.load(tmp_path / "weights")
     words = Path(weights.uri, "vocabulary/vocab.txt").read_text(encoding="utf-8").split()
     assert (student.backbone.num_layers, student.backbone.vocabulary_size) == (1, len(words))
