@@ -94,7 +94,7 @@ def Pretrainer(
     keras.utils.set_random_seed(recipe.seed)  # of weights that are drawn
     head = masked_lm.head_of(source)
     masked = MaskedLm(classifier.from_options(model, 2, seed=recipe.seed), head, recipe.seed)
-    checkpoints = f"{checkpoint_dir}/{fingerprint(rows, model, recipe)}"
+    checkpoints = f"{checkpoint_dir}/{fingerprint(rows, precision, model, recipe)}"
     before, history = pretraining.fit(
         masked,
         masking(model, recipe),
@@ -210,10 +210,9 @@ def masking(options: ModelOptions, recipe: PretrainOptions) -> Masking:
     return Masking(recipe.mask_share, words.index(MASK), never, continues)
 
 
-def fingerprint(rows: list[Rows], *options: ModelOptions | PretrainOptions) -> str:
+def fingerprint(rows: list[Rows], precision: str, model: ModelOptions, recipe: PretrainOptions) -> str:
     """A name made of everything that a pre-training's result depends on."""
-    model = options[0]
-    parts = [weights.digest(model), *(section.model_dump_json() for section in options)]
+    parts = [weights.digest(model), precision, model.model_dump_json(), recipe.model_dump_json()]
     digest = hashlib.sha256(json.dumps(["pretrain", *parts]).encode())
     for part in rows:
         digest.update(part.token_ids.flat_values.numpy().tobytes() + part.token_ids.row_splits.numpy().tobytes())

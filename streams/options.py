@@ -141,7 +141,7 @@ class StreamOptions(Section):
         return window
 
     @model_validator(mode="after")
-    def _stdin_is_one(self) -> StreamOptions:
-        if self.source.count("-") > 1 or len(set(self.source)) < len(self.source):
+    def _sources_are_different(self) -> StreamOptions:
+        if len(set(self.source)) < len(self.source):
             raise ValueError("source: the same source twice; leave one out")
         return self

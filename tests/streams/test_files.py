@@ -10,6 +10,8 @@ import pytest
 import readers
 from readers import hour, read_all, table
 
+from bertline.errors import UserError
+
 FEW = {"batch": 3}
 
 
@@ -63,6 +65,19 @@ def test_a_file_grows_and_its_last_line_is_written_in_two_goes(tmp_path, opened)
     assert counted == {
         ("", "", ""): 12, ("", "mood", "positive"): 12, ("Acme", "", ""): 12, ("Acme", "mood", "positive"): 12,
     }  # fmt: skip
+
+
+def test_a_source_is_its_place_however_it_is_spelled(tmp_path, opened):
+    (tmp_path / "posts").mkdir()
+    (tmp_path / "posts" / "a.jsonl").write_text(lines(0, 5))
+    read_all(opened(source="posts"))
+    for source in ("./posts/", str(tmp_path / "posts")):
+        engine = opened(source=source)
+        read_all(engine)
+        assert texts(engine) == numbered(5)
+    for again in ("./posts", "posts/a.jsonl"):
+        with pytest.raises(UserError, match=f"posts and {again} are the same files, or one holds the other"):
+            opened(source=["posts", again])
 
 
 def test_a_row_holds_what_was_found(tmp_path, opened):
