@@ -89,7 +89,9 @@ class Topic(Source):
         for message in messages:
             if message.error() is not None:
                 if message.error().code() in (self._kafka.KafkaError._AUTO_OFFSET_RESET, OUT_OF_RANGE):
-                    self._lost.add(message.partition())
+                    # One that waited while the partition was assigned anew speaks of a record that nobody wants now.
+                    if message.offset() == self._next.get(self._key(message.partition()), message.offset()):
+                        self._lost.add(message.partition())
                 else:
                     self._faults.append(message.error().str())
                 continue

@@ -33,14 +33,14 @@ def produce(producer, topic, first, last):
 
 
 def read(engine, records):
-    """Reads until this many records have come."""
+    """Reads until so many records have come, or more: a portion may be smaller than the batch."""
     notes, seen = [], 0
     for _ in range(60):
         tally = engine.step()
         seen, notes = seen + tally.read, notes + tally.notes
         if seen >= records:
             break
-    assert seen == records
+    assert seen >= records
     return notes
 
 
@@ -52,8 +52,7 @@ def test_all_partitions_once_over_restarts(producer, servers, tmp_path):
     given = {"source": [], "kafka": {"topics": ["posts"], "servers": servers}, "batch": 7}
     engine = readers.engine(tmp_path, **given)
     read(engine, 7 * 2)
-    lost = engine.sources[0].read(7)  # and killed before it was stored
-    assert lost.records
+    assert any(engine.sources[0].read(7).records for _ in range(60))  # and killed before they were stored
     engine.close()
     produce(producer, "posts", 30, 40)
     engine = readers.engine(tmp_path, **given)
@@ -99,8 +98,8 @@ def test_records_that_are_gone_are_said(producer, servers):
             break
     topic.close()
     assert consumer.silent == 0
-    [silence, note] = notes
-    assert silence == "kafka: partition 1 of short: no broker says where it begins; it is asked again"
+    *silences, note = notes  # on a busy machine the brokers may be silent themselves
+    assert set(silences) == {"kafka: partition 1 of short: no broker says where it begins; it is asked again"}
     assert note.startswith("kafka: partition 1 of short has no record 999") and note.endswith("read from 0 on")
     assert sorted(numbers) == sorted([("short:0", 1), *((f"short:{p}", n) for p in (1, 2, 3) for n in (0, 1))])
 
