@@ -26,6 +26,7 @@ from pathlib import Path
 import readers, sqlalchemy, bertline.streams.files, bertline.streams.tables
 from sqlalchemy.dialects import postgresql, sqlite
 folder, chance, kills = Path({folder!r}), random.Random(3), 0
+longest = 0.09  # seconds that a child may work; fewer where it ends by itself before
 lines = (folder / "all.jsonl").read_bytes().splitlines(keepends=True)
 written = 100
 (folder / "posts.jsonl").write_bytes(b"".join(lines[:written]))
@@ -38,10 +39,10 @@ while True:
         engine = readers.engine(folder, batch=20)
         readers.read_all(engine)
         os._exit(0)
-    time.sleep(chance.uniform(0.01, 0.09))
+    time.sleep(chance.uniform(0.01, longest))
     if written < len(lines):
-        some = b"".join(lines[written : written + 100])
-        written += 100
+        some = b"".join(lines[written : written + 50])
+        written += 50
         with (folder / "posts.jsonl").open("ab") as file:
             file.write(some[:-7]); file.flush()
             os.kill(child, signal.SIGKILL)
@@ -52,6 +53,7 @@ while True:
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     kills += os.WIFSIGNALED(status)
+    longest = longest if os.WIFSIGNALED(status) else max(longest * 0.8, 0.015)
     if not os.WIFSIGNALED(status) and written >= len(lines):
         assert status == 0, status
         break
