@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import signal
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -21,11 +20,10 @@ from bertline.monitoring.live import Live
 from bertline.monitoring.windows import Records, Window
 from bertline.pipeline import evaluated, lineage, screen
 from bertline.pipeline.config import Config
+from bertline.pipeline.ending_signal import EndingSignal
 from bertline.pipeline.evaluated import Run
 from bertline.serving import releases
 from bertline.serving.releases import Release
-
-SLICE = 0.5  # seconds of sleep between two looks at whether a signal has come
 
 
 @dataclass
@@ -262,15 +260,12 @@ def repeat(look: Callable[[], bool], pause: datetime.timedelta, shown: screen.Sc
 
     What goes wrong at one look is said, and the next may go well.
     """
-    came, alarm = [], False  # an Event's lock may be held by the very line that a handler interrupts
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: came.append(number))
-    while not came:
+    ending, alarm = EndingSignal(), False
+    while not ending.came:
         due = time.monotonic() + pause.total_seconds()
         try:
             alarm = look()
         except UserError as error:
             shown.print(str(error), style="red")
-        while not came and time.monotonic() < due:
-            time.sleep(min(SLICE, max(due - time.monotonic(), 0)))
+        ending.sleep(due - time.monotonic())
     return alarm

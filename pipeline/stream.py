@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ from bertline.errors import UserError
 from bertline.monitoring import alarms
 from bertline.pipeline import predict, screen
 from bertline.pipeline.config import Config
+from bertline.pipeline.ending_signal import EndingSignal
 from bertline.serving import releases
 from bertline.serving.client import SIGNATURE
 from bertline.streams import entities, opening, surges
@@ -28,7 +28,6 @@ from bertline.streams.store import Away, Store
 from bertline.streams.surges import Watch
 from bertline.streams.texts import Taker
 
-LOOK = 0.2  # seconds of sleep between two looks at whether a signal has come
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds until what was away is tried again, doubled each time
 SHOWN_EVERY = 10.0  # seconds between two lines on what was read
 SHOWN_ENTITIES, SHOWN_TEXTS = 5, 3
@@ -112,25 +111,7 @@ def _check(signatures: dict, where: str) -> None:
         raise UserError(f"{where} reads text pairs, and a stream has single texts.")
 
 
-# === Until a signal ===
-
-
-class Signals:
-    """Whether Ctrl-C or SIGTERM has come: a batch under way is stored, and then the command ends."""
-
-    def __init__(self):
-        self.came = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._take)
-
-    def _take(self, number: int, frame: object) -> None:
-        self.came = number
-
-    def sleep(self, seconds: float) -> None:
-        """Sleeps, but not after a signal."""
-        due = time.monotonic() + seconds
-        while not self.came and (left := due - time.monotonic()) > 0:
-            time.sleep(min(LOOK, left))
+# === Surges ===
 
 
 @dataclass
@@ -248,10 +229,10 @@ def follow(engine: Engine, watched: Alarms, task: Config, shown: screen.Screen, 
     Raises:
         UserError: with `once`, when a server or the database does not answer, or another process reads the same.
     """
-    signals, all_, since, pause, idle = Signals(), Tally(), Tally(), FIRST_PAUSE, 0
+    ending, all_, since, pause, idle = EndingSignal(), Tally(), Tally(), FIRST_PAUSE, 0
     told = looked = time.monotonic()
     drained, every = 0, task.stream.every.total_seconds()  # steps in a row that left nothing behind
-    while not signals.came:
+    while not ending.came:
         tally = Tally()
         try:
             tally = engine.step()
@@ -265,7 +246,7 @@ def follow(engine: Engine, watched: Alarms, task: Config, shown: screen.Screen, 
             if once:
                 raise UserError(str(error)) from error
             shown.print(f"{error} Nothing is lost; it is tried again in {pause:.0f} s.", style="red", soft_wrap=True)
-            signals.sleep(pause)
+            ending.sleep(pause)
             pause, since = min(2 * pause, LONGEST_PAUSE), since.plus(tally)
             continue
         pause = FIRST_PAUSE
@@ -281,7 +262,7 @@ def follow(engine: Engine, watched: Alarms, task: Config, shown: screen.Screen, 
         if caught_up:
             if engine.ended or (once and engine.caught_up):
                 break
-            signals.sleep(every)
+            ending.sleep(every)
     all_ = all_.plus(since)
     if once:
         for note in (words for source in engine.sources for words in source.unfinished()):

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from bertline.components.data import sql, task_files
@@ -19,6 +18,7 @@ from bertline.pipeline import config as configs
 from bertline.pipeline import stage_files, triggers
 from bertline.pipeline.commands import BLOCKED
 from bertline.pipeline.config import Config
+from bertline.pipeline.ending_signal import EndingSignal
 from bertline.pipeline.screen import Screen
 from bertline.pipeline.watch_memory import Memory
 
@@ -26,7 +26,6 @@ SETTLED = 1.0  # seconds that files must stand still before the first run; later
 # Seconds before a run that failed is tried again on the same files; each further failure doubles them. A full disk or a
 # database that restarts passes by itself, and finished stages are cached, so trying again costs little.
 RETRY, LONGEST_RETRY = 600.0, 24 * 3600.0
-SLICE = 0.5  # seconds of sleep between two looks at whether a signal has come
 FIRST, CHANGED = "the watch has just begun", "the data or the config have changed"  # why a run begins at once
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -195,22 +194,18 @@ class Runs:
     def __init__(self, config: Path):
         self._command = [sys.executable, "-P", "-m", "bertline.pipeline.cli", "run", str(config)]
         self._child: subprocess.Popen | None = None
-        self.signal = 0  # the last one that came, 0 before
-        for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # such as SIGHUP under nohup
-                signal.signal(number, self._stop)
+        self.ending = EndingSignal(SIGNALS, self._pass_on)
 
     def run(self, arguments: list[str]) -> int:
         """Runs the line once; returns its exit code, minus the signal's number if one ended it."""
         # A process group of its own: a terminal sends Ctrl-C to the whole group, so the run would get it twice.
         command = [*self._command, *arguments]
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0) as self._child:
-            if self.signal:  # came while the process started
-                self._child.send_signal(self.signal)
+            if self.ending.came:  # while the process started
+                self._child.send_signal(self.ending.came)
             return self._child.wait()
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
+    def _pass_on(self, number: int) -> None:
         if self._child:
             self._child.send_signal(number)
 
@@ -232,19 +227,17 @@ def forever(config: Path, seconds: float, shown: Screen, on: list[str] | None = 
     runs, log_file = Runs(config), task.root_folder / "logs" / "watch.log"
 
     def say(text: str) -> None:
-        if not runs.signal:  # a run that the signal ended is no failure to tell
+        if not runs.ending.came:  # a run that the signal ended is no failure to tell
             shown.print(text, style="dim")
             _log(log_file, text)
 
     watch = Watch(config, runs.run, say, on)
     pause = SETTLED
-    while not runs.signal:
+    while not runs.ending.came:
         watch.look()
-        until = time.monotonic() + pause
-        while not runs.signal and time.monotonic() < until:
-            time.sleep(SLICE)  # it goes on after a signal, so a long one would not end
+        runs.ending.sleep(pause)
         pause = seconds
-    sys.exit(128 + runs.signal)
+    sys.exit(128 + runs.ending.came)
 
 
 def _log(file: Path, text: str) -> None:
