@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from bertline.pipeline.commands.serving import CaOption, KeyFileOption, TlsOption
+from bertline.pipeline.commands.serving import (
+    AddressOption,
+    CaOption,
+    KeyFileOption,
+    ModelOption,
+    TlsOption,
+    VersionOption,
+)
 
 PANEL = "More labels"
 
@@ -29,11 +36,9 @@ def to_label(
         typer.Option(help="Default: by the ending, .csv or .json (Label Studio)."),
     ] = None,
     text: Annotated[str | None, typer.Option(help="Column of the texts, where there is no CONFIG.")] = None,
-    version: Annotated[int | None, typer.Option(help="A pushed version. Default: the newest.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Folder of a SavedModel; with --address, the model's name there.")
-    ] = None,
-    address: Annotated[str | None, typer.Option(help="HOST:PORT of a server that answers.")] = None,
+    version: VersionOption = None,
+    model: ModelOption = None,
+    address: AddressOption = None,
     key_file: KeyFileOption = None,
     ca: CaOption = None,
     tls: TlsOption = False,

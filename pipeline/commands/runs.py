@@ -27,6 +27,8 @@ OUTCOME_STYLES = {
     "interrupted": "yellow",
 }
 
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="A file; default: on the screen.")]
+
 app = typer.Typer()
 
 
@@ -109,53 +111,47 @@ def explain_gate(
 def label_issues(
     config: ConfigArgument,
     run_id: Annotated[str | None, _run_argument("the newest run that looked for them")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; default: on the screen.")] = None,
+    output: OutputOption = None,
 ) -> None:
     """Write the rows whose label is probably wrong as CSV, the surest first.
 
     A text that a spreadsheet would run as a formula, or that begins with an apostrophe, has an apostrophe before it.
     """
-    with screen.quiet(LIBRARY_LOG):
-        from bertline.components.artifacts import ISSUES_FILE
-        from bertline.pipeline import result_file
-
-        file = result_file.find(configs.load(config), run_id, Node.LABEL_QUALITY, "report", ISSUES_FILE)
-    _write(file.read_bytes(), output)
+    _write_result(config, run_id, Node.LABEL_QUALITY, output)
 
 
 @app.command(rich_help_panel=PANEL)
 def variants(
     config: ConfigArgument,
     run_id: Annotated[str | None, _run_argument("the newest run that made some")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; default: on the screen.")] = None,
+    output: OutputOption = None,
 ) -> None:
     """Write the training rows that `train.augment` made as CSV, each with the row and the operation that made it.
 
     A text that a spreadsheet would run as a formula, or that begins with an apostrophe, has an apostrophe before it.
     """
-    with screen.quiet(LIBRARY_LOG):
-        from bertline.components.artifacts import VARIANTS_FILE
-        from bertline.pipeline import result_file
-
-        file = result_file.find(configs.load(config), run_id, Node.AUGMENTER, "variants", VARIANTS_FILE)
-    _write(file.read_bytes(), output)
+    _write_result(config, run_id, Node.AUGMENTER, output)
 
 
 @app.command(rich_help_panel=PANEL)
 def pseudo_labels(
     config: ConfigArgument,
     run_id: Annotated[str | None, _run_argument("the newest run that labelled some")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; default: on the screen.")] = None,
+    output: OutputOption = None,
 ) -> None:
     """Write the rows of `train.unlabelled` that became training rows as CSV, each with its label and its probability.
 
     A text that a spreadsheet would run as a formula, or that begins with an apostrophe, has an apostrophe before it.
     """
+    _write_result(config, run_id, Node.PSEUDO_LABELLER, output)
+
+
+def _write_result(config: Path, run_id: str | None, node: Node, output: Path | None) -> None:
+    """Writes the file that a stage of a past run made for people."""
     with screen.quiet(LIBRARY_LOG):
-        from bertline.components.artifacts import PSEUDO_FILE
         from bertline.pipeline import result_file
 
-        file = result_file.find(configs.load(config), run_id, Node.PSEUDO_LABELLER, "rows", PSEUDO_FILE)
+        file = result_file.find(configs.load(config), run_id, node)
     _write(file.read_bytes(), output)
 
 

@@ -37,6 +37,14 @@ CaOption = Annotated[
     ),
 ]
 TlsOption = Annotated[bool, typer.Option("--tls", help="Speak TLS; a public authority signed the server's.")]
+VersionOption = Annotated[int | None, typer.Option(help="A pushed version. Default: the newest.")]
+ModelOption = Annotated[
+    str | None, typer.Option(help="Folder of a SavedModel; with --address, the model's name there.")
+]
+AddressOption = Annotated[
+    str | None, typer.Option(help="HOST:PORT of a server that answers, in place of this machine.")
+]
+GuardOption = Annotated[bool, typer.Option(help="CSV: an apostrophe before cells that a spreadsheet would run.")]
 
 app = typer.Typer()
 
@@ -173,14 +181,10 @@ def score(
     ] = None,
     keep: Annotated[list[str] | None, typer.Option(help="A column to keep; once for each. Default: all.")] = None,
     probabilities: Annotated[bool, typer.Option(help="Write the probability of every label.")] = True,
-    guard: Annotated[bool, typer.Option(help="CSV: an apostrophe before cells that a spreadsheet would run.")] = True,
-    version: Annotated[int | None, typer.Option(help="A pushed version. Default: the newest.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Folder of a SavedModel; with --address, the model's name there.")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="HOST:PORT of a server that answers, in place of this machine.")
-    ] = None,
+    guard: GuardOption = True,
+    version: VersionOption = None,
+    model: ModelOption = None,
+    address: AddressOption = None,
     key_file: KeyFileOption = None,
     ca: CaOption = None,
     tls: TlsOption = False,
@@ -238,14 +242,10 @@ def rank(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File for all of them; .parquet, .csv or .jsonl.")
     ] = None,
-    guard: Annotated[bool, typer.Option(help="CSV: an apostrophe before cells that a spreadsheet would run.")] = True,
-    version: Annotated[int | None, typer.Option(help="A pushed version. Default: the newest.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Folder of a SavedModel; with --address, the model's name there.")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="HOST:PORT of a server that answers, in place of this machine.")
-    ] = None,
+    guard: GuardOption = True,
+    version: VersionOption = None,
+    model: ModelOption = None,
+    address: AddressOption = None,
     key_file: KeyFileOption = None,
     ca: CaOption = None,
     tls: TlsOption = False,
