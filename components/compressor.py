@@ -17,6 +17,7 @@ from bertline.components.options import CompressOptions
 from bertline.components.trainer import Task
 from bertline.components.training_record import ValidationLogits
 from bertline.components.transformed_labels import names_of
+from bertline.components.tuning import trials
 from bertline.models import backbone_folder, compression, ensemble, families, hardware, training
 from bertline.models.distillation import Distillation
 from bertline.models.family import Classifier
@@ -46,14 +47,14 @@ def Compressor(
 
     Args:
         teacher: the Trainer's weights.
-        teacher_run: what training left beside them.
+        teacher_run: what training left beside them, with the values that a search has found.
         transform_graph: Transform's graph, which says whether rows are pairs.
         transformed_examples: token ids and label ids, splits train and validation. The test rows are not opened: which
             wordpieces they use is not known here, as it is not of the texts that the model will meet.
         weights: the student, with its own vocabulary where that was trimmed, and what was done (compression_report).
         model_run: training.json and the validation rows' logits, as the Trainer has them.
         model_options: a ModelOptions as JSON.
-        train_options: a TrainOptions as JSON, of the teacher's training.
+        train_options: a TrainOptions as JSON; values that a search has found take the places of its own.
         options: a CompressOptions as JSON.
         checkpoint_dir: folder, local or remote, that outlives an interrupted run; the same as the Trainer's.
         variants: more training rows of the teacher; None for none.
@@ -63,7 +64,8 @@ def Compressor(
         UserError: the teacher's vocabulary cannot be trimmed, or it has too few layers.
     """
     model, asked = ModelOptions.model_validate_json(model_options), CompressOptions.model_validate_json(options)
-    more = [rows.uri for rows in (variants, pseudo_labels) if rows]
+    train = TrainOptions.model_validate_json(train_options)
+    more = trainer.more_rows(train, variants, pseudo_labels)
     task = trainer.read_task(transform_graph.uri, transformed_examples.uri, model, more=more)
     members = ensemble.load(families.of(model), Path(teacher.uri))
     folder, steps = Path(weights.uri), Steps()
@@ -76,14 +78,14 @@ def Compressor(
     if asked.layers:
         layers = compression.layers_of(members[0], asked.layers)
         steps = steps.model_copy(update={"layers": Cut(before=compression.depth(members[0]), after=asked.layers)})
-        recipe = asked.distill.recipe(TrainOptions.model_validate_json(train_options))
+        recipe = asked.distill.recipe(searched(teacher_run) or train)
         own = f"{checkpoint_dir}/{fingerprint(task, teacher.uri, recipe, asked)}"
         trained = distil(task, members, layers, recipe, asked, logs=Path(model_run.uri), checkpoints=own)
         members = [trained.model]
         training_record.write_history(model_run.uri, [trained.history])
         names = names_of(task.validation.labels, task.labels)
         training_record.write_logits(model_run.uri, ValidationLogits(names, trained.validation_logits))
-        copies.copy_properties(teacher_run, model_run)  # what a search has changed holds for the teacher
+        copies.copy_properties(teacher_run, model_run)  # the card shows what a search has changed
     else:
         copies.copy(teacher_run, model_run)  # the validation rows have kept their tokens, and so their logits
     for number, member in enumerate(members, 1):
@@ -92,6 +94,12 @@ def Compressor(
     weights.set_string_custom_property("summary", steps.described)
     if asked.layers:
         remove_checkpoints(checkpoint_dir, own)
+
+
+def searched(teacher_run: standard_artifacts.ModelRun) -> TrainOptions | None:
+    """The recipe that the teacher was trained by after a search; None where there was no search."""
+    sections = trials.trained_sections(teacher_run)
+    return TrainOptions.model_validate(sections["train"]) if sections else None
 
 
 def distil(

@@ -159,14 +159,17 @@ def test_fewer_layers_are_distilled_from_the_trimmed_teacher(line, tmp_path):
     weights = artifact(artifacts.Weights, tmp_path / "weights")
     run = artifact(standard_artifacts.ModelRun, tmp_path / "run")
     options = CompressOptions(vocabulary="used", layers=1, distill={"epochs": 2})
-    line["run"].set_string_custom_property("tuned", '{"train": {"epochs": 7}}')  # by a search of the same run
+    tuned = json.dumps({"train": {"batch_size": 1, "precision": "float32", "tensorboard": False}})
+    line["run"].set_string_custom_property("tuned", tuned)  # by a search of the same run
     compress(line, tmp_path, weights, run, options)
-    assert run.get_string_custom_property("tuned") == '{"train": {"epochs": 7}}'  # the card and the tracker go by it
+    assert run.get_string_custom_property("tuned") == tuned  # the card and the tracker go by it
     student = classifier.load(tmp_path / "weights")
     words = Path(weights.uri, "vocabulary/vocab.txt").read_text(encoding="utf-8").split()
     assert (student.backbone.num_layers, student.backbone.vocabulary_size) == (1, len(words))
     assert weights.get_string_custom_property("summary") == f"1 of 2 layers, {len(words)} of 1,443 wordpieces"
-    assert len(training_record.read_history(run.uri)["epochs"]) == 2
+    history = training_record.read_history(run.uri)
+    assert len(history["epochs"]) == 2
+    assert history["step"] == 2 * len(SEEN)  # of one row each, as the search has found
     assert training_record.read_logits(run.uri).logits.argmax(-1).tolist() == [2, 0, 1]  # as the teacher answers
     assert not list((tmp_path / "checkpoints").iterdir())
 
