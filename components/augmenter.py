@@ -4,10 +4,8 @@ It runs behind Transform, so splits, statistics, the baseline, the probe, near-d
 as they came in. A variant whose text is a row already, in any split, is left out: no test text gets into training.
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
@@ -15,23 +13,22 @@ import tensorflow as tf
 import xxhash
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
-from tfx.types import artifact_utils, standard_artifacts
+from tfx.types import standard_artifacts
 
-from bertline.components import pretrained, shards, splitting, spreadsheet
+from bertline.components import added_rows, pretrained, splitting, spreadsheet
+from bertline.components.added_rows import TRAIN
 from bertline.components.artifacts import VARIANTS_FILE, Backbone, Variants
 from bertline.components.augmentation import operations
 from bertline.components.augmentation.masked_words import MaskedWords
 from bertline.components.augmentation.operations import Operation
-from bertline.components.examples import Table, read_examples
+from bertline.components.examples import Table, read_splits
 from bertline.components.object_store import local_copy
-from bertline.components.tokenisation import Tokenise
 from bertline.components.variants import COLUMNS, OPTIONS
 from bertline.errors import UserError
-from bertline.models import features, hardware
+from bertline.models import hardware
 from bertline.models.features import ROW_ID, SERIALIZED, SOURCE, TEXT, TEXT_PAIR
 from bertline.models.recipe import AugmentOptions, ModelOptions
 
-TRAIN = features.SPLITS[0]
 UNCHANGED = "the operation had nothing to change"
 THERE = "its text is a row already"
 
@@ -64,10 +61,7 @@ def Augmenter(
         UserError: a file or a package is missing, the command fails, or no variant is left.
     """
     recipe = AugmentOptions.model_validate_json(options)
-    tables = {
-        split: read_examples(artifact_utils.get_split_uri([examples], split), [], multi_label=True)
-        for split in features.SPLITS
-    }
+    tables = read_splits(examples, multi_label=True)
     rows = tables[TRAIN]
 
     def fill() -> MaskedWords:
@@ -76,10 +70,11 @@ def Augmenter(
 
     with local_copy(base_folder, lambda folder: operations.files(recipe, folder)) as folder:
         made = list(_made(rows, recipe, operations.of(recipe, folder, fill)))
-    kept, left_out = _without_known(made, {key for table in tables.values() for key in _keys(table)})
+    known = {key for table in tables.values() for key in splitting.text_keys(table[TEXT], table[TEXT_PAIR])}
+    kept, left_out = _without_known(made, known)
     if not kept:
         raise UserError(f"train.augment: none of {len(made):,} variants is of use: {_listed(left_out)}")
-    _write_examples(variants.uri, transform_graph.uri, rows, kept)
+    added_rows.write(variants.uri, transform_graph.uri, _examples(rows, kept))
     _write_provenance(variants.uri, rows, kept)
     variants.set_string_custom_property(OPTIONS, options)
     variants.set_string_custom_property("summary", summary(len(rows[SERIALIZED]), kept, left_out))
@@ -100,7 +95,7 @@ def _made(rows: Table, recipe: AugmentOptions, changes: dict[str, Operation]) ->
     """The variants, one round after the other; in each round every row gets one."""
     sides = [rows[TEXT], rows[TEXT_PAIR]] if any(rows[TEXT_PAIR]) else [rows[TEXT]]
     # The key of a row's text is its id, so what is drawn for a row does not depend on the other rows.
-    starts = [_number(recipe.seed, key.row_id) for key in _keys(rows)]
+    starts = [_number(recipe.seed, key.row_id) for key in splitting.text_keys(rows[TEXT], rows[TEXT_PAIR])]
     for number in range(recipe.variants):
         turns = [recipe.operations[(start + number) % len(recipe.operations)] for start in starts]
         for name in recipe.operations:
@@ -121,11 +116,6 @@ def _number(*parts: int | str) -> int:
     return xxhash.xxh3_64_intdigest(" ".join(map(str, parts)).encode())
 
 
-def _keys(rows: Table) -> Iterator[splitting.TextKey]:
-    pairs = rows[TEXT_PAIR] if any(rows[TEXT_PAIR]) else [None] * len(rows[TEXT])
-    return map(splitting.text_key, rows[TEXT], pairs)
-
-
 def _without_known(made: list[Variant], known: set[splitting.TextKey]) -> tuple[list[Variant], Counter[str]]:
     """The variants that are new texts, and how many are left out for which reason."""
     kept, left_out, seen = [], Counter(), set(known)
@@ -143,19 +133,13 @@ def _without_known(made: list[Variant], known: set[splitting.TextKey]) -> tuple[
     return sorted(kept, key=lambda variant: variant.place), left_out
 
 
-def _write_examples(target: str, graph: str, rows: Table, kept: list[Variant]) -> None:
-    """Writes the transformed Examples of the variants, in their order."""
-    with tempfile.TemporaryDirectory(prefix="bertline-variants-") as scratch:
-        name = f"variants{shards.ENDING}"
-        with shards.writing(scratch, TRAIN, name) as writer:
-            for variant in kept:
-                example = tf.train.Example.FromString(rows[SERIALIZED][variant.place])
-                for feature, text in zip((TEXT, TEXT_PAIR), variant.texts, strict=False):
-                    example.features.feature[feature].bytes_list.value[:] = [text.encode()]
-                writer.write(example.SerializeToString())
-        worker = Tokenise(graph, target)
-        worker.setup()
-        list(worker.process(shards.Shard(TRAIN, str(Path(scratch) / f"Split-{TRAIN}" / name))))
+def _examples(rows: Table, kept: list[Variant]) -> Iterator[tf.train.Example]:
+    """The raw Example of each variant: its row's, with other texts."""
+    for variant in kept:
+        example = tf.train.Example.FromString(rows[SERIALIZED][variant.place])
+        for feature, text in zip((TEXT, TEXT_PAIR), variant.texts, strict=False):
+            example.features.feature[feature].bytes_list.value[:] = [text.encode()]
+        yield example
 
 
 def _write_provenance(target: str, rows: Table, kept: list[Variant]) -> None:

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
-from tfx.types import artifact_utils, standard_artifacts
+from tfx.types import standard_artifacts
 
 from bertline.components import label_set_baseline
 from bertline.components.artifacts import BASELINE_FILE, BaselineAnswers
-from bertline.components.examples import read_examples
+from bertline.components.examples import read_splits
 from bertline.components.label_set_baseline import Penalised
 from bertline.models import features
 
@@ -53,10 +53,7 @@ def Baseline(
         answers: the answer to each test row, in BASELINE_FILE: columns `row_id` and `predicted`.
         multi_label: whether (1) rows have any number of labels. Then each label is fitted against the rest.
     """
-    train, validation, test = (
-        read_examples(artifact_utils.get_split_uri([examples], split), [], multi_label=bool(multi_label))
-        for split in features.SPLITS
-    )
+    train, validation, test = read_splits(examples, multi_label=bool(multi_label)).values()
     began = time.monotonic()
     if multi_label:
         labelled = ((texts(rows), rows[features.LABEL]) for rows in (train, validation))

@@ -1,11 +1,13 @@
-"""The rows of a split, read from the raw Examples that ingestion wrote."""
+"""The rows of splits, read from the raw Examples that ingestion wrote."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
+from tfx.types import artifact_utils, standard_artifacts
 
 from bertline.errors import UserError
 from bertline.models import features
@@ -45,6 +47,16 @@ def read_examples(folder: str, keep: list[str], *, multi_label: bool = False) ->
         else:
             table[name] = [value.decode("utf-8", "replace") for value in column.numpy()]
     return table | {SERIALIZED: records}
+
+
+def read_splits(
+    examples: standard_artifacts.Examples, keep: Sequence[str] = (), *, multi_label: bool = False
+) -> dict[str, Table]:
+    """All splits of an Examples artifact by name; further arguments and errors as those of `read_examples`."""
+    return {
+        split: read_examples(artifact_utils.get_split_uri([examples], split), [*keep], multi_label=multi_label)
+        for split in features.SPLITS
+    }
 
 
 def check_order(answered: list[Any], table: Table) -> None:

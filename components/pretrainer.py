@@ -12,13 +12,13 @@ import numpy as np
 import tensorflow as tf
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
-from tfx.types import artifact_utils, standard_artifacts
+from tfx.types import standard_artifacts
 
 from bertline.components import pretrained, splitting
 from bertline.components.artifacts import Backbone
 from bertline.components.checkpoint_folders import remove_checkpoints
 from bertline.components.data import texts as unlabelled
-from bertline.components.examples import Table, read_examples
+from bertline.components.examples import Table, read_splits
 from bertline.components.object_store import local_copy
 from bertline.components.options import DataOptions
 from bertline.components.pretrained import Texts
@@ -27,15 +27,14 @@ from bertline.models import families, features, pretraining
 from bertline.models.bert import backbone as weights
 from bertline.models.bert import classifier, folder, masked_lm
 from bertline.models.bert.masked_lm import MaskedLm
-from bertline.models.bert.tokenizer import Tokenizer, read_vocabulary
+from bertline.models.bert.tokenizer import MASK, SEPARATOR, START, UNKNOWN, Tokenizer, read_vocabulary
 from bertline.models.dataset import Rows
 from bertline.models.features import TEXT, TEXT_PAIR
 from bertline.models.masking import Masking
 from bertline.models.recipe import ModelOptions, PretrainOptions
 from bertline.serving import storage
 
-MASK = "[MASK]"
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", MASK)  # never to be predicted
+SPECIAL = ("[PAD]", UNKNOWN, START, SEPARATOR, MASK)  # never to be predicted
 HELD_OUT = 0.05  # share of the texts that only show the loss
 MOST_HELD_OUT = 1000  # texts; their loss is then known to a hundredth or two
 WHOLE_TEXTS = 1 << 20  # tokens: the tokenizer cuts nothing off, and long texts become several rows
@@ -77,10 +76,7 @@ def Pretrainer(
     recipe, model = PretrainOptions.model_validate_json(options), ModelOptions.model_validate_json(model_options)
     if families.of(model) is not families.BERT:
         raise UserError("pretrain: only BERTs can be pre-trained further; take it out, or name another model.backbone")
-    tables = {
-        split: read_examples(artifact_utils.get_split_uri([examples], split), [], multi_label=True)
-        for split in features.SPLITS
-    }
+    tables = read_splits(examples, multi_label=True)
     collected = _Collected(each for split in JUDGING for each in _texts_of(tables[split]))
     if recipe.training_rows:
         collected.add(_texts_of(tables[TRAIN]))
@@ -178,7 +174,7 @@ def tokenised(texts: list[str], options: ModelOptions) -> Rows:
     """The texts' ids. A text that is longer than `model.max_length` becomes several rows, so nothing is cut off."""
     words = weights.vocabulary(options)
     tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=WHOLE_TEXTS)
-    start, end, room = tokenizer.id("[CLS]"), tokenizer.id("[SEP]"), options.max_length - 2
+    start, end, room = tokenizer.id(START), tokenizer.id(SEPARATOR), options.max_length - 2
     rows: list[np.ndarray] = []
     for place in range(0, len(texts), BATCH):
         ids, _ = tokenizer(tf.constant(texts[place : place + BATCH]))

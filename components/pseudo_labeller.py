@@ -6,11 +6,9 @@ threshold (Lee, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning
 the threshold as in Sohn et al., "FixMatch", NeurIPS 2020). Splits, statistics and figures do not see these rows.
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,11 +16,11 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
-from tfx.types import artifact_utils, standard_artifacts
+from tfx.types import standard_artifacts
 
-from bertline.components import pretrained, probe_head, pseudo_rows, shards, spreadsheet
+from bertline.components import added_rows, pretrained, probe_head, pseudo_rows, spreadsheet
 from bertline.components.artifacts import PSEUDO_FILE, Backbone, ProbeHead, PseudoLabels
-from bertline.components.examples import Table, read_examples
+from bertline.components.examples import Table, read_splits
 from bertline.components.labelling import pool
 from bertline.components.labelling.pool import Candidate
 from bertline.components.labelling.vectors import TextVectors
@@ -30,8 +28,7 @@ from bertline.components.labels import read_labels
 from bertline.components.object_store import local_copy
 from bertline.components.options import DataOptions
 from bertline.components.probe_head import Probed
-from bertline.components.splitting import text_key
-from bertline.components.tokenisation import Tokenise
+from bertline.components.splitting import text_key, text_keys
 from bertline.errors import UserError
 from bertline.models import calibration, features
 from bertline.models.features import LABEL, ROW_ID, SOURCE, TEXT, TEXT_PAIR
@@ -77,7 +74,7 @@ def PseudoLabeller(
     """
     options = DataOptions.model_validate_json(data)
     labels, probed = read_labels(transform_graph.uri), probe_head.read(head.uri)
-    tables = {split: read_examples(artifact_utils.get_split_uri([examples], split), []) for split in features.SPLITS}
+    tables = read_splits(examples)
     temperature = temperature_of(probed, tables[VALIDATION], labels)
     encoder = TextVectors(pretrained.model_of(ModelOptions.model_validate_json(model_options), backbone), precision)
     with local_copy(
@@ -103,7 +100,7 @@ def PseudoLabeller(
             "lower, or leave train.unlabelled out."
         )
     rows_of = [Labelled(row, labels[label], probability) for row, label, probability in sure]
-    _write_examples(rows.uri, transform_graph.uri, rows_of, names)
+    added_rows.write(rows.uri, transform_graph.uri, _examples(transform_graph.uri, rows_of))
     _write_provenance(rows.uri, rows_of, names)
     rows.set_string_custom_property(pseudo_rows.ASKED, pseudo_rows.asked_by(source, threshold))
     rows.set_string_custom_property("summary", summary(rows_of, counts, threshold))
@@ -131,9 +128,7 @@ def keys_of(tables: dict[str, Table]) -> dict[str, str]:
     """The key of each row's text -> the row's split."""
     known = {}
     for split, table in tables.items():
-        pairs = table[TEXT_PAIR] if any(table[TEXT_PAIR]) else [None] * len(table[TEXT])
-        keys = (text_key(*texts).row_id for texts in zip(table[TEXT], pairs, strict=True))
-        known |= dict.fromkeys(keys, split)
+        known |= dict.fromkeys((key.row_id for key in text_keys(table[TEXT], table[TEXT_PAIR])), split)
     return known
 
 
@@ -196,23 +191,17 @@ def surest(
 # === What is written ===
 
 
-def _write_examples(target: str, graph: str, rows: list[Labelled], names: Sequence[str]) -> None:
-    """Writes the transformed Examples of the rows, in their order."""
+def _examples(graph: str, rows: list[Labelled]) -> Iterator[tf.train.Example]:
+    """The raw Example of each row, as ingestion writes those with a label."""
     empty = dict.fromkeys(tft.TFTransformOutput(graph).raw_feature_spec(), "")  # kept columns, which training ignores
-    with tempfile.TemporaryDirectory(prefix="bertline-pseudo-") as scratch:
-        name = f"pseudo{shards.ENDING}"
-        with shards.writing(scratch, TRAIN, name) as writer:
-            for each in rows:
-                values = empty | {TEXT: each.row.text, LABEL: each.label}
-                if each.row.text_pair is not None:
-                    values[TEXT_PAIR] = each.row.text_pair
-                example = tf.train.Example()
-                for feature, value in values.items():
-                    example.features.feature[feature].bytes_list.value.append(value.encode())
-                writer.write(example.SerializeToString(deterministic=True))
-        worker = Tokenise(graph, target)
-        worker.setup()
-        list(worker.process(shards.Shard(TRAIN, str(Path(scratch) / f"Split-{TRAIN}" / name))))
+    for each in rows:
+        values = empty | {TEXT: each.row.text, LABEL: each.label}
+        if each.row.text_pair is not None:
+            values[TEXT_PAIR] = each.row.text_pair
+        example = tf.train.Example()
+        for feature, value in values.items():
+            example.features.feature[feature].bytes_list.value.append(value.encode())
+        yield example
 
 
 def _write_provenance(target: str, rows: list[Labelled], names: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import bisect
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -76,6 +76,16 @@ def text_key(text: str, text_pair: str | None = None) -> TextKey:
     normal = "\x1f".join(" ".join(unicodedata.normalize("NFC", part).split()) for part in parts)
     digest = xxhash.xxh3_128_intdigest(normal.encode())
     return TextKey(digest >> 64, digest & (2**64 - 1))
+
+
+def text_keys(texts: Sequence[str], pairs: Sequence[str]) -> Iterator[TextKey]:
+    """The `text_key` of each row of a split.
+
+    Args:
+        texts: the first or only text of each row.
+        pairs: the second one; "" in all rows where they have one text.
+    """
+    return map(text_key, texts, pairs if any(pairs) else [None] * len(texts))
 
 
 def row_key(text: str, text_pair: str | None, options: DataOptions) -> TextKey:

@@ -16,13 +16,12 @@ from bertline.models import families
 from bertline.models.bert import backbone as weights
 from bertline.models.bert import classifier, masked_lm
 from bertline.models.bert.masked_lm import MaskedLm
-from bertline.models.bert.tokenizer import SEPARATOR, START, Tokenizer, read_vocabulary
+from bertline.models.bert.tokenizer import MASK, SEPARATOR, START, Tokenizer, read_vocabulary
 from bertline.models.family import Batch
 from bertline.models.recipe import ModelOptions
 
 LIKELIEST = 10  # words that are drawn from, by their probability; further down they no longer fit
 BATCH = 32  # texts
-MASK = "[MASK]"
 
 
 class _Gaps(NamedTuple):
