@@ -197,15 +197,16 @@ class Config(Section):
         """Whether training starts from the probe's head."""
         if self.train.method == "contrastive":
             return False  # its head comes last
-        return self._can_probe if self.train.head == "auto" else self.train.head == "probe"
+        return self.starts_pretrained if self.train.head == "auto" else self.train.head == "probe"
 
     @property
-    def _can_probe(self) -> bool:
+    def starts_pretrained(self) -> bool:
+        """Whether training starts from weights that know something; random ones do not."""
         return self.pretrain is not None or self.model.pretrained
 
     @property
     def _compares_with_probe(self) -> bool:
-        return self._can_probe if self.evaluate.probe is None else self.evaluate.probe
+        return self.starts_pretrained if self.evaluate.probe is None else self.evaluate.probe
 
     def runtime_sections(self) -> dict[str, str]:
         """The sections of RUNTIME_SECTIONS as JSON, by name."""
@@ -335,7 +336,7 @@ def check_the_probe(config: Config) -> None:
         "evaluate.probe: true": bool(config.evaluate.probe),
         "evaluate.gates.beats_probe_by": gate,
     }
-    if any(asked.values()) and not config._can_probe:
+    if any(asked.values()) and not config.starts_pretrained:
         keys = ", ".join(key for key, is_asked in asked.items() if is_asked)
         raise ValueError(
             f"{keys}: there is no probe here, since the random weights that training starts from know nothing that it "
@@ -396,7 +397,7 @@ def check_masked_words(config: Config) -> None:
         return
     if network_size.has_sentencepiece(config.model):
         raise ValueError("train.augment.operations: masked_lm: only BERTs can do it; take it out")
-    if not config._can_probe:
+    if not config.starts_pretrained:
         raise ValueError(
             "train.augment.operations: masked_lm: the random weights of model.backbone know no words; add a section "
             "`pretrain`, or take masked_lm out"
@@ -435,7 +436,7 @@ def check_regularity(config: Config) -> None:
         raise ValueError(
             "train.r_drop: without model.dropout both passes of a row are the same; set one of the two to 0.1"
         )
-    if train.l2_sp and not config._can_probe:
+    if train.l2_sp and not config.starts_pretrained:
         raise ValueError(
             "train.l2_sp: the random weights that training starts from are nothing to stay near; leave it out"
         )
@@ -471,7 +472,7 @@ def check_unlabelled(config: Config) -> None:
         return
     if data.multi_label is not None:
         raise ValueError("train.unlabelled: with data.multi_label no one probability says that a row has its labels")
-    if not config._can_probe:
+    if not config.starts_pretrained:
         raise ValueError(
             "train.unlabelled: the probe labels the rows, and the random weights of model.backbone know nothing that "
             "it could find; leave it out"
@@ -486,9 +487,6 @@ def check_unlabelled(config: Config) -> None:
                 )
 
 
-# === Reading and printing ===
-
-
 def check_retraining(config: Config, on: Sequence[str] | None = None) -> None:
     """Raises ValueError when a trigger of `retrain.on`, or of `on` in its place, could never ask for a run."""
     if "span" in (on or config.retrain.on) and not any(
@@ -499,26 +497,31 @@ def check_retraining(config: Config, on: Sequence[str] | None = None) -> None:
         )
 
 
-def can_start_warm(config: Config) -> bool:
-    """Whether training can start from the weights of the last blessed model, as `with_warm_start` has it."""
-    return config.train.method != "probe" and not config.tune.every_run and config.pretrain is None
+# === Starting warm ===
+
+
+def why_not_warm(config: Config) -> str:
+    """Why training cannot start from the last blessed model's weights, as `with_warm_start` has it; "" where it can."""
+    reasons = {
+        "train.method: probe trains only a new head": config.train.method == "probe",
+        "tune.every_run is set": config.tune.every_run,
+        "with a section pretrain training starts from its weights": config.pretrain is not None,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def with_warm_start(config: Config) -> Config:
     """The config with `train.warm_start: true`.
 
     Raises:
-        UserError: it goes with another method, with no search, or without further pre-training.
+        UserError: training cannot start so.
     """
-    if not can_start_warm(config):
-        reasons = {
-            "train.method: probe trains only a new head": config.train.method == "probe",
-            "tune.every_run is set": config.tune.every_run,
-            "with a section pretrain training starts from its weights": config.pretrain is not None,
-        }
-        why = next(reason for reason, holds in reasons.items() if holds)
+    if why := why_not_warm(config):
         raise UserError(f"--warm-start: {why}; leave it out.")
     return config.model_copy(update={"train": config.train.model_copy(update={"warm_start": True})})
+
+
+# === Reading and printing ===
 
 
 def load(path: str | Path) -> Config:

@@ -62,7 +62,7 @@ class Watch:
         self._last: object = None  # what was there at the last look
         self._ran: object = None  # what the last run saw
         self._failures, self._due = 0, 0.0  # of runs on `_ran`, and when it is tried again
-        self._cold = False  # a run that started warm failed: the next try does not
+        self._cold = False  # a run that started warm failed: further tries do not
         self._why: list[str] = []  # of the last run
         self._said = ""  # the last sentence that is not repeated from look to look
 
@@ -103,7 +103,7 @@ class Watch:
         if state != self._ran:
             self._failures, self._cold = 0, False
         by_itself = not {FIRST, CHANGED} & {*why}
-        warm = by_itself and task.retrain.warm_start and not self._cold and configs.can_start_warm(task)
+        warm = by_itself and task.retrain.warm_start and not self._cold and not configs.why_not_warm(task)
         start = ", from the weights of the last blessed model" if warm else ""
         self._say(f"run {len(memory.of_week(self._now())) + 1} of the last 7 days{start}: {'; '.join(why)}")
         spans, began = triggers.portions(task), self._now()
@@ -121,7 +121,7 @@ class Watch:
         pause = min(self._retry * 2**self._failures, LONGEST_RETRY)
         self._failures += 1
         self._due = self._clock() + pause
-        self._cold = warm
+        self._cold = self._cold or warm
         self._say(
             f"the run failed ({_ending(code)}); it is tried again when the data or the config change, or in "
             f"{pause / 60:.0f} minutes{', then from the pretrained weights' if warm else ''}. Ctrl-C ends the watch"

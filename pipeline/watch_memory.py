@@ -82,7 +82,6 @@ class Memory:
         if ended and now < ended + pause:
             return ended + pause, f"the pause after the run that ended at {ended:%Y-%m-%d %H:%M} UTC"
         if len(of_week) >= most_a_week:
-            return of_week[
-                -most_a_week
-            ] + WEEK, f"{len(of_week)} runs in the last 7 days, and {most_a_week} are allowed"
+            until = of_week[-most_a_week] + WEEK
+            return until, f"{len(of_week)} runs in the last 7 days, and {most_a_week} are allowed"
         return None

@@ -241,13 +241,15 @@ def test_a_schedule_counts_from_the_last_run_whatever_began_it(retraining):
 
 
 def test_a_warm_run_that_fails_is_tried_from_the_pretrained_weights_and_a_blocked_one_is_done(retraining):
-    retraining.endings = [1, BLOCKED]
+    retraining.endings = [1, 1, BLOCKED]
     watch = retraining.started("span")
     retraining.looks(watch)
     assert "then from the pretrained weights" in retraining.said[-1]
     retraining.looks(watch, HOUR)
     assert [arguments for _, arguments in retraining.runs] == [["--warm-start"], []]
-    assert retraining.looks(retraining.started("span"), DAY) == 2
+    retraining.looks(watch, HOUR)
+    assert [arguments for _, arguments in retraining.runs] == [["--warm-start"], [], []]
+    assert retraining.looks(retraining.started("span"), DAY) == 3
 
 
 def test_a_probe_has_no_weights_to_start_from(retraining):
