@@ -63,24 +63,24 @@ def Compressor(
     Raises:
         UserError: the teacher's vocabulary cannot be trimmed, or it has too few layers.
     """
-    model, asked = ModelOptions.model_validate_json(model_options), CompressOptions.model_validate_json(options)
+    model, compress = ModelOptions.model_validate_json(model_options), CompressOptions.model_validate_json(options)
     train = TrainOptions.model_validate_json(train_options)
     more = trainer.more_rows(train, variants, pseudo_labels)
     task = trainer.read_task(transform_graph.uri, transformed_examples.uri, model, more=more)
     members = ensemble.load(families.of(model), Path(teacher.uri))
     folder, steps = Path(weights.uri), Steps()
-    if asked.vocabulary == "used":
+    if compress.vocabulary == "used":
         trimmed = compression.trim(members, model, [task.train, task.validation], folder)
         members, kept = trimmed.members, trimmed.kept
         rows = {name: compression.renumbered(getattr(task, name), kept) for name in ("train", "validation")}
         task = replace(task, **rows)
         steps = steps.model_copy(update={"wordpieces": Cut(before=trimmed.whole, after=len(kept))})
-    if asked.layers:
-        layers = compression.layers_of(members[0], asked.layers)
-        steps = steps.model_copy(update={"layers": Cut(before=compression.depth(members[0]), after=asked.layers)})
-        recipe = asked.distill.recipe(searched(teacher_run) or train)
-        own = f"{checkpoint_dir}/{fingerprint(task, teacher.uri, recipe, asked)}"
-        trained = distil(task, members, layers, recipe, asked, logs=Path(model_run.uri), checkpoints=own)
+    if compress.layers:
+        layers = compression.layers_of(members[0], compress.layers)
+        steps = steps.model_copy(update={"layers": Cut(before=compression.depth(members[0]), after=compress.layers)})
+        recipe = compress.distill.recipe(searched(teacher_run) or train)
+        own = f"{checkpoint_dir}/{fingerprint(task, teacher.uri, recipe, compress)}"
+        trained = distil(task, members, layers, recipe, compress, logs=Path(model_run.uri), checkpoints=own)
         members = [trained.model]
         training_record.write_history(model_run.uri, [trained.history])
         names = names_of(task.validation.labels, task.labels)
@@ -92,7 +92,7 @@ def Compressor(
         member.write(ensemble.folder(folder, number, len(members)), task.labels, backbone_digest=task.digest)
     compression_report.write_steps(folder, steps)
     weights.set_string_custom_property("summary", steps.described)
-    if asked.layers:
+    if compress.layers:
         remove_checkpoints(checkpoint_dir, own)
 
 

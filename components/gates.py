@@ -241,14 +241,14 @@ def _beats_constant(metrics: Metrics) -> Verdict:
 # === Candidates in order ===
 
 
-def _of_ranking(found: RankingFigures, options: RankingGates, version: str, certainty: float) -> Iterator[Verdict]:
+def _of_ranking(figures: RankingFigures, options: RankingGates, version: str, certainty: float) -> Iterator[Verdict]:
     floors = {"mrr": options.mrr, "ndcg": options.ndcg}
     floors |= {f"precision_at_{k}": bound for k, bound in options.precision_at.items()}
     for figure, bound in floors.items():
         if bound is not None:
-            value, name = found.by_figure()[figure], figure_name(figure)
+            value, name = figures.by_figure()[figure], figure_name(figure)
             passed = value >= bound
-            reason = f"{name} {value:.3f} over {found.queries:,} queries is below the config's floor of {bound:g}"
+            reason = f"{name} {value:.3f} over {figures.queries:,} queries is below the config's floor of {bound:g}"
             yield Verdict(
                 f"{name} >= {bound:g}",
                 f"{value:.3f}",
@@ -257,19 +257,19 @@ def _of_ranking(found: RankingFigures, options: RankingGates, version: str, cert
                 "" if passed else reason,
                 kind=f"ranking.{'precision_at' if figure.startswith('precision_at') else figure}",
                 metric=figure,
-                interval=found.intervals[figure],
+                interval=figures.intervals[figure],
                 missing=max(bound - value, 0.0),
             )
-    if options.not_worse_by is not None and found.leads:
-        yield _ranks_not_worse(found, options.not_worse_by, version, certainty)
+    if options.not_worse_by is not None and figures.leads:
+        yield _ranks_not_worse(figures, options.not_worse_by, version, certainty)
 
 
-def _ranks_not_worse(found: RankingFigures, margin: float, version: str, certainty: float) -> Verdict:
+def _ranks_not_worse(figures: RankingFigures, margin: float, version: str, certainty: float) -> Verdict:
     """Blocks where MRR or nDCG is surely lower by more than the margin."""
-    metric, worst = min(found.leads.items(), key=lambda named: named[1].high)
+    metric, worst = min(figures.leads.items(), key=lambda named: named[1].high)
     passed = worst.high >= -margin
     reason = (
-        f"{figure_name(metric)} fell by {-worst.value:.3f} against version {version} on the same {found.queries:,} "
+        f"{figure_name(metric)} fell by {-worst.value:.3f} against version {version} on the same {figures.queries:,} "
         f"queries, with {certainty:.0%} certainty by more than {-worst.high:.3f}; a loss of {margin:g} is allowed"
     )
     return Verdict(

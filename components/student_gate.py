@@ -72,22 +72,21 @@ def StudentGate(
     rows = {name: predict(folder, table, evaluation.batch_size)[0] for name, folder in folders.items()}
     check_labels(rows["teacher"], table[features.LABEL])
     timed = measure(folders["teacher"], folders["student"], table, evaluation.batch_size)
-    found = compare(
+    trade = compare(
         compression_report.read_steps(student_weights.uri),
         {name: side(rows[name], storage.size(folders[name]), timed[name]) for name in pair},
-        rows["student"],
-        rows["teacher"].predicted,
+        rows,
         timed,
         CompressOptions.model_validate_json(options).gates,
         evaluation.gates.certainty,
     )
-    compression_report.write(report.uri, found)
-    report.set_string_custom_property("verdicts", json.dumps(found.verdicts))
-    report.set_string_custom_property("summary", found.described)
+    compression_report.write(report.uri, trade)
+    report.set_string_custom_property("verdicts", json.dumps(trade.verdicts))
+    report.set_string_custom_property("summary", trade.described)
     taken = {
         "student": (student, student_weights, student_run),
         "teacher": (teacher, teacher_weights, teacher_run),
-    }[found.chosen]
+    }[trade.chosen]
     for source, target in zip(taken, (model, weights, model_run), strict=True):
         copies.copy(source, target)
 
@@ -126,13 +125,13 @@ def measure(teacher: str, student: str, table: Table, batch_size: int) -> dict[s
     singles = [np.array([records[order[place]]], object) for place in places]
     alone = np.array([_in_turns(both, single, turn) for turn, single in enumerate(singles)])
     rows = sum(map(len, timed))
-    found = {
+    timings = {
         name: Timing(in_batches[:, at], rows, float(np.median(alone[:, at])) * 1e3)
         for at, name in enumerate(("teacher", "student"))
     }
     for each in both:
         each.close()
-    return found
+    return timings
 
 
 class _Timed:
@@ -191,8 +190,7 @@ def side(rows: Answers, size: int, timed: Timing) -> Side:
 def compare(
     steps: compression_report.Steps,
     sides: dict[str, Side],
-    student: Answers,
-    teacher: np.ndarray,
+    rows: dict[str, Answers],
     timed: dict[str, Timing],
     options: StudentGates,
     certainty: float,
@@ -201,13 +199,13 @@ def compare(
 
     Args:
         steps: what was done.
-        sides: both models' figures.
-        student: its answers to the test rows.
-        teacher: the teacher's, in the form of `student.predicted`.
-        timed: both models' times, of the same batches.
+        sides: both models' figures, as "teacher" and "student"; so the next two.
+        rows: their answers to the test rows.
+        timed: their times, of the same batches.
         options: the gates.
         certainty: that a bound holds with.
     """
+    student, teacher = rows["student"], rows["teacher"].predicted
     ratio, bounds = faster(timed["teacher"].seconds, timed["student"].seconds, certainty)
     smaller = sides["teacher"].bytes / sides["student"].bytes
     verdicts = []

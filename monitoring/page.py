@@ -51,7 +51,7 @@ def policy() -> str:
 
 
 def write(file: Path, html: str) -> None:
-    """Writes the page for its owner alone, as the records are, whole or not at all.
+    """Writes the page, whole or not at all, so that only its owner can read it, as the records.
 
     Raises:
         UserError: it cannot be written.

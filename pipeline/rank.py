@@ -22,11 +22,11 @@ SHOWN_QUERIES = 5  # of a file with many; -o has all
 SHOWN_REFUSED = 3
 
 
-def run(asked: score.Request, query: str | None, label: str | None, top: int) -> int:
+def run(request: score.Request, query: str | None, label: str | None, top: int) -> int:
     """Ranks the candidates in files, shows the first of each query, and writes the output if one is asked for.
 
     Args:
-        asked: the files, what answers, and as `output` the file to write or an empty path.
+        request: the files, what answers, and as `output` the file to write or an empty path.
         query: that all rows are candidates for; None where the files have a column of queries.
         label: of a candidate that fits; None for the config's evaluate.ranking.label.
         top: how many candidates of a query to show.
@@ -37,21 +37,21 @@ def run(asked: score.Request, query: str | None, label: str | None, top: int) ->
     Raises:
         UserError: the model reads no pairs, no label says what fits, a column is missing, or there is no candidate.
     """
-    task = configs.load(asked.config)
+    task = configs.load(request.config)
     fits = _label(task, label)
-    _check(task, asked, query)
+    _check(task, request, query)
     began = time.monotonic()
     with screen.quiet(task.root_folder / "logs" / "rank.log") as console:
         with console.status("starting (importing TensorFlow takes some seconds)"):
             from bertline.components.scoring import ranked
 
-            model, _, title = score.model_of(asked, task, task.beam)
-            sources = _sources(asked, task, query)
+            model, _, title = score.model_of(request, task, task.beam)
+            sources = _sources(request, task, query)
         rows = list(ranked.read(sources, query))
         candidates = [row for row in rows if isinstance(row, ranked.Candidate)]
         refused = [row for row in rows if isinstance(row, ranked.Refused)]
         if not candidates:
-            raise UserError(f"{', '.join(asked.files)}: no row to rank. {_said(refused)}")
+            raise UserError(f"{', '.join(request.files)}: no row to rank. {_said(refused)}")
         with console.status(f"{len(candidates):,} candidates"):
             scorer = model.load()
             try:
@@ -59,12 +59,12 @@ def run(asked: score.Request, query: str | None, label: str | None, top: int) ->
             finally:
                 scorer.close()
         refused += unanswered
-        console.print(Text.assemble(("rank", "bold"), f"  {screen.display(asked.config)}  {title}, by {fits}"))
+        console.print(Text.assemble(("rank", "bold"), f"  {screen.display(request.config)}  {title}, by {fits}"))
         _show(console, ordered, top)
-        if asked.output.name:
-            ranked.write(asked.output, ordered, sources.columns, guard=asked.guard)
+        if request.output.name:
+            ranked.write(request.output, ordered, sources.columns, guard=request.guard)
             count = sum(map(len, ordered))
-            written = f"{screen.display(asked.output.absolute())}  {count:,} candidates of {len(ordered):,} queries"
+            written = f"{screen.display(request.output.absolute())}  {count:,} candidates of {len(ordered):,} queries"
             console.print(screen.line("output", written, time.monotonic() - began))
         if refused:
             console.print(f"{len(refused):,} of {len(rows):,} rows are not ranked. {_said(refused)}", style="yellow")
@@ -80,24 +80,24 @@ def _label(task: Config, label: str | None) -> str:
     )
 
 
-def _check(task: Config, asked: score.Request, query: str | None) -> None:
+def _check(task: Config, request: score.Request, query: str | None) -> None:
     """Raises UserError for what can be known before TensorFlow starts."""
     if not task.data.text_pair:
         raise UserError(
-            f"{asked.config} names no data.text_pair: its model reads single texts, and ranking compares a query with "
-            "each candidate. Train on pairs: data.text the query, data.text_pair the candidate (docs/ranking.md)."
+            f"{request.config} names no data.text_pair: its model reads single texts, and ranking compares a query "
+            "with each candidate. Train on pairs: data.text the query, data.text_pair the candidate (docs/ranking.md)."
         )
     if query is not None and not query.strip():
         raise UserError("--query is blank: give the text that the candidates are to fit.")
-    if asked.output.name:
+    if request.output.name:
         from bertline.components.scoring import output
 
-        output.check(asked.output)
-        if asked.output.exists() and not asked.force:
-            raise UserError(f"{asked.output} is there already. Name another file, or replace it with --force.")
+        output.check(request.output)
+        if request.output.exists() and not request.force:
+            raise UserError(f"{request.output} is there already. Name another file, or replace it with --force.")
 
 
-def _sources(asked: score.Request, task: Config, query: str | None) -> Sources:
+def _sources(request: score.Request, task: Config, query: str | None) -> Sources:
     """The files with their columns.
 
     Raises:
@@ -106,7 +106,7 @@ def _sources(asked: score.Request, task: Config, query: str | None) -> Sources:
     from bertline.components.data import columns, formats
     from bertline.components.scoring import cut
 
-    files, options = score.files_of(asked, task)
+    files, options = score.files_of(request, task)
     if query is not None:  # the candidates are the only texts that are read
         options = options.model_copy(update={"text": options.text_pair, "text_pair": None})
     for file in files:

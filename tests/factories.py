@@ -537,13 +537,11 @@ def compression_report(rows=1000, **gates):
         for name, seconds in {"teacher": 0.2, "student": 0.1}.items()
     }
     sizes = {"teacher": 90_000_000, "student": 30_000_000}
-    sides = {
-        name: student_gate.side(each, sizes[name], timed[name])
-        for name, each in {"teacher": teacher, "student": student}.items()
-    }
+    both = {"teacher": teacher, "student": student}
+    sides = {name: student_gate.side(each, sizes[name], timed[name]) for name, each in both.items()}
     steps = Steps(wordpieces={"before": 30_522, "after": 7_210})
     options = StudentGates(**{"not_worse_by": 0.01, **gates})
-    return student_gate.compare(steps, sides, student, teacher.predicted, timed, options, 0.95)
+    return student_gate.compare(steps, sides, both, timed, options, 0.95)
 
 
 def label_report(rows, texts, classes):
