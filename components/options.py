@@ -27,6 +27,7 @@ from pydantic import (
 
 from bertline.components import spans
 from bertline.components.data import spellings
+from bertline.components.variables import REFERENCE
 from bertline.models import features
 from bertline.models.recipe import DistillOptions, Section
 
@@ -143,7 +144,7 @@ def check_database(url: str) -> None:
     userinfo, has_user, _ = url.partition("://")[2].rpartition("@")
     secrets = [userinfo.partition(":")[2]] if has_user else []
     secrets += re.findall(r"[?&]\w*(?:password|passwd|pwd|token|secret)\w*=([^&]*)", url, re.IGNORECASE)
-    if any(secret and not re.fullmatch(r"\$\{\w+\}", secret) for secret in secrets):
+    if any(secret and not REFERENCE.fullmatch(secret) for secret in secrets):
         raise ValueError(
             "an address with a password in it; write ${NAME} in its place, and set that variable in the environment"
         )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics, start_http_server, write_to_textfile
 
+from bertline.components import variables
 from bertline.errors import UserError
 from bertline.monitoring.judge import Judged, Report
 
@@ -133,7 +132,7 @@ class Messages:
         self._addresses, self._key = [*addresses], key
         self._service = apprise.Apprise()
         for address in addresses:
-            if not self._service.add(_filled(address, key)):
+            if not self._service.add(variables.filled(address, key)):
                 raise UserError(
                     f"{key}: {_kind(address)}: apprise does not know such an address; its list is at "
                     "https://github.com/caronc/apprise/wiki"
@@ -158,15 +157,6 @@ class Messages:
         """For people: that somebody was not told."""
         kinds = ", ".join(sorted({_kind(address) for address in self._addresses}))
         return f"not everybody of {self._key} could be told ({kinds}); the log says why"
-
-
-def _filled(address: str, key: str) -> str:
-    def value(match: re.Match) -> str:
-        if match[1] not in os.environ:
-            raise UserError(f"{key}: the variable {match[1]} is not set in the environment")
-        return os.environ[match[1]]
-
-    return re.sub(r"\$\{(\w+)\}", value, address)
 
 
 def _kind(address: str) -> str:

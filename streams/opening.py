@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 from pathlib import Path
 
+from bertline.components import variables
 from bertline.errors import UserError
 from bertline.streams.files import Files
 from bertline.streams.kafka import Topic
@@ -55,13 +54,8 @@ def _real(base: Path, path: str) -> Path:
 
 
 def _topics(options: KafkaOptions, places: dict[str, str]) -> list[Source]:
-    settings = {name: _filled(name, value) for name, value in options.settings.items()}
+    settings = {
+        name: variables.filled(value, f"stream.kafka.settings: {name}") for name, value in options.settings.items()
+    }
     own = {key: text for key, text in places.items() if key.startswith("kafka:")}
     return [Topic(name, {**settings, "bootstrap.servers": options.servers}, own) for name in options.topics]
-
-
-def _filled(name: str, value: str) -> str:
-    variable = re.fullmatch(r"\$\{(\w+)\}", value)
-    if variable and variable[1] not in os.environ:
-        raise UserError(f"stream.kafka.settings: {name}: the environment has no variable {variable[1]}. Set it.")
-    return os.environ[variable[1]] if variable else value

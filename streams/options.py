@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from bertline.components.options import Duration, check_database
+from bertline.components.variables import REFERENCE
 from bertline.models.recipe import Section
 
 DAY = timedelta(days=1)
@@ -49,7 +50,7 @@ class KafkaOptions(Section):
     @classmethod
     def _settings_hold_no_password(cls, settings: dict[str, str]) -> dict[str, str]:
         for name, value in settings.items():
-            if re.search("password|secret|token|pem$", name) and not re.fullmatch(r"\$\{\w+\}", value):
+            if re.search("password|secret|token|pem$", name) and not REFERENCE.fullmatch(value):
                 raise ValueError(f"{name}: write ${{NAME}} here, and set that variable in the environment")
         return settings
 

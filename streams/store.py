@@ -16,10 +16,9 @@ from bertline.errors import UserError
 from bertline.streams.texts import Refused, Text
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import URL, Connection
 
 REPEATED = "repeated id"
-SECONDS_TO_CONNECT = 10
 SECONDS_TO_LOCK = 30  # that a writer of SQLite waits for another one
 ROWS_PER_STATEMENT = 500  # SQLite takes 32,766 values in a statement
 
@@ -104,23 +103,10 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         self.name = url or f"sqlite:///{folder / 'stream.db'}"
         self._window, self._sa, self._tables = window, sqlalchemy, tables
-        address, self._secrets = sql.filled_address(self.name, "stream.database")
-        try:
-            parsed = sqlalchemy.make_url(address)
-            if parsed.get_backend_name() == "sqlite":
-                parsed = parsed.set(database=str((base / Path(parsed.database or "").expanduser()).absolute()))
-            self._kind = parsed.get_backend_name()
-            connecting = {"postgresql": {"connect_timeout": SECONDS_TO_CONNECT}, "sqlite": {"timeout": SECONDS_TO_LOCK}}
-            self._engine = sqlalchemy.create_engine(
-                parsed, poolclass=sqlalchemy.NullPool, connect_args=connecting.get(self._kind, {})
-            )
-        except (sqlalchemy.exc.ArgumentError, ValueError):
-            raise UserError(f"stream.database: {url}: not an address that SQLAlchemy knows.") from None
-        except ImportError as error:
-            raise UserError(
-                f"stream.database: {url}: this database's driver is not installed ({error}); "
-                "`pip install 'bertline[sql]'` brings that of PostgreSQL."
-            ) from None
+        self._engine, self._secrets = sql.connecting(
+            self.name, "stream.database", lambda address: _of_sqlite_file(address, base)
+        )
+        self._kind = self._engine.dialect.name
         if self._kind not in ("sqlite", "postgresql"):
             raise UserError(f"stream.database: {self._kind} is not one of those that work here: sqlite, postgresql.")
         with self._connected() as connection:
@@ -135,9 +121,7 @@ class Store:
             with self._engine.begin() as connection:
                 yield connection
         except self._sa.exc.DBAPIError as error:
-            words = " ".join(str(error.orig or error).split())
-            for secret in self._secrets:
-                words = words.replace(secret, "***")
+            words = sql.said(error, self._secrets)
             if isinstance(error, self._sa.exc.OperationalError | self._sa.exc.InterfaceError):
                 raise Away(f"stream.database: {self.name} does not answer: {words}") from None
             raise UserError(f"stream.database: {self.name} refuses: {words}") from None
@@ -365,6 +349,11 @@ class Store:
     def close(self) -> None:
         """Frees what it holds."""
         self._engine.dispose()
+
+
+def _of_sqlite_file(address: URL, base: Path) -> URL:
+    path = (base / Path(address.database or "").expanduser()).absolute()
+    return address.set(database=str(path), query={"timeout": str(SECONDS_TO_LOCK), **address.query})
 
 
 def _text_row(each: Scored) -> dict[str, Any]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from urllib.parse import quote, quote_plus
 import pyarrow
 import pyarrow.parquet
 
+from bertline.components import variables
 from bertline.components.data.columns import missing_column, named_columns, used_columns
 from bertline.components.data.fields import as_cell
 from bertline.components.data.reader import SourceFile
@@ -26,7 +26,7 @@ from bertline.components.options import DataOptions, Query
 from bertline.errors import UserError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, CursorResult, Engine
+    from sqlalchemy import URL, Connection, CursorResult, Engine
 
 BATCH_ROWS = 2000  # some megabytes, and a row group of the file
 SECONDS_TO_CONNECT = 10
@@ -118,8 +118,13 @@ def _answer(query: Query, base_folder: str) -> Iterator[CursorResult]:
     Raises:
         UserError: also when the database goes away within the block.
     """
-    engine, secrets = _engine(query, base_folder)
-    from sqlalchemy.exc import SQLAlchemyError
+    try:
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError:
+        raise UserError(
+            "data.source: a query needs SQLAlchemy: `pip install 'bertline[sql]'` brings it, with PostgreSQL's driver."
+        ) from None
+    engine, secrets = connecting(query.url, "data.source", lambda url: _of_sqlite_file(url, query, base_folder))
 
     try:
         with engine.connect() as connection:
@@ -131,73 +136,68 @@ def _answer(query: Query, base_folder: str) -> Iterator[CursorResult]:
             yield connection.exec_driver_sql(query.query.strip().rstrip(";"))
             connection.rollback()
     except SQLAlchemyError as error:
-        words = " ".join(str(getattr(error, "orig", None) or error).split())
-        for secret in secrets:
-            words = words.replace(secret, "***")
-        raise UserError(f"data.source: the database does not answer the query {query}: {words}") from None
+        raise UserError(
+            f"data.source: the database does not answer the query {query}: {said(error, secrets)}"
+        ) from None
     finally:
         engine.dispose()
 
 
-def _engine(query: Query, base_folder: str) -> tuple[Engine, list[str]]:
-    """The way to the database, and the values of variables that no message may show."""
-    try:
-        import sqlalchemy
-    except ImportError:
-        raise UserError(
-            "data.source: a query needs SQLAlchemy: `pip install 'bertline[sql]'` brings it, with PostgreSQL's driver."
-        ) from None
-    address, secrets = filled_address(query.url, "data.source")
-    try:
-        url = sqlalchemy.make_url(address)
-        if url.get_backend_name() == "sqlite":
-            url = _of_sqlite_file(url, query, base_folder)
-        arguments = {"connect_timeout": SECONDS_TO_CONNECT} if url.get_backend_name() == "postgresql" else {}
-        return sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=arguments), secrets
-    except (sqlalchemy.exc.ArgumentError, ValueError):  # its words would show the address as it is filled in
-        raise UserError(
-            f"data.source: {query.url}: not an address that SQLAlchemy knows; expected one such as "
-            "postgresql://USER@HOST/DATABASE."
-        ) from None
-    except ImportError as error:
-        raise UserError(
-            f"data.source: {query.url}: this database's driver is not installed ({error}). Install it beside bertline; "
-            "`pip install 'bertline[sql]'` brings that of PostgreSQL."
-        ) from None
-
-
-def filled_address(url: str, key: str) -> tuple[str, list[str]]:
-    """An address with the values of the environment's variables in it, and with the driver that the extra brings.
+def connecting(url: str, key: str, placed: Callable[[URL], URL]) -> tuple[Engine, list[str]]:
+    """The way to a database.
 
     Args:
         url: as a config has it.
         key: of the config, for errors.
+        placed: gives the address of an SQLite file its whole path.
 
     Returns:
-        The address, and the values that no message may show.
+        The way, and the values of variables that no message may show.
 
     Raises:
-        UserError: a variable is not set.
+        UserError: the address is none, a variable is not set, or the database's driver is not installed.
     """
-    values = {name: _variable(name, url, key) for name in re.findall(r"\$\{(\w+)\}", url)}
+    import sqlalchemy
+
+    address, secrets = _filled_address(url, key)
+    try:
+        parsed = sqlalchemy.make_url(address)
+        if parsed.get_backend_name() == "sqlite":
+            parsed = placed(parsed)
+        arguments = {"connect_timeout": SECONDS_TO_CONNECT} if parsed.get_backend_name() == "postgresql" else {}
+        return sqlalchemy.create_engine(parsed, poolclass=sqlalchemy.NullPool, connect_args=arguments), secrets
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # its words would show the address as it is filled in
+        raise UserError(
+            f"{key}: {url}: not an address that SQLAlchemy knows; expected one such as "
+            "postgresql://USER@HOST/DATABASE."
+        ) from None
+    except ImportError as error:
+        raise UserError(
+            f"{key}: {url}: this database's driver is not installed ({error}). Install it beside bertline; "
+            "`pip install 'bertline[sql]'` brings that of PostgreSQL."
+        ) from None
+
+
+def said(error: Exception, secrets: Sequence[str]) -> str:
+    """What a database says of a fault, on one line and without the values that no message may show."""
+    words = " ".join(str(getattr(error, "orig", None) or error).split())
+    for secret in secrets:
+        words = words.replace(secret, "***")
+    return words
+
+
+def _filled_address(url: str, key: str) -> tuple[str, list[str]]:
+    """The address with the environment's values, and the driver that the extra brings; and what must stay unsaid."""
+    where = f"{key}: {url}"
+    values = variables.values(url, where).values()
     scheme, _, rest = url.partition("://")
     userinfo, at, place = rest.rpartition("@")
-    userinfo, place = _filled_in(userinfo, values, quote_plus), _filled_in(place, values)
-    secrets = [form for value in values.values() for form in (value, quote_plus(value)) if value]
+    userinfo, place = variables.filled(userinfo, where, quote_plus), variables.filled(place, where)
+    secrets = [form for value in values for form in (value, quote_plus(value)) if value]
     return f"{DRIVERS.get(scheme, scheme)}://{userinfo}{at}{place}", secrets
 
 
-def _filled_in(text: str, values: dict[str, str], quoted: Any = str) -> str:
-    return re.sub(r"\$\{(\w+)\}", lambda match: quoted(values[match[1]]), text)
-
-
-def _variable(name: str, url: str, key: str) -> str:
-    if name not in os.environ:
-        raise UserError(f"{key}: {url}: the environment has no variable {name}. Set it, and run again.")
-    return os.environ[name]
-
-
-def _of_sqlite_file(url: Any, query: Query, base_folder: str) -> Any:
+def _of_sqlite_file(url: URL, query: Query, base_folder: str) -> URL:
     """The address of an SQLite file that is only read; SQLite would make a file that is missing."""
     path = Path(base_folder) / Path(url.database or "").expanduser()
     if not path.is_file():

@@ -212,7 +212,7 @@ def test_people_are_told_of_each_new_alarm_once(report, webhook, monkeypatch, tm
 def test_an_address_that_nobody_knows_or_that_does_not_answer_is_said(report):
     with pytest.raises(UserError, match=r"monitor\.notify: pigeon://\.\.\.: apprise does not know such an address"):
         alarms.Messages(["pigeon://loft/secret"])
-    with pytest.raises(UserError, match="the variable NOT_SET_HERE is not set in the environment"):
+    with pytest.raises(UserError, match="the environment has no variable NOT_SET_HERE"):
         alarms.Messages(["json://127.0.0.1/${NOT_SET_HERE}"])
     said = alarms.Messages(["json://127.0.0.1:9/secret"]).send(report, report.alarms[:1])
     assert said == "not everybody of monitor.notify could be told (json://...); the log says why"
