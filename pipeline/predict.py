@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,11 +67,24 @@ def of_server(
 ) -> Iterator[Outcome]:
     """Asks a model by the name that a server knows it by; arguments and errors as those of `of_config`."""
     with connected(address, model, **connection) as client:
-        signature = client.metadata()[1].get(SIGNATURE)
-        if signature is None:
-            raise UserError(f"{model} at {address} has no signature {SIGNATURE!r}: it does not classify texts.")
-        paired = "text_pair" in signature.inputs
+        paired = reads_pairs(client.metadata()[1], f"{model} at {address}")
         yield from _outcomes(client, _asked(texts, pair, paired), paired)
+
+
+def reads_pairs(signatures: Mapping[str, Any], where: str) -> bool:
+    """Whether a model classifies text pairs, and not single texts.
+
+    Args:
+        signatures: of the model, by name.
+        where: the model is, for errors.
+
+    Raises:
+        UserError: it does not classify texts.
+    """
+    signature = signatures.get(SIGNATURE)
+    if signature is None:
+        raise UserError(f"{where} has no signature {SIGNATURE!r}: it does not classify texts.")
+    return "text_pair" in signature.inputs
 
 
 @contextmanager

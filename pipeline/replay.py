@@ -15,7 +15,7 @@ from bertline.pipeline.config import Config
 from bertline.streams.entities import Finder
 
 START = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)  # a Monday
-DAYS = 28  # alarms begin with 15; the rest are judged
+DAYS = 28  # alarms need a past of 15; the other 13 are judged
 TEXTS = 8000  # a minute on two cores, and twelve an hour
 
 # How much is written in an hour of the day, from 0, and on a weekday, from Monday: people travel by day, and to work
@@ -38,7 +38,7 @@ class PutIn(NamedTuple):
         return self.start + datetime.timedelta(hours=self.hours)
 
 
-# A Wednesday's late afternoon, when some five texts in two hours are usual
+# A Wednesday's late afternoon, when some four texts an hour are usual
 SURGE = PutIn("US Airways", "negative", 40, START + datetime.timedelta(days=23, hours=17), 2)
 
 

@@ -16,7 +16,6 @@ from bertline.pipeline import config as configs
 from bertline.pipeline.beam_options import BeamOptions
 from bertline.pipeline.config import Config
 from bertline.serving import releases
-from bertline.serving.client import SIGNATURE
 
 if TYPE_CHECKING:
     from bertline.components.data.reader import SourceFile
@@ -196,10 +195,7 @@ def _exported(request: Request, task: Config) -> tuple[str, str]:
 
 
 def _check_signature(signatures: dict[str, Any], task: Config, where: str) -> None:
-    signature = signatures.get(SIGNATURE)
-    if signature is None:
-        raise UserError(f"{where} has no signature {SIGNATURE!r}: it does not classify texts.")
-    paired = "text_pair" in signature.inputs
+    paired = predict.reads_pairs(signatures, where)
     if paired != bool(task.data.text_pair):
         what, config = ("text pairs", "names no") if paired else ("single texts", "names a")
         raise UserError(f"{where} reads {what}, and the config {config} data.text_pair: name another model or config.")

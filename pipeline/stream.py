@@ -19,7 +19,6 @@ from bertline.pipeline import predict, screen
 from bertline.pipeline.config import Config
 from bertline.pipeline.ending_signal import EndingSignal
 from bertline.serving import releases
-from bertline.serving.client import SIGNATURE
 from bertline.streams import entities, opening, surges
 from bertline.streams.engine import Engine, Tally
 from bertline.streams.options import StreamModel
@@ -92,7 +91,7 @@ def named(name: str, model: StreamModel, task: Config, file: Path) -> Named:
 def _exported(model: StreamModel, task: Config, file: Path) -> tuple[str, str]:
     """The folder of a SavedModel, and its version: that of the folder of versions, else the folder's name."""
     place = str(Path(task.folder) / Path(model.folder).expanduser()) if model.folder else task.serving_folder
-    if Path(place, "saved_model.pb").is_file():
+    if releases.holds_saved_model(place):
         return place, Path(place).name
     versions = releases.whole_versions(place)
     if not versions and not model.folder:
@@ -104,10 +103,7 @@ def _exported(model: StreamModel, task: Config, file: Path) -> tuple[str, str]:
 
 
 def _check(signatures: dict, where: str) -> None:
-    signature = signatures.get(SIGNATURE)
-    if signature is None:
-        raise UserError(f"{where} has no signature {SIGNATURE!r}: it does not classify texts.")
-    if "text_pair" in signature.inputs:
+    if predict.reads_pairs(signatures, where):
         raise UserError(f"{where} reads text pairs, and a stream has single texts.")
 
 
@@ -169,17 +165,12 @@ class Alarms:
             shown.print(screen.line("note", fault, style="yellow"))
 
     def _write_page(self) -> None:
-        """Writes the page whole, so that nobody reads half of it."""
+        from bertline.monitoring.page import write
         from bertline.streams import page
 
         made_at = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
         text = page.render(self.store, self.task, self.watch.entities, self.watch.models, self.window, made_at)
-        unfinished = self.page.with_name(f"{self.page.name}.unfinished")
-        try:
-            unfinished.write_text(text, encoding="utf-8")
-            unfinished.replace(self.page)
-        except OSError as error:
-            raise UserError(f"{self.page} cannot be written: {error.strerror}") from error
+        write(self.page, text)
 
     def _tell(self) -> str:
         """Tells of what nobody was told yet; returns what went wrong."""
@@ -236,6 +227,8 @@ def follow(engine: Engine, watched: Alarms, task: Config, shown: screen.Screen, 
         tally = Tally()
         try:
             tally = engine.step()
+            for note in tally.notes:
+                shown.print(screen.line("note", note, style="yellow"))
             drained = 0 if tally.more else drained + 1
             # A busy source always has something new; then the time decides, once the backlog of all is read.
             due = drained >= len(engine.sources) and time.monotonic() - looked >= every
@@ -251,8 +244,6 @@ def follow(engine: Engine, watched: Alarms, task: Config, shown: screen.Screen, 
             continue
         pause = FIRST_PAUSE
         since = since.plus(tally)
-        for note in tally.notes:
-            shown.print(screen.line("note", note, style="yellow"))
         idle = 0 if tally.read else idle + 1
         caught_up = idle >= len(engine.sources)
         if since.read and (caught_up or time.monotonic() - told > SHOWN_EVERY):

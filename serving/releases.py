@@ -144,11 +144,12 @@ def whole_versions(folder: str | Path) -> dict[int, list[str]]:
     whole = {}
     for version, names in sorted(version_names(folder).items()):
         paths = [storage.join(folder, name) for name in names]
-        whole[version] = [path for path in paths if _holds_saved_model(path)]
+        whole[version] = [path for path in paths if holds_saved_model(path)]
     return {version: paths for version, paths in whole.items() if paths}
 
 
-def _holds_saved_model(folder: str) -> bool:
+def holds_saved_model(folder: str) -> bool:
+    """Whether a folder is a SavedModel's, in one of the two forms that TensorFlow reads."""
     return any(storage.exists(storage.join(folder, name)) for name in SAVED_MODEL_FILES)
 
 

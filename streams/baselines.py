@@ -11,7 +11,7 @@ import numpy as np
 
 from bertline.streams.farrington import Expected, Fit, fit
 
-# Texts without which an hour or a weekday has no level of its own: their logarithm would be anything
+# Texts without which an hour or a weekday has no level of its own: the logarithm of so few says little
 LEAST_OF_LEVEL = 10
 TREND_DAYS = 28.0  # of one unit of the trend, so that its coefficient is of the size of the others
 
@@ -30,8 +30,8 @@ class Clock:
         self.weekdays = np.array([each.weekday() for each in local], int)
         self.days = np.array([start.timestamp() / 86400 for start in starts])
 
-    def at(self, place: int | slice) -> Clock:
-        """Some of the windows."""
+    def at(self, place: slice | np.ndarray) -> Clock:
+        """Some of the windows: a part of them, or bool [windows]."""
         part = object.__new__(Clock)
         part.hours, part.weekdays, part.days = self.hours[place], self.weekdays[place], self.days[place]
         return part

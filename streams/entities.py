@@ -122,10 +122,10 @@ def read(path: Path) -> dict[str, list[str]]:
     return names
 
 
-Named = Iterator[tuple[str, str, list[str]]]
+Entries = Iterator[tuple[str, str, list[str]]]  # of a list: the place, the name and its aliases
 
 
-def _of_csv(path: Path, text: str) -> Named:
+def _of_csv(path: Path, text: str) -> Entries:
     rows = csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
     if "name" not in (rows.fieldnames or []):
         listed = ", ".join(rows.fieldnames or [])
@@ -139,7 +139,7 @@ def _of_csv(path: Path, text: str) -> Named:
         yield f"line {rows.line_num}", row["name"].strip(), _split(row.get("aliases", ""))
 
 
-def _of_json(path: Path, text: str) -> Named:
+def _of_json(path: Path, text: str) -> Entries:
     try:
         listed = json.loads(text)
     except ValueError as error:
@@ -165,7 +165,7 @@ def _is_named(entry: Any) -> bool:
     return isinstance(aliases, list) and all(isinstance(alias, str) for alias in aliases)
 
 
-def _of_lines(path: Path, text: str) -> Named:
+def _of_lines(path: Path, text: str) -> Entries:
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.startswith("# "):  # "#name" is a name
             name, *aliases = _split(line)

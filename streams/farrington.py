@@ -21,7 +21,6 @@ from scipy import stats
 from bertline.errors import UserError
 
 UNUSUAL = 2.58  # Anscombe residuals above it weigh less; the paper's
-LEAST_OF_LEVEL = 10  # texts without which an hour or a weekday has no level of its own
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from bertline.streams.sources import Portion, Source, format_named
 from bertline.streams.texts import Raw
 
 SECONDS_TO_ANSWER = 10.0  # that brokers have for a first answer
-OUT_OF_RANGE = 1  # Kafka's error code
 POLL_SECONDS = 0.2  # that a look waits for records: the first one is fetched in the background
 
 
@@ -83,12 +82,12 @@ class Topic(Source):
 
     def read(self, most: int) -> Portion:
         """See Source. Brokers that are away give nothing, and are told once; librdkafka goes on trying."""
-        portion, moved = Portion(), set()
+        portion, moved, codes = Portion(), set(), self._kafka.KafkaError
         messages = self._consumer.consume(most, POLL_SECONDS)
         portion.more = len(messages) >= most
         for message in messages:
             if message.error() is not None:
-                if message.error().code() in (self._kafka.KafkaError._AUTO_OFFSET_RESET, OUT_OF_RANGE):
+                if message.error().code() in (codes._AUTO_OFFSET_RESET, codes.OFFSET_OUT_OF_RANGE):
                     # One that waited while the partition was assigned anew speaks of a record that nobody wants now.
                     if message.offset() == self._next.get(self._key(message.partition()), message.offset()):
                         self._lost.add(message.partition())

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from bertline.components.review_page import charts
 from bertline.components.review_page import page as review_page
+from bertline.monitoring import page as monitoring_page
 from bertline.streams import surges
 from bertline.streams.options import DAY
 from bertline.streams.scoring import Named
@@ -53,7 +54,6 @@ def render(
         made_at: for the footer.
     """
     newest = store.newest()
-    style = review_page.asset("page.css")
     end = store.window_of(newest) + window if newest else None
     start = end and store.window_of(end - SHOWN)
     found = store.surges(start) if start else []
@@ -67,8 +67,8 @@ def render(
             ranked=_ranked(store, entities, models, window, start, end, found) if end else [],
             surges=[_surge(store, row, window) for row in reversed(found)][:LISTED],
             more=max(len(found) - LISTED, 0),
-            style=Markup(style),
-            policy=review_page.policy(style, ""),
+            style=Markup(review_page.asset("page.css")),
+            policy=monitoring_page.policy(),
             made_at=made_at,
             labels=surges.labels,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,11 @@ class Scorers:
         """Frees the models."""
         for _, scorer in self._scorers:
             scorer.close()
+
+
+def labels(answer: Mapping[str, Any]) -> list[str]:
+    """The labels that a stored answer gives: one, or any number where the model gives several."""
+    return answer["labels"] if "labels" in answer else [answer["label"]]
 
 
 def _row(named: Named, answers: Answers, row: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertline.components.data import sql
 from bertline.errors import UserError
+from bertline.streams import scoring
 from bertline.streams.texts import Refused, Text
 
 if TYPE_CHECKING:
@@ -46,14 +47,9 @@ class Scored(NamedTuple):
 
     def series(self) -> Iterator[Series]:
         """The series that count it."""
-        labels = [(ANY, ANY)] + [
-            (model, label)
-            for model, answer in self.answers.items()
-            for label in answer.get("labels", [answer.get("label")])
-            if label is not None
-        ]
+        given = [(model, label) for model, answer in self.answers.items() for label in scoring.labels(answer)]
         for entity in (ANY, *self.entities):
-            for model, label in labels:
+            for model, label in [(ANY, ANY), *given]:
                 yield Series(entity, model, label)
 
 

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from bertline.streams import scoring
 from bertline.streams.baselines import Baseline, Clock
 from bertline.streams.options import DAY, StreamOptions
 from bertline.streams.scoring import Named
@@ -123,7 +124,7 @@ class Watch:
         if ended < least:
             past = (ended - first) / DAY
             look.small = (
-                f"the texts go back {max(past, 0):.1f} days; alarms begin with "
+                f"the texts go back {max(past, 0):.1f} days; alarms begin once they go back "
                 f"{(surge.least_history + surge.left_out) / DAY:.0f}"
             )
         while next_ < ended:
@@ -244,9 +245,9 @@ def _arrays(
 
 def _sureness(text: Mapping[str, Any], series: Watched) -> float:
     """The probability of the label that counts; 0 where the text has another one."""
-    answer = text["answers"].get(series.model, {})
-    given = set(answer.get("labels", [answer.get("label")])) & set(series.labels)
-    return max((answer["probabilities"].get(label, 0.0) for label in given), default=0.0)
+    answer = text["answers"].get(series.model)
+    given = set(scoring.labels(answer)) & set(series.labels) if answer else set()
+    return max((answer["probabilities"][label] for label in given), default=0.0)
 
 
 def _key(series: Watched) -> dict[str, str]:
@@ -289,8 +290,8 @@ def labels(text: Mapping[str, Any]) -> str:
     """What each model answered to a text, with its probability."""
     given = []
     for answer in text["answers"].values():
-        names = answer.get("labels", [answer.get("label")])
-        given.append(" ".join(f"{name} {answer['probabilities'].get(name, 0):.2f}" for name in names) or "no label")
+        names = scoring.labels(answer)
+        given.append(" ".join(f"{name} {answer['probabilities'][name]:.2f}" for name in names) or "no label")
     return ", ".join(given)
 
 

@@ -168,8 +168,7 @@ def connecting(url: str, key: str, placed: Callable[[URL], URL]) -> tuple[Engine
         return sqlalchemy.create_engine(parsed, poolclass=sqlalchemy.NullPool, connect_args=arguments), secrets
     except (sqlalchemy.exc.ArgumentError, ValueError):  # its words would show the address as it is filled in
         raise UserError(
-            f"{key}: {url}: not an address that SQLAlchemy knows; expected one such as "
-            "postgresql://USER@HOST/DATABASE."
+            f"{key}: {url}: not an address that SQLAlchemy knows; expected one such as postgresql://USER@HOST/DATABASE."
         ) from None
     except ImportError as error:
         raise UserError(

@@ -131,7 +131,7 @@ def test_a_short_past_says_so(tmp_path):
     engine = readers.engine(tmp_path, NAMES, batch=1000)
     read_all(engine)
     look = watch(engine).look()
-    assert (look.judged, look.small) == (0, "the texts go back 2.0 days; alarms begin with 15")
+    assert (look.judged, look.small) == (0, "the texts go back 2.0 days; alarms begin once they go back 15")
     engine.close()
 
 
