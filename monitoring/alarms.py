@@ -130,9 +130,11 @@ class Messages:
         except ImportError:
             raise UserError(f"{key} needs apprise: pip install 'bertline[monitoring]'") from None
         self._addresses, self._key = [*addresses], key
-        self._service = apprise.Apprise()
+        self._services: list[apprise.Apprise] = []  # one per address
+        self._missed: dict[tuple[str, str], list[apprise.Apprise]] = {}  # who did not get a message
         for address in addresses:
-            if not self._service.add(variables.filled(address, key)):
+            self._services.append(apprise.Apprise())
+            if not self._services[-1].add(variables.filled(address, key)):
                 raise UserError(
                     f"{key}: {_kind(address)}: apprise does not know such an address; its list is at "
                     "https://github.com/caronc/apprise/wiki"
@@ -149,8 +151,12 @@ class Messages:
         return "" if all(told) else self.untold
 
     def tell(self, title: str, body: str) -> bool:
-        """Sends one message to all addresses; returns whether all were told."""
-        return bool(self._service.notify(title=title, body=body, body_format="text"))
+        """Sends one message to all addresses, and again only to those that did not get it; returns whether all have."""
+        services = self._missed.pop((title, body), self._services)
+        missed = [each for each in services if not each.notify(title=title, body=body, body_format="text")]
+        if missed:
+            self._missed[title, body] = missed
+        return not missed
 
     @property
     def untold(self) -> str:

@@ -28,6 +28,7 @@ from bertline.streams.surges import Watch
 from bertline.streams.texts import Taker
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds until what was away is tried again, doubled each time
+TELL_AGAIN = 600.0  # seconds until those who could not be told are told again
 SHOWN_EVERY = 10.0  # seconds between two lines on what was read
 SHOWN_ENTITIES, SHOWN_TEXTS = 5, 3
 
@@ -124,6 +125,7 @@ class Alarms:
         page: the HTML file; None for none.
         seen: how many windows had surges.
         said: the last words on why nothing is judged.
+        tell_at: when those who could not be told are told again, as time.monotonic has it.
     """
 
     watch: Watch
@@ -135,6 +137,7 @@ class Alarms:
     page: Path | None = None
     seen: int = 0
     said: str = ""
+    tell_at: float = 0.0
 
     @classmethod
     def of(cls, engine: Engine, task: Config, notify: bool, page: Path | None = None) -> Alarms:
@@ -161,7 +164,9 @@ class Alarms:
         self.seen += len(look.surges)
         if self.page and (look.judged or not self.page.exists()):
             self._write_page()
-        if self.messages and (fault := self._tell()):
+        due = look.surges or time.monotonic() >= self.tell_at
+        if self.messages and due and (fault := self._tell()):
+            self.tell_at = time.monotonic() + TELL_AGAIN
             shown.print(screen.line("note", fault, style="yellow"))
 
     def _write_page(self) -> None:
@@ -173,17 +178,19 @@ class Alarms:
         write(self.page, text)
 
     def _tell(self) -> str:
-        """Tells of what nobody was told yet; returns what went wrong."""
+        """Tells of what not everybody was told yet; returns what went wrong."""
+        fault = ""
         newest = self.store.newest()
         for surge in self.store.surges(newest and newest - surges.TOLD_WITHIN, untold=True):
             texts = self.store.texts_by_id(surge["ids"])
             title = f"bertline: {self.task}: surge of {surges.subject(surge)}"
             with screen.quiet(self.log):
                 told = self.messages.tell(title, surges.message(surge, self.window, texts))
-            if not told:
-                return self.messages.untold
-            self.store.told(surge)
-        return ""
+            if told:
+                self.store.told(surge)
+            else:
+                fault = self.messages.untold
+        return fault
 
 
 @contextmanager

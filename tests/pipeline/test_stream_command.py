@@ -1,19 +1,26 @@
 """`bertline stream` as a person calls it."""
 
 import datetime
+import io
 import json
 import sqlite3
 import threading
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import pytest
 from factories import save_mood_model, write_task
 from typer.testing import CliRunner
 
 from bertline.errors import UserError
-from bertline.pipeline import cli
+from bertline.monitoring.alarms import Messages
+from bertline.pipeline import cli, screen
+from bertline.pipeline.stream import Alarms
 from bertline.serving.server import Server
+from bertline.streams.store import Batch, Scored, Store
+from bertline.streams.surges import Look
+from bertline.streams.texts import Text
 
 NAMES = "Acme|ACME Inc.\nC++\n"
 
@@ -131,6 +138,38 @@ def test_a_surge_is_shown_and_told_once(task):
         "bertline: reviews: surge of Acme", "bertline: reviews: surge of positive (reviews)",
     ]  # fmt: skip
     assert all("Acme 61" in message["message"] for message in server.told)
+
+
+def test_an_address_that_does_not_answer_keeps_nobody_else_waiting(task, monkeypatch):
+    """Each surge is told to those who can be reached, once; the others are tried again."""
+    server = HTTPServer(("127.0.0.1", 0), Webhook)
+    server.told = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    messages = Messages([f"json://127.0.0.1:{server.server_port}", "json://127.0.0.1:9"], "stream.surge.notify")
+    time = datetime.datetime(2026, 11, 16, tzinfo=datetime.UTC)
+    surge = {
+        "start": time, "since": time, "kind": "count", "model": "", "label": "", "told": False, "texts": 9, "of": 9,
+        "expected": 1.0, "upper": 4.0, "chance": 1e-6, "ids": [],
+    }  # fmt: skip
+    store = Store(None, task, task, datetime.timedelta(hours=1))
+    store.add(Batch([Scored(Text("1", time, "posts", 1, "Acme"), [], {})]))
+    store.add_surges([{**surge, "entity": "Acme"}, {**surge, "entity": "C++"}], time)
+    watch = SimpleNamespace(look=Look)
+    watched = Alarms(watch, store, "reviews", datetime.timedelta(hours=1), task / "log", messages)
+    shown = io.StringIO()
+    watched.look(screen.Screen(shown))
+    watched.look(screen.Screen(shown))  # too soon
+    assert shown.getvalue().count("not everybody of stream.surge.notify could be told") == 1
+    monkeypatch.setattr(watched, "tell_at", 0.0)
+    watched.look(screen.Screen(shown))
+    server.shutdown()
+    server.server_close()
+    assert shown.getvalue().count("not everybody of stream.surge.notify could be told") == 2
+    assert sorted(message["title"] for message in server.told) == [
+        "bertline: reviews: surge of Acme", "bertline: reviews: surge of C++",
+    ]  # fmt: skip
+    assert len(store.surges(untold=True)) == 2
+    store.close()
 
 
 @pytest.mark.parametrize(
