@@ -11,11 +11,8 @@ pairs is ever made, and a training that was interrupted draws the same.
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -24,9 +21,10 @@ import numpy as np
 import tensorflow as tf
 
 from bertline.errors import UserError
-from bertline.models import hardware, methods, probe, training
+from bertline.models import divergence, dropout, hardware, methods, probe, training
+from bertline.models.checkpoints import Checkpoints
 from bertline.models.dataset import Batches, Rows, padded_length
-from bertline.models.family import DROPOUT_PLACES, Batch, Classifier
+from bertline.models.family import Batch, Classifier
 from bertline.models.optimizer import AdamW, LossScale, Schedule
 from bertline.models.recipe import TrainOptions
 
@@ -52,7 +50,7 @@ def fit(
     loss is kept, with its probe as the head.
 
     Raises:
-        UserError: a split is empty, fewer than two labels have rows, or the loss is no longer a number.
+        UserError: a split is empty, fewer than two labels have rows, or loss or gradients are no longer numbers.
     """
     for name, rows in (("training", train), ("validation", validation)):
         if not len(rows):
@@ -129,27 +127,11 @@ class Draws:
         return generator.choice(places, self._of_each, replace=len(places) < self._of_each)
 
 
-class _State(tf.train.experimental.PythonState):
-    """The history in the checkpoints."""
-
-    def __init__(self, run: _Run):
-        super().__init__()
-        self._run = run
-
-    def serialize(self) -> str:
-        return json.dumps(asdict(self._run.history))
-
-    def deserialize(self, string_value: bytes) -> None:
-        fields = json.loads(tf.compat.as_text(string_value))
-        epochs = [training.Epoch(**epoch) for epoch in fields["epochs"]]
-        self._run.history = training.History(**{**fields, "epochs": epochs})
-
-
 class _Run:
     """The state of a training: model, optimizer, history, and the checkpoints that hold them."""
 
     def __init__(self, model: Classifier, train: Rows, validation: Rows, options: TrainOptions, folder: str):
-        self.model, self._options, self._folder = model, options, folder
+        self.model, self._options = model, options
         self._train, self._validation = train, validation
         self._dtype = hardware.compute_dtype(options.precision)
         self._encoder = model.encoder()
@@ -169,31 +151,28 @@ class _Run:
         )
         count = sum(int(variable.value.shape.num_elements()) for variable in model.variables)
         self.history = training.History(precision=self._dtype.name, weights=count, trained_weights=method.weights)
-        self._weights = tf.train.Checkpoint(variables=self._variables)
-        checkpoint = tf.train.Checkpoint(
-            weights=self._weights, optimizer=self._optimizer, loss_scale=scale, state=_State(self)
+        one_device = tf.distribute.get_strategy()
+        self._checkpoints = Checkpoints(
+            folder, one_device, self._variables, self.history, optimizer=self._optimizer, loss_scale=scale
         )
-        self._manager = tf.train.CheckpointManager(checkpoint, folder, max_to_keep=1)
 
     # === Checkpoints ===
 
     def restore(self) -> None:
         """Restores the last checkpoint, if there is one."""
-        latest = tf.train.latest_checkpoint(self._folder)
-        if latest is not None:
-            self._manager.checkpoint.restore(latest).assert_consumed()
+        if self._checkpoints.restore():
             self.history.precision = self._dtype.name
             self.history.resumed_at.append(self.history.step)
 
     def save(self, wall_seconds: float) -> None:
         """Writes a checkpoint. Whenever the process is killed, this one or the one before is complete."""
         self.history.wall_seconds = wall_seconds
-        self._manager.save(checkpoint_number=self.history.step)
+        self._checkpoints.save(self.history.step)
 
     def take_best(self) -> np.ndarray:
         """Gives the model the best epoch's encoder and its probe as the head; the validation rows' logits."""
         if self.history.stale_epochs():
-            self._weights.read(f"{self._folder}/best-{self.history.best_epoch}").assert_existing_objects_matched()
+            self._checkpoints.read_weights(self.history.best_epoch)
         fitted, logits = self._probe()
         self.model.set_head(fitted.kernel, fitted.bias)
         return logits
@@ -223,20 +202,17 @@ class _Run:
         rows = self._train.take(self._draws(history.step))
         traced = self._step.experimental_get_tracing_count()
         begun = time.perf_counter()
-        seed = tf.constant([self._options.seed * 1_000_003, history.step * DROPOUT_PLACES], tf.int64)
+        seed = dropout.step_seed(self._options.seed, history.step)
         value, skipped = (float(each) for each in self._step(*_padded(rows), tf.constant(rows.labels), seed))
-        if not math.isfinite(value):
-            raise UserError(
-                f"the training loss became {value} at step {history.step + 1} of {self.steps}; lower "
-                f"train.learning_rate (now {self._options.learning_rate:g}) or train.clip_norm"
-            )
-        history.step += 1
-        history.skipped_steps += bool(skipped)
-        history.loss_sum += value * len(rows)
-        history.rows += len(rows)
-        if traced:
-            history.timed_rows += len(rows)
-            history.step_seconds += time.perf_counter() - begun
+        seconds = time.perf_counter() - begun
+        divergence.check(
+            value,
+            skipped=bool(skipped),
+            loss_scale=self._loss_scale,
+            place=f"at step {history.step + 1} of {self.steps}",
+            way_out=f"lower train.learning_rate (now {self._options.learning_rate:g}) or train.clip_norm",
+        )
+        history.add_step(value, len(rows), skipped=bool(skipped), seconds=seconds if traced else None)
 
     def end_epoch(self, wall_seconds: float) -> None:
         """Fits a probe, adds the epoch to the history, and keeps its encoder if the probe is the best."""
@@ -251,11 +227,10 @@ class _Run:
         history.loss_sum, history.rows = 0.0, 0
         previous, history.best_epoch = history.best_epoch, number if better else history.best_epoch
         if better:
-            self._weights.write(f"{self._folder}/best-{number}")
+            self._checkpoints.write_weights(number)
         self.save(wall_seconds)
         if better and previous:
-            for path in tf.io.gfile.glob(f"{self._folder}/best-{previous}.*"):
-                tf.io.gfile.remove(path)
+            self._checkpoints.remove_weights(previous)
 
     def _probe(self) -> tuple[probe.Probe, np.ndarray]:
         """The probe on the encoder as it is, and its logits of the validation rows."""

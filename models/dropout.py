@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+PLACES = 4096  # more than a network has places with dropout; seeds this far apart share no draws
+
+
+def step_seed(seed: int, step: int, kind: int = 0) -> tf.Tensor:
+    """The seed of a step's draws, int64 [2]. It depends only on the recipe's seed, the step, and the kind of draw."""
+    return tf.constant([seed * 1_000_003 + kind, step * PLACES], tf.int64)
+
 
 def dropped(x: tf.Tensor, noise: tf.Tensor | None, rate: float) -> tf.Tensor:
     """Dropout by bytes of noise. It takes a quarter of the usual random numbers; the rate is rounded to 1/256."""

@@ -18,8 +18,6 @@ from bertline.models.network_size import NetworkSize
 from bertline.models.pooling import Pooling
 from bertline.models.recipe import ModelOptions
 
-DROPOUT_PLACES = 4096  # more than a network has places with dropout; seeds this far apart share no draws
-
 
 class Batch(NamedTuple):
     """Rows padded to the longest of them."""

@@ -59,6 +59,23 @@ class History:
         """Training speed, without tracing and validation."""
         return self.timed_rows / self.step_seconds if self.step_seconds else 0.0
 
+    def add_step(self, loss: float, rows: int, *, skipped: bool, seconds: float | None) -> None:
+        """Counts a step.
+
+        Args:
+            loss: its mean.
+            rows: trained on.
+            skipped: whether it changed no weight.
+            seconds: that it took; None for the first one, which spends most of its time on tracing.
+        """
+        self.step += 1
+        self.skipped_steps += skipped
+        self.loss_sum += loss * rows
+        self.rows += rows
+        if seconds is not None:
+            self.timed_rows += rows
+            self.step_seconds += seconds
+
     def progress(self, epochs: int, steps: int, batch_size: int) -> Progress:
         """Where a training of so many epochs and steps stands after a step.
 

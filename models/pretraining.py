@@ -16,12 +16,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from bertline.errors import UserError
-from bertline.models import hardware
+from bertline.models import divergence, dropout, hardware
 from bertline.models.bert.masked_lm import MaskedLm
 from bertline.models.checkpoints import Checkpoints
 from bertline.models.dataset import Batches, Rows
-from bertline.models.family import DROPOUT_PLACES, Batch
+from bertline.models.family import Batch
 from bertline.models.history import Epoch, History, Progress
 from bertline.models.masking import Masking
 from bertline.models.optimizer import AdamW, LossScale, Schedule
@@ -161,7 +160,7 @@ class _Run:
         """Loss and accuracy over the chosen tokens of the held-out texts."""
         sums = np.zeros(3)
         for number, batch in enumerate(self._held_out.ordered()):
-            seed = self._seed(number, _HELD_OUT_MASKS)
+            seed = dropout.step_seed(self._options.seed, number, _HELD_OUT_MASKS)
             sums += self._judge(batch, seed).numpy()
         loss, right, chosen = sums
         return Epoch(epoch, math.nan, float(loss / max(chosen, 1)), float(right / max(chosen, 1)))
@@ -174,32 +173,18 @@ class _Run:
         history = self.history
         traced = self._train_step.experimental_get_tracing_count()
         begun = time.perf_counter()
-        loss, rows, skipped = self._train_step(batch, self._seed(history.step)).numpy()
+        loss, rows, skipped = self._train_step(batch, dropout.step_seed(self._options.seed, history.step)).numpy()
         seconds = time.perf_counter() - begun
-        self._check(loss, bool(skipped))
-        history.step += 1
-        history.skipped_steps += bool(skipped)
-        history.loss_sum += float(loss) * int(rows)
-        history.rows += int(rows)
-        if traced:  # the first step is left out, as it spends most of its time on tracing
-            history.step_seconds += seconds
-            history.timed_rows += int(rows)
-
-    def _check(self, loss: float, skipped: bool) -> None:
-        place = f"at step {self.history.step + 1} of {self.steps}"
-        way_out = f"lower pretrain.learning_rate (now {self._options.learning_rate:g}) or pretrain.clip_norm"
-        if not math.isfinite(loss):
-            raise UserError(f"the loss of pre-training became {loss} {place}; {way_out}")
-        if skipped and float(self._loss_scale.factor.numpy()) < 1:
-            raise UserError(
-                f"the gradients of pre-training overflow float16 {place}; {way_out}, or set train.precision: float32"
-            )
+        divergence.check(
+            loss,
+            skipped=bool(skipped),
+            loss_scale=self._loss_scale,
+            place=f"of pre-training at step {history.step + 1} of {self.steps}",
+            way_out=f"lower pretrain.learning_rate (now {self._options.learning_rate:g}) or pretrain.clip_norm",
+        )
+        history.add_step(float(loss), int(rows), skipped=bool(skipped), seconds=seconds if traced else None)
 
     # === Steps ===
-
-    def _seed(self, step: int, kind: int = 0) -> tf.Tensor:
-        """It depends only on the recipe's seed and the step, so a resumed training draws the same."""
-        return tf.constant([self._options.seed * 1_000_003 + kind, step * DROPOUT_PLACES], tf.int64)
 
     def _step(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tf.Tensor:
         """[mean loss of the chosen tokens, rows, whether it was skipped], float32 [3]."""

@@ -8,10 +8,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from bertline.models import dropout
 from bertline.models.adversarial import Adversary
 from bertline.models.dataset import Batches
 from bertline.models.distillation import Distillation
-from bertline.models.family import DROPOUT_PLACES, Batch, Classifier
+from bertline.models.family import Batch, Classifier
 from bertline.models.gradients import Gradient, added, invariant
 from bertline.models.methods import Method
 from bertline.models.optimizer import AdamW, LossScale
@@ -73,7 +74,7 @@ class Steps:
 
     def seed(self, step: int) -> tf.Tensor:
         """Dropout's seed. It depends only on the run's seed and the step, so a resumed training draws the same."""
-        return tf.constant([self._options.seed * 1_000_003, step * DROPOUT_PLACES], tf.int64)
+        return dropout.step_seed(self._options.seed, step)
 
     # === Spread over the devices ===
 
@@ -134,7 +135,7 @@ class Steps:
         factor = self._loss_scale.factor if self._loss_scale else 1.0
         if self.adversary:
             real = tf.sequence_mask(batch["lengths"], tf.shape(batch["token_ids"])[1], tf.float32)
-            start = seed + tf.constant([0, DROPOUT_PLACES - 1], tf.int64)  # no place with dropout draws by it
+            start = seed + tf.constant([0, dropout.PLACES - 1], tf.int64)  # no place with dropout draws by it
             loss, gradients = self.adversary.gradients(
                 lambda move: (self._loss(batch, seed, move) + self._penalty(batch)) * factor,
                 variables,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from bertline.errors import UserError
-from bertline.models import averages, hardware, methods, targets
+from bertline.models import averages, divergence, hardware, methods, targets
 from bertline.models.anchor import Anchor
 from bertline.models.checkpoints import Checkpoints
 from bertline.models.dataset import Batches, Rows
@@ -117,6 +116,7 @@ class Run:
     ):
         self.model = model
         self._strategy = strategy
+        self._rate_key = "compress.distill.learning_rate" if distillation else "train.learning_rate"
         self._options = options
         self._target = targets.of(
             train.labels,
@@ -246,28 +246,16 @@ class Run:
         begun = time.perf_counter()
         loss, rows, skipped = function(batch, self.compiled.seed(history.step)).numpy()
         seconds = time.perf_counter() - begun
-        self._check(loss, bool(skipped))
-        history.step += 1
-        history.skipped_steps += bool(skipped)
-        history.loss_sum += float(loss) * int(rows)
-        history.rows += int(rows)
-        if traced:  # the first step is left out, as it spends most of its time on tracing
-            history.timed_rows += int(rows)
-            history.step_seconds += seconds
+        divergence.check(
+            loss,
+            skipped=bool(skipped),
+            loss_scale=self._loss_scale,
+            place=f"at step {history.step + 1} of {self.steps}",
+            way_out=f"lower {self._rate_key} (now {self._options.learning_rate:g}) or train.clip_norm",
+        )
+        history.add_step(float(loss), int(rows), skipped=bool(skipped), seconds=seconds if traced else None)
         if self._average and not skipped:
             self._average.after_step(history.step, last=history.step % self.batches.steps == 0)
-
-    def _check(self, loss: float, skipped: bool) -> None:
-        """Raises UserError where training cannot go on after a step."""
-        place = f"at step {self.history.step + 1} of {self.steps}"
-        way_out = f"lower train.learning_rate (now {self._options.learning_rate:g}) or train.clip_norm"
-        if not math.isfinite(loss):
-            raise UserError(f"the training loss became {loss} {place}; {way_out}")
-        if skipped and float(self._loss_scale.factor.numpy()) < 1:
-            raise UserError(
-                f"the gradients overflow float16 {place}, whatever the loss is scaled by; {way_out}, or set "
-                "train.precision: float32"
-            )
 
     def end_epoch(self, wall_seconds: float, *, keep_end: bool = False) -> None:
         """Validates, adds the epoch to the history, and keeps its weights if they are the best."""
