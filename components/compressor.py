@@ -77,7 +77,7 @@ def Compressor(
         steps = steps.model_copy(update={"wordpieces": Cut(before=trimmed.whole, after=len(kept))})
     if compress.layers:
         layers = compression.layers_of(members[0], compress.layers)
-        steps = steps.model_copy(update={"layers": Cut(before=compression.depth(members[0]), after=compress.layers)})
+        steps = steps.model_copy(update={"layers": Cut(before=members[0].size.layers, after=compress.layers)})
         recipe = compress.distill.recipe(searched(teacher_run) or train)
         own = f"{checkpoint_dir}/{fingerprint(task, teacher.uri, recipe, compress)}"
         trained = distil(task, members, layers, recipe, compress, logs=Path(model_run.uri), checkpoints=own)

@@ -27,14 +27,13 @@ from bertline.models import families, features, pretraining
 from bertline.models.bert import backbone as weights
 from bertline.models.bert import classifier, folder, masked_lm
 from bertline.models.bert.masked_lm import MaskedLm
-from bertline.models.bert.tokenizer import MASK, SEPARATOR, START, UNKNOWN, Tokenizer, read_vocabulary
+from bertline.models.bert.tokenizer import MASK, SEPARATOR, SPECIAL, START, Tokenizer, read_vocabulary
 from bertline.models.dataset import Rows
 from bertline.models.features import TEXT, TEXT_PAIR
 from bertline.models.masking import Masking
 from bertline.models.recipe import ModelOptions, PretrainOptions
 from bertline.serving import storage
 
-SPECIAL = ("[PAD]", UNKNOWN, START, SEPARATOR, MASK)  # never to be predicted
 HELD_OUT = 0.05  # share of the texts that only show the loss
 MOST_HELD_OUT = 1000  # texts; their loss is then known to a hundredth or two
 WHOLE_TEXTS = 1 << 20  # tokens: the tokenizer cuts nothing off, and long texts become several rows

@@ -1,4 +1,4 @@
-"""What makes a student of a trained classifier, the teacher, and where the student's own vocabulary lies."""
+"""Making a student of a trained classifier, its teacher: a smaller vocabulary, fewer layers, or both."""
 
 from __future__ import annotations
 
@@ -94,17 +94,12 @@ def layers_of(teacher: Classifier, layers: int) -> list[int]:
     """
     if not isinstance(teacher, Shortens):
         raise UserError("compress.layers: the teacher's network has no layers that could be left out; take it out")
-    before = depth(teacher)
+    before = teacher.size.layers
     if layers >= before:
         raise UserError(f"compress.layers: {layers} are not fewer than the teacher's {before}; set it lower")
     if teacher.additions:
         raise UserError("compress.layers: train.method left parts beside the teacher's layers; use full or lora")
     return kept_layers(before, layers)
-
-
-def depth(classifier: Classifier) -> int:
-    """How many layers a classifier that can be shortened has."""
-    return len(classifier.packed(tf.float32).layers)
 
 
 def renumbered(rows: Rows, kept: np.ndarray) -> Rows:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from bertline.errors import UserError
 from bertline.models import packages
 from bertline.models.bert.backbone_config import HUGGING_FACE, KERAS_HUB
-from bertline.models.recipe import METHODS, ModelOptions, RandomBert, TrainOptions
+from bertline.models.recipe import METHODS, BilstmOptions, ModelOptions, RandomBert, TrainOptions
 from bertline.models.xlm_roberta.vocabulary import FILE as SENTENCEPIECE
 from bertline.models.xlm_roberta.vocabulary import UNUSED_POSITIONS
 
@@ -30,7 +30,7 @@ def read(options: ModelOptions) -> NetworkSize | None:
     which the stages that read it name.
     """
     if options.family == "bilstm":
-        return NetworkSize(1, 2 * options.bilstm.units, methods=("full",))
+        return of_bilstm(options.bilstm)
     source = options.backbone
     if isinstance(source, RandomBert):
         return NetworkSize(source.layers, source.hidden, max(options.max_length, 512))
@@ -51,6 +51,11 @@ def read(options: ModelOptions) -> NetworkSize | None:
             size = NetworkSize(*sizes)
             return size._replace(positions=size.positions - UNUSED_POSITIONS.get(values.get("model_type"), 0))
     return None
+
+
+def of_bilstm(options: BilstmOptions) -> NetworkSize:
+    """One layer as wide as both directions; only all of its weights can be trained."""
+    return NetworkSize(1, 2 * options.units, methods=("full",))
 
 
 def has_sentencepiece(options: ModelOptions) -> bool:

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from bertline.errors import UserError
 
-_MODULES = "modules.json"
+MODULES = "modules.json"
 _MODES = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean"}  # sentence-transformers' names
 _FLAG = "pooling_mode_"
 
@@ -74,13 +74,13 @@ def of_folder(folder: Path | None, wanted: str) -> Pooling:
         UserError: wanted is "auto", and sentence-transformers computes the folder's vectors in a way that is not known
             here.
     """
-    modules = _modules(folder) if folder is not None and (folder / _MODULES).is_file() else {}
+    modules = _modules(folder) if folder is not None and (folder / MODULES).is_file() else {}
     trained = _trained(folder, modules) if modules else POOLER
     if wanted == "auto":
         if trained is None or (set(modules) - {"Transformer", "Pooling", "Normalize"}):
             names = ", ".join(modules)
             raise UserError(
-                f"{folder}/{_MODULES}: sentence-transformers makes its vectors by {names}, and not by the mean or "
+                f"{folder}/{MODULES}: sentence-transformers makes its vectors by {names}, and not by the mean or "
                 "[CLS] alone. Set model.pooling: mean or cls to fine-tune the weights with that"
             )
         return trained
@@ -92,7 +92,7 @@ def of_folder(folder: Path | None, wanted: str) -> Pooling:
 
 def _modules(folder: Path) -> dict[str, str]:
     """The modules of a sentence encoder, in order: the last part of the type's name -> the module's folder."""
-    return {module["type"].rpartition(".")[2]: module["path"] for module in json.loads((folder / _MODULES).read_text())}
+    return {module["type"].rpartition(".")[2]: module["path"] for module in json.loads((folder / MODULES).read_text())}
 
 
 def _trained(folder: Path, modules: dict[str, str]) -> Pooling | None:
@@ -101,7 +101,7 @@ def _trained(folder: Path, modules: dict[str, str]) -> Pooling | None:
         return None
     path = folder / modules["Pooling"] / "config.json"
     if not path.is_file():
-        raise UserError(f"{folder}/{_MODULES} names {path}, which is missing; copy the whole folder")
+        raise UserError(f"{folder}/{MODULES} names {path}, which is missing; copy the whole folder")
     config = json.loads(path.read_text())
     flags = {name.removeprefix(_FLAG) for name, value in config.items() if name.startswith(_FLAG) and value is True}
     mode = config.get("pooling_mode")

@@ -46,6 +46,35 @@ def joined(parts: Sequence[Part]) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
     return ids, segments
 
 
+def framed(
+    pieces: Sequence[tf.RaggedTensor], start: tf.Tensor, end: tf.Tensor
+) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+    """Ids and segment ids of start first end (second end).
+
+    Args:
+        pieces: of one text, or of the two of a pair, int64 [batch, (pieces)] each.
+        start: the id at the beginning, int64 scalar.
+        end: the id after each text, int64 scalar.
+    """
+    parts = [Part(start, 0)]
+    for number, piece in enumerate(pieces):
+        parts += [Part(piece, number), Part(end, number)]
+    return joined(parts)
+
+
+def lengths(pieces: Sequence[tf.RaggedTensor], special: int, unknown: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """How many ids whole rows have, and how many of them are unknown; int64 [batch] each.
+
+    Args:
+        pieces: of one text, or of the two of a pair, int64 [batch, (pieces)] each.
+        special: how many special tokens stand in a row.
+        unknown: the id of what the vocabulary lacks.
+    """
+    counted = [part.with_values(tf.cast(part.values == unknown, tf.int64)) for part in pieces]
+    whole = tf.add_n([part.row_lengths() for part in pieces]) + special
+    return whole, tf.add_n([tf.reduce_sum(part, axis=1) for part in counted])
+
+
 def shortened(pieces: Sequence[tf.RaggedTensor], room: int) -> list[tf.RaggedTensor]:
     """The pieces of one text, or of the two of a pair, cut to at most `room` in a row.
 

@@ -11,8 +11,7 @@ import numpy as np
 
 from bertline.models.bert.backbone import Vocabulary, approximate_gelu, epsilon
 from bertline.models.bert.masked_lm import MaskedLm
-
-_MODULES = "modules.json"
+from bertline.models.pooling import MODULES
 
 
 def write(folder: Path, masked: MaskedLm, words: Vocabulary, source: Path | None) -> None:
@@ -39,9 +38,9 @@ def write(folder: Path, masked: MaskedLm, words: Vocabulary, source: Path | None
         "model_max_length": network.max_sequence_length,
     }
     _write_json(folder / "tokenizer_config.json", tokenizer)
-    if source and (source / _MODULES).is_file():
-        shutil.copyfile(source / _MODULES, folder / _MODULES)
-        for module in json.loads((source / _MODULES).read_text(encoding="utf-8")):
+    if source and (source / MODULES).is_file():
+        shutil.copyfile(source / MODULES, folder / MODULES)
+        for module in json.loads((source / MODULES).read_text(encoding="utf-8")):
             if module["path"] and (source / module["path"]).is_dir():
                 shutil.copytree(source / module["path"], folder / module["path"])
 

@@ -54,15 +54,14 @@ class MaskedLm:
             name: keras.Variable(value.astype(np.float32), name="bias" if name == "word_bias" else name)
             for name, value in head.items()
         }
-        pooler = {id(variable) for variable in network.pooled_dense.variables}
-        below = [variable for variable in network.trainable_variables if id(variable) not in pooler]
-        self.variables = [*below, *self._head.values()]
+        below_pooler = [variable for group in model.by_depth for variable in group]
+        self.variables = [*below_pooler, *self._head.values()]
         self._encoder = Encoder.of(model)
 
     def losses(
         self, batch: Batch, chosen: tf.Tensor, truth: tf.Tensor, dtype: tf.DType, seed: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """What the network thinks of the chosen tokens.
+        """How well the network predicts the chosen tokens.
 
         Args:
             batch: the masked rows.

@@ -15,9 +15,10 @@ from bertline.errors import UserError
 from bertline.models import token_rows
 from bertline.models.family import Pieces
 
-UNKNOWN, START, SEPARATOR = "[UNK]", "[CLS]", "[SEP]"
+PADDING, UNKNOWN, START, SEPARATOR = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 # In pretraining BERT has seen it in place of words that it had to guess.
 MASK = "[MASK]"
+SPECIAL = (PADDING, UNKNOWN, START, SEPARATOR, MASK)
 MAX_BYTES_A_WORD = 100  # longer words are unknown, as in BERT's own tokenizer
 
 
@@ -75,7 +76,8 @@ class Tokenizer:
             then 1. Without a pair all segment ids are 0, and None is returned in their place.
         """
         texts = [text] if text_pair is None else [text, text_pair]
-        ids, segments = self._framed(self._shortened([self._wordpieces.tokenize(part) for part in texts]))
+        pieces = self._shortened([self._wordpieces.tokenize(part) for part in texts])
+        ids, segments = token_rows.framed(pieces, self._start, self._separator)
         return ids, None if text_pair is None else segments
 
     def pieces(self, text: tf.Tensor, text_pair: tf.Tensor | None = None) -> list[Pieces]:
@@ -97,9 +99,7 @@ class Tokenizer:
         """
         texts = [text] if text_pair is None else [text, text_pair]
         pieces = [self._wordpieces.tokenize(part) for part in texts]
-        unknown = [piece.with_flat_values(tf.cast(piece.flat_values == self.id(UNKNOWN), tf.int64)) for piece in pieces]
-        lengths = tf.add_n([piece.row_lengths() for piece in pieces]) + 1 + len(texts)
-        return lengths, tf.add_n([tf.reduce_sum(of_text, axis=1) for of_text in unknown])
+        return token_rows.lengths(pieces, 1 + len(texts), self.unknown)
 
     def id(self, wordpiece: str) -> int:
         """The id of a wordpiece; that of [UNK] if the vocabulary does not have it."""
@@ -108,13 +108,6 @@ class Tokenizer:
     def _shortened(self, pieces: Sequence[tf.RaggedTensor]) -> list[tf.RaggedTensor]:
         """Each text's pieces, cut so that a row of ids is not longer than `max_length`."""
         return token_rows.shortened(pieces, self.max_length - 1 - len(pieces))
-
-    def _framed(self, pieces: list[tf.RaggedTensor]) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
-        """Ids and segment ids of [CLS] first [SEP] (second [SEP])."""
-        parts: list[token_rows.Part] = [token_rows.Part(self._start, 0)]
-        for number, piece in enumerate(pieces):
-            parts += [token_rows.Part(piece, number), token_rows.Part(self._separator, number)]
-        return token_rows.joined(parts)
 
 
 @functools.lru_cache(maxsize=4)

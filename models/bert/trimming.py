@@ -16,10 +16,8 @@ import numpy as np
 from bertline.models.backbone_folder import CONFIG
 from bertline.models.bert.backbone import Vocabulary
 from bertline.models.bert.classifier import Classifier
-from bertline.models.bert.tokenizer import MASK, SEPARATOR, START, UNKNOWN, read_vocabulary
+from bertline.models.bert.tokenizer import SPECIAL, read_vocabulary
 
-PADDING = "[PAD]"
-_SPECIAL = (PADDING, UNKNOWN, START, SEPARATOR, MASK)
 _INSIDE = "##"  # before a piece that goes on with a word
 
 
@@ -39,7 +37,7 @@ def kept(vocabulary: Vocabulary, used: np.ndarray) -> np.ndarray:
     chosen = set(used.tolist())
 
     def stays(place: int, word: str) -> bool:
-        needed = place in chosen or word in _SPECIAL or word in letters
+        needed = place in chosen or word in SPECIAL or word in letters
         return needed or not (_bracketed(word) or _spelt(word, letters))
 
     return np.array([place for place, word in enumerate(words) if stays(place, word)], np.int64)

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from bertline.errors import UserError
-from bertline.models import saved_classifier
+from bertline.models import network_size, saved_classifier
 from bertline.models.bilstm import vocabulary
 from bertline.models.bilstm.network import Direction, Encoder, FrozenClassifier, Weights
 from bertline.models.network_size import NetworkSize
@@ -72,7 +72,7 @@ class Classifier(keras.Model):
     @property
     def size(self) -> NetworkSize:
         """See NetworkSize."""
-        return NetworkSize(1, self.width, methods=("full",))
+        return network_size.of_bilstm(self.options)
 
     @property
     def by_depth(self) -> list[list[keras.Variable]]:

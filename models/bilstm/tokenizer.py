@@ -22,7 +22,7 @@ class Tokenizer(tf.Module):
 
     between = 1
     unknown = UNKNOWN
-    mask = UNKNOWN  # rare words of the training rows have taught the network what a word is like that is not told
+    mask = UNKNOWN  # rare words of the training rows have taught the network how to read a word that it is not told
 
     def __init__(self, vocabulary: Sequence[str], kind: str, *, max_length: int):
         super().__init__()
@@ -45,7 +45,8 @@ class Tokenizer(tf.Module):
             token ids, int64 [batch, (tokens)], and for pairs segment ids of the same shape. The network does not read
             these, since </s> says where the second text begins.
         """
-        ids, segments = self._framed(self._shortened(self._looked_up(text, text_pair)))
+        start, end = (tf.constant(number, tf.int64) for number in (START, END))
+        ids, segments = token_rows.framed(self._shortened(self._looked_up(text, text_pair)), start, end)
         return ids, None if text_pair is None else segments
 
     def pieces(self, text: tf.Tensor, text_pair: tf.Tensor | None = None) -> list[Pieces]:
@@ -60,9 +61,7 @@ class Tokenizer(tf.Module):
             ids in each row, special tokens included, and how many of them are <unk>; each int64 [batch].
         """
         parts = self._looked_up(text, text_pair)
-        unknown = [part.with_flat_values(tf.cast(part.flat_values == UNKNOWN, tf.int64)) for part in parts]
-        lengths = tf.add_n([part.row_lengths() for part in parts]) + 1 + len(parts)
-        return lengths, tf.add_n([tf.reduce_sum(of_text, axis=1) for of_text in unknown])
+        return token_rows.lengths(parts, 1 + len(parts), UNKNOWN)
 
     def _looked_up(self, text: tf.Tensor, text_pair: tf.Tensor | None) -> list[tf.RaggedTensor]:
         """Each text's ids without the special ones, int64 [batch, (tokens)]."""
@@ -72,13 +71,6 @@ class Tokenizer(tf.Module):
     def _shortened(self, pieces: Sequence[tf.RaggedTensor]) -> list[tf.RaggedTensor]:
         """Each text's pieces, cut so that a row of ids is not longer than `max_length`."""
         return token_rows.shortened(pieces, self.max_length - 1 - len(pieces))
-
-    def _framed(self, pieces: list[tf.RaggedTensor]) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
-        start, end = (tf.constant(number, tf.int64) for number in (START, END))
-        parts = [token_rows.Part(start, 0)]
-        for number, piece in enumerate(pieces):
-            parts += [token_rows.Part(piece, number), token_rows.Part(end, number)]
-        return token_rows.joined(parts)
 
 
 def _texts(text: tf.Tensor, text_pair: tf.Tensor | None) -> list[tf.Tensor]:

@@ -14,10 +14,9 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from bertline.models.bert.tokenizer import MAX_BYTES_A_WORD, SEPARATOR, START, UNKNOWN, read_vocabulary
+from bertline.models.bert.tokenizer import MAX_BYTES_A_WORD, PADDING, SEPARATOR, START, UNKNOWN, read_vocabulary
 from bertline.models.portable import characters
 
-_PAD = "[PAD]"
 _SURROGATES = range(0xD800, 0xE000)  # no characters
 _ALL = [chr(number) for number in range(0x110000) if number not in _SURROGATES]
 # What a character between two letters makes of them, in ids of this vocabulary: two words; or it is one by itself.
@@ -68,7 +67,7 @@ def tokenizer(vocabulary: Path, *, lowercase: bool) -> Tokenizer:
 def padding(vocabulary: Path) -> tuple[str, int]:
     """The token that fills rows up, and its id; what it is does not matter, since it is masked."""
     words = read_vocabulary(vocabulary)
-    return (_PAD, words.index(_PAD)) if _PAD in words else (words[0], 0)
+    return (PADDING, words.index(PADDING)) if PADDING in words else (words[0], 0)
 
 
 def _mapped(lowercase: bool) -> dict[str, str]:

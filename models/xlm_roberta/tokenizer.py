@@ -62,10 +62,7 @@ class Tokenizer(tf.Module):
             ids in each row, special tokens and the prefix included, and how many of them are <unk>; each int64 [batch].
         """
         parts = self._ids(text, text_pair)
-        unknown = [part.with_values(tf.cast(part.values == UNKNOWN, tf.int64)) for part in parts]
-        special = 2 if len(parts) == 1 else 4
-        lengths = tf.add_n([part.row_lengths() for part in parts]) + special
-        return lengths, tf.add_n([tf.reduce_sum(of_text, axis=1) for of_text in unknown])
+        return token_rows.lengths(parts, 2 if len(parts) == 1 else 4, UNKNOWN)
 
     def _texts(self, text: tf.Tensor, text_pair: tf.Tensor | None) -> list[tf.Tensor]:
         first = tf.strings.join([self._prefix, text]) if self._prefix else text
