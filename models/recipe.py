@@ -85,7 +85,7 @@ class ModelOptions(Section):
     """Where the weights come from, and the head on top of them."""
 
     # auto: what the folder of the backbone holds, BERT or XLM-RoBERTa. bilstm: an embedding and a bidirectional LSTM,
-    # trained in seconds on the training rows only, without a backbone. docs/families.md says when to take which.
+    # trained on the training rows only, without a backbone. docs/families.md says when to take which.
     family: Family = "auto"
     bilstm: BilstmOptions = BilstmOptions()  # with family: bilstm
     # MiniLM-L6: 22.7 M parameters, fine-tunes on two cores in minutes, and comes from PyPI with the examples extra.

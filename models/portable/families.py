@@ -1,7 +1,7 @@
 """The families that can be written for programs without TensorFlow.
 
-It stands beside bertline.models.families, so that training does not depend on the code here, and a change of it trains
-nothing anew.
+They are apart from bertline.models.families, so that training does not depend on the code here: a change of it starts
+no new training.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Padding(NamedTuple):
 
 
 class Portable(Protocol):
-    """What a family has beside, if it can be written.
+    """What a family has beside the methods of Family, if it can be written.
 
     Attributes:
         inputs: of its graphs.

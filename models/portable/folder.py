@@ -21,8 +21,8 @@ from bertline.models.recipe import ModelOptions
 
 MODEL_FILE, TOKENIZER_FILE, LABELS_FILE = "model.onnx", "tokenizer.json", "labels.json"
 LOGITS = "logits"
-# Texts that tokenizers disagree about. One that does not read them as the served model does is not written.
-_WHOLE = 1 << 12  # ids, more than any of them has
+_WHOLE = 1 << 12  # ids, more than any text of _HARD has
+# Texts that tokenizers disagree about. A tokenizer that reads one otherwise than the served model is not written.
 _HARD = (
     "",
     "  The CAFÉ's naïve façade, straße №² ﬁne  ",
@@ -124,7 +124,7 @@ def _mean(nodes: Graph, members: Sequence[str], *, multi_label: bool) -> str:
 
 
 def _log_of_sum(nodes: Graph, logs: Sequence[str]) -> str:
-    """The logarithm of the sum of what these are the logarithms of. No one of them is so small that it gets lost."""
+    """log(sum(exp(logs))), computed from the largest of them, so that very small probabilities are not lost."""
     most = nodes.add("Max", *logs)
     parts = [nodes.add("Exp", nodes.add("Sub", each, most)) for each in logs]
     return nodes.add("Add", nodes.add("Log", nodes.add("Sum", *parts)), most)

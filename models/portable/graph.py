@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-# The least that has LayerNormalization. ONNX Runtime reads it from 1.14 on, and so do most other programs.
+# The lowest opset with LayerNormalization, so that older programs read the file: ONNX Runtime 1.17.3 loads it.
 OPSET, IR = 17, 8
 MOST_BYTES = (1 << 31) - (1 << 20)  # of a file; a protocol buffer ends at 2 GiB
 WEIGHTS_FILE = "model.onnx.data"  # where the weights of a larger model lie
