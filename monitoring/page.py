@@ -14,6 +14,7 @@ from markupsafe import Markup
 from bertline.components.review_page import charts, page
 from bertline.errors import UserError
 from bertline.monitoring.judge import Report
+from bertline.serving import storage
 
 WINDOWS = 60  # in the timelines: two months of days, and as many as a chart can show apart
 ALARM, USUAL, SMALL = "alarm", "as usual", "too few answers"
@@ -56,12 +57,9 @@ def write(file: Path, html: str) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    unfinished = file.with_name(f".{file.name}.unfinished")
     try:
-        unfinished.unlink(missing_ok=True)
-        unfinished.touch(0o600)
-        unfinished.write_text(html, encoding="utf-8")
-        unfinished.replace(file)
+        with storage.writing_whole(file, 0o600) as unfinished:
+            unfinished.write_text(html, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}") from error
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from bertline.errors import UserError
+from bertline.serving import storage
 
 WEEK = timedelta(days=7)
 KEPT = 200  # runs in the file, some months of them
@@ -56,14 +56,10 @@ class Memory:
         run = {"began": began.isoformat(), "ended": ended.isoformat(), "why": why, "code": code}
         self.runs, self.spans, self.data = [*self.runs, run][-KEPT:], spans, data
         known = {"runs": self.runs, "spans": self.spans, "data": self.data}
-        unfinished = self.file.with_name(f".{self.file.name}.unfinished")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with open(unfinished, "w", encoding="utf-8") as file:
-                file.write(json.dumps(known, indent=1, ensure_ascii=False))
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(self.file)
+            with storage.writing_whole(self.file) as unfinished:
+                unfinished.write_text(json.dumps(known, indent=1, ensure_ascii=False), encoding="utf-8")
         except OSError as error:
             raise UserError(f"{self.file} cannot be written: {error.strerror}") from error
 

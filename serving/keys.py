@@ -33,7 +33,7 @@ from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from bertline.errors import UserError
-from bertline.serving import releases
+from bertline.serving import storage
 
 KEY_BITS = 256
 KEY_PREFIX = "bertline_"  # so that scanners for leaked secrets, and people, know one when they see it
@@ -213,7 +213,7 @@ def _write(file: Path, keys: list[Key]) -> None:
     except BaseException:
         os.unlink(new)
         raise
-    releases.sync(file.parent)  # a key that was removed must not come back when the power goes
+    storage.sync(file.parent)  # a key that was removed must not come back when the power goes
 
 
 def _take_over(file: Path, new: str) -> None:

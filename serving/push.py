@@ -154,12 +154,12 @@ def _write_aside(
             copy_file(source, str(unfinished / name))
         (unfinished / releases.RELEASE_FILE).write_text(_text(record), encoding="utf-8")
         for path in [*unfinished.rglob("*"), unfinished]:
-            releases.sync(path)
+            storage.sync(path)
     except BaseException:  # a full disk is full of this very copy
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     unfinished.rename(Path(folder) / str(record["version"]))
-    releases.sync(Path(folder))
+    storage.sync(Path(folder))
 
 
 def _write_last(

@@ -7,7 +7,6 @@ embedded server ignore it.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -254,12 +253,3 @@ def locked(folder: str) -> Iterator[None]:
         raise UserError(f"{folder}: another push has held this folder for {LOCK_SECONDS} s; is it stuck?") from error
     except OSError as error:
         raise UserError(f"{error.filename or folder}: writing failed: {error.strerror}; free or unlock it") from error
-
-
-def sync(path: Path) -> None:
-    """Waits until a local file's data, or a folder's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -117,13 +116,11 @@ def _target(folder: str, to: int | None) -> int:
 def _write_record(release: Release, withdrawals: list[dict]) -> None:
     """Replaces release.json in one step."""
     file = Path(release.path) / RELEASE_FILE
-    unfinished = file.with_name(f".{RELEASE_FILE}")
     record = {**release.record, "withdrawals": withdrawals}
-    unfinished.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    releases.sync(unfinished)
-    os.replace(unfinished, file)
+    with storage.writing_whole(file) as unfinished:
+        unfinished.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _rename(folder: Path, old: str, new: str) -> None:
     (folder / old).rename(folder / new)
-    releases.sync(folder)
+    storage.sync(folder)

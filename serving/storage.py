@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -68,6 +70,40 @@ def link_or_copy(source: str, destination: str) -> None:
         os.link(source, destination)
     except OSError:  # remote, another file system, or one without hard links
         copy_file(source, destination)
+
+
+def sync(path: Path) -> None:
+    """Waits until a local file's data, or a folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def writing_whole(file: Path, mode: int = 0o666) -> Iterator[Path]:
+    """A path to write to for the length of a block. Then the file is on the disk under its own name, whole.
+
+    If the block fails, the file is as it was before.
+
+    Args:
+        file: a local one.
+        mode: of a new file, less what the process masks.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    try:
+        unfinished.unlink(missing_ok=True)
+        unfinished.touch(mode)
+        yield unfinished
+        sync(unfinished)
+        unfinished.replace(file)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def _gfile():

@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bertline.serving import releases
+from bertline.serving import storage
 
 JOB_FILE, CUT_FILE = "job.json", "cut.json"
 WHOLE_FILE, REFUSED_FILE = "whole", "refused"  # the joined files, before they get their names
@@ -101,7 +101,7 @@ class Parts:
         """A path to write to for the length of a block. Then the file is on the disk, and called `path`."""
         unfinished = f"{self.folder}/{UNFINISHED}{uuid.uuid4().hex}"
         yield unfinished
-        releases.sync(Path(unfinished))
+        storage.sync(Path(unfinished))
         os.replace(unfinished, path)
 
     def is_published(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from bertline.components.scoring.cut import Sources, text_columns
 from bertline.components.scoring.models import REFUSED, Scorer
 from bertline.components.splitting import text_key
 from bertline.errors import UserError
+from bertline.serving import storage
 
 QUERY, RANK, SCORE, FILE, ROW = "query", "rank", "score", "file", "row"  # columns of an output
 
@@ -154,15 +154,12 @@ def write(path: Path, ranked: Sequence[Sequence[Ranked]], columns: Sequence[str]
     ]
     values = zip(*rows, strict=True) if rows else ((),) * len(schema)
     table = pa.table([pa.array(column, field.type) for column, field in zip(values, schema, strict=True)], schema)
-    unfinished = path.with_name(f"{path.name}.unfinished")
     try:
-        with open(unfinished, "wb") as stream:
+        with storage.writing_whole(path) as unfinished, open(unfinished, "wb") as stream:
             writer = output.WRITERS[output.check(path)](stream, _Layout(schema, []), guard)
             writer.write(table)
             writer.close()
-        os.replace(unfinished, path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
     return writer.guarded
 
