@@ -89,7 +89,7 @@ def _show_the_surge(alarms: stream.Alarms, shown: screen.Screen) -> bool:
         shown.print(screen.line("surge", "the one that was put in raised no alarm", style="bold red"))
         return False
     others = sum(row["start"] >= SURGE.end or row["start"] < SURGE.start for row in alarms.store.surges())
-    words = f"the one that was put in was seen; {others or 'no'} alarms at other times"
+    words = f"the one that was put in was seen; {others or 'no'} {'alarm' if others == 1 else 'alarms'} at other times"
     shown.print(screen.line("surge", words, style="green"))
     stream.show_surge(mine[0], alarms.store, alarms.window, shown)
     return True

@@ -58,7 +58,7 @@ class KafkaOptions(Section):
 class SurgeOptions(Section):
     """When `bertline stream` raises an alarm, and who is told."""
 
-    # Alarms a month that may be expected where nothing changes, over all that is looked at together
+    # Alarms a month that may be expected where nothing changes, over all entities and labels
     false_alarms: PositiveFloat = 1.0
     # The past that says what is likely: eight of each hour of each weekday. A year ago people wrote of other things
     history: Duration = timedelta(days=56)
