@@ -43,7 +43,7 @@ def run(task: Config, extra: list[str], *, embedded: bool) -> None:
         command = real.command(folder, task.name, settings.host, settings.port, rest_port=settings.rest_port, **files)
         if command:
             if settings.log.rate:
-                print(f"{command[0]} keeps no records (serve.log): have them kept by Client(log=FOLDER)", flush=True)
+                print(f"{command[0]} keeps no records (serve.log): put bertline-log-proxy before it", flush=True)
             print(f"handing over to {command[0]}, which listens on all addresses", flush=True)
             real.hand_over([*command, *extra])
     rest_port = flags.FREE_PORT if settings.rest_port == 0 else settings.rest_port

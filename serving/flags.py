@@ -6,23 +6,27 @@ Flags, defaults and meanings are those of TF Serving 2.19 (model_servers/main.cc
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from bertline.errors import UserError
 from bertline.serving import configuration
 from bertline.serving.batching import BatchingOptions
+from bertline.serving.common_flags import (
+    FREE_PORT,
+    add_host,
+    add_record_flags,
+    add_switch,
+    channel_arguments,
+    port_of,
+    record_options,
+)
 from bertline.serving.limits import Limits
 from bertline.serving.models import one_model
 from bertline.serving.options import ServerOptions
 from bertline.serving.protos import ConfigProto, ModelServerConfig
-from bertline.serving.recording import RecordOptions
 from bertline.serving.versions import Polling
 
 METRICS_PATH = "/monitoring/prometheus/metrics"  # where TF Serving has them unless told otherwise
-FREE_PORT = -1
-HOST_VARIABLE = "BERTLINE_SERVE_HOST"  # set by the image, where loopback would be the container's own
-_HOST_HELP = f"address to listen on; default: {HOST_VARIABLE} of the environment, else 127.0.0.1 (the real server: all)"
 
 # Flags of tensorflow_model_server that this server does not have, and why.
 _ABSENT = {
@@ -81,9 +85,9 @@ def _options(flags: argparse.Namespace) -> ServerOptions:
         models_file=Path(flags.model_config_file) if by_file else None,
         models_file_poll_seconds=flags.model_config_file_poll_wait_seconds,
         host=flags.host,
-        port=_port(flags.port),
+        port=port_of(flags.port),
         socket_path=flags.grpc_socket_path,
-        rest_port=_port(flags.rest_api_port),
+        rest_port=port_of(flags.rest_api_port),
         rest_timeout=flags.rest_api_timeout_in_ms / 1000,
         cors=flags.rest_api_enable_cors_support,
         metrics_path=_metrics_path(flags.monitoring_config_file),
@@ -110,26 +114,9 @@ def _options(flags: argparse.Namespace) -> ServerOptions:
             max_request_bytes=flags.max_request_bytes,
             max_bytes_in_flight=flags.max_bytes_in_flight,
         ),
-        grpc_arguments=_channel_arguments(flags.grpc_channel_arguments),
-        records=_records(flags),
+        grpc_arguments=channel_arguments(flags.grpc_channel_arguments),
+        records=record_options(flags),
     )
-
-
-def _records(flags: argparse.Namespace) -> RecordOptions | None:
-    if not flags.records_folder:
-        return None
-    try:
-        return RecordOptions(
-            Path(flags.records_folder),
-            rate=flags.records_rate,
-            texts=flags.records_texts,
-            embeddings=flags.records_embeddings,
-            columns=tuple(filter(None, flags.records_columns.split(","))),
-            days=flags.records_days,
-            most_bytes=flags.records_bytes,
-        )
-    except ValueError as error:
-        raise UserError(f"--records_...: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,12 +142,12 @@ def _add_serving_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--grpc_socket_path", help="a Unix socket for gRPC, in addition to the port")
     group.add_argument("--rest_api_port", type=int, default=0, help=f"TCP port for REST; 0 has none, {free}")
     group.add_argument("--rest_api_timeout_in_ms", type=int, default=30_000, help="time that a REST request may take")
-    _add_switch(group, "rest_api_enable_cors_support", False, "let pages of other sites call REST")
+    add_switch(group, "rest_api_enable_cors_support", False, "let pages of other sites call REST")
     group.add_argument("--grpc_channel_arguments", default="", help="of the gRPC server: name=value,name=value")
     group.add_argument("--ssl_config_file", help="an SSLConfig in text form, for gRPC and REST")
     group.add_argument("--monitoring_config_file", help="a MonitoringConfig in text form; metrics are on the REST port")
-    _add_switch(group, "enable_grpc_healthcheck_service", True, "gRPC's health service (TF Serving's default: off)")
-    _add_switch(group, "enable_serialization_as_tensor_content", False, "answer numbers as raw bytes")
+    add_switch(group, "enable_grpc_healthcheck_service", True, "gRPC's health service (TF Serving's default: off)")
+    add_switch(group, "enable_serialization_as_tensor_content", False, "answer numbers as raw bytes")
     group.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
 
 
@@ -174,11 +161,11 @@ def _add_loading_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max_num_load_retries", type=int, default=5, help="of a version that does not load")
     group.add_argument("--num_load_retries", type=int, help="another name of --max_num_load_retries")
     group.add_argument("--load_retry_interval_micros", type=int, default=60_000_000, help="time between them")
-    _add_switch(group, "allow_version_labels_for_unavailable_models", False, "labels on versions yet to come")
+    add_switch(group, "allow_version_labels_for_unavailable_models", False, "labels on versions yet to come")
     group.add_argument("--saved_model_tags", default="serve", help="tags of the graph to load, separated by commas")
-    _add_switch(group, "enable_model_warmup", True, "replay assets.extra/tf_serving_warmup_requests before answering")
+    add_switch(group, "enable_model_warmup", True, "replay assets.extra/tf_serving_warmup_requests before answering")
     group.add_argument("--num_request_iterations_for_warmup", type=int, default=1, help="how often each is replayed")
-    _add_switch(group, "enable_batching", False, "let requests share runs of the graph")
+    add_switch(group, "enable_batching", False, "let requests share runs of the graph")
     group.add_argument("--batching_parameters_file", help="BatchingParameters in text form")
     group.add_argument("--tensorflow_session_parallelism", type=int, default=0, help="sets both of the two below")
     group.add_argument("--tensorflow_intra_op_parallelism", type=int, default=0, help="threads of one op; 0: all cores")
@@ -194,7 +181,7 @@ def _add_loading_flags(parser: argparse.ArgumentParser) -> None:
 def _add_own_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("flags that tensorflow_model_server does not have")
     limits = Limits()
-    group.add_argument("--host", default=os.environ.get(HOST_VARIABLE, "127.0.0.1"), help=_HOST_HELP)
+    add_host(group, " (the real server: all)")
     group.add_argument("--api_keys_file", help="API keys, made by `bertline keys`; without it no key is needed")
     group.add_argument(
         "--reload_roots",
@@ -206,43 +193,14 @@ def _add_own_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max_batch_rows", type=int, default=limits.max_batch_rows, help="of one request")
     group.add_argument("--max_text_bytes", type=int, default=limits.max_text_bytes, help="of one string")
     group.add_argument("--max_concurrent_requests", type=int, default=limits.max_concurrent_requests, help="in all")
-    _add_record_flags(group)
+    add_record_flags(group)
     group.add_argument("--exit_with_parent", action="store_true", help="stop when the starting process is gone")
-
-
-def _add_record_flags(group) -> None:
-    options = RecordOptions(Path())
-    group.add_argument("--records_folder", help="keep a record of each request there, for `bertline monitor`")
-    group.add_argument("--records_rate", type=float, default=options.rate, help="share of the requests")
-    _add_switch(group, "records_texts", options.texts, "keep the texts too, with personal data masked")
-    _add_switch(group, "records_embeddings", options.embeddings, "keep the vectors of a model that gives them")
-    group.add_argument("--records_columns", default="", help="features of tf.Examples (A,B) to keep, masked")
-    group.add_argument("--records_days", type=int, default=options.days, help="after which records are removed")
-    group.add_argument("--records_bytes", type=int, default=options.most_bytes, help="of all records")
-
-
-def _add_switch(group, name: str, default: bool, words: str) -> None:
-    """A flag that is true as --name or --name=true, and false as --name=false."""
-    group.add_argument(f"--{name}", nargs="?", const=True, default=default, type=_boolean, help=words)
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() in ("true", "1", "t", "yes"):
-        return True
-    if text.lower() in ("false", "0", "f", "no"):
-        return False
-    raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
 
 
 def _not_negative(text: str) -> float:
     if float(text) < 0:
         raise argparse.ArgumentTypeError("a negative time would wait forever; 0 looks once")
     return float(text)
-
-
-def _port(number: int) -> int | None:
-    """The port as ServerOptions has it: None for none, 0 for a free one."""
-    return {0: None, FREE_PORT: 0}.get(number, number)
 
 
 def _read(file: str | None, message: type):
@@ -284,16 +242,6 @@ def _session(flags: argparse.Namespace) -> ConfigProto:
         or config.inter_op_parallelism_threads
     )
     return config
-
-
-def _channel_arguments(text: str) -> tuple[tuple[str, int | str], ...]:
-    pairs = []
-    for part in filter(None, text.split(",")):
-        name, equals, value = part.partition("=")
-        if not equals:
-            raise UserError(f"--grpc_channel_arguments: {part!r} is not name=value")
-        pairs.append((name.strip(), int(value) if value.strip().lstrip("-").isdigit() else value.strip()))
-    return tuple(pairs)
 
 
 def _version() -> str:

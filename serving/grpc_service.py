@@ -18,6 +18,7 @@ from bertline.serving.metrics import Metrics
 from bertline.serving.protos import SERVICES, MultiInferenceRequest, ReloadConfigRequest, ReloadConfigResponse
 from bertline.serving.recording import ID_HEADER, Entry
 from bertline.serving.service import Service
+from bertline.serving.stopping import Stopping
 
 log = logging.getLogger("bertline.serving")
 
@@ -47,15 +48,15 @@ class Calls:
 
     Each method has one message both ways. To gRPC's Python it is a stream of one, which alone is read when we say so.
 
-    A gRPC server that stops ends calls that it has received but not begun with CANCELLED, which no client retries. So
-    calls are held until no more arrive, and then refused with UNAVAILABLE, on which clients go elsewhere.
+    Attributes:
+        stopping: holds and refuses calls when the server ends.
     """
 
     def __init__(self, service: Service, metrics: Metrics, as_content: bool):
         self._service = service
         self._bodies = service.bodies
         self._metrics = metrics
-        self._stopping: asyncio.Event | None = None  # if there is one, calls wait until it is set
+        self.stopping = Stopping()
         self._answers: dict[str, Callable[..., Awaitable[Message]]] = {
             "Predict": partial(service.predict, as_content=as_content),
             "Classify": service.classify,
@@ -65,15 +66,6 @@ class Calls:
             "GetModelStatus": _at_once(service.get_model_status),
             "HandleReloadConfigRequest": self._reload,
         }
-
-    def hold(self) -> None:
-        """From now on new calls wait. Those in flight are answered."""
-        self._stopping = asyncio.Event()
-
-    def refuse_held(self) -> None:
-        """Ends the calls that wait with UNAVAILABLE."""
-        if self._stopping:
-            self._stopping.set()
 
     def answering(
         self, method: str, kind: type[Message]
@@ -86,9 +78,7 @@ class Calls:
             code, message, request = grpc.StatusCode.OK, "", None
             entry = self._entry(context) if method in RECORDED else None
             try:
-                if self._stopping:
-                    await self._stopping.wait()
-                    raise RequestError(grpc.StatusCode.UNAVAILABLE, "the server is stopping; try another, or later")
+                await self.stopping.check()
                 with self._bodies.share() as share:
                     request = await self._request(kind, context, share)
                     response = await (

@@ -52,7 +52,7 @@ _INTEGERS = {
     DataType.DT_UINT64: (np.uint64, "uint64_val"),
 }
 _FLOATS = {DataType.DT_FLOAT: (np.float32, "float_val"), DataType.DT_DOUBLE: (np.float64, "double_val")}
-_NUMBERS = {**_INTEGERS, **_FLOATS, DataType.DT_BOOL: (np.bool_, "bool_val")}
+NUMBERS = {**_INTEGERS, **_FLOATS, DataType.DT_BOOL: (np.bool_, "bool_val")}
 # What JSON's values are in Python, in an error's words.
 _WORDS = {
     str: "a string",
@@ -316,7 +316,7 @@ def _string(place: str, value: Any) -> bytes:
 
 
 def _numbers(name: str, values: list, shape: list[int], dtype: int) -> np.ndarray:
-    if dtype not in _NUMBERS:
+    if dtype not in NUMBERS:
         raise RequestError(
             grpc.StatusCode.UNIMPLEMENTED, f"input {name}: JSON has no form for {DataType.Name(dtype)}; call over gRPC"
         )
@@ -326,9 +326,9 @@ def _numbers(name: str, values: list, shape: list[int], dtype: int) -> np.ndarra
         raise invalid(f"{_place(name, shape, place)} is {_WORDS[type(values[place])]}, {_not_of(dtype)}")
     try:
         with np.errstate(over="ignore"):  # what is too large for float32 is infinite, as in TF Serving
-            return np.array(values, _NUMBERS[dtype][0])
+            return np.array(values, NUMBERS[dtype][0])
     except OverflowError:
-        limits = np.iinfo(_NUMBERS[dtype][0])
+        limits = np.iinfo(NUMBERS[dtype][0])
         place = next(place for place, value in enumerate(values) if not limits.min <= value <= limits.max)
         raise invalid(f"{_place(name, shape, place)} is out of range for {DataType.Name(dtype)}") from None
 
@@ -407,7 +407,7 @@ def regressions(result: RegressionResult) -> bytes:
 
 def _values(name: str, tensor: TensorProto) -> Any:
     """An output as orjson takes it: an array or scalar of numbers, or texts in nested lists."""
-    if tensor.dtype != _STRING and tensor.dtype not in _NUMBERS:
+    if tensor.dtype != _STRING and tensor.dtype not in NUMBERS:
         raise invalid(f"output {name}: JSON has no form for tensor type: {_type(tensor.dtype)}; call over gRPC")
     shape = [dimension.size for dimension in tensor.tensor_shape.dim]
     if tensor.dtype == _STRING:
@@ -415,7 +415,7 @@ def _values(name: str, tensor: TensorProto) -> Any:
         packed = tensor.tensor_content
         texts[:] = _texts(name, unpacked_strings(packed, texts.size) if packed else list(tensor.string_val))
         return texts.reshape(shape).tolist()  # a scalar's is its text
-    dtype, field = _NUMBERS[tensor.dtype]
+    dtype, field = NUMBERS[tensor.dtype]
     array = (
         np.frombuffer(tensor.tensor_content, dtype)
         if tensor.tensor_content

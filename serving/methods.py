@@ -14,6 +14,7 @@ import numpy as np
 from bertline.serving import tensors
 from bertline.serving.calls import Call
 from bertline.serving.errors import RequestError, invalid
+from bertline.serving.examples import count, serialized
 from bertline.serving.protos import (
     ClassificationRequest,
     ClassificationResponse,
@@ -126,7 +127,7 @@ def _prepare_classify(servable: Servable, request: ClassificationRequest) -> Cal
 
 def _answer_classify(servable: Servable, request: ClassificationRequest, outputs: Outputs) -> ClassificationResponse:
     signature = _example_signature(servable, request.model_spec)
-    response = ClassificationResponse(result=_classifications(signature, outputs, _examples(request.input)))
+    response = ClassificationResponse(result=_classifications(signature, outputs, count(request.input)))
     _name(response.model_spec, servable, request.model_spec.signature_name or DEFAULT_SIGNATURE)
     return response
 
@@ -138,7 +139,7 @@ def _prepare_regress(servable: Servable, request: RegressionRequest) -> Call:
 
 def _answer_regress(servable: Servable, request: RegressionRequest, outputs: Outputs) -> RegressionResponse:
     signature = _example_signature(servable, request.model_spec)
-    response = RegressionResponse(result=_regressions(signature, outputs, _examples(request.input)))
+    response = RegressionResponse(result=_regressions(signature, outputs, count(request.input)))
     _name(response.model_spec, servable, request.model_spec.signature_name or DEFAULT_SIGNATURE)
     return response
 
@@ -184,28 +185,8 @@ def _check_inputs(signature: SignatureDef, kind: str) -> None:
 
 def _example_call(input: Input, signature: SignatureDef, aliases: list[str]) -> Call:
     return Call(
-        {signature.inputs[INPUTS].name: _serialized(input)}, tuple(signature.outputs[alias].name for alias in aliases)
+        {signature.inputs[INPUTS].name: serialized(input)}, tuple(signature.outputs[alias].name for alias in aliases)
     )
-
-
-def _examples(input: Input) -> int:
-    """Number of examples in a request's input."""
-    if input.WhichOneof("kind") == "example_list_with_context":
-        return len(input.example_list_with_context.examples)
-    return len(input.example_list.examples)
-
-
-def _serialized(input: Input) -> np.ndarray:
-    """The serialized examples, bytes objects of shape [examples]; a context's features come before an example's own."""
-    if not _examples(input):
-        raise invalid("Input is empty.")
-    context = b""
-    examples = input.example_list.examples
-    if input.WhichOneof("kind") == "example_list_with_context":
-        context = input.example_list_with_context.context.SerializeToString()
-        examples = input.example_list_with_context.examples
-    # Protobuf merges serialized messages that follow one another.
-    return np.array([context + example.SerializeToString() for example in examples], object)
 
 
 def _classifications(signature: SignatureDef, outputs: Outputs, examples: int) -> ClassificationResult:
@@ -277,11 +258,11 @@ def _prepare_multi(servable: Servable, request: MultiInferenceRequest) -> Call:
         inputs.add(signature.inputs[INPUTS].name)
         fetches.update(dict.fromkeys(signature.outputs[alias].name for alias in aliases))
     # TensorFlow 2 gives each signature an input tensor of its own; all get the same examples.
-    return Call(dict.fromkeys(sorted(inputs), _serialized(request.input)), tuple(fetches))
+    return Call(dict.fromkeys(sorted(inputs), serialized(request.input)), tuple(fetches))
 
 
 def _answer_multi(servable: Servable, request: MultiInferenceRequest, outputs: Outputs) -> MultiInferenceResponse:
-    response, examples = MultiInferenceResponse(), _examples(request.input)
+    response, examples = MultiInferenceResponse(), count(request.input)
     for task in request.tasks:
         name = task.model_spec.signature_name or DEFAULT_SIGNATURE
         signature = servable.signatures[name]

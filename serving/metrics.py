@@ -24,11 +24,34 @@ _ROWS = [2**step for step in range(14)]
 _LOAD_SECONDS = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500]
 
 
+class RecordCounters:
+    """Records of requests: written, and dropped by reason. Safe to call from any thread."""
+
+    def __init__(self, registry: CollectorRegistry):
+        self._written = Counter("bertline_records_written", "Records of requests written.", registry=registry)
+        self._dropped = Counter(
+            "bertline_records_dropped",
+            "Records of requests lost: too many came at once, the disk took none, or the server ended.",
+            ["reason"],
+            registry=registry,
+        )
+
+    def count(self, rows: int, why: str) -> None:
+        """Records were written, or dropped for a reason.
+
+        Args:
+            rows: how many.
+            why: the reason; "" for written ones.
+        """
+        (self._dropped.labels(why) if why else self._written).inc(rows)
+
+
 class Metrics:
     """The figures of one server. Safe to call from any thread.
 
     Attributes:
         registry: a prometheus_client CollectorRegistry of its own, so that several servers fit in one process.
+        records: counts the records.
     """
 
     def __init__(self):
@@ -41,13 +64,7 @@ class Metrics:
         self._key_file_faults = Counter(
             "bertline_key_file_faults", "Times that the file of API keys could no longer be read.", registry=registry
         )
-        self._records = Counter("bertline_records_written", "Records of requests written.", registry=registry)
-        self._records_dropped = Counter(
-            "bertline_records_dropped",
-            "Records of requests lost: too many came at once, the disk took none, or the server ended.",
-            ["reason"],
-            registry=registry,
-        )
+        self.records = RecordCounters(registry)
         self._series = functools.cache(self._series_of)  # finding a series by its labels costs more than counting
 
     def _count_requests(self, registry: CollectorRegistry) -> None:
@@ -179,15 +196,6 @@ class Metrics:
     def count_key_file_fault(self) -> None:
         """The key file turned out to be unreadable, so that every call is refused."""
         self._key_file_faults.inc()
-
-    def count_records(self, rows: int, why: str) -> None:
-        """Records were written, or dropped for a reason.
-
-        Args:
-            rows: how many.
-            why: the reason; "" for written ones.
-        """
-        (self._records_dropped.labels(why) if why else self._records).inc(rows)
 
     def observe_load(self, model: str, version: int, seconds: float, loaded: bool) -> None:
         """A version was loaded and warmed, or turned out not to load.

@@ -68,7 +68,7 @@ _POST = re.compile(rf"/v1/models/{_MODEL}:(predict|classify|regress)", re.IGNORE
 _GET = re.compile(rf"/v1/models/{_MODEL}(/metadata)?", re.IGNORECASE | re.ASCII)
 
 _CLIENT_CLOSED_REQUEST = 499  # nginx's, and TF Serving's for CANCELLED
-_STATUS = {
+STATUS = {
     grpc.StatusCode.CANCELLED: _CLIENT_CLOSED_REQUEST,
     grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
     grpc.StatusCode.FAILED_PRECONDITION: HTTPStatus.BAD_REQUEST,
@@ -123,7 +123,7 @@ def application(
     return starlette
 
 
-class _Call(NamedTuple):
+class RestCall(NamedTuple):
     """What a request's path asks for."""
 
     method: str
@@ -156,7 +156,7 @@ class _Rest:
         try:
             self._check_key(request)
         except RequestError as error:
-            return _error(error)
+            return error_response(error)
         body, content_type = self._metrics.render()
         return Response(body, headers={"content-type": content_type})
 
@@ -169,17 +169,17 @@ class _Rest:
 
     async def _counted(self, request: Request) -> Response:
         """The answer, counted with the code it ends with."""
-        began, code, call, entry = time.perf_counter(), grpc.StatusCode.OK, _Call("", ModelSpec()), None
+        began, code, call, entry = time.perf_counter(), grpc.StatusCode.OK, RestCall("", ModelSpec()), None
         try:
             self._check_key(request)
-            call = _call(request)
+            call = call_of(request)
             if self._service.recorder and call.method in RECORDED:
                 entry = self._service.recorder.begin(request.headers.get(ID_HEADER))
             headers = {ID_HEADER: entry.id} if entry else None
             return Response(await self._answer(request, call, entry), headers=headers, media_type="application/json")
         except RequestError as error:
             code = error.code
-            return _error(error)
+            return error_response(error)
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
             raise
@@ -187,7 +187,7 @@ class _Rest:
             code = grpc.StatusCode.INTERNAL
             log.error("%s failed: %s", call.method, frames(error))
             words = f"an error of the server's own, {type(error).__name__}; its log says more"
-            return _error(RequestError(code, words))
+            return error_response(RequestError(code, words))
         finally:
             known = call.spec.name if call.spec.name in self._service.models.names() else ""
             seconds = time.perf_counter() - began
@@ -199,7 +199,7 @@ class _Rest:
         if self._access:
             self._access.check(key_of(request.headers))
 
-    async def _answer(self, request: Request, call: _Call, entry: Entry | None) -> bytes:
+    async def _answer(self, request: Request, call: RestCall, entry: Entry | None) -> bytes:
         if call.method == "status":
             return _json(self._service.get_model_status(GetModelStatusRequest(model_spec=call.spec)))
         if call.method == "metadata":
@@ -208,7 +208,7 @@ class _Rest:
             async with asyncio.timeout(self._timeout):
                 with self._bodies.share() as share:
                     body = await _body(request, self._most, share)
-                    return await _unless_gone(request, self._infer(call, body, share, entry))
+                    return await unless_gone(request, self._infer(call, body, share, entry))
         except TimeoutError:
             message = f"no answer within {self._timeout:g} s (rest_api_timeout_in_ms); send fewer rows, or try later"
             raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, message) from None
@@ -221,7 +221,7 @@ class _Rest:
         fields = {"model_spec": _fields(response.model_spec), "metadata": {SIGNATURE_DEF: _fields(signatures)}}
         return json.dumps(fields, indent=1).encode() + b"\n"
 
-    async def _infer(self, call: _Call, body: _Body, share: Share, entry: Entry | None) -> bytes:
+    async def _infer(self, call: RestCall, body: _Body, share: Share, entry: Entry | None) -> bytes:
         with self._service.acquire(call.spec) as servable:
             if call.method == "predict":
                 return await self._predict(PredictRequest(model_spec=call.spec), servable, body, share, entry)
@@ -265,7 +265,7 @@ class _Rest:
 # === Requests ===
 
 
-def _call(request: Request) -> _Call:
+def call_of(request: Request) -> RestCall:
     """What the path asks for. Reads the path as it was sent, since a name may hold an escaped / or :."""
     path = request.scope["raw_path"].decode("latin-1")
     if not re.match(r"/v1(/|$)", path, re.IGNORECASE):
@@ -288,8 +288,8 @@ def _call(request: Request) -> _Call:
     elif label:
         spec.version_label = _unquoted("model version label", label)
     if request.method == "POST":
-        return _Call(rest.lower(), spec)
-    return _Call("metadata" if rest else "status", spec)
+        return RestCall(rest.lower(), spec)
+    return RestCall("metadata" if rest else "status", spec)
 
 
 def _unquoted(what: str, text: str) -> str:
@@ -375,7 +375,7 @@ def _hinted(servable: Servable) -> Iterator[None]:
 # === Running ===
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
     """The result of `work`. Cancels it when the client disconnects, of which an ASGI server only informs."""
     working = asyncio.create_task(work)
     going = asyncio.create_task(request.receive())  # the body was read: the one message left is http.disconnect
@@ -401,9 +401,9 @@ def _too_large(most: int) -> _Refused:
     return _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, grpc.StatusCode.RESOURCE_EXHAUSTED, message)
 
 
-def _error(error: RequestError) -> Response:
+def error_response(error: RequestError) -> Response:
     """TF Serving's form of an error."""
-    status = error.status if isinstance(error, _Refused) else _STATUS.get(error.code, HTTPStatus.INTERNAL_SERVER_ERROR)
+    status = error.status if isinstance(error, _Refused) else STATUS.get(error.code, HTTPStatus.INTERNAL_SERVER_ERROR)
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"

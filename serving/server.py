@@ -37,6 +37,7 @@ from bertline.serving.options import ServerOptions
 from bertline.serving.protos import ModelServerConfig
 from bertline.serving.records import Recorder
 from bertline.serving.roots import Roots
+from bertline.serving.sockets import address_of, listening
 
 if TYPE_CHECKING:
     from bertline.serving.servable import Servable
@@ -51,7 +52,6 @@ PENDING = 100_000
 ENDING_SECONDS = 1.0  # for threads to end after the drain
 # How the threads' names begin in which TensorFlow may work, or for which Python would wait.
 WORKERS = ("starter", "version-", "model-", "reload", "request", "batch-", "bodies", "asyncio")
-BACKLOG = 512  # connections that wait to be accepted
 HEALTH_SECONDS = 0.5  # time between two looks at whether every model answers and the key file can be read
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -100,14 +100,14 @@ class Server:
         """What a gRPC client dials: HOST:PORT, or unix:PATH."""
         if self.port is None:
             return f"unix:{self.options.socket_path}"
-        return _address(self.options.host, self.port)
+        return address_of(self.options.host, self.port)
 
     @property
     def rest_address(self) -> str | None:
         """What a browser would open: http://HOST:PORT; None without REST."""
         if self.rest_port is None:
             return None
-        return f"{'https' if self.options.tls else 'http'}://{_address(self.options.host, self.rest_port)}"
+        return f"{'https' if self.options.tls else 'http'}://{address_of(self.options.host, self.rest_port)}"
 
     @property
     def model_names(self) -> list[str]:
@@ -173,11 +173,11 @@ class Server:
         interceptors = [AccessInterceptor(self._access)] if self._access else []
         self._grpc = grpc.aio.server(interceptors=interceptors, options=arguments)
         if self.port is not None:
-            self.port = self._bind(_address(options.host, self.port))
+            self.port = self._bind(address_of(options.host, self.port))
         if options.socket_path:
             self._bind(f"unix:{options.socket_path}")
         if self.rest_port is not None:
-            self._rest_socket = _socket(options.host, self.rest_port)
+            self._rest_socket = listening(options.host, self.rest_port)
             self.rest_port = self._rest_socket.getsockname()[1]
 
     async def _serve(self) -> None:
@@ -186,7 +186,7 @@ class Server:
 
         options = self.options
         if options.records:
-            self._recorder = Recorder(options.records, self.metrics.count_records)
+            self._recorder = Recorder(options.records, self.metrics.records.count)
         has_administrators = self._access or options.host in LOOPBACK  # a client certificate has no role
         self._service = Service(
             self._models,
@@ -246,13 +246,13 @@ class Server:
         stopping = asyncio.gather(self._grpc.stop(grace), self._stop_rest(grace))
         await asyncio.sleep(0)  # now the clients know that they must go
         if self._calls:
-            self._calls.refuse_held()
+            self._calls.stopping.refuse_held()
         await stopping
 
     async def _settle(self, seconds: float) -> None:
         """Waits until nothing is in flight that stopping would cut off."""
         if self._calls:
-            self._calls.hold()
+            self._calls.stopping.hold()
         if self._application:
             self._application.state.stopping = True
         if self._rest and self._rest.started:
@@ -349,7 +349,7 @@ class Server:
         """The reason why an address cannot be opened, which grpc does not tell."""
         if address.startswith("unix:"):
             return "the folder must exist and be writable, and the path at most 107 bytes long"
-        _socket(self.options.host, self.port).close()
+        listening(self.options.host, self.port).close()
         return "it was taken until a moment ago; try again"
 
     def _run(self, coroutine: Coroutine) -> Future:
@@ -436,27 +436,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _socket(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        UserError: the address cannot be opened; the message names the way out.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        opened = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        # uvicorn writes head and body separately, and the body waited 40 ms for the head's acknowledgement.
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return opened
-    except (OSError, OverflowError) as error:
-        message = f"cannot listen on {_address(host, port)}: {error}; choose another port, or a free one with"
-        raise UserError(f"{message} --port=-1 or --rest_api_port=-1") from error
 
 
 if __name__ == "__main__":

@@ -47,8 +47,8 @@ def exposed():
     server.observe_request("reviews", "Predict", "GRPC", grpc.StatusCode.OK, 0.01)
     server.observe_batch("reviews", "text", 3, 1, 0.001)
     server.observe_load("reviews", 7, 1.0, loaded=True)
-    server.count_records(1, "")
-    server.count_records(1, "not_written")
+    server.records.count(1, "")
+    server.records.count(1, "not_written")
     moved = Judged(Look("labels", "the test rows", "", 0.1, 0.05, 0.01), 0.01, True, start)
     figures = {"estimated accuracy": {"accuracy": 0.8, "interval": [0.7, 0.9], "test": 0.8}}
     monitor.take(Report("reviews", 7, start, start, 500, "", 0.03, [moved], figures, {}, 0, []))

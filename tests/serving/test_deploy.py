@@ -15,7 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from bertline.serving import flags, ops
+from bertline.serving import flags, log_proxy, ops
 from bertline.serving.batching import BatchingOptions
 from bertline.serving.client import Client
 from bertline.serving.configuration import BatchingParameters, MonitoringConfig, read_text_proto
@@ -27,7 +27,7 @@ DEPLOY = TOP / "serving" / "deploy"
 CONFIG = DEPLOY / "config"
 KUBERNETES = DEPLOY / "kubernetes"
 SCHEMAS = Path(__file__).parent / "schemas"  # of custom resources, which kubernetes-validate does not know
-OVERLAYS = ("pvc", "object-store", "queue-time", "kserve")
+OVERLAYS = ("pvc", "object-store", "queue-time", "records", "kserve")
 KUBECTL = shutil.which("kubectl", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 BUILDS = pytest.mark.skipif(
     KUBECTL is None, reason="kubectl builds the kustomizations, and is no Python package to install: put it on the PATH"
@@ -157,10 +157,39 @@ def test_version_is_one_throughout():
 # === Compose ===
 
 
-def test_compose_file_follows_the_compose_specification():
+def compose_with_records():
+    """compose.records.yaml, which lies over compose.yaml: its `!reset` empties what stands there."""
+    loader = type("Loader", (yaml.SafeLoader,), {})
+    loader.add_constructor("!reset", lambda loader, node: loader.construct_sequence(node))
+    return yaml.load((DEPLOY / "compose.records.yaml").read_text(), loader)
+
+
+@pytest.mark.parametrize("read", [compose, compose_with_records], ids=["compose", "records"])
+def test_compose_file_follows_the_compose_specification(read):
     package = Path(importlib.util.find_spec("check_jsonschema").origin).parent
     schema = json.loads((package / "builtin_schemas/vendor/compose-spec.json").read_text())
-    jsonschema.validate(compose(), schema)
+    jsonschema.validate(read(), schema)
+
+
+def test_compose_puts_the_log_proxy_where_the_server_was():
+    services = compose_with_records()["services"]
+    server, proxy = services["model-server"], services["log-proxy"]
+    assert server == {"ports": []}
+    assert set(compose()["services"]["model-server"]["ports"]) < set(proxy["ports"])
+    assert all(port.startswith("127.0.0.1:") for port in proxy["ports"])
+    assert proxy["read_only"] and proxy["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in proxy["security_opt"]
+    options = log_proxy.options_of(proxy["command"])
+    assert {port.rpartition(":")[2] for port in proxy["ports"]} == {
+        str(port) for port in (options.port, options.rest_port, options.metrics_port)
+    }
+    assert (options.upstream, options.rest_upstream) == ("model-server:8500", "http://model-server:8501")
+    (volume,) = proxy["volumes"]
+    assert volume["target"] == str(options.records.folder)
+    default = volume["source"].removeprefix("${RECORDS_FOLDER:-").removesuffix("}")
+    assert (
+        DEPLOY / default.replace("${MODEL_NAME:-sentiment}", "sentiment")
+    ).resolve() == TOP / "runs/sentiment/records"
 
 
 def test_compose_service_is_hardened_and_on_loopback_alone():
@@ -252,6 +281,7 @@ def test_files_of_whole_objects_are_valid():
         "HorizontalPodAutoscaler",
         "InferenceService",
         "NetworkPolicy",
+        "PersistentVolumeClaim",
         "PersistentVolumeClaim",
         "PodDisruptionBudget",
         "Service",
@@ -350,6 +380,32 @@ def test_names_between_objects_are_those_of_objects_that_are_there(built, name):
     assert {mount["name"] for mount in container["volumeMounts"]} == {each["name"] for each in pod(overlay)["volumes"]}
     probed = {container[probe]["grpc"]["port"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
     assert probed == {ports["grpc"]}
+
+
+@BUILDS
+def test_the_log_proxy_has_the_ports_that_clients_dial(built):
+    server, proxy = pod(built["records"])["containers"]
+    before, _ = flags.parse(arguments_of(pod(built["pvc"])["containers"][0]["args"]))
+    behind, _ = flags.parse(arguments_of(server["args"]))
+    options = log_proxy.options_of(proxy["args"])
+    assert (options.port, options.rest_port) == (before.port, before.rest_port)
+    assert options.upstream == f"127.0.0.1:{behind.port}"
+    assert options.rest_upstream == f"http://127.0.0.1:{behind.rest_port}"
+    assert options.grpc_arguments == behind.grpc_arguments == before.grpc_arguments
+    ports = {port["name"]: port["containerPort"] for port in proxy["ports"]}
+    assert ports == {"grpc": options.port, "rest": options.rest_port, "log-metrics": options.metrics_port}
+    service = built["records"]["Service", "model-server"]["spec"]
+    assert {port["targetPort"]: port["port"] for port in service["ports"]} == ports
+    endpoints = built["records"]["ServiceMonitor", "model-server"]["spec"]["endpoints"]
+    assert {endpoint["port"] for endpoint in endpoints} == {"rest", "log-metrics"}
+    assert {server[probe]["grpc"]["port"] for probe in server if probe.endswith("Probe")} == {behind.port}
+    assert proxy["securityContext"] == server["securityContext"]
+    claims = {
+        v["name"]: v["persistentVolumeClaim"] for v in pod(built["records"])["volumes"] if "persistentVolumeClaim" in v
+    }
+    (mount,) = [mount for mount in proxy["volumeMounts"] if mount["name"] in claims]
+    assert options.records.folder.is_relative_to(mount["mountPath"]) and not claims[mount["name"]].get("readOnly")
+    assert ("PersistentVolumeClaim", claims[mount["name"]]["claimName"]) in built["records"]
 
 
 @BUILDS

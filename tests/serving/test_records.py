@@ -31,49 +31,11 @@ def rows(folder):
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A served model that has the signature `monitored` too: the embedding is (letters, 1)."""
-    folder = tmp_path_factory.mktemp("monitored")
-
-    def answer(text):
-        positive = tf.strings.regex_full_match(text, "(?s).*good.*")
-        probabilities = tf.where(positive[:, tf.newaxis], [[0.25, 0.75]], [[0.75, 0.25]])
-        classes = tf.tile([["negative", "positive"]], [tf.size(text), 1])
-        return {
-            "label": tf.where(positive, "positive", "negative"),
-            "probabilities": probabilities,
-            "classes": classes,
-            "abstained": ~positive,
-        }
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
-    def text(text):
-        return answer(text)
-
-    def letters(text):
-        return tf.strings.length(text)
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
-    def monitored(text):
-        vector = tf.cast(tf.stack([letters(text), tf.ones_like(letters(text))], 1), tf.float16)
-        return answer(text) | {"embedding": vector, "pieces": letters(text) + 2, "unknown": letters(text) % 2}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "examples")])
-    def examples(examples):
-        return answer(tf.io.parse_example(examples, {"text": tf.io.FixedLenFeature([], tf.string)})["text"])
-
-    signatures = {"text": text, "monitored": monitored, "serving_default": examples}
-    tf.saved_model.save(tf.Module(), str(folder / "model"), signatures=signatures)
-    push(folder / "model", folder / "serving", 7)
-    return folder / "serving"
-
-
-@pytest.fixture(scope="module")
-def recorded(model, tmp_path_factory):
+def recorded(monitored_model, tmp_path_factory):
     """A server that records everything, and the folder of its records, which are written when it ends."""
     folder = tmp_path_factory.mktemp("records")
     options = RecordOptions(folder, texts=True, columns=("shop",))
-    server = Server.of(model, "mood", port=0, rest_port=0, metrics_path="/metrics", records=options)
+    server = Server.of(monitored_model, "mood", port=0, rest_port=0, metrics_path="/metrics", records=options)
     with server, Client(server.address, "mood") as client:
         answers = {
             "one": client.predict(["good, write to jane@example.com"]),
@@ -164,11 +126,14 @@ def test_written_records_are_counted(recorded):
     assert f"bertline_records_written_total {len(records)}.0" in answers["metrics"]
 
 
-def test_answers_are_the_same_whether_they_are_recorded_or_not(model, tmp_path):
+def test_answers_are_the_same_whether_they_are_recorded_or_not(monitored_model, tmp_path):
     texts = ["good", "bad", "", "good " * 50]
     answers = []
     for records_of in (None, RecordOptions(tmp_path, rate=0.0), RecordOptions(tmp_path)):
-        with Server.of(model, "mood", port=0, records=records_of) as server, Client(server.address, "mood") as client:
+        with (
+            Server.of(monitored_model, "mood", port=0, records=records_of) as server,
+            Client(server.address, "mood") as client,
+        ):
             answers.append(client.predict(texts))
     assert answers[0] == answers[1] == answers[2]
     assert [each.id is None for each in (answers[0][0], answers[1][0], answers[2][0])] == [True, True, False]

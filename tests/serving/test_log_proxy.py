@@ -1,0 +1,356 @@
+"""The log proxy as its callers see it: a process between TF Serving's own stubs and a server."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import grpc
+import httpx
+import pytest
+import tensorflow as tf
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
+from test_records import rows
+
+from bertline import Client, ServingError
+from bertline.serving.log_proxy import main
+from bertline.serving.protos import (
+    ClassificationRequest,
+    GetModelMetadataRequest,
+    GetModelStatusRequest,
+    ModelServiceStub,
+    PredictionServiceServicer,
+    PredictRequest,
+    PredictResponse,
+    add_PredictionServiceServicer_to_server,
+)
+from bertline.serving.recording import RecordOptions
+from bertline.serving.server import Server
+
+UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+NOWHERE = "127.0.0.1:1"
+OF_VECTORS = ("embedding", "pieces", "unknown")
+
+
+class Proxy:
+    """A log proxy that runs, and where it is."""
+
+    def __init__(self, process, lines):
+        self.process = process
+        self.address = lines[0].split()[1]
+        self.rest = next((line.split()[2] for line in lines if line.startswith("REST")), None)
+        self.metrics = next((line.split()[2] for line in lines if line.startswith("metrics")), None)
+
+
+@contextmanager
+def running(folder, upstream, *flags):
+    """A proxy in front of a server, until the block ends; then all of its records are written."""
+    command = [sys.executable, "-P", "-m", "bertline.serving.log_proxy", f"--records_folder={folder}"]
+    command += [f"--upstream={upstream}", "--port=-1", *flags]
+    lines_to_come = 1 + sum("port=-1" in flag for flag in flags)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield Proxy(process, [process.stdout.readline() for _ in range(lines_to_come)])
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0
+
+
+@pytest.fixture(scope="module")
+def both(monitored_model, tmp_path_factory):
+    """The same requests to a server that keeps records and through a proxy to one that keeps none: answers, records."""
+    own, theirs = tmp_path_factory.mktemp("own"), tmp_path_factory.mktemp("proxied")
+    records = RecordOptions(own, texts=True, columns=("shop",))
+    answers, serving = {}, {"port": 0, "rest_port": 0}
+    with Server.of(monitored_model, "mood", records=records, **serving) as server:
+        answers["server"] = asked(server.address, server.rest_address)
+    flags = ["--rest_api_port=-1", "--metrics_port=-1", "--records_texts", "--records_columns=shop"]
+    with (
+        Server.of(monitored_model, "mood", **serving) as behind,
+        running(theirs, behind.address, f"--rest_upstream={behind.rest_address}", *flags) as proxy,
+    ):
+        answers["proxy"] = asked(proxy.address, proxy.rest)
+        answers["metrics"] = httpx.get(proxy.metrics).text
+        answers["status"] = [httpx.get(f"{rest}/v1/models/mood").text for rest in (proxy.rest, behind.rest_address)]
+    return answers, {"server": rows(own), "proxy": rows(theirs)}
+
+
+def of_texts(texts, *wanted, signature="text"):
+    request = PredictRequest(output_filter=wanted)
+    request.model_spec.name, request.model_spec.signature_name = "mood", signature
+    request.inputs["text"].CopyFrom(tf.make_tensor_proto(texts))
+    return request
+
+
+def of_example(**features):
+    each = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])) for name, value in features.items()}
+    request = PredictRequest()
+    request.model_spec.name = "mood"
+    example = tf.train.Example(features=tf.train.Features(feature=each))
+    request.inputs["examples"].CopyFrom(tf.make_tensor_proto([example.SerializeToString()]))
+    return request
+
+
+def asked(address, rest):
+    """Name -> answer, or the code and words of a refusal; and the ids that the caller was told."""
+    requests = {
+        "one": of_texts(["good, write to jane@example.com"]),
+        "two": of_texts(["bad", "good!"]),
+        "label": of_texts(["only its label"], "label"),
+        "example": of_example(text=b"good", shop=b"call 020 7946 0958"),
+        "no signature": of_texts(["good"], signature="none"),
+        "no output": of_texts(["good"], "nothing"),
+        "no model": PredictRequest(model_spec={"name": "other"}),
+    }
+    answers, ids = {}, {}
+    with grpc.insecure_channel(address) as channel:
+        stub = PredictionServiceStub(channel)
+        for name, request in requests.items():
+            try:
+                answers[name], call = stub.Predict.with_call(
+                    request, metadata=[("x-request-id", name.replace(" ", "-"))]
+                )
+            except grpc.RpcError as error:
+                answers[name], call = (error.code(), error.details()), error
+            ids[name] = dict(call.trailing_metadata()).get("x-request-id")
+        metadata = GetModelMetadataRequest(model_spec={"name": "mood"}, metadata_field=["signature_def"])
+        answers["metadata"] = stub.GetModelMetadata(metadata)
+        answers["versions"] = ModelServiceStub(channel).GetModelStatus(
+            GetModelStatusRequest(model_spec={"name": "mood"})
+        )
+    bodies = {
+        "columns": {"signature_name": "text", "inputs": ["over rest", "good"]},
+        "rows": {"signature_name": "text", "instances": [{"text": "a row"}]},
+        "refused": {"signature_name": "none", "inputs": ["over rest"]},
+        "no json": None,
+    }
+    for name, body in bodies.items():
+        content = b"{" if body is None else json.dumps(body)
+        answer = httpx.post(f"{rest}/v1/models/mood:predict", content=content, headers={"x-request-id": name})
+        answers[name], ids[name] = (answer.status_code, answer.content), answer.headers.get("x-request-id")
+    return answers, ids
+
+
+def test_answers_are_those_of_the_server_behind(both):
+    (directly, _), (through, _) = both[0]["server"], both[0]["proxy"]
+    assert directly == through
+    assert directly["one"].outputs["label"].string_val == [b"positive"] and directly["columns"][0] == 200
+    assert set(through["label"].outputs) == {"label"} and through["label"].model_spec.signature_name == "text"
+    assert through["no output"][0] == grpc.StatusCode.INVALID_ARGUMENT and "monitored" not in through["no output"][1]
+    assert both[0]["status"][0] == both[0]["status"][1]
+
+
+def test_callers_are_told_the_ids_of_their_records(both):
+    _, ids = both[0]["proxy"]
+    assert ids == {name: name.replace(" ", "-") if name != "no json" else ids["no json"] for name in ids}
+    assert {record["id"] for record in both[1]["proxy"]} >= {"one", "two-0", "two-1", "columns-0", "rows"}
+
+
+def test_records_are_those_that_the_embedded_server_keeps(both):
+    def answered(records, skipped=()):
+        kept = [record for record in records if record["status"] == "OK"]
+        left_out = ("time", "milliseconds", *skipped)
+        return {record["id"]: {k: v for k, v in record.items() if k not in left_out} for record in kept}
+
+    own, theirs = both[1]["server"], both[1]["proxy"]
+    by_id = answered(own, OF_VECTORS)
+    assert len(by_id) == 8 and by_id == answered(theirs, OF_VECTORS)
+    over_grpc = [record for record in theirs if record["id"] in ("one", "two-0", "two-1", "label")]
+    assert len(over_grpc) == 4
+    assert {r["id"]: [r[name] for name in OF_VECTORS] for r in over_grpc} == {
+        record["id"]: [record[name] for name in OF_VECTORS] for record in own if record["id"] in answered(over_grpc)
+    }
+    assert answered(theirs)["one"]["text"] == "good, write to <EMAIL_ADDRESS>"
+    assert answered(theirs)["example"]["columns"] == [("shop", "call <PHONE_NUMBER>")]
+
+
+def test_refused_requests_have_records_of_their_status_and_strangers_models_none(both):
+    def failed(records):
+        return {record["id"]: record["status"] for record in records if record["status"] != "OK"}
+
+    own, theirs = (failed(both[1][which]) for which in ("server", "proxy"))
+    assert {own.pop((own.keys() - theirs).pop()), theirs.pop((theirs.keys() - own).pop())} == {"INVALID_ARGUMENT"}
+    assert own == theirs
+    assert theirs["no-signature"] == "FAILED_PRECONDITION" and "no-model" not in theirs
+
+
+def test_the_proxy_has_metrics_of_its_own(both):
+    metrics = both[0]["metrics"]
+    assert 'bertline_log_proxy_requests_total{code="OK",entrypoint="GRPC",method="Predict"} 4.0' in metrics
+    assert 'bertline_log_proxy_requests_total{code="OK",entrypoint="REST",method="Predict"} 2.0' in metrics
+    assert "bertline_log_proxy_seconds_count" in metrics and "bertline_records_written_total 0.0" in metrics
+
+
+# === Everything passes ===
+
+
+class Behind(PredictionServiceServicer):
+    """A server that does what the request's header says."""
+
+    def __init__(self):
+        self.headers, self.seconds_left, self.cancelled, self.arrived = {}, None, threading.Event(), threading.Event()
+
+    def Predict(self, request, context):
+        self.headers, self.seconds_left = dict(context.invocation_metadata()), context.time_remaining()
+        context.send_initial_metadata([("began", "now")])
+        context.set_trailing_metadata([("cost", "3"), ("detail-bin", b"\x00\xff")])
+        if "slow" in self.headers:
+            context.add_callback(self.cancelled.set)
+            self.arrived.set()
+            time.sleep(float(self.headers["slow"]))
+        if "refuse" in self.headers:
+            context.abort(grpc.StatusCode.DATA_LOSS, "lost, and in these wörds")
+        return PredictResponse(model_spec=request.model_spec, outputs=request.inputs)
+
+    def Classify(self, request, context):
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no classes")
+
+
+@pytest.fixture
+def behind(tmp_path):
+    """What stands behind the proxy, and stubs of the proxy in front of it, which keeps vectors of no model."""
+    servicer = Behind()
+    server = grpc.server(ThreadPoolExecutor(8), options=UNLIMITED)
+    add_PredictionServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with (
+        running(tmp_path / "records", f"127.0.0.1:{port}") as servicer.proxy,
+        grpc.insecure_channel(servicer.proxy.address, options=UNLIMITED) as channel,
+    ):
+        yield servicer, PredictionServiceStub(channel), channel
+    server.stop(0)
+
+
+def test_metadata_deadline_codes_and_trailers_pass(behind):
+    servicer, stub, channel = behind
+    request = of_texts(["good"])
+    _, call = stub.Predict.with_call(request, timeout=50, metadata=[("shop", "north"), ("trace-bin", b"\x01\xfe")])
+    assert servicer.headers["shop"] == "north" and servicer.headers["trace-bin"] == b"\x01\xfe"
+    assert 40 < servicer.seconds_left < 50
+    assert ("began", "now") in call.initial_metadata()
+    assert {("cost", "3"), ("detail-bin", b"\x00\xff")} <= set(call.trailing_metadata())
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.Predict(request, metadata=[("refuse", "yes")])
+    assert (refused.value.code(), refused.value.details()) == (grpc.StatusCode.DATA_LOSS, "lost, and in these wörds")
+    assert ("cost", "3") in refused.value.trailing_metadata()
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.Classify(ClassificationRequest())
+    assert (refused.value.code(), refused.value.details()) == (grpc.StatusCode.UNIMPLEMENTED, "no classes")
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.GetModelMetadata(GetModelMetadataRequest())
+    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    garbage = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    with pytest.raises(grpc.RpcError, match="Exception deserializing request!"):
+        garbage(b"\xff\xff\xff")  # in the words of the server behind
+
+
+def test_large_messages_pass_and_a_caller_who_goes_is_gone_behind_too(behind):
+    servicer, stub, _ = behind
+    large = of_texts([b"x" * (20 << 20)])
+    assert stub.Predict(large).outputs["text"] == large.inputs["text"]
+    with pytest.raises(grpc.RpcError) as late:
+        stub.Predict(of_texts(["good"]), timeout=0.3, metadata=[("slow", "1.5")])
+    assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert servicer.cancelled.wait(10)
+
+
+def test_sigterm_answers_what_is_in_flight_and_refuses_the_next(behind):
+    servicer, stub, _ = behind
+    waiting = stub.Predict.future(of_texts(["good"]), metadata=[("slow", "1")])
+    assert servicer.arrived.wait(10)
+    servicer.proxy.process.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.Predict(of_texts(["bad"]))
+    assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert waiting.result(10).outputs["text"].string_val == [b"good"]
+    assert servicer.proxy.process.wait(20) == 0
+
+
+def test_health_passes_through_and_streams(mood_models, tmp_path):
+    (tmp_path / "serving").mkdir()
+    (tmp_path / "serving" / "7").symlink_to(mood_models["good"])
+    with (
+        Server.of(tmp_path / "serving", "mood", port=0) as server,
+        running(tmp_path / "records", server.address) as proxy,
+        grpc.insecure_channel(proxy.address) as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+        watched = health.Watch(health_pb2.HealthCheckRequest())
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+        with Client(proxy.address, "mood") as client:
+            assert client.wait_until_ready(5) == 7
+            (answer,) = client.predict(["good"])
+        server.stop(1)  # the call that watches has no end of its own
+        assert next(watched).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    (record,) = rows(tmp_path / "records")
+    assert (record["id"], record["label"], record["version"]) == (answer.id, "positive", 7)
+    assert (record["embedding"], record["text"]) == (None, None)  # a model without vectors, and texts not wanted
+
+
+def test_a_new_version_is_recorded_as_such(mood_models, monitored_model, tmp_path):
+    (tmp_path / "serving").mkdir()
+    (tmp_path / "serving" / "7").symlink_to(monitored_model / "7")
+    with (
+        Server.of(tmp_path / "serving", "mood", port=0) as server,
+        running(tmp_path / "records", server.address) as proxy,
+        Client(proxy.address, "mood") as client,
+    ):
+        client.predict(["good"])
+        (tmp_path / "serving" / "8").symlink_to(mood_models["great"])
+        while client.predict(["great"])[0].version != 8:
+            time.sleep(0.1)
+    first, *_, last = rows(tmp_path / "records")
+    assert (first["version"], first["embedding"]) == (7, [4.0, 1.0])
+    assert (last["version"], last["embedding"], last["label"]) == (8, None, "positive")
+
+
+def test_a_server_that_is_not_there_is_said_in_its_own_words(tmp_path):
+    flags = ["--rest_api_port=-1", f"--rest_upstream=http://{NOWHERE}"]
+    with running(tmp_path, NOWHERE, *flags) as proxy:
+        with grpc.insecure_channel(NOWHERE) as channel, pytest.raises(grpc.RpcError) as directly:
+            PredictionServiceStub(channel).Predict(of_texts(["good"]), timeout=5)
+        with grpc.insecure_channel(proxy.address) as channel, pytest.raises(grpc.RpcError) as through:
+            PredictionServiceStub(channel).Predict(of_texts(["good"]), timeout=5)
+        assert through.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert through.value.details() == directly.value.details()
+        with Client(proxy.address, "mood") as client, pytest.raises(ServingError, match="no model server answers"):
+            client.status()
+        answer = httpx.get(f"{proxy.rest}/v1/models/mood")
+        assert answer.status_code == 503
+        assert f"the server behind the log proxy, http://{NOWHERE}, does not answer" in answer.json()["error"]
+
+
+# === Flags ===
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--upstream=a:1"], "give --records_folder"),
+        (["--upstream=a:1", "--records_folder=r", "--rest_api_port=-1"], "REST takes both"),
+        (
+            ["--upstream=a:1", "--records_folder=r", "--rest_api_port=-1", "--rest_upstream=https://a:1"],
+            "is http://HOST",
+        ),
+        (["--upstream=a:1", "--records_folder=r", "--port=0"], "--port=0 listens on no port"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(flags, words, capsys):
+    with pytest.raises(SystemExit):
+        main(flags)
+    assert words in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_said_at_the_start(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["--upstream=a:1", f"--records_folder={tmp_path}/file/records", "--port=-1"]) == 1
+    assert "file/records: no records can be written there" in capsys.readouterr().err
+    assert main(["--upstream=a:1", f"--records_folder={tmp_path}", "--records_rate=2", "--port=-1"]) == 1
+    assert "the rate of records must be from 0 to 1" in capsys.readouterr().err
