@@ -73,8 +73,7 @@ def Pretrainer(
             number.
     """
     recipe, model = PretrainOptions.model_validate_json(options), ModelOptions.model_validate_json(model_options)
-    if families.of(model) is not families.BERT:
-        raise UserError("pretrain: only BERTs can be pre-trained further; take it out, or name another model.backbone")
+    check(model)
     tables = read_splits(examples, multi_label=True)
     collected = _Collected(each for split in JUDGING for each in _texts_of(tables[split]))
     if recipe.training_rows:
@@ -110,6 +109,17 @@ def Pretrainer(
         json.dump(pretrained.record(counts, **figures), file, indent=1)
     backbone.set_string_custom_property("summary", summary(counts, before, history, drawn=head is None))
     remove_checkpoints(checkpoint_dir, checkpoints)
+
+
+def check(model: ModelOptions) -> None:
+    """Raises UserError where the backbone was not trained as a masked language model."""
+    if families.of(model) is not families.BERT:
+        raise UserError("pretrain: only BERTs can be pre-trained further; take it out, or name another model.backbone")
+    if not (kind := weights.kind(model)).masked_lm:
+        raise UserError(
+            f"pretrain: {kind.title} was not trained to guess masked words, so it cannot go on with that; take it out, "
+            "or name a BERT in model.backbone"
+        )
 
 
 # === Texts ===

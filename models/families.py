@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bertline.errors import UserError
 from bertline.models import backbone_folder
+from bertline.models.bert.backbone import KINDS
 from bertline.models.bert.family import Bert
 from bertline.models.bilstm.family import Bilstm
 from bertline.models.family import Family
@@ -14,15 +15,23 @@ from bertline.models.xlm_roberta.vocabulary import UNUSED_POSITIONS
 
 BERT, XLM_ROBERTA, BILSTM = Bert(), XlmRoberta(), Bilstm()
 # What people may name, and why it is of no family here: config.json's model_type -> a sentence.
+_RELATIVE = "Its attention has relative positions, which BERT's network does not have"
+_BYTES = "TensorFlow Text has no op for RoBERTa's byte-level BPE, which DistilRoBERTa has too"
 FOREIGN = {
-    "roberta": "Its byte-level BPE has no op in TensorFlow Text, so that no SavedModel could hold its tokenizer",
-    "distilbert": "Its folder names the weights in its own way; MiniLM is a BERT as small",
-    "electra": "Its embeddings are projected, which BERT's network does not do",
+    "roberta": _BYTES,
+    "camembert": "Its network is RoBERTa's with a vocabulary of its own",
     "albert": "Its layers share their weights, which BERT's network does not do",
-    "mpnet": "Its attention has relative positions, which BERT's network does not have",
-    "deberta-v2": "Its attention has relative positions, which BERT's network does not have",
+    "mpnet": _RELATIVE,
+    "deberta": _RELATIVE,
+    "deberta-v2": _RELATIVE,
     "modernbert": "Its attention has rotary positions, which BERT's network does not have",
+    "nomic_bert": "Its attention has rotary positions, which BERT's network does not have",
 }
+# What to take in the place of weights that are refused.
+_INSTEAD = (
+    "Take a BERT, DistilBERT or ELECTRA with a vocab.txt, such as MiniLM or BGE, or an XLM-RoBERTa with a "
+    f"{SENTENCEPIECE}, such as multilingual-e5, in model.backbone; docs/families.md has more"
+)
 
 
 def of(options: ModelOptions) -> Family:
@@ -40,17 +49,16 @@ def of(options: ModelOptions) -> Family:
         return BERT
     file = folder / backbone_folder.CONFIG
     kind = backbone_folder.read_config(file).get("model_type")
-    if kind in (None, "bert") and not (folder / SENTENCEPIECE).is_file():
-        return BERT
-    if kind not in UNUSED_POSITIONS:
+    if kind not in (None, *KINDS, *UNUSED_POSITIONS):
         reason = f". {FOREIGN[kind]}" if kind in FOREIGN else ""
-        raise UserError(
-            f"{file}: model_type is {kind!r}, of no family known here ({', '.join(sorted(UNUSED_POSITIONS))}){reason}. "
-            "Name a folder of such a model in model.backbone: docs/families.md has some"
-        )
-    if not (folder / SENTENCEPIECE).is_file():
-        raise UserError(
-            f"{folder}: holds no {SENTENCEPIECE}, which a model_type {kind!r} needs; a tokenizer.json does not do. "
-            "Fetch that file too"
-        )
-    return XLM_ROBERTA
+        known = ", ".join(sorted({*KINDS, *UNUSED_POSITIONS}))
+        raise UserError(f"{file}: model_type is {kind!r}, of no family known here ({known}){reason}. {_INSTEAD}")
+    has_sentencepiece = (folder / SENTENCEPIECE).is_file()
+    if kind in UNUSED_POSITIONS and has_sentencepiece:
+        return XLM_ROBERTA
+    if kind in (None, *KINDS):
+        return BERT
+    raise UserError(
+        f"{folder}: holds no {SENTENCEPIECE}, which a model_type {kind!r} needs; a tokenizer.json does not do. "
+        "Fetch that file too"
+    )

@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     token_ids: tf.Tensor  # int [batch, tokens]
     segment_ids: tf.Tensor | None  # int [batch, tokens]; None: all 0
     lengths: tf.Tensor  # int32 [batch]: how many ids of a row are not padding
-    move: tf.Tensor | None = None  # float32 [batch, tokens, hidden]: added to the word embeddings, in training only
+    move: tf.Tensor | None = None  # float32 [batch, tokens, embedding]: added to the word embeddings, in training only
 
 
 class Pieces(NamedTuple):

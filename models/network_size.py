@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from bertline.errors import UserError
 from bertline.models import packages
-from bertline.models.bert.backbone_config import HUGGING_FACE, KERAS_HUB
+from bertline.models.bert.backbone_config import KERAS_HUB, keys_of
 from bertline.models.recipe import METHODS, BilstmOptions, ModelOptions, RandomBert, TrainOptions
 from bertline.models.xlm_roberta.vocabulary import FILE as SENTENCEPIECE
 from bertline.models.xlm_roberta.vocabulary import UNUSED_POSITIONS
@@ -40,10 +40,9 @@ def read(options: ModelOptions) -> NetworkSize | None:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    for keys, stated in (
-        (HUGGING_FACE, values),
-        (KERAS_HUB, values.get("config") if isinstance(values, dict) else None),
-    ):
+    if not isinstance(values, dict):
+        return None
+    for keys, stated in ((keys_of(values), values), (KERAS_HUB, values.get("config"))):
         sizes = (
             [stated.get(keys[name]) for name in ("layers", "hidden", "positions")] if isinstance(stated, dict) else []
         )

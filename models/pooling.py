@@ -90,6 +90,19 @@ def of_folder(folder: Path | None, wanted: str) -> Pooling:
     return Pooling("cls", normalised) if trained is not None and trained.kind == "cls" else POOLER
 
 
+def without_pooler(found: Pooling, wanted: str) -> Pooling:
+    """The pooling that a backbone without BERT's pooler gets.
+
+    Args:
+        found: what `of_folder` gave.
+        wanted: `model.pooling`.
+
+    Returns:
+        the first token as it is where that is wanted; the mean of all tokens in the pooler's place.
+    """
+    return found if found.kind != "pooler" else Pooling("cls" if wanted == "cls" else "mean", found.normalised)
+
+
 def _modules(folder: Path) -> dict[str, str]:
     """The modules of a sentence encoder, in order: the last part of the type's name -> the module's folder."""
     return {module["type"].rpartition(".")[2]: module["path"] for module in json.loads((folder / MODULES).read_text())}

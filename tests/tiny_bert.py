@@ -4,7 +4,7 @@ import keras_hub
 import numpy as np
 import tensorflow as tf
 
-from bertline.models.bert import backbone, classifier
+from bertline.models.bert import classifier, network
 from bertline.models.bert.encoder import Batch, Encoder, pack
 from bertline.models.bert.inference import FrozenClassifier
 from bertline.models.pooling import POOLER, Pooling
@@ -15,7 +15,7 @@ LENGTHS = tf.constant([6, 2, 4])
 
 
 def tiny_classifier(approximate: bool = False, dropout: float = 0.0, pooling: Pooling = POOLER):
-    network = keras_hub.models.BertBackbone(
+    below = keras_hub.models.BertBackbone(
         vocabulary_size=10,
         num_layers=2,
         num_heads=2,
@@ -25,8 +25,8 @@ def tiny_classifier(approximate: bool = False, dropout: float = 0.0, pooling: Po
         dropout=dropout,
         dtype="float32",
     )
-    backbone.set_gelu(network, approximate=approximate)
-    model = classifier.build(network, 3, dropout=dropout, seed=1, pooling=pooling)
+    network.set_gelu(below, approximate=approximate)
+    model = classifier.build(below, 3, dropout=dropout, seed=1, pooling=pooling)
     draw = np.random.default_rng(7)
     for variable in model.trainable_variables:  # far from zero, or mistakes hide in small numbers
         variable.assign(draw.normal(1.0 if variable.name == "gamma" else 0.0, 0.5, variable.shape))

@@ -23,6 +23,7 @@ KINDS = {
     "bert": {"max_position_embeddings": 40, "type_vocab_size": 2, "pad_token_id": 1},
 }
 IDS = [[0, 5, 17, 300, 42, 42, 9, 2], [0, 319, 2, 1, 1, 1, 1, 1]]  # the second row is padded
+SEGMENTS = [[0] * 8] * 2
 LENGTHS = [8, 3]
 
 

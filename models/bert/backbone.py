@@ -7,19 +7,18 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import keras
 import keras_hub
 
 from bertline.errors import UserError
 from bertline.models import backbone_folder as folders
-from bertline.models.bert import backbone_config
-from bertline.models.pooling import POOLER, Pooling, of_folder
+from bertline.models.bert import backbone_config, hugging_face, network
+from bertline.models.bert.network import Network
+from bertline.models.pooling import POOLER, Pooling, of_folder, without_pooler
 from bertline.models.recipe import ModelOptions, RandomBert
 
-# Hugging Face's names for GELU -> whether it is the approximation by tanh
-_ACTIVATIONS = {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}
+# Folders of these have a vocab.txt of wordpieces and BERT's network: config.json's model_type.
+KINDS = ("bert", "distilbert", "electra")
 # The files that are read of a folder. Anything else in it changes no model.
 _HUGGING_FACE_FILES = (
     "config.json",
@@ -65,7 +64,7 @@ def vocabulary(options: ModelOptions) -> Vocabulary:
     return Vocabulary(folder / "vocab.txt", lowercase)
 
 
-def load(options: ModelOptions) -> keras_hub.models.BertBackbone:
+def load(options: ModelOptions) -> Network:
     """The backbone with its weights: float32 variables, and `options.dropout` in each layer.
 
     Raises:
@@ -73,22 +72,40 @@ def load(options: ModelOptions) -> keras_hub.models.BertBackbone:
             safetensors, or the backbone has fewer positions than max_length.
     """
     source = options.backbone
-    network = _random(source, options) if isinstance(source, RandomBert) else _pretrained(source, options)
-    if options.max_length > network.max_sequence_length:
+    made = _random(source, options) if isinstance(source, RandomBert) else _pretrained(source, options)
+    if options.max_length > made.max_sequence_length:
         raise UserError(
-            f"max_length {options.max_length} is more than the {network.max_sequence_length} positions of the "
-            f"backbone {source!r}; set max_length to {network.max_sequence_length} or less"
+            f"max_length {options.max_length} is more than the {made.max_sequence_length} positions of the "
+            f"backbone {source!r}; set max_length to {made.max_sequence_length} or less"
         )
-    return network
+    return made
 
 
 def pooling(options: ModelOptions) -> Pooling:
-    """How the backbone's token vectors become one; reads no weights.
+    """How the backbone's token vectors become one; of the weights only the names are read.
+
+    It is as the folder says, else BERT's pooler. Where the weights have none, it is the mean.
 
     Raises:
-        UserError: the backbone cannot be found, or it says to pool in a way that is not known here.
+        UserError: the backbone cannot be found, it says to pool in a way that is not known here, or its weights are
+            damaged.
     """
-    return of_folder(local_folder(options), options.pooling)
+    folder = local_folder(options)
+    pooled = of_folder(folder, options.pooling)
+    if pooled.kind == "pooler" and folder and _is_hugging_face(folder) and not hugging_face.has_pooler(folder):
+        return without_pooler(pooled, options.pooling)
+    return pooled
+
+
+def kind(options: ModelOptions) -> hugging_face.Kind:
+    """What the backbone's folder says it is; BERT where there is no folder.
+
+    Raises:
+        UserError: the backbone cannot be found.
+    """
+    folder = local_folder(options)
+    values = folders.read_config(folder / folders.CONFIG) if folder else {}
+    return hugging_face.KINDS[values.get("model_type", "bert")]
 
 
 def digest(options: ModelOptions) -> str:
@@ -129,38 +146,11 @@ def local_folder(options: ModelOptions) -> Path | None:
     return None if isinstance(options.backbone, RandomBert) else folders.find(options.backbone)
 
 
-def set_gelu(network: keras_hub.models.BertBackbone, *, approximate: bool) -> None:
-    """Sets GELU's form in all layers. keras-hub builds the approximation; most BERTs were trained with erf."""
-    for layer in network.transformer_layers:
-        layer._feedforward_intermediate_dense.activation = _gelu_approximate if approximate else keras.activations.gelu
-
-
-def approximate_gelu(network: keras_hub.models.BertBackbone) -> bool:
-    """Whether the network computes GELU by its tanh approximation."""
-    return network.transformer_layers[0]._feedforward_intermediate_dense.activation is not keras.activations.gelu
-
-
-def set_epsilon(network: keras_hub.models.BertBackbone, epsilon: float) -> None:
-    """Sets what every LayerNorm adds to the variance. keras-hub builds 1e-12; some weights were trained with more."""
-    network.embeddings_layer_norm.epsilon = epsilon
-    for layer in network.transformer_layers:
-        layer._self_attention_layer_norm.epsilon = layer._feedforward_layer_norm.epsilon = epsilon
-
-
-def epsilon(network: keras_hub.models.BertBackbone) -> float:
-    """What every LayerNorm adds to the variance."""
-    return network.embeddings_layer_norm.epsilon
-
-
-def _gelu_approximate(x):
-    return keras.activations.gelu(x, approximate=True)
-
-
-def _random(size: RandomBert, options: ModelOptions) -> keras_hub.models.BertBackbone:
+def _random(size: RandomBert, options: ModelOptions) -> Network:
     words = _check_random(size, options)
     count = backbone_config.parameters(size.layers, size.hidden, size.intermediate, words, _positions(options))
     backbone_config.check_memory("model.backbone", count)
-    return keras_hub.models.BertBackbone(
+    return network.build(
         vocabulary_size=words,
         num_layers=size.layers,
         num_heads=size.heads,
@@ -168,7 +158,6 @@ def _random(size: RandomBert, options: ModelOptions) -> keras_hub.models.BertBac
         intermediate_dim=size.intermediate,
         dropout=options.dropout,
         max_sequence_length=_positions(options),
-        dtype="float32",
     )
 
 
@@ -189,52 +178,28 @@ def _positions(options: ModelOptions) -> int:
     return max(options.max_length, 512)
 
 
-def _pretrained(source: str, options: ModelOptions) -> keras_hub.models.BertBackbone:
+def _pretrained(source: str, options: ModelOptions) -> Network:
     folder = folders.find(source)
     folders.check_pins(folder, source, options.sha256)
-    local_hugging_face = folder is not None and _is_hugging_face(folder)
-    if local_hugging_face:
-        folders.check_safetensors(folder)
-        file = folder / "config.json"
-        count = backbone_config.parameters_of(folders.read_config(file), backbone_config.HUGGING_FACE)
-        backbone_config.check_memory(str(file), count)
+    if folder is not None and _is_hugging_face(folder):
+        return hugging_face.read(folder, dropout=options.dropout)
     backbone = keras_hub.models.BertBackbone.from_preset(
         str(folder or source), dropout=options.dropout, dtype="float32"
     )
     if not isinstance(backbone, keras_hub.models.BertBackbone):
         raise UserError(f"{source!r} is a {type(backbone).__name__}; the line fine-tunes BERT")
-    if local_hugging_face:
-        as_configured(backbone, file, folders.read_config(file))
     return backbone
-
-
-def as_configured(network: keras_hub.models.BertBackbone, file: Path, config: dict[str, Any]) -> None:
-    """Gives the network what a config.json of Hugging Face says beside the sizes.
-
-    Args:
-        network: is changed.
-        file: the config.json, for the message.
-        config: what it holds.
-
-    Raises:
-        UserError: its activation is not known here.
-    """
-    name = config.get("hidden_act", "gelu")
-    if name not in _ACTIVATIONS:
-        raise UserError(f"{file}: hidden_act {name!r} is not one of {', '.join(_ACTIVATIONS)}")
-    set_gelu(network, approximate=_ACTIVATIONS[name])
-    set_epsilon(network, float(config.get("layer_norm_eps", 1e-12)))
 
 
 def _is_hugging_face(folder: Path) -> bool:
     config = folder / "config.json"
     values = folders.read_config(config)
     model_type = values.get("model_type")
-    if model_type not in (None, "bert"):
-        raise UserError(f"{config}: model_type is {model_type!r}; the line fine-tunes 'bert'")
+    if model_type not in (None, *KINDS):
+        raise UserError(f"{config}: model_type is {model_type!r}, which is none of {', '.join(KINDS)}")
     if model_type is None:
         backbone_config.check_keras_hub(config, values)
     else:
         words = folder / "vocab.txt"
         backbone_config.check_hugging_face(config, values, len(_words(words)) if words.is_file() else None)
-    return model_type == "bert"
+    return model_type is not None

@@ -13,7 +13,9 @@ from bertline.models.recipe import MOST, RandomBert
 GIB = 1 << 30
 # More than any BERT has; beyond it a file is damaged.
 MOST_PARAMETERS = 50_000_000_000
-# Each size's key in a config.json of Hugging Face, and in one of keras-hub, below "config".
+_MOST = {**MOST, "embedding": MOST["hidden"]}
+# Each size's key in a config.json of Hugging Face, by what most kinds call it and by what a model_type does, and in one
+# of keras-hub, below "config".
 HUGGING_FACE = {
     "layers": "num_hidden_layers",
     "hidden": "hidden_size",
@@ -21,6 +23,17 @@ HUGGING_FACE = {
     "intermediate": "intermediate_size",
     "words": "vocab_size",
     "positions": "max_position_embeddings",
+}
+OF_KIND = {
+    "distilbert": {
+        "layers": "n_layers",
+        "hidden": "dim",
+        "heads": "n_heads",
+        "intermediate": "hidden_dim",
+        "words": "vocab_size",
+        "positions": "max_position_embeddings",
+    },
+    "electra": {**HUGGING_FACE, "embedding": "embedding_size"},
 }
 KERAS_HUB = {
     "layers": "num_layers",
@@ -30,6 +43,11 @@ KERAS_HUB = {
     "words": "vocabulary_size",
     "positions": "max_sequence_length",
 }
+
+
+def keys_of(values: dict[str, Any]) -> dict[str, str]:
+    """Each size's key in a config.json of Hugging Face that holds these values."""
+    return OF_KIND.get(values.get("model_type"), HUGGING_FACE)
 
 
 def check_hugging_face(file: Path, values: dict[str, Any], words: int | None) -> None:
@@ -43,7 +61,7 @@ def check_hugging_face(file: Path, values: dict[str, Any], words: int | None) ->
     Raises:
         UserError: a size is absurd, or the sizes contradict each other; the message names the file and the key.
     """
-    _check(file, values, HUGGING_FACE)
+    _check(file, values, keys_of(values))
     size = values.get("vocab_size")
     if words is not None and size is not None and words > size:
         raise UserError(
@@ -97,9 +115,9 @@ def check_memory(where: str, count: int) -> None:
 def _check(file: Path, values: dict[str, Any], keys: dict[str, str]) -> None:
     sizes = {size: values[key] for size, key in keys.items() if key in values}  # without a key it is BERT's own
     for size, value in sizes.items():
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST[size]:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST[size]:
             raise UserError(
-                f"{file}: {keys[size]} is {value!r:.50}: it must be a whole number from 1 to {MOST[size]:,}. The file "
+                f"{file}: {keys[size]} is {value!r:.50}: it must be a whole number from 1 to {_MOST[size]:,}. The file "
                 "is damaged or of another model; fetch the folder again"
             )
     if {"hidden", "heads"} <= set(sizes) and sizes["hidden"] % sizes["heads"]:
@@ -121,6 +139,8 @@ def parameters_of(values: dict[str, Any], keys: dict[str, str]) -> int:
     return parameters(**sizes) if len(sizes) == len(keys) - 1 else 0
 
 
-def parameters(layers: int, hidden: int, intermediate: int, words: int, positions: int) -> int:
+def parameters(
+    layers: int, hidden: int, intermediate: int, words: int, positions: int, embedding: int | None = None
+) -> int:
     """About how many numbers a BERT of these sizes has."""
-    return (words + positions) * hidden + layers * (4 * hidden * hidden + 2 * hidden * intermediate)
+    return (words + positions) * (embedding or hidden) + layers * (4 * hidden * hidden + 2 * hidden * intermediate)

@@ -15,9 +15,9 @@ import tensorflow as tf
 from bertline.errors import UserError
 from bertline.models import additions, saved_classifier
 from bertline.models.bert import backbone as pretrained
-from bertline.models.bert import encoder
-from bertline.models.bert.backbone import approximate_gelu, epsilon, set_epsilon, set_gelu
+from bertline.models.bert import encoder, network
 from bertline.models.bert.inference import FrozenClassifier
+from bertline.models.bert.network import Network
 from bertline.models.network_size import NetworkSize
 from bertline.models.pooling import POOLER, Pooling
 from bertline.models.recipe import ModelOptions
@@ -40,7 +40,7 @@ class Classifier(keras_hub.models.BertTextClassifier):
 
     def __init__(
         self,
-        backbone: keras_hub.models.BertBackbone,
+        backbone: Network,
         labels: int,
         *,
         dropout: float,
@@ -63,15 +63,9 @@ class Classifier(keras_hub.models.BertTextClassifier):
         return self.backbone.hidden_dim
 
     def resized(self, **sizes: int) -> Classifier:
-        """A classifier of the same kind with new weights; `sizes` are those of keras-hub's backbone that differ."""
-        old = self.backbone
-        network = keras_hub.models.BertBackbone.from_config(
-            {**old.get_config(), **sizes, "dtype": "float32", "name": None}
-        )
-        set_gelu(network, approximate=approximate_gelu(old))
-        set_epsilon(network, epsilon(old))
+        """A classifier of the same kind with new weights; `sizes` are those of the network that differ."""
         kind = {"dropout": self.dropout, "pooling": self.pooling, "multi_label": self.multi_label}
-        return Classifier(network, self.num_classes, **kind)
+        return Classifier(network.like(self.backbone, **sizes), self.num_classes, **kind)
 
     def shortened(self, layers: Sequence[int]) -> Classifier:
         """A copy with some of the layers, counted from 0; it must have no additions, which belong to layers."""
@@ -79,6 +73,8 @@ class Classifier(keras_hub.models.BertTextClassifier):
         pairs = [(made.output_dense, self.output_dense)]
         for name in ("token_embedding", "position_embedding", "segment_embedding", "embeddings_layer_norm"):
             pairs.append((getattr(made.backbone, name), getattr(old, name)))
+        if network.projection(old) is not None:
+            pairs.append((network.projection(made.backbone), network.projection(old)))
         pairs.append((made.backbone.pooled_dense, old.pooled_dense))
         pairs += zip(made.backbone.transformer_layers, (old.transformer_layers[at] for at in layers), strict=True)
         for own, source in pairs:
@@ -89,17 +85,17 @@ class Classifier(keras_hub.models.BertTextClassifier):
     @property
     def size(self) -> NetworkSize:
         """See NetworkSize."""
-        network = self.backbone
-        return NetworkSize(network.num_layers, network.hidden_dim, network.max_sequence_length)
+        below = self.backbone
+        return NetworkSize(below.num_layers, below.hidden_dim, below.max_sequence_length)
 
     @property
     def by_depth(self) -> list[list[keras.Variable]]:
         """The embeddings, then the layers; the pooler is above them all, beside the head."""
-        network = self.backbone
-        layers = [list(layer.trainable_variables) for layer in network.transformer_layers]
-        above = [*network.pooled_dense.trainable_variables, *(each for layer in layers for each in layer)]
+        below = self.backbone
+        layers = [list(layer.trainable_variables) for layer in below.transformer_layers]
+        above = [*below.pooled_dense.trainable_variables, *(each for layer in layers for each in layer)]
         others = {id(variable) for variable in above}
-        return [[each for each in network.trainable_variables if id(each) not in others], *layers]
+        return [[each for each in below.trainable_variables if id(each) not in others], *layers]
 
     @property
     def pretrained(self) -> list[keras.Variable]:
@@ -158,12 +154,12 @@ def from_options(options: ModelOptions, labels: int, *, seed: int, multi_label: 
     Raises:
         UserError: fewer than two labels, or the backbone cannot be read (see backbone.load).
     """
-    network, pooling = pretrained.load(options), pretrained.pooling(options)
-    return build(network, labels, dropout=options.dropout, seed=seed, pooling=pooling, multi_label=multi_label)
+    below, pooling = pretrained.load(options), pretrained.pooling(options)
+    return build(below, labels, dropout=options.dropout, seed=seed, pooling=pooling, multi_label=multi_label)
 
 
 def build(
-    backbone: keras_hub.models.BertBackbone,
+    backbone: Network,
     labels: int,
     *,
     dropout: float,
@@ -199,21 +195,9 @@ def save(model: Classifier, folder: Path, labels: Sequence[str], *, backbone_dig
         "dropout": model.dropout,
         "pooling": model.pooling.as_dict(),
         "backbone_digest": backbone_digest,
-        "approximate_gelu": approximate_gelu(model.backbone),
-        "epsilon": epsilon(model.backbone),
-        "backbone": {
-            key: getattr(model.backbone, key)
-            for key in (
-                "vocabulary_size",
-                "num_layers",
-                "num_heads",
-                "hidden_dim",
-                "intermediate_dim",
-                "dropout",
-                "max_sequence_length",
-                "num_segments",
-            )
-        },
+        "approximate_gelu": network.approximate_gelu(model.backbone),
+        "epsilon": network.epsilon(model.backbone),
+        "backbone": network.sizes(model.backbone),
     }
     saved_classifier.write(folder, BERT, labels, multi_label=model.multi_label, **values)
     model.save_weights(folder / WEIGHTS)
@@ -256,9 +240,9 @@ def load(folder: Path) -> Classifier:
         UserError: the folder holds no saved classifier.
     """
     config = saved_classifier.read(folder, BERT)
-    backbone = keras_hub.models.BertBackbone(**config["backbone"], dtype="float32")
-    set_gelu(backbone, approximate=config["approximate_gelu"])
-    set_epsilon(backbone, config.get("epsilon", 1e-12))  # earlier bertlines knew only BERT's own
+    backbone = network.build(**config["backbone"])
+    network.set_gelu(backbone, approximate=config["approximate_gelu"])
+    network.set_epsilon(backbone, config.get("epsilon", 1e-12))  # earlier bertlines knew only BERT's own
     labels = len(config["labels"])
     pooling = Pooling(**config.get("pooling", {}))  # earlier bertlines knew only BERT's pooler
     model = Classifier(

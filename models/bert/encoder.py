@@ -18,7 +18,7 @@ import tensorflow as tf
 from bertline.models import dropout
 from bertline.models.additions import PLACES, PROMPT
 from bertline.models.bert import kernels
-from bertline.models.bert.backbone import approximate_gelu, epsilon
+from bertline.models.bert.network import approximate_gelu, epsilon, projection
 from bertline.models.family import Batch
 from bertline.models.pooling import POOLER, Pooling
 
@@ -61,7 +61,7 @@ class Additions(NamedTuple):
     """What a method puts into a network beside its own weights."""
 
     layers: tuple[LayerAdditions, ...]
-    prompt: tf.Tensor | None = None  # [virtual tokens, hidden]: word embeddings that stand in every row
+    prompt: tf.Tensor | None = None  # [virtual tokens, embedding]: word embeddings that stand in every row
 
 
 class Layer(NamedTuple):
@@ -85,9 +85,9 @@ class Layer(NamedTuple):
 class Weights(NamedTuple):
     """All weights of a classifier, packed for `Encoder`; each is a variable or a tensor."""
 
-    words: tf.Tensor  # [vocabulary, hidden]
-    positions: tf.Tensor  # [positions, hidden]
-    segments: tf.Tensor  # [segments, hidden]
+    words: tf.Tensor  # [vocabulary, embedding]; embedding is hidden, except in ELECTRA's small networks
+    positions: tf.Tensor  # [positions, embedding]
+    segments: tf.Tensor  # [segments, embedding]
     gamma: tf.Tensor
     beta: tf.Tensor
     layers: tuple[Layer, ...]
@@ -95,6 +95,8 @@ class Weights(NamedTuple):
     pooler_bias: tf.Tensor
     head_kernel: tf.Tensor  # [hidden, labels]
     head_bias: tf.Tensor
+    projection_kernel: tf.Tensor | None = None  # [embedding, hidden], in float32; None where embedding is hidden
+    projection_bias: tf.Tensor | None = None  # [hidden]
     prompt: tf.Tensor | None = None  # see Additions
 
 
@@ -134,6 +136,7 @@ def pack(model: keras_hub.models.BertTextClassifier, dtype: tf.DType, additions:
         )
 
     layers = tuple(layer(block) for block in backbone.transformer_layers)
+    projected = projection(backbone)
     added = additions or unpacked(model.additions, len(layers), dtype)
     layers = tuple(each._replace(additions=own) for each, own in zip(layers, added.layers, strict=True))
     return Weights(
@@ -147,6 +150,8 @@ def pack(model: keras_hub.models.BertTextClassifier, dtype: tf.DType, additions:
         pooler_bias=backbone.pooled_dense.bias.value,
         head_kernel=model.output_dense.kernel.value,
         head_bias=model.output_dense.bias.value,
+        projection_kernel=None if projected is None else projected.kernel.value,  # small beside a layer
+        projection_bias=None if projected is None else projected.bias.value,
         prompt=added.prompt,
     )
 
@@ -277,7 +282,7 @@ class Encoder:
         return (tf.math.l2_normalize(pooled, axis=-1) if self.pooling.normalised else pooled), states
 
     def _embed(self, weights: Weights, batch: Batch, ops: _Ops) -> tuple[tf.Tensor, tf.Tensor]:
-        words = tf.cast(tf.gather(weights.words, batch.token_ids), tf.float32)  # [batch, tokens, hidden]
+        words = tf.cast(tf.gather(weights.words, batch.token_ids), tf.float32)  # [batch, tokens, embedding]
         if batch.move is not None:
             words += batch.move
         places = tf.cast(weights.positions[: tf.shape(words)[1]], tf.float32)
@@ -292,6 +297,8 @@ class Encoder:
         x = tf.reshape(x, [-1, words.shape[-1]])
         x = kernels.layer_norm(x, weights.gamma, weights.beta, self.epsilon)
         x = dropout.dropped(x, ops.noise(tf.shape(x)), self.dropout)
+        if weights.projection_kernel is not None:
+            x = tf.nn.bias_add(tf.matmul(x, weights.projection_kernel), weights.projection_bias)
         return x, tf.cast(x, ops.dtype)
 
     def _layer(self, layer: Layer, x: tuple[tf.Tensor, tf.Tensor], mask, ops: _Ops) -> tuple[tf.Tensor, tf.Tensor]:

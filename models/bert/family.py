@@ -16,7 +16,7 @@ from bertline.models.recipe import ModelOptions, RandomBert
 
 
 class Bert:
-    """BERT with a WordPiece vocabulary; the methods are those of Family and of compression.Trims."""
+    """BERT, DistilBERT and ELECTRA with WordPiece; the methods are those of Family and of compression.Trims."""
 
     name = "bert"
     more_words = "choose a backbone for the language of the texts (model.backbone)"

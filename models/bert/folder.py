@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from bertline.models.bert.backbone import Vocabulary, approximate_gelu, epsilon
+from bertline.models.bert import hugging_face
+from bertline.models.bert.backbone import Vocabulary
 from bertline.models.bert.masked_lm import MaskedLm
+from bertline.models.bert.network import Network, approximate_gelu, epsilon
 from bertline.models.pooling import MODULES
 
 
@@ -27,7 +29,8 @@ def write(folder: Path, masked: MaskedLm, words: Vocabulary, source: Path | None
     from safetensors.numpy import save_file
 
     network = masked.model.backbone
-    tensors = {f"bert.{name}": value for name, value in _tensors(network).items()} | masked.tensors()
+    below = hugging_face.tensors(network, pooler=masked.model.pooling.kind == "pooler")
+    tensors = {f"bert.{name}": value for name, value in below.items()} | masked.tensors()
     contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
     _write_json(folder / "config.json", _config(network))
@@ -45,7 +48,7 @@ def write(folder: Path, masked: MaskedLm, words: Vocabulary, source: Path | None
                 shutil.copytree(source / module["path"], folder / module["path"])
 
 
-def _config(network: Any) -> dict[str, Any]:
+def _config(network: Network) -> dict[str, Any]:
     return {
         "architectures": ["BertForMaskedLM"],
         "model_type": "bert",
@@ -63,40 +66,6 @@ def _config(network: Any) -> dict[str, Any]:
         "pad_token_id": 0,
         "position_embedding_type": "absolute",
     }
-
-
-def _tensors(network: Any) -> dict[str, np.ndarray]:
-    """The network's weights by Hugging Face's names, kernels as [out, in]."""
-    named = {
-        "embeddings.word_embeddings.weight": network.token_embedding.embeddings,
-        "embeddings.position_embeddings.weight": network.position_embedding.position_embeddings,
-        "embeddings.token_type_embeddings.weight": network.segment_embedding.embeddings,
-        **_norm("embeddings.LayerNorm", network.embeddings_layer_norm),
-    }
-    kernels = {"pooler.dense": network.pooled_dense}
-    for number, block in enumerate(network.transformer_layers):
-        layer, attention = f"encoder.layer.{number}", block._self_attention_layer
-        kernels |= {
-            f"{layer}.attention.self.query": attention.query_dense,
-            f"{layer}.attention.self.key": attention.key_dense,
-            f"{layer}.attention.self.value": attention.value_dense,
-            f"{layer}.attention.output.dense": attention.output_dense,
-            f"{layer}.intermediate.dense": block._feedforward_intermediate_dense,
-            f"{layer}.output.dense": block._feedforward_output_dense,
-        }
-        named |= _norm(f"{layer}.attention.output.LayerNorm", block._self_attention_layer_norm)
-        named |= _norm(f"{layer}.output.LayerNorm", block._feedforward_layer_norm)
-    tensors = {name: variable.numpy() for name, variable in named.items()}
-    for name, dense in kernels.items():
-        bias = dense.bias.numpy().reshape(-1)
-        # [hidden, heads, hidden / heads] and [heads, hidden / heads, hidden] are [in, out] with one of them split.
-        tensors[f"{name}.weight"] = dense.kernel.numpy().reshape(-1, len(bias)).T
-        tensors[f"{name}.bias"] = bias
-    return tensors
-
-
-def _norm(name: str, layer: Any) -> dict[str, Any]:
-    return {f"{name}.weight": layer.gamma, f"{name}.bias": layer.beta}
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -114,6 +114,10 @@ class FrozenClassifier(tf.Module):
         self._prompt = None if weights.prompt is None else _constant(weights.prompt)
         self._positions, self._segments = _constant(weights.positions), _constant(weights.segments)
         self._embedding_norm = _affine(weights.gamma, weights.beta, tf.float32)
+        projected = weights.projection_kernel is not None
+        self._projection = (
+            _affine(weights.projection_kernel, weights.projection_bias, tf.float32) if projected else None
+        )
         first = encoder.pooling.of_first_token
         whole = weights.layers[:-1] if first else weights.layers
         self._layers = [_frozen_layer(layer, dtype, encoder.heads) for layer in whole]
@@ -140,7 +144,9 @@ class FrozenClassifier(tf.Module):
             float32 [batch, hidden].
         """
         layout = _Layout.of(batch, self._dtype, 0 if self._prompt is None else self._prompt.shape[0])
-        x = self._embed(batch, layout)  # [packed, hidden]
+        x = self._embed(batch, layout)  # [packed, embedding]
+        if self._projection:
+            x = _product(x, self._projection)  # [packed, hidden]
         for layer in self._layers:
             query_key_value = self._split_heads(_product(x, *layer.projections), layout, 3)
             x = self._finish(layer, x, layout.packed(self._attend(layer, *query_key_value, layout)))

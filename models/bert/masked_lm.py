@@ -16,16 +16,17 @@ import tensorflow as tf
 from bertline.models.bert import kernels
 from bertline.models.bert.classifier import Classifier
 from bertline.models.bert.encoder import Encoder, pack
+from bertline.models.bert.hugging_face import Tensors
 from bertline.models.family import Batch
 
 PREFIX = "cls.predictions"
-# Hugging Face's names; LayerNorm's are gamma and beta in old files.
+# Hugging Face's names: BERT's, then DistilBERT's
 _NAMES = {
-    "kernel": (f"{PREFIX}.transform.dense.weight",),
-    "bias": (f"{PREFIX}.transform.dense.bias",),
-    "gamma": (f"{PREFIX}.transform.LayerNorm.weight", f"{PREFIX}.transform.LayerNorm.gamma"),
-    "beta": (f"{PREFIX}.transform.LayerNorm.bias", f"{PREFIX}.transform.LayerNorm.beta"),
-    "word_bias": (f"{PREFIX}.bias", f"{PREFIX}.decoder.bias"),
+    "kernel": (f"{PREFIX}.transform.dense.weight", "vocab_transform.weight"),
+    "bias": (f"{PREFIX}.transform.dense.bias", "vocab_transform.bias"),
+    "gamma": (f"{PREFIX}.transform.LayerNorm.weight", "vocab_layer_norm.weight"),
+    "beta": (f"{PREFIX}.transform.LayerNorm.bias", "vocab_layer_norm.bias"),
+    "word_bias": (f"{PREFIX}.bias", f"{PREFIX}.decoder.bias", "vocab_projector.bias"),
 }
 
 
@@ -108,16 +109,11 @@ def head_of(folder: Path | None) -> dict[str, np.ndarray] | None:
     """
     if folder is None or not (folder / "config.json").is_file():
         return None
-    from safetensors import safe_open
-
-    found: dict[str, np.ndarray] = {}
-    for file in sorted(folder.glob("model*.safetensors")):
-        with safe_open(file, framework="np") as tensors:
-            there = set(tensors.keys())
-            for name, spellings in _NAMES.items():
-                for spelling in spellings:
-                    if spelling in there:
-                        found.setdefault(name, tensors.get_tensor(spelling).astype(np.float32))
-    if set(found) != set(_NAMES):
+    weights = Tensors(folder)
+    spelt = {
+        name: spelling for name, spellings in _NAMES.items() for spelling in reversed(spellings) if spelling in weights
+    }
+    if set(spelt) != set(_NAMES):
         return None
+    found = {name: weights[spelling] for name, spelling in spelt.items()}
     return {**found, "kernel": found["kernel"].T}

@@ -34,7 +34,7 @@ class _Network:
 
     def __init__(self, graph: Graph, inputs: Inputs, encoder: Encoder, weights: Weights):
         self._graph, self._inputs, self._encoder, self._weights = graph, inputs, encoder, weights
-        self._heads, self._hidden = encoder.heads, weights.segments.shape[-1]
+        self._heads, self._hidden = encoder.heads, weights.layers[0].output_kernel.shape[0]
         self._batch = graph.add("Shape", inputs.ids, start=0, end=1)
         self._tokens = graph.add("Shape", inputs.ids, start=1, end=2)
         self._own = graph.add("Cast", inputs.mask, to=FLOAT)  # [batch, tokens]
@@ -67,7 +67,10 @@ class _Network:
         x = add("Add", x, segments)
         if weights.prompt is not None:
             x = add("Concat", x, self._in_each_row(weights.prompt), axis=1)
-        return self._norm(x, weights.gamma, weights.beta)
+        x = self._norm(x, weights.gamma, weights.beta)
+        if weights.projection_kernel is None:
+            return x
+        return self._affine(x, weights.projection_kernel, weights.projection_bias)
 
     def _bias(self) -> str:
         """What is added to the scores, [batch, 1, 1, tokens]."""

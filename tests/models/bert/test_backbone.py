@@ -9,7 +9,7 @@ from factories import tiny_model_options
 from safetensors.numpy import save_file
 
 from bertline.errors import UserError
-from bertline.models.bert import backbone
+from bertline.models.bert import backbone, network
 from bertline.models.recipe import ModelOptions
 
 SIZES = {
@@ -61,15 +61,15 @@ def test_hugging_face_folder(tmp_path):
     folder = write_hugging_face_folder(tmp_path / "bert")
     words = backbone.vocabulary(options(folder))
     assert (words.path, words.lowercase) == (folder / "vocab.txt", False)
-    network = backbone.load(options(folder, dropout=0.25))
-    assert (network.num_layers, network.hidden_dim, network.dropout) == (1, 4, 0.25)
-    assert network.transformer_layers[0].dropout == 0.25
-    assert not backbone.approximate_gelu(network)
+    loaded = backbone.load(options(folder, dropout=0.25))
+    assert (loaded.num_layers, loaded.hidden_dim, loaded.dropout) == (1, 4, 0.25)
+    assert loaded.transformer_layers[0].dropout == 0.25
+    assert not network.approximate_gelu(loaded)
 
 
 def test_activation_is_that_of_the_weights(tmp_path):
     folder = write_hugging_face_folder(tmp_path / "bert", hidden_act="gelu_new")
-    assert backbone.approximate_gelu(backbone.load(options(folder)))
+    assert network.approximate_gelu(backbone.load(options(folder)))
     relu = write_hugging_face_folder(tmp_path / "relu", hidden_act="relu")
     with pytest.raises(UserError, match="hidden_act 'relu' is not one of gelu"):
         backbone.load(options(relu))
