@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from bertline.components import baseline
-from bertline.models import calibration, features
+from bertline.models import calibration, features, probe
 
-THIS_MODEL, TFIDF = "this model", "TF-IDF"
+THIS_MODEL, TFIDF, PROBE = "this model", "TF-IDF", "the probe"
 # Five fits on four fifths of the rows each, as cleanlab advises. A label of fewer rows is missing from some fold.
 FOLDS = 5
 # Of more rows a sample is judged. 20,000 take 15 s of one core with 3 labels, a minute with 77.
@@ -97,16 +97,38 @@ def judge(labels: Sequence[str], probabilities: np.ndarray, classes: list[str]) 
     return SplitIssues(THIS_MODEL, len(labels), find(labels, probabilities, classes))
 
 
-def judge_training(table: dict[str, list[Any]]) -> SplitIssues:
-    """Issues among the training rows, by TF-IDF with logistic regression that was fitted on the other folds.
+@dataclass(frozen=True)
+class Embedded:
+    """Training rows as the Embedder left them.
+
+    Attributes:
+        vectors: float32 [rows, hidden].
+        places: int [rows], their places among the training rows: these may be only a sample of them.
+        strength: the inverse strength of the penalty that the probe's validation rows chose.
+    """
+
+    vectors: np.ndarray
+    places: np.ndarray
+    strength: float
+
+
+def judge_training(table: dict[str, list[Any]], embedded: Embedded | None = None) -> SplitIssues:
+    """Issues among the training rows, by logistic regression that was fitted on the other folds.
+
+    It reads the rows' vectors where there are any, and TF-IDF where there are none.
 
     Args:
         table: columns `text`, `text_pair`, `label` and `row_id`, each [rows].
+        embedded: the rows that have vectors; only these are then judged. None: none has.
     """
-    counts = Counter(table[features.LABEL])
+    by = PROBE if embedded else TFIDF
+    places = embedded.places.tolist() if embedded else range(len(table[features.LABEL]))
+    counts = Counter(table[features.LABEL][row] for row in places)
     rare = {label for label, rows in counts.items() if rows < FOLDS}
-    rows = [row for row, label in enumerate(table[features.LABEL]) if label not in rare]
+    rows = [row for row in places if table[features.LABEL][row] not in rare]
     notes = []
+    if len(places) < len(table[features.LABEL]):
+        notes.append(f"{len(places):,} of {len(table[features.LABEL]):,} rows have vectors")
     if rare:
         notes.append(f"labels of fewer than {FOLDS} rows were left out: {len(rare):,}")
     if len(rows) > TRAIN_ROWS:
@@ -116,18 +138,19 @@ def judge_training(table: dict[str, list[Any]]) -> SplitIssues:
     part = {name: [table[name][row] for row in rows] for name in (features.TEXT, features.TEXT_PAIR, features.LABEL)}
     classes = sorted(set(part[features.LABEL]))
     if len(classes) < 2:
-        return SplitIssues(
-            TFIDF, note="; ".join([*notes, f"fewer than two labels have {FOLDS} rows, so none was judged"])
-        )
+        return SplitIssues(by, note="; ".join([*notes, f"fewer than two labels have {FOLDS} rows, so none was judged"]))
     try:
-        probabilities = _out_of_fold(part)
+        logits = _of_vectors(embedded, rows, part) if embedded else _of_words(part)
     except NoWords as error:
-        return SplitIssues(TFIDF, note="; ".join([*notes, f"none was judged: {error}"]))
+        return SplitIssues(by, note="; ".join([*notes, f"none was judged: {error}"]))
+    # They get a temperature, as the model's do, so that the surest errors of both can stand in one list.
+    temperature = calibration.fit_temperature(logits, np.unique(part[features.LABEL], return_inverse=True)[1])
+    probabilities = calibration.probabilities(logits, temperature.value)
     issues = [
         Issue(rows[issue.row], issue.label, issue.suggested, issue.score)
         for issue in find(part[features.LABEL], probabilities, classes)
     ]
-    return SplitIssues(TFIDF, len(rows), issues, "; ".join(notes))
+    return SplitIssues(by, len(rows), issues, "; ".join(notes))
 
 
 class NoWords(Exception):
@@ -145,22 +168,38 @@ def no_words_in_words() -> Iterator[None]:
         raise
 
 
-def _out_of_fold(table: dict[str, list[Any]]) -> np.ndarray:
-    """Probabilities of the sorted labels, float64 [rows, labels]; each row's are by a model fitted without it.
+def _folds() -> Any:
+    from sklearn.model_selection import StratifiedKFold
 
-    They get a temperature, as the model's do, so that the surest errors of both can stand in one list.
+    return StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)
+
+
+def _of_vectors(embedded: Embedded, rows: list[int], table: dict[str, list[Any]]) -> np.ndarray:
+    """Logits of the sorted labels, float32 [rows, labels]; each row's are by a probe fitted without it.
+
+    Args:
+        embedded: has the vectors of all `rows`.
+        rows: their places among the training rows, ascending.
+        table: their columns.
+    """
+    names, labels = np.unique(table[features.LABEL], return_inverse=True)
+    vectors = embedded.vectors[np.isin(embedded.places, rows)]
+    judged = probe.LabelledFeatures(vectors, labels)
+    return probe.out_of_fold(judged, len(names), embedded.strength, _folds().split(vectors, labels))
+
+
+def _of_words(table: dict[str, list[Any]]) -> np.ndarray:
+    """Logits of the sorted labels, float64 [rows, labels]; each row's are by TF-IDF fitted without it.
 
     Raises:
         NoWords: no word stands in two rows of a fold.
     """
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import cross_val_predict
 
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)
     texts, labels = baseline.texts(table), table[features.LABEL]
     classifier = baseline.classifier(texts, len(set(labels)))
     with no_words_in_words():
-        logits = cross_val_predict(classifier, texts, labels, cv=folds, method="decision_function")
+        logits = cross_val_predict(classifier, texts, labels, cv=_folds(), method="decision_function")
     if logits.ndim == 1:  # of two labels, scikit-learn gives the second one's
         logits = np.stack([np.zeros_like(logits), logits], axis=1)
-    temperature = calibration.fit_temperature(logits, np.unique(labels, return_inverse=True)[1])
-    return calibration.probabilities(logits, temperature.value)
+    return logits

@@ -1,8 +1,8 @@
 """LabelQuality: labels that are probably wrong, and texts that stand almost alike in two splits.
 
 The model is not run: its answers to the test rows are the Evaluator's, those to the validation rows come from the
-logits that the Trainer left. The training rows, which it has seen, are judged by TF-IDF with logistic regression
-across folds.
+logits that the Trainer left. The training rows, which it has seen, are judged across folds by a logistic regression: on
+the Embedder's vectors where the line has them, and on TF-IDF where it has none or where rows have several labels.
 """
 
 import json
@@ -21,15 +21,19 @@ from bertline.components import (
     label_issues,
     label_set_issues,
     near_duplicates,
+    probe_head,
     spreadsheet,
     training_record,
+    vectors,
 )
 from bertline.components.answers import read_answers, shown
 from bertline.components.artifacts import (
     ISSUES_FILE,
     LABEL_SUMMARY_FILE,
     NEAR_DUPLICATES_FILE,
+    Embeddings,
     LabelReport,
+    ProbeHead,
 )
 from bertline.components.evaluation import read_metrics
 from bertline.components.examples import SERIALIZED, Table, check_order, read_examples
@@ -48,6 +52,8 @@ def LabelQuality(
     model: InputArtifact[standard_artifacts.Model],
     evaluation: InputArtifact[standard_artifacts.ModelEvaluation],
     report: OutputArtifact[LabelReport],
+    embeddings: InputArtifact[Embeddings] = None,
+    head: InputArtifact[ProbeHead] = None,
 ) -> None:
     """Looks for wrong labels in all splits, and for near-duplicates across them; stops nothing.
 
@@ -57,6 +63,8 @@ def LabelQuality(
         model: the exported model's export.json; its temperature makes probabilities of these logits.
         evaluation: the Evaluator's answers to the test rows, and metrics.json.
         report: label_issues.csv, near_duplicates.csv and label_quality.json.
+        embeddings: the Embedder's vectors, which judge the training rows; None for TF-IDF.
+        head: the probe on them, for the strength of its penalty.
     """
     metrics = read_metrics(evaluation.uri)
     classes, several = metrics.classes, metrics.multi_label is not None
@@ -68,10 +76,11 @@ def LabelQuality(
     temperature = export_record.read(model.uri).calibration.temperature
     probabilities = calibration.probabilities(validation.logits, temperature)
     judges = label_set_issues if several else label_issues
+    more = {"embedded": _embedded(embeddings, head, tables[TRAIN], classes)} if embeddings and not several else {}
     issues = {
         TEST: judges.judge(tables[TEST][features.LABEL], test.probabilities, classes),
         VALIDATION: judges.judge(tables[VALIDATION][features.LABEL], probabilities, classes),
-        TRAIN: judges.judge_training(tables[TRAIN]),
+        TRAIN: judges.judge_training(tables[TRAIN], **more),
     }
     if several:
         for table in tables.values():
@@ -90,6 +99,14 @@ def _rows(examples: standard_artifacts.Examples, split: str, several: bool) -> T
     table = read_examples(artifact_utils.get_split_uri([examples], split), [], multi_label=several)
     del table[SERIALIZED]
     return table
+
+
+def _embedded(embeddings: Embeddings, head: ProbeHead, table: Table, classes: list[str]) -> label_issues.Embedded:
+    """The training rows' vectors, for which it is checked that they are of these rows."""
+    rows = vectors.read(embeddings.uri, TRAIN)
+    labels = [table[features.LABEL][place] for place in rows.places]
+    check_order([classes[label] for label in rows.labels], {features.LABEL: labels})
+    return label_issues.Embedded(rows.vectors, rows.places, probe_head.read(head.uri).head.strength)
 
 
 # === The files ===

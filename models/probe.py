@@ -10,7 +10,7 @@ Probing then Fine-tuning Language Models from NTK Perspective", NeurIPS 2024).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,10 +84,8 @@ def fit(train: LabelledFeatures, validation: LabelledFeatures, labels: int, *, b
     if not several and len(np.unique(train.labels)) < 2:
         raise UserError("the probe: all training rows have one label; it takes two to tell apart")
     target = targets.of(train.labels, labels, balanced=balanced)
-    centre = train.features.mean(axis=0)
-    scale = float(np.sqrt(np.mean(np.square(train.features - centre)))) or 1.0
-    # Centred and of one scale, whatever the pooling, L-BFGS takes few steps, and a strength means the same.
-    centred = LabelledFeatures((train.features - centre) / scale, train.labels)
+    features, centre, scale = _centred(train.features)
+    centred = LabelledFeatures(features, train.labels)
     fits = _label_by_label(centred, balanced) if several else _all_labels(centred, labels, target)
     best, worse = None, 0
     for strength, (coefficients, intercept) in fits:
@@ -103,7 +101,37 @@ def fit(train: LabelledFeatures, validation: LabelledFeatures, labels: int, *, b
     return best
 
 
+def out_of_fold(rows: LabelledFeatures, labels: int, strength: float, folds: Folds) -> np.ndarray:
+    """Logits of rows by probes that were fitted without them, float32 [rows, labels].
+
+    Args:
+        rows: one label per row; each label stands in two folds at least.
+        labels: how many there are.
+        strength: the inverse strength of the penalty; see `fit`.
+        folds: the places to fit on and those that are answered, fold by fold; each place is answered once.
+    """
+    logits = np.empty((len(rows.labels), labels), np.float32)
+    for fitted, answered in folds:
+        features, centre, scale = _centred(rows.features[fitted])
+        model = _regression()
+        _fit(model, strength, features, rows.labels[fitted], None)
+        coefficients, intercept = _by_label(model, labels)
+        logits[answered] = ((rows.features[answered] - centre) / scale) @ coefficients.T + intercept
+    return logits
+
+
+Folds = Iterable[tuple[np.ndarray, np.ndarray]]
 Fits = Iterator[tuple[float, tuple[np.ndarray, np.ndarray]]]  # strength, coefficients [labels, hidden], intercepts
+
+
+def _centred(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Features less their centre, by their scale; the centre, [hidden]; and the scale.
+
+    Centred and of one scale, whatever the pooling, L-BFGS takes few steps, and a strength means the same.
+    """
+    centre = features.mean(axis=0)
+    scale = float(np.sqrt(np.mean(np.square(features - centre)))) or 1.0
+    return (features - centre) / scale, centre, scale
 
 
 def _all_labels(train: LabelledFeatures, labels: int, target: Target) -> Fits:

@@ -257,6 +257,7 @@ def create_pipeline(
         model_run=judged["model_run"],
         model=judged["model"],
         evaluation=evaluator.outputs["evaluation"],
+        **({"embeddings": probing[0].outputs["embeddings"], "head": probe.outputs["head"]} if probe else {}),
     )
     explainer = Explainer(
         weights=judged["weights"],

@@ -113,3 +113,42 @@ def test_rows_that_teach_nothing_are_said_in_words(rows, words):
     found = label_issues.judge_training(table(rows))
     assert (found.rows, found.issues) == (0, [])
     assert words in found.note
+
+
+# === Training rows, by their vectors ===
+
+
+def vectors(labels):
+    """Vectors that tell what the rows mean: a direction for each label, and noise."""
+    noise = np.random.default_rng(3).normal(0, 0.3, (len(labels), 8))
+    noise[np.arange(len(labels)), [CLASSES.index(label) for label in labels]] += 2
+    return noise.astype(np.float32)
+
+
+def test_vectors_judge_the_training_rows_that_have_them():
+    meant = [CLASSES[number % 3] for number in range(240)]
+    rows = [(f"word{number}", label) for number, label in enumerate(meant)]  # texts teach nothing
+    wrong = range(0, 240, 20)
+    for row in wrong:
+        rows[row] = (rows[row][0], CLASSES[CLASSES.index(meant[row]) - 1])
+    rows.append(("another", "a label of one row"))
+    places = np.arange(40, 241)
+    embedded = label_issues.Embedded(vectors([*meant, CLASSES[0]])[places], places, strength=0.03)
+    found = label_issues.judge_training(table(rows), embedded)
+    assert {issue.row: issue.suggested for issue in found.issues} == {row: meant[row] for row in wrong if row >= 40}
+    assert (found.by, found.rows) == ("the probe", 200)
+    assert found.note == "201 of 241 rows have vectors; labels of fewer than 5 rows were left out: 1"
+
+
+def test_of_two_labels_too(monkeypatch):
+    monkeypatch.setattr(label_issues, "TRAIN_ROWS", 100)
+    meant = [CLASSES[number % 2] for number in range(120)]
+    rows = [(f"word{number}", label) for number, label in enumerate(meant)]
+    wrong = range(7, 120, 20)
+    for row in wrong:
+        rows[row] = (rows[row][0], CLASSES[0])
+    found = label_issues.judge_training(table(rows), label_issues.Embedded(vectors(meant), np.arange(120), 0.03))
+    accused = {issue.row: issue.suggested for issue in found.issues}
+    assert len(accused) >= 3
+    assert accused.items() <= dict.fromkeys(wrong[:5], CLASSES[1]).items()
+    assert found.note == "100 of 120 rows were judged"

@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from tfx.types import standard_artifacts
 
-from bertline.components import spreadsheet, training_record
-from bertline.components.artifacts import LabelReport
+from bertline.components import probe_head, spreadsheet, training_record, vectors
+from bertline.components.artifacts import Embeddings, LabelReport, ProbeHead
 from bertline.components.evaluation import write_metrics
 from bertline.components.label_quality import LabelQuality, describe
+from bertline.models.probe import Probe
 
 CLASSES = list(factories.MOODS)
 LEAK = "my item arrived broken and it was awful and late and the refund was late as well"
@@ -50,7 +51,7 @@ def logits(folder, labels, meant):
     factories.write_export_record(folder / "model", temperature=2.0)
 
 
-def judge(folder, examples):
+def judge(folder, examples, **more):
     """Runs the stage; returns its report."""
     kinds = {"model_run": standard_artifacts.ModelRun, "model": standard_artifacts.Model,
              "evaluation": standard_artifacts.ModelEvaluation, "report": LabelReport}  # fmt: skip
@@ -58,7 +59,7 @@ def judge(folder, examples):
     for name, each in made.items():
         each.uri = str(folder / name.removeprefix("model_"))
     (folder / "report").mkdir()
-    LabelQuality.test_call(examples=examples, **made)
+    LabelQuality.test_call(examples=examples, **made, **more)
     return made["report"]
 
 
@@ -152,3 +153,32 @@ def test_answers_in_another_order_are_not_taken_for_these_rows(tmp_path):
     answers(tmp_path / "evaluation/predictions-test.parquet", reversed_labels["test"], meant["test"])
     with pytest.raises(ValueError, match="not in the order of ingestion's rows"):
         judge(tmp_path, examples)
+
+
+def embedded(folder, labels, meant):
+    """Vectors of the training rows that tell what the rows mean, and a probe's head, as their stages leave them."""
+    index = np.array([CLASSES.index(label) for label in meant])
+    tell = np.eye(len(CLASSES))[index] + np.random.default_rng(3).normal(0, 0.1, (len(index), len(CLASSES)))
+    ids = np.array([CLASSES.index(label) for label in labels], np.int32)
+    vectors.write(str(folder / "vectors"), "train", vectors.Vectors(tell.astype(np.float32), ids, np.arange(len(ids))))
+    empty = np.zeros((len(CLASSES), len(CLASSES)), np.float32)
+    probe_head.write(str(folder / "head"), probe_head.Probed(Probe(empty, empty[0], 0.03, 1.0, 1.0, 0.3), empty))
+    made = {"embeddings": Embeddings(), "head": ProbeHead()}
+    made["embeddings"].uri, made["head"].uri = str(folder / "vectors"), str(folder / "head")
+    return made
+
+
+def test_the_embedders_vectors_judge_the_training_rows(tmp_path):
+    splits, meant = split(clean())
+    text, label = splits["train"][7]
+    splits["train"][7] = (text, CLASSES[CLASSES.index(label) - 1])
+    examples, _ = factories.raw_examples(tmp_path, splits, CLASSES)
+    given = {name: [row[-1] for row in rows] for name, rows in splits.items()}
+    logits(tmp_path, given["validation"], meant["validation"])
+    answers(tmp_path / "evaluation/predictions-test.parquet", given["test"], meant["test"])
+    with pytest.raises(ValueError, match="not in the order of ingestion's rows"):
+        judge(tmp_path, examples, **embedded(tmp_path, given["train"][::-1], meant["train"]))
+    (tmp_path / "report").rmdir()
+    judge(tmp_path, examples, **embedded(tmp_path, given["train"], meant["train"]))
+    (issue,) = spreadsheet.read(str(tmp_path / "report/label_issues.csv"))
+    assert (issue["text"], issue["suggested"], issue["by"]) == (text, label, "the probe")
