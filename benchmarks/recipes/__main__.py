@@ -24,9 +24,8 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmarks.recipes import document, methods, results, sets
-from benchmarks.recipes.trials import Trials
+from benchmarks.recipes.trials import Trials, is_foreign
 from bertline.errors import UserError
-from bertline.pipeline.init.recipe import choose
 from bertline.pipeline.init.weights import DEFAULT as BACKBONE
 
 RESULTS = Path(__file__).with_name("results.jsonl")
@@ -49,18 +48,21 @@ def planned(read: list[sets.Set], arguments: argparse.Namespace) -> list[tuple[f
                     print(f"left out: {error}", flush=True)
                     break
                 for method in arguments.methods:
-                    name = _resolved(method, rows, len(data.names))
+                    name = _resolved(method, rows, data)
                     each = COSTS.get(name.partition(" ")[0]) or methods.recipe_of(name).train.epochs
                     trials[data.name, size, seed, name] = rows * each
     return sorted(((cost, trial) for trial, cost in trials.items()), key=lambda each: each[0])
 
 
-def _resolved(method: str, rows: int, labels: int) -> str:
-    """The method's one name; init's is that of the recipe that it writes for so many rows and labels."""
+def _resolved(method: str, rows: int, data: sets.Set) -> str:
+    """The method's one name; init's is that of the recipe that it writes for so many rows of the set."""
     if method in methods.PEERS:
         return method
-    of_init = methods.Recipe(choose(rows, labels).options)
-    return methods.name_of(of_init if method == methods.INIT else methods.recipe_of(method))
+    if method == methods.INIT:
+        return methods.by_init(rows, len(data.names), foreign=is_foreign(data))
+    if method == methods.PROBE:
+        return methods.probe_of(foreign=is_foreign(data))
+    return methods.name_of(methods.recipe_of(method))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -73,8 +75,11 @@ def run(arguments: argparse.Namespace) -> None:
         return
     if arguments.threads and any(trial[-1] not in methods.PEERS for trial in left):
         _limit_threads(arguments.threads)
-    by_name, prepared = {data.name: data for data in read}, {}
+    by_name, prepared, began = {data.name: data for data in read}, {}, time.monotonic()
     for number, (name, size, seed, method) in enumerate(left, start=1):
+        if time.monotonic() - began > 60 * arguments.minutes:
+            print(f"{arguments.minutes:g} minutes are over: {len(left) - number + 1} trials are left", flush=True)
+            return
         if name not in prepared:
             prepared[name] = Trials(by_name[name], arguments.backbone, arguments.threads)
         result = prepared[name].run(size, seed, method)
@@ -105,6 +110,7 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 18, 19], help="of the rows, the head and dropout")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--threads", type=int, default=1, help="of TensorFlow and of a peer; 0: TensorFlow's choice")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no trial starts any more")
     parser.add_argument("--backbone", default=BACKBONE, help="a folder in the Hugging Face layout")
     parser.add_argument("--page", type=Path, default=document.PAGE)
     arguments = parser.parse_args(given)

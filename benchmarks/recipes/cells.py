@@ -14,8 +14,6 @@ from benchmarks.recipes import methods
 from benchmarks.recipes.results import Result
 from bertline.pipeline.init.recipe import Rule, choose
 
-RIVALS = (methods.TFIDF, methods.PROBE, methods.TRANSFORMERS)
-
 
 class Difference(NamedTuple):
     """One method's accuracy less another's.
@@ -65,7 +63,12 @@ class Cell:
     @property
     def by_init(self) -> str:
         """The method that `bertline init` writes."""
-        return methods.name_of(methods.Recipe(self.rule.options))
+        return methods.by_init(self.any.train_rows, self.any.labels, foreign=self.any.foreign)
+
+    @property
+    def rivals(self) -> tuple[str, str, str]:
+        """TF-IDF, the probe on the weights that `bertline init` proposes, and Transformers."""
+        return methods.TFIDF, methods.probe_of(foreign=self.any.foreign), methods.TRANSFORMERS
 
     def mean(self, method: str, figure: str = "accuracy") -> float:
         """Over the seeds."""
@@ -90,8 +93,8 @@ class Cell:
         return Difference(float(by_row.mean()), float(by_row.std(ddof=1) / np.sqrt(len(by_row))))
 
     def best_rival(self) -> tuple[str, Difference] | None:
-        """The best of RIVALS, and init's recipe less it; None where init's recipe was not measured."""
-        found = {rival: self.difference(self.by_init, rival) for rival in RIVALS if rival != self.by_init}
+        """The best of the rivals, and init's recipe less it; None where init's recipe was not measured."""
+        found = {rival: self.difference(self.by_init, rival) for rival in self.rivals if rival != self.by_init}
         measured = {rival: difference for rival, difference in found.items() if difference}
         return min(measured.items(), key=lambda each: each[1].value) if measured else None
 

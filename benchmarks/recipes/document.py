@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.recipes import methods, picture
-from benchmarks.recipes.cells import RIVALS, Cell, cells_of
+from benchmarks.recipes.cells import Cell, cells_of
 from benchmarks.recipes.results import Result
 from bertline.errors import UserError
 from bertline.pipeline.init.recipe import RULES
@@ -74,10 +74,11 @@ def described(method: str) -> str:
     """Such as "full, 3 epochs, rate 1e-04"."""
     if method in NAMES:
         return NAMES[method]
-    options, pooling = methods.recipe_of(method)
+    options, pooling, weights = methods.recipe_of(method)
     named = {"method", "seed", "tensorboard", "epochs", "learning_rate", "patience"}
     more = [f"{key} {value}" for key, value in options.model_dump(exclude_defaults=True, exclude=named).items()]
     more += [f"pooling {pooling}"] if pooling != "auto" else []
+    more += [f"{weights} weights"] if weights != "english" else []
     if options.method == methods.PROBE:
         return ", ".join([NAMES[methods.PROBE], *more])
     epochs = f"{options.epochs} epoch{'s' if options.epochs > 1 else ''}"
@@ -110,7 +111,7 @@ def _level(cells: list[Cell], least: int, most: int) -> list[str]:
     found = {}
     for cell in cells:
         method = picture.tuned(cell) if least <= cell.rows_a_label < most else None
-        if method and (difference := cell.difference(method, methods.PROBE)):
+        if method and (difference := cell.difference(method, cell.rivals[1])):
             found[cell.set, cell.size] = cell.rows_a_label, difference
     if not found:
         return []
@@ -130,10 +131,10 @@ def _verdicts(cells: list[Cell]) -> str:
         if not (found := cell.best_rival()):
             continue
         rival, difference = found
-        missing = [NAMES[name] for name in RIVALS if name not in cell.results and name != cell.by_init]
+        missing = [described(name) for name in cell.rivals if name not in cell.results and name != cell.by_init]
         leads.append(difference.value)
         complete += [] if missing else [difference.value]
-        against = NAMES[rival] + (f" (no {', '.join(missing)})" if missing else "")
+        against = described(rival) + (f" (no {', '.join(missing)})" if missing else "")
         own = [described(cell.by_init), f"{cell.mean(cell.by_init):.3f}", against]
         rows.append(
             [cell.set, cell.size, *own, _points(difference.value), f"{100 * difference.error:.1f}", difference.verdict]
@@ -155,7 +156,7 @@ def _set(cells: list[Cell]) -> str:
     first = cells[-1].any
     rows = []
     for cell in cells:
-        for method in sorted(cell.results, key=lambda method: (method not in RIVALS, cell.mean(method))):
+        for method in sorted(cell.results, key=lambda method: (method not in cell.rivals, cell.mean(method))):
             weights, count = cell.results[method][0].weights, len(cell.results[method])
             mark = " *" if method == cell.by_init else ""
             figures = [_figure(cell, method, name) for name in ("accuracy", "macro_f1")]

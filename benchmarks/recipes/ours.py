@@ -6,6 +6,7 @@ import functools
 import gc
 import tempfile
 import time
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -15,15 +16,27 @@ from benchmarks.recipes import methods, sets
 from benchmarks.recipes.results import Answered
 from bertline.components import trainer
 from bertline.components.probe_head import Probed
-from bertline.models import hardware, probe, training
-from bertline.models.bert import backbone, classifier
-from bertline.models.bert.encoder import Batch, Encoder, pack
-from bertline.models.bert.tokenizer import Tokenizer
+from bertline.models import ensemble, families, hardware, probe, training
 from bertline.models.dataset import Batches, Rows
 from bertline.models.embeddings import FrozenEncoder
+from bertline.models.family import Batch, Classifier
 from bertline.models.recipe import ModelOptions, TrainOptions
 
 BATCH = 64  # of test rows
+
+
+class _Member(NamedTuple):
+    """A model of an ensemble, or the only one.
+
+    Attributes:
+        logits: of the test rows, float32 [rows, labels].
+        history: of its training.
+        seconds: of processor time that the training took.
+    """
+
+    logits: np.ndarray
+    history: training.History
+    seconds: float
 
 
 class Ours:
@@ -36,12 +49,11 @@ class Ours:
 
     def __init__(self, data: sets.Set, model: ModelOptions):
         self._data, self._model = data, model
-        words = backbone.vocabulary(model)
-        tokenizer = Tokenizer(words.path, lowercase=words.lowercase, max_length=model.max_length)
-        ids, _ = tokenizer(tf.constant(data.texts))
+        self._family = families.of(model)
+        ids, _ = self._family.tokenizer(model)(tf.constant(data.texts))
         self._rows = Rows(tf.cast(ids, tf.int32), None, data.labels.astype(np.int32))
         self._encoder, hidden = _frozen(model.model_copy(update={"max_length": 128}).model_dump_json())
-        self._gain = np.float32(backbone.pooling(model).gain(hidden))
+        self._gain = np.float32(self._family.pooling(model).gain(hidden))
         self._vectors = np.full((len(data.texts), hidden), np.nan, np.float32)
         self._embed_seconds = 0.0  # of a row
 
@@ -59,22 +71,33 @@ class Ours:
         if recipe.method == "probe":
             weights = fitted.kernel.size + fitted.bias.size
             return Answered(fitted.logits(test.features).argmax(-1), probing, weights, f"C {fitted.strength:g}")
+        probed = Probed(fitted, fitted.logits(validation.features))
+        members = [self._member(chosen, recipe.of_member(number + 1), probed) for number in range(recipe.ensemble)]
+        logits = np.asarray(ensemble.mean([each.logits for each in members], multi_label=False))
+        seconds = sum(each.seconds for each in members) + (0 if recipe.head == "random" else probing)
+        weights = sum(each.history.trained_weights for each in members)
+        note = f"epoch {members[0].history.best_epoch} of {len(members[0].history.epochs)}"
+        return Answered(logits.argmax(-1), seconds, weights, note)
+
+    def _member(self, chosen: sets.Split, recipe: TrainOptions, probed: Probed) -> _Member:
+        """Trains one model, and lets it answer the test rows."""
         began = time.process_time()
-        trained = self._trained(chosen, recipe, Probed(fitted, fitted.logits(validation.features)))
-        seconds = time.process_time() - began + (0 if recipe.head == "random" else probing)
-        answers = _answers(trained.model, self._rows.take(self._data.test), hardware.compute_dtype(recipe.precision))
-        history = trained.history
+        trained = self._trained(chosen, recipe, probed)
+        seconds = time.process_time() - began
+        rows = self._rows.take(self._data.test)
+        member = _Member(
+            _logits(trained.model, rows, hardware.compute_dtype(recipe.precision)), trained.history, seconds
+        )
         del trained
         # A fit's model, moments and graph hold each other: hundreds of megabytes that would wait for the collector.
         keras.backend.clear_session()
         gc.collect()
-        note = f"epoch {history.best_epoch} of {len(history.epochs)}"
-        return Answered(answers, seconds, history.trained_weights, note)
+        return member
 
     def _trained(self, chosen: sets.Split, recipe: TrainOptions, probed: Probed) -> training.Trained:
         """What the Trainer would leave of these rows."""
         rows = (self._rows.take(places) for places in chosen)
-        task = trainer.Task(self._data.names, backbone.digest(self._model), *rows, probed=probed)
+        task = trainer.Task(self._data.names, self._family.digest(self._model), *rows, probed=probed)
         with tempfile.TemporaryDirectory(prefix="bertline-recipes-") as checkpoints:
             return trainer.train(task, self._model, recipe, checkpoints=checkpoints)
 
@@ -92,15 +115,16 @@ class Ours:
 def _frozen(model: str) -> tuple[FrozenEncoder, int]:
     """The encoder that all sets share, and the width of its vectors; the model as JSON."""
     # The number of labels does not matter, as only the layers below the head are used.
-    network = classifier.from_options(ModelOptions.model_validate_json(model), 2, seed=1)
-    return FrozenEncoder(network, hardware.compute_dtype("auto")), network.backbone.hidden_dim
+    options = ModelOptions.model_validate_json(model)
+    network = families.of(options).build(options, 2, seed=1)
+    return FrozenEncoder(network, hardware.compute_dtype("auto")), network.width
 
 
-def _answers(model: classifier.Classifier, rows: Rows, dtype: tf.DType) -> np.ndarray:
-    """The label of each row, int [rows]."""
-    encoder, weights = Encoder.of(model), pack(model, dtype)
-    answers = np.empty(len(rows), np.int64)
+def _logits(model: Classifier, rows: Rows, dtype: tf.DType) -> np.ndarray:
+    """Float32 [rows, labels]."""
+    encoder, weights = model.encoder(), model.packed(dtype)
+    logits = np.empty((len(rows), model.num_classes), np.float32)
     for batch in Batches(rows, BATCH).ordered():
-        logits = encoder.logits(weights, Batch(batch["token_ids"], None, batch["lengths"]), None)
-        answers[batch["rows"].numpy()] = logits.numpy().argmax(-1)
-    return answers
+        part = Batch(batch["token_ids"], None, batch["lengths"])
+        logits[batch["rows"].numpy()] = encoder.logits(weights, part, None).numpy()
+    return logits

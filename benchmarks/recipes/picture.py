@@ -18,7 +18,7 @@ def points(cells: list[Cell]) -> list[dict[str, object]]:
     found = []
     for cell in cells:
         method = tuned(cell)
-        if method and (difference := cell.difference(method, methods.PROBE)):
+        if method and (difference := cell.difference(method, cell.rivals[1])):
             value, error = 100 * difference.value, 100 * difference.error
             about = {"set": cell.set, "rows": cell.rows_a_label}
             found.append({**about, "points": value, "low": value - error, "high": value + error})
@@ -27,9 +27,9 @@ def points(cells: list[Cell]) -> list[dict[str, object]]:
 
 def tuned(cell: Cell) -> str | None:
     """The fine-tuning that stands for a cell: what init writes, or where that is the probe, the best that was tried."""
-    if cell.by_init != methods.PROBE and cell.by_init in cell.results:
+    if cell.by_init not in cell.rivals and cell.by_init in cell.results:
         return cell.by_init
-    tried = [method for method in cell.results if method not in (*methods.PEERS, methods.PROBE)]
+    tried = [method for method in cell.results if method not in (*methods.PEERS, *cell.rivals)]
     return max(tried, key=cell.mean, default=None)
 
 

@@ -44,6 +44,7 @@ class Result:
         right: which test rows were answered rightly: a bit each, the first one leading, as hexadecimal digits.
         test_rows: how many.
         note: what the validation rows chose.
+        foreign: whether `bertline init` takes the texts for another language than English.
     """
 
     set: str
@@ -60,6 +61,7 @@ class Result:
     right: str
     test_rows: int
     note: str = ""
+    foreign: bool = False
 
     @property
     def key(self) -> tuple[str, str, int, str]:

@@ -45,7 +45,7 @@ def choose(texts: list[tuple[str, ...]]) -> Choice:
     """The weights for some texts, one per row or two for pairs."""
     english = look(texts, packages.resolve(DEFAULT) / "vocab.txt")
     folder = MULTILINGUAL.absolute()
-    if not _foreign(english) or not (folder / FILE).is_file():
+    if not foreign(english) or not (folder / FILE).is_file():
         return Choice(DEFAULT, "MiniLM, English: 6 layers", PINS, english, _warnings(english))
     reason = "multilingual: 12 layers, twice those of the English MiniLM"
     shown = (
@@ -54,7 +54,8 @@ def choose(texts: list[tuple[str, ...]]) -> Choice:
     return Choice(str(folder), reason, {}, look_multilingual(texts, folder), [shown])
 
 
-def _foreign(pieces: Pieces) -> bool:
+def foreign(pieces: Pieces) -> bool:
+    """Whether texts are not English, as it seems by the English vocabulary's pieces of them."""
     return pieces.unknown > UNKNOWN_PIECES or pieces.not_latin > NOT_LATIN or pieces.per_word > PIECES_PER_WORD
 
 

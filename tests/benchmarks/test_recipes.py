@@ -8,7 +8,7 @@ import pytest
 from factories import reviews, tiny_model_options
 
 from benchmarks.recipes import __main__ as command
-from benchmarks.recipes import document, methods, results, sets
+from benchmarks.recipes import document, methods, picture, results, sets
 from benchmarks.recipes.cells import cells_of
 from bertline.errors import UserError
 from bertline.models.bert import backbone
@@ -72,6 +72,17 @@ def test_a_stopped_run_goes_on_and_writes_the_page(folder, capsys):
     assert (folder / "page.svg").read_text().startswith("<svg")
     assert "1 trials to run, 1 results" in capsys.readouterr().out
 
+    assert run(folder, "--seeds", "18", "--minutes", "0") == 0
+    assert "0 minutes are over: 2 trials are left" in capsys.readouterr().out
+    assert results.read(file) == again
+
+
+def test_an_ensemble_is_one_trial(folder):
+    ensemble = TINY.replace("}", ", ensemble: 2}")
+    assert run(folder, "--seeds", "17", "--methods", TINY, ensemble, "--results", str(folder / "ensemble.jsonl")) == 0
+    figures = {name: each for (*_, name), each in results.read(folder / "ensemble.jsonl").items()}
+    assert figures[methods.name_of(methods.recipe_of(ensemble))].weights == 2 * figures[TINY].weights
+
 
 def test_rows_of_a_trial(folder):
     data = sets.read(f"moods={folder / 'reviews.csv'}")
@@ -120,8 +131,17 @@ def test_a_recipe_has_one_name():
     name = methods.name_of(methods.recipe_of(written))
     assert name == "lora {epochs: 3, learning_rate: 0.001, lora: {targets: [key]}, pooling: cls}"
     assert methods.recipe_of(name).train.learning_rate == 1e-3
+    assert methods.name_of(methods.recipe_of("probe {weights: english}")) == "probe"
+    assert methods.name_of(methods.recipe_of("probe {weights: multilingual}")) == methods.probe_of(foreign=True)
     assert methods.name_of(methods.Recipe(TrainOptions(method="probe", epochs=9))) == "probe"
-    for wrong in ("full {epoch: 2}", "fine-tuning", "full {epochs", "full 3", "full {pooling: max}"):
+    for wrong in (
+        "full {epoch: 2}",
+        "fine-tuning",
+        "full {epochs",
+        "full 3",
+        "full {pooling: max}",
+        "probe {weights: x}",
+    ):
         with pytest.raises(UserError, match="is no recipe"):
             methods.recipe_of(wrong)
 
@@ -167,6 +187,15 @@ def test_the_page_says_where_the_recipe_of_init_is_above_and_below(right, row):
     assert row in page
     assert f"| {RULE.name} | {document.described(BY_INIT)} | tweets 8/label |" in page
     assert "0 where all three were measured" in page
+
+
+def test_texts_in_another_language_are_judged_with_the_weights_that_init_proposes():
+    by_init = methods.by_init(16, 2, foreign=True)
+    rows = [result("probe", [1] * 90 + [0] * 10), result(methods.probe_of(foreign=True), [1] * 60 + [0] * 40)]
+    cells = cells_of([replace(each, foreign=True) for each in (*rows, result(by_init, [1] * 80 + [0] * 20))])
+    page = document.measured(cells, "page")
+    assert "0.800 | probe, multilingual weights (no TF-IDF, Transformers) | +20.0 | 4.0 | above |" in page
+    assert picture.tuned(cells[0]) == by_init
 
 
 def test_what_was_not_measured_is_not_on_the_page():

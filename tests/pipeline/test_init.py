@@ -220,7 +220,8 @@ LANGUAGES = {
         ("Thai", "100% of the letters are not Latin"),
     ],
 )
-def test_a_language_that_the_weights_do_not_know_is_named_with_the_ways_out(tmp_path, language, said):
+def test_a_language_that_the_weights_do_not_know_is_named_with_the_ways_out(monkeypatch, tmp_path, language, said):
+    monkeypatch.chdir(tmp_path)  # where no multilingual weights are unpacked
     rows = [(f"{number} {LANGUAGES[language]}", ("pos", "neg")[number % 2]) for number in range(120)]
     written, _ = proposed(write_table(tmp_path / "a.csv", ("text", "label"), rows))
     warnings = [warning for warning in written.warnings if warning.startswith("the weights are English")]
