@@ -114,6 +114,10 @@ class Served:
         with Client(self.address, MODEL) as client:
             return client.predict(["which version?"])[0].version
 
+    def processor(self) -> float:
+        """Seconds of processor that it has taken so far: what other work on the machine does not change."""
+        return processor_of(self._process.pid)
+
     def memory(self) -> int:
         """Resident bytes of the server."""
         return psutil.Process(self._process.pid).memory_info().rss
@@ -127,6 +131,12 @@ class Served:
         self._process.terminate()
         self._process.wait()
         shutil.rmtree(self._scratch)
+
+
+def processor_of(process: int) -> float:
+    """Seconds of processor that a process has taken so far."""
+    times = psutil.Process(process).cpu_times()
+    return times.user + times.system
 
 
 def throughput(models: Models, server: Served, rounds: int, seconds: float, texts: int, rows: int) -> dict[str, Any]:

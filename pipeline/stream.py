@@ -6,8 +6,9 @@ import datetime
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 from rich.text import Text
 
@@ -18,7 +19,7 @@ from bertline.monitoring import alarms
 from bertline.pipeline import predict, screen
 from bertline.pipeline.config import Config
 from bertline.pipeline.ending_signal import EndingSignal
-from bertline.serving import releases
+from bertline.serving import releases, storage
 from bertline.streams import entities, opening, surges
 from bertline.streams.engine import Engine, Tally
 from bertline.streams.options import StreamModel
@@ -28,6 +29,9 @@ from bertline.streams.surges import Watch
 from bertline.streams.texts import Taker
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds until what was away is tried again, doubled each time
+NEWER_SECONDS = 30.0  # between two looks for newer versions: a push is no matter of seconds, and a bucket costs a call
+FORGET_SECONDS = 60.0  # between two removals of old texts
+ANSWER_SECONDS = 10.0  # in which a server says its version
 TELL_AGAIN = 600.0  # seconds until those who could not be told are told again
 SHOWN_EVERY = 10.0  # seconds between two lines on what was read
 SHOWN_ENTITIES, SHOWN_TEXTS = 5, 3
@@ -75,25 +79,43 @@ def named(name: str, model: StreamModel, task: Config, file: Path) -> Named:
     Raises:
         UserError: it is not there, or reads no single texts.
     """
-    if model.address:
-        served = model.name or name
-        with predict.connected(model.address, served, api_key=predict.api_key(None)) as client:
-            version, signatures = client.metadata()
-        _check(signatures, f"{served} at {model.address}")
-        connection = {"api_key": predict.api_key(None)}
-        return Named(name, str(version), models.Served(model.address, served, version, connection), model.negative)
+    newest = _at_address(name, model) if model.address else _exported(name, model, task, file)
+
+    def newer(now: Named) -> Named | None:
+        other = _at_address(name, model, now) if model.address else _exported(name, model, task, file, now)
+        return other and replace(other, newer=partial(newer, other))
+
+    return replace(newest, newer=partial(newer, newest))
+
+
+def _at_address(name: str, model: StreamModel, now: Named | None = None) -> Named | None:
+    """The model that a server answers with; None if that is still the one that scores now."""
+    served = model.name or name
+    with predict.connected(model.address, served, api_key=predict.api_key(None)) as client:
+        version, signatures = client.metadata(timeout=ANSWER_SECONDS)
+    if now and now.version == str(version):
+        return None
+    _check(signatures, f"{served} at {model.address}")
+    connection = {"api_key": predict.api_key(None)}
+    return Named(name, str(version), models.Served(model.address, served, version, connection), model.negative)
+
+
+def _exported(name: str, model: StreamModel, task: Config, file: Path, now: Named | None = None) -> Named | None:
+    """The newest version in a folder; None if that is the one that scores now."""
     from bertline.serving.servable import SERVE_TAG, signature_defs
 
-    path, version = _exported(model, task, file)
+    path, version = _newest(model, task, file)
+    if now and now.version == version:
+        return None
     _check(signature_defs(path, (SERVE_TAG,)), path)
     return Named(name, version, models.Exported(path, models.cores()), model.negative)
 
 
-def _exported(model: StreamModel, task: Config, file: Path) -> tuple[str, str]:
+def _newest(model: StreamModel, task: Config, file: Path) -> tuple[str, str]:
     """The folder of a SavedModel, and its version: that of the folder of versions, else the folder's name."""
-    place = str(Path(task.folder) / Path(model.folder).expanduser()) if model.folder else task.serving_folder
+    place = _place(model.folder, task) if model.folder else task.serving_folder
     if releases.holds_saved_model(place):
-        return place, Path(place).name
+        return place, PurePosixPath(place).name
     versions = releases.whole_versions(place)
     if not versions and not model.folder:
         predict.require_release(task, file)
@@ -101,6 +123,10 @@ def _exported(model: StreamModel, task: Config, file: Path) -> tuple[str, str]:
         raise UserError(f"stream.models: {place} holds neither a SavedModel nor folders of versions of one.")
     newest = max(versions)
     return versions[newest][0], str(newest)
+
+
+def _place(folder: str, task: Config) -> str:
+    return folder.rstrip("/") if storage.is_remote(folder) else str(Path(task.folder) / Path(folder).expanduser())
 
 
 def _check(signatures: dict, where: str) -> None:
@@ -218,6 +244,37 @@ def started(
         yield engine, watched
 
 
+@dataclass
+class Tended:
+    """What a stream does now and then beside reading: newer versions of its models, and texts that became too old."""
+
+    engine: Engine
+    task: Config
+    shown: screen.Screen
+    newer_at: float = field(default_factory=lambda: time.monotonic() + NEWER_SECONDS)
+    forget_at: float = 0.0  # at the start, when nothing may have run for days
+
+    def look_soon(self) -> None:
+        """Looks for newer versions with the next call."""
+        self.newer_at = 0.0
+
+    def tend(self) -> None:
+        """Does what is due.
+
+        Raises:
+            store.Away: the database does not answer.
+            UserError: another process reads the same.
+        """
+        if time.monotonic() >= self.newer_at:
+            for word in self.engine.take_up_newer():
+                self.shown.print(screen.line("model", word), soft_wrap=True)
+            self.newer_at = time.monotonic() + NEWER_SECONDS
+        keep = self.task.stream.keep
+        if keep and time.monotonic() >= self.forget_at:
+            removed = self.engine.store.forget(datetime.datetime.now(datetime.UTC) - keep)
+            self.forget_at = 0.0 if removed else time.monotonic() + FORGET_SECONDS  # more may be left
+
+
 def follow(engine: Engine, watched: Alarms, task: Config, shown: screen.Screen, once: bool) -> Tally:
     """Reads until a signal; with `once` until nothing is left to read.
 
@@ -230,9 +287,11 @@ def follow(engine: Engine, watched: Alarms, task: Config, shown: screen.Screen, 
     ending, all_, since, pause, idle = EndingSignal(), Tally(), Tally(), FIRST_PAUSE, 0
     told = looked = time.monotonic()
     drained, every = 0, task.stream.every.total_seconds()  # steps in a row that left nothing behind
+    tended = Tended(engine, task, shown)
     while not ending.came:
         tally = Tally()
         try:
+            tended.tend()
             tally = engine.step()
             for note in tally.notes:
                 shown.print(screen.line("note", note, style="yellow"))
@@ -247,6 +306,7 @@ def follow(engine: Engine, watched: Alarms, task: Config, shown: screen.Screen, 
                 raise UserError(str(error)) from error
             shown.print(f"{error} Nothing is lost; it is tried again in {pause:.0f} s.", style="red", soft_wrap=True)
             ending.sleep(pause)
+            tended.look_soon()  # the version that is asked may be gone, and another there
             pause, since = min(2 * pause, LONGEST_PAUSE), since.plus(tally)
             continue
         pause = FIRST_PAUSE

@@ -359,6 +359,7 @@ class Client(_Core):
     Raises:
         ValueError: settings contradict each other, or the API key would travel unencrypted.
         OSError: a certificate or key file cannot be read.
+        UserError: the folder of `log` cannot be written.
     """
 
     _transport = grpc
@@ -500,8 +501,9 @@ class Client(_Core):
                 predictions = call.add(part, response, asked.ids(len(part.rows), future.trailing_metadata()))
                 self._end(asked, part, predictions, grpc.StatusCode.OK)
         finally:
-            for future in under_way:
+            for future, (part, asked) in under_way.items():
                 future.cancel()
+                self._end(asked, part, (), grpc.StatusCode.CANCELLED)
 
     def _ask(self, method: Callable[..., Answer], request: object, seconds: float) -> Answer:
         try:
@@ -542,6 +544,9 @@ class AsyncClient(_Core):
                 except grpc.RpcError as error:
                     self._end(asked, part, (), error.code())
                     raise self._error(error, call.seconds, part) from error
+                except asyncio.CancelledError:
+                    self._end(asked, part, (), grpc.StatusCode.CANCELLED)
+                    raise
                 predictions = call.add(part, response, asked.ids(len(part.rows), await rpc.trailing_metadata()))
                 self._end(asked, part, predictions, grpc.StatusCode.OK)
 

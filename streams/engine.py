@@ -87,6 +87,10 @@ class Engine:
         """The entities that are looked for."""
         return self._finder.names if self._finder else []
 
+    def take_up_newer(self) -> list[str]:
+        """Takes up newer versions of the models; a word on each, for people."""
+        return self._scorers.take_up_newer()
+
     def step(self) -> Tally:
         """Reads a portion of the source whose turn it is, and stores it.
 

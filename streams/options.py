@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from bertline.components.options import Duration, check_database
+from bertline.components.options import Duration, check_database, duration_text
 from bertline.components.variables import REFERENCE
 from bertline.models.recipe import Section
 
@@ -21,7 +21,8 @@ Paths = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance
 class StreamModel(Section):
     """One of the models that score each text. Without `folder` and `address` it is the task's own newest version."""
 
-    # A SavedModel that bertline exported, or a folder of versions, of which the newest answers. Relative to the config
+    # A SavedModel that bertline exported, or a folder of versions, of which the newest answers, also one that comes
+    # while the stream runs. Relative to the config, or an address such as gs://BUCKET/PATH
     folder: str | None = None
     address: str | None = None  # HOST:PORT of a server; the environment's BERTLINE_API_KEY has its key
     name: str | None = None  # of the model at that address; null: the name that it has here
@@ -100,6 +101,9 @@ class StreamOptions(Section):
     # sqlite:///FILE or postgresql://USER@HOST/DATABASE. ${NAME} stands for a variable of the environment, such as a
     # password. null: stream/stream.db below root
     database: str | None = None
+    # How old a text may become, by its own time. Then it goes, as do records in quarantine that came as long ago.
+    # Counts and surges stay, without texts. null keeps all: how long is allowed, only you know
+    keep: Duration | None = None
     window: Duration = timedelta(hours=1)  # texts are counted, and surges looked for, by the hour: news fades in hours
     # A window is judged this long after its end, by the times of the texts, so that late ones are in it
     late: Duration = timedelta(minutes=5)
@@ -140,6 +144,16 @@ class StreamOptions(Section):
         if DAY % window and (window % DAY or window > 7 * DAY):
             raise ValueError("a day must be a whole number of windows, such as 15m, 1h or 6h; or it is 1d to 7d")
         return window
+
+    @model_validator(mode="after")
+    def _texts_stay_until_people_are_told(self) -> StreamOptions:
+        least = self.window + self.late + DAY
+        if self.keep is not None and self.keep < least:
+            raise ValueError(
+                f"keep: at least {duration_text(least)}: a window is judged when it is over, and people are told of "
+                "its texts for a day"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sources_are_different(self) -> StreamOptions:

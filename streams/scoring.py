@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bertline.components.scoring.models import REFUSED, Answers, Model, Scorer
+from bertline.errors import UserError
 from bertline.streams.texts import Refused, Text
 
 DIGITS = 4  # of a stored probability
@@ -21,20 +22,23 @@ class Named:
         version: what answers, for people and for the rows.
         model: it.
         negative: labels whose share is watched.
+        newer: what answers in its place by now; None while nothing does. Raises UserError where it cannot.
     """
 
     name: str
     version: str
     model: Model
     negative: Sequence[str] = field(default_factory=list)
+    newer: Callable[[], Named | None] = field(default=lambda: None, compare=False)
 
 
 class Scorers:
     """The models, loaded. Each text is answered by all of them, or goes to quarantine."""
 
     def __init__(self, models: Sequence[Named]):
-        self.models = models
+        self.models = list(models)
         self._scorers: list[tuple[Named, Scorer]] = [(named, named.model.load()) for named in models]
+        self._refused: dict[str, str] = {}  # why a newer version of a model was not taken up
 
     def answer(self, texts: Sequence[Text]) -> tuple[list[tuple[Text, dict[str, dict[str, Any]]]], list[Refused]]:
         """The texts with their answers by model; and those that a server refuses.
@@ -55,6 +59,29 @@ class Scorers:
             else:
                 scored.append((text, {named.name: _row(named, found, row) for named, found in answers}))
         return scored, refused
+
+    def take_up_newer(self) -> list[str]:
+        """Takes up the versions that have come since the last call.
+
+        Returns:
+            For people: a word on each, also on one that cannot be taken up, once. The one before stays then.
+        """
+        words = []
+        for place, (named, scorer) in enumerate(self._scorers):
+            try:
+                newer = named.newer()
+                loaded = newer and newer.model.load()
+            except UserError as error:
+                if self._refused.get(named.name) != str(error):
+                    words.append(f"{named.name}: version {named.version} stays: {error}")
+                self._refused[named.name] = str(error)
+                continue
+            self._refused.pop(named.name, None)
+            if newer:
+                scorer.close()
+                self._scorers[place], self.models[place] = (newer, loaded), newer
+                words.append(f"{named.name}: version {newer.version} takes over from {named.version}")
+        return words
 
     def close(self) -> None:
         """Frees the models."""

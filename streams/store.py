@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 REPEATED = "repeated id"
 SECONDS_TO_LOCK = 30  # that a writer of SQLite waits for another one
+FORGOTTEN = 10_000  # texts that are removed at once, in some tenths of a second
 ROWS_PER_STATEMENT = 500  # SQLite takes 32,766 values in a statement
 
 # Keys beside those of places: the length of a window, the process that reads, the next window to judge, and since when
@@ -253,9 +254,15 @@ class Store:
     # === What the alarms go by ===
 
     def newest(self) -> datetime.datetime | None:
-        """The newest time of a text; None before the first."""
+        """The newest time of a text; of its window, if all texts are gone; None before the first."""
         with self._connected() as connection:
-            return connection.execute(self._sa.select(self._sa.func.max(self._tables.TEXTS.c.time))).scalar()
+            return self._newest(connection)
+
+    def _newest(self, connection: Connection) -> datetime.datetime | None:
+        for column in (self._tables.TEXTS.c.time, self._tables.COUNTS.c.start):
+            if newest := connection.execute(self._sa.select(self._sa.func.max(column))).scalar():
+                return newest
+        return None
 
     def first(self) -> datetime.datetime | None:
         """The start of the first window."""
@@ -263,13 +270,19 @@ class Store:
             return connection.execute(self._sa.select(self._sa.func.min(self._tables.COUNTS.c.start))).scalar()
 
     def since(self, names: Sequence[str]) -> dict[str, datetime.datetime | None]:
-        """Since when things are counted: those that are new here, from now on; None: from the first text on."""
+        """Since when things are counted: those that are new here, from now on; None: from the first text on.
+
+        What is no longer among the names is not counted any more. If it comes back, it is new.
+        """
         places = self._tables.PLACES
         with self._connected() as connection:
-            newest = connection.execute(self._sa.select(self._sa.func.max(self._tables.TEXTS.c.time))).scalar()
+            newest = self._newest(connection)
             mine = places.c.key.startswith(SINCE, autoescape=True)
             rows = connection.execute(self._sa.select(places.c.key, places.c.place).where(mine))
             known = {row.key.removeprefix(SINCE): row.place for row in rows}
+            gone = [SINCE + name for name in known if name not in set(names)]
+            for start in range(0, len(gone), ROWS_PER_STATEMENT):
+                connection.execute(places.delete().where(places.c.key.in_(gone[start : start + ROWS_PER_STATEMENT])))
             new = {name: newest.isoformat() if newest else "" for name in names if name not in known}
             rows = [{"key": SINCE + name, "place": place, "batch": ""} for name, place in new.items()]
             self._insert(connection, places, rows)
@@ -341,6 +354,34 @@ class Store:
         same = [surges.c[name] == surge[name] for name in ("start", "kind", "entity", "model", "label")]
         with self._connected() as connection:
             connection.execute(surges.update().where(*same).values(told=True))
+
+    def forget(self, before: datetime.datetime) -> int:
+        """Removes the oldest texts of a time before that, FORGOTTEN at most, and what came to quarantine before it.
+
+        Returns:
+            The number of texts removed.
+
+        Raises:
+            Away: the database does not answer.
+            UserError: another process reads.
+        """
+        texts, mentions, quarantine = self._tables.TEXTS, self._tables.MENTIONS, self._tables.QUARANTINE
+        with self._connected() as connection:
+            self._check_reader(connection)
+            if self._kind == "sqlite":
+                connection.exec_driver_sql(
+                    "PRAGMA secure_delete = ON"
+                )  # else the letters stay in the file's free pages
+            old = self._sa.select(texts.c.id, texts.c.time).where(texts.c.time < before)
+            rows = connection.execute(old.order_by(texts.c.time, texts.c.id).limit(FORGOTTEN)).all()
+            for start in range(0, len(rows), ROWS_PER_STATEMENT):
+                ids = [row.id for row in rows[start : start + ROWS_PER_STATEMENT]]
+                connection.execute(texts.delete().where(texts.c.id.in_(ids)))
+            if rows:
+                # Those of texts of the very same time that stay for the next call are not needed: they are as old.
+                connection.execute(mentions.delete().where(mentions.c.time <= rows[-1].time))
+            connection.execute(quarantine.delete().where(quarantine.c.came < before))
+        return len(rows)
 
     def close(self) -> None:
         """Frees what it holds."""

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from bertline.errors import UserError
 from bertline.monitoring.alarms import Messages
 from bertline.pipeline import cli, screen
-from bertline.pipeline.stream import Alarms
+from bertline.pipeline import config as configs
+from bertline.pipeline.stream import Alarms, Tended, started
 from bertline.serving.server import Server
 from bertline.streams.store import Batch, Scored, Store
 from bertline.streams.surges import Look
@@ -99,6 +100,63 @@ def test_two_models_one_of_them_at_an_address_and_stdin(task):
     )
     assert first["mood"]["label"] == first["topic"]["label"] == "positive"
     assert (first["mood"]["version"], first["topic"]["version"], first["topic"]["abstained"]) == ("7", "9", False)
+
+
+def test_newer_versions_take_over_and_one_that_does_not_load_is_told_once(task):
+    (task / "posts.jsonl").write_text(posts(0, 3))
+    shown, config = io.StringIO(), configs.load(task / "task.yaml")
+    screen_ = screen.Screen(shown)
+    with started(config, task / "task.yaml", screen_, task / "log") as (engine, _):
+        engine.step()
+        save_mood_model(task / "runs/serving/.8", "dull")
+        (task / "runs/serving/.8").rename(task / "runs/serving/8")
+        for _ in range(2):
+            tended = Tended(engine, config, screen_)
+            tended.look_soon()
+            tended.tend()
+            with (task / "posts.jsonl").open("a") as file:
+                file.write(posts(3, 6))
+            engine.step()
+            (task / "runs/serving/9").mkdir(exist_ok=True)
+            (task / "runs/serving/9/saved_model.pb").write_bytes(b"\xff")
+        tended.look_soon()
+        tended.tend()
+    said = " ".join(shown.getvalue().split())
+    assert said.count("model reviews: version 8 takes over from 7") == 1
+    assert said.count("model reviews: version 8 stays: ") == 1 and "serving/9" in said
+    counted = "select json_extract(answers, '$.reviews.version') as version, json_extract(answers, '$.reviews.label')"
+    counted += " as label, count(*) from stream_texts group by version, label order by version, label"
+    assert rows(task, counted) == [
+        ("7", "negative", 1),
+        ("7", "positive", 2),
+        ("8", "negative", 4),
+        ("8", "positive", 2),
+    ]
+
+
+def test_a_model_in_a_bucket_scores(task):
+    import tensorflow as tf
+
+    copied = "ram://bucket/models/12"  # TensorFlow's own file system, as gs:// is
+    for path in (task / "runs/serving/7").rglob("*"):
+        if path.is_file():
+            tf.io.gfile.makedirs(f"{copied}/{path.parent.relative_to(task / 'runs/serving/7')}")
+            place = f"{copied}/{path.relative_to(task / 'runs/serving/7')}"
+            tf.io.gfile.copy(str(path), place, overwrite=True)
+    (task / "posts.jsonl").write_text(posts(0, 3))
+    configure(task, "source: posts.jsonl", "models: {mood: {folder: 'ram://bucket/models/'}}")
+    code, shown = stream("--once")
+    assert code == 0 and "mood version 12; sqlite" in shown
+
+
+def test_texts_that_are_too_old_go_when_the_stream_runs_again(task):
+    now = datetime.datetime.now(datetime.UTC)
+    ages = [{"text": f"good {days}", "time": (now - datetime.timedelta(days=days)).isoformat()} for days in (30, 9, 1)]
+    (task / "posts.jsonl").write_text("".join(json.dumps(each) + "\n" for each in ages))
+    configure(task, "source: posts.jsonl", "keep: 10d")
+    assert stream("--once")[0] == stream("--once")[0] == 0
+    assert rows(task, "select text from stream_texts order by text") == [("good 1",), ("good 9",)]
+    assert rows(task, "select sum(texts) from stream_counts where entity = '' and model = ''") == [(3,)]
 
 
 class Webhook(BaseHTTPRequestHandler):
@@ -185,6 +243,7 @@ def test_an_address_that_does_not_answer_keeps_nobody_else_waiting(task, monkeyp
         (["kafka: {topics: [a], servers: b, settings: {sasl.password: c}}"], "sasl.password: write ..NAME. here"),
         (["kafka: {topics: [a], servers: b, settings: {sasl.password: '${GONE}'}}"], "has no variable GONE"),
         (["source: posts.jsonl", "timezone: Mars"], "not a time zone"),
+        (["source: posts.jsonl", "window: 6h", "keep: 1d"], "keep: at least 30h5m"),
         (["source: posts.jsonl", "database: postgresql://me:secret@host/db"], "an address with a password in it"),
         (["source: posts.jsonl", "database: postgresql://me@127.0.0.1:1/db"], "does not answer"),
         (["source: posts.jsonl", "database: mysql://me@host/db"], "driver is not installed|not one of those"),

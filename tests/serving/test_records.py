@@ -171,6 +171,22 @@ def test_an_async_client_records_too(mood_models, tmp_path):
     assert (record["id"], record["text"], record["version"]) == (answer.id, "good", 7)
 
 
+def test_a_call_that_is_given_up_has_a_record_of_that(mood_models, tmp_path):
+    push(mood_models["good"], tmp_path / "serving", 7)
+
+    async def give_up(address):
+        async with AsyncClient(address, "mood", log=tmp_path / "records") as client:
+            asked = asyncio.create_task(client.predict(["good"] * 50))
+            await asyncio.sleep(0)  # it has begun
+            await asyncio.sleep(0)
+            asked.cancel()
+            await asyncio.wait([asked])
+
+    with Server.of(tmp_path / "serving", "mood", port=0) as server:
+        asyncio.run(give_up(server.address))
+    assert {record["status"] for record in rows(tmp_path / "records")} == {"CANCELLED"}
+
+
 # === What may go wrong ===
 
 

@@ -1,5 +1,6 @@
 """Exactly once: over kills, a database that goes away, an answer that is lost, and a second process."""
 
+import datetime
 import json
 import socket
 import subprocess
@@ -168,3 +169,40 @@ def test_postgresql_that_goes_away_and_an_answer_that_is_lost(tmp_path, monkeypa
             (n, 1) for n in range(13)
         ]
         proxy.close()
+
+
+def test_old_texts_go_with_their_mentions_and_counts_stay(tmp_path):
+    secret = "this very sentence"
+    with (tmp_path / "posts.jsonl").open("w") as file:
+        for number in range(48):
+            file.write(
+                json.dumps({"text": f"fine Acme {secret if number < 24 else ''} {number}", "time": hour(number)})
+            )
+            file.write("\n")
+    engine = readers.engine(tmp_path)
+    read_all(engine)
+    counted = table(engine, "COUNTS")
+    day_later = datetime.datetime.fromisoformat(hour(24))
+    assert engine.store.forget(day_later) == 24 and engine.store.forget(day_later) == 0
+    assert min(row["time"] for row in table(engine, "TEXTS")) == day_later
+    assert len(table(engine, "MENTIONS")) == len(table(engine, "TEXTS")) == 24
+    assert table(engine, "COUNTS") == counted
+    engine.store.forget(day_later + datetime.timedelta(days=2))
+    assert table(engine, "TEXTS") == [] and engine.store.newest() == datetime.datetime.fromisoformat(hour(47))
+    engine.close()
+    assert secret.encode() not in (tmp_path / "stream.db").read_bytes()
+
+
+def test_old_texts_go_part_by_part_and_quarantine_by_when_it_came(tmp_path, monkeypatch):
+    monkeypatch.setattr("bertline.streams.store.FORGOTTEN", 7)
+    rows = [json.dumps({"text": f"Acme {number}", "time": hour(number // 5)}) for number in range(20)] + ["{broken"]
+    (tmp_path / "posts.jsonl").write_text("\n".join(rows) + "\n")
+    engine = readers.engine(tmp_path)
+    read_all(engine)
+    before = datetime.datetime.fromisoformat(hour(3))
+    removed = [engine.store.forget(before) for _ in range(4)]
+    assert removed == [7, 7, 1, 0] and len(table(engine, "MENTIONS")) == len(table(engine, "TEXTS")) == 5
+    assert len(table(engine, "QUARANTINE")) == 1
+    engine.store.forget(datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1))
+    assert table(engine, "QUARANTINE") == []
+    engine.close()

@@ -125,6 +125,20 @@ def test_what_is_new_in_the_list_is_no_surge(tmp_path):
     engine.close()
 
 
+def test_what_left_the_list_and_came_back_is_new(tmp_path):
+    write(tmp_path, surge=False)
+    engine = readers.engine(tmp_path, NAMES, batch=1000)
+    watch(engine)
+    read_all(engine)
+    assert watch(engine)._since == dict.fromkeys(["entity:Acme", "entity:Globex", "model:mood"])
+    for names in ({"Globex": []}, NAMES):
+        engine.close()
+        engine = readers.engine(tmp_path, names, batch=1000)
+        since = watch(engine)._since
+    assert since == {"entity:Acme": engine.store.newest(), "entity:Globex": None, "model:mood": None}
+    engine.close()
+
+
 def test_a_short_past_says_so(tmp_path):
     with (tmp_path / "posts.jsonl").open("w") as file:
         file.writelines(json.dumps({"text": "fine Acme", "time": hour(n)}) + "\n" for n in range(50))
@@ -175,7 +189,7 @@ def test_a_series_that_is_always_the_same_has_an_expectation_too():
 def test_a_source_that_is_never_at_rest_is_judged_too(tmp_path):
     """More comes between any two steps; the backlog before it is read first."""
     (tmp_path / "posts.jsonl").write_text("".join(f'{{"text": "fine {n}"}}\n' for n in range(25)))
-    options = SimpleNamespace(every=datetime.timedelta(0))
+    options = SimpleNamespace(every=datetime.timedelta(0), keep=None)
     engine, looks, steps = readers.engine(tmp_path, batch=10, time=None), [], []
     step = engine.step
 
