@@ -9,6 +9,7 @@ from bertline.models.bert.family import Bert
 from bertline.models.bilstm.family import Bilstm
 from bertline.models.family import Family
 from bertline.models.recipe import ModelOptions, RandomBert
+from bertline.models.static.family import Static
 from bertline.models.xlm_roberta.family import XlmRoberta
 from bertline.models.xlm_roberta.vocabulary import FILE as SENTENCEPIECE
 from bertline.models.xlm_roberta.vocabulary import UNUSED_POSITIONS
@@ -35,13 +36,20 @@ _INSTEAD = (
 
 
 def of(options: ModelOptions) -> Family:
-    """The family that the options name, else that of their backbone, by what its folder holds.
+    """The family that the options name, else that of their backbone.
+
+    Raises:
+        UserError: as `of_backbone`.
+    """
+    return _NAMED.get(options.family) or of_backbone(options)
+
+
+def of_backbone(options: ModelOptions) -> Family:
+    """The family of the options' backbone, by what its folder holds.
 
     Raises:
         UserError: there is no such folder, it holds no config.json, or it is of no family that is known here.
     """
-    if options.family == "bilstm":
-        return BILSTM
     if isinstance(options.backbone, RandomBert):
         return BERT
     folder = backbone_folder.find(options.backbone)
@@ -62,3 +70,7 @@ def of(options: ModelOptions) -> Family:
         f"{folder}: holds no {SENTENCEPIECE}, which a model_type {kind!r} needs; a tokenizer.json does not do. "
         "Fetch that file too"
     )
+
+
+STATIC = Static(of_backbone)
+_NAMED: dict[str, Family] = {"bilstm": BILSTM, "static": STATIC}  # model.family

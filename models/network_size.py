@@ -9,7 +9,7 @@ from typing import NamedTuple
 from bertline.errors import UserError
 from bertline.models import packages
 from bertline.models.bert.backbone_config import KERAS_HUB, keys_of
-from bertline.models.recipe import METHODS, BilstmOptions, ModelOptions, RandomBert, TrainOptions
+from bertline.models.recipe import METHODS, BilstmOptions, ModelOptions, RandomBert, StaticOptions, TrainOptions
 from bertline.models.xlm_roberta.vocabulary import FILE as SENTENCEPIECE
 from bertline.models.xlm_roberta.vocabulary import UNUSED_POSITIONS
 
@@ -31,6 +31,13 @@ def read(options: ModelOptions) -> NetworkSize | None:
     """
     if options.family == "bilstm":
         return of_bilstm(options.bilstm)
+    if options.family == "static":
+        return of_static(options.static)
+    return of_backbone(options)
+
+
+def of_backbone(options: ModelOptions) -> NetworkSize | None:
+    """The same of the backbone, whatever is made of it."""
     source = options.backbone
     if isinstance(source, RandomBert):
         return NetworkSize(source.layers, source.hidden, max(options.max_length, 512))
@@ -55,6 +62,11 @@ def read(options: ModelOptions) -> NetworkSize | None:
 def of_bilstm(options: BilstmOptions) -> NetworkSize:
     """One layer as wide as both directions; only all of its weights can be trained."""
     return NetworkSize(1, 2 * options.units, methods=("full",))
+
+
+def of_static(options: StaticOptions) -> NetworkSize:
+    """One hidden layer; as bilstm."""
+    return NetworkSize(1, options.hidden, methods=("full",))
 
 
 def has_sentencepiece(options: ModelOptions) -> bool:

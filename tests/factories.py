@@ -220,6 +220,24 @@ def tiny_model_options(folder, **changes):
     return ModelOptions(**{"backbone": backbone, "max_length": 16, **changes})
 
 
+def tiny_backbone(folder):
+    """A BERT of one thin layer over the reviews' vocabulary in Hugging Face's layout; returns its folder, `bert`."""
+    import numpy as np
+
+    from bertline.models.bert import backbone, classifier
+    from bertline.models.bert import folder as hugging_face
+    from bertline.models.bert.masked_lm import MaskedLm
+
+    options, made = tiny_model_options(folder), folder / "bert"
+    model = classifier.build(backbone.load(options), 2, dropout=0.1, seed=1)
+    draw = np.random.default_rng(7)
+    for variable in model.backbone.variables:  # far from 0, so that each word has a vector of its own
+        variable.assign(draw.normal(scale=0.3, size=variable.shape) + (variable.name == "gamma"))
+    made.mkdir()
+    hugging_face.write(made, MaskedLm(model, None, 1), backbone.vocabulary(options), None)
+    return made
+
+
 def tokenised_reviews(options, rows: int, seed: int = 0):
     """Reviews as the Trainer reads them: bertline.models.dataset.Rows, labels 0 to 2 in the order of MOODS."""
     import numpy as np

@@ -28,6 +28,8 @@ class TextVectors:
     """
 
     def __init__(self, options: ModelOptions, precision: str = "auto"):
+        if options.family == "static":  # what its words are distilled from says more of a whole text
+            options = options.model_copy(update={"family": "auto"})
         family = families.of(options)
         self._tokenizer = family.tokenizer(options)
         keras.utils.set_random_seed(SEED)

@@ -10,13 +10,13 @@ import tensorflow as tf
 
 from bertline.models.bert import backbone, classifier, trimming
 from bertline.models.bert.classifier import Classifier
-from bertline.models.bert.tokenizer import Tokenizer
+from bertline.models.bert.tokenizer import Tokenizer, read_vocabulary
 from bertline.models.pooling import Pooling
 from bertline.models.recipe import ModelOptions, RandomBert
 
 
 class Bert:
-    """BERT, DistilBERT and ELECTRA with WordPiece; the methods are those of Family and of compression.Trims."""
+    """BERT, DistilBERT and ELECTRA with WordPiece; methods as in Family, compression.Trims and static.table.Spells."""
 
     name = "bert"
     more_words = "choose a backbone for the language of the texts (model.backbone)"
@@ -70,6 +70,11 @@ class Bert:
     def load(self, folder: Path) -> Classifier:
         """See classifier.load."""
         return classifier.load(folder)
+
+    def spelling(self, options: ModelOptions) -> np.ndarray:
+        """See static.table.Spells: all but [CLS], [unused7] and their like."""
+        words = read_vocabulary(self.vocabulary(options))
+        return np.array([not trimming.bracketed(word) for word in words])
 
     def kept_tokens(self, options: ModelOptions, used: np.ndarray) -> np.ndarray:
         """See trimming.kept."""

@@ -38,12 +38,12 @@ def kept(vocabulary: Vocabulary, used: np.ndarray) -> np.ndarray:
 
     def stays(place: int, word: str) -> bool:
         needed = place in chosen or word in SPECIAL or word in letters
-        return needed or not (_bracketed(word) or _spelt(word, letters))
+        return needed or not (bracketed(word) or _spelt(word, letters))
 
     return np.array([place for place, word in enumerate(words) if stays(place, word)], np.int64)
 
 
-def _bracketed(word: str) -> bool:
+def bracketed(word: str) -> bool:
     """Whether a piece is no part of a text, such as [unused7]: a text's brackets are words of their own."""
     return len(word) > 2 and word.startswith("[") and word.endswith("]")
 

@@ -14,7 +14,8 @@ import tensorflow as tf
 from bertline.errors import UserError
 from bertline.models import network_size, saved_classifier
 from bertline.models.bilstm import vocabulary
-from bertline.models.bilstm.network import Direction, Encoder, FrozenClassifier, Weights
+from bertline.models.bilstm.network import Direction, Encoder, Weights
+from bertline.models.frozen import FrozenClassifier
 from bertline.models.network_size import NetworkSize
 from bertline.models.pooling import Pooling
 from bertline.models.recipe import BilstmOptions

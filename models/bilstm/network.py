@@ -88,32 +88,3 @@ def _last_state(direction: Direction, words: tf.Tensor, lengths: tf.Tensor) -> t
     ).h  # [tokens, batch, units]
     last = tf.maximum(lengths, 1) - 1
     return tf.gather_nd(states, tf.stack([last, tf.range(tf.size(last))], axis=1))
-
-
-class FrozenClassifier(tf.Module):
-    """The forward pass with a copy of the weights, as it is exported.
-
-    Args:
-        encoder: the forward pass.
-        weights: copied.
-        dtype: of the stored embeddings, which are nearly all of the weights. BlockLSTM computes in float32.
-    """
-
-    def __init__(self, encoder: Encoder, weights: Weights, dtype: tf.DType):
-        super().__init__()
-        self._encoder = encoder
-        frozen = tf.nest.map_structure(lambda tensor: tf.constant(tensor.numpy()), weights)
-        self._weights = frozen._replace(words=tf.Variable(tf.cast(weights.words, dtype), trainable=False))
-
-    def logits(self, batch: Batch) -> tf.Tensor:
-        """Logits, float32 [batch, labels]."""
-        return self._encoder.logits(self._weights, batch)
-
-    def vectors(self, batch: Batch) -> tf.Tensor:
-        """The rows' vectors, float32 [batch, 2 x units]."""
-        return self._encoder.vectors(self._weights, batch)
-
-    def vectors_and_logits(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        """Both, from one pass."""
-        vectors = self.vectors(batch)
-        return vectors, tf.matmul(vectors, self._weights.head_kernel) + self._weights.head_bias

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from bertline.models.bert import classifier
 from bertline.models.bert.classifier import Classifier
 from bertline.models.bert.family import Bert
@@ -11,7 +13,7 @@ from bertline.models.pooling import Pooling
 from bertline.models.recipe import ModelOptions
 from bertline.models.xlm_roberta import backbone
 from bertline.models.xlm_roberta.tokenizer import Tokenizer
-from bertline.models.xlm_roberta.vocabulary import input_prefix
+from bertline.models.xlm_roberta.vocabulary import UNKNOWN, input_prefix
 
 
 class XlmRoberta(Bert):
@@ -29,6 +31,11 @@ class XlmRoberta(Bert):
         del learned
         words = backbone.vocabulary(options)
         return Tokenizer(words, max_length=options.max_length, prefix=input_prefix(words.path.parent))
+
+    def spelling(self, options: ModelOptions) -> np.ndarray:
+        """See static.table.Spells: all but <s>, <pad>, </s>, <unk> and <mask>."""
+        ids = np.arange(backbone.vocabulary(options).ids)
+        return (ids > UNKNOWN) & (ids < ids[-1])
 
     def pooling(self, options: ModelOptions) -> Pooling:
         """As the folder says."""

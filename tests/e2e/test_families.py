@@ -31,10 +31,20 @@ def bilstm(line, rows):
     line.edit("learning_rate: 0.002", "learning_rate: 0.01")
 
 
+def static(line, rows):
+    """One of a tiny BERT's vocabulary."""
+    del rows
+    backbone = factories.tiny_backbone(line.folder)
+    sizes = "{dimensions: 16, hidden: 16}"
+    weights = f"family: static\n  static: {sizes}\n  backbone: {backbone}"
+    line.edit(f"backbone: {RANDOM}vocabulary: {line.folder}/vocab.txt}}", weights)
+    line.edit("learning_rate: 0.002", "learning_rate: 0.01")
+
+
 RANDOM = "{layers: 2, hidden: 64, heads: 2, intermediate: 128, "
 
 
-@pytest.fixture(scope="module", params=[xlm_roberta, bilstm])
+@pytest.fixture(scope="module", params=[xlm_roberta, bilstm, static])
 def pushed(request, tmp_path_factory, warm):
     """A line that has pushed a model of the family."""
     line = Line(tmp_path_factory.mktemp(request.param.__name__), warm)

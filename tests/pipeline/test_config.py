@@ -173,6 +173,29 @@ def test_what_needs_pretrained_weights_is_refused_where_there_are_none(tmp_path,
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("train: {method: lora}\n", "train.method: lora changes the layers of a pretrained transformer"),
+        ("train: {method: probe}\n", "family: static has no encoder for it to read"),
+        ("train: {unlabelled: more.csv}\n", "the probe labels the rows, and model.family: static has none"),
+        ("train: {augment: {operations: [masked_lm]}}\n", "masked_lm: only BERTs can do it"),
+        ("pretrain: {}\n", "pretrain: model.family: static has no transformer"),
+        ("compress: {layers: 2}\n", "compress: model.family: static has no transformer"),
+        ("export: {also: [onnx]}\n", "export.also: model.family: static has no transformer"),
+    ],
+)
+def test_what_needs_layers_is_refused_where_there_are_only_words(tmp_path, text, expected):
+    assert expected in refused(tmp_path, MINIMAL + "model: {family: static}\n" + text)
+
+
+def test_words_have_at_most_the_width_of_what_they_are_distilled_from(tmp_path):
+    config = configs.load(write(tmp_path, MINIMAL + "model: {family: static, static: {dimensions: 384}}\n"))
+    assert (config.train.learning_rate, config.train.epochs, config.model.dropout) == (0.001, 10, 0.3)
+    wider = MINIMAL + "model: {family: static, static: {dimensions: 385}}\n"
+    assert "model.static.dimensions: 385 are more than the 384 of model.backbone's vectors" in refused(tmp_path, wider)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
         ("train: {method: prefix}\n", "compress.layers: train.method: prefix leaves parts beside"),
         ("tune: {space: {train.method: [full, prompt]}}\n", "compress.layers: tune.space: train.method: prompt leaves"),
     ],
