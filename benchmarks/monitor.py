@@ -158,7 +158,11 @@ def a_million(rows: int) -> dict[str, float]:
         end = datetime.datetime.now(datetime.UTC)
         drawing = Drawing(0, LARGE_HIDDEN)
         for number, many in ((2, rows // 10), (1, rows // 10), (0, rows)):
-            _write(record_files.Parts(Path(scratch), 30, 1 << 40), drawing, many, end - (number + 0.5) * DAY)
+            middle = end - (number + 0.5) * DAY
+            _write(record_files.Parts(Path(scratch), 30, 1 << 40), drawing, many, middle)
+            if number:  # as if the server had written them then
+                ((_, today),) = [each for each in record_files.days(Path(scratch)) if each[0] > (end - DAY).date()]
+                today.rename(today.with_name(f"date={middle.date()}"))
         command = [sys.executable, "-m", "benchmarks.monitor", "--judge", scratch, end.isoformat()]
         judged = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         return json.loads(judged.stdout) | {

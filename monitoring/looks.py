@@ -159,6 +159,8 @@ def of_texts(
         told = telling_apart.tell_apart(ours, vectors[: telling_apart.MOST_ROWS])
         low, high = told.interval
         words = f"a classifier tells them apart with AUC {told.area:.3f} ({low:.3f} to {high:.3f})"
+        if window.rows > len(chosen):
+            words += f", by an even sample of {len(chosen):,} of {window.rows:,}"
         stranger = places[np.argsort(-told.scores)]
         distance = max(2 * told.area - 1, 0.0)
         look = Look(TEXTS, against, words, distance, least, told.p_value, lambda rows=stranger: rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -14,13 +15,15 @@ from google.protobuf.message import DecodeError, Message
 from bertline.serving import exchanges
 from bertline.serving.access import HEALTH_SERVICE
 from bertline.serving.bodies import LOOP_BYTES
-from bertline.serving.errors import RequestError
+from bertline.serving.errors import RequestError, frames
 from bertline.serving.protos import ClassificationRequest, PredictRequest
 from bertline.serving.proxy_metrics import ProxyMetrics
 from bertline.serving.recording import ID_HEADER, Entry
 from bertline.serving.records import Recorder
 from bertline.serving.stopping import Stopping
 from bertline.serving.upstream import Headers, Known, Models
+
+log = logging.getLogger("bertline.serving")
 
 SERVICE = "/tensorflow.serving.PredictionService/"
 # The methods that answer texts, and their requests.
@@ -123,7 +126,7 @@ class Calls(grpc.GenericRpcHandler):
             else:
                 request = await _parsed(RECORDED[method], message)
                 model = request.model_spec.name if request else ""
-                answer = await self._kept(exchange, message, request)
+                answer = await self._kept_or_passed(exchange, message, request)
             code = grpc.StatusCode.OK
         except grpc.aio.AioRpcError as error:
             code = error.code()
@@ -137,6 +140,16 @@ class Calls(grpc.GenericRpcHandler):
             await context.send_initial_metadata(tuple(answer.leading))
         context.set_trailing_metadata((*_without_id(answer.trailing), *own))
         return answer.message
+
+    async def _kept_or_passed(self, exchange: _Exchange, message: bytes, request: Message | None) -> _Answer:
+        """The answer of the server behind: a fault of the proxy's own is never in the way of it."""
+        try:
+            return await self._kept(exchange, message, request)
+        except grpc.aio.AioRpcError:
+            raise
+        except Exception as error:  # such as an answer that cannot be read
+            log.error("%s: passed on without vectors: %s", exchange.method, frames(error))
+            return await self._sent(exchange, message)
 
     async def _kept(self, exchange: _Exchange, message: bytes, request: Message | None) -> _Answer:
         """The answer of the server behind, and in the entry what its record is made of."""

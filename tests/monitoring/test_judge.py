@@ -75,6 +75,12 @@ def test_an_alarm_says_what_moved_by_how_much_and_which_texts_show_it(report):
     json.dumps(report.as_dict())
 
 
+def test_a_large_window_says_that_its_texts_are_a_sample(traffic, reference, monkeypatch):
+    monkeypatch.setattr("bertline.monitoring.telling_apart.MOST_ROWS", 400)
+    texts = [each.look.words for each in judged(traffic, reference).judged if each.look.name == "texts"]
+    assert texts and all(words.endswith("), by an even sample of 400 of 1,000") for words in texts)
+
+
 def test_the_days_before_are_as_usual(traffic, reference):
     report = judged(traffic, reference, days_ago=1)
     assert [each.look.key for each in report.alarms] == []

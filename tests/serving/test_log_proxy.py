@@ -20,19 +20,22 @@ from test_records import rows
 from bertline import Client, ServingError
 from bertline.serving.log_proxy import main
 from bertline.serving.protos import (
+    SERVICES,
     ClassificationRequest,
     GetModelMetadataRequest,
+    GetModelMetadataResponse,
     GetModelStatusRequest,
     ModelServiceStub,
     PredictionServiceServicer,
     PredictRequest,
     PredictResponse,
-    add_PredictionServiceServicer_to_server,
+    SignatureDefMap,
 )
 from bertline.serving.recording import RecordOptions
 from bertline.serving.server import Server
 
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+BROKEN = b"\xff\xff\xff"  # no message
 NOWHERE = "127.0.0.1:1"
 OF_VECTORS = ("embedding", "pieces", "unknown")
 
@@ -195,7 +198,21 @@ class Behind(PredictionServiceServicer):
     def __init__(self):
         self.headers, self.seconds_left, self.cancelled, self.arrived = {}, None, threading.Event(), threading.Event()
 
+    def GetModelMetadata(self, request, context):
+        """Of a model with vectors."""
+        if request.model_spec.name != "vectors":
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "no metadata")
+        signatures = SignatureDefMap()
+        for name in ("text", "monitored"):
+            signatures.signature_def[name].inputs["text"].name = f"{name}:0"
+            signatures.signature_def[name].outputs["label"].name = f"{name}:1"
+        answer = GetModelMetadataResponse(model_spec={"name": "vectors", "version": {"value": 1}})
+        answer.metadata["signature_def"].Pack(signatures)
+        return answer
+
     def Predict(self, request, context):
+        if request.model_spec.signature_name == "monitored":
+            return BROKEN
         self.headers, self.seconds_left = dict(context.invocation_metadata()), context.time_remaining()
         context.send_initial_metadata([("began", "now")])
         context.set_trailing_metadata([("cost", "3"), ("detail-bin", b"\x00\xff")])
@@ -216,7 +233,17 @@ def behind(tmp_path):
     """What stands behind the proxy, and stubs of the proxy in front of it, which keeps vectors of no model."""
     servicer = Behind()
     server = grpc.server(ThreadPoolExecutor(8), options=UNLIMITED)
-    add_PredictionServiceServicer_to_server(servicer, server)
+    handlers = {
+        method: grpc.unary_unary_rpc_method_handler(
+            getattr(servicer, method),
+            request.FromString,
+            lambda answer: answer if isinstance(answer, bytes) else answer.SerializeToString(),
+        )
+        for method, (request, _) in SERVICES["PredictionService"].items()
+    }
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", handlers)]
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with (
@@ -248,6 +275,17 @@ def test_metadata_deadline_codes_and_trailers_pass(behind):
     garbage = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
     with pytest.raises(grpc.RpcError, match="Exception deserializing request!"):
         garbage(b"\xff\xff\xff")  # in the words of the server behind
+
+
+def test_a_fault_of_the_proxys_own_is_in_nobodys_way(behind, tmp_path):
+    servicer, stub, _ = behind
+    request = of_texts(["good"])
+    request.model_spec.name = "vectors"
+    assert stub.Predict(request).outputs["text"] == request.inputs["text"]
+    servicer.proxy.process.terminate()
+    servicer.proxy.process.wait(20)
+    (record,) = rows(tmp_path / "records")
+    assert (record["model"], record["status"], record["characters"]) == ("vectors", "OK", 4)
 
 
 def test_large_messages_pass_and_a_caller_who_goes_is_gone_behind_too(behind):
