@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from bertline.models import int8
 from bertline.models.family import Batch
 
 
@@ -15,24 +16,33 @@ class FrozenClassifier(tf.Module):
     Args:
         encoder: the forward pass; its head reads the vectors as they are.
         weights: a named tuple with `words`, `head_kernel` and `head_bias`; copied.
-        dtype: of the stored embeddings. What reads them computes in float32.
+        dtype: of the stored embeddings; int8 is that of the kernels too. What reads them computes in float32.
     """
 
     def __init__(self, encoder: Any, weights: Any, dtype: tf.DType):
         super().__init__()
         self._encoder = encoder
-        frozen = tf.nest.map_structure(lambda tensor: tf.constant(tensor.numpy()), weights)
-        self._weights = frozen._replace(words=tf.Variable(tf.cast(weights.words, dtype), trainable=False))
+        self._words = int8.Table(weights.words, dtype)
+        kernels = dtype if dtype == tf.int8 else tf.float32
+
+        def stored(tensor: tf.Tensor) -> tf.Tensor | int8.Int8:
+            return int8.kernel(tensor, kernels if tensor.shape.rank == 2 else tf.float32)
+
+        rest = weights._replace(words=tf.zeros([]))
+        frozen = [stored(tensor) for tensor in tf.nest.flatten(rest)]
+        form = tf.nest.map_structure(lambda _: 0, rest)
+        self._weights = lambda: tf.nest.pack_sequence_as(form, map(int8.whole, frozen))._replace(words=self._words)
 
     def logits(self, batch: Batch) -> tf.Tensor:
         """Logits, float32 [batch, labels]."""
-        return self._encoder.logits(self._weights, batch)
+        return self._encoder.logits(self._weights(), batch)
 
     def vectors(self, batch: Batch) -> tf.Tensor:
         """The rows' vectors, float32 [batch, width]."""
-        return self._encoder.vectors(self._weights, batch)
+        return self._encoder.vectors(self._weights(), batch)
 
     def vectors_and_logits(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """Both, from one pass."""
-        vectors = self.vectors(batch)
-        return vectors, tf.matmul(vectors, self._weights.head_kernel) + self._weights.head_bias
+        weights = self._weights()
+        vectors = self._encoder.vectors(weights, batch)
+        return vectors, tf.matmul(vectors, weights.head_kernel) + weights.head_bias

@@ -18,6 +18,7 @@ from bertline.models.bert import backbone as pretrained
 from bertline.models.bert import encoder, network
 from bertline.models.bert.inference import FrozenClassifier
 from bertline.models.bert.network import Network
+from bertline.models.int8 import product_dtype
 from bertline.models.network_size import NetworkSize
 from bertline.models.pooling import POOLER, Pooling
 from bertline.models.recipe import ModelOptions
@@ -115,7 +116,7 @@ class Classifier(keras_hub.models.BertTextClassifier):
 
     def frozen(self, dtype: tf.DType) -> FrozenClassifier:
         """The forward pass that is exported, with a copy of the weights."""
-        return FrozenClassifier(self.encoder(), self.packed(dtype), dtype)
+        return FrozenClassifier(self.encoder(), self.packed(product_dtype(dtype)), dtype)
 
     def write(self, folder: Path, labels: Sequence[str], *, backbone_digest: str) -> None:
         """See `save`."""

@@ -10,7 +10,7 @@ Three things make it fast on a CPU:
   the same result.
 
 Residuals and LayerNorms are float32 whatever the dtype of the products. In bfloat16 they would save a tenth of the time
-and double the error.
+and double the error. Kernels and word vectors can be stored as int8 (see bertline.models.int8), with float32's products.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from bertline.models import int8
 from bertline.models.bert.encoder import Bottleneck, Encoder, Layer, Weights
 from bertline.models.family import Batch
+from bertline.models.int8 import Int8
 
 
 class _Affine(NamedTuple):
     """Kernel and bias of a product, or gamma and beta of a LayerNorm."""
 
-    scale: tf.Tensor
+    scale: tf.Tensor | Int8
     offset: tf.Tensor
 
 
@@ -101,16 +103,15 @@ class FrozenClassifier(tf.Module):
 
     Args:
         encoder: the architecture.
-        weights: packed weights; copied.
-        dtype: of the layers' products and of the attention.
+        weights: packed weights, for int8 in float32; copied.
+        dtype: of the layers' products and of the attention; int8 is stored, and multiplied in float32.
     """
 
     def __init__(self, encoder: Encoder, weights: Weights, dtype: tf.DType):
         super().__init__()
         self._encoder = encoder
-        self._dtype = dtype
-        # A variable, as rows are only gathered from it: a constant would gain nothing. In bfloat16 it is half the file.
-        self._words = tf.Variable(tf.cast(weights.words, dtype), trainable=False)
+        self._dtype = int8.product_dtype(dtype)
+        self._words = int8.Table(weights.words, dtype)
         self._prompt = None if weights.prompt is None else _constant(weights.prompt)
         self._positions, self._segments = _constant(weights.positions), _constant(weights.segments)
         self._embedding_norm = _affine(weights.gamma, weights.beta, tf.float32)
@@ -158,13 +159,13 @@ class FrozenClassifier(tf.Module):
     def _embed(self, batch: Batch, layout: _Layout) -> tf.Tensor:
         if self._prompt is not None:
             return self._embed_with_prompt(batch, layout)
-        words = tf.gather(self._words, layout.packed(batch.token_ids))
+        words = self._words.rows(layout.packed(batch.token_ids))
         if batch.segment_ids is None:
             rest = tf.gather(self._positions + self._segments[0], layout.columns)
         else:
             rest = tf.gather(self._positions, layout.columns)
             rest += tf.gather(self._segments, layout.packed(batch.segment_ids))
-        return _layer_norm(tf.cast(words, tf.float32) + rest, self._embedding_norm, self._encoder.epsilon)
+        return _layer_norm(words + rest, self._embedding_norm, self._encoder.epsilon)
 
     def _embed_with_prompt(self, batch: Batch, layout: _Layout) -> tf.Tensor:
         """The same where virtual tokens stand after each row: they have neither position nor segment."""
@@ -174,7 +175,7 @@ class FrozenClassifier(tf.Module):
             return layout.packed(tf.pad(ids, [[0, 0], [0, count]]))
 
         is_own = layout.prompt < 0
-        words = tf.cast(tf.gather(self._words, own(batch.token_ids)), tf.float32)
+        words = self._words.rows(own(batch.token_ids))
         words += tf.gather(self._positions, tf.where(is_own, layout.columns, 0))
         words += self._segments[0] if batch.segment_ids is None else tf.gather(self._segments, own(batch.segment_ids))
         virtual = tf.gather(self._prompt, tf.maximum(layout.prompt, 0))
@@ -249,7 +250,7 @@ def _frozen_layer(layer: Layer, dtype: tf.DType, heads: int, *, last: bool = Fal
         after_norm=_bottleneck(added.after_norm, dtype),
         prefix=None
         if added.keys is None
-        else tuple(_by_head(each, heads, dtype) for each in (added.keys, added.values)),
+        else tuple(_by_head(each, heads, int8.product_dtype(dtype)) for each in (added.keys, added.values)),
     )
 
 
@@ -266,7 +267,7 @@ def _by_head(prefix: tf.Tensor, heads: int, dtype: tf.DType) -> tf.Tensor:
 
 
 def _affine(scale: tf.Tensor, offset: tf.Tensor, dtype: tf.DType) -> _Affine:
-    return _Affine(_constant(scale, dtype), _constant(offset, dtype))
+    return _Affine(int8.kernel(scale, dtype), _constant(offset, int8.product_dtype(dtype)))
 
 
 def _constant(value: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
@@ -277,7 +278,8 @@ def _constant(value: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
 
 
 def _product(x: tf.Tensor, dense: _Affine) -> tf.Tensor:
-    return tf.nn.bias_add(tf.matmul(tf.cast(x, dense.scale.dtype), dense.scale), dense.offset)
+    kernel = int8.whole(dense.scale)
+    return tf.nn.bias_add(tf.matmul(tf.cast(x, kernel.dtype), kernel), dense.offset)
 
 
 def _narrowed(x: tf.Tensor, bottleneck: _Bottleneck | None, approximate: bool) -> tf.Tensor:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from bertline.models import int8
 from bertline.models.dropout import dropped, noise
 from bertline.models.family import Batch
 
@@ -21,7 +22,7 @@ class Direction(NamedTuple):
 class Weights(NamedTuple):
     """All weights, packed for `Encoder`."""
 
-    words: tf.Tensor  # [vocabulary, embedding]
+    words: tf.Tensor | int8.Table  # [vocabulary, embedding]
     forward: Direction
     backward: Direction
     head_kernel: tf.Tensor  # float32 [2 x units, labels]
@@ -48,7 +49,7 @@ class Encoder:
         return self._vectors(weights, batch, None)
 
     def _vectors(self, weights: Weights, batch: Batch, seed: tf.Tensor | None) -> tf.Tensor:
-        words = tf.cast(tf.gather(weights.words, batch.token_ids), tf.float32)  # [batch, tokens, embedding]
+        words = int8.rows(weights.words, batch.token_ids)  # [batch, tokens, embedding]
         if batch.move is not None:
             words += batch.move
         words = self._dropped(words, seed, place=1)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from bertline.models import int8
 from bertline.models.dropout import dropped, noise
 from bertline.models.family import Batch
 
@@ -18,7 +19,7 @@ from bertline.models.family import Batch
 class Weights(NamedTuple):
     """All weights, packed for `Encoder`."""
 
-    words: tf.Tensor  # [vocabulary, dimensions]
+    words: tf.Tensor | int8.Table  # [vocabulary, dimensions]
     hidden_kernel: tf.Tensor  # float32 [dimensions, hidden]
     hidden_bias: tf.Tensor
     head_kernel: tf.Tensor  # float32 [hidden, labels]
@@ -47,7 +48,7 @@ class Encoder:
         return self._vectors(weights, batch, None)
 
     def _vectors(self, weights: Weights, batch: Batch, seed: tf.Tensor | None) -> tf.Tensor:
-        words = tf.cast(tf.gather(weights.words, batch.token_ids), tf.float32)  # [batch, tokens, dimensions]
+        words = int8.rows(weights.words, batch.token_ids)  # [batch, tokens, dimensions]
         if batch.move is not None:
             words += batch.move
         real = tf.sequence_mask(batch.lengths, tf.shape(batch.token_ids)[1], tf.float32)  # [batch, tokens]
