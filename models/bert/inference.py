@@ -10,7 +10,7 @@ Three things make it fast on a CPU:
   the same result.
 
 Residuals and LayerNorms are float32 whatever the dtype of the products. In bfloat16 they would save a tenth of the time
-and double the error. Kernels and word vectors can be stored as int8 (see bertline.models.int8), with float32's products.
+and double the error. Kernels and word vectors can be stored as int8, with float32's products: bertline.models.int8.
 """
 
 from __future__ import annotations

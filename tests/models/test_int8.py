@@ -20,8 +20,15 @@ KERNEL = tf.constant([[1.27, 0.0, -0.254], [-0.4, 0.0, 0.1]])
 def test_each_column_of_a_kernel_has_a_scale_of_its_own():
     kernel = int8.kernel(KERNEL, tf.int8)
     assert kernel.values.dtype == tf.int8
-    assert kernel.values.numpy().tolist() == [[127, 0, -127], [-40, 0, 50]]
+    assert kernel.values.numpy().tolist() == [[[127, 0, -127], [-40, 0, 50]]]
     np.testing.assert_allclose(kernel.whole(), KERNEL, atol=1e-6)
+
+
+def test_a_large_weight_makes_only_the_weights_of_its_own_64_inputs_coarser():
+    weights = np.full((128, 1), 0.01, np.float32)
+    weights[7] = 10
+    np.testing.assert_allclose(int8.kernel(tf.constant(weights), tf.int8).whole()[64:], 0.01)
+    np.testing.assert_allclose(int8.kernel(tf.constant(weights[:100]), tf.int8).whole()[64:], 0)  # one block
 
 
 def test_each_word_has_a_scale_of_its_own():
