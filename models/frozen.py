@@ -31,7 +31,12 @@ class FrozenClassifier(tf.Module):
         rest = weights._replace(words=tf.zeros([]))
         frozen = [stored(tensor) for tensor in tf.nest.flatten(rest)]
         form = tf.nest.map_structure(lambda _: 0, rest)
-        self._weights = lambda: tf.nest.pack_sequence_as(form, map(int8.whole, frozen))._replace(words=self._words)
+
+        def packed() -> Any:
+            whole = tf.nest.pack_sequence_as(form, [int8.whole(each) for each in frozen])
+            return whole._replace(words=self._words)
+
+        self._weights = packed
 
     def logits(self, batch: Batch) -> tf.Tensor:
         """Logits, float32 [batch, labels]."""
