@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
+from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.text import Text
 
 from bertline.components.options import Query
@@ -18,6 +18,7 @@ from bertline.pipeline.commands import BLOCKED, FAILED, INTERRUPTED, LIBRARY_LOG
 from bertline.pipeline.retrain_options import TRIGGERS
 
 if TYPE_CHECKING:
+    from bertline.pipeline.init.budget import Budget
     from bertline.pipeline.local_runner import RunResult
 
 DEMO_CONFIG = Path("configs/sentiment.yaml")
@@ -60,21 +61,47 @@ def init(
             help="Names for the columns of a CSV or TSV file whose first line is a row; `first`: that line names them.",
         ),
     ] = None,
+    p50_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--p50-ms",
+            metavar="MS",
+            help="The most milliseconds that half of the requests may take, each with one text, on this machine.",
+        ),
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="The most that the model may take on disk, such as 20MB.")] = None,
     force: Annotated[bool, typer.Option(help="Replace an existing config.")] = False,
 ) -> None:
-    """Look at a file of labelled text and write a config for it."""
+    """Look at a file of labelled text and write a config for it.
+
+    With --p50-ms or --size the config makes the model as fast and as small as that, gives up as little as it can, and
+    has gates that check it.
+    """
     with screen.quiet(LIBRARY_LOG):
         from bertline.pipeline.init import write_config
 
         names = None if header is None else [] if header == "first" else [name.strip() for name in header.split(",")]
         source = _source(file, url, query)
-        written = write_config(source, output, text=text or (), label=label, header=names, force=force)
+        written = write_config(
+            source, output, text=text or (), label=label, header=names, budget=_budget(p50_ms, size), force=force
+        )
     shown = console()
     for finding in written.findings:
         shown.print(f"  {finding}")
     for warning in written.warnings:
         shown.print(f"  warning: {warning}", style="yellow")
     shown.print(f"wrote {written.path}; next: bertline run {written.path}")
+
+
+def _budget(p50_ms: float | None, size: str | None) -> Budget:
+    from bertline.pipeline.init.budget import Budget
+
+    if p50_ms is not None and not p50_ms > 0:
+        raise UserError(f"--p50-ms: {p50_ms:g} is no time; name milliseconds above 0, such as 5.")
+    try:
+        return Budget(p50_ms, None if size is None else int(TypeAdapter(ByteSize).validate_python(size)))
+    except ValidationError:
+        raise UserError(f"--size: {size!r} is no size; write one such as 20MB.") from None
 
 
 def _source(file: Path | None, url: str | None, query: str | None) -> Path | Query:

@@ -1,7 +1,8 @@
 """`bertline init`: looks at a file of labelled text and writes a config for it, with the reason beside each number.
 
 `survey` looks at the file, `propose` chooses the settings, `refuse` makes the checks of `run`, and `render` writes the
-YAML. None of them imports TensorFlow, so that a person who is about to start waits for no library.
+YAML. None of them imports TensorFlow, so that a person who is about to start waits for no library. Only `budget` may do
+so, where a time or a size is asked for.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bertline.components.options import Query
 from bertline.errors import UserError
 from bertline.models.features import SPLITS
 from bertline.pipeline.init import beside, several
+from bertline.pipeline.init.budget import Budget
 from bertline.pipeline.init.columns import choose_columns
 from bertline.pipeline.init.propose import propose
 from bertline.pipeline.init.refuse import refuse_as_run_does
@@ -40,6 +42,7 @@ def write_config(
     text: str | Sequence[str] = (),
     label: str | None = None,
     header: list[str] | None = None,
+    budget: Budget = Budget(),
     force: bool = False,
 ) -> Written:
     """Looks at all rows of the data and writes a config for them.
@@ -50,12 +53,13 @@ def write_config(
         text: the text column, or several to join, where the guess is wrong.
         label: the label column, where the guess is wrong.
         header: names of the columns, where the first line is a row; [] where it names them. None looks at it.
+        budget: how fast and how small the model must be.
         force: replace a file that is there.
 
     Raises:
         UserError: nothing is there or it is no labelled text: empty, binary, without a text or a label column, with
             only one label, with as many labels as rows, or anything else that `run` would refuse. Or the target
-            exists and `force` is not set.
+            exists and `force` is not set. Or no model keeps to the budget.
     """
     text = [text] if isinstance(text, str) else text
     with _rows(source) as place:
@@ -63,7 +67,7 @@ def write_config(
         if isinstance(source, Query):
             survey.source, survey.sources = source, {SPLITS[0]: source}
         survey = _with_splits_beside(survey, header, text, label)
-        proposal = propose(survey, text=text, label=label)
+        proposal = propose(survey, text=text, label=label, budget=budget)
         refuse_as_run_does(survey, proposal)
     path = Path(target) if target else Path("configs") / f"{proposal.name}.yaml"
     if path.exists() and not force:

@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,9 @@ from bertline.components.data.rows import printable
 from bertline.components.options import DataOptions, Query
 from bertline.errors import UserError
 from bertline.models import packages
+from bertline.pipeline.init import budget as budgets
 from bertline.pipeline.init import recipe, several, weights
+from bertline.pipeline.init.budget import Budget
 from bertline.pipeline.init.columns import Columns, choose_columns
 from bertline.pipeline.init.survey import MOST_VALUES, Survey
 
@@ -80,26 +82,42 @@ class Proposal:
     warnings: list[str]
 
 
-def propose(survey: Survey, *, text: Sequence[str] = (), label: str | None = None) -> Proposal:
+class Drafted(NamedTuple):
+    """A proposal, and what its weights were chosen by."""
+
+    proposal: Proposal
+    weights: weights.Choice
+    texts: list[tuple[str, ...]]
+
+
+def propose(
+    survey: Survey, *, text: Sequence[str] = (), label: str | None = None, budget: Budget = Budget()
+) -> Proposal:
     """Chooses the settings of a task.
 
     Args:
         survey: of its rows.
         text: the text column, or several to join, where the guess is wrong.
         label: the label column, where the guess is wrong.
+        budget: how fast and how small the model must be.
 
     Raises:
-        UserError: the rows are no labelled text, as `write_config` lists it.
+        UserError: the rows are no labelled text, as `write_config` lists it, or no model keeps to the budget.
     """
-    if found := several.find(survey, text, label):
-        return _propose_several(survey, found)
+    found = several.find(survey, text, label)
+    proposal, chosen, texts = _propose_several(survey, found) if found else _propose_one(survey, text, label)
+    return proposal if budget == Budget() else _within(budget, proposal, chosen, texts)
+
+
+def _propose_one(survey: Survey, text: Sequence[str], label: str | None) -> Drafted:
+    """The settings where a row has one label."""
     columns = choose_columns(survey, text, label)
     alike = spellings.alike(_spelt(survey, columns.label))
     labels = _labels(survey, columns.label, alike)
     texts = columns.texts(survey, DEFAULTS)
     chosen = weights.choose(texts)
     name = task_name(survey.source)
-    return Proposal(
+    proposal = Proposal(
         name=name,
         settings=[
             Setting(("name",), name),
@@ -116,9 +134,10 @@ def propose(survey: Survey, *, text: Sequence[str] = (), label: str | None = Non
             *chosen.warnings,
         ],
     )
+    return Drafted(proposal, chosen, texts)
 
 
-def _propose_several(survey: Survey, found: several.Several) -> Proposal:
+def _propose_several(survey: Survey, found: several.Several) -> Drafted:
     """The settings where rows have several labels."""
     columns, named = found.columns, "columns" in found.multi_label
     spelt = {} if named else _composed(found.labels)
@@ -135,7 +154,7 @@ def _propose_several(survey: Survey, found: several.Several) -> Proposal:
     shown = ", ".join(f"{label} {rows:,}" for label, rows in list(labels.items())[:LISTED_LABELS])
     *findings, _ = _findings(survey, columns, labels)
     warnings = [*survey.warnings, *spellings.warnings(spelt), *label_warnings(labels), *chosen.warnings]
-    return Proposal(
+    proposal = Proposal(
         name=name,
         settings=[
             Setting(("name",), name),
@@ -147,6 +166,32 @@ def _propose_several(survey: Survey, found: several.Several) -> Proposal:
         findings=[*findings, f"several labels per row, {len(labels)} labels: {shown}"],
         warnings=warnings,
     )
+    return Drafted(proposal, chosen, texts)
+
+
+def _within(budget: Budget, proposal: Proposal, chosen: weights.Choice, texts: list[tuple[str, ...]]) -> Proposal:
+    """The proposal with what makes its model as fast and as small as is asked for, and the gates that check it."""
+    folder = packages.resolve(chosen.backbone) if chosen.backbone.startswith(packages.SCHEME) else Path(chosen.backbone)
+    middle = int(numpy.percentile(chosen.pieces.lengths, 50, method="inverted_cdf"))
+    tokens = min(middle, propose_max_length(chosen.pieces.lengths))
+    option, sentence = budgets.choose(budget, budgets.Weights(folder, tuple(texts), tokens))
+    settings = proposal.settings
+    if option.family != "auto":  # what belongs to pretrained weights goes; the family has a recipe of its own
+        ours = {("model", name) for name in ("backbone", "pooling")}
+        settings = [
+            each
+            for each in settings
+            if each.path not in ours and each.path[:2] != ("model", "sha256") and each.path[0] != "train"
+        ]
+    added = [Setting(path, *setting) for path, setting in option.values.items()]
+    if budget.size is not None:
+        added.append(Setting(("evaluate", "gates", "max_size"), f"{budget.size / 1e6:g}MB", "--size"))
+    if budget.p50_ms is not None:
+        added.append(
+            Setting(("canary", "max_p50_ms"), budget.p50_ms, "--p50-ms, of a request on the machine that runs")
+        )
+    added[0] = added[0]._replace(remark=sentence)
+    return replace(proposal, settings=[*settings, *added], findings=[*proposal.findings, sentence])
 
 
 def task_name(source: str | Query) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy
 import sentencepiece
+from tokenizers import Encoding
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from bertline.models.xlm_roberta import vocabulary
@@ -42,8 +44,7 @@ def look(texts: list[tuple[str, ...]], vocabulary: Path) -> Pieces:
         texts: one text per row, or two for pairs.
         vocabulary: path of a vocab.txt; the texts are lower-cased.
     """
-    tokenizer = BertWordPieceTokenizer(str(vocabulary), lowercase=True)
-    encoded = tokenizer.encode_batch([row[0] if len(row) == 1 else row for row in texts])
+    encoded = _encoded(texts, vocabulary)
     every = unknown = starts = ends = 0
     for piece in chain.from_iterable(row.tokens for row in encoded):
         every += 1
@@ -56,6 +57,16 @@ def look(texts: list[tuple[str, ...]], vocabulary: Path) -> Pieces:
         (starts + ends) / max(starts, 1),
         _not_latin(texts),
     )
+
+
+def used(texts: Sequence[tuple[str, ...]], vocabulary: Path) -> numpy.ndarray:
+    """The ids of the wordpieces that texts use, int64 [used]; arguments as those of `look`."""
+    return numpy.unique([piece for row in _encoded(texts, vocabulary) for piece in row.ids]).astype(numpy.int64)
+
+
+def _encoded(texts: Sequence[tuple[str, ...]], vocabulary: Path) -> list[Encoding]:
+    tokenizer = BertWordPieceTokenizer(str(vocabulary), lowercase=True)
+    return tokenizer.encode_batch([row[0] if len(row) == 1 else row for row in texts])
 
 
 def look_multilingual(texts: list[tuple[str, ...]], folder: Path) -> Pieces:

@@ -1,0 +1,124 @@
+"""`bertline init --p50-ms --size`: what is given up, what is written, and what is said."""
+
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from bertline.errors import UserError
+from bertline.pipeline import config
+from bertline.pipeline.cli import app
+from bertline.pipeline.init import budget as budgets
+from bertline.pipeline.init import trial, write_config
+from bertline.pipeline.init.budget import SERVER_MS, Budget
+
+MB = 1_000_000
+
+
+@pytest.fixture
+def table(tmp_path):
+    rows = [f"item {number} was {word},{word}\n" for number in range(60) for word in ("good", "poor")]
+    path = tmp_path / "reviews.csv"
+    path.write_text("text,label\n" + "".join(rows))
+    return path
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A machine on which a layer takes 2 ms in float32 and 1 ms in bfloat16, and a bilstm 0.2 ms."""
+    each = {"float32": 2.0, "bfloat16": 1.0}
+    monkeypatch.setattr(
+        trial, "of_berts", lambda networks, dtype, tokens: [each[dtype] * network["layers"] for network in networks]
+    )
+    monkeypatch.setattr(trial, "of_bilstm", lambda texts, tokens: (0.2, 60))
+
+
+def proposed(table, **asked):
+    """The config, and the sentence on the screen."""
+    written = write_config(table, table.parent / "proposed.yaml", budget=Budget(**asked), force=True)
+    return config.load(written.path), written.findings[-1]
+
+
+def test_what_the_whole_model_keeps_to_changes_nothing_but_the_gates(table):
+    task, said = proposed(table, size=100 * MB)
+    assert said == "for --size 100MB: all of 6 layers in float32, about 93 MB"  # as MiniLM's is
+    assert task.evaluate.gates.max_size == 100 * MB
+    assert task.export.dtype == "float32"
+    assert not task.compress.makes_student
+    assert task.canary.max_p50_ms is None
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "vocabulary", "layers"),
+    [
+        (60, "bfloat16", "whole", None),
+        (50, "bfloat16", "whole", None),
+        (30, "bfloat16", "used", None),
+        (12, "bfloat16", "used", 2),
+    ],
+)
+def test_a_size_is_met_by_giving_up_the_least(table, size, dtype, vocabulary, layers):
+    task, said = proposed(table, size=size * MB)
+    assert (task.export.dtype, task.compress.vocabulary, task.compress.layers) == (dtype, vocabulary, layers)
+    assert int(re.search(r"about (\d+) MB", said)[1]) <= size
+
+
+def test_a_time_is_met_by_bfloat16_then_by_fewer_layers(table, clock):
+    task, said = proposed(table, p50_ms=6 + SERVER_MS)
+    assert (task.export.dtype, task.compress.layers) == ("bfloat16", None)
+    assert said.startswith(
+        "for --p50-ms 7.5: all of 6 layers in bfloat16, 7.5 ms; all of 6 layers in float32, 13.5 ms (measured here"
+    )
+    task, said = proposed(table, p50_ms=4.5)
+    assert (task.export.dtype, task.compress.layers) == ("bfloat16", 3)
+    assert task.canary.max_p50_ms == 4.5
+    assert task.compress.vocabulary == "whole"  # fewer words are no faster
+
+
+def test_where_no_pretrained_weights_keep_to_it_a_bilstm_is_proposed(table, clock):
+    task, said = proposed(table, p50_ms=2)
+    assert task.model.family == "bilstm"
+    assert task.train.learning_rate == 0.002  # the family's own recipe
+    assert "bilstm, 1.7 ms" in said
+
+
+def test_both_at_once(table, clock):
+    task, _ = proposed(table, p50_ms=6, size=17 * MB)
+    assert (task.export.dtype, task.compress.vocabulary, task.compress.layers) == ("bfloat16", "used", 3)
+    written = (table.parent / "proposed.yaml").read_text()
+    assert (
+        "# for --p50-ms 6 and --size 17MB: 3 of 6 layers in bfloat16 with only the wordpieces of your rows" in written
+    )
+
+
+def test_what_no_model_keeps_to_is_refused_with_what_there_is(table, clock):
+    with pytest.raises(UserError, match=r"No model keeps to --p50-ms 1: all of 6 layers in float32, 13.5 ms; .*bilstm"):
+        proposed(table, p50_ms=1)
+
+
+def test_a_layer_is_never_timed_below_nothing(monkeypatch):
+    """On a busy machine the longer network may have been the faster."""
+    monkeypatch.setattr(trial, "of_berts", lambda networks, dtype, tokens: [3.0, 2.0])
+    sizes = {"hidden": 8, "heads": 2, "intermediate": 16}
+    assert budgets._times(sizes, "float32", 8)(6) == 3.0 + SERVER_MS
+
+
+def test_real_networks_are_timed():
+    sizes = {"hidden": 8, "heads": 2, "intermediate": 16}
+    times = trial.of_berts([{**sizes, "layers": layers} for layers in (1, 2)], "float32", 5)
+    assert all(time > 0 for time in times)
+    time, words = trial.of_bilstm(["good item", "good item", "poor"], 5)
+    assert time > 0
+    assert words == 4  # padding, the unknown word, and what came twice
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--size", "tiny"], "--size: 'tiny' is no size; write one such as 20MB."),
+        (["--p50-ms", "0"], "--p50-ms: 0 is no time; name milliseconds above 0, such as 5."),
+    ],
+)
+def test_what_is_no_time_or_size_is_refused(table, options, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        CliRunner().invoke(app, ["init", str(table), *options], catch_exceptions=False, standalone_mode=False)
