@@ -196,7 +196,8 @@ def _pipeline(config: Config, values: dict[str, str], commit: str | None) -> Any
 
     from bertline.pipeline.facts import RunFacts
     from bertline.pipeline.facts_stage import FIELDS, KEY_OUTPUTS, Facts
-    from bertline.pipeline.pipeline import Settings, create_pipeline
+    from bertline.pipeline.parts import Settings
+    from bertline.pipeline.pipeline import create_pipeline
 
     parameters = {name: RuntimeParameter(name, ptype=str, default=value) for name, value in values.items()}
     compiled_in = config.model_dump(mode="json", exclude={*values, *AROUND_THE_MODEL})

@@ -246,7 +246,7 @@ class Launcher:
         from tfx.orchestration.local import runner_utils
         from tfx.orchestration.portable import runtime_parameter_utils
 
-        from bertline.pipeline import lineage, metadata_store, pipeline
+        from bertline.pipeline import lineage, metadata_store, parts, pipeline
 
         self.run_id, self.config, self.log_file = run_id, config, log_file
         self.store = lineage.Store(config)
@@ -258,7 +258,7 @@ class Launcher:
         line = pipeline.create_pipeline(
             config,
             self.facts,
-            pipeline.Settings.local(config),
+            parts.Settings.local(config),
             pipeline_root=str(config.root_folder / "artifacts"),
             metadata=metadata_store.connection(config.metadata_location),
         )

@@ -13,7 +13,8 @@ from bertline.models.recipe import ModelOptions
 from bertline.pipeline import config as configs
 from bertline.pipeline import kubeflow, stages
 from bertline.pipeline.facts import RunFacts
-from bertline.pipeline.pipeline import Settings, create_pipeline
+from bertline.pipeline.parts import Settings
+from bertline.pipeline.pipeline import create_pipeline
 from bertline.pipeline.stages import Beam, Node
 
 SCHEMA = "".join(f'feature {{ name: "{name}" type: BYTES }}\n' for name in ("text", "label"))
