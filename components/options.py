@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -30,6 +31,7 @@ from bertline.components.data import spellings
 from bertline.components.variables import REFERENCE
 from bertline.models import features
 from bertline.models.recipe import DistillOptions, Section
+from bertline.serving.storage import is_remote
 
 Share = Annotated[float, Field(ge=0, le=1)]
 LabelName = Annotated[str, AfterValidator(spellings.composed)]
@@ -592,6 +594,66 @@ class LogOptions(Section):
     folder: str | None = None  # null: runs/NAME/records
 
 
+class TrafficCanary(Section):
+    """How `bertline serve` tries a pushed version in traffic before it serves it; see docs/serving/canary.md."""
+
+    # Of the callers whose requests the new version answers. A tenth meets a bad one, and an hour of traffic judges it;
+    # beyond a half the version before would be the one that is tried
+    share: float = Field(default=0.1, gt=0, le=0.5)
+    # The version before answers everything, and the new one the same texts beside it: nobody meets a bad version, and
+    # each request costs twice
+    shadow: bool = False
+    # The header, or gRPC metadata, whose value keeps a caller on one version, such as a session's. Requests without it
+    # go by their own bytes: the same request meets the same version
+    key: str = "x-session-id"
+    # What is tried at least, such as 90s, 1h or 2d, while a server runs: long enough to meet the texts of more than one
+    # moment
+    at_least: Duration = Field(default=timedelta(hours=1), alias="for")
+    # Requests that the new version answers at least: 500 without an error bound the errors at 0.7%
+    minimum_requests: PositiveInt = 500
+    # 1 less the probability that a version beyond one of the bounds is promoted, and that one within all of them is
+    # withdrawn; over all looks together
+    certainty: float = Field(default=0.95, gt=0.5, lt=1)
+    # The most of its requests that may fail where the version before answers. No caller meets these errors: the version
+    # before answers in its place
+    most_errors: float = Field(default=0.01, gt=0, lt=1)
+    # By what factor its p95 may be above that of the version before: the load of a day makes smaller differences
+    slower_by: float = Field(default=1.5, ge=1)
+    # The least share of the texts to which both give the same labels. A model of newer rows changes its mind on some
+    # texts, one with mixed-up labels on most
+    agreement: float = Field(default=0.8, gt=0, lt=1)
+    # By how much the mean probability of its answers may be below that of the version before: of a calibrated model it
+    # is the model's own estimate of its accuracy
+    less_confident: float = Field(default=0.1, gt=0, le=1)
+    # By how much the accuracy on labelled answers may be below that of the version before, where `bertline feedback`
+    # has brought labels
+    less_accurate: float = Field(default=0.03, gt=0, le=1)
+    # Labelled answers of each version that a promotion waits for; to know accuracy within 3 points takes some 2,000. 0
+    # waits for none: the labels that come can only withdraw
+    minimum_labels: NonNegativeInt = 0
+    # After which the version before answers in place of the new one, and the request counts as an error
+    patience: Duration = timedelta(seconds=5)
+
+    @field_validator("key")
+    @classmethod
+    def _the_key_is_a_header(cls, key: str) -> str:
+        if not re.fullmatch(r"[a-z0-9_.-]+", key) or key.endswith("-bin"):
+            raise ValueError("write a header's name in lower case, such as x-session-id; -bin is for binary ones")
+        return key
+
+    @model_validator(mode="after")
+    def _the_first_look_can_be_certain(self) -> TrafficCanary:
+        # The first look spends half of the error: so many requests without a fault bound the share of faults
+        for name, faults in (("most_errors", self.most_errors), ("agreement", 1 - self.agreement)):
+            needed = math.ceil(math.log((1 - self.certainty) / 2) / math.log(1 - faults))
+            if self.minimum_requests < needed:
+                raise ValueError(
+                    f"minimum_requests: {self.minimum_requests} requests cannot show {name} {getattr(self, name):g} "
+                    f"with certainty {self.certainty:g}, even without a fault; it takes {needed}"
+                )
+        return self
+
+
 class ServeOptions(Section):
     """Where the pushed model is served."""
 
@@ -603,10 +665,27 @@ class ServeOptions(Section):
     batching_file: str | None = None  # BatchingParameters in text form; null: serving/deploy/config/batching.config
     keep_versions: NonNegativeInt = 0  # pushed versions kept in the folder; 0 keeps all
     log: LogOptions = LogOptions()
+    # A pushed version first answers a share of the requests, such as {share: 0.1, for: 1h, minimum_requests: 500}, or
+    # all of them unseen ({shadow: true}), and is promoted or withdrawn by what comes of it. {} takes the defaults.
+    # null: each pushed version is served at once, since a canary needs traffic to be judged by
+    canary: TrafficCanary | None = None
     # Rows of the test split that go into each pushed version as warm-up requests; sixteen lengths, alone and in
     # batches, take two seconds. They are real texts: 0 keeps them out of the folder. TF Serving reads at most 1,000
     # requests, which 256 rows stay below.
     warmup_rows: int = Field(default=16, ge=0, le=256)
+
+    @model_validator(mode="after")
+    def _a_canary_has_a_version_before_it(self) -> ServeOptions:
+        if self.canary and self.keep_versions == 1:
+            raise ValueError(
+                "canary: keep_versions: 1 removes the version to go back to; keep at least 2, or 0 for all"
+            )
+        if self.canary and self.folder and is_remote(self.folder):
+            raise ValueError(
+                f"canary: {self.folder} is an object store, where no version can be withdrawn in one step; on "
+                "Kubernetes use KServe's canaryTrafficPercent or a gateway (docs/serving/canary.md)"
+            )
+        return self
 
 
 class CardOptions(Section):

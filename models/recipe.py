@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic.fields import FieldInfo
 
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 Distribution = Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
@@ -46,7 +47,14 @@ class Section(BaseModel):
     """A part of the config: unknown keys are refused, values cannot change after validation."""
 
     # Labels such as 0 and 1 are names here, so numbers are taken as strings where strings are due.
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True, serialize_by_alias=True
+    )
+
+
+def keys_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a section by their keys in the file, which are other than their names where Python has the word."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 class RandomBert(Section):

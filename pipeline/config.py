@@ -39,6 +39,7 @@ from bertline.models.recipe import (
     PretrainOptions,
     Section,
     TrainOptions,
+    keys_of,
     with_defaults_of_family,
 )
 from bertline.monitoring.options import MonitorOptions
@@ -172,6 +173,11 @@ class Config(Section):
     def records_folder(self) -> Path:
         """Absolute local folder of what a server keeps of the requests."""
         return Path(_absolute(self.serve.log.folder)) if self.serve.log.folder else self.root_folder / "records"
+
+    @property
+    def shadow_records_folder(self) -> Path:
+        """Absolute local folder of what a canary that shadows has answered beside the served version."""
+        return self.records_folder.with_name(f"{self.records_folder.name}-shadow")
 
     @property
     def metadata_location(self) -> metadata_store.Location:
@@ -644,7 +650,7 @@ def _explain(fault: dict[str, Any], values: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in location) or "config"
     if fault["type"] == "extra_forbidden":
         section = _section_at(location[:-1])
-        nearest = difflib.get_close_matches(str(location[-1]), section.model_fields, n=1, cutoff=0.5)
+        nearest = difflib.get_close_matches(str(location[-1]), keys_of(section), n=1, cutoff=0.5)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         return f"{key}: unknown key.{hint} {_known_keys(section)}"
     message = fault["msg"].removeprefix("Value error, ")
@@ -669,9 +675,9 @@ def _is_key(part: Any, values: Any) -> bool:
 def _section_at(location: list[Any]) -> type[BaseModel]:
     section: type[BaseModel] = Config
     for part in location:
-        if part not in section.model_fields:  # an item of a list, or a name in a mapping
+        if part not in keys_of(section):  # an item of a list, or a name in a mapping
             continue
-        members = _members(section.model_fields[part].annotation)
+        members = _members(keys_of(section)[part].annotation)
         section = next(member for member in members if isinstance(member, type) and issubclass(member, BaseModel))
     return section
 
@@ -684,4 +690,4 @@ def _members(annotation: Any) -> Iterator[Any]:
 
 
 def _known_keys(section: type[BaseModel]) -> str:
-    return "Known here: " + ", ".join(name for name in section.model_fields if name != "folder") + "."
+    return "Known here: " + ", ".join(name for name in keys_of(section) if name != "folder") + "."

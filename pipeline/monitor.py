@@ -22,7 +22,7 @@ from bertline.pipeline import evaluated, lineage, screen
 from bertline.pipeline.config import Config
 from bertline.pipeline.ending_signal import EndingSignal
 from bertline.pipeline.evaluated import Run
-from bertline.serving import releases
+from bertline.serving import standing
 from bertline.serving.releases import Release
 
 
@@ -153,11 +153,10 @@ class Monitor:
         return report
 
     def _model(self) -> tuple[Release, Run, reference.Reference]:
-        """The newest pushed version, its run, and its test rows."""
-        pushed = releases.read(self._task.serving_folder)
-        if not pushed:
+        """The version that is served, its run, and its test rows."""
+        release = standing.served(self._task.serving_folder, self._task.serve.canary is not None)
+        if release is None:
             raise UserError(f"{self._task.serving_folder} holds no pushed version to watch; `bertline run` makes one.")
-        release = pushed[-1]
         if self._known is None or self._known[0] != release.version:
             run = evaluated.read(self._task, _run_of(self._task, release.version))
             cache = self.folder / f"reference-{release.version}.parquet"

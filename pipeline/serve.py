@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from bertline import serving
 from bertline.pipeline import screen
 from bertline.pipeline.config import Config
 from bertline.serving import flags, real
+from bertline.serving.canary_plan import CanaryPlan
 from bertline.serving.options import ServerOptions
 from bertline.serving.recording import RecordOptions
 from bertline.serving.server import Server
 from bertline.serving.server import run as run_server
+
+if TYPE_CHECKING:
+    from bertline.serving.canary_judge import Labelled
 
 SHIPPED = Path(serving.__file__).parent / "deploy" / "config"
 
@@ -35,6 +41,10 @@ def run(task: Config, extra: list[str], *, embedded: bool) -> None:
         UserError: as the Server.
     """
     settings, folder = task.serve, task.serving_folder
+    if settings.canary and not embedded:
+        embedded = True
+        if shutil.which(real.PROGRAM):
+            print(f"serve.canary needs the embedded server: {real.PROGRAM} gives no version a share", flush=True)
     files = {
         "batching_parameters_file": settings.batching_file or SHIPPED / "batching.config",
         "monitoring_config_file": SHIPPED / "monitoring.config" if settings.rest_port is not None else None,
@@ -53,7 +63,9 @@ def run(task: Config, extra: list[str], *, embedded: bool) -> None:
         batching = replace(options.batching, num_batch_threads=os.cpu_count() or 1)
         options = replace(options, batching=batching)
     if settings.log.rate:
-        options = replace(options, records=_records(task))
+        options = replace(options, records=_records(task, task.records_folder))
+    if settings.canary:
+        options = replace(options, **_canary(task))
     with _screen(task.root_folder / "logs") as stream:
         # What the server says of its versions belongs on the screen; TensorFlow's chatter stays in the log.
         shown = logging.StreamHandler(stream)
@@ -69,10 +81,35 @@ def run(task: Config, extra: list[str], *, embedded: bool) -> None:
         run_server(Server(options))
 
 
-def _records(task: Config) -> RecordOptions:
+def _canary(task: Config) -> dict[str, Any]:
+    """The server's options by which it tries new versions."""
+    settings, shadow = task.serve.canary, task.shadow_records_folder
+    values = settings.model_dump(exclude={"at_least", "patience"})
+    plan = CanaryPlan(**values, seconds=settings.at_least.total_seconds(), patience=settings.patience.total_seconds())
+    if not task.serve.log.rate:
+        return {"canary": plan}
+    from bertline.monitoring import feedback, labelled  # scipy and pyarrow, a second that a plain server need not wait
+
+    separator = feedback.separator(task.data)
+
+    def measure(since: datetime, stable: int, canary: int) -> tuple[Labelled, Labelled]:
+        labels = feedback.labels(task.root_folder / "monitor")
+        folders = [task.records_folder, shadow]
+        return tuple(
+            labelled.count(labels, folders, task.name, since, version, separator) for version in (stable, canary)
+        )
+
+    return {
+        "canary": plan,
+        "measure": measure,
+        "shadow_records": _records(task, shadow) if settings.shadow else None,
+    }
+
+
+def _records(task: Config, folder: Path) -> RecordOptions:
     settings = task.serve.log
     return RecordOptions(
-        task.records_folder,
+        folder,
         rate=settings.rate,
         texts=settings.texts,
         embeddings=settings.embeddings,

@@ -59,7 +59,7 @@ def portions(task: Config) -> list[str]:
 
 
 def _alarms(task: Config, say: Callable[[str], None]) -> str:
-    """The alarms that stand for the newest pushed version; "" without."""
+    """The alarms that stand for the newest pushed version; "" without, as while a newer one is tried in traffic."""
     reports = history.read(task.root_folder / "monitor")
     if not reports:
         say("drift: no window has been judged yet; start `bertline monitor` with --every 1h beside this watch")

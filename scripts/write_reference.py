@@ -81,7 +81,8 @@ def _section(model: type[BaseModel], key: str, anchors: dict[type[BaseModel], st
     title = f"{'#' * min(key.count('.') + 2, 4)} {key or 'The file'}"
     lines = [title, "", inspect.getdoc(model), "", "| key | type | default | meaning and reason |", "|---|---|---|---|"]
     below = []
-    for name, field in model.model_fields.items():
+    for own_name, field in model.model_fields.items():
+        name = field.alias or own_name
         if field.exclude or field.json_schema_extra == SET_BY_THE_RUN:  # set by the code, not by the file
             continue
         path = f"{key}.{name}".lstrip(".")
@@ -90,7 +91,7 @@ def _section(model: type[BaseModel], key: str, anchors: dict[type[BaseModel], st
             anchors[nested] = _anchor(path)
             below += _section(nested, path, anchors)
         kind = re.sub(r"(sections?)", rf"[\1](#{anchors.get(nested)})", _type(properties[name]))
-        cells = (f"`{name}`", kind, _default(field), reasons.get(name, ""))
+        cells = (f"`{name}`", kind, _default(field), reasons.get(own_name, ""))
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return [*lines, "", *below]
 

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -120,6 +120,7 @@ class _Core:
         server_name: str | None = None,
         api_key: str | None = None,
         allow_insecure_key: bool = False,
+        headers: Mapping[str, str] | None = None,
         log: RecordOptions | str | Path | None = None,
     ):
         for name, value in {"batch_size": batch_size, "concurrency": concurrency}.items():
@@ -141,6 +142,7 @@ class _Core:
             server_name=server_name,
             api_key=api_key,
             allow_insecure_key=allow_insecure_key,
+            headers=headers,
         )
         self._recorder = None
         if log is not None:
@@ -353,6 +355,8 @@ class Client(_Core):
         server_name: the name in the server's certificate, if it is not the address's.
         api_key: sent with each request as `authorization: Bearer KEY`.
         allow_insecure_key: whether to send the key without TLS to an address that is not on this machine.
+        headers: sent with each request as gRPC metadata, names in lower case, such as {"x-session-id": "ann"}, by which
+            a server that tries a new version keeps a caller on one version.
         log: a folder in which this client keeps a record of each text and its answer, for `bertline monitor`, or
             RecordOptions. For a server that keeps none, such as tensorflow_model_server.
 

@@ -6,6 +6,7 @@ import ipaddress
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,6 +70,7 @@ class Connection:
         server_name: str | None = None,
         api_key: str | None = None,
         allow_insecure_key: bool = False,
+        headers: Mapping[str, str] | None = None,
     ):
         if (client_certificate is None) != (client_key is None):
             raise ValueError("mutual TLS takes both client_certificate and client_key")
@@ -80,7 +82,10 @@ class Connection:
                 "accept that with allow_insecure_key=True"
             )
         self.address = address
-        self.headers = None if api_key is None else (("authorization", f"Bearer {_header_value(api_key)}"),)
+        sent = [(name, _header_value(value, name)) for name, value in (headers or {}).items()]
+        if api_key is not None:
+            sent.append(("authorization", f"Bearer {_header_value(api_key, 'the API key')}"))
+        self.headers = tuple(sent) or None
         self._credentials = None
         if tls is not False:
             roots = None if tls is True else _pem(tls)
@@ -146,7 +151,7 @@ def _is_loopback(host: str) -> bool:
         return False  # a name: where it leads is not known here
 
 
-def _header_value(key: str) -> str:
-    if not key or not key.isascii() or not key.isprintable():
-        raise ValueError("the API key must be printable ASCII; a line end that came with it from a file must go")
-    return key
+def _header_value(value: str, name: str) -> str:
+    if not value or not value.isascii() or not value.isprintable():
+        raise ValueError(f"{name} must be printable ASCII; a line end that came with it from a file must go")
+    return value

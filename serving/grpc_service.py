@@ -27,6 +27,7 @@ NAMES = tuple(f"tensorflow.serving.{service}" for service in SERVICES)
 MESSAGE_BYTES = 1500
 
 RECORDED = ("Predict", "Classify")  # the methods that answer texts
+ROUTED = (*RECORDED, "Regress", "MultiInference")  # of which a canary answers some
 
 Request = TypeVar("Request", bound=Message)
 
@@ -80,10 +81,13 @@ class Calls:
             try:
                 await self.stopping.check()
                 with self._bodies.share() as share:
-                    request = await self._request(kind, context, share)
-                    response = await (
-                        answer(request, share=share, entry=entry) if entry else answer(request, share=share)
-                    )
+                    message = await self._message(kind, context, share)
+                    request = await self._bodies.work(len(message), _parsed, kind, message)
+                    options = {"entry": entry} if entry else {}
+                    if method in ROUTED and self._service.canary:
+                        options["key"] = _key(context, self._service.canary.plan.key, message)
+                    del message
+                    response = await answer(request, share=share, **options)
                     return await self._bodies.work(response.ByteSize(), response.SerializeToString)
             except RequestError as error:
                 code, message = error.code, str(error)
@@ -108,7 +112,7 @@ class Calls:
         """The entry of a call, of whose id the caller is told; None if it is not recorded."""
         if self._service.recorder is None:
             return None
-        own = next((value for key, value in context.invocation_metadata() if key == ID_HEADER), None)
+        own = _metadata(context, ID_HEADER)
         entry = self._service.recorder.begin(own)
         if entry:
             context.set_trailing_metadata(((ID_HEADER, entry.id),))
@@ -117,13 +121,13 @@ class Calls:
     async def _reload(self, request: ReloadConfigRequest, share: Share) -> ReloadConfigResponse:
         return await self._service.reload_config(request)
 
-    async def _request(self, kind: type[Request], context: grpc.aio.ServicerContext, share: Share) -> Request:
+    async def _message(self, kind: type[Message], context: grpc.aio.ServicerContext, share: Share) -> bytes:
         async with self._bodies.place():
             message = await context.read()
             if message is grpc.aio.EOF:
                 raise invalid(f"the call holds no {kind.DESCRIPTOR.full_name}")
             share.grow(len(message))
-        return await self._bodies.work(len(message), _parsed, kind, message)
+        return message
 
     def _model(self, request: Message | None) -> str:
         """The model that a request names if it is served, else "": strangers' names would fill the registry."""
@@ -131,6 +135,16 @@ class Calls:
             request = request.tasks[0] if request.tasks else request
         name = request.model_spec.name if hasattr(request, "model_spec") else ""
         return name if name in self._service.models.names() else ""
+
+
+def _metadata(context: grpc.aio.ServicerContext, name: str) -> str | None:
+    return next((value for key, value in context.invocation_metadata() if key == name), None)
+
+
+def _key(context: grpc.aio.ServicerContext, name: str, message: bytes) -> bytes:
+    """What decides between versions: the caller's own key, else the request as it was sent."""
+    own = _metadata(context, name)
+    return message if own is None else own.encode()
 
 
 def _parsed(kind: type[Request], message: bytes) -> Request:

@@ -58,9 +58,11 @@ class Metrics:
         disable_created_metrics()  # prometheus_client has no switch for one registry; TF Serving has no such series
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+        self._depths: list[Callable[[], int]] = []  # of the batch queues
         self._count_requests(registry)
         self._count_batches(registry)
         self._count_loads(registry)
+        self._count_canaries(registry)
         self._key_file_faults = Counter(
             "bertline_key_file_faults", "Times that the file of API keys could no longer be read.", registry=registry
         )
@@ -133,6 +135,40 @@ class Metrics:
             "bertline_model_loaded_version", "The version that was loaded last.", ["model"], registry=registry
         )
 
+    def _count_canaries(self, registry: CollectorRegistry) -> None:
+        self._canary_version = Gauge(
+            "bertline_canary_version",
+            "The stable version, and the canary that is tried beside it; 0 without one.",
+            ["model", "role"],
+            registry=registry,
+        )
+        self._canary_requests = Counter(
+            "bertline_canary_requests",
+            "Requests while a canary is tried that named no version, by what answered them; shadow: the canary beside.",
+            ["model", "by"],
+            registry=registry,
+        )
+        self._canary_errors = Counter(
+            "bertline_canary_errors",
+            "Requests that failed at the canary, and that the stable version answered.",
+            ["model", "code"],
+            registry=registry,
+        )
+        self._canary_texts = Counter(
+            "bertline_canary_texts",
+            "Texts that both versions answered, by whether they gave the same labels.",
+            ["model", "agree"],
+            registry=registry,
+        )
+        self._canary_dropped = Counter(
+            "bertline_canary_dropped", "Requests that were not answered by the other version too.", ["model"],
+            registry=registry,
+        )  # fmt: skip
+        self._canary_decisions = Counter(
+            "bertline_canary_decisions", "Canaries that were promoted or withdrawn.", ["model", "decision"],
+            registry=registry,
+        )  # fmt: skip
+
     def observe_request(self, model: str, method: str, entrypoint: str, code: grpc.StatusCode, seconds: float) -> None:
         """A request was answered.
 
@@ -178,12 +214,13 @@ class Metrics:
             self._padding_size.labels(rows + padding_rows).observe(padding_rows)
 
     def watch_queue(self, depth: Callable[[], int]) -> None:
-        """Takes the queue's depth from `depth` whenever the metrics are read.
+        """Takes the depth of one more queue from `depth` whenever the metrics are read.
 
         Args:
             depth: gives the number of requests that wait; called from the thread that renders.
         """
-        self._queue_depth.set_function(depth)
+        self._depths.append(depth)
+        self._queue_depth.set_function(lambda: sum(each() for each in self._depths))
 
     def watch_requests(self, in_flight: Callable[[], int]) -> None:
         """Takes the number of requests that run or wait from `in_flight` whenever the metrics are read.
@@ -209,6 +246,32 @@ class Metrics:
         self._load_seconds.labels(model, "loaded" if loaded else "failed").observe(seconds)
         if loaded:
             self._loaded_version.labels(model).set(version)
+
+    def show_canary(self, model: str, stable: int | None, canary: int | None) -> None:
+        """Which version is stable, and which is tried; None for none."""
+        for role, version in (("stable", stable), ("canary", canary)):
+            self._canary_version.labels(model, role).set(version or 0)
+
+    def count_canary_request(self, model: str, by: str) -> None:
+        """A request was answered by `stable` or `canary`, or by the canary beside the stable version: `shadow`."""
+        self._canary_requests.labels(model, by).inc()
+
+    def count_canary_error(self, model: str, code: grpc.StatusCode) -> None:
+        """A request failed at the canary, and the stable version answered it."""
+        self._canary_errors.labels(model, code.name).inc()
+
+    def count_canary_texts(self, model: str, agreeing: int, others: int) -> None:
+        """Both versions answered some texts, and gave so many of them the same labels."""
+        self._canary_texts.labels(model, "yes").inc(agreeing)
+        self._canary_texts.labels(model, "no").inc(others)
+
+    def count_canary_dropped(self, model: str) -> None:
+        """A request was not answered by the other version too."""
+        self._canary_dropped.labels(model).inc()
+
+    def count_canary_decision(self, model: str, decision: str) -> None:
+        """A canary was `promoted` or `withdrawn`."""
+        self._canary_decisions.labels(model, decision).inc()
 
     def render(self) -> tuple[bytes, str]:
         """All metrics, in Prometheus' text format.

@@ -72,6 +72,11 @@ class Models:
         models = list(self._models.values())
         return bool(models) and all(model.versions.loaded() for model in models)
 
+    def loaded(self, name: str) -> list[int]:
+        """The versions of a model that answer requests, ascending; none for a model that is not served."""
+        model = self._models.get(name)
+        return model.versions.loaded() if model else []
+
     def states(self, name: str) -> dict[int, VersionState]:
         """Version -> state, of a model; empty for a model that is not served."""
         model = self._models.get(name)

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertline.serving.batching import BatchingOptions
+from bertline.serving.canary_plan import CanaryPlan
 from bertline.serving.limits import Limits
 from bertline.serving.protos import ConfigProto, ModelServerConfig
 from bertline.serving.recording import RecordOptions
 from bertline.serving.versions import Polling
 
 if TYPE_CHECKING:
+    from bertline.serving.canary_watch import Measure
     from bertline.serving.configuration import SSLConfig
 
 
@@ -45,6 +47,9 @@ class ServerOptions:
         reload_roots: folders that HandleReloadConfigRequest may name; None for those of the models first served.
         limits: the most that a request may take.
         records: what is kept of each request; None for nothing.
+        canary: how a new version of the one model is tried in traffic; None serves each new version at once.
+        shadow_records: what is kept of the answers of a canary that shadows; None for nothing.
+        measure: counts the answers of the two versions whose labels are known; None where none are.
         grpc_arguments: channel arguments of the gRPC server, such as ("grpc.max_connection_age_ms", 2000).
     """
 
@@ -72,4 +77,7 @@ class ServerOptions:
     reload_roots: tuple[str, ...] | None = None
     limits: Limits = field(default_factory=Limits)
     records: RecordOptions | None = None
+    canary: CanaryPlan | None = None
+    shadow_records: RecordOptions | None = None
+    measure: Measure | None = None
     grpc_arguments: tuple[tuple[str, int | str], ...] = ()

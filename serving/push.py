@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bertline.errors import UserError
-from bertline.serving import releases, storage
+from bertline.serving import releases, standing, storage
 from bertline.serving.releases import Release
 
 UNFINISHED = ".unfinished-"  # servers ignore folders with a leading dot
@@ -195,7 +195,12 @@ def _prune(folder: str, keep_versions: int) -> None:
         return
     in_service = releases.read(folder)
     oldest = in_service[-keep_versions:][0].version
-    outdated = [release for release in in_service + releases.read_withdrawn(folder) if release.version < oldest]
+    answering = standing.of(folder).stable  # while newer versions are tried in traffic
+    outdated = [
+        release
+        for release in in_service + releases.read_withdrawn(folder)
+        if release.version < oldest and release.version != answering
+    ]
     for release in outdated:
         hidden = Path(folder) / f"{UNFINISHED}{release.version}"
         Path(release.path).rename(hidden)

@@ -25,8 +25,9 @@ SAVED_MODEL_TEXT_FILE = "saved_model.pbtxt"  # TensorFlow reads this form too
 SAVED_MODEL_FILES = (SAVED_MODEL_FILE, SAVED_MODEL_TEXT_FILE)
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"  # where TF Serving looks for them
 CARD_FILE = "MODEL_CARD.md"  # servers ignore it, as they ignore release.json
+CANARY_FILE = "canary.json"  # what became of the version in traffic; servers ignore it too
 ONNX_FOLDER = "onnx"  # in a version: the same model for programs without TensorFlow; servers ignore it
-_ADDED_BY_PUSH = frozenset({RELEASE_FILE, WARMUP_FILE, CARD_FILE})
+_ADDED_BY_PUSH = frozenset({RELEASE_FILE, WARMUP_FILE, CARD_FILE, CANARY_FILE})
 VERSION_NAME = re.compile(r"\d+", re.ASCII)
 MAX_VERSION = 2**63 - 1  # TF Serving's versions are of type int64
 WITHDRAWN = "withdrawn-"  # before the version in the name of a release that was rolled back
@@ -150,35 +151,6 @@ def whole_versions(folder: str | Path) -> dict[int, list[str]]:
 def holds_saved_model(folder: str) -> bool:
     """Whether a folder is a SavedModel's, in one of the two forms that TensorFlow reads."""
     return any(storage.exists(storage.join(folder, name)) for name in SAVED_MODEL_FILES)
-
-
-def overview(folder: str | Path) -> list[dict[str, Any]]:
-    """All whole versions of a serving folder, ascending: in service, withdrawn, and those that bertline did not push.
-
-    Returns:
-        For each `version`, `state` ("served": the newest, which servers answer with; "kept"; "withdrawn"), `pushed_at`,
-        `parent`, `metrics`, `bytes`, and `withdrawal` (`at`, `reason`, `to`) or None.
-
-    Raises:
-        UserError: as `read`.
-    """
-    known = {release.version: release for release in read(folder)}
-    whole = whole_versions(folder)
-    in_service = [known.get(version) or Release(version, paths[0]) for version, paths in whole.items()]
-    served = max(whole, default=None)
-    present = sorted(in_service + read_withdrawn(folder), key=lambda release: release.version)
-    return [
-        {
-            "version": release.version,
-            "state": "withdrawn" if release.withdrawal else "served" if release.version == served else "kept",
-            "pushed_at": release.record.get("pushed_at"),
-            "parent": release.parent,
-            "metrics": release.metrics,
-            "bytes": storage.size(release.path),
-            "withdrawal": vars(release.withdrawal) if release.withdrawal else None,
-        }
-        for release in present
-    ]
 
 
 def find_last_blessed(folder: str | Path, inputs: str) -> Release | None:

@@ -208,7 +208,7 @@ class _Rest:
             async with asyncio.timeout(self._timeout):
                 with self._bodies.share() as share:
                     body = await _body(request, self._most, share)
-                    return await unless_gone(request, self._infer(call, body, share, entry))
+                    return await unless_gone(request, self._infer(request, call, body, share, entry))
         except TimeoutError:
             message = f"no answer within {self._timeout:g} s (rest_api_timeout_in_ms); send fewer rows, or try later"
             raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, message) from None
@@ -221,17 +221,24 @@ class _Rest:
         fields = {"model_spec": _fields(response.model_spec), "metadata": {SIGNATURE_DEF: _fields(signatures)}}
         return json.dumps(fields, indent=1).encode() + b"\n"
 
-    async def _infer(self, call: RestCall, body: _Body, share: Share, entry: Entry | None) -> bytes:
-        with self._service.acquire(call.spec) as servable:
+    def _key(self, request: Request, body: _Body) -> bytes | None:
+        """What decides between versions: the caller's own key, else the request's body as it was sent."""
+        if self._service.canary is None:
+            return None
+        own = request.headers.get(self._service.canary.plan.key)
+        return bytes(body.content) if own is None else own.encode()
+
+    async def _infer(self, request: Request, call: RestCall, body: _Body, share: Share, entry: Entry | None) -> bytes:
+        with self._service.acquire(call.spec, self._key(request, body)) as servable:
             if call.method == "predict":
                 return await self._predict(PredictRequest(model_spec=call.spec), servable, body, share, entry)
             kind = ClassificationRequest if call.method == "classify" else RegressionRequest
-            request = kind(model_spec=call.spec)
-            await self._read(request, servable, body, share)
+            examples = kind(model_spec=call.spec)
+            await self._read(examples, servable, body, share)
             if call.method == "classify":
-                response = await self._service.classify(request, servable=servable, share=share, entry=entry)
+                response = await self._service.classify(examples, servable=servable, share=share, entry=entry)
             else:
-                response = await self._service.regress(request, servable=servable, share=share)
+                response = await self._service.regress(examples, servable=servable, share=share)
             write = json_tensor.classifications if call.method == "classify" else json_tensor.regressions
             return await self._bodies.work(response.ByteSize(), write, response.result)
 

@@ -36,20 +36,47 @@ def roll_back(folder: str | Path, to: int | None = None, reason: str = "") -> li
     with releases.locked(folder):
         target = _target(folder, to)
         newer = [version for version in releases.versions(folder) if version > target]
-        known = {release.version: release for release in releases.read(folder)}
-        for version in newer:
-            if version not in known:
-                path = f"{folder}/{releases.version_names(folder)[version][0]}"
-                raise UserError(
-                    f"{path} was not pushed by bertline; take it out yourself: mv {path} {folder}/{WITHDRAWN}{version}"
-                )
-        note = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "reason": reason, "to": target}
-        for version in newer:
-            withdrawals = [*known[version].record.get("withdrawals", []), note]
-            _write_record(known[version], withdrawals)
-            _rename(Path(folder), str(version), f"{WITHDRAWN}{version}")
-            log.info("version %d is withdrawn, in favour of %d", version, target)
-        return [release for release in releases.read_withdrawn(folder) if release.version in newer]
+        return _withdraw(folder, newer, target, reason)
+
+
+def withdraw(folder: str | Path, version: int, to: int, reason: str) -> Release:
+    """Takes one version out of service, as `roll_back` does, and leaves the others where they are.
+
+    Args:
+        folder: the serving folder.
+        version: which one.
+        to: the version that is served in its place, for the record.
+        reason: for the record too.
+
+    Returns:
+        The release, withdrawn.
+
+    Raises:
+        UserError: the folder is absent or remote, or the version is no release in service.
+    """
+    folder = _local(folder)
+    with releases.locked(folder):
+        if version not in releases.versions(folder):
+            raise UserError(f"{folder}: there is no release {version} in service")
+        (withdrawn,) = _withdraw(folder, [version], to, reason)
+        return withdrawn
+
+
+def _withdraw(folder: str, versions: list[int], target: int, reason: str) -> list[Release]:
+    known = {release.version: release for release in releases.read(folder)}
+    for version in versions:
+        if version not in known:
+            path = f"{folder}/{releases.version_names(folder)[version][0]}"
+            raise UserError(
+                f"{path} was not pushed by bertline; take it out yourself: mv {path} {folder}/{WITHDRAWN}{version}"
+            )
+    note = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "reason": reason, "to": target}
+    for version in versions:
+        withdrawals = [*known[version].record.get("withdrawals", []), note]
+        _write_record(known[version], withdrawals)
+        _rename(Path(folder), str(version), f"{WITHDRAWN}{version}")
+        log.info("version %d is withdrawn, in favour of %d", version, target)
+    return [release for release in releases.read_withdrawn(folder) if release.version in versions]
 
 
 def undo(folder: str | Path) -> list[Release]:

@@ -30,6 +30,7 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from bertline.errors import UserError
 from bertline.serving import configuration, flags, reflection, tls
 from bertline.serving.access import Access, AccessInterceptor
+from bertline.serving.canary import Canary
 from bertline.serving.errors import RequestError
 from bertline.serving.metrics import Metrics
 from bertline.serving.models import Models, one_model
@@ -40,6 +41,7 @@ from bertline.serving.roots import Roots
 from bertline.serving.sockets import address_of, listening
 
 if TYPE_CHECKING:
+    from bertline.serving.canary_watch import CanaryWatch
     from bertline.serving.servable import Servable
 
 log = logging.getLogger("bertline.serving")
@@ -51,7 +53,8 @@ ENDING_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 PENDING = 100_000
 ENDING_SECONDS = 1.0  # for threads to end after the drain
 # How the threads' names begin in which TensorFlow may work, or for which Python would wait.
-WORKERS = ("starter", "version-", "model-", "reload", "request", "batch-", "bodies", "asyncio")
+WORKERS = ("starter", "version-", "canary-", "model-", "reload", "request", "batch-", "bodies", "asyncio")
+POLL_SECONDS = 1.0  # between two looks at a canary, where the folder is otherwise looked at once
 HEALTH_SECONDS = 0.5  # time between two looks at whether every model answers and the key file can be read
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -75,6 +78,9 @@ class Server:
         self.metrics = Metrics()
         self._models = Models(self._load, options.polling, labels_in_advance=options.labels_in_advance)
         self._recorder: Recorder | None = None
+        self._shadow_recorder: Recorder | None = None
+        self._canary: Canary | None = None
+        self._canary_watch: CanaryWatch | None = None
         self._access = Access.read(options.keys_file, self.metrics.count_key_file_fault) if options.keys_file else None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="serving", daemon=True)
@@ -136,11 +142,13 @@ class Server:
         self._stopped.set()
         if self._thread.is_alive():
             self._run(self._drain(grace)).result()
+            if self._canary_watch:
+                self._canary_watch.stop()
             self._models.stop()
             if self._service:
                 self._service.close()
-            if self._recorder:
-                self._recorder.close()
+            for recorder in filter(None, (self._recorder, self._shadow_recorder)):
+                recorder.close()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
         self._loop.close()
@@ -187,6 +195,9 @@ class Server:
         options = self.options
         if options.records:
             self._recorder = Recorder(options.records, self.metrics.records.count)
+            if self._canary and options.shadow_records:
+                self._shadow_recorder = Recorder(options.shadow_records, self.metrics.records.count)
+                self._canary.recorder = self._shadow_recorder
         has_administrators = self._access or options.host in LOOPBACK  # a client certificate has no role
         self._service = Service(
             self._models,
@@ -195,6 +206,7 @@ class Server:
             options.batching,
             reload_roots=self._reload_roots if has_administrators else None,
             recorder=self._recorder,
+            canary=self._canary,
         )
         self._calls = grpc_service.add_services(self._grpc, self._service, self.metrics, options.as_content)
         names = list(grpc_service.NAMES)
@@ -248,6 +260,8 @@ class Server:
         if self._calls:
             self._calls.stopping.refuse_held()
         await stopping
+        if self._canary:
+            self._canary.close()
 
     async def _settle(self, seconds: float) -> None:
         """Waits until nothing is in flight that stopping would cut off."""
@@ -310,11 +324,36 @@ class Server:
     def _load_models(self) -> None:
         """Serves what is configured; a file that changes meanwhile is taken up by the watch on it."""
         config = self._configured()
+        if self.options.canary:
+            self._served = self._start_canary(config)
+            return
         try:
             self._models.reload(config)
         except RequestError as error:
             raise UserError(str(error)) from error
         self._served = config
+
+    def _start_canary(self, config: ModelServerConfig) -> ModelServerConfig:
+        """Serves the stable version of the one model, and its canary if there is one."""
+        from bertline.serving.canary_watch import CanaryWatch  # scipy, which takes a second to import
+
+        if self.options.models_file or len(config.model_config_list.config) != 1:
+            raise UserError(
+                "serve.canary decides which versions of one model are served: leave out --model_config_file, or "
+                "serve.canary"
+            )
+        (entry,) = config.model_config_list.config
+        self._canary = Canary(self._models, entry.name, self.options.canary, self.metrics)
+        self._canary_watch = CanaryWatch(
+            self._models,
+            entry.name,
+            entry.base_path,
+            self._canary,
+            self.metrics,
+            self.options.measure,
+            self.options.polling.seconds or POLL_SECONDS,
+        )
+        return self._canary_watch.start()
 
     def _load(self, model: str, path: Path, version: int) -> Servable:
         from bertline.serving.servable import Servable

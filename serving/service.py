@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
@@ -17,6 +17,8 @@ from bertline.serving import methods, record_rows
 from bertline.serving.batching import Batcher, BatchingOptions
 from bertline.serving.bodies import Bodies, Share
 from bertline.serving.calls import Call
+from bertline.serving.canary import Canary
+from bertline.serving.canary_answers import Said
 from bertline.serving.errors import RequestError, invalid
 from bertline.serving.limits import Limits
 from bertline.serving.metrics import Metrics
@@ -40,6 +42,7 @@ from bertline.serving.protos import (
     ReloadConfigRequest,
     ReloadConfigResponse,
     SignatureDefMap,
+    TensorInfo,
 )
 from bertline.serving.recording import Entry
 from bertline.serving.records import Recorder
@@ -62,6 +65,7 @@ class Service:
         batching: how requests share runs; None runs each by itself.
         reload_roots: gives the folders that HandleReloadConfigRequest may name; None refuses it.
         recorder: keeps what is asked and answered; None keeps nothing.
+        canary: tries a new version in traffic; None leaves it to the models which version answers.
     """
 
     def __init__(
@@ -73,13 +77,15 @@ class Service:
         *,
         reload_roots: Callable[[], Roots] | None = None,
         recorder: Recorder | None = None,
+        canary: Canary | None = None,
     ):
         self.models = models
+        self.canary = canary
         self.bodies = Bodies(limits)
         self._limits = limits
-        self._batcher = Batcher(batching, metrics) if batching else None
-        # TensorFlow spreads one run over all cores: more runs at once would only wait for each other.
-        self._threads = Threads(os.cpu_count() or 1, "request")
+        self._lane = _Lane.of(batching, metrics, "request")
+        # A canary that is slow, or hangs, holds up nobody else's run.
+        self._canary_lane = _Lane.of(batching, metrics, "request-canary") if canary else None
         self._reloader = ThreadPoolExecutor(1, thread_name_prefix="reload")
         self._reload: Future | None = None  # the last one
         self._reload_roots = reload_roots
@@ -87,12 +93,18 @@ class Service:
         self._running = 0
         metrics.watch_requests(lambda: self._running)
 
-    def acquire(self, spec: ModelSpec):
+    def acquire(self, spec: ModelSpec, key: bytes | None = None):
         """Context manager: the servable that a model_spec names, kept loaded until the block ends.
+
+        Args:
+            spec: of the request.
+            key: of the caller, or of the request: by it a canary gets its share of the requests that name no version.
 
         Raises:
             RequestError: NOT_FOUND, or INVALID_ARGUMENT for a label; the message says what is there instead.
         """
+        if self.canary and self.canary.routes(spec):
+            return self.canary.acquire(spec, key)
         return self.models.acquire(spec)
 
     async def predict(
@@ -103,6 +115,7 @@ class Service:
         servable: Servable | None = None,
         share: Share | None = None,
         entry: Entry | None = None,
+        key: bytes | None = None,
         as_content: bool = False,
     ) -> PredictResponse:
         """The outputs of a signature for the request's tensors.
@@ -113,6 +126,7 @@ class Service:
             servable: the servable that the caller acquired; None for the one that the model_spec names.
             share: what the request holds of the budget for bodies; None for nothing yet.
             entry: gets what is recorded of the request; None records nothing.
+            key: as in `acquire`.
             as_content: whether to answer values as packed bytes (tensor_content) rather than as lists.
 
         Raises:
@@ -121,7 +135,7 @@ class Service:
                 under too much load, DEADLINE_EXCEEDED.
         """
         response, used = await self._answer(
-            methods.PREDICT, request, timeout, servable, share, entry, as_content=as_content
+            methods.PREDICT, request, timeout, servable, share, entry, key, as_content=as_content
         )
         self._sample(used, lambda log: log.predict_log, request, response)
         return response
@@ -134,9 +148,10 @@ class Service:
         servable: Servable | None = None,
         share: Share | None = None,
         entry: Entry | None = None,
+        key: bytes | None = None,
     ) -> ClassificationResponse:
         """Classes and scores of tf.Examples; arguments and errors as `predict`, but INVALID_ARGUMENT for signatures."""
-        response, used = await self._answer(methods.CLASSIFY, request, timeout, servable, share, entry)
+        response, used = await self._answer(methods.CLASSIFY, request, timeout, servable, share, entry, key)
         self._sample(used, lambda log: log.classify_log, request, response)
         return response
 
@@ -147,9 +162,10 @@ class Service:
         timeout: float | None = None,
         servable: Servable | None = None,
         share: Share | None = None,
+        key: bytes | None = None,
     ) -> RegressionResponse:
         """A number for each tf.Example; arguments and errors as `classify`."""
-        response, used = await self._answer(methods.REGRESS, request, timeout, servable, share)
+        response, used = await self._answer(methods.REGRESS, request, timeout, servable, share, None, key)
         self._sample(used, lambda log: log.regress_log, request, response)
         return response
 
@@ -160,9 +176,10 @@ class Service:
         timeout: float | None = None,
         servable: Servable | None = None,
         share: Share | None = None,
+        key: bytes | None = None,
     ) -> MultiInferenceResponse:
         """Several signatures of one model over the same tf.Examples, in one run; arguments and errors as `classify`."""
-        response, used = await self._answer(methods.MULTI_INFERENCE, request, timeout, servable, share)
+        response, used = await self._answer(methods.MULTI_INFERENCE, request, timeout, servable, share, None, key)
         self._sample(used, lambda log: log.multi_inference_log, request, response)
         return response
 
@@ -224,6 +241,11 @@ class Service:
                 "this server listens beyond its own machine without API keys, so no caller is known to be its "
                 "administrator: change its models through --model_config_file, or give it --api_keys_file",
             )
+        if self.canary:
+            raise RequestError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "this server decides by serve.canary which versions it serves; push a version, or roll one back",
+            )
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid(
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
@@ -237,10 +259,9 @@ class Service:
 
     def close(self) -> None:
         """Ends the threads."""
-        if self._batcher:
-            self._batcher.close()
+        for lane in filter(None, (self._lane, self._canary_lane)):
+            lane.close()
         self.bodies.close()
-        self._threads.close()
         self._reloader.shutdown(wait=False, cancel_futures=True)
 
     async def _answer(
@@ -250,29 +271,49 @@ class Service:
         timeout: float | None,
         servable: Servable | None,
         share: Share | None,
-        entry: Entry | None = None,
+        entry: Entry | None,
+        key: bytes | None,
         **options: bool,
     ) -> tuple[Any, Servable]:
         with self.admitted(), nullcontext(share) if share else self.bodies.share() as held:
             try:
                 async with asyncio.timeout(timeout):
                     spec = method.spec(request)
-                    with nullcontext(servable) if servable else self.acquire(spec) as acquired:
-                        return await self._run(method, request, spec, acquired, held, entry, options), acquired
+                    with nullcontext(servable) if servable else self.acquire(spec, key) as acquired:
+                        run = partial(self._run, method, request, spec, held, options)
+                        if self.canary is None or not self.canary.routes(spec):
+                            return await run(acquired, None, entry), acquired
+                        beside = partial(self._run_beside, method, request, spec, options)
+                        return await self.canary.answer(run, beside, acquired, entry, request.ByteSize())
             except TimeoutError as error:
                 raise RequestError(
                     grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {timeout:g} s; send fewer rows, or try later"
                 ) from error
+
+    async def _run_beside(
+        self,
+        method: methods.Method,
+        request: Any,
+        spec: ModelSpec,
+        options: dict,
+        servable: Servable,
+        said: Said | None,
+        entry: Entry | None,
+    ) -> Any:
+        """As `_run`, for a request that has been answered already."""
+        with self.bodies.share() as share:
+            return await self._run(method, request, spec, share, options, servable, said, entry)
 
     async def _run(
         self,
         method: methods.Method,
         request: Any,
         spec: ModelSpec,
-        servable: Servable,
         share: Share,
-        entry: Entry | None,
         options: dict,
+        servable: Servable,
+        said: Said | None,
+        entry: Entry | None,
     ) -> Any:
         try:
             if isinstance(request, PredictRequest):
@@ -282,12 +323,15 @@ class Service:
                 size = self._limits.check_input(request.input)
             share.grow(size)
             call = await self.bodies.work(size, method.prepare, servable, request)
-            outputs = await self._outputs(servable, spec.signature_name or DEFAULT_SIGNATURE, call, entry)
+            signature = spec.signature_name or DEFAULT_SIGNATURE
+            outputs = await self._outputs(servable, signature, call, entry)
+            if said is not None:
+                said.take(_by_alias(servable.signatures[signature].outputs, outputs))
             size = sum(output.nbytes for output in outputs.values())
             return await self.bodies.work(size, partial(method.answer, servable, request, outputs, **options))
         except RequestError as error:
-            signature = f", signature {spec.signature_name}" if spec.signature_name else ""
-            raise RequestError(error.code, f"{error} [{servable.where}{signature}]") from error
+            named = f", signature {spec.signature_name}" if spec.signature_name else ""
+            raise RequestError(error.code, f"{error} [{servable.where}{named}]") from error
 
     async def _outputs(
         self, servable: Servable, signature: str, call: Call, entry: Entry | None
@@ -309,9 +353,10 @@ class Service:
         return monitored.answer(outputs)
 
     async def _computed(self, servable: Servable, signature: str, call: Call) -> dict[str, np.ndarray]:
-        if self._batcher and call.has_rows and servable.is_batchable([*call.feeds, *call.fetches]):
-            return await self._batcher.run(servable, signature, call)
-        return await self._threads.run(servable.run, call)
+        lane = self._canary_lane if self.canary and self.canary.tries(servable) else self._lane
+        if lane.batcher and call.has_rows and servable.is_batchable([*call.feeds, *call.fetches]):
+            return await lane.batcher.run(servable, signature, call)
+        return await lane.threads.run(servable.run, call)
 
     def _note(
         self,
@@ -352,6 +397,29 @@ class Service:
         kind(log).request.CopyFrom(request)
         kind(log).response.CopyFrom(response)
         sampler.offer(log)
+
+
+class _Lane(NamedTuple):
+    """Where calls run: in batches, or in threads of their own."""
+
+    batcher: Batcher | None
+    threads: Threads
+
+    @classmethod
+    def of(cls, batching: BatchingOptions | None, metrics: Metrics, name: str) -> _Lane:
+        # TensorFlow spreads one run over all cores: more runs at once would only wait for each other.
+        return cls(Batcher(batching, metrics) if batching else None, Threads(os.cpu_count() or 1, name))
+
+    def close(self) -> None:
+        """Ends the threads once their work is done."""
+        if self.batcher:
+            self.batcher.close()
+        self.threads.close()
+
+
+def _by_alias(infos: Mapping[str, TensorInfo], outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The outputs of a signature that were fetched, by its own names."""
+    return {alias: outputs[info.name] for alias, info in infos.items() if info.name in outputs}
 
 
 def _bytes(array: np.ndarray) -> int:

@@ -4,16 +4,25 @@
 # === Serving ===
 
 
-def save_mood_model(folder, positive_word: str = "good", abstains: bool = False):
+def save_mood_model(
+    folder, positive_word: str = "good", abstains: bool = False, fails: bool = False, seconds: float = 0
+):
     """Saves a SavedModel of the line's signatures that calls a text positive (0.75) when it holds `positive_word`.
 
-    Any other text is negative (0.75), and abstained from where the model `abstains`. Signatures: `text`,
+    Any other text is negative (0.75), and abstained from where the model `abstains`. One that `fails` refuses each
+    text, and one with `seconds` takes about that long for an answer. Signatures: `text`,
     `serving_default` (serialized tf.Example), `add`, which adds the float32 [batch, 2] `x` and the int64 scalar `n`,
     and `count`, which counts to the int64 scalar `n` (some microseconds each).
     """
     import tensorflow as tf
 
     def classify(texts):
+        if fails:
+            with tf.control_dependencies([tf.debugging.assert_less(tf.size(texts), 0, "no text suits this model")]):
+                texts = tf.identity(texts)
+        if seconds:  # some 5 us for each turn
+            turns = tf.while_loop(lambda i: i < int(seconds * 200_000), lambda i: [i + 1], [tf.constant(0)])[0]
+            texts = tf.where(turns < 0, "", texts)
         positive = tf.strings.regex_full_match(texts, f"(?s).*{positive_word}.*")
         probabilities = tf.where(positive[:, tf.newaxis], [[0.25, 0.75]], [[0.75, 0.25]])
         classes = tf.tile([["negative", "positive"]], [tf.size(texts), 1])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PANEL = "The model in service"
 HOST_VARIABLE = "BERTLINE_SERVE_HOST"  # in a container, what is published decides who reaches a server, not its config
-STATE_STYLES = {"served": "green", "kept": "dim", "withdrawn": "yellow"}
+STATE_STYLES = {"served": "green", "canary": "cyan", "waiting": "cyan", "kept": "dim", "withdrawn": "yellow"}
 FIGURES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
 KeyFileOption = Annotated[
@@ -54,11 +54,11 @@ def list_releases(
     config: ConfigArgument,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object per line.")] = False,
 ) -> None:
-    """List the versions in the serving folder: what is served, what is kept, what was rolled back."""
-    from bertline.serving import releases
+    """List the versions in the serving folder: what is served, tried as a canary, kept or rolled back, and why."""
+    from bertline.serving import standing
 
     task = configs.load(config)
-    versions = releases.overview(task.serving_folder)
+    versions = standing.overview(task.serving_folder, task.serve.canary is not None)
     if not versions:
         raise UserError(f"{task.serving_folder} holds no pushed version; `bertline run {config}` makes one.")
     if as_json:
@@ -76,15 +76,15 @@ def rollback(
     undo: Annotated[bool, typer.Option("--undo", help="Put back what the last rollback took out.")] = False,
 ) -> None:
     """Take newer versions out of service, so that servers go back to an older one."""
-    from bertline.serving import releases
     from bertline.serving import rollback as withdrawals
+    from bertline.serving import standing
 
     if undo and (to or reason):
         raise UserError("--undo puts back what the last rollback took out: leave out --to and --reason.")
     task = configs.load(config)
     folder = task.serving_folder
     moved = withdrawals.undo(folder) if undo else withdrawals.roll_back(folder, to, reason)
-    served = max(releases.versions(folder))
+    served = standing.served(folder, task.serve.canary is not None).version
     versions = ", ".join(str(release.version) for release in moved)
     shown = console()
     shown.print(f"{'in service again' if undo else 'withdrawn'}: {versions}; served: {served}")
@@ -303,6 +303,13 @@ def _as_line(outcome: Outcome) -> str:
     return f"{label}\t{prediction.probability:.3f}\t{screen.on_one_line(outcome.text)}"
 
 
+def _of_canary(record: dict[str, Any]) -> str:
+    """What a version's canary.json says, in words."""
+    if record["state"] == "judging":
+        return f"tried since {record['began']} against {record['against']}, {record['counts']['requests']:,} requests"
+    return f"{record['state']} {record['at']} {record.get('reason', '')}".rstrip()
+
+
 def _releases_table(versions: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("version", "state", "pushed", "parent", "size", "figures"):
@@ -311,6 +318,8 @@ def _releases_table(versions: list[dict[str, Any]]) -> Table:
         figures = [f"{FIGURES[name]} {value:.3f}" for name, value in version["metrics"].items() if name in FIGURES]
         if version["withdrawal"]:
             figures.append("rolled back {at} {reason}".format(**version["withdrawal"]).rstrip())
+        elif version["canary"]:
+            figures.append(_of_canary(version["canary"]))
         table.add_row(
             str(version["version"]),
             Text(version["state"], style=STATE_STYLES[version["state"]]),

@@ -47,9 +47,42 @@ def test_labels_are_printed_so_that_they_read_back_the_same(tmp_path):
     assert YAML(typ="safe", pure=True).load(printed)["data"]["labels"] == labels
 
 
+def test_one_line_switches_the_canary_on_and_its_defaults_have_their_names_in_the_file(tmp_path):
+    assert configs.load(write(tmp_path, MINIMAL)).serve.canary is None
+    canary = configs.load(write(tmp_path, MINIMAL + "serve: {canary: {}}\n")).serve.canary
+    assert (canary.share, canary.shadow, canary.minimum_requests) == (0.1, False, 500)
+    line = "serve: {canary: {share: 0.2, for: 90s, minimum_requests: 400}}\n"
+    config = configs.load(write(tmp_path, MINIMAL + line))
+    assert config.serve.canary.at_least.total_seconds() == 90
+    printed = configs.dump(config)
+    assert "for: 1m30s" in printed
+    assert configs.load(write(tmp_path, printed)) == config
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        (
+            MINIMAL + "serve: {canary: {fro: 1h}}\n",
+            "serve.canary.fro: unknown key. Did you mean 'for'? Known here: share",
+        ),
+        (MINIMAL + "serve: {canary: {at_least: 1h}}\n", "serve.canary.at_least: unknown key."),
+        (MINIMAL + "serve: {canary: {for: 1}}\n", "serve.canary.for: 1: write numbers with their units"),
+        (
+            MINIMAL + "serve: {canary: {minimum_requests: 100}}\n",
+            "serve.canary: minimum_requests: 100 requests cannot show most_errors 0.01 with certainty 0.95, even "
+            "without a fault; it takes 368",
+        ),
+        (MINIMAL + "serve: {canary: {agreement: 1}}\n", "serve.canary.agreement: 1: "),
+        (MINIMAL + "serve: {canary: {share: 0.9}}\n", "serve.canary.share: 0.9: "),
+        (MINIMAL + "serve: {canary: {share: 0}}\n", "serve.canary.share: 0: "),
+        (
+            MINIMAL + "serve: {canary: {key: X-User}}\n",
+            "serve.canary.key: 'X-User': write a header's name in lower case",
+        ),
+        (MINIMAL + "serve: {canary: {certainty: 1}}\n", "serve.canary.certainty: 1: "),
+        (MINIMAL + "serve: {keep_versions: 1, canary: {}}\n", "serve: canary: keep_versions: 1 removes the version"),
+        (MINIMAL + "serve: {folder: 'gs://b/x', canary: {}}\n", "serve: canary: gs://b/x is an object store"),
         (MINIMAL + "train: {epoch: 3}\n", "train.epoch: unknown key. Did you mean 'epochs'? Known here: method, "),
         (
             MINIMAL.replace("reviews.csv", "reviews.csv, labels: [a, b, c]") + "export: {abstain: 0.3}\n",

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import factories
 import pytest
@@ -53,6 +54,23 @@ def test_there_and_back_in_words(config):
     assert listed(config)[1]["withdrawal"]["reason"] == "angry customers"
     assert "angry customers" in bertline("releases", config)
     assert "in service again: 200; served: 200" in bertline("rollback", config, "--undo")
+    assert [(each["version"], each["state"]) for each in listed(config)] == [(100, "kept"), (200, "served")]
+
+
+def test_releases_tell_the_canary_from_what_is_served(config):
+    """With serve.canary in the config, the newest version answers only once it is promoted."""
+    text = config.read_text().replace("serve: {port: 0}", "serve: {port: 0, canary: {}}")
+    config.write_text(text)
+    folder = Path(configs.load(config).serving_folder)
+    (folder / "100" / "canary.json").write_text('{"state": "promoted", "at": "2026-11-28T10:00", "reason": "it held"}')
+    assert [(each["version"], each["state"]) for each in listed(config)] == [(100, "served"), (200, "canary")]
+    judging = {"state": "judging", "began": "2026-11-28T11:00", "against": 100, "counts": {"requests": 1234}}
+    (folder / "200" / "canary.json").write_text(json.dumps(judging))
+    assert "promoted 2026-11-28T10:00 it held" in bertline("releases", config)
+    assert "tried since 2026-11-28T11:00 against 100, 1,234 requests" in bertline("releases", config)
+    assert "withdrawn: 200; served: 100" in bertline("rollback", config)
+    assert "in service again: 200; served: 100" in bertline("rollback", config, "--undo")
+    config.write_text(text.replace(", canary: {}", ""))
     assert [(each["version"], each["state"]) for each in listed(config)] == [(100, "kept"), (200, "served")]
 
 

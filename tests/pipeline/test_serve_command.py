@@ -1,8 +1,10 @@
+import json
 import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,10 +14,12 @@ from factories import reviews, save_mood_model, write_task
 from typer.testing import CliRunner
 
 from bertline.pipeline import cli
+from bertline.serving import push
 from bertline.serving.client import Client
 from bertline.serving.keys import add_key
 
 TOP = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-c", "from bertline.pipeline.cli import main; main()", "serve"]
 
 
 @pytest.fixture
@@ -32,15 +36,7 @@ def config(tmp_path):
 @contextmanager
 def serving(config, *flags):
     """`bertline serve` in a process: (gRPC address, REST address)."""
-    command = [
-        sys.executable,
-        "-c",
-        "from bertline.pipeline.cli import main; main()",
-        "serve",
-        str(config),
-        "--embedded",
-        *flags,
-    ]
+    command = [*COMMAND, str(config), "--embedded", *flags]
     process = subprocess.Popen(command, cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     watchdog = threading.Timer(60, process.kill)
     watchdog.start()
@@ -76,6 +72,49 @@ def test_further_flags_reach_the_server(config, tmp_path):
         assert httpx.get(f"{rest}/v1/models/mood", trust_env=False).status_code == 401
         answer = httpx.get(f"{rest}/v1/models/mood", headers={"x-api-key": key}, trust_env=False)
         assert answer.json()["model_version_status"][0]["state"] == "AVAILABLE"
+
+
+@pytest.mark.shipped
+def test_a_canary_outlives_a_killed_server(config, tmp_path):
+    """SIGKILL in the middle of a trial loses no more than some seconds."""
+    canary = "canary: {share: 0.5, for: 1s, minimum_requests: 200, most_errors: 0.05, slower_by: 1000}"
+    config.write_text(config.read_text().replace("port: 0, ", f"port: 0, {canary}, "))
+    promoted = {"state": "promoted", "at": "2026-11-28T10:00", "reason": "it held"}
+    (tmp_path / "serving" / "7" / "canary.json").write_text(json.dumps(promoted))
+    push.publish(save_mood_model(tmp_path / "next", "g.od"), tmp_path / "serving", {"inputs": "next"}, now=lambda: 8)
+    record = tmp_path / "serving" / "8" / "canary.json"
+
+    def counted():
+        return json.loads(record.read_text())["counts"]["requests"] if record.exists() else 0
+
+    killed = subprocess.Popen(
+        [*COMMAND, str(config), "--embedded"], cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        shown = ""
+        while not (found := re.search(r"answering on (\S+)", shown)):
+            shown += killed.stdout.readline()
+        assert "version 8 is the canary: it answers 50% of the requests of version 7" in shown
+        with Client(found[1], "mood") as client:
+            texts = iter(range(5000))
+            while not 40 <= counted() < 200:
+                client.predict([f"a good day {next(texts)}"])
+                time.sleep(0.02)  # so that the record is written before the canary has had all its requests
+    finally:
+        killed.kill()
+        killed.wait()
+    before = counted()
+    with serving(config) as (address, _), Client(address, "mood", headers={"x-session-id": "ann"}) as client:
+        assert counted() == before >= 40
+        assert len({client.predict([f"a day {number}"])[0].version for number in range(20)}) == 1
+        with Client(address, "mood") as other:
+            while json.loads(record.read_text())["state"] != "promoted":
+                other.predict([f"a good day {next(texts)}"])
+        assert counted() >= 200
+        while client.predict(["a good day"])[0].version != 8:
+            time.sleep(0.05)
+    listed = CliRunner().invoke(cli.app, ["releases", str(config), "--json"]).stdout.splitlines()
+    assert [(each["version"], each["state"]) for each in map(json.loads, listed)] == [(7, "kept"), (8, "served")]
 
 
 def test_unknown_flag_is_told(config):

@@ -58,8 +58,9 @@ def test_the_queue_is_looked_at_when_the_page_is_read(metrics):
     waiting = [1, 2, 3]
     metrics.watch_queue(lambda: len(waiting))
     assert "bertline_queue_depth 3.0" in lines(metrics)
+    metrics.watch_queue(lambda: 4)  # a canary has queues of its own
     waiting.clear()
-    assert "bertline_queue_depth 0.0" in lines(metrics)
+    assert "bertline_queue_depth 4.0" in lines(metrics)
 
 
 def test_loads(metrics):
@@ -69,6 +70,28 @@ def test_loads(metrics):
     assert 'bertline_model_load_seconds_sum{model="m",result="loaded"} 2.0' in page
     assert 'bertline_model_load_seconds_count{model="m",result="failed"} 1.0' in page
     assert 'bertline_model_loaded_version{model="m"} 1.700000001e+09' in page
+
+
+def test_canaries(metrics):
+    metrics.show_canary("m", 1700000001, 1700000002)
+    for by in ("stable", "canary", "shadow"):
+        metrics.count_canary_request("m", by)
+    metrics.count_canary_error("m", NOT_FOUND)
+    metrics.count_canary_texts("m", 3, 1)
+    metrics.count_canary_dropped("m")
+    metrics.count_canary_decision("m", "withdrawn")
+    page = lines(metrics)
+    assert 'bertline_canary_version{model="m",role="stable"} 1.700000001e+09' in page
+    assert 'bertline_canary_version{model="m",role="canary"} 1.700000002e+09' in page
+    for by in ("stable", "canary", "shadow"):
+        assert f'bertline_canary_requests_total{{by="{by}",model="m"}} 1.0' in page
+    assert 'bertline_canary_errors_total{code="NOT_FOUND",model="m"} 1.0' in page
+    assert 'bertline_canary_texts_total{agree="yes",model="m"} 3.0' in page
+    assert 'bertline_canary_texts_total{agree="no",model="m"} 1.0' in page
+    assert 'bertline_canary_dropped_total{model="m"} 1.0' in page
+    assert 'bertline_canary_decisions_total{decision="withdrawn",model="m"} 1.0' in page
+    metrics.show_canary("m", 1700000001, None)
+    assert 'bertline_canary_version{model="m",role="canary"} 0.0' in lines(metrics)
 
 
 def test_process_metrics_and_no_times_of_creation(metrics):

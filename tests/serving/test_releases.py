@@ -4,7 +4,7 @@ import pytest
 from unprivileged import unprivileged
 
 from bertline.errors import UserError
-from bertline.serving import releases, storage
+from bertline.serving import releases, standing, storage
 
 
 def release(folder, version, **record):
@@ -56,7 +56,7 @@ def test_rerun_meets_the_last_blessed_of_the_first_time(tmp_path):
     assert before.version == 100
 
 
-@pytest.mark.parametrize("look", [releases.overview, releases.read_withdrawn])
+@pytest.mark.parametrize("look", [standing.overview, releases.read_withdrawn])
 def test_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch, look):
     (tmp_path / "serving").mkdir(mode=0)
     tmp_path.chmod(0o755)
@@ -80,7 +80,7 @@ def test_overview_tells_served_kept_withdrawn_and_other_hands_versions(tmp_path)
     (tmp_path / "150").mkdir()
     (tmp_path / "150" / "saved_model.pb").write_bytes(b"12345")
     (tmp_path / "400").mkdir()  # no saved_model.pb: not whole
-    listed = releases.overview(tmp_path)
+    listed = standing.overview(tmp_path)
     assert [(release["version"], release["state"]) for release in listed] == [
         (100, "kept"),
         (150, "kept"),
@@ -92,7 +92,7 @@ def test_overview_tells_served_kept_withdrawn_and_other_hands_versions(tmp_path)
     assert (listed[2]["parent"], listed[2]["metrics"], listed[2]["withdrawal"]) == (100, {"accuracy": 0.8}, None)
     assert listed[3]["withdrawal"] == withdrawal
     assert listed[3]["bytes"] == (withdrawn / "release.json").stat().st_size
-    assert releases.overview(tmp_path / "absent") == []
+    assert standing.overview(tmp_path / "absent") == []
 
 
 def test_release_that_a_person_moved_aside_is_withdrawn_too(tmp_path):
@@ -109,5 +109,5 @@ def test_overview_of_a_remote_folder():
     for name, text in (("saved_model.pb", "12345"), ("release.json", "{}")):
         with storage.open_file(f"{folder}/7/{name}", "w") as file:
             file.write(text)
-    (listed,) = releases.overview(folder)
+    (listed,) = standing.overview(folder)
     assert (listed["version"], listed["state"], listed["bytes"]) == (7, "served", 7)

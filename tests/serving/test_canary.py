@@ -1,0 +1,429 @@
+"""A pushed version in traffic: who meets it, what becomes of it, and that no request fails by it."""
+
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
+
+import factories
+import grpc
+import httpx
+import pytest
+from filelock import FileLock
+
+from bertline.errors import UserError
+from bertline.serving import push, releases, rollback, standing
+from bertline.serving.canary_judge import Labelled
+from bertline.serving.canary_plan import CanaryPlan
+from bertline.serving.client import Client, ServingError
+from bertline.serving.models import one_model
+from bertline.serving.protos import ConfigProto
+from bertline.serving.recording import RecordOptions
+from bertline.serving.server import Server
+from bertline.serving.versions import Polling
+
+METRICS = "/metrics"
+# Loose where the machine's own noise would decide, and quick.
+PLAN = CanaryPlan(
+    share=0.5,
+    shadow=False,
+    key="x-session-id",
+    seconds=0.2,
+    minimum_requests=120,
+    certainty=0.95,
+    most_errors=0.05,
+    slower_by=1000,
+    agreement=0.8,
+    less_confident=0.1,
+    less_accurate=0.03,
+    minimum_labels=0,
+    patience=5,
+)
+NEVER = replace(PLAN, minimum_requests=1_000_000)  # of which a good canary is never decided on
+# What each model knows. `same` and `alike` answer as `good` does, `mixed` has its labels mixed up.
+MODELS = {
+    "good": {},
+    "same": {"positive_word": "g.od"},
+    "alike": {"positive_word": "g..d"},
+    "mixed": {"positive_word": "[^o]day"},
+    "failing": {"fails": True},
+    "hanging": {"seconds": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {name: factories.save_mood_model(folder / name, **options) for name, options in MODELS.items()}
+
+
+class Folder:
+    """A serving folder, and pushes into it."""
+
+    def __init__(self, path, models):
+        self.path, self._models = path, models
+
+    def push(self, name, version):
+        push.publish(self._models[name], self.path, {"inputs": f"{name} {version}"}, now=lambda: version)
+
+    def states(self):
+        return {each["version"]: each["state"] for each in standing.overview(self.path, tries_canaries=True)}
+
+    def is_tried(self, version):
+        """Whether a server has taken the version up as its canary."""
+        file = self.path / str(version) / "canary.json"
+        return file.exists() and json.loads(file.read_text())["state"] == "judging"
+
+    def reason(self, version):
+        (listed,) = [each for each in standing.overview(self.path, True) if each["version"] == version]
+        return (listed["withdrawal"] or listed["canary"])["reason"]
+
+
+@pytest.fixture
+def folder(tmp_path, models):
+    """A serving folder with version 1."""
+    made = Folder(tmp_path / "serving", models)
+    made.push("good", 1)
+    return made
+
+
+def server(folder, plan=PLAN, **options):
+    # As `bertline serve` has it: the ops of one run never wait for those of another.
+    session = ConfigProto(inter_op_parallelism_threads=-1)
+    polling = Polling(seconds=0.05)
+    return Server.of(folder.path, "mood", port=0, polling=polling, canary=plan, session=session, **options)
+
+
+@contextmanager
+def load(address, **options):
+    """Asks about ever new texts meanwhile, as ever new callers; gives the answers so far. None may fail."""
+    answers, failures, stop = [], [], threading.Event()
+
+    def ask(name):
+        with Client(address, "mood", **options) as client:
+            number = 0
+            while not stop.is_set():
+                word = ("good", "bad")[number % 2]
+                try:
+                    answers.extend((word, each) for each in client.predict([f"a {word} day {name} {number}"]))
+                except ServingError as error:
+                    failures.append(error)
+                number += 1
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+
+
+def wait_until(true, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it has not come to pass"
+        time.sleep(0.02)
+
+
+def versions(answers):
+    return Counter(answer.version for _, answer in answers)
+
+
+def figures(rest):
+    """The canary's metrics as the server shows them."""
+    page = httpx.get(rest + METRICS, trust_env=False).text
+    lines = [line.rpartition(" ") for line in page.splitlines() if line.startswith("bertline_canary_")]
+    return {name: float(value) for name, _, value in lines}
+
+
+# === What becomes of a version ===
+
+
+def test_a_good_version_answers_its_share_and_is_promoted(folder, caplog):
+    caplog.set_level(logging.INFO)
+    with server(folder, rest_port=0, metrics_path=METRICS) as serving, load(serving.address) as answers:
+        wait_until(lambda: len(answers) > 20)
+        assert versions(answers).keys() == {1}, "the first version ever is no canary"
+        folder.push("same", 2)
+        wait_until(lambda: folder.is_tried(2))
+        assert folder.states() == {1: "served", 2: "canary"}
+        wait_until(lambda: folder.states() == {1: "kept", 2: "served"})
+        known = len(answers)
+        wait_until(lambda: len(answers) > known + 50)
+        assert versions(answers[known + 10 :]).keys() == {2}
+        shown = figures(serving.rest_address)
+    by_canary = shown['bertline_canary_requests_total{by="canary",model="mood"}']
+    by_stable = shown['bertline_canary_requests_total{by="stable",model="mood"}']
+    assert by_canary >= 120 and 0.3 < by_canary / (by_canary + by_stable) < 0.7
+    assert shown['bertline_canary_decisions_total{decision="promoted",model="mood"}'] == 1
+    assert shown['bertline_canary_version{model="mood",role="stable"}'] == 2
+    assert shown['bertline_canary_version{model="mood",role="canary"}'] == 0
+    assert "version 2 is the canary: it answers 50% of the requests of version 1" in caplog.text
+    assert "version 2 is promoted, in place of 1: errors 0.000" in caplog.text
+    assert "agreement 1.000" in folder.reason(2)
+    assert json.loads((folder.path / "2" / "canary.json").read_text())["state"] == "promoted"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("mixed", "canary: agreement 0."), ("failing", "canary: errors 1.000"), ("hanging", "DEADLINE_EXCEEDED")],
+)
+def test_a_bad_version_is_withdrawn_under_load_and_no_request_fails(folder, name, reason):
+    plan = replace(PLAN, patience=0.1) if name == "hanging" else PLAN
+    with server(folder, plan) as serving, load(serving.address) as answers:
+        folder.push(name, 2)
+        wait_until(lambda: folder.states() == {1: "served", 2: "withdrawn"})
+        known = len(answers)
+        wait_until(lambda: len(answers) > known + 50)
+        assert versions(answers[known + 10 :]).keys() == {1}
+    assert reason in folder.reason(2)
+    assert (2 in versions(answers)) == (name == "mixed"), "where the canary fails, the stable version answers"
+    if name != "mixed":
+        assert all(answer.label == {"good": "positive", "bad": "negative"}[word] for word, answer in answers)
+    (noted,) = json.loads((folder.path / "withdrawn-2" / "release.json").read_text())["withdrawals"]
+    assert noted["to"] == 1 and reason in noted["reason"]
+
+
+def test_a_shadow_is_met_by_nobody(folder, tmp_path):
+    plan = replace(NEVER, shadow=True)
+    kept = RecordOptions(tmp_path / "records"), RecordOptions(tmp_path / "shadow")
+    options = {"rest_port": 0, "metrics_path": METRICS, "records": kept[0], "shadow_records": kept[1]}
+    with server(folder, plan, **options) as serving, load(serving.address) as answers:
+        folder.push("same", 2)
+        shadow = 'bertline_canary_requests_total{by="shadow",model="mood"}'
+        wait_until(lambda: figures(serving.rest_address).get(shadow, 0) > 50)
+    assert versions(answers).keys() == {1}
+    import pyarrow.parquet as pq
+
+    both = [pq.read_table(options.folder).to_pylist() for options in kept]
+    answered, beside = [{row["id"]: row for row in rows} for rows in both]
+    assert {row["version"] for row in beside.values()} == {2} and len(beside) > 50
+    assert all(answered[own]["label"] == row["label"] for own, row in beside.items())
+    with server(folder, replace(PLAN, shadow=True)) as serving, load(serving.address) as answers:
+        wait_until(lambda: folder.states() == {1: "kept", 2: "served"})
+        folder.push("mixed", 3)
+        wait_until(lambda: folder.states() == {1: "kept", 2: "served", 3: "withdrawn"})
+    assert 3 not in versions(answers)
+    assert "agreement 0." in folder.reason(3)
+
+
+def test_too_few_requests_wait_and_say_so(folder, caplog):
+    caplog.set_level(logging.INFO)
+    with server(folder, NEVER) as serving, Client(serving.address, "mood", version_label="canary") as client:
+        folder.push("same", 2)
+        client.wait_until_ready(20)
+        wait_until(lambda: "it has had 0 of the 1000000 requests" in caplog.text)
+        assert folder.states() == {1: "served", 2: "canary"}
+    assert caplog.text.count("it has had 0 of the") == 1
+
+
+def test_labelled_answers_can_withdraw(folder):
+    measured = []
+
+    def measure(since, stable, canary):
+        measured.append((stable, canary))
+        return Labelled(90, 100), Labelled(40, 100)
+
+    with server(folder, measure=measure) as serving, load(serving.address):
+        folder.push("same", 2)
+        wait_until(lambda: folder.states()[2] == "withdrawn")
+    assert "canary: accuracy -0.500" in folder.reason(2)
+    assert set(measured) == {(1, 2)}
+
+
+# === Who meets it ===
+
+
+def ask(address, text, headers=None):
+    with Client(address, "mood", headers=headers) as client:
+        return client.predict([text])[0].version
+
+
+def test_a_caller_stays_on_one_version_and_each_canary_gets_other_callers(folder):
+    with server(folder, NEVER) as serving:
+        met = []
+        for version, name in ((2, "same"), (3, "alike")):
+            folder.push(name, version)
+            wait_until(lambda version=version: folder.is_tried(version))
+            callers = {name: ask(serving.address, "x", {"x-session-id": f"caller {name}"}) for name in range(40)}
+            assert set(callers.values()) == {1, version}
+            again = {name: ask(serving.address, f"text {name}", {"x-session-id": f"caller {name}"}) for name in callers}
+            assert again == callers
+            met.append([name for name, by in callers.items() if by == version])
+            rollback.withdraw(folder.path, version, 1, "enough")
+        assert met[0] != met[1]
+
+
+def test_without_a_key_the_same_request_meets_the_same_version(folder):
+    folder.push("same", 2)
+    with server(folder, NEVER) as serving:
+        folder.push("same", 3)
+        wait_until(lambda: folder.is_tried(3))
+        first = [ask(serving.address, f"text {number}") for number in range(30)]
+        assert set(first) == {2, 3}
+        assert [ask(serving.address, f"text {number}") for number in range(30)] == first
+
+
+def test_versions_and_labels_go_where_they_say(folder):
+    with server(folder, NEVER) as serving, Client(serving.address, "mood") as client:
+        with pytest.raises(ServingError, match=r"Unrecognized servable version label: canary.*labels stable"):
+            client.predict(["x"], version_label="canary")
+        folder.push("same", 2)
+        wait_until(lambda: folder.is_tried(2))
+        for number in range(10):
+            assert client.predict([f"{number}"], version_label="stable")[0].version == 1
+            assert client.predict([f"{number}"], version_label="canary")[0].version == 2
+            assert client.predict([f"{number}"], version=1)[0].version == 1
+            assert client.predict([f"{number}"], version=2)[0].version == 2
+        assert client.metadata()[0] == 1
+        time.sleep(0.2)
+    assert json.loads((folder.path / "2" / "canary.json").read_text())["counts"]["requests"] == 0
+
+
+def test_rest_goes_by_the_same_header_and_labels(folder):
+    with server(folder, NEVER, rest_port=0) as serving, httpx.Client(trust_env=False) as http:
+        folder.push("failing", 2)
+        wait_until(lambda: folder.is_tried(2))
+        model = f"{serving.rest_address}/v1/models/mood"
+        body = {"signature_name": "text", "instances": ["a good day"]}
+        refused = http.post(f"{model}/labels/canary:predict", json=body)
+        assert refused.status_code == 400 and "no text suits this model" in refused.json()["error"]
+        for number in range(15):
+            answer = http.post(f"{model}:predict", json=body, headers={"X-Session-ID": f"caller {number}"})
+            assert answer.json()["predictions"][0]["label"] == "positive"
+        assert http.post(f"{model}/labels/stable:predict", json=body).status_code == 200
+    assert set(counted(folder, 2)["errors"]) == {"INVALID_ARGUMENT"}
+
+
+def counted(folder, version):
+    return json.loads((folder.path / str(version) / "canary.json").read_text())["counts"]
+
+
+# === Order, restarts, other hands ===
+
+
+def test_a_restart_goes_on_with_what_was_counted(folder):
+    with server(folder, NEVER) as serving, load(serving.address) as answers:
+        folder.push("same", 2)
+        wait_until(lambda: versions(answers)[2] >= 60)
+    before = counted(folder, 2)
+    assert before["requests"] >= 60 and before["texts"] and before["seconds"] > 0
+    plan = replace(PLAN, minimum_requests=before["requests"] + 50)
+    with server(folder, plan) as serving, load(serving.address) as answers:
+        wait_until(lambda: folder.states()[2] == "served")
+    assert counted(folder, 2)["requests"] >= before["requests"] + 50
+    assert counted(folder, 2)["seconds"] > before["seconds"]
+
+
+def test_a_second_push_waits_for_its_turn(folder, caplog):
+    caplog.set_level(logging.INFO)
+    with server(folder) as serving:
+        folder.push("same", 2)
+        wait_until(lambda: folder.is_tried(2))
+        folder.push("mixed", 3)
+        wait_until(lambda: "version 3 waits until version 2 is decided on" in caplog.text)
+        assert folder.states() == {1: "served", 2: "canary", 3: "waiting"}
+        with load(serving.address) as answers:
+            wait_until(lambda: folder.states() == {1: "kept", 2: "served", 3: "withdrawn"})
+        assert {1, 2} <= versions(answers).keys()
+
+
+def test_a_rollback_by_hand_ends_a_trial_and_undo_begins_it_anew(folder):
+    with server(folder, NEVER) as serving, load(serving.address) as answers:
+        folder.push("same", 2)
+        wait_until(lambda: versions(answers)[2] >= 30)
+        rollback.roll_back(folder.path, reason="a hunch")
+        wait_until(lambda: len(answers) > 0 and versions(answers[-20:]).keys() == {1})
+        rollback.undo(folder.path)
+        wait_until(lambda: 2 in versions(answers[-20:]))
+        assert folder.states() == {1: "served", 2: "canary"}
+
+
+def test_after_a_rollback_of_the_served_version_the_one_before_is_stable_and_no_canary(folder):
+    with server(folder) as serving, load(serving.address) as answers:
+        folder.push("same", 2)
+        wait_until(lambda: folder.states()[2] == "served")
+        rollback.roll_back(folder.path, reason="angry customers")
+        wait_until(lambda: versions(answers[-20:]).keys() == {1})
+        assert folder.states() == {1: "served", 2: "withdrawn"}
+
+
+def test_what_was_served_before_the_switch_stays_served(folder):
+    folder.push("same", 2)
+    with server(folder, NEVER) as serving:
+        assert {ask(serving.address, f"{number}") for number in range(20)} == {2}
+    assert folder.states() == {1: "kept", 2: "served"}
+    assert folder.reason(2) == "the newest version when serve.canary was switched on"
+
+
+def test_a_version_that_does_not_load_is_no_canary_until_it_does(folder):
+    with server(folder, NEVER) as serving, load(serving.address) as answers:
+        (folder.path / "3").mkdir()
+        (folder.path / "3" / "release.json").write_text("{}")
+        (folder.path / "3" / "saved_model.pb").write_text("no graph")
+        with Client(serving.address, "mood") as client:
+            wait_until(lambda: any(each.state == "END" for each in client.status()))
+        known = len(answers)
+        wait_until(lambda: len(answers) > known + 30)
+        assert versions(answers).keys() == {1}
+
+
+def test_pruning_spares_the_version_that_answers(folder, models):
+    with server(folder, NEVER):
+        wait_until(lambda: folder.states() == {1: "served"})
+    for version in (2, 3, 4):
+        push.publish(
+            models["same"], folder.path, {"inputs": f"{version}"}, keep_versions=2, now=lambda version=version: version
+        )
+    assert releases.versions(folder.path) == [1, 3, 4]
+
+
+# === What is refused ===
+
+
+def test_a_second_server_does_not_decide_too(folder):
+    with server(folder), pytest.raises(UserError, match="another server decides on its canaries"):
+        server(folder).start()
+    with server(folder):
+        pass  # the lock ends with its server
+
+
+def test_a_folder_that_cannot_be_written_and_several_models_are_refused(folder, tmp_path, monkeypatch):
+    with FileLock(folder.path / ".canary.lock"), pytest.raises(UserError, match="another server decides"):
+        server(folder).start()
+    config = one_model("mood", folder.path)
+    config.model_config_list.config.add(name="other", base_path=str(folder.path))
+    several = Server(replace(server(folder).options, models=config))
+    with pytest.raises(UserError, match=r"leave out --model_config_file, or serve\.canary"), several:
+        pass
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with (
+        pytest.raises(UserError, match=r"cannot be written: serve\.canary keeps there what it decides"),
+        server(folder),
+    ):
+        pass
+
+
+def test_clients_cannot_choose_the_versions(folder):
+    from bertline.serving.protos import ModelServiceStub, ReloadConfigRequest
+
+    reload = ReloadConfigRequest(config=one_model("m", folder.path))
+    with (
+        server(folder) as serving,
+        grpc.insecure_channel(serving.address) as channel,
+        pytest.raises(grpc.RpcError, match=r"this server decides by serve\.canary which versions it serves"),
+    ):
+        ModelServiceStub(channel).HandleReloadConfigRequest(reload)
+
+
+def test_a_damaged_record_is_named(folder):
+    (folder.path / "1" / "canary.json").write_text("{")
+    with pytest.raises(UserError, match=r"1/canary.json: not a canary's record .*delete it"), server(folder):
+        pass
