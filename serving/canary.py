@@ -24,7 +24,7 @@ from bertline.serving.canary_answers import Said
 from bertline.serving.canary_counts import Counts
 from bertline.serving.canary_plan import CanaryPlan
 from bertline.serving.errors import RequestError, frames
-from bertline.serving.metrics import Metrics
+from bertline.serving.metrics import CanaryFigures
 from bertline.serving.models import Models
 from bertline.serving.protos import ModelSpec
 from bertline.serving.recording import Entry
@@ -67,7 +67,7 @@ class Canary:
         models: that are served.
         model: the name of the one model.
         plan: the share and the limits.
-        metrics: where it is counted for people.
+        figures: where it is counted for people.
 
     Attributes:
         recorder: keeps what a canary answers beside; None keeps nothing.
@@ -75,12 +75,12 @@ class Canary:
         lock: held while `trial.counts` changes, or is read.
     """
 
-    def __init__(self, models: Models, model: str, plan: CanaryPlan, metrics: Metrics):
+    def __init__(self, models: Models, model: str, plan: CanaryPlan, figures: CanaryFigures):
         self.plan = plan
         self.recorder: Recorder | None = None
         self.trial = Trial()
         self.lock = threading.Lock()
-        self._models, self._model, self._metrics = models, model, metrics
+        self._models, self._model, self._figures = models, model, figures
         self._tasks: set[asyncio.Task] = set()
         self._turns = asyncio.Semaphore(BESIDE)
         self._waiting_bytes = 0
@@ -157,7 +157,7 @@ class Canary:
             self._count_latency(trial, STABLE, began)
             raise
         self._count_latency(trial, STABLE, began)
-        self._metrics.count_canary_request(self._model, STABLE)
+        self._figures.count_request(self._model, STABLE)
         if self.plan.shadow:
             self._begin_beside(trial, trial.canary, beside, said, entry, size)
         return response, servable
@@ -179,7 +179,7 @@ class Canary:
             self._count_error(trial, error, seconds)
             return response, stable
         self._count_latency(trial, CANARY, began)
-        self._metrics.count_canary_request(self._model, CANARY)
+        self._figures.count_request(self._model, CANARY)
         self._begin_beside(trial, trial.stable, beside, said, entry, size)
         return response, servable
 
@@ -200,7 +200,7 @@ class Canary:
             trial.counts.requests += 1
             trial.counts.errors[code.name] += 1
             trial.counts.canary.add(seconds)
-        self._metrics.count_canary_error(self._model, code)
+        self._figures.count_error(self._model, code)
 
     # === Beside the answers ===
 
@@ -209,7 +209,7 @@ class Canary:
         if not self.plan.shadow and not said.labels:
             return  # nothing to compare
         if len(self._tasks) >= WAITING or self._waiting_bytes + size > WAITING_BYTES:
-            self._metrics.count_canary_dropped(self._model)
+            self._figures.count_dropped(self._model)
             return
         self._waiting_bytes += size
         other = Entry(entry.id, entry.time) if entry and self.recorder else None
@@ -235,7 +235,7 @@ class Canary:
                         await run(servable, other, entry)
             except Exception as error:
                 if not self.plan.shadow:
-                    self._metrics.count_canary_dropped(self._model)
+                    self._figures.count_dropped(self._model)
                     return
                 code = error.code if isinstance(error, RequestError) else grpc.StatusCode.INTERNAL
                 self._count_error(trial, error, time.perf_counter() - began)
@@ -247,14 +247,14 @@ class Canary:
     def _count_beside(self, trial: Trial, said: Said, other: Said, began: float) -> None:
         if self.plan.shadow:
             self._count_latency(trial, CANARY, began)
-            self._metrics.count_canary_request(self._model, SHADOW)
+            self._figures.count_request(self._model, SHADOW)
         own, stable = (other, said) if self.plan.shadow else (said, other)
         if not own.labels or len(own.labels) != len(stable.labels):
             return
         agree = [mine == theirs for mine, theirs in zip(own.labels, stable.labels, strict=True)]
         with self.lock:
             trial.counts.add_pair(agree, (own.confidence - stable.confidence).tolist())
-        self._metrics.count_canary_texts(self._model, sum(agree), len(agree) - sum(agree))
+        self._figures.count_texts(self._model, sum(agree), len(agree) - sum(agree))
 
     def close(self) -> None:
         """Drops what waits. In the event loop's thread."""

@@ -22,7 +22,7 @@ from bertline.serving.canary import CANARY, STABLE, Canary, Trial
 from bertline.serving.canary_counts import Counts
 from bertline.serving.canary_judge import Bound, Labelled, Looks
 from bertline.serving.errors import RequestError
-from bertline.serving.metrics import Metrics
+from bertline.serving.metrics import CanaryFigures
 from bertline.serving.models import Models, one_model
 from bertline.serving.protos import ModelServerConfig
 from bertline.serving.releases import Release
@@ -45,7 +45,7 @@ class CanaryWatch:
         model: the model's name.
         folder: the serving folder, local and writable.
         canary: routes and counts.
-        metrics: where the state is shown.
+        figures: where the state is shown.
         measure: counts labelled answers; None where no labels are known.
         seconds: between two looks.
 
@@ -59,12 +59,12 @@ class CanaryWatch:
         model: str,
         folder: str,
         canary: Canary,
-        metrics: Metrics,
+        figures: CanaryFigures,
         measure: Measure | None = None,
         seconds: float = 1.0,
     ):
         self._models, self._model, self._folder = models, model, folder
-        self._canary, self._plan, self._metrics = canary, canary.plan, metrics
+        self._canary, self._plan, self._figures = canary, canary.plan, figures
         self._measure, self._seconds = measure, seconds
         self._standing: Standing | None = None
         self._names: Any = None  # of the folder, when it was read last
@@ -193,7 +193,7 @@ class CanaryWatch:
     def _show(self, trial: Trial) -> None:
         self._canary.trial = trial
         self._looked_at = self._saved_at = time.monotonic()
-        self._metrics.show_canary(self._model, trial.stable, trial.canary)
+        self._figures.show(self._model, trial.stable, trial.canary)
         if trial.canary is not None:
             self._save()
 
@@ -240,7 +240,7 @@ class CanaryWatch:
         reason = "; ".join(bound.words() for bound in held)
         self._mark(self._release(trial.canary), PROMOTED, reason, trial.counts)
         log.info("version %d is promoted, in place of %d: %s", trial.canary, trial.stable, reason)
-        self._metrics.count_canary_decision(self._model, PROMOTED)
+        self._figures.count_decision(self._model, PROMOTED)
         self._take_up(standing.of(self._folder))
 
     def _withdraw(self, trial: Trial, broken: list[Bound]) -> None:
@@ -249,7 +249,7 @@ class CanaryWatch:
         withdrawn = rollback.withdraw(self._folder, trial.canary, trial.stable, reason)
         self._mark(withdrawn, WITHDRAWN, reason, trial.counts)
         log.warning("version %d is withdrawn, and version %d answers: %s", trial.canary, trial.stable, reason)
-        self._metrics.count_canary_decision(self._model, WITHDRAWN)
+        self._figures.count_decision(self._model, WITHDRAWN)
         self._take_up(standing.of(self._folder))
 
     # === What is kept ===

@@ -46,12 +46,67 @@ class RecordCounters:
         (self._dropped.labels(why) if why else self._written).inc(rows)
 
 
+class CanaryFigures:
+    """What is tried in traffic, and what comes of it, by model. Safe to call from any thread."""
+
+    def __init__(self, registry: CollectorRegistry):
+        def counter(name: str, words: str, *labels: str) -> Counter:
+            return Counter(f"bertline_canary_{name}", words, ["model", *labels], registry=registry)
+
+        self._version = Gauge(
+            "bertline_canary_version",
+            "The stable version, and the canary that is tried beside it; 0 without one.",
+            ["model", "role"],
+            registry=registry,
+        )
+        self._requests = counter(
+            "requests",
+            "Requests while a canary is tried that named no version, by what answered them; shadow: the canary beside.",
+            "by",
+        )
+        self._errors = counter(
+            "errors", "Requests that failed at the canary and that the stable version answered.", "code"
+        )
+        self._texts = counter(
+            "texts", "Texts that both versions answered, by whether they gave the same labels.", "agree"
+        )
+        self._dropped = counter("dropped", "Requests that were not answered by the other version too.")
+        self._decisions = counter("decisions", "Canaries that were promoted or withdrawn.", "decision")
+
+    def show(self, model: str, stable: int | None, canary: int | None) -> None:
+        """Which version is stable, and which is tried; None for none."""
+        for role, version in (("stable", stable), ("canary", canary)):
+            self._version.labels(model, role).set(version or 0)
+
+    def count_request(self, model: str, by: str) -> None:
+        """A request was answered by `stable` or `canary`, or by the canary beside the stable version: `shadow`."""
+        self._requests.labels(model, by).inc()
+
+    def count_error(self, model: str, code: grpc.StatusCode) -> None:
+        """A request failed at the canary, and the stable version answered it."""
+        self._errors.labels(model, code.name).inc()
+
+    def count_texts(self, model: str, agreeing: int, others: int) -> None:
+        """Both versions answered some texts, and gave so many of them the same labels."""
+        self._texts.labels(model, "yes").inc(agreeing)
+        self._texts.labels(model, "no").inc(others)
+
+    def count_dropped(self, model: str) -> None:
+        """A request was not answered by the other version too."""
+        self._dropped.labels(model).inc()
+
+    def count_decision(self, model: str, decision: str) -> None:
+        """A canary was `promoted` or `withdrawn`."""
+        self._decisions.labels(model, decision).inc()
+
+
 class Metrics:
     """The figures of one server. Safe to call from any thread.
 
     Attributes:
         registry: a prometheus_client CollectorRegistry of its own, so that several servers fit in one process.
         records: counts the records.
+        canaries: shows which version is tried in traffic, and counts what comes of it.
     """
 
     def __init__(self):
@@ -62,11 +117,11 @@ class Metrics:
         self._count_requests(registry)
         self._count_batches(registry)
         self._count_loads(registry)
-        self._count_canaries(registry)
         self._key_file_faults = Counter(
             "bertline_key_file_faults", "Times that the file of API keys could no longer be read.", registry=registry
         )
         self.records = RecordCounters(registry)
+        self.canaries = CanaryFigures(registry)
         self._series = functools.cache(self._series_of)  # finding a series by its labels costs more than counting
 
     def _count_requests(self, registry: CollectorRegistry) -> None:
@@ -134,40 +189,6 @@ class Metrics:
         self._loaded_version = Gauge(
             "bertline_model_loaded_version", "The version that was loaded last.", ["model"], registry=registry
         )
-
-    def _count_canaries(self, registry: CollectorRegistry) -> None:
-        self._canary_version = Gauge(
-            "bertline_canary_version",
-            "The stable version, and the canary that is tried beside it; 0 without one.",
-            ["model", "role"],
-            registry=registry,
-        )
-        self._canary_requests = Counter(
-            "bertline_canary_requests",
-            "Requests while a canary is tried that named no version, by what answered them; shadow: the canary beside.",
-            ["model", "by"],
-            registry=registry,
-        )
-        self._canary_errors = Counter(
-            "bertline_canary_errors",
-            "Requests that failed at the canary, and that the stable version answered.",
-            ["model", "code"],
-            registry=registry,
-        )
-        self._canary_texts = Counter(
-            "bertline_canary_texts",
-            "Texts that both versions answered, by whether they gave the same labels.",
-            ["model", "agree"],
-            registry=registry,
-        )
-        self._canary_dropped = Counter(
-            "bertline_canary_dropped", "Requests that were not answered by the other version too.", ["model"],
-            registry=registry,
-        )  # fmt: skip
-        self._canary_decisions = Counter(
-            "bertline_canary_decisions", "Canaries that were promoted or withdrawn.", ["model", "decision"],
-            registry=registry,
-        )  # fmt: skip
 
     def observe_request(self, model: str, method: str, entrypoint: str, code: grpc.StatusCode, seconds: float) -> None:
         """A request was answered.
@@ -246,32 +267,6 @@ class Metrics:
         self._load_seconds.labels(model, "loaded" if loaded else "failed").observe(seconds)
         if loaded:
             self._loaded_version.labels(model).set(version)
-
-    def show_canary(self, model: str, stable: int | None, canary: int | None) -> None:
-        """Which version is stable, and which is tried; None for none."""
-        for role, version in (("stable", stable), ("canary", canary)):
-            self._canary_version.labels(model, role).set(version or 0)
-
-    def count_canary_request(self, model: str, by: str) -> None:
-        """A request was answered by `stable` or `canary`, or by the canary beside the stable version: `shadow`."""
-        self._canary_requests.labels(model, by).inc()
-
-    def count_canary_error(self, model: str, code: grpc.StatusCode) -> None:
-        """A request failed at the canary, and the stable version answered it."""
-        self._canary_errors.labels(model, code.name).inc()
-
-    def count_canary_texts(self, model: str, agreeing: int, others: int) -> None:
-        """Both versions answered some texts, and gave so many of them the same labels."""
-        self._canary_texts.labels(model, "yes").inc(agreeing)
-        self._canary_texts.labels(model, "no").inc(others)
-
-    def count_canary_dropped(self, model: str) -> None:
-        """A request was not answered by the other version too."""
-        self._canary_dropped.labels(model).inc()
-
-    def count_canary_decision(self, model: str, decision: str) -> None:
-        """A canary was `promoted` or `withdrawn`."""
-        self._canary_decisions.labels(model, decision).inc()
 
     def render(self) -> tuple[bytes, str]:
         """All metrics, in Prometheus' text format.

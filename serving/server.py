@@ -343,13 +343,13 @@ class Server:
                 "serve.canary"
             )
         (entry,) = config.model_config_list.config
-        self._canary = Canary(self._models, entry.name, self.options.canary, self.metrics)
+        self._canary = Canary(self._models, entry.name, self.options.canary, self.metrics.canaries)
         self._canary_watch = CanaryWatch(
             self._models,
             entry.name,
             entry.base_path,
             self._canary,
-            self.metrics,
+            self.metrics.canaries,
             self.options.measure,
             self.options.polling.seconds or POLL_SECONDS,
         )

@@ -27,7 +27,8 @@ DEPLOY = TOP / "serving" / "deploy"
 CONFIG = DEPLOY / "config"
 KUBERNETES = DEPLOY / "kubernetes"
 SCHEMAS = Path(__file__).parent / "schemas"  # of custom resources, which kubernetes-validate does not know
-OVERLAYS = ("pvc", "object-store", "queue-time", "records", "kserve")
+OVERLAYS = ("pvc", "object-store", "queue-time", "records", "kserve", "kserve-canary", "gateway", "gateway-canary")
+DEPLOYED = [name for name in OVERLAYS if name != "records" and not name.startswith("kserve")]  # with one container
 KUBECTL = shutil.which("kubectl", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 BUILDS = pytest.mark.skipif(
     KUBECTL is None, reason="kubectl builds the kustomizations, and is no Python package to install: put it on the PATH"
@@ -99,15 +100,25 @@ def test_monitoring_config_is_what_the_manifests_scrape():
     assert [endpoint["path"] for endpoint in monitor["spec"]["endpoints"]] == [config.prometheus_config.path]
 
 
-@pytest.mark.parametrize("file", sorted(DEPLOY.rglob("models.config")), ids=lambda file: file.parent.name)
+MODELS_CONFIGS = sorted(DEPLOY.rglob("models.config"))
+PINNED = {"gateway": 1795295123, "gateway-canary": 1795302291, "kserve-canary": 1795302291}
+
+
+@pytest.mark.parametrize("file", MODELS_CONFIGS, ids=lambda file: file.parent.name)
 def test_models_config_names_one_model(file):
     (model,) = read_text_proto(file, ModelServerConfig).model_config_list.config
     assert (model.name, model.model_platform) == ("sentiment", "tensorflow")
-    assert re.fullmatch(r"/models/sentiment|gs://BUCKET/sentiment/serving", model.base_path)
-    assert model.model_version_policy.latest.num_versions == 1
+    assert re.fullmatch(r"/models/sentiment|gs://BUCKET/sentiment/serving|/mnt/models", model.base_path)
+    policy = model.model_version_policy
+    if file.parent.name in PINNED:
+        assert list(policy.specific.versions) == [PINNED[file.parent.name]]
+    else:
+        assert policy.latest.num_versions == 1
 
 
-@pytest.mark.parametrize("file", sorted(DEPLOY.rglob("models.config")), ids=lambda file: file.parent.name)
+@pytest.mark.parametrize(
+    "file", [file for file in MODELS_CONFIGS if file.parent.name not in PINNED], ids=lambda file: file.parent.name
+)
 def test_version_is_pinned_by_the_line_in_the_comment(file, tmp_path):
     lines = [line for line in file.read_text().splitlines() if not line.strip().startswith("model_version_policy")]
     pinned = tmp_path / "models.config"
@@ -278,6 +289,8 @@ def test_files_of_whole_objects_are_valid():
                 checked.append(resource["kind"])
     assert sorted(checked) == [
         "Deployment",
+        "GRPCRoute",
+        "HTTPRoute",
         "HorizontalPodAutoscaler",
         "InferenceService",
         "NetworkPolicy",
@@ -316,6 +329,11 @@ def test_patches_name_objects_of_their_base():
         ("base/network-policy.yaml", "spec.policyTypes", "Ingress"),
         ("components/prometheus/service-monitor.yaml", "spec.endpoints.0.intervall", "15s"),
         ("overlays/kserve/inference-service.yaml", "spec.predictor.model.modelFormat", "tensorflow"),
+        ("overlays/kserve/inference-service.yaml", "spec.predictor.canaryTrafficPercent", "10%"),
+        ("overlays/kserve/inference-service.yaml", "spec.predictor.canaryTraffic", 10),
+        ("overlays/gateway/grpc-route.yaml", "spec.rules.1.backendRefs.1.weight", "10%"),
+        ("overlays/gateway/grpc-route.yaml", "spec.rules.1.backendRefs.1.wieght", 10),
+        ("overlays/gateway/http-route.yaml", "spec.rules.1.matches.0.path.type", "Prefix"),
     ],
 )
 def test_a_slip_in_a_manifest_would_be_found(file, path, value):
@@ -340,7 +358,7 @@ def test_built_objects_are_valid(built, name):
 
 
 @BUILDS
-@pytest.mark.parametrize("name", ["pvc", "object-store", "queue-time"])
+@pytest.mark.parametrize("name", DEPLOYED)
 def test_selectors_pick_the_pods(built, name):
     labels = deployment(built[name])["spec"]["template"]["metadata"]["labels"].items()
     overlay = {kind: resource for (kind, _), resource in built[name].items()}
@@ -357,7 +375,7 @@ def test_selectors_pick_the_pods(built, name):
 
 
 @BUILDS
-@pytest.mark.parametrize("name", ["pvc", "object-store", "queue-time"])
+@pytest.mark.parametrize("name", DEPLOYED)
 def test_names_between_objects_are_those_of_objects_that_are_there(built, name):
     overlay = built[name]
     by_kind = {kind: resource for (kind, _), resource in overlay.items()}
@@ -375,8 +393,9 @@ def test_names_between_objects_are_those_of_objects_that_are_there(built, name):
                 "monitoring.config",
                 "models.config",
             }
-        if "persistentVolumeClaim" in volume:
-            assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in overlay
+        if "persistentVolumeClaim" in volume:  # the canary reads that of the version that answers
+            claim = "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]
+            assert claim in built["gateway" if name == "gateway-canary" else name]
     assert {mount["name"] for mount in container["volumeMounts"]} == {each["name"] for each in pod(overlay)["volumes"]}
     probed = {container[probe]["grpc"]["port"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
     assert probed == {ports["grpc"]}
@@ -409,7 +428,7 @@ def test_the_log_proxy_has_the_ports_that_clients_dial(built):
 
 
 @BUILDS
-@pytest.mark.parametrize("name", ["pvc", "object-store", "queue-time"])
+@pytest.mark.parametrize("name", DEPLOYED)
 def test_pods_meet_the_restricted_security_standard(built, name):
     spec = pod(built[name])
     (container,) = spec["containers"]
@@ -443,6 +462,55 @@ def test_each_overlay_scales_by_its_metric(built):
     (queue,) = metrics("queue-time")
     adapter = yaml.safe_load((KUBERNETES / "components/queue-time/prometheus-adapter.yaml").read_text())
     assert queue["pods"]["metric"]["name"] == adapter["rules"]["custom"][0]["name"]["as"]
+
+
+@BUILDS
+def test_routes_share_the_requests_between_the_two_services(built):
+    services = {name: built[overlay]["Service", name] for overlay, name in SERVICES.items()}
+    for kind, port in (("GRPCRoute", "grpc"), ("HTTPRoute", "rest")):
+        by_header, by_share = built["gateway"][kind, "model-server"]["spec"]["rules"]
+        assert [each["name"] for each in by_header["backendRefs"]] == ["model-server-canary"]
+        assert by_header["matches"][0]["headers"] == [{"name": "x-model-version", "value": "canary"}]
+        shares = {each["name"]: each["weight"] for each in by_share["backendRefs"]}
+        assert shares == {"model-server": 90, "model-server-canary": 10}
+        for each in by_header["backendRefs"] + by_share["backendRefs"]:
+            ports = {named["name"]: named["port"] for named in services[each["name"]]["spec"]["ports"]}
+            assert each["port"] == ports[port]
+
+
+SERVICES = {"gateway": "model-server", "gateway-canary": "model-server-canary"}
+
+
+@BUILDS
+def test_the_canarys_objects_are_apart_from_those_of_the_version_that_answers(built):
+    stable, canary = (pod(built[overlay]) for overlay in SERVICES)
+    assert not set(built["gateway"]) & set(built["gateway-canary"])
+    assert {key: value for key, value in stable.items() if key not in ("volumes", "topologySpreadConstraints")} == {
+        key: value for key, value in canary.items() if key not in ("volumes", "topologySpreadConstraints")
+    }
+    labels = [deployment(built[overlay])["spec"]["template"]["metadata"]["labels"] for overlay in SERVICES]
+    for overlay, own, other in zip(SERVICES, labels, labels[::-1], strict=True):
+        selector = built[overlay]["Service", SERVICES[overlay]]["spec"]["selector"].items()
+        assert selector <= own.items() and not selector <= other.items()
+        rules = built[overlay]["NetworkPolicy", SERVICES[overlay]]["spec"]["ingress"]
+        sources = [each for rule in rules for each in rule["from"]]
+        assert {"podSelector": {"matchLabels": {"bertline/model-client": "true"}}} in sources
+        spaces = [each["namespaceSelector"]["matchLabels"] for each in sources if "namespaceSelector" in each]
+        assert {"kubernetes.io/metadata.name": "gateway-system"} in spaces
+
+
+@BUILDS
+def test_kserve_gives_the_new_revision_a_share_and_each_revision_its_version(built):
+    service = built["kserve-canary"]["InferenceService", "sentiment"]["spec"]["predictor"]
+    assert service["canaryTrafficPercent"] == 10
+    assert service["model"]["args"][-1] == "--model_config_file=/config/models.config"
+    (volume,) = service["volumes"]
+    config = built["kserve-canary"]["ConfigMap", volume["configMap"]["name"]]
+    assert "specific { versions: 1795302291 }" in config["data"]["models.config"]
+    assert (
+        volume["configMap"]["name"]
+        != built["kserve"]["InferenceService", "sentiment"]["spec"]["predictor"]["volumes"][0]["configMap"]["name"]
+    ), "another version is another revision"
 
 
 @BUILDS

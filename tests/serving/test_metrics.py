@@ -73,13 +73,13 @@ def test_loads(metrics):
 
 
 def test_canaries(metrics):
-    metrics.show_canary("m", 1700000001, 1700000002)
+    metrics.canaries.show("m", 1700000001, 1700000002)
     for by in ("stable", "canary", "shadow"):
-        metrics.count_canary_request("m", by)
-    metrics.count_canary_error("m", NOT_FOUND)
-    metrics.count_canary_texts("m", 3, 1)
-    metrics.count_canary_dropped("m")
-    metrics.count_canary_decision("m", "withdrawn")
+        metrics.canaries.count_request("m", by)
+    metrics.canaries.count_error("m", NOT_FOUND)
+    metrics.canaries.count_texts("m", 3, 1)
+    metrics.canaries.count_dropped("m")
+    metrics.canaries.count_decision("m", "withdrawn")
     page = lines(metrics)
     assert 'bertline_canary_version{model="m",role="stable"} 1.700000001e+09' in page
     assert 'bertline_canary_version{model="m",role="canary"} 1.700000002e+09' in page
@@ -90,7 +90,7 @@ def test_canaries(metrics):
     assert 'bertline_canary_texts_total{agree="no",model="m"} 1.0' in page
     assert 'bertline_canary_dropped_total{model="m"} 1.0' in page
     assert 'bertline_canary_decisions_total{decision="withdrawn",model="m"} 1.0' in page
-    metrics.show_canary("m", 1700000001, None)
+    metrics.canaries.show("m", 1700000001, None)
     assert 'bertline_canary_version{model="m",role="canary"} 0.0' in lines(metrics)
 
 
