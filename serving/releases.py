@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -174,11 +174,12 @@ def find_last_blessed(folder: str | Path, inputs: str) -> Release | None:
 
 def _read(folder: str | Path, numbers: list[int], prefix: str) -> list[Release]:
     paths = [(version, storage.join(folder, f"{prefix}{version}")) for version in numbers]
-    return [
-        _read_release(version, path, withdrawn=bool(prefix))
-        for version, path in paths
-        if storage.exists(storage.join(path, SAVED_MODEL_FILE)) and storage.exists(storage.join(path, RELEASE_FILE))
-    ]
+    present = []
+    for version, path in paths:
+        if storage.exists(storage.join(path, SAVED_MODEL_FILE)) and storage.exists(storage.join(path, RELEASE_FILE)):
+            with suppress(FileNotFoundError):  # it has just been renamed, as by a rollback
+                present.append(_read_release(version, path, withdrawn=bool(prefix)))
+    return present
 
 
 def _read_release(version: int, path: str, withdrawn: bool) -> Release:

@@ -43,8 +43,11 @@ def of(folder: str | Path) -> Standing:
     Raises:
         UserError: a release.json or canary.json is damaged.
     """
-    in_service = releases.read(folder)
-    states = {release.version: record(release).get("state") for release in in_service + releases.read_withdrawn(folder)}
+    # A rename between two looks at the folder must hide no version, so those withdrawn are looked at before and after.
+    before, in_service, after = (
+        read(folder) for read in (releases.read_withdrawn, releases.read, releases.read_withdrawn)
+    )
+    states = {release.version: record(release).get("state") for release in before + in_service + after}
     promoted = max((version for version, state in states.items() if state == PROMOTED), default=None)
     versions = [release.version for release in in_service]
     if not versions:
@@ -123,14 +126,23 @@ def record(release: Release) -> dict[str, Any]:
         UserError: it is damaged.
     """
     file = storage.join(release.path, CANARY_FILE)
-    if not storage.exists(file):
+    try:
+        values = json.loads(storage.read_text(file)) if storage.exists(file) else None
+    except FileNotFoundError:  # the version has just been renamed
+        values = None
+    except ValueError as error:
+        raise _damaged(file, error) from error
+    if values is None:
         return {}
     try:
-        values = json.loads(storage.read_text(file))
         values["state"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: not a canary's record ({error}); delete it, and the version is tried anew") from error
+    except (KeyError, TypeError) as error:
+        raise _damaged(file, error) from error
     return values
+
+
+def _damaged(file: str, error: Exception) -> UserError:
+    return UserError(f"{file}: not a canary's record ({error}); delete it, and the version is tried anew")
 
 
 def write(release: Release, values: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -135,8 +135,12 @@ def length(path: str) -> int:
 
 
 def size(folder: str | Path) -> int:
-    """Bytes of all files under a folder."""
-    return sum(length(join(folder, name)) for name in files(folder))
+    """Bytes of all files under a folder. One that goes meanwhile, as a whole file takes its place, counts for none."""
+    total = 0
+    for name in files(folder):
+        with suppress(FileNotFoundError):
+            total += length(join(folder, name))
+    return total
 
 
 def read_text(path: str) -> str:

@@ -75,7 +75,7 @@ class Folder:
     def is_tried(self, version):
         """Whether a server has taken the version up as its canary."""
         file = self.path / str(version) / "canary.json"
-        return file.exists() and json.loads(file.read_text())["state"] == "judging"
+        return file.is_file() and json.loads(file.read_text())["state"] == "judging"
 
     def reason(self, version):
         (listed,) = [each for each in standing.overview(self.path, True) if each["version"] == version]
@@ -233,7 +233,7 @@ def test_labelled_answers_can_withdraw(folder):
 
     with server(folder, measure=measure) as serving, load(serving.address):
         folder.push("same", 2)
-        wait_until(lambda: folder.states()[2] == "withdrawn")
+        wait_until(lambda: folder.states().get(2) == "withdrawn")
     assert "canary: accuracy -0.500" in folder.reason(2)
     assert set(measured) == {(1, 2)}
 
@@ -317,7 +317,7 @@ def test_a_restart_goes_on_with_what_was_counted(folder):
     assert before["requests"] >= 60 and before["texts"] and before["seconds"] > 0
     plan = replace(PLAN, minimum_requests=before["requests"] + 50)
     with server(folder, plan) as serving, load(serving.address) as answers:
-        wait_until(lambda: folder.states()[2] == "served")
+        wait_until(lambda: folder.states().get(2) == "served")
     assert counted(folder, 2)["requests"] >= before["requests"] + 50
     assert counted(folder, 2)["seconds"] > before["seconds"]
 
@@ -349,7 +349,7 @@ def test_a_rollback_by_hand_ends_a_trial_and_undo_begins_it_anew(folder):
 def test_after_a_rollback_of_the_served_version_the_one_before_is_stable_and_no_canary(folder):
     with server(folder) as serving, load(serving.address) as answers:
         folder.push("same", 2)
-        wait_until(lambda: folder.states()[2] == "served")
+        wait_until(lambda: folder.states().get(2) == "served")
         rollback.roll_back(folder.path, reason="angry customers")
         wait_until(lambda: versions(answers[-20:]).keys() == {1})
         assert folder.states() == {1: "served", 2: "withdrawn"}
