@@ -1,9 +1,10 @@
-"""PseudoLabeller: unlabelled rows that the probe is sure of, as more training rows.
+"""PseudoLabeller: unlabelled rows as more training rows: those that the probe is sure of, or all by label spreading.
 
 The teacher is the probe of the same run: it was fitted on the training rows, its penalty and its temperature on the
 validation rows, and it has seen no test row. A row gets its label where the calibrated probability reaches the
 threshold (Lee, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural Networks", 2013;
-the threshold as in Sohn et al., "FixMatch", NeurIPS 2020). Splits, statistics and figures do not see these rows.
+the threshold as in Sohn et al., "FixMatch", NeurIPS 2020). Or all rows begin with what the probe says, and their labels
+spread along rows that are alike (models/spreading.py). Splits, statistics and figures do not see these rows.
 """
 
 from collections import Counter
@@ -30,7 +31,7 @@ from bertline.components.options import DataOptions
 from bertline.components.probe_head import Probed
 from bertline.components.splitting import text_key, text_keys
 from bertline.errors import UserError
-from bertline.models import calibration, features
+from bertline.models import calibration, features, spreading
 from bertline.models.features import LABEL, ROW_ID, SOURCE, TEXT, TEXT_PAIR
 from bertline.models.recipe import ModelOptions
 
@@ -38,6 +39,7 @@ TRAIN, VALIDATION, TEST = features.SPLITS
 CHUNK = 4096  # rows that are embedded at a time
 COLUMNS = (ROW_ID, SOURCE, LABEL, features.PROBABILITY, TEXT, TEXT_PAIR)  # of PSEUDO_FILE
 SHOWN_LABELS = 5
+SPREAD, MOST_SPREAD = "spread", 50_000  # each row is compared with all others: half a minute, and 77 MB of vectors
 
 
 @component
@@ -47,6 +49,7 @@ def PseudoLabeller(
     head: InputArtifact[ProbeHead],
     rows: OutputArtifact[PseudoLabels],
     source: Parameter[str],
+    labels: Parameter[str],
     threshold: Parameter[float],
     data: Parameter[str],
     model_options: Parameter[str],
@@ -62,6 +65,7 @@ def PseudoLabeller(
         head: the probe.
         rows: Split-train of transformed Examples, and PSEUDO_FILE, a line per row.
         source: `train.unlabelled`.
+        labels: `train.pseudo_labels`.
         threshold: `train.pseudo_threshold`.
         data: DataOptions as JSON: how the files are read.
         model_options: a ModelOptions as JSON.
@@ -70,12 +74,13 @@ def PseudoLabeller(
         backbone: the Pretrainer's weights; None for the configured ones.
 
     Raises:
-        UserError: a file cannot be read, has rows of the test split, or no row reaches the threshold.
+        UserError: a file cannot be read, has rows of the test split, no row reaches the threshold, or there are more
+            rows than labels can spread over.
     """
     options = DataOptions.model_validate_json(data)
-    labels, probed = read_labels(transform_graph.uri), probe_head.read(head.uri)
+    names_of_labels, probed = read_labels(transform_graph.uri), probe_head.read(head.uri)
     tables = read_splits(examples)
-    temperature = temperature_of(probed, tables[VALIDATION], labels)
+    temperature = temperature_of(probed, tables[VALIDATION], names_of_labels)
     encoder = TextVectors(pretrained.model_of(ModelOptions.model_validate_json(model_options), backbone), precision)
     with local_copy(
         base_folder, lambda folder: [file.path for file in pool.files_of(source, options, folder)]
@@ -88,8 +93,11 @@ def PseudoLabeller(
         new = new_rows(
             pool.candidates(sources, options, frozenset(), counts), known, counts, group, groups_of(tables, group)
         )
-        sure, best = surest(new, encoder, probed, temperature, threshold)
-    if not sure and not best:
+        if labels == SPREAD:
+            sure, best = spread_over(new, encoder, probed, temperature, tables[TRAIN], names_of_labels), 1.0
+        else:
+            sure, best = surest(new, encoder, probed, temperature, threshold)
+    if not sure and (not best or labels == SPREAD):
         raise UserError(
             f"train.unlabelled: {source} has no new row without a label: {counts.rows:,} rows{told(counts)}. Name "
             "other files, or leave it out."
@@ -99,11 +107,12 @@ def PseudoLabeller(
             f"train.pseudo_threshold: no row of {source} reaches {threshold:g}; the surest has {best:.3f}. Set it "
             "lower, or leave train.unlabelled out."
         )
-    rows_of = [Labelled(row, labels[label], probability) for row, label, probability in sure]
+    rows_of = [Labelled(row, names_of_labels[label], probability) for row, label, probability in sure]
     added_rows.write(rows.uri, transform_graph.uri, _examples(transform_graph.uri, rows_of))
     _write_provenance(rows.uri, rows_of, names)
-    rows.set_string_custom_property(pseudo_rows.ASKED, pseudo_rows.asked_by(source, threshold))
-    rows.set_string_custom_property("summary", summary(rows_of, counts, threshold))
+    rows.set_string_custom_property(pseudo_rows.ASKED, pseudo_rows.asked_by(source, labels, threshold))
+    by = "labelled by spreading" if labels == SPREAD else f"with {threshold:g} or more"
+    rows.set_string_custom_property("summary", summary(rows_of, counts, by))
 
 
 class Labelled(NamedTuple):
@@ -188,6 +197,39 @@ def surest(
     return sure, best
 
 
+def spread_over(
+    rows: Iterator[Candidate],
+    encoder: TextVectors,
+    probed: Probed,
+    temperature: float,
+    training: Table,
+    labels: Sequence[str],
+) -> list[tuple[Candidate, int, float]]:
+    """All rows, with the labels that have spread to them from the probe and the training rows, and their shares.
+
+    Raises:
+        UserError: there are more than MOST_SPREAD rows, those of training counted.
+    """
+    new = list(islice(rows, MOST_SPREAD))
+    if not new:
+        return []
+    if len(new) + len(training[TEXT]) > MOST_SPREAD:
+        raise UserError(
+            f"train.pseudo_labels: spread compares each row with all others, and takes {MOST_SPREAD:,} rows at most, "
+            "those of training counted. Name fewer rows in train.unlabelled, or leave pseudo_labels out."
+        )
+    texts, pairs = [*training[TEXT], *(row.text for row in new)], None
+    if new[0].text_pair is not None:
+        pairs = [*training[TEXT_PAIR], *(row.text_pair for row in new)]
+    vectors = encoder.features(texts, pairs)
+    start = calibration.probabilities(probed.head.logits(vectors), temperature)
+    known = [labels.index(name) for name in training[LABEL]]
+    start[: len(known)] = 0
+    start[np.arange(len(known)), known] = spreading.KNOWN
+    shares = spreading.spread(vectors, start)[len(known) :]
+    return [(row, int(share.argmax()), float(share.max())) for row, share in zip(new, shares, strict=True)]
+
+
 # === What is written ===
 
 
@@ -220,10 +262,10 @@ def told(counts: pool.Counts) -> str:
     return f"; left out: {', '.join(left_out)}" if left_out else ""
 
 
-def summary(rows: list[Labelled], counts: pool.Counts, threshold: float) -> str:
+def summary(rows: list[Labelled], counts: pool.Counts, by: str) -> str:
     """The screen's line, such as "1,204 of 20,000 rows with 0.95 or more: 700 negative, 504 positive; ..."."""
     by_label = Counter(each.label for each in rows).most_common()
     shown = [f"{count:,} {label}" for label, count in by_label[:SHOWN_LABELS]]
     more = len(by_label) - len(shown)
     shown += [f"{more} more labels"] if more > 0 else []
-    return f"{len(rows):,} of {counts.rows:,} rows with {threshold:g} or more: {', '.join(shown)}{told(counts)}"
+    return f"{len(rows):,} of {counts.rows:,} rows {by}: {', '.join(shown)}{told(counts)}"

@@ -12,14 +12,16 @@ if TYPE_CHECKING:
 ASKED = "asked"  # property of the artifact: what `asked_by` gives
 
 
-def asked_by(source: str, threshold: float) -> str:
+def asked_by(source: str, labels: str, threshold: float) -> str:
     """What rows are asked for by."""
-    return f"{source} {threshold!r}"
+    return f"{source} {labels} {threshold!r}"
 
 
 def asked(recipe: TrainOptions) -> str | None:
     """What the recipe asks for rows by; None where it asks for none."""
-    return None if recipe.unlabelled is None else asked_by(recipe.unlabelled, recipe.pseudo_threshold)
+    if recipe.unlabelled is None:
+        return None
+    return asked_by(recipe.unlabelled, recipe.pseudo_labels, recipe.pseudo_threshold)
 
 
 def answered(rows: PseudoLabels) -> str:

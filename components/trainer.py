@@ -235,8 +235,8 @@ def more_rows(recipe: TrainOptions, variants: Variants | None, pseudo_labels: Ps
         raise UserError("train.augment: this line was compiled with another; compile it again, or leave it as it was")
     if pseudo_rows.asked(recipe) != (pseudo_rows.answered(pseudo_labels) if pseudo_labels else None):
         raise UserError(
-            "train.unlabelled: this line was compiled with another, or another pseudo_threshold; compile it again, or "
-            "leave it as it was"
+            "train.unlabelled: this line was compiled with another, or another pseudo_labels or pseudo_threshold; "
+            "compile it again, or leave it as it was"
         )
     return [rows.uri for rows in (variants, pseudo_labels) if rows]
 

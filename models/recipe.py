@@ -361,9 +361,13 @@ class TrainOptions(Section):
     # Training rows that the probe is fitted on, an even sample; null takes all, as the method probe always does. 20,000
     # are embedded in a minute on two cores, and more move a logistic regression on a few hundred numbers little.
     probe_rows: PositiveInt | None = 20_000
-    # A file of rows without labels (or a folder, a pattern), read as data.source is. Those that the probe is sure of
-    # become training rows (components/pseudo_labeller.py); validation and test rows stay as they are. null: none
+    # A file of rows without labels (or a folder, a pattern), read as data.source is. They become training rows with
+    # labels by the probe (components/pseudo_labeller.py); validation and test rows stay as they are. null: none
     unlabelled: str | None = None
+    # sure: those that the probe is sure of, which a file of any rows can do no harm by. spread: all of them, with the
+    # labels that spread along rows that are alike (models/spreading.py). It is better where there are few labelled rows
+    # of many labels and thousands without, all of this task: docs/more-from-texts.md
+    pseudo_labels: Literal["sure", "spread"] = "sure"
     # How probable a row's label must be, calibrated on the validation rows. 0.95 is that of FixMatch (Sohn et al. 2020)
     pseudo_threshold: float = Field(default=0.95, ge=0.5)
     # The paper's 2 to 4; init chooses by the rows of a label. 10 with family: bilstm and static.
@@ -444,6 +448,10 @@ class TrainOptions(Section):
                 f"pseudo_threshold: {self.pseudo_threshold:g} is reached by no row, as no probability is 1; set it "
                 "below, such as 0.95"
             )
+        if self.unlabelled is None and self.pseudo_labels != "sure":
+            raise ValueError("pseudo_labels: it goes with unlabelled, a file of rows; take one out")
+        if self.pseudo_labels == "spread" and self.pseudo_threshold != 0.95:
+            raise ValueError("pseudo_threshold: with pseudo_labels: spread all rows get a label; leave it out")
         if self.unlabelled is None and self.pseudo_threshold != 0.95:
             raise ValueError("pseudo_threshold: it goes with unlabelled, a file of rows; take one out")
         if self.unlabelled is not None and self.method == "probe":

@@ -252,6 +252,7 @@ def start(task: Task, rows: Rows) -> Start:
     pseudo_labeller = config.train.unlabelled and PseudoLabeller(
         head=probing[-1].outputs["head"],
         source=config.train.unlabelled,
+        labels=config.train.pseudo_labels,
         threshold=config.train.pseudo_threshold,
         data=task.settings.sections["data"],
         **common,

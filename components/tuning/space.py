@@ -23,6 +23,7 @@ FIXED = {
     "class_weights": "it changes what the validation loss measures, so trials could not be compared",
     "augment": "the rows are made before the trials",
     "unlabelled": "the rows are labelled before the trials",
+    "pseudo_labels": "the rows are labelled before the trials",
     "pseudo_threshold": "the rows are labelled before the trials",
     "probe_rows": "the probe is fitted before the trials",
     "warm_start": "trials start from the pretrained weights",

@@ -209,7 +209,7 @@ def test_labels_of_a_row_are_given_from_their_tuned_thresholds():
 # === Pseudo-labels ===
 
 
-def pseudo(line, probed, folder, texts, threshold=0.9):
+def pseudo(line, probed, folder, texts, threshold=0.9, labels="sure"):
     """What the PseudoLabeller leaves of a file of texts."""
     _, options, examples, graph, _ = line
     (folder / "data").mkdir(parents=True)
@@ -222,6 +222,7 @@ def pseudo(line, probed, folder, texts, threshold=0.9):
         head=probed[1],
         rows=rows,
         source="new.csv",
+        labels=labels,
         threshold=threshold,
         data=DataOptions(source="x").model_dump_json(),
         model_options=options.model_dump_json(),
@@ -252,6 +253,22 @@ def test_sure_rows_become_training_rows_with_their_source(line, probed, tmp_path
     summary = rows.get_string_custom_property("summary")
     assert f"{len(kept):,} of {len(fresh) + 3:,} rows with 0.9 or more" in summary
     assert "1 in train" in summary and "1 in validation" in summary and "1 repeated" in summary
+
+
+def test_labels_spread_over_all_rows(line, probed, tmp_path, monkeypatch):
+    known = {text for text, _, _ in reviews(360)}
+    truth = {text: label for text, label, _ in reviews(80, seed=5) if text not in known}
+    rows = pseudo(line, probed, tmp_path / "all", [*truth, reviews(1)[0][0]], labels="spread")
+    kept = spreadsheet.read(f"{rows.uri}/{PSEUDO_FILE}")
+    assert [row["text"] for row in kept] == list(truth)
+    assert sum(truth[row["text"]] == row["label"] for row in kept) / len(kept) > 0.85
+    summary = rows.get_string_custom_property("summary")
+    assert f"{len(truth):,} of {len(truth) + 1:,} rows labelled by spreading: " in summary and "1 in train" in summary
+    with pytest.raises(UserError, match=r"new\.csv has no new row without a label"):
+        pseudo(line, probed, tmp_path / "known", [reviews(1)[0][0]], labels="spread")
+    monkeypatch.setattr(pseudo_labeller, "MOST_SPREAD", 261)  # 260 are training rows
+    with pytest.raises(UserError, match="takes 261 rows at most"):
+        pseudo(line, probed, tmp_path / "many", list(truth)[:2], labels="spread")
 
 
 def test_rows_of_the_test_split_and_a_threshold_out_of_reach_are_refused(line, probed, tmp_path):

@@ -364,6 +364,9 @@ def test_pseudo_labels_that_could_not_be_are_refused(tmp_path):
     threshold = "pseudo_threshold: 1 is reached by no row, as no probability is 1"
     assert threshold in refused(tmp_path, train("unlabelled: new.csv, pseudo_threshold: 1.0"))
     assert "it goes with unlabelled" in refused(tmp_path, train("pseudo_threshold: 0.9"))
+    assert "pseudo_labels: it goes with unlabelled" in refused(tmp_path, train("pseudo_labels: spread"))
+    both = "unlabelled: new.csv, pseudo_labels: spread, pseudo_threshold: 0.8"
+    assert "spread all rows get a label" in refused(tmp_path, train(both))
     assert "with method: probe nothing" in refused(tmp_path, train("unlabelled: new.csv, method: probe"))
     random = "model: {backbone: {vocabulary: vocab.txt}}\n"
     assert "the random weights of model.backbone know nothing" in refused(tmp_path, train("unlabelled: a.csv", random))
