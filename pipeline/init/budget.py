@@ -14,16 +14,42 @@ from typing import Any, NamedTuple
 
 from bertline.errors import UserError
 from bertline.models.bert import backbone_config
-from bertline.models.recipe import BilstmOptions
+from bertline.models.recipe import BilstmOptions, StaticOptions
 from bertline.pipeline.init import wordpieces
 
 # What a request takes beside the network: gRPC, the server's Python and the tokenizer. One measurement: the canary's
 # median for a network of one thin layer, whose own share is a few tenths, was 1.9 ms on two busy cores.
 SERVER_MS = 1.5
-# Of a SavedModel beside the weights: the tokenizer's own tables, the graph and the files of Transform.
-GRAPH_BYTES = 2_500_000
-BYTES = {"float32": 4, "bfloat16": 2}  # of a number, by export.dtype
+# Of a SavedModel beside the weights: the tokenizer's own tables, the graph, biases and the files of Transform. They are
+# 2.6 MB of MiniLM's.
+GRAPH_BYTES = 3_000_000
+
+
+class Stored(NamedTuple):
+    """A dtype of `export.dtype`.
+
+    Attributes:
+        bytes: of a number.
+        computes: the dtype of the products.
+        reason: why it may be taken, for the config.
+    """
+
+    bytes: float
+    computes: str
+    reason: str = ""
+
+
+# From the one that changes nothing to the one that rounds most.
+DTYPES = {
+    "float32": Stored(4, "float32"),
+    "bfloat16": Stored(2, "bfloat16", "half the bytes; it moves a probability by about 0.001"),
+    # a scale for each 64 numbers
+    "int8": Stored(1 + 4 / 64, "float32", "about a quarter of the bytes, as fast as float32: docs/compression.md"),
+}
 SHORT, LONGER = 1, 3  # layers of the networks that are timed
+
+
+Values = dict[tuple[str, ...], tuple[Any, str]]
 
 
 class Budget(NamedTuple):
@@ -51,13 +77,13 @@ class Option(NamedTuple):
         size: bytes of the SavedModel, as far as they can be counted before it is made.
         p50_ms: of a request; 0 where no time is asked for.
         values: path in the config -> value and its reason.
-        family: of the model; "auto" for the pretrained weights.
+        family: of the model, as `model.family`.
     """
 
     words: str
     size: int
     p50_ms: float
-    values: dict[tuple[str, ...], tuple[Any, str]]
+    values: Values
     family: str = "auto"
 
     def described(self, budget: Budget) -> str:
@@ -122,15 +148,17 @@ def _where(budget: Budget, tokens: int) -> str:
 def _options(budget: Budget, weights: Weights) -> Iterator[Option]:
     """From the whole model to the least one.
 
-    Rounding numbers to half their bits and leaving out words that no row has cost next to nothing, so they come before
-    fewer layers; a network without pretrained weights is the last.
+    Rounding numbers and leaving out words that no row has cost next to nothing, so they come before fewer layers. Then
+    come a model without attention and, last, one without pretrained weights.
     """
     sizes = _sizes(weights.folder)
     timed = cache(lambda dtype: _times(sizes, dtype, weights.tokens))
     for layers in range(sizes["layers"], 0, -1):
         for words in _vocabularies(budget, weights, sizes["words"]):
-            for dtype in BYTES:
-                yield _of_bert(sizes, layers, dtype, words, timed(dtype)(layers) if budget.p50_ms is not None else 0.0)
+            for dtype, stored in DTYPES.items():
+                p50_ms = timed(stored.computes)(layers) if budget.p50_ms is not None else 0.0
+                yield _of_bert(sizes, layers, dtype, words, p50_ms)
+    yield from _static(budget, weights, sizes["words"])
     yield _bilstm(weights)
 
 
@@ -152,19 +180,37 @@ def _used_words(weights: Weights) -> int:
 
 
 def _of_bert(sizes: dict[str, int], layers: int, dtype: str, words: int, p50_ms: float) -> Option:
-    values: dict[tuple[str, ...], tuple[Any, str]] = {}
     steps = [f"{'all' if layers == sizes['layers'] else layers} of {sizes['layers']} layers in {dtype}"]
-    if dtype != "float32":
-        values["export", "dtype"] = (dtype, "half the bytes; it moves a probability by about 0.001")
+    values = _exported(dtype)
     if layers < sizes["layers"]:
         values["compress", "layers"] = (layers, f"of {sizes['layers']}, distilled from the whole network")
     if words < sizes["words"]:
-        values["compress", "vocabulary"] = ("used", f"{words:,} of {sizes['words']:,} wordpieces: those of your rows")
+        values["compress", "vocabulary"] = (
+            "used",
+            f"{words:,} of {sizes['words']:,} wordpieces: those of your rows, and what spells others",
+        )
         steps.append("with only the wordpieces of your rows")
     hidden, intermediate = sizes["hidden"], sizes["intermediate"]
     in_dtype = backbone_config.parameters(layers, hidden, intermediate, words, positions=0)
-    size = BYTES[dtype] * in_dtype + BYTES["float32"] * sizes["positions"] * hidden + GRAPH_BYTES
-    return Option(" ".join(steps), size, p50_ms, values)
+    size = DTYPES[dtype].bytes * in_dtype + DTYPES["float32"].bytes * sizes["positions"] * hidden + GRAPH_BYTES
+    return Option(" ".join(steps), int(size), p50_ms, values)
+
+
+def _exported(dtype: str) -> Values:
+    return {} if dtype == "float32" else {("export", "dtype"): (dtype, DTYPES[dtype].reason)}
+
+
+def _static(budget: Budget, weights: Weights, words: int) -> Iterator[Option]:
+    """A vector for each wordpiece of the weights, in float32 and in int8; bfloat16 is no faster for it."""
+    from bertline.pipeline.init import trial
+
+    sizes = StaticOptions()
+    time = SERVER_MS + trial.of_static(weights.tokens) if budget.p50_ms is not None else 0.0
+    numbers = (words + sizes.hidden) * sizes.dimensions
+    for dtype in ("float32", "int8"):
+        values = {("model", "family"): ("static", "a vector per token, distilled from the backbone: docs/families.md")}
+        size = int(DTYPES[dtype].bytes * numbers) + GRAPH_BYTES
+        yield Option(f"static in {dtype}", size, time, {**values, **_exported(dtype)}, family="static")
 
 
 def _bilstm(weights: Weights) -> Option:

@@ -176,13 +176,11 @@ def _within(budget: Budget, proposal: Proposal, chosen: weights.Choice, texts: l
     tokens = min(middle, propose_max_length(chosen.pieces.lengths))
     option, sentence = budgets.choose(budget, budgets.Weights(folder, tuple(texts), tokens))
     settings = proposal.settings
-    if option.family != "auto":  # what belongs to pretrained weights goes; the family has a recipe of its own
-        ours = {("model", name) for name in ("backbone", "pooling")}
-        settings = [
-            each
-            for each in settings
-            if each.path not in ours and each.path[:2] != ("model", "sha256") and each.path[0] != "train"
-        ]
+    if option.family != "auto":  # each has a recipe of its own
+        settings = [each for each in settings if each.path[0] != "train"]
+    if option.family == "bilstm":  # what belongs to pretrained weights
+        gone = ("backbone", "sha256", "pooling")
+        settings = [each for each in settings if each.path[0] != "model" or each.path[1] not in gone]
     added = [Setting(path, *setting) for path, setting in option.values.items()]
     if budget.size is not None:
         added.append(Setting(("evaluate", "gates", "max_size"), f"{budget.size / 1e6:g}MB", "--size"))

@@ -15,7 +15,8 @@ import tensorflow as tf
 from bertline.models import families
 from bertline.models.bert.tokenizer import SPECIAL
 from bertline.models.family import Batch, Frozen
-from bertline.models.recipe import BilstmOptions, ModelOptions, RandomBert
+from bertline.models.recipe import BilstmOptions, ModelOptions, RandomBert, StaticOptions
+from bertline.models.static import classifier as static
 from bertline.serving.protos import ConfigProto
 from bertline.serving.servable import Call, Servable
 
@@ -38,6 +39,12 @@ def of_berts(networks: list[dict[str, int]], dtype: str, tokens: int) -> list[fl
         ]
         models = [families.BERT.build(each, 2, seed=1) for each in options]
     return _p50_ms([model.frozen(tf.as_dtype(dtype)) for model in models], tokens)
+
+
+def of_static(tokens: int) -> float:
+    """The same of a model of the family static, whose vocabulary takes no time either."""
+    model = static.Classifier(len(SPECIAL), 2, StaticOptions(), dropout=0.0)
+    return _p50_ms([model.frozen(tf.float32)], tokens)[0]
 
 
 def of_bilstm(texts: list[str], tokens: int) -> tuple[float, int]:

@@ -6,11 +6,13 @@ import pytest
 from typer.testing import CliRunner
 
 from bertline.errors import UserError
+from bertline.models import packages
 from bertline.pipeline import config
 from bertline.pipeline.cli import app
 from bertline.pipeline.init import budget as budgets
 from bertline.pipeline.init import trial, write_config
 from bertline.pipeline.init.budget import SERVER_MS, Budget
+from bertline.pipeline.init.weights import DEFAULT
 
 MB = 1_000_000
 
@@ -25,11 +27,12 @@ def table(tmp_path):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A machine on which a layer takes 2 ms in float32 and 1 ms in bfloat16, and a bilstm 0.2 ms."""
+    """A machine on which a layer takes 2 ms in float32 and 1 ms in bfloat16, static 0.3 ms, and a bilstm 0.2 ms."""
     each = {"float32": 2.0, "bfloat16": 1.0}
     monkeypatch.setattr(
         trial, "of_berts", lambda networks, dtype, tokens: [each[dtype] * network["layers"] for network in networks]
     )
+    monkeypatch.setattr(trial, "of_static", lambda tokens: 0.3)
     monkeypatch.setattr(trial, "of_bilstm", lambda texts, tokens: (0.2, 60))
 
 
@@ -52,9 +55,9 @@ def test_what_the_whole_model_keeps_to_changes_nothing_but_the_gates(table):
     ("size", "dtype", "vocabulary", "layers"),
     [
         (60, "bfloat16", "whole", None),
-        (50, "bfloat16", "whole", None),
-        (30, "bfloat16", "used", None),
-        (12, "bfloat16", "used", 2),
+        (30, "int8", "whole", None),
+        (20, "int8", "used", None),
+        (12, "int8", "used", 3),
     ],
 )
 def test_a_size_is_met_by_giving_up_the_least(table, size, dtype, vocabulary, layers):
@@ -75,11 +78,27 @@ def test_a_time_is_met_by_bfloat16_then_by_fewer_layers(table, clock):
     assert task.compress.vocabulary == "whole"  # fewer words are no faster
 
 
-def test_where_no_pretrained_weights_keep_to_it_a_bilstm_is_proposed(table, clock):
+def test_where_no_transformer_keeps_to_it_a_family_without_one_is_proposed(table, clock):
     task, said = proposed(table, p50_ms=2)
+    assert task.model.family == "static"
+    assert task.model.backbone.startswith("package://")  # which it is distilled from
+    assert task.train.learning_rate == 0.001  # the family's own recipe
+    assert "static in float32, 1.8 ms" in said
+    task, said = proposed(table, p50_ms=2, size=12 * MB)
+    assert (task.model.family, task.export.dtype) == ("static", "int8")
+    task, said = proposed(table, p50_ms=1.75)
     assert task.model.family == "bilstm"
-    assert task.train.learning_rate == 0.002  # the family's own recipe
+    assert task.train.learning_rate == 0.002
     assert "bilstm, 1.7 ms" in said
+
+
+def test_the_sizes_are_those_that_were_measured(table):
+    """MiniLM's SavedModel had 92.8 MB in float32, and 26.7 in int8 (docs/compression.md)."""
+    weights = budgets.Weights(packages.resolve(DEFAULT), (("good",),), 3)
+    sizes = budgets._sizes(weights.folder)
+    for dtype, size in {"float32": 92.8, "int8": 26.7}.items():
+        counted = budgets._of_bert(sizes, 6, dtype, sizes["words"], 0.0).size
+        assert size * MB <= counted <= 1.04 * size * MB
 
 
 def test_both_at_once(table, clock):
@@ -107,6 +126,7 @@ def test_real_networks_are_timed():
     sizes = {"hidden": 8, "heads": 2, "intermediate": 16}
     times = trial.of_berts([{**sizes, "layers": layers} for layers in (1, 2)], "float32", 5)
     assert all(time > 0 for time in times)
+    assert trial.of_static(5) > 0
     time, words = trial.of_bilstm(["good item", "good item", "poor"], 5)
     assert time > 0
     assert words == 5  # three special ones, and what came twice
