@@ -168,6 +168,8 @@ def test_postgresql_that_goes_away_and_an_answer_that_is_lost(tmp_path, monkeypa
         assert [(row["start"].hour, row["texts"]) for row in sorted(counted, key=lambda row: row["start"])] == [
             (n, 1) for n in range(13)
         ]
+        assert again.store.forget(datetime.datetime.fromisoformat(hour(11))) == 11
+        assert [len(table(again, name)) for name in ("TEXTS", "MENTIONS")] == [2, 2]
         proxy.close()
 
 
