@@ -92,12 +92,12 @@ class Canary:
         return spec.name == self._model and not spec.HasField("version") and not spec.version_label
 
     @contextmanager
-    def acquire(self, spec: ModelSpec, key: bytes | None) -> Iterator[Servable]:
+    def acquire(self, spec: ModelSpec, key: bytes | bytearray | None) -> Iterator[Servable]:
         """The servable for a request that `routes`, kept loaded until the block ends; errors as `Models.acquire`.
 
         Args:
             spec: of the request.
-            key: see `is_of_canary`; None for the stable version.
+            key: of the caller, or of the request; None for the stable version.
         """
         trial = self.trial
         versions = [trial.stable, None]  # None, the newest: a version may be gone since the folder was looked at
@@ -116,7 +116,7 @@ class Canary:
                     continue
         return held.enter_context(self._models.acquire(self._spec(last)))
 
-    def _is_of_canary(self, version: int, key: bytes) -> bool:
+    def _is_of_canary(self, version: int, key: bytes | bytearray) -> bool:
         """Whether a key belongs to the canary. The version is part of the hash, so each canary gets other callers."""
         digest = hashlib.blake2b(key, digest_size=8, key=str(version).encode()).digest()
         return int.from_bytes(digest) < self.plan.share * 2**64

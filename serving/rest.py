@@ -221,12 +221,12 @@ class _Rest:
         fields = {"model_spec": _fields(response.model_spec), "metadata": {SIGNATURE_DEF: _fields(signatures)}}
         return json.dumps(fields, indent=1).encode() + b"\n"
 
-    def _key(self, request: Request, body: _Body) -> bytes | None:
+    def _key(self, request: Request, body: _Body) -> bytes | bytearray | None:
         """What decides between versions: the caller's own key, else the request's body as it was sent."""
         if self._service.canary is None:
             return None
         own = request.headers.get(self._service.canary.plan.key)
-        return bytes(body.content) if own is None else own.encode()
+        return body.content if own is None else own.encode()
 
     async def _infer(self, request: Request, call: RestCall, body: _Body, share: Share, entry: Entry | None) -> bytes:
         with self._service.acquire(call.spec, self._key(request, body)) as servable:

@@ -93,7 +93,7 @@ class Service:
         self._running = 0
         metrics.watch_requests(lambda: self._running)
 
-    def acquire(self, spec: ModelSpec, key: bytes | None = None):
+    def acquire(self, spec: ModelSpec, key: bytes | bytearray | None = None):
         """Context manager: the servable that a model_spec names, kept loaded until the block ends.
 
         Args:

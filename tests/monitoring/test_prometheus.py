@@ -6,25 +6,20 @@ import re
 import shutil
 import subprocess
 import time
-from contextlib import contextmanager
-from pathlib import Path
 
 import grpc
 import pytest
 import yaml
-from engines import free_port
 from prometheus_client import generate_latest
+from prometheus_stack import ALERTMANAGER, DEPLOY, RULES, TOOLS, alarms_to
 
 from bertline.monitoring import alarms
 from bertline.monitoring.judge import Judged, Report
 from bertline.monitoring.looks import Look
 from bertline.serving.metrics import Metrics
 
-DEPLOY = Path(__file__).parents[2] / "monitoring" / "deploy"
-RULES, ALERTMANAGER = DEPLOY / "prometheus-rules.yaml", DEPLOY / "alertmanager.yaml"
 DASHBOARD = DEPLOY / "grafana-dashboard.json"
 
-TOOLS = ("promtool", "amtool", "prometheus", "prometheus-alertmanager")
 WATCHES = pytest.mark.skipif(
     not all(map(shutil.which, TOOLS)),
     reason="Prometheus is a system package, for root to install: apt install prometheus prometheus-alertmanager",
@@ -149,48 +144,15 @@ def filled(text, labels):
     return text
 
 
-@contextmanager
-def running(*command):
-    with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-
-
 @WATCHES
 @pytest.mark.shipped
 def test_an_alarm_fires_and_is_resolved_end_to_end(tmp_path, webhook):
     """The monitor's own endpoint, Prometheus, Alertmanager, and a webhook at its end."""
-    gauges, managed, watched = alarms.Gauges(), free_port(), free_port()
+    gauges = alarms.Gauges()
     alarm = gauges._alarm.labels("reviews", "labels", "the test rows")
     alarm.set(1)
     address, got = webhook
-    manager = yaml.safe_load(ALERTMANAGER.read_text())
-    manager["route"] |= {"group_wait": "1s", "group_interval": "2s"}
-    manager["receivers"][0]["webhook_configs"][0]["url"] = f"http://{address}/alarms"
-    prometheus = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(RULES)],
-        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{managed}"]}]}]},
-        "scrape_configs": [{"job_name": "monitor", "static_configs": [{"targets": [f"127.0.0.1:{gauges.serve(0)}"]}]}],
-    }
-    (tmp_path / "alertmanager.yaml").write_text(yaml.safe_dump(manager))
-    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(prometheus))
-    alertmanager = (
-        "prometheus-alertmanager",
-        f"--config.file={tmp_path}/alertmanager.yaml",
-        f"--storage.path={tmp_path}/alertmanager",
-        f"--web.listen-address=127.0.0.1:{managed}",
-        "--cluster.listen-address=",
-    )
-    server = (
-        "prometheus",
-        f"--config.file={tmp_path}/prometheus.yaml",
-        f"--storage.tsdb.path={tmp_path}/data",
-        f"--web.listen-address=127.0.0.1:{watched}",
-    )
-    with running(*alertmanager), running(*server):
+    with alarms_to(address, tmp_path, gauges.serve(0)):
         fired = got.get(timeout=90)
         alarm.set(0)
         resolved = next_resolved(got)

@@ -214,6 +214,16 @@ def test_a_shadow_is_met_by_nobody(folder, tmp_path):
     assert "agreement 0." in folder.reason(3)
 
 
+def test_what_nobody_has_time_to_compare_is_dropped_and_counted(folder, monkeypatch):
+    monkeypatch.setattr("bertline.serving.canary.WAITING", 0)
+    with server(folder, NEVER, rest_port=0, metrics_path=METRICS) as serving, load(serving.address) as answers:
+        folder.push("same", 2)
+        wait_until(lambda: versions(answers)[2] >= 30)
+        shown = figures(serving.rest_address)
+    assert shown['bertline_canary_dropped_total{model="mood"}'] >= 25
+    assert counted(folder, 2)["texts"] == 0 and counted(folder, 2)["requests"] >= 30
+
+
 def test_too_few_requests_wait_and_say_so(folder, caplog):
     caplog.set_level(logging.INFO)
     with server(folder, NEVER) as serving, Client(serving.address, "mood", version_label="canary") as client:

@@ -111,3 +111,23 @@ def test_overview_of_a_remote_folder():
             file.write(text)
     (listed,) = standing.overview(folder)
     assert (listed["version"], listed["state"], listed["bytes"]) == (7, "served", 7)
+
+
+def test_a_version_renamed_meanwhile_is_no_error(tmp_path, monkeypatch):
+    """A rollback renames folders while others read them."""
+    release(tmp_path, 100)
+    release(tmp_path, 200)
+    exists = storage.exists
+
+    def renamed_after(path):
+        there = exists(path)
+        if path.endswith("200/release.json") and there:
+            (tmp_path / "200").rename(tmp_path / "withdrawn-200")
+        return there
+
+    monkeypatch.setattr(storage, "exists", renamed_after)
+    assert [each.version for each in releases.read(tmp_path)] == [100]
+    monkeypatch.undo()
+    files = storage.files
+    monkeypatch.setattr(storage, "files", lambda folder: [*files(folder), ".release.json.unfinished"])
+    assert storage.size(tmp_path / "100") > 0
