@@ -68,7 +68,7 @@ def bfloat16_export(config: configs.Config) -> Path:
     folder = RESULTS / f"exported-{config.name}"
     shutil.rmtree(folder, ignore_errors=True)
     options = ExportOptions(dtype="bfloat16")
-    exporter.write_saved_model(folder, Path(weights.uri), graph.uri, config.model, options, temperature=1.0)
+    exporter.write_saved_model(folder, exporter.Source(Path(weights.uri), graph.uri, config.model, options))
     return folder
 
 

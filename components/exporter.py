@@ -1,6 +1,7 @@
 """Exporter: writes the SavedModel that is evaluated, pushed and served, from the weights that training left."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -86,17 +87,14 @@ def export(
     validation = training_record.read_logits(model_run)
     calibrated = calibrate(validation, labels, options.calibrate)
     tuned = tune(validation, labels, calibrated) if np.ndim(calibrated.temperature) else None
-    made = Path(weights), transform_graph, model_options, options
-    served_with = {
-        "temperature": calibrated.temperature,
-        "thresholds": None if tuned is None else [tuned[label].value for label in labels],
-    }
+    values = None if tuned is None else [tuned[label].value for label in labels]
+    source = Source(Path(weights), transform_graph, model_options, options, calibrated.temperature, values)
     folder = Path(path_utils.serving_model_dir(model.uri))
-    write_saved_model(folder, *made, **served_with)
+    write_saved_model(folder, source)
     also = {}
     if "onnx" in options.also:
         beside = Path(model.uri) / export_record.ONNX_FOLDER
-        write_onnx(beside, *made, **served_with)
+        write_onnx(beside, source)
         also["onnx"] = storage.size(beside)
     record = ExportRecord(
         dtype=options.dtype, abstain=options.abstain, calibration=calibrated, thresholds=tuned, also=also
@@ -107,20 +105,10 @@ def export(
     model.set_string_custom_property("summary", describe(record, storage.size(folder)))
 
 
-def write_saved_model(
-    folder: Path,
-    weights: Path,
-    transform_graph: str,
-    model: ModelOptions,
-    options: ExportOptions,
-    *,
-    temperature: calibration.Temperatures,
-    thresholds: list[float] | None = None,
-) -> None:
-    """Writes the SavedModel.
+class Source(NamedTuple):
+    """What a model is exported from.
 
-    Args:
-        folder: to be filled.
+    Attributes:
         weights: folder of the trained weights.
         transform_graph: folder of Transform's output.
         model: names the vocabulary.
@@ -128,6 +116,18 @@ def write_saved_model(
         temperature: what the logits are divided by.
         thresholds: of a multi-label model, in the order of the labels.
     """
+
+    weights: Path
+    transform_graph: str
+    model: ModelOptions
+    options: ExportOptions
+    temperature: calibration.Temperatures = 1.0
+    thresholds: list[float] | None = None
+
+
+def write_saved_model(folder: Path, source: Source) -> None:
+    """Fills the folder with the SavedModel."""
+    weights, transform_graph, model, options, temperature, thresholds = source
     own = compression.options_of(model, weights)
     family, labels = families.of(own), read_labels(transform_graph)
     tokenizer = family.tokenizer(own, transform_graph)
@@ -149,17 +149,8 @@ def write_saved_model(
     signatures.export(served, folder)
 
 
-def write_onnx(
-    folder: Path,
-    weights: Path,
-    transform_graph: str,
-    model: ModelOptions,
-    options: ExportOptions,
-    *,
-    temperature: calibration.Temperatures,
-    thresholds: list[float] | None = None,
-) -> None:
-    """Writes the same model for programs without TensorFlow; arguments as those of `write_saved_model`.
+def write_onnx(folder: Path, source: Source) -> None:
+    """Writes the same model for programs without TensorFlow.
 
     Raises:
         UserError: the package onnx is missing, or a model of this family cannot be written as ONNX.
@@ -167,6 +158,7 @@ def write_onnx(
     portable.check_installed()
     from bertline.models.portable import folder as portable_folder  # brings onnx, which is an extra
 
+    weights, transform_graph, model, options, temperature, thresholds = source
     own = compression.options_of(model, weights)
     family = families.of(own)
     answers = portable_folder.Answers(

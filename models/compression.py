@@ -14,7 +14,7 @@ from bertline.errors import UserError
 from bertline.models import families
 from bertline.models.dataset import Rows
 from bertline.models.distillation import kept_layers
-from bertline.models.family import Classifier
+from bertline.models.family import Classifier, LayeredEncoder
 from bertline.models.recipe import ModelOptions
 
 VOCABULARY = "vocabulary"  # in a student's Weights: a folder as a backbone's, without weights
@@ -40,6 +40,9 @@ class Shortens(Protocol):
 
     def shortened(self, layers: Sequence[int]) -> Classifier:
         """A copy with some of its layers, counted from 0."""
+
+    def encoder(self) -> LayeredEncoder:
+        """Its forward pass, which gives the states after each layer too."""
 
 
 class Trimmed(NamedTuple):

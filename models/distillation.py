@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from bertline.models import ensemble
 from bertline.models.bert.classifier import Classifier
-from bertline.models.family import Batch
+from bertline.models.family import Batch, LayeredEncoder, Weights
 from bertline.models.recipe import DistillOptions
 
 
@@ -41,7 +41,9 @@ class Distillation:
     """
 
     def __init__(self, teacher: Sequence[Classifier], layers: Sequence[int], options: DistillOptions, dtype: tf.DType):
-        self._members = [(member.encoder(), member.packed(dtype)) for member in teacher]
+        self._members: list[tuple[LayeredEncoder, Weights]] = [
+            (member.encoder(), member.packed(dtype)) for member in teacher
+        ]
         self._multi_label = teacher[0].multi_label
         self._layers, self._options = list(layers), options
 

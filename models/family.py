@@ -89,6 +89,15 @@ class Encoder(Protocol):
         """The rows' pooled vectors, float32 [batch, hidden]."""
 
 
+class LayeredEncoder(Encoder, Protocol):
+    """The forward pass of a network whose layers can be fewer: a student learns from the states after them."""
+
+    def logits_and_states(
+        self, weights: Weights, batch: Batch, seed: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """As `logits`, and the tokens' vectors after each layer, float32 [batch x tokens, hidden]."""
+
+
 class Frozen(Protocol):
     """The forward pass as it is exported: a tf.Module."""
 

@@ -203,6 +203,11 @@ def _named(key: str, values: Range | Sequence[Any]) -> Dimension:
     section, _, name = key.partition(".")
     if section == "model" and name not in MODEL_KEYS:
         known = ", ".join(f"model.{each}" for each in MODEL_KEYS)
+        if name in ("family", "backbone"):
+            raise ValueError(
+                f"tune.space: {key}: all trials read the same tokens, and each family and backbone has its own. Write "
+                "a config of the same name for each, tune and run each, and `bertline compare` the runs"
+            )
         raise ValueError(f"tune.space: {key}: of the section model a trial can change {known}, and no other key")
     if section not in ("model", "train"):
         raise ValueError(f"tune.space: {key}: a trial changes keys of train, such as train.learning_rate")

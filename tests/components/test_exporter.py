@@ -133,12 +133,13 @@ def test_onnx_answers_as_the_saved_model_without_tensorflow(line, tmp_path):
 
 def test_onnx_is_refused_where_its_package_or_the_family_is_not_there(line, tmp_path, monkeypatch):
     options, inputs = line
-    made = Path(inputs["weights"].uri), inputs["transform_graph"].uri, options, ExportOptions(also=["onnx"])
+    graph, also = inputs["transform_graph"].uri, ExportOptions(also=["onnx"])
+    source = exporter.Source(Path(inputs["weights"].uri), graph, options, also)
     with monkeypatch.context() as patch:
         patch.setattr(util, "find_spec", lambda name: None)
         with pytest.raises(UserError, match=r"pip install 'bertline\[onnx\]'"):
-            exporter.write_onnx(tmp_path / "onnx", *made, temperature=1.0)
+            exporter.write_onnx(tmp_path / "onnx", source)
     monkeypatch.setattr(type(families.BERT), "name", "words")
     with pytest.raises(UserError, match="family words cannot be written as ONNX; those of bert and xlm_roberta can"):
-        exporter.write_onnx(tmp_path / "onnx", *made, temperature=1.0)
+        exporter.write_onnx(tmp_path / "onnx", source)
     assert not (tmp_path / "onnx").exists()

@@ -214,8 +214,8 @@ def test_what_a_method_adds_is_exported_and_started_from(data, tmp_path):
     logits = training_record.read_logits(run.uri).logits
 
     options, graph, _ = data
-    export = ExportOptions()
-    exporter.write_saved_model(tmp_path / "served", Path(weights.uri), graph.uri, options, export, temperature=1.0)
+    source = exporter.Source(Path(weights.uri), graph.uri, options, ExportOptions())
+    exporter.write_saved_model(tmp_path / "served", source)
     texts = tf.constant([text for text, _, _ in reviews(360)[300:330]])
     answers = tf.saved_model.load(str(tmp_path / "served")).signatures["text"](text=texts)
     np.testing.assert_allclose(answers["probabilities"], special.softmax(logits, axis=-1), atol=1e-4)

@@ -91,6 +91,8 @@ def test_values_are_those_of_the_config():
         ({"train.method": ["full", "top_layers"]}, r"train\.method: top_layers: .*how many layers"),
         ({"train.method": ["lora", "full"], "train.lora.rank": [8, 4096]}, r"train\.lora\.rank: 4096: .*width of 384"),
         ({"model.max_length": [64, 128]}, r"model\.max_length: .*model\.dropout, and no other key"),
+        ({"model.family": ["auto", "static"]}, r"model\.family: all trials read the same tokens.*bertline compare"),
+        ({"model.backbone": ["a", "b"]}, r"model\.backbone: all trials read the same tokens, and each family and"),
         ({"data.labels": [1, 2]}, r"data\.labels: a trial changes keys of train"),
     ],
 )
