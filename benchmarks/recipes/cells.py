@@ -79,6 +79,14 @@ class Cell:
         values = [getattr(result, figure) for result in self.results[method]]
         return stdev(values) if len(values) > 1 else None
 
+    def seconds(self, method: str) -> str:
+        """The mean over the seeds on the processor that most of them ran on, and which it was if not AVX512_BF16."""
+        by_cpu = defaultdict(list)
+        for result in self.results[method]:
+            by_cpu[result.cpu].append(result.seconds)
+        cpu, seconds = max(by_cpu.items(), key=lambda each: len(each[1]))
+        return f"{mean(seconds):,.0f}" + ("" if cpu == "AVX512_BF16" else f" ({cpu})")
+
     def difference(self, method: str, other: str) -> Difference | None:
         """One method less another; None where no seed has both."""
         pairs = [

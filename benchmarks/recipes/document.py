@@ -160,7 +160,7 @@ def _set(cells: list[Cell]) -> str:
             weights, count = cell.results[method][0].weights, len(cell.results[method])
             mark = " *" if method == cell.by_init else ""
             figures = [_figure(cell, method, name) for name in ("accuracy", "macro_f1")]
-            cost = [f"{cell.mean(method, 'seconds'):,.0f}", "" if weights is None else f"{weights:,}", str(count)]
+            cost = [cell.seconds(method), "" if weights is None else f"{weights:,}", str(count)]
             rows.append([f"{cell.any.train_rows:,}", described(method) + mark, *figures, *cost])
     head = ["rows", "method", "accuracy", "macro-F1", "seconds", "weights trained", "seeds"]
     about = f"{first.labels} labels, {first.tokens} wordpieces a row (median), {first.test_rows:,} test rows.\n\n"

@@ -81,5 +81,13 @@ def probe_of(*, foreign: bool) -> str:
     return name_of(Recipe(TrainOptions(method=PROBE), weights=_weights(foreign)))
 
 
+def tunes(method: str, *, foreign: bool) -> bool:
+    """Whether it trains more than a probe, from the weights that `bertline init` proposes."""
+    if method in PEERS:
+        return False
+    recipe = recipe_of(method)
+    return recipe.train.method != PROBE and recipe.weights == _weights(foreign)
+
+
 def _weights(foreign: bool) -> Weights:
     return "multilingual" if foreign else "english"

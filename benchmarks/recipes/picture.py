@@ -29,7 +29,7 @@ def tuned(cell: Cell) -> str | None:
     """The fine-tuning that stands for a cell: what init writes, or where that is the probe, the best that was tried."""
     if cell.by_init not in cell.rivals and cell.by_init in cell.results:
         return cell.by_init
-    tried = [method for method in cell.results if method not in (*methods.PEERS, *cell.rivals)]
+    tried = [method for method in cell.results if methods.tunes(method, foreign=cell.any.foreign)]
     return max(tried, key=cell.mean, default=None)
 
 

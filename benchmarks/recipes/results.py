@@ -45,6 +45,7 @@ class Result:
         test_rows: how many.
         note: what the validation rows chose.
         foreign: whether `bertline init` takes the texts for another language than English.
+        cpu: which bfloat16 instructions it has; seconds of different ones cannot be compared.
     """
 
     set: str
@@ -62,6 +63,7 @@ class Result:
     test_rows: int
     note: str = ""
     foreign: bool = False
+    cpu: str = "AVX512_BF16"
 
     @property
     def key(self) -> tuple[str, str, int, str]:

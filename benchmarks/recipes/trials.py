@@ -95,7 +95,15 @@ class Trials:
             weights=fitted.weights,
             right=results.packed(fitted.answers == expected),
             foreign=is_foreign(data),
+            cpu=_cpu(),
         )
+
+
+def _cpu() -> str:
+    from bertline.models import hardware  # with TensorFlow, which the peers do not need
+
+    flags = hardware.describe().bfloat16_flags
+    return flags[0].upper() if flags else "no bfloat16"
 
 
 def sample(data: sets.Set) -> np.ndarray:

@@ -196,6 +196,14 @@ def test_texts_in_another_language_are_judged_with_the_weights_that_init_propose
     page = document.measured(cells, "page")
     assert "0.800 | probe, multilingual weights (no TF-IDF, Transformers) | +20.0 | 4.0 | above |" in page
     assert picture.tuned(cells[0]) == by_init
+    of_english = [result(method, [1, 1, 0], foreign=True) for method in ("probe", BY_INIT)]
+    assert picture.tuned(cells_of(of_english)[0]) is None  # what English weights gain says nothing of these
+
+
+def test_seconds_of_two_machines_are_kept_apart():
+    rows = [result("probe", [1, 0], seed=seed, seconds=10.0 * seed, cpu="AMX_BF16") for seed in (1, 3)]
+    (cell,) = cells_of([*rows, result("probe", [1, 0], seed=5, seconds=999.0), result("tfidf", [1, 0])])
+    assert (cell.seconds("probe"), cell.seconds("tfidf")) == ("20 (AMX_BF16)", "3")
 
 
 def test_what_was_not_measured_is_not_on_the_page():
