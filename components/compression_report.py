@@ -24,10 +24,14 @@ class Steps(Figures):
 
     Attributes:
         layers: of the network.
+        heads: of each layer's attention.
+        units: of each layer's feed-forward part.
         wordpieces: of the vocabulary.
     """
 
     layers: Cut | None = None
+    heads: Cut | None = None
+    units: Cut | None = None
     wordpieces: Cut | None = None
 
     @property

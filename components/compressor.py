@@ -21,6 +21,7 @@ from bertline.components.tuning import trials
 from bertline.models import backbone_folder, compression, ensemble, families, hardware, training
 from bertline.models.distillation import Distillation
 from bertline.models.family import Classifier
+from bertline.models.kept import Kept
 from bertline.models.recipe import ModelOptions, TrainOptions
 from bertline.serving import storage
 
@@ -43,7 +44,7 @@ def Compressor(
     """Leaves the student in the form in which the Trainer leaves the teacher.
 
     The vocabulary comes first: the teacher without the wordpieces that the rows do not use answers them as before, and
-    is what a student with fewer layers learns from. That student is one network, also of a teacher that is an ensemble.
+    is what a student that is cut learns from. That student is one network, also of a teacher that is an ensemble.
 
     Args:
         teacher: the Trainer's weights.
@@ -61,7 +62,7 @@ def Compressor(
         pseudo_labels: as the variants.
 
     Raises:
-        UserError: the teacher's vocabulary cannot be trimmed, or it has too few layers.
+        UserError: the teacher's vocabulary cannot be trimmed, or it has too few layers, heads or units.
     """
     model, compress = ModelOptions.model_validate_json(model_options), CompressOptions.model_validate_json(options)
     train = TrainOptions.model_validate_json(train_options)
@@ -71,16 +72,17 @@ def Compressor(
     folder, steps = Path(weights.uri), Steps()
     if compress.vocabulary == "used":
         trimmed = compression.trim(members, model, [task.train, task.validation], folder)
-        members, kept = trimmed.members, trimmed.kept
-        rows = {name: compression.renumbered(getattr(task, name), kept) for name in ("train", "validation")}
+        members, words = trimmed.members, trimmed.kept
+        rows = {name: compression.renumbered(getattr(task, name), words) for name in ("train", "validation")}
         task = replace(task, **rows)
-        steps = steps.model_copy(update={"wordpieces": Cut(before=trimmed.whole, after=len(kept))})
-    if compress.layers:
-        layers = compression.layers_of(members[0], compress.layers)
-        steps = steps.model_copy(update={"layers": Cut(before=members[0].size.layers, after=compress.layers)})
+        steps = steps.model_copy(update={"wordpieces": Cut(before=trimmed.whole, after=len(words))})
+    if compress.cut:
         recipe = compress.distill.recipe(searched(teacher_run) or train)
+        kept = compression.kept_of(members[0], compress.cut, task.train, recipe.seed)
+        cuts = {key: Cut(before=getattr(members[0].size, key), after=count) for key, count in compress.cut.items()}
+        steps = steps.model_copy(update=cuts)
         own = f"{checkpoint_dir}/{fingerprint(task, teacher.uri, recipe, compress)}"
-        trained = distil(task, members, layers, recipe, compress, logs=Path(model_run.uri), checkpoints=own)
+        trained = distil(task, members, kept, recipe, compress, logs=Path(model_run.uri), checkpoints=own)
         members = [trained.model]
         training_record.write_history(model_run.uri, [trained.history])
         names = names_of(task.validation.labels, task.labels)
@@ -92,7 +94,7 @@ def Compressor(
         member.write(ensemble.folder(folder, number, len(members)), task.labels, backbone_digest=task.digest)
     compression_report.write_steps(folder, steps)
     weights.set_string_custom_property("summary", steps.described)
-    if compress.layers:
+    if compress.cut:
         remove_checkpoints(checkpoint_dir, own)
 
 
@@ -105,7 +107,7 @@ def searched(teacher_run: standard_artifacts.ModelRun) -> TrainOptions | None:
 def distil(
     task: Task,
     teacher: Sequence[Classifier],
-    layers: Sequence[int],
+    kept: Kept,
     recipe: TrainOptions,
     options: CompressOptions,
     *,
@@ -117,7 +119,7 @@ def distil(
     Args:
         task: the rows.
         teacher: its members.
-        layers: those that the student keeps, counted from 0.
+        kept: what the student has of it.
         recipe: of its training.
         options: of the distillation.
         logs: folder for TensorBoard's files.
@@ -126,7 +128,7 @@ def distil(
     strategy = hardware.strategy(recipe.distribution)
     dtype = hardware.compute_dtype(recipe.precision)
     return training.fit(
-        lambda: teacher[0].shortened(layers),
+        lambda: teacher[0].shortened(kept),
         task.train,
         task.validation,
         recipe,
@@ -134,13 +136,13 @@ def distil(
         logs=logs if recipe.tensorboard else None,
         on_progress=trainer.log_progress,
         strategy=strategy,
-        distillation=Distillation(teacher, layers, options.distill, dtype),
+        distillation=Distillation(teacher, kept.layers, options.distill, dtype),
     )
 
 
 def fingerprint(task: Task, teacher: str, recipe: TrainOptions, options: CompressOptions) -> str:
     """A name made of everything that the student depends on, so that no other training takes up its checkpoints."""
-    digest = hashlib.sha256(f"{task.fingerprint(recipe)} {options.layers} {options.distill.model_dump_json()}".encode())
+    digest = hashlib.sha256(f"{task.fingerprint(recipe)} {options.cut} {options.distill.model_dump_json()}".encode())
     for name in storage.files(teacher):
         digest.update(f"{name} {backbone_folder.sha256(Path(teacher) / name)}".encode())
     return digest.hexdigest()[:16]

@@ -472,13 +472,23 @@ class CompressOptions(Section):
     # Fewer layers than the teacher, taken from it and trained by distillation; a layer's time is saved with it. Half of
     # them is the usual first try. null keeps all
     layers: PositiveInt | None = None
-    distill: DistillOptions = DistillOptions()  # with layers: how the student is trained
+    # Fewer attention heads in each layer, those that matter most to the training rows. null keeps all
+    heads: PositiveInt | None = None
+    # Fewer feed-forward units in each layer, chosen as the heads are. Half of both halves a layer's products. null
+    # keeps all
+    units: PositiveInt | None = None
+    distill: DistillOptions = DistillOptions()  # with layers, heads or units: how the student is trained
     gates: StudentGates = StudentGates()
 
     @property
     def makes_student(self) -> bool:
         """Whether there is anything to be done."""
-        return self.vocabulary == "used" or self.layers is not None
+        return self.vocabulary == "used" or bool(self.cut)
+
+    @property
+    def cut(self) -> dict[str, int]:
+        """What there is less of in a student that is trained: `layers`, `heads`, `units`, and how many are left."""
+        return {key: count for key in ("layers", "heads", "units") if (count := getattr(self, key)) is not None}
 
     @property
     def without_gates(self) -> CompressOptions:
@@ -488,9 +498,13 @@ class CompressOptions(Section):
     @model_validator(mode="after")
     def _gates_have_a_student(self) -> CompressOptions:
         if not self.makes_student and self.gates != StudentGates():
-            raise ValueError("gates: there is no student that they could judge; set layers or vocabulary: used")
-        if not self.layers and self.distill != DistillOptions():
-            raise ValueError("distill: it trains a student with fewer layers; set layers, or leave it out")
+            raise ValueError(
+                "gates: there is no student that they could judge; set layers, heads, units or vocabulary: used"
+            )
+        if not self.cut and self.distill != DistillOptions():
+            raise ValueError(
+                "distill: it trains a student with fewer layers, heads or units; set one of them, or leave it out"
+            )
         return self
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -15,6 +15,7 @@ from bertline.models import families
 from bertline.models.dataset import Rows
 from bertline.models.distillation import kept_layers
 from bertline.models.family import Classifier, LayeredEncoder
+from bertline.models.kept import Importance, Kept
 from bertline.models.recipe import ModelOptions
 
 VOCABULARY = "vocabulary"  # in a student's Weights: a folder as a backbone's, without weights
@@ -36,10 +37,13 @@ class Trims(Protocol):
 
 @runtime_checkable
 class Shortens(Protocol):
-    """What a classifier has whose layers can be fewer, beside the methods of Classifier."""
+    """What a classifier has whose layers can be fewer and narrower, beside the methods of Classifier."""
 
-    def shortened(self, layers: Sequence[int]) -> Classifier:
-        """A copy with some of its layers, counted from 0."""
+    def importance(self, rows: Rows, seed: int) -> Importance:
+        """How much each head and each unit matters to rows, of which the seed draws some."""
+
+    def shortened(self, kept: Kept) -> Classifier:
+        """A copy with a part of its layers, heads and units."""
 
     def encoder(self) -> LayeredEncoder:
         """Its forward pass, which gives the states after each layer too."""
@@ -89,20 +93,39 @@ def trim(members: Sequence[Classifier], options: ModelOptions, splits: Sequence[
     return Trimmed([family.trimmed(member, kept) for member in members], kept, whole)
 
 
-def layers_of(teacher: Classifier, layers: int) -> list[int]:
-    """Which of the teacher's layers a student keeps, counted from 0.
+def kept_of(teacher: Classifier, wanted: Mapping[str, int], rows: Rows, seed: int) -> Kept:
+    """What a student keeps: layers spread evenly, and in each of them the heads and units that matter most.
+
+    Args:
+        teacher: one network.
+        wanted: how many `layers` there are to be, and how many `heads` and `units` in each; all of what is not named.
+        rows: training rows, which show what matters.
+        seed: draws some of them.
 
     Raises:
-        UserError: the teacher has no layers to leave out, or not more than these.
+        UserError: the teacher has no layers to leave out, or not more of something than are wanted.
     """
+    one = next(iter(wanted))
     if not isinstance(teacher, Shortens):
-        raise UserError("compress.layers: the teacher's network has no layers that could be left out; take it out")
-    before = teacher.size.layers
-    if layers >= before:
-        raise UserError(f"compress.layers: {layers} are not fewer than the teacher's {before}; set it lower")
+        raise UserError(f"compress.{one}: the teacher's network has no layers to take from; leave it out")
+    for key, count in wanted.items():
+        before = getattr(teacher.size, key)
+        if count >= before:
+            raise UserError(f"compress.{key}: {count} are not fewer than the teacher's {before}; set it lower")
     if teacher.additions:
-        raise UserError("compress.layers: train.method left parts beside the teacher's layers; use full or lora")
-    return kept_layers(before, layers)
+        raise UserError(f"compress.{one}: train.method left parts beside the teacher's layers; use full or lora")
+    layers = kept_layers(teacher.size.layers, wanted.get("layers", teacher.size.layers))
+    parts = [part for part in ("heads", "units") if part in wanted]
+    if not parts:
+        return Kept(layers)
+    # Of the whole teacher: without the layers that are left out, no answer is right before the student is trained.
+    scores = teacher.importance(rows, seed)
+    return Kept(layers, **{part: _most(getattr(scores, part)[layers], wanted[part]) for part in parts})
+
+
+def _most(scores: np.ndarray, count: int) -> list[list[int]]:
+    """The places of the largest scores of each row, in order."""
+    return np.sort(np.argsort(-scores, axis=1, kind="stable")[:, :count], axis=1).tolist()
 
 
 def renumbered(rows: Rows, kept: np.ndarray) -> Rows:

@@ -21,6 +21,8 @@ class NetworkSize(NamedTuple):
     hidden: int
     positions: int | None = None  # tokens that it can take at once; None for any number
     methods: tuple[str, ...] = METHODS  # that it can be trained by
+    heads: int | None = None  # of each layer's attention; None where there is none
+    units: int | None = None  # of each layer's feed-forward part
 
 
 def read(options: ModelOptions) -> NetworkSize | None:
@@ -40,7 +42,8 @@ def of_backbone(options: ModelOptions) -> NetworkSize | None:
     """The same of the backbone, whatever is made of it."""
     source = options.backbone
     if isinstance(source, RandomBert):
-        return NetworkSize(source.layers, source.hidden, max(options.max_length, 512))
+        positions = max(options.max_length, 512)
+        return NetworkSize(source.layers, source.hidden, positions, heads=source.heads, units=source.intermediate)
     if (folder := _folder(source)) is None:
         return None
     try:
@@ -50,11 +53,11 @@ def of_backbone(options: ModelOptions) -> NetworkSize | None:
     if not isinstance(values, dict):
         return None
     for keys, stated in ((keys_of(values), values), (KERAS_HUB, values.get("config"))):
-        sizes = (
-            [stated.get(keys[name]) for name in ("layers", "hidden", "positions")] if isinstance(stated, dict) else []
-        )
-        if sizes and all(isinstance(size, int) for size in sizes):
-            size = NetworkSize(*sizes)
+        names = {"layers": "layers", "hidden": "hidden", "positions": "positions"}
+        names |= {"heads": "heads", "units": "intermediate"}
+        sizes = {own: stated.get(keys[name]) for own, name in names.items()} if isinstance(stated, dict) else {}
+        if sizes and all(isinstance(size, int) for size in sizes.values()):
+            size = NetworkSize(**sizes)
             return size._replace(positions=size.positions - UNUSED_POSITIONS.get(values.get("model_type"), 0))
     return None
 
@@ -91,7 +94,7 @@ def misfit(train: TrainOptions, size: NetworkSize, max_length: int | None = None
         size: of the network.
         max_length: `model.max_length`; None where it is not known.
     """
-    layers, hidden, positions, methods = size
+    layers, hidden, positions, methods = size[:4]
     if train.method not in methods:
         return (
             f"train.method: {train.method} changes the layers of a pretrained transformer, which this family has not; "

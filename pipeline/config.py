@@ -463,19 +463,21 @@ def check_regularity(config: Config) -> None:
 
 def check_the_student(config: Config) -> None:
     """Raises ValueError where the backbone's files, if they can be read here, show that the student cannot be made."""
-    size, layers = network_size.read(config.model), config.compress.layers
-    if layers and size and layers >= size.layers:
-        raise ValueError(
-            f"compress.layers: {layers} are not fewer than the {size.layers} of model.backbone, the teacher's; "
-            f"{max(size.layers // 2, 1)} is the usual first try"
-        )
+    size, cut = network_size.read(config.model), config.compress.cut
+    for key, count in cut.items() if size else ():
+        before = getattr(size, key)
+        if before and count >= before:
+            raise ValueError(
+                f"compress.{key}: {count} are not fewer than the {before} of model.backbone, the teacher's; "
+                f"{max(before // 2, 1)} is the usual first try"
+            )
     named = {"train.method": [config.train.method], "tune.space: train.method": config.tune.space.get(space.METHOD, [])}
     for key, methods in named.items():
-        for method in methods if layers else []:
+        for method in methods if cut else []:
             if method in WITH_ADDITIONS:
                 raise ValueError(
-                    f"compress.layers: {key}: {method} leaves parts beside the teacher's layers that a student with "
-                    "fewer layers cannot take over; use full or lora"
+                    f"compress.{next(iter(cut))}: {key}: {method} leaves parts beside the teacher's layers that a "
+                    "student with less of them cannot take over; use full or lora"
                 )
     if config.compress.vocabulary == "used" and network_size.has_sentencepiece(config.model):
         raise ValueError(

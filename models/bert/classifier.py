@@ -15,10 +15,12 @@ import tensorflow as tf
 from bertline.errors import UserError
 from bertline.models import additions, saved_classifier
 from bertline.models.bert import backbone as pretrained
-from bertline.models.bert import encoder, network
+from bertline.models.bert import encoder, network, pruning
 from bertline.models.bert.inference import FrozenClassifier
 from bertline.models.bert.network import Network
+from bertline.models.dataset import Rows
 from bertline.models.int8 import product_dtype
+from bertline.models.kept import Importance, Kept
 from bertline.models.network_size import NetworkSize
 from bertline.models.pooling import POOLER, Pooling
 from bertline.models.recipe import ModelOptions
@@ -34,6 +36,7 @@ class Classifier(keras_hub.models.BertTextClassifier):
         dropout: share of the head's features dropped while training.
         pooling: how a row's tokens become one vector. With another one than BERT's pooler, the pooler is not trained.
         multi_label: whether a row has any number of labels, and so each logit a probability of its own (sigmoid).
+        heads: how many of each layer's attention heads are computed, the first ones; None for all.
 
     Attributes:
         additions: what a method left beside the network's own weights (see bertline.models.additions); empty for most.
@@ -47,9 +50,10 @@ class Classifier(keras_hub.models.BertTextClassifier):
         dropout: float,
         pooling: Pooling = POOLER,
         multi_label: bool = False,
+        heads: int | None = None,
     ):
         super().__init__(backbone, labels, dropout=dropout, dtype="float32")
-        self.pooling, self.multi_label = pooling, multi_label
+        self.pooling, self.multi_label, self.heads = pooling, multi_label, heads or backbone.num_heads
         self.additions: Mapping[str, np.ndarray] = MappingProxyType({})  # Keras would turn a dict into one of its own
         backbone.pooled_dense.trainable = pooling.kind == "pooler"
 
@@ -65,29 +69,43 @@ class Classifier(keras_hub.models.BertTextClassifier):
 
     def resized(self, **sizes: int) -> Classifier:
         """A classifier of the same kind with new weights; `sizes` are those of the network that differ."""
-        kind = {"dropout": self.dropout, "pooling": self.pooling, "multi_label": self.multi_label}
+        kind = {"dropout": self.dropout, "pooling": self.pooling, "multi_label": self.multi_label, "heads": self.heads}
         return Classifier(network.like(self.backbone, **sizes), self.num_classes, **kind)
 
-    def shortened(self, layers: Sequence[int]) -> Classifier:
-        """A copy with some of the layers, counted from 0; it must have no additions, which belong to layers."""
-        made, old = self.resized(num_layers=len(layers)), self.backbone
+    def importance(self, rows: Rows, seed: int) -> Importance:
+        """See pruning.importance."""
+        return pruning.importance(self, rows, seed)
+
+    def shortened(self, kept: Kept) -> Classifier:
+        """A copy with a part of the layers, heads and units; it must have no additions, which belong to layers."""
+        old, units = self.backbone, {} if kept.units is None else {"intermediate_dim": len(kept.units[0])}
+        made = self.resized(num_layers=len(kept.layers), **units)
+        made.heads = self.heads if kept.heads is None else len(kept.heads[0])
         pairs = [(made.output_dense, self.output_dense)]
         for name in ("token_embedding", "position_embedding", "segment_embedding", "embeddings_layer_norm"):
             pairs.append((getattr(made.backbone, name), getattr(old, name)))
         if network.projection(old) is not None:
             pairs.append((network.projection(made.backbone), network.projection(old)))
         pairs.append((made.backbone.pooled_dense, old.pooled_dense))
-        pairs += zip(made.backbone.transformer_layers, (old.transformer_layers[at] for at in layers), strict=True)
         for own, source in pairs:
             for variable, value in zip(own.variables, source.variables, strict=True):
                 variable.assign(value)
+        for number, (own, at) in enumerate(zip(made.backbone.transformer_layers, kept.layers, strict=True)):
+            parts = {"heads": kept.heads and kept.heads[number], "units": kept.units and kept.units[number]}
+            pruning.copy_layer(own, old.transformer_layers[at], parts)
         return made
 
     @property
     def size(self) -> NetworkSize:
         """See NetworkSize."""
         below = self.backbone
-        return NetworkSize(below.num_layers, below.hidden_dim, below.max_sequence_length)
+        return NetworkSize(
+            below.num_layers,
+            below.hidden_dim,
+            below.max_sequence_length,
+            heads=self.heads,
+            units=below.intermediate_dim,
+        )
 
     @property
     def by_depth(self) -> list[list[keras.Variable]]:
@@ -199,6 +217,7 @@ def save(model: Classifier, folder: Path, labels: Sequence[str], *, backbone_dig
         "approximate_gelu": network.approximate_gelu(model.backbone),
         "epsilon": network.epsilon(model.backbone),
         "backbone": network.sizes(model.backbone),
+        "heads": model.heads,
     }
     saved_classifier.write(folder, BERT, labels, multi_label=model.multi_label, **values)
     model.save_weights(folder / WEIGHTS)
@@ -247,7 +266,12 @@ def load(folder: Path) -> Classifier:
     labels = len(config["labels"])
     pooling = Pooling(**config.get("pooling", {}))  # earlier bertlines knew only BERT's pooler
     model = Classifier(
-        backbone, labels, dropout=config["dropout"], pooling=pooling, multi_label=config.get("multi_label", False)
+        backbone,
+        labels,
+        dropout=config["dropout"],
+        pooling=pooling,
+        multi_label=config.get("multi_label", False),
+        heads=config.get("heads"),  # earlier bertlines computed all
     )
     model.load_weights(folder / WEIGHTS)
     model.additions = _additions(folder, config)

@@ -67,9 +67,9 @@ class Additions(NamedTuple):
 class Layer(NamedTuple):
     """One transformer layer's weights: kernels in the compute dtype, everything else in float32."""
 
-    qkv_kernel: tf.Tensor  # [hidden, 3 x hidden]
-    qkv_bias: tf.Tensor  # [3 x hidden]
-    output_kernel: tf.Tensor  # [hidden, hidden]
+    qkv_kernel: tf.Tensor  # [hidden, 3 x attended]; attended is hidden, less the width of heads that were pruned
+    qkv_bias: tf.Tensor  # [3 x attended]
+    output_kernel: tf.Tensor  # [attended, hidden]
     output_bias: tf.Tensor
     attention_gamma: tf.Tensor
     attention_beta: tf.Tensor
@@ -108,22 +108,30 @@ def pack(model: keras_hub.models.BertTextClassifier, dtype: tf.DType, additions:
         dtype: of the layers' kernels.
         additions: what a method that is being trained adds; None for what the classifier has (Classifier.additions).
     """
-    backbone = model.backbone
-    hidden = backbone.hidden_dim
+    backbone, heads = model.backbone, model.heads
+    hidden, pruned = backbone.hidden_dim, heads < backbone.num_heads
 
     def kernel(variable) -> tf.Tensor:
         return tf.cast(variable.value, dtype)
 
-    def square(dense) -> tf.Tensor:  # from [hidden, heads, hidden / heads] or [heads, hidden / heads, hidden]
-        return tf.reshape(kernel(dense.kernel), [hidden, hidden])
+    def inward(dense) -> tf.Tensor:  # from [hidden, heads, hidden / heads]
+        whole = kernel(dense.kernel)
+        return tf.reshape(whole[:, :heads] if pruned else whole, [hidden, -1])
+
+    def bias(dense) -> tf.Tensor:  # from [heads, hidden / heads]
+        return tf.reshape(dense.bias.value[:heads] if pruned else dense.bias.value, [-1])
+
+    def outward(dense) -> tf.Tensor:  # from [heads, hidden / heads, hidden]
+        whole = kernel(dense.kernel)
+        return tf.reshape(whole[:heads] if pruned else whole, [-1, hidden])
 
     def layer(block) -> Layer:
         attention = block._self_attention_layer
         projections = (attention.query_dense, attention.key_dense, attention.value_dense)
         return Layer(
-            qkv_kernel=tf.concat([square(dense) for dense in projections], axis=1),
-            qkv_bias=tf.concat([tf.reshape(dense.bias.value, [hidden]) for dense in projections], axis=0),
-            output_kernel=square(attention.output_dense),
+            qkv_kernel=tf.concat([inward(dense) for dense in projections], axis=1),
+            qkv_bias=tf.concat([bias(dense) for dense in projections], axis=0),
+            output_kernel=outward(attention.output_dense),
             output_bias=attention.output_dense.bias.value,
             attention_gamma=block._self_attention_layer_norm.gamma.value,
             attention_beta=block._self_attention_layer_norm.beta.value,
@@ -209,7 +217,7 @@ class Encoder:
         """The encoder that computes what a `classifier.Classifier` computes."""
         backbone = model.backbone
         return cls(
-            heads=backbone.num_heads,
+            heads=model.heads,
             scale=(backbone.hidden_dim // backbone.num_heads) ** -0.5,
             approximate_gelu=approximate_gelu(backbone),
             dropout=backbone.dropout,
@@ -313,7 +321,7 @@ class Encoder:
             mask = tf.pad(mask, [[0, 0], [added.keys.shape[0], 0]], constant_values=True)
         scores = tf.matmul(query, key, transpose_b=True)  # [batch, heads, tokens, prefix + tokens]
         shares = ops.masked_softmax(scores, mask, *ops.optional_noise(tf.shape(scores)))
-        context = tf.reshape(tf.transpose(tf.matmul(shares, value), [0, 2, 1, 3]), tf.shape(low))
+        context = tf.reshape(tf.transpose(tf.matmul(shares, value), [0, 2, 1, 3]), [-1, layer.output_kernel.shape[0]])
         attended = ops.product(context, layer.output_kernel, added.output)
         norm = (layer.attention_gamma, layer.attention_beta)
         residual, low = self._residual(residual, attended, layer.output_bias, norm, added.attention, ops)

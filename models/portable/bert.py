@@ -34,7 +34,7 @@ class _Network:
 
     def __init__(self, graph: Graph, inputs: Inputs, encoder: Encoder, weights: Weights):
         self._graph, self._inputs, self._encoder, self._weights = graph, inputs, encoder, weights
-        self._heads, self._hidden = encoder.heads, weights.layers[0].output_kernel.shape[0]
+        self._heads, (self._width, self._hidden) = encoder.heads, weights.layers[0].output_kernel.shape
         self._batch = graph.add("Shape", inputs.ids, start=0, end=1)
         self._tokens = graph.add("Shape", inputs.ids, start=1, end=2)
         self._own = graph.add("Cast", inputs.mask, to=FLOAT)  # [batch, tokens]
@@ -113,11 +113,11 @@ class _Network:
         scores = add("MatMul", query, add("Transpose", key, perm=[0, 1, 3, 2]))
         scores = add("Add", add("Mul", scores, self._constant(self._encoder.scale)), bias)
         context = add("Transpose", add("MatMul", add("Softmax", scores, axis=-1), value), perm=[0, 2, 1, 3])
-        return add("Reshape", context, graph.numbers(0, 0, self._hidden))
+        return add("Reshape", context, graph.numbers(0, 0, self._width))
 
     def _by_head(self, x: str) -> str:
         """[batch, tokens, hidden] to [batch, heads, tokens, hidden / heads]."""
-        shape = self._graph.numbers(0, 0, self._heads, self._hidden // self._heads)
+        shape = self._graph.numbers(0, 0, self._heads, self._width // self._heads)
         return self._graph.add("Transpose", self._graph.add("Reshape", x, shape), perm=[0, 2, 1, 3])
 
     def _prefix(self, numbers: Any) -> str:

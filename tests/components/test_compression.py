@@ -26,9 +26,11 @@ from bertline.components import (
 from bertline.components.options import CompressOptions, EvaluateOptions
 from bertline.components.training_record import ValidationLogits
 from bertline.errors import UserError
+from bertline.models import families
 from bertline.models.bert import classifier
+from bertline.models.family import Batch
 from bertline.models.history import Epoch, History
-from bertline.models.recipe import ExportOptions, TrainOptions
+from bertline.models.recipe import ExportOptions, ModelOptions, TrainOptions
 from bertline.pipeline import config as configs
 from bertline.serving import storage
 
@@ -174,6 +176,27 @@ def test_fewer_layers_are_distilled_from_the_trimmed_teacher(line, tmp_path):
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
+def test_a_narrower_student_is_distilled_and_exported(line, tmp_path):
+    options = CompressOptions(heads=1, units=5, distill={"epochs": 1})
+    weights, _, model = compressed(line, tmp_path, options)
+    student = classifier.load(tmp_path / "weights")
+    before = classifier.load(Path(line["weights"].uri)).size
+    assert (student.size.layers, student.size.heads, student.size.units) == (2, 1, 5)
+    summary = f"1 of {before.heads} heads, 5 of {before.units} units"
+    assert weights.get_string_custom_property("summary") == summary
+    expected = tf.nn.softmax(student.encoder().logits(student.packed(tf.float32), batch_of(line, SEEN)))
+    export = exporter.export_record.read(model.uri)
+    served = answers(model, *SEEN)["probabilities"].numpy() ** export.calibration.temperature
+    np.testing.assert_allclose(served / served.sum(-1, keepdims=True), expected, atol=1e-5)
+
+
+def batch_of(line, texts):
+    """Texts as the network takes them."""
+    options = ModelOptions.model_validate_json(line["common"]["model_options"])
+    ids, _ = families.of(options).tokenizer(options)(tf.constant(texts))
+    return Batch(ids.to_tensor(), None, tf.cast(ids.row_lengths(), tf.int32))
+
+
 def test_the_student_goes_on_where_its_gates_pass(line, trimmed, tmp_path):
     options = CompressOptions(vocabulary="used", gates={"smaller_by": 1.2, "not_worse_by": 0.5})
     outputs, report = judged(line, tmp_path, trimmed, options)
@@ -231,13 +254,14 @@ def test_a_student_is_smaller_than_its_teacher(tmp_path):
     assert configs.load(config).compress.makes_student
     for wrong, reason in (
         ("compress: {layers: 2}", "compress.layers: 2 are not fewer than the 2 of model.backbone, the teacher's; 1 is"),
-        ("compress: {distill: {epochs: 2}}", "distill: it trains a student with fewer layers; set layers"),
+        ("compress: {heads: 2}", "compress.heads: 2 are not fewer than the 2 of model.backbone, the teacher's; 1 is"),
+        ("compress: {distill: {epochs: 2}}", "distill: it trains a student with fewer layers, heads or units; set"),
     ):
         config.write_text(f"{text}{wrong}\n")
         with pytest.raises(UserError, match=re.escape(reason)):
             configs.load(config)
     config.write_text(text.replace("train:\n", "train:\n  method: adapters\n") + "compress: {layers: 1}\n")
-    with pytest.raises(UserError, match="a student with fewer layers cannot take over; use full or lora"):
+    with pytest.raises(UserError, match="a student with less of them cannot take over; use full or lora"):
         configs.load(config)
 
 

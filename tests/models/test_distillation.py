@@ -10,8 +10,11 @@ from tiny_bert import LENGTHS, SEGMENTS, TOKENS, frozen, tiny_classifier
 
 from bertline.errors import UserError
 from bertline.models import compression, distillation
+from bertline.models.bert import classifier
 from bertline.models.bert.encoder import Batch
+from bertline.models.dataset import Rows
 from bertline.models.distillation import Distillation
+from bertline.models.kept import Kept
 from bertline.models.pooling import Pooling
 from bertline.models.recipe import DistillOptions, TrainOptions
 from bertline.models.training import fit
@@ -80,14 +83,40 @@ def test_hidden_states_count_by_their_angle_in_the_rows_own_tokens():
 
 def test_a_shortened_network_computes_the_layers_that_it_keeps():
     teacher = tiny_classifier(approximate=True, pooling=Pooling("mean", normalised=True))
-    student, both = teacher.shortened([1]), teacher.shortened([0, 1])
+    student, both = teacher.shortened(Kept([1])), teacher.shortened(Kept([0, 1]))
     np.testing.assert_array_equal(*(frozen(each)(TOKENS, SEGMENTS, LENGTHS) for each in (teacher, both)))
     packed = teacher.packed(tf.float32)
     by_hand = teacher.encoder().logits(packed._replace(layers=packed.layers[1:]), ROWS)
     np.testing.assert_allclose(student.encoder().logits(student.packed(tf.float32), ROWS), by_hand, atol=1e-6)
-    assert compression.layers_of(teacher, 1) == [1]
+
+
+def test_a_student_keeps_what_matters_most():
+    teacher = tiny_classifier()
+    first, last = teacher.backbone.transformer_layers
+    for layer, silent in ((first, 0), (last, 1)):  # a head and three units that no answer depends on
+        attention, units = layer._self_attention_layer.output_dense.kernel, layer._feedforward_output_dense.kernel
+        attention.assign(np.where(np.arange(2)[:, None, None] == silent, 0, attention))
+        units.assign(np.where(np.isin(np.arange(16), [4, 5, silent])[:, None], 0, units))
+    rows = Rows(tf.RaggedTensor.from_tensor(TOKENS, lengths=LENGTHS), None, np.array([0, 1, 2], np.int32))
+    kept = compression.kept_of(teacher, {"heads": 1, "units": 13}, rows, seed=1)
+    assert (kept.layers, kept.heads) == ([0, 1], [[1], [0]])
+    assert kept.units == [[unit for unit in range(16) if unit not in (4, 5, silent)] for silent in (0, 1)]
+    student = teacher.shortened(kept)
+    assert (student.size.heads, student.size.units) == (1, 13)
+    np.testing.assert_allclose(*(frozen(each)(TOKENS, SEGMENTS, LENGTHS) for each in (teacher, student)), atol=1e-5)
+    packed = student.packed(tf.float32).layers[0]
+    assert (packed.qkv_kernel.shape, packed.output_kernel.shape, packed.up_kernel.shape) == ((8, 12), (4, 8), (8, 13))
+    assert compression.kept_of(teacher, {"layers": 1}, rows, seed=1) == Kept([1])
     with pytest.raises(UserError, match=r"compress.layers: 2 are not fewer than the teacher's 2"):
-        compression.layers_of(teacher, 2)
+        compression.kept_of(teacher, {"layers": 2}, rows, seed=1)
+
+
+def test_a_pruned_network_is_written_and_read(tmp_path):
+    student = tiny_classifier().shortened(Kept([0, 1], [[1], [0]], [[0, 3], [1, 2]]))
+    student.write(tmp_path, ["a", "b", "c"], backbone_digest="")
+    read = classifier.load(tmp_path)
+    np.testing.assert_array_equal(*(frozen(each)(TOKENS, SEGMENTS, LENGTHS) for each in (student, read)))
+    assert read.shortened(Kept([1])).size[:1] + read.size[-2:] == (1, 1, 2)
 
 
 class Stopped(Exception):

@@ -18,6 +18,7 @@ from bertline.models import attributions, families, network_size
 from bertline.models.bert import backbone, masked_lm, network
 from bertline.models.bert import folder as folder_of_bert
 from bertline.models.family import Batch
+from bertline.models.kept import Kept
 from bertline.models.pooling import Pooling
 from bertline.models.portable import families as portable_families
 from bertline.models.portable import folder as portable_folder
@@ -176,8 +177,8 @@ def test_written_shortened_and_trimmed_it_is_the_same_network(folders, tmp_path,
     warm.set_head(np.zeros((32, 2)), np.zeros(2))
     warm.take_weights(tmp_path, ["a", "b"], backbone_digest=family.digest(options))
     np.testing.assert_allclose(logits_of(warm, batch), expected, atol=1e-6)
-    np.testing.assert_allclose(logits_of(model.shortened([0, 1]), batch), expected, atol=1e-6)
-    assert model.shortened([1]).size.layers == 1
+    np.testing.assert_allclose(logits_of(model.shortened(Kept([0, 1])), batch), expected, atol=1e-6)
+    assert model.shortened(Kept([1])).size.layers == 1
     used = np.unique(np.array(tiny.IDS))
     kept = family.kept_tokens(options, used)
     family.write_vocabulary(options, kept, tmp_path / "vocabulary")

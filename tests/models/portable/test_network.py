@@ -8,6 +8,7 @@ from test_methods import EACH, chosen, moved
 from tiny_bert import LENGTHS, SEGMENTS, TOKENS, frozen, tiny_classifier
 
 from bertline.models import ensemble
+from bertline.models.kept import Kept
 from bertline.models.pooling import POOLER, Pooling
 from bertline.models.portable import families, folder, graph
 
@@ -44,6 +45,12 @@ def test_every_methods_model_answers_as_the_served_one(name, tmp_path):
     answers = run(written(tmp_path / "model.onnx", [model]))
     np.testing.assert_allclose(answers["logits"], served, atol=1e-4)
     np.testing.assert_allclose(answers["probabilities"], softmax(served, axis=-1), atol=1e-5)
+
+
+def test_a_pruned_models_answers_are_the_served_ones(tmp_path):
+    model = tiny_classifier(pooling=Pooling("cls", normalised=True)).shortened(Kept([0, 1], [[1], [0]], [[0], [3]]))
+    answers = run(written(tmp_path / "model.onnx", [model]))
+    np.testing.assert_allclose(answers["logits"], frozen(model)(TOKENS, SEGMENTS, LENGTHS), atol=1e-4)
 
 
 def test_any_batch_and_length_and_the_padding_does_not_matter(tmp_path):
