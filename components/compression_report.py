@@ -23,12 +23,14 @@ class Steps(Figures):
     """What was done to the teacher; None for a step that was not taken.
 
     Attributes:
+        network: of another family, in words.
         layers: of the network.
         heads: of each layer's attention.
         units: of each layer's feed-forward part.
         wordpieces: of the vocabulary.
     """
 
+    network: str | None = None
     layers: Cut | None = None
     heads: Cut | None = None
     units: Cut | None = None
@@ -37,7 +39,8 @@ class Steps(Figures):
     @property
     def described(self) -> str:
         """Such as "7,210 of 30,522 wordpieces"."""
-        return ", ".join(f"{cut.after:,} of {cut.before:,} {name}" for name, cut in self if cut)
+        parts = [f"{cut.after:,} of {cut.before:,} {name}" for name, cut in self if isinstance(cut, Cut)]
+        return ", ".join([*([self.network] if self.network else []), *parts])
 
 
 class Side(Figures):

@@ -1,25 +1,27 @@
 """Compressor: makes a smaller or faster student of the trained classifier, its teacher."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
-from bertline.components import compression_report, copies, trainer, training_record
+from bertline.components import compression_report, copies, other_family, trainer, training_record
 from bertline.components.artifacts import PseudoLabels, Variants, Weights
 from bertline.components.checkpoint_folders import remove_checkpoints
 from bertline.components.compression_report import Cut, Steps
 from bertline.components.options import CompressOptions
+from bertline.components.other_family import Student
 from bertline.components.trainer import Task
 from bertline.components.training_record import ValidationLogits
 from bertline.components.transformed_labels import names_of
 from bertline.components.tuning import trials
-from bertline.models import backbone_folder, compression, ensemble, families, hardware, training
-from bertline.models.distillation import Distillation
+from bertline.models import backbone_folder, compression, distillation, ensemble, families, hardware, training
+from bertline.models.distillation import Distillation, SoftTargets
 from bertline.models.family import Classifier
 from bertline.models.kept import Kept
 from bertline.models.recipe import ModelOptions, TrainOptions
@@ -38,6 +40,7 @@ def Compressor(
     train_options: Parameter[str],
     options: Parameter[str],
     checkpoint_dir: Parameter[str],
+    examples: InputArtifact[standard_artifacts.Examples] = None,
     variants: InputArtifact[Variants] = None,
     pseudo_labels: InputArtifact[PseudoLabels] = None,
 ) -> None:
@@ -58,11 +61,13 @@ def Compressor(
         train_options: a TrainOptions as JSON; values that a search has found take the places of its own.
         options: a CompressOptions as JSON.
         checkpoint_dir: folder, local or remote, that outlives an interrupted run; the same as the Trainer's.
+        examples: raw Examples, whose texts a student reads that learns a vocabulary; None where there is none.
         variants: more training rows of the teacher; None for none.
         pseudo_labels: as the variants.
 
     Raises:
-        UserError: the teacher's vocabulary cannot be trimmed, or it has too few layers, heads or units.
+        UserError: the teacher's vocabulary cannot be trimmed, it has too few layers, heads or units, or the student
+            would be larger.
     """
     model, compress = ModelOptions.model_validate_json(model_options), CompressOptions.model_validate_json(options)
     train = TrainOptions.model_validate_json(train_options)
@@ -76,13 +81,22 @@ def Compressor(
         rows = {name: compression.renumbered(getattr(task, name), words) for name in ("train", "validation")}
         task = replace(task, **rows)
         steps = steps.model_copy(update={"wordpieces": Cut(before=trimmed.whole, after=len(words))})
-    if compress.cut:
+    if compress.trains_student:
         recipe = compress.distill.recipe(searched(teacher_run) or train)
-        kept = compression.kept_of(members[0], compress.cut, task.train, recipe.seed)
-        cuts = {key: Cut(before=getattr(members[0].size, key), after=count) for key, count in compress.cut.items()}
-        steps = steps.model_copy(update=cuts)
         own = f"{checkpoint_dir}/{fingerprint(task, teacher.uri, recipe, compress)}"
-        trained = distil(task, members, kept, recipe, compress, logs=Path(model_run.uri), checkpoints=own)
+        places = {"logs": Path(model_run.uri), "checkpoints": own}
+        if compress.cut:
+            kept = compression.kept_of(members[0], compress.cut, task.train, recipe.seed)
+            cuts = {key: Cut(before=getattr(members[0].size, key), after=count) for key, count in compress.cut.items()}
+            steps = steps.model_copy(update=cuts)
+            trained = distil(task, members, kept, recipe, compress, **places)
+        else:
+            named = compression.options_of(model, folder)
+            student = other_family.prepare(
+                task, members, named, compress, seed=recipe.seed, folder=folder, examples=examples
+            )
+            steps = steps.model_copy(update={"network": student.described})
+            trained = distil_other(task, members, student, recipe, compress, **places)
         members = [trained.model]
         training_record.write_history(model_run.uri, [trained.history])
         names = names_of(task.validation.labels, task.labels)
@@ -94,7 +108,7 @@ def Compressor(
         member.write(ensemble.folder(folder, number, len(members)), task.labels, backbone_digest=task.digest)
     compression_report.write_steps(folder, steps)
     weights.set_string_custom_property("summary", steps.described)
-    if compress.cut:
+    if compress.trains_student:
         remove_checkpoints(checkpoint_dir, own)
 
 
@@ -125,24 +139,64 @@ def distil(
         logs: folder for TensorBoard's files.
         checkpoints: folder of this training only.
     """
-    strategy = hardware.strategy(recipe.distribution)
     dtype = hardware.compute_dtype(recipe.precision)
+    taught = Distillation(teacher, kept.layers, options.distill, dtype)
+    return _fit(lambda: teacher[0].shortened(kept), task, recipe, taught, logs=logs, checkpoints=checkpoints)
+
+
+def distil_other(
+    task: Task,
+    teacher: Sequence[Classifier],
+    student: Student,
+    recipe: TrainOptions,
+    options: CompressOptions,
+    *,
+    logs: Path,
+    checkpoints: str,
+) -> training.Trained:
+    """Trains a student of another family, by what its teacher answers to the training rows.
+
+    Args:
+        task: the teacher's rows.
+        teacher: its members.
+        student: its rows and its initial weights.
+        recipe: of its training.
+        options: of the distillation.
+        logs: folder for TensorBoard's files.
+        checkpoints: folder of this training only.
+    """
+    rows = task.train.take(np.arange(len(student.task.train)))
+    answers = distillation.answers(teacher, rows, hardware.compute_dtype(recipe.precision))
+    taught = SoftTargets(answers, options.distill, multi_label=teacher[0].multi_label)
+    return _fit(student.build, student.task, recipe, taught, logs=logs, checkpoints=checkpoints)
+
+
+def _fit(
+    build: Callable[[], Classifier],
+    task: Task,
+    recipe: TrainOptions,
+    taught: Distillation | SoftTargets,
+    *,
+    logs: Path,
+    checkpoints: str,
+) -> training.Trained:
     return training.fit(
-        lambda: teacher[0].shortened(kept),
+        build,
         task.train,
         task.validation,
         recipe,
         checkpoints=checkpoints,
         logs=logs if recipe.tensorboard else None,
         on_progress=trainer.log_progress,
-        strategy=strategy,
-        distillation=Distillation(teacher, kept.layers, options.distill, dtype),
+        strategy=hardware.strategy(recipe.distribution),
+        distillation=taught,
     )
 
 
 def fingerprint(task: Task, teacher: str, recipe: TrainOptions, options: CompressOptions) -> str:
     """A name made of everything that the student depends on, so that no other training takes up its checkpoints."""
-    digest = hashlib.sha256(f"{task.fingerprint(recipe)} {options.cut} {options.distill.model_dump_json()}".encode())
+    made = options.without_gates.model_dump_json()
+    digest = hashlib.sha256(f"{task.fingerprint(recipe)} {made}".encode())
     for name in storage.files(teacher):
         digest.update(f"{name} {backbone_folder.sha256(Path(teacher) / name)}".encode())
     return digest.hexdigest()[:16]

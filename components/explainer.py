@@ -74,7 +74,7 @@ def load(weights: str, model: str, options: ModelOptions, learned: str | None = 
     """
     own = compression.options_of(options, weights)
     family = families.of(own)
-    tokenizer = family.tokenizer(own, learned)
+    tokenizer = family.tokenizer(own, compression.learned(learned, weights))
     temperature = export_record.read(model).calibration.temperature
     return attribution.Explainer(ensemble.load(family, Path(weights)), tokenizer, temperature)
 

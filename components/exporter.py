@@ -130,13 +130,14 @@ def write_saved_model(folder: Path, source: Source) -> None:
     weights, transform_graph, model, options, temperature, thresholds = source
     own = compression.options_of(model, weights)
     family, labels = families.of(own), read_labels(transform_graph)
-    tokenizer = family.tokenizer(own, transform_graph)
+    learned = compression.learned(transform_graph, weights)
+    tokenizer = family.tokenizer(own, learned)
     spec = tft.TFTransformOutput(transform_graph).transformed_feature_spec()
     pair, several = SEGMENT_IDS in spec, is_multi_label(spec)
     served = signatures.ServedModel(
         ensemble.load(family, weights),
         Path(transform_graph),
-        family.vocabulary(own, transform_graph),
+        family.vocabulary(own, learned),
         tokenizer.unknown,
         labels,
         dtype=tf.as_dtype(options.dtype),

@@ -18,6 +18,7 @@ from bertline.models.family import Classifier, LayeredEncoder
 from bertline.models.kept import Importance, Kept
 from bertline.models.recipe import ModelOptions
 
+STUDENT = "student.json"  # in the Weights of a student of another family: the ModelOptions that make it
 VOCABULARY = "vocabulary"  # in a student's Weights: a folder as a backbone's, without weights
 
 
@@ -64,8 +65,21 @@ def options_of(options: ModelOptions, weights: str | Path) -> ModelOptions:
         options: the config's, which name the teacher's vocabulary.
         weights: folder of a Weights artifact.
     """
-    own = Path(weights) / VOCABULARY
+    folder = Path(weights)
+    if (folder / STUDENT).is_file():
+        options = ModelOptions.model_validate_json((folder / STUDENT).read_text(encoding="utf-8"))
+    own = folder / VOCABULARY
     return options.model_copy(update={"backbone": str(own), "sha256": {}}) if own.is_dir() else options
+
+
+def learned(graph: str | None, weights: str | Path) -> str | None:
+    """The folder of the vocabulary that trained weights have learned: their own, of a student of another family.
+
+    Args:
+        graph: folder of the TransformGraph, where that of all others lies, if there is one.
+        weights: folder of a Weights artifact.
+    """
+    return str(weights) if (Path(weights) / STUDENT).is_file() else graph
 
 
 def trim(members: Sequence[Classifier], options: ModelOptions, splits: Sequence[Rows], folder: Path) -> Trimmed:

@@ -3,7 +3,9 @@
 Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015: of logits divided by a temperature, the
 teacher's probabilities are what the student's are to be; the loss counts temperature squared, which keeps its gradients
 as large as those of the labels. Hidden states as in Sanh et al., "DistilBERT", 2019: the cosine of student and teacher,
-here at each of the student's layers, whose counterparts Jiao et al., "TinyBERT", 2020, spread over the teacher.
+here at each of the student's layers, whose counterparts Jiao et al., "TinyBERT", 2020, spread over the teacher. A
+student of another family has no such layers, and learns from the answers only (Tang et al., "Distilling Task-Specific
+Knowledge from BERT into Simple Neural Networks", 2019).
 """
 
 from __future__ import annotations
@@ -13,10 +15,13 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from bertline.models import ensemble
+from bertline.models import ensemble, family
 from bertline.models.bert.classifier import Classifier
+from bertline.models.dataset import Batches, Rows
 from bertline.models.family import Batch, LayeredEncoder, Weights
 from bertline.models.recipe import DistillOptions
+
+_ROWS = 64  # that the teacher answers at once, when it answers all of them before the training
 
 
 def kept_layers(before: int, after: int) -> list[int]:
@@ -58,25 +63,77 @@ class Distillation:
         """
         answers = [encoder.logits_and_states(weights, rows) for encoder, weights in self._members]
         theirs = ensemble.mean([each for each, _ in answers], multi_label=self._multi_label)
-        share = self._options.soft_share
-        losses = (1 - share) * of_labels + share * self._soft(logits, theirs)
+        losses = _mixed(of_labels, logits, theirs, self._options, multi_label=self._multi_label)
         if self._options.hidden_weight:
             compared = [answers[0][1][layer] for layer in self._layers]
             losses += self._options.hidden_weight * _apart(states, compared, rows)
         return losses
 
-    def _soft(self, mine: tf.Tensor, theirs: tf.Tensor) -> tf.Tensor:
-        """temperature^2 x KL(teacher, student), float32 [batch]; with label sets the mean over the labels."""
-        temperature = self._options.temperature
-        mine, theirs = mine / temperature, theirs / temperature
-        if self._multi_label:
-            wanted = tf.sigmoid(theirs)
-            crossed, least = (
-                tf.nn.sigmoid_cross_entropy_with_logits(labels=wanted, logits=each) for each in (mine, theirs)
-            )
-            return temperature**2 * tf.reduce_mean(crossed - least, axis=-1)
-        wanted = tf.nn.log_softmax(theirs)
-        return temperature**2 * tf.reduce_sum(tf.exp(wanted) * (wanted - tf.nn.log_softmax(mine)), axis=-1)
+
+class SoftTargets:
+    """What a teacher answers to the training rows, for a student that reads other tokens than its teacher.
+
+    Args:
+        answers: the teacher's logits, float32 [rows, labels], in the order of the split.
+        options: of the loss; `hidden_weight` is of no use here.
+        multi_label: whether a row has any number of labels.
+    """
+
+    def __init__(self, answers: np.ndarray, options: DistillOptions, *, multi_label: bool):
+        self._answers, self._options, self._multi_label = tf.constant(answers), options, multi_label
+
+    def losses(self, of_labels: tf.Tensor, logits: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
+        """Each row's loss, float32 [batch].
+
+        Args:
+            of_labels: the loss against the rows' labels, float32 [batch].
+            logits: the student's, float32 [batch, labels].
+            places: of the rows in the split, int64 [batch].
+        """
+        theirs = tf.gather(self._answers, places)
+        return _mixed(of_labels, logits, theirs, self._options, multi_label=self._multi_label)
+
+
+def answers(teacher: Sequence[family.Classifier], rows: Rows, dtype: tf.DType) -> np.ndarray:
+    """What a teacher answers to rows as it is when served: the logits of its members' mean, float32 [rows, labels].
+
+    Args:
+        teacher: its members.
+        rows: with the teacher's token ids.
+        dtype: of its products.
+    """
+    members, multi_label = [member.frozen(dtype) for member in teacher], teacher[0].multi_label
+    batches = Batches(rows, _ROWS).ordered()
+
+    def logits(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        own = Batch(batch["token_ids"], batch.get("segment_ids"), batch["lengths"])
+        return ensemble.mean([member.logits(own) for member in members], multi_label=multi_label)
+
+    compiled = tf.function(logits, input_signature=[batches.element_spec], autograph=False)
+    given = np.empty((len(rows), teacher[0].num_classes), np.float32)
+    for batch in batches:
+        given[batch["rows"].numpy()] = compiled(batch).numpy()
+    return given
+
+
+def _mixed(
+    of_labels: tf.Tensor, mine: tf.Tensor, theirs: tf.Tensor, options: DistillOptions, *, multi_label: bool
+) -> tf.Tensor:
+    """The loss against the labels and that against the teacher's logits, float32 [batch]."""
+    soft = _soft(mine / options.temperature, theirs / options.temperature, multi_label=multi_label)
+    return (1 - options.soft_share) * of_labels + options.soft_share * options.temperature**2 * soft
+
+
+def _soft(mine: tf.Tensor, theirs: tf.Tensor, *, multi_label: bool) -> tf.Tensor:
+    """KL(teacher, student) of logits [batch, labels], float32 [batch]; with label sets the mean over the labels."""
+    if multi_label:
+        wanted = tf.sigmoid(theirs)
+        crossed, least = (
+            tf.nn.sigmoid_cross_entropy_with_logits(labels=wanted, logits=each) for each in (mine, theirs)
+        )
+        return tf.reduce_mean(crossed - least, axis=-1)
+    wanted = tf.nn.log_softmax(theirs)
+    return tf.reduce_sum(tf.exp(wanted) * (wanted - tf.nn.log_softmax(mine)), axis=-1)
 
 
 def _apart(mine: Sequence[tf.Tensor], theirs: Sequence[tf.Tensor], rows: Batch) -> tf.Tensor:

@@ -28,6 +28,7 @@ _KEYS_OF_METHODS = ("top_layers", "lora", "adalora", "adapters", "prompt", "pref
 WITH_ADDITIONS = ("adapters", "prompt", "prefix")  # methods whose parts stay beside the network's own weights
 LoraTarget = Literal["query", "key", "value", "output", "up", "down"]
 Family = Literal["auto", "bilstm", "static"]
+StudentFamily = Literal["static", "bilstm"]
 ServedDtype = Literal["float32", "bfloat16", "float16", "int8"]
 
 
@@ -134,10 +135,6 @@ class ModelOptions(Section):
         for name, default in (("bilstm", BilstmOptions()), ("static", StaticOptions())):
             if self.family != name and getattr(self, name) != default:
                 raise ValueError(f"{name}: it goes with family: {name}, and family is {self.family}; take one out")
-        if self.family == "static" and isinstance(self.backbone, RandomBert):
-            raise ValueError(
-                "backbone: family: static distils pretrained weights, and random ones know nothing; name a folder"
-            )
         if self.family == "bilstm":
             for key in ("backbone", "sha256", "pooling"):
                 if getattr(self, key) != type(self).model_fields[key].get_default(call_default_factory=True):
@@ -538,9 +535,10 @@ class PretrainOptions(Section):
 
 
 class DistillOptions(Section):
-    """How a student with fewer layers learns from its teacher; see models/distillation.py."""
+    """How a student learns from its teacher; see models/distillation.py."""
 
-    # The student starts from the teacher's layers and head, and each epoch costs about what one of the teacher's did.
+    # A student with fewer layers starts from the teacher's layers and head, and each epoch costs about what one of the
+    # teacher's did. Other families have their own usual epochs and learning rate here too.
     epochs: PositiveInt = 3
     # Twice the usual upper end: few layers can take it, as the default weights' six thin ones do.
     learning_rate: float = Field(default=1e-4, gt=0, le=1)
@@ -548,7 +546,7 @@ class DistillOptions(Section):
     # What the teacher's answers count, and the rows' labels the rest. On the training rows a teacher is mostly right,
     # and what it adds is how near the other labels are.
     soft_share: float = Field(default=0.5, ge=0, le=1)
-    # Of 1 - cosine of the hidden states, which DistilBERT counts too; 0 leaves them out
+    # Of 1 - cosine of the hidden states, which DistilBERT counts too; 0 leaves them out, as for other families
     hidden_weight: float = Field(default=1.0, ge=0)
 
     def recipe(self, train: TrainOptions) -> TrainOptions:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from bertline.models import dropout
 from bertline.models.adversarial import Adversary
 from bertline.models.dataset import Batches
-from bertline.models.distillation import Distillation
+from bertline.models.distillation import Distillation, SoftTargets
 from bertline.models.family import Batch, Classifier
 from bertline.models.gradients import Gradient, added, invariant
 from bertline.models.methods import Method
@@ -49,7 +49,7 @@ class Steps:
         *,
         loss_scale: LossScale | None,
         dtype: tf.DType,
-        distillation: Distillation | None = None,
+        distillation: Distillation | SoftTargets | None = None,
     ):
         self._strategy, self._method, self._target = strategy, method, target
         self._options, self._optimizer, self._loss_scale, self._dtype = options, optimizer, loss_scale, dtype
@@ -159,7 +159,10 @@ class Steps:
     def _loss(self, batch: Rows, seed: tf.Tensor, move: tf.Tensor | None = None) -> tf.Tensor:
         """The batch's loss x its share, float32 scalar, with the word embeddings moved."""
         labels, weight = batch["labels"], self._options.r_drop
-        if self._distillation:
+        if isinstance(self._distillation, SoftTargets):
+            logits = self._logits(batch, seed)
+            losses = self._distillation.losses(self._target.losses(labels, logits), logits, batch["rows"])
+        elif self._distillation:
             rows = Batch(batch["token_ids"], batch.get("segment_ids"), batch["lengths"])
             logits, states = self._encoder.logits_and_states(self._method.pack(self._dtype), rows, seed)
             losses = self._distillation.losses(self._target.losses(labels, logits), logits, states, rows)

@@ -16,7 +16,7 @@ from bertline.models import averages, divergence, hardware, methods, targets
 from bertline.models.anchor import Anchor
 from bertline.models.checkpoints import Checkpoints
 from bertline.models.dataset import Batches, Rows
-from bertline.models.distillation import Distillation
+from bertline.models.distillation import Distillation, SoftTargets
 from bertline.models.family import Classifier
 from bertline.models.history import Epoch, History, Progress
 from bertline.models.optimizer import AdamW, LossScale, Schedule
@@ -48,7 +48,7 @@ def fit(
     strategy: tf.distribute.Strategy | None = None,
     adapter: Path | None = None,
     keep_end: bool = False,
-    distillation: Distillation | None = None,
+    distillation: Distillation | SoftTargets | None = None,
 ) -> Trained:
     """Fine-tunes a classifier and leaves it with the weights of its best epoch, the one with the least validation loss.
 
@@ -112,7 +112,7 @@ class Run:
         validation: Rows,
         options: TrainOptions,
         folder: str | Path,
-        distillation: Distillation | None = None,
+        distillation: Distillation | SoftTargets | None = None,
     ):
         self.model = model
         self._strategy = strategy

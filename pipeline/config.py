@@ -37,6 +37,7 @@ from bertline.models.recipe import (
     ExportOptions,
     ModelOptions,
     PretrainOptions,
+    RandomBert,
     Section,
     TrainOptions,
     keys_of,
@@ -389,7 +390,11 @@ def check_what_needs_a_transformer(config: Config) -> None:
 
 
 def check_the_table_fits_the_backbone(config: Config) -> None:
-    """Raises ValueError where token embeddings would be wider than the vectors that they are distilled from."""
+    """Raises ValueError where token embeddings would be distilled from nothing, or wider than what they come from."""
+    if config.model.family == "static" and isinstance(config.model.backbone, RandomBert):
+        raise ValueError(
+            "model.backbone: family: static distils pretrained weights, and random ones know nothing; name a folder"
+        )
     size = network_size.of_backbone(config.model) if config.model.family == "static" else None
     if size and config.model.static.dimensions > size.hidden:
         raise ValueError(
@@ -479,6 +484,16 @@ def check_the_student(config: Config) -> None:
                     f"compress.{next(iter(cut))}: {key}: {method} leaves parts beside the teacher's layers that a "
                     "student with less of them cannot take over; use full or lora"
                 )
+    table = config.compress.static
+    if config.compress.family == "static" and size and table.dimensions > size.hidden:
+        raise ValueError(
+            f"compress.static.dimensions: {table.dimensions} are more than the {size.hidden} of model.backbone, the "
+            f"teacher's; set it to {size.hidden} or less"
+        )
+    if config.compress.family and config.export.also:
+        raise ValueError(
+            f"export.also: a student of the family {config.compress.family} cannot be written as ONNX; take one out"
+        )
     if config.compress.vocabulary == "used" and network_size.has_sentencepiece(config.model):
         raise ValueError(
             "compress.vocabulary: used: the vocabulary of model.backbone is SentencePiece's, and how it cuts a word "

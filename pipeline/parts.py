@@ -402,6 +402,7 @@ def _compressing(task: Task, rows: Rows, start: Start, trained: Trained) -> list
         train_options=settings.sections["train"],
         options=_without_gates(settings.sections["compress"]),
         checkpoint_dir=settings.checkpoint_folder,
+        **({"examples": rows.examples} if task.config.compress.family == "bilstm" else {}),
         **start.more_rows,
     )
     student = StudentExporter(

@@ -23,6 +23,7 @@ from bertline.components import (
     student_gate,
     training_record,
 )
+from bertline.components import explainer as explain
 from bertline.components.options import CompressOptions, EvaluateOptions
 from bertline.components.training_record import ValidationLogits
 from bertline.errors import UserError
@@ -32,6 +33,7 @@ from bertline.models.family import Batch
 from bertline.models.history import Epoch, History
 from bertline.models.recipe import ExportOptions, ModelOptions, TrainOptions
 from bertline.pipeline import config as configs
+from bertline.serving import ops as serving_ops
 from bertline.serving import storage
 
 LABELS = list(MOODS)
@@ -88,9 +90,10 @@ def compress(line, folder, weights, run, options):
         transformed_examples=line["tokens"],
         weights=weights,
         model_run=run,
-        train_options=TrainOptions(precision="float32", tensorboard=False).model_dump_json(),
+        train_options=TrainOptions(precision="float32", tensorboard=False, patience=100).model_dump_json(),
         options=options.model_dump_json(),
         checkpoint_dir=str(folder / "checkpoints"),
+        examples=line["examples"],
         **line["common"],
     )
 
@@ -161,7 +164,8 @@ def test_fewer_layers_are_distilled_from_the_trimmed_teacher(line, tmp_path):
     weights = artifact(artifacts.Weights, tmp_path / "weights")
     run = artifact(standard_artifacts.ModelRun, tmp_path / "run")
     options = CompressOptions(vocabulary="used", layers=1, distill={"epochs": 2})
-    tuned = json.dumps({"train": {"batch_size": 1, "precision": "float32", "tensorboard": False}})
+    recipe = {"batch_size": 1, "precision": "float32", "tensorboard": False, "patience": 100}
+    tuned = json.dumps({"train": recipe})
     line["run"].set_string_custom_property("tuned", tuned)  # by a search of the same run
     compress(line, tmp_path, weights, run, options)
     assert run.get_string_custom_property("tuned") == tuned  # the card and the tracker go by it
@@ -195,6 +199,42 @@ def batch_of(line, texts):
     options = ModelOptions.model_validate_json(line["common"]["model_options"])
     ids, _ = families.of(options).tokenizer(options)(tf.constant(texts))
     return Batch(ids.to_tensor(), None, tf.cast(ids.row_lengths(), tf.int32))
+
+
+FAMILIES = {
+    "static": ({"dimensions": 8, "hidden": 8}, "a vector of 8 per token, a hidden layer of 8"),
+    "bilstm": ({"embedding": 8, "units": 4, "min_count": 1}, "a bilstm of 8 per token, 4 units each way"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_student_of_another_family_learns_the_teachers_answers_and_is_served_with_its_own_vocabulary(
+    line, tmp_path, family
+):
+    sizes, described = FAMILIES[family]
+    distill = {"epochs": 50, "learning_rate": 0.03, "soft_share": 1.0}
+    options = CompressOptions(**{"family": family, family: sizes, "distill": distill})
+    weights, run, model = compressed(line, tmp_path, options)
+    assert weights.get_string_custom_property("summary") == described
+    assert training_record.read_logits(run.uri).logits.argmax(-1).tolist() == [2, 0, 1]  # as the teacher answers
+    mine, theirs = (answers(each, *SEEN) for each in (model, line["model"]))
+    assert mine["label"].numpy().tolist() == theirs["label"].numpy().tolist()
+    assert serving_ops.check(Path(model.uri, "Format-Serving")) == []
+    wanted = ModelOptions.model_validate_json(line["common"]["model_options"])
+    explainer = explain.load(weights.uri, model.uri, wanted, line["common"]["transform_graph"].uri)
+    explained = explain.explain(explainer, "it was great", None, "positive", LABELS)
+    assert [word["start"] for word in explained["words"]] == [0, 3, 7]
+    assert explained["complete"]
+    _, report = judged(line, tmp_path, (weights, run, model), options)
+    assert report.steps.described == described
+    assert report.smaller > 1
+
+
+def test_a_student_that_is_larger_than_its_teacher_is_refused(line, tmp_path):
+    weights, run = artifact(artifacts.Weights, tmp_path / "w"), artifact(standard_artifacts.ModelRun, tmp_path / "r")
+    options = CompressOptions(family="static", static={"dimensions": 8, "hidden": 40_000 // 2})
+    with pytest.raises(UserError, match=r"the student would have [\d,]+ weights, and its teacher has [\d,]+; make"):
+        compress(line, tmp_path, weights, run, options)
 
 
 def test_the_student_goes_on_where_its_gates_pass(line, trimmed, tmp_path):
@@ -255,7 +295,7 @@ def test_a_student_is_smaller_than_its_teacher(tmp_path):
     for wrong, reason in (
         ("compress: {layers: 2}", "compress.layers: 2 are not fewer than the 2 of model.backbone, the teacher's; 1 is"),
         ("compress: {heads: 2}", "compress.heads: 2 are not fewer than the 2 of model.backbone, the teacher's; 1 is"),
-        ("compress: {distill: {epochs: 2}}", "distill: it trains a student with fewer layers, heads or units; set"),
+        ("compress: {distill: {epochs: 2}}", "distill: it trains a student with fewer layers, heads or units, or"),
     ):
         config.write_text(f"{text}{wrong}\n")
         with pytest.raises(UserError, match=re.escape(reason)):

@@ -222,6 +222,8 @@ def test_what_needs_layers_is_refused_where_there_are_only_words(tmp_path, text,
 def test_words_have_at_most_the_width_of_what_they_are_distilled_from(tmp_path):
     config = configs.load(write(tmp_path, MINIMAL + "model: {family: static, static: {dimensions: 384}}\n"))
     assert (config.train.learning_rate, config.train.epochs, config.model.dropout) == (0.001, 10, 0.3)
+    random = MINIMAL + "model: {family: static, backbone: {vocabulary: v.txt}}\n"
+    assert "model.backbone: family: static distils pretrained weights" in refused(tmp_path, random)
     wider = MINIMAL + "model: {family: static, static: {dimensions: 385}}\n"
     assert "model.static.dimensions: 385 are more than the 384 of model.backbone's vectors" in refused(tmp_path, wider)
 
@@ -235,6 +237,29 @@ def test_words_have_at_most_the_width_of_what_they_are_distilled_from(tmp_path):
 )
 def test_a_student_with_fewer_layers_cannot_follow_a_method_that_adds_parts(tmp_path, text, expected):
     assert expected in refused(tmp_path, MINIMAL + "compress: {layers: 2}\n" + text)
+
+
+@pytest.mark.parametrize(
+    ("compress", "expected"),
+    [
+        ("family: static, layers: 2", "layers: a student of the family static has none of its teacher's"),
+        ("family: static, distill: {hidden_weight: 1}", "distill.hidden_weight: a student of the family static has no"),
+        ("family: bilstm, vocabulary: used", "vocabulary: used: a bilstm learns a vocabulary of its own"),
+        ("family: static, bilstm: {units: 8}", "bilstm: it goes with family: bilstm"),
+        ("family: static, static: {dimensions: 385}", "compress.static.dimensions: 385 are more than the 384 of model"),
+        ("family: static}\nexport: {also: [onnx]", "export.also: a student of the family static cannot be written"),
+    ],
+)
+def test_what_a_student_of_another_family_cannot_be_is_refused(tmp_path, compress, expected):
+    assert expected in refused(tmp_path, MINIMAL + f"compress: {{{compress}}}\n")
+
+
+def test_a_student_of_another_family_has_its_familys_usual_recipe(tmp_path):
+    config = configs.load(write(tmp_path, MINIMAL + "compress: {family: static, distill: {epochs: 4}}\n"))
+    distill = config.compress.distill
+    assert (distill.epochs, distill.learning_rate, distill.hidden_weight) == (4, 0.001, 0)
+    (tmp_path / "printed.yaml").write_text(configs.dump(config))
+    assert configs.load(tmp_path / "printed.yaml") == config
 
 
 def test_a_method_over_a_backbone_that_is_not_here_is_left_to_the_trainer(tmp_path):

@@ -146,6 +146,17 @@ def test_every_shipped_config_compiles(path, tmp_path):
 # === What a stage gets ===
 
 
+def test_a_student_that_learns_words_is_given_the_texts(tmp_path):
+    def inputs(**compress):
+        path = factories.write_task(tmp_path, factories.reviews(3))
+        cluster = "kubeflow: {image: r.example.com/b:1, pipeline_root: s3://b/p, data_folder: /v/d, root: /v/r}\n"
+        path.write_text(f"{path.read_text()}compress: {json.dumps(compress)}\n{cluster}")
+        spec = kubeflow.compile_line(configs.load(path)).spec
+        return spec["components"]["Compressor"]["inputDefinitions"]["artifacts"]
+
+    assert set(inputs(family="bilstm")) - set(inputs(layers=1)) == {"examples"}
+
+
 def test_resources_come_from_the_default_and_the_stages_own(compiled):
     assert container(compiled, "Evaluator")["resources"] == {
         "resourceCpuLimit": "2", "resourceCpuRequest": "2",

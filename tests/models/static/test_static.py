@@ -190,7 +190,6 @@ def test_it_is_written_loaded_and_started_from(model, backbone, tmp_path):
         ({"static": {"hidden": 8}}, "static: it goes with family: static"),
         ({"family": "bilstm", "static": {"hidden": 8}}, "static: it goes with family: static, and family is bilstm"),
         ({"family": "static", "bilstm": {"units": 8}}, "bilstm: it goes with family: bilstm, and family is static"),
-        ({"family": "static", "backbone": {"vocabulary": "v.txt"}}, "family: static distils pretrained weights"),
     ],
 )
 def test_keys_that_do_not_go_with_the_family_are_refused(values, message):

@@ -1,0 +1,155 @@
+"""A student of another family than its teacher's: a network, a vocabulary and rows of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tfx.types import artifact_utils, standard_artifacts
+
+from bertline.components import learned_vocabulary
+from bertline.components.examples import check_order, read_examples
+from bertline.components.options import CompressOptions
+from bertline.components.trainer import Task
+from bertline.components.transformed_labels import names_of
+from bertline.errors import UserError
+from bertline.models import compression, families
+from bertline.models.dataset import Rows
+from bertline.models.family import Classifier
+from bertline.models.features import TEXT, TEXT_PAIR
+from bertline.models.recipe import OF_FAMILY, ModelOptions
+from bertline.models.static import table
+from bertline.models.static.classifier import Classifier as StaticClassifier
+
+SPLITS = ("train", "validation")
+
+
+class Student(NamedTuple):
+    """What a training needs to make it.
+
+    Attributes:
+        build: makes the classifier with its initial weights.
+        task: the teacher's, with rows that the student reads. The training rows are the teacher's first ones.
+        described: the network in words.
+    """
+
+    build: Callable[[], Classifier]
+    task: Task
+    described: str
+
+
+def prepare(
+    task: Task,
+    teacher: Sequence[Classifier],
+    own: ModelOptions,
+    compress: CompressOptions,
+    *,
+    seed: int,
+    folder: Path,
+    examples: standard_artifacts.Examples | None,
+) -> Student:
+    """The student before its training.
+
+    Args:
+        task: the teacher's rows.
+        teacher: its members.
+        own: the options of the teacher's vocabulary.
+        compress: names the family and its sizes.
+        seed: of the student's initial weights.
+        folder: of the student's weights, which gets its options and what vocabulary it learns.
+        examples: raw Examples, whose texts a student with a vocabulary of its own reads.
+
+    Raises:
+        UserError: the student would be larger than its teacher, or the line was compiled without the examples.
+    """
+    if compress.family == "bilstm" and examples is None:
+        raise UserError("compress.family: this line was compiled with another; compile it again, or leave it as it was")
+    options = options_of(own, compress)
+    folder.mkdir(parents=True, exist_ok=True)
+    multi_label = task.train.labels.ndim == 2
+    if compress.family == "static":
+        build = _static(teacher[0], own, options, len(task.labels), seed=seed, multi_label=multi_label)
+    else:
+        pair = task.train.segment_ids is not None
+        learned_vocabulary.write(str(folder), examples.uri, options, pair=pair)
+        task = _read_again(task, options, folder, examples, pair=pair)
+        build = partial(
+            families.BILSTM.build,
+            options,
+            len(task.labels),
+            seed=seed,
+            multi_label=multi_label,
+            learned=str(folder),
+        )
+    check_size(build(), teacher, compress.family)
+    (folder / compression.STUDENT).write_text(options.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return Student(build, task, _described(options))
+
+
+def options_of(own: ModelOptions, compress: CompressOptions) -> ModelOptions:
+    """The student's model options; its dropout is its family's usual one."""
+    sections = {compress.family: getattr(compress, compress.family)}
+    if compress.family == "bilstm":
+        sections |= {"backbone": ModelOptions().backbone, "sha256": {}, "pooling": "auto"}
+    dropout = OF_FAMILY[compress.family]["model"]["dropout"]
+    return own.model_copy(update={"family": compress.family, "dropout": dropout, **sections})
+
+
+def check_size(student: Classifier, teacher: Sequence[Classifier], family: str) -> None:
+    """Raises UserError where a student is not smaller than its teacher."""
+    mine, theirs = (sum(map(_weights, models)) for models in ([student], teacher))
+    if mine >= theirs:
+        raise UserError(
+            f"compress.family: {family}: the student would have {mine:,} weights, and its teacher has {theirs:,}; "
+            f"make compress.{family} smaller"
+        )
+
+
+def _weights(model: Classifier) -> int:
+    return sum(int(np.prod(variable.shape)) for variable in model.variables)
+
+
+def _static(
+    teacher: Classifier, own: ModelOptions, options: ModelOptions, labels: int, *, seed: int, multi_label: bool
+) -> Callable[[], StaticClassifier]:
+    """Makes a student whose token vectors come from the teacher's own encoder, as it was fine-tuned."""
+    family = families.of(own)
+    vectors = table.distilled(teacher, family.spelling(own), family.tokenizer(own), options.static)
+
+    def build() -> StaticClassifier:
+        made = StaticClassifier(
+            len(vectors), labels, options.static, dropout=options.dropout, seed=seed, multi_label=multi_label
+        )
+        made.set_table(vectors)
+        return made
+
+    return build
+
+
+def _read_again(
+    task: Task, options: ModelOptions, folder: Path, examples: standard_artifacts.Examples, *, pair: bool
+) -> Task:
+    """The task with the rows' texts as the student's own tokenizer reads them; rows without texts here are left out."""
+    tokenizer = families.of(options).tokenizer(options, str(folder))
+
+    def rows_of(split: str) -> Rows:
+        place = artifact_utils.get_split_uri([examples], split)
+        table = read_examples(place, [], multi_label=task.train.labels.ndim == 2)
+        labels = getattr(task, split).labels[: len(table[TEXT])]
+        check_order(names_of(labels, task.labels), table)
+        pairs = tf.constant(table[TEXT_PAIR]) if pair else None
+        ids, segments = tokenizer(tf.constant(table[TEXT]), pairs)
+        return Rows(tf.cast(ids, tf.int32), None if segments is None else tf.cast(segments, tf.int32), labels)
+
+    return replace(task, **{split: rows_of(split) for split in SPLITS})
+
+
+def _described(options: ModelOptions) -> str:
+    if options.family == "static":
+        return f"a vector of {options.static.dimensions} per token, a hidden layer of {options.static.hidden}"
+    return f"a bilstm of {options.bilstm.embedding} per token, {options.bilstm.units} units each way"
