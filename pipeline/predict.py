@@ -17,7 +17,7 @@ from bertline.pipeline import config as configs
 from bertline.pipeline import screen, text_lines
 from bertline.pipeline.config import Config
 from bertline.pipeline.text_lines import Line
-from bertline.serving import answering, releases
+from bertline.serving import answering, releases, standing
 from bertline.serving.client import SIGNATURE, Client, Prediction, ServingError
 
 KEY_VARIABLE = "BERTLINE_API_KEY"
@@ -137,7 +137,9 @@ def own_server(task: Config) -> Iterator[str]:
     from bertline.serving.server import Server
 
     with screen.quiet(task.root_folder / "logs" / "serve.log"):
-        server = Server.of(task.serving_folder, task.name, host=task.serve.host, port=0)
+        version = standing.answering(task.serving_folder, task.serve.canary is not None)
+        versions = [] if version is None else [version]
+        server = Server.of(task.serving_folder, task.name, versions, host=task.serve.host, port=0)
         server.start()
     try:
         yield server.address

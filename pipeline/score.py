@@ -15,7 +15,7 @@ from bertline.pipeline import beam_options, predict, score_job, screen
 from bertline.pipeline import config as configs
 from bertline.pipeline.beam_options import BeamOptions
 from bertline.pipeline.config import Config
-from bertline.serving import releases
+from bertline.serving import releases, standing
 
 if TYPE_CHECKING:
     from bertline.components.data.reader import SourceFile
@@ -36,7 +36,7 @@ class Request:
         config: the task's file.
         files: sources as in a config, from the current folder; none for the config's own.
         output: ends in .parquet, .csv or .jsonl.
-        version: a pushed version, at an address one that is served; None for the newest.
+        version: a pushed version, at an address one that is served; None for the one that servers answer with.
         model: folder of a SavedModel, at an address the model's name; None for the task's.
         address: HOST:PORT of a server that answers; None for the exported model in process.
         connection: further settings of the Client.
@@ -187,7 +187,7 @@ def _exported(request: Request, task: Config) -> tuple[str, str]:
     versions = releases.whole_versions(task.serving_folder)
     if not versions:
         predict.require_release(task, request.config)
-    version = request.version or max(versions)
+    version = request.version or standing.answering(task.serving_folder, task.serve.canary is not None)
     if version not in versions:
         listed = ", ".join(map(str, versions))
         raise UserError(f"--version {version}: {task.serving_folder} does not hold it. There is {listed}.")

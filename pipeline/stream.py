@@ -19,7 +19,7 @@ from bertline.monitoring import alarms
 from bertline.pipeline import predict, screen
 from bertline.pipeline.config import Config
 from bertline.pipeline.ending_signal import EndingSignal
-from bertline.serving import releases, storage
+from bertline.serving import releases, standing, storage
 from bertline.streams import entities, opening, surges
 from bertline.streams.engine import Engine, Tally
 from bertline.streams.options import StreamModel
@@ -101,17 +101,17 @@ def _at_address(name: str, model: StreamModel, now: Named | None = None) -> Name
 
 
 def _exported(name: str, model: StreamModel, task: Config, file: Path, now: Named | None = None) -> Named | None:
-    """The newest version in a folder; None if that is the one that scores now."""
+    """The version of a folder that answers; None if that is the one that scores now."""
     from bertline.serving.servable import SERVE_TAG, signature_defs
 
-    path, version = _newest(model, task, file)
+    path, version = _answering(model, task, file)
     if now and now.version == version:
         return None
     _check(signature_defs(path, (SERVE_TAG,)), path)
     return Named(name, version, models.Exported(path, models.cores()), model.negative)
 
 
-def _newest(model: StreamModel, task: Config, file: Path) -> tuple[str, str]:
+def _answering(model: StreamModel, task: Config, file: Path) -> tuple[str, str]:
     """The folder of a SavedModel, and its version: that of the folder of versions, else the folder's name."""
     place = _place(model.folder, task) if model.folder else task.serving_folder
     if releases.holds_saved_model(place):
@@ -121,8 +121,8 @@ def _newest(model: StreamModel, task: Config, file: Path) -> tuple[str, str]:
         predict.require_release(task, file)
     if not versions:
         raise UserError(f"stream.models: {place} holds neither a SavedModel nor folders of versions of one.")
-    newest = max(versions)
-    return versions[newest][0], str(newest)
+    version = standing.answering(place, not model.folder and task.serve.canary is not None)
+    return versions[version][0], str(version)
 
 
 def _place(folder: str, task: Config) -> str:

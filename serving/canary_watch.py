@@ -161,12 +161,10 @@ class CanaryWatch:
         raise faults[0]
 
     def _config(self, stable: int | None, canary: int | None, labels: tuple[str, ...]) -> ModelServerConfig:
-        config = one_model(self._model, self._folder)
-        entry = config.model_config_list.config[0]
         named = {STABLE: stable, CANARY: canary}
         versions = sorted(version for version in named.values() if version is not None)
-        if versions:
-            entry.model_version_policy.specific.versions.extend(versions)
+        config = one_model(self._model, self._folder, versions)
+        entry = config.model_config_list.config[0]
         for label in labels:
             if named[label] is not None:
                 entry.version_labels[label] = named[label]

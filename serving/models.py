@@ -234,10 +234,18 @@ def another_reload() -> RequestError:
     return RequestError(grpc.StatusCode.UNAVAILABLE, message)
 
 
-def one_model(name: str, folder: str | Path) -> ModelServerConfig:
-    """The config of a server with one model and its newest version."""
+def one_model(name: str, folder: str | Path, versions: Sequence[int] = ()) -> ModelServerConfig:
+    """The config of a server with one model.
+
+    Args:
+        name: of the model.
+        folder: of its versions.
+        versions: to serve; without any the newest.
+    """
     config = ModelServerConfig()
-    config.model_config_list.config.add(name=name, base_path=str(folder), model_platform=PLATFORM)
+    entry = config.model_config_list.config.add(name=name, base_path=str(folder), model_platform=PLATFORM)
+    if versions:
+        entry.model_version_policy.specific.versions.extend(versions)
     return config
 
 

@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,9 +97,9 @@ class Server:
         self._served: ModelServerConfig | None = None  # the config that was taken up last
 
     @classmethod
-    def of(cls, folder: str | Path, model_name: str, **options) -> Server:
-        """A server of one model's newest version, with ServerOptions' other options."""
-        return cls(ServerOptions(models=one_model(model_name, folder), **options))
+    def of(cls, folder: str | Path, model_name: str, versions: Sequence[int] = (), **options) -> Server:
+        """A server of one model's newest version, or of these versions, with ServerOptions' other options."""
+        return cls(ServerOptions(models=one_model(model_name, folder, versions), **options))
 
     @property
     def address(self) -> str:

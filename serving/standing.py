@@ -74,6 +74,16 @@ def served(folder: str | Path, tries_canaries: bool) -> Release | None:
     return next((release for release in in_service if release.version == stable), None)
 
 
+def answering(folder: str | Path, tries_canaries: bool) -> int | None:
+    """The version that servers answer with, whoever pushed it; None in a folder without versions.
+
+    Arguments and errors as `overview`.
+    """
+    whole = releases.whole_versions(folder)
+    stable = of(folder).stable if tries_canaries else None
+    return stable if stable in whole else max(whole, default=None)
+
+
 def overview(folder: str | Path, tries_canaries: bool = False) -> list[dict[str, Any]]:
     """All whole versions of a serving folder, ascending: in service, withdrawn, and those that bertline did not push.
 
@@ -112,7 +122,7 @@ def overview(folder: str | Path, tries_canaries: bool = False) -> list[dict[str,
 def _states(folder: str | Path, tries_canaries: bool) -> dict[int, str]:
     """Version -> state, of those that are more than kept."""
     if not tries_canaries:
-        newest = max(releases.whole_versions(folder), default=None)
+        newest = answering(folder, tries_canaries)
         return {} if newest is None else {newest: "served"}
     now = of(folder)
     states = {now.stable: "served", now.canary: "canary"} | dict.fromkeys(now.waiting, "waiting")

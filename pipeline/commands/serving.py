@@ -37,7 +37,7 @@ CaOption = Annotated[
     ),
 ]
 TlsOption = Annotated[bool, typer.Option("--tls", help="Speak TLS; a public authority signed the server's.")]
-VersionOption = Annotated[int | None, typer.Option(help="A pushed version. Default: the newest.")]
+VersionOption = Annotated[int | None, typer.Option(help="A pushed version. Default: the one that is served.")]
 ModelOption = Annotated[
     str | None, typer.Option(help="Folder of a SavedModel; with --address, the model's name there.")
 ]

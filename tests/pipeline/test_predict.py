@@ -9,7 +9,9 @@ from lines import BERTLINE
 from typer.testing import CliRunner
 
 from bertline.errors import UserError
-from bertline.pipeline import cli
+from bertline.pipeline import cli, score
+from bertline.pipeline import config as configs
+from bertline.pipeline.beam_options import BeamOptions
 from bertline.serving.keys import add_key
 from bertline.serving.server import Server
 
@@ -60,6 +62,21 @@ def test_the_model_of_a_config(tmp_path):
         assert predict(config, "--address", server.address, "a good film").stdout == "positive\t0.750\ta good film\n"
     with pytest.raises(UserError, match=f"no model server answers at {server.address}"):
         predict(config, "--address", server.address, "a good film")
+
+
+def test_a_version_that_is_tried_answers_no_call_of_its_own_server(tmp_path):
+    """With serve.canary the newest version may still be tried: the one before it is served."""
+    for version, word in ((1, "good"), (2, "dull")):
+        folder = tmp_path / "runs" / "serving" / str(version)
+        save_mood_model(folder, positive_word=word)
+        (folder / "release.json").write_text("{}")
+    (tmp_path / "runs" / "serving" / "1" / "canary.json").write_text('{"state": "promoted"}')
+    config = write_task(tmp_path, [])
+    assert predict(str(config), "a good film").stdout == "negative\t0.750\ta good film\n"
+    config.write_text(config.read_text().replace("serve: {port: 0}", "serve: {port: 0, canary: {}}"))
+    assert predict(str(config), "a good film").stdout == "positive\t0.750\ta good film\n"
+    request = score.Request(config, [], tmp_path / "out.csv")
+    assert score.model_of(request, configs.load(config), BeamOptions())[2] == "version 1"
 
 
 def test_a_text_a_line_from_stdin(mood):
