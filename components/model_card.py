@@ -7,7 +7,7 @@ Face's model hub. What only a person knows is in the config's `card`; if nobody 
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
@@ -16,17 +16,17 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import standard_artifacts
 
-from bertline.components import artifacts, compression_report, export_record, markdown, pretrained
+from bertline.components import artifacts, compression_report, export_record, markdown, other_family, pretrained
 from bertline.components.artifacts import Backbone, CompressionReport, DataReport, Quarantine
 from bertline.components.evaluation import Metrics, figure_name, read_metrics
 from bertline.components.ingestion import INGEST_FILE
-from bertline.components.options import Query
+from bertline.components.options import CompressOptions, Query
 from bertline.components.review_page import figures
 from bertline.components.training_record import read_history
 from bertline.components.tuning import trials
 from bertline.components.validation import STATISTICS_FILE
 from bertline.models import families
-from bertline.models.recipe import ModelOptions
+from bertline.models.recipe import ModelOptions, TrainOptions
 from bertline.serving.releases import CARD_FILE
 
 TAGS = ["bertline", "tensorflow", "text-classification"]
@@ -57,7 +57,7 @@ def ModelCard(
         quarantine: ingestion's counts.
         data_report: statistics of the texts.
         model_card: MODEL_CARD.md.
-        config: JSON of the config's `name`, `data`, `model`, `train` and `card`.
+        config: JSON of the config's `name`, `data`, `model`, `train`, `compress` and `card`.
         release: JSON of the run's facts, as the Pusher gets them.
         compression: the trade of student and teacher; None where nothing was compressed.
         backbone: the Pretrainer's weights; None where there are none.
@@ -83,7 +83,7 @@ def render(config: dict[str, Any], release: dict[str, Any], **found: Any) -> str
     """The card.
 
     Args:
-        config: the config's `name`, `data`, `model`, `train` and `card`.
+        config: the config's `name`, `data`, `model`, `train`, `compress` and `card`.
         release: the run's facts.
         **found: what the stages left: `metrics`, `verdicts`, `training`, `export`, `ingest`, `texts` and `compression`;
             `pretraining` as pretrained.headline has it, None without one.
@@ -105,13 +105,17 @@ def render(config: dict[str, Any], release: dict[str, Any], **found: Any) -> str
         percent="{:.1%}".format,
         count="{:,.0f}".format,
     )
+    made = _made(config, found["compression"])
     text = environment.get_template("model_card.md.j2").render(
         {
             **config,
             **found,
             "release": release,
-            "front_matter": front_matter(config, found["metrics"]),
-            "architecture": _architecture(config["model"]),
+            "front_matter": front_matter(config, found["metrics"], made.model),
+            "architecture": _architecture(made.model),
+            "teacher": _architecture(ModelOptions.model_validate(config["model"])),
+            "recipe": made.recipe,
+            "other_family": made.other_family,
             "quarantined": sum(found["ingest"]["quarantined"].values()),
             "slices": figures.slices(found["metrics"]),
             "fairness": [each for each in found["verdicts"] if each["kind"].startswith("fairness")],
@@ -122,7 +126,27 @@ def render(config: dict[str, Any], release: dict[str, Any], **found: Any) -> str
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
-def front_matter(config: dict[str, Any], metrics: Metrics) -> str:
+class _Made(NamedTuple):
+    """What made the model that goes on; `other_family` is that of a student whose teacher is of another one."""
+
+    model: ModelOptions
+    recipe: TrainOptions
+    other_family: str | None = None
+
+
+def _made(config: dict[str, Any], compression: CompressionReport | None) -> _Made:
+    """The config's own model and recipe, or those of the student that took its place."""
+    model, train = ModelOptions.model_validate(config["model"]), TrainOptions.model_validate(config["train"])
+    compress = CompressOptions.model_validate(config["compress"])
+    if compression is None or compression.chosen != "student" or not compress.trains_student:
+        return _Made(model, train)
+    recipe = compress.distill.recipe(train)
+    if compress.family is None:
+        return _Made(model, recipe)
+    return _Made(other_family.options_of(model, compress), recipe, compress.family)
+
+
+def front_matter(config: dict[str, Any], metrics: Metrics, model: ModelOptions) -> str:
     """The card's metadata as YAML, by Hugging Face's own library."""
     card = config["card"]
     sources = config["data"]["source"]
@@ -148,7 +172,7 @@ def front_matter(config: dict[str, Any], metrics: Metrics) -> str:
         )
         for value, kind, arguments, shown in results_shown
     ]
-    family = families.of(ModelOptions.model_validate(config["model"]))
+    family = families.of(model)
     data = ModelCardData(
         model_name=config["name"],
         language=card["languages"] or None,
@@ -160,9 +184,8 @@ def front_matter(config: dict[str, Any], metrics: Metrics) -> str:
     return data.to_yaml()
 
 
-def _architecture(model: dict[str, Any]) -> str:
-    options = ModelOptions.model_validate(model)
-    return families.of(options).describe(options)
+def _architecture(model: ModelOptions) -> str:
+    return families.of(model).describe(model)
 
 
 def _said(words: str | None, default: str, key: str) -> str:

@@ -485,7 +485,7 @@ class CompressOptions(Section):
     # keeps all
     units: PositiveInt | None = None
     # A student of another family, which learns from the teacher's answers: `static` is made of the teacher's own
-    # vocabulary, `bilstm` of the words of the training rows. Tens of times as fast, and less accurate. null for none
+    # vocabulary, `bilstm` of the words of the training rows. Much faster, and less accurate. null for none
     family: StudentFamily | None = None
     static: StaticOptions = StaticOptions()  # with family: static, as model.static
     bilstm: BilstmOptions = BilstmOptions()  # with family: bilstm, as model.bilstm

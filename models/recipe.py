@@ -568,7 +568,7 @@ class ExportOptions(Section):
     # float32 gives the same answers on every machine, but for rounding. bfloat16 halves the file and is about twice as
     # fast on a CPU with AMX or AVX512_BF16, slower on others; it moves a probability by about 0.001. float16 is for
     # GPUs that have no bfloat16. int8 stores kernels and word vectors in a quarter of the bytes, and computes in
-    # float32, as fast as float32 does.
+    # float32: as fast as float32 does in networks up to 768 wide, slower in wider ones.
     dtype: ServedDtype = "float32"
     # Predictions whose largest probability is below it are marked as abstentions; null marks none. The review page
     # shows what each threshold costs in answers and gains in accuracy.

@@ -490,7 +490,7 @@ def release(
         model_run=candidate.model_run,
         model=candidate.model,
         **rows.reported,
-        config=config.model_dump_json(include={"name", "data", "model", "train", "card"}),
+        config=config.model_dump_json(include={"name", "data", "model", "train", "compress", "card"}),
         release=facts.release,
         **candidate.trade,
         **start.weights,

@@ -141,6 +141,7 @@ def pseudo_labels(
 ) -> None:
     """Write the rows of `train.unlabelled` that became training rows as CSV, each with its label and its probability.
 
+    With `train.pseudo_labels: spread` the probability is the label's share of what has spread to the row, uncalibrated.
     A text that a spreadsheet would run as a formula, or that begins with an apostrophe, has an apostrophe before it.
     """
     _write_result(config, run_id, Node.PSEUDO_LABELLER, output)

@@ -2,8 +2,8 @@ import factories
 import pytest
 from huggingface_hub import ModelCard as HubCard
 
-from bertline.components import model_card
-from bertline.components.options import CardOptions
+from bertline.components import markdown, model_card
+from bertline.components.options import CardOptions, CompressOptions
 from bertline.components.review_page import page
 from bertline.models.recipe import ModelOptions, TrainOptions
 
@@ -15,6 +15,7 @@ def rendered(
     verdicts=None,
     ingest=None,
     train=None,
+    compress=None,
     training=None,
     members=1,
     compression=None,
@@ -28,6 +29,7 @@ def rendered(
         "data": {"source": ["reviews.csv"]},
         "model": ModelOptions(max_length=8).model_dump(),
         "train": TrainOptions(**(train or {})).model_dump(),
+        "compress": CompressOptions(**(compress or {})).model_dump(),
         "card": CardOptions(**words).model_dump(),
     }
     return model_card.render(
@@ -127,6 +129,48 @@ def test_a_student_tells_of_its_teacher():
     assert "| The teacher | 0.850 | 0.850 | 10.0 ms | 320 | 90.0 MB |" in card
     for other in (None, factories.compression_report(smaller_by=4)):  # then the card is the teacher's own
         assert "teacher" not in rendered(compression=other)[0]
+
+
+@pytest.mark.parametrize(
+    ("family", "tag", "words"),
+    [
+        ("static", "static", "- **Architecture:** token embeddings (256 numbers each"),
+        ("bilstm", "bilstm", "- **Architecture:** embedding (100) and bidirectional LSTM"),
+    ],
+)
+def test_a_student_of_another_family_is_described_itself_and_its_teacher_beside_it(family, tag, words):
+    figures = {"weights": 22_713_216, "trained_weights": 340_000}
+    common = {"train": {"method": "lora"}, "compress": {"family": family}, "training": figures}
+    card, _ = rendered(compression=factories.compression_report(), **common)
+    assert words in card
+    assert tag in HubCard(card).data.tags
+    assert "bert" not in HubCard(card).data.tags
+    own = CompressOptions(family=family).distill
+    assert f"epochs of at most {own.epochs}, the weights" in card
+    assert f"kept; learning rate {own.learning_rate:g}, batches of" in card
+    assert "Method:" not in card
+    teacher = f"- **Its teacher:** BERT, fine-tuned from {markdown.plain(ModelOptions().backbone)}; lora, learning rate"
+    assert teacher in card
+    kept, _ = rendered(compression=factories.compression_report(smaller_by=4), **common)  # the teacher goes on
+    assert "bert" in HubCard(kept).data.tags
+    assert "- **Method:** lora" in kept
+
+
+def test_a_student_with_fewer_layers_has_the_recipe_of_its_distillation():
+    distill = {"epochs": 5, "learning_rate": 0.0003}
+    card, _ = rendered(compression=factories.compression_report(), compress={"layers": 2, "distill": distill})
+    assert "- **Architecture:** BERT, fine-tuned from" in card
+    assert "epochs of at most 5, the weights of epoch 2 kept; learning rate 0.0003" in card
+    card, _ = rendered(compression=factories.compression_report(), compress={"vocabulary": "used"})
+    assert "epochs of at most 3, the weights of epoch 2 kept; learning rate" in card  # the teacher's own training
+
+
+def test_where_training_rows_without_labels_of_people_came_from():
+    sure, _ = rendered(train={"unlabelled": "more.csv", "pseudo_threshold": 0.9})
+    assert "from more.csv, those that the probe was sure of (probability 0.9 or more)\n" in sure
+    spread, _ = rendered(train={"unlabelled": "more.csv", "pseudo_labels": "spread"})
+    assert "from more.csv, all of them, with labels that spread from the training rows" in spread
+    assert "was sure of" not in spread
 
 
 def test_what_training_added_to_the_rows_and_the_weights():

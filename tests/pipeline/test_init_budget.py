@@ -6,7 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from bertline.errors import UserError
-from bertline.models import packages
+from bertline.models import hardware, packages
+from bertline.models.hardware import Hardware
 from bertline.pipeline import config
 from bertline.pipeline.cli import app
 from bertline.pipeline.init import budget as budgets
@@ -34,6 +35,20 @@ def clock(monkeypatch):
     )
     monkeypatch.setattr(trial, "of_static", lambda tokens: 0.3)
     monkeypatch.setattr(trial, "of_bilstm", lambda texts, tokens: (0.2, 60))
+
+
+@pytest.fixture(autouse=True)
+def bfloat16(monkeypatch):
+    """Sets whether the machine multiplies bfloat16 in hardware; it does, unless a test says otherwise."""
+
+    def set_to(there):
+        budgets._multiplies_bfloat16.cache_clear()
+        flags = ("amx_bf16",) if there else ()
+        monkeypatch.setattr(hardware, "describe", lambda: Hardware(2, flags, gpus=(), tpu=False))
+
+    set_to(True)
+    yield set_to
+    budgets._multiplies_bfloat16.cache_clear()
 
 
 def proposed(table, **asked):
@@ -64,6 +79,12 @@ def test_a_size_is_met_by_giving_up_the_least(table, size, dtype, vocabulary, la
     task, said = proposed(table, size=size * MB)
     assert (task.export.dtype, task.compress.vocabulary, task.compress.layers) == (dtype, vocabulary, layers)
     assert int(re.search(r"about (\d+) MB", said)[1]) <= size
+
+
+def test_bfloat16_is_not_proposed_for_its_size_alone_where_it_would_be_slower(table, clock, bfloat16):
+    bfloat16(False)
+    assert proposed(table, size=60 * MB)[0].export.dtype == "int8"
+    assert proposed(table, size=60 * MB, p50_ms=6 + SERVER_MS)[0].export.dtype == "bfloat16"  # measured as faster
 
 
 def test_a_time_is_met_by_bfloat16_then_by_fewer_layers(table, clock):
