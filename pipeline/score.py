@@ -187,7 +187,7 @@ def _exported(request: Request, task: Config) -> tuple[str, str]:
     versions = releases.whole_versions(task.serving_folder)
     if not versions:
         predict.require_release(task, request.config)
-    version = request.version or standing.answering(task.serving_folder, task.serve.canary is not None)
+    version = request.version or standing.answering(task.serving_folder, task.serve.canary is not None, versions)
     if version not in versions:
         listed = ", ".join(map(str, versions))
         raise UserError(f"--version {version}: {task.serving_folder} does not hold it. There is {listed}.")

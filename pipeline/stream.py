@@ -121,7 +121,7 @@ def _answering(model: StreamModel, task: Config, file: Path) -> tuple[str, str]:
         predict.require_release(task, file)
     if not versions:
         raise UserError(f"stream.models: {place} holds neither a SavedModel nor folders of versions of one.")
-    version = standing.answering(place, not model.folder and task.serve.canary is not None)
+    version = standing.answering(place, not model.folder and task.serve.canary is not None, versions)
     return versions[version][0], str(version)
 
 

@@ -7,6 +7,7 @@ that was ever promoted has yet to be tried.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,12 +75,19 @@ def served(folder: str | Path, tries_canaries: bool) -> Release | None:
     return next((release for release in in_service if release.version == stable), None)
 
 
-def answering(folder: str | Path, tries_canaries: bool) -> int | None:
+def answering(folder: str | Path, tries_canaries: bool, whole: Collection[int] | None = None) -> int | None:
     """The version that servers answer with, whoever pushed it; None in a folder without versions.
 
-    Arguments and errors as `overview`.
+    Args:
+        folder: the serving folder.
+        tries_canaries: as for `overview`.
+        whole: its versions as `releases.whole_versions` listed them, among which the answer then is; None lists them.
+
+    Raises:
+        UserError: as `of`.
     """
-    whole = releases.whole_versions(folder)
+    if whole is None:
+        whole = releases.whole_versions(folder)
     stable = of(folder).stable if tries_canaries else None
     return stable if stable in whole else max(whole, default=None)
 

@@ -4,6 +4,21 @@
 # === Serving ===
 
 
+def pushed_after_a_look(serving, monkeypatch):
+    """The prepared version `serving`/.8 is pushed just after somebody has listed the versions."""
+    from bertline.serving import releases
+
+    look = releases.whole_versions
+
+    def look_before_a_push(folder):
+        listed = look(folder)
+        if (serving / ".8").exists():
+            (serving / ".8").rename(serving / "8")
+        return listed
+
+    monkeypatch.setattr(releases, "whole_versions", look_before_a_push)
+
+
 def save_mood_model(
     folder, positive_word: str = "good", abstains: bool = False, fails: bool = False, seconds: float = 0
 ):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import tensorflow as tf
-from factories import save_mood_model, save_pairs_model, write_csv, write_task
+from factories import pushed_after_a_look, save_mood_model, save_pairs_model, write_csv, write_task
 from typer.testing import CliRunner
 
 from bertline.components.scoring import cut
@@ -259,6 +259,14 @@ def test_rows_with_several_labels(task, capfd):
     with Server.of(task / "runs/serving", "reviews", port=0) as server:
         score("in.csv", "-o", "served.csv", "--address", server.address)
     assert Path("served.csv").read_text() == Path("joined.csv").read_text()
+
+
+def test_a_push_while_the_versions_are_looked_at_is_for_the_next_job(task, monkeypatch, capfd):
+    write_csv(task / "in.csv", moods(3), ("text", "label"))
+    save_mood_model(task / "runs/serving/.8")
+    pushed_after_a_look(task / "runs/serving", monkeypatch)
+    score("in.csv", "-o", "out.csv")
+    assert "version 7" in "".join(capfd.readouterr()) and (task / "runs/serving/8").exists()
 
 
 def test_nothing_is_replaced_or_guessed(task):

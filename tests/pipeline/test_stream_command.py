@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
 import pytest
-from factories import save_mood_model, write_task
+from factories import pushed_after_a_look, save_mood_model, write_task
 from typer.testing import CliRunner
 
 from bertline.errors import UserError
@@ -132,6 +132,14 @@ def test_newer_versions_take_over_and_one_that_does_not_load_is_told_once(task):
         ("8", "negative", 4),
         ("8", "positive", 2),
     ]
+
+
+def test_a_push_while_the_versions_are_looked_at_waits_for_the_next_look(task, monkeypatch):
+    (task / "posts.jsonl").write_text(posts(0, 3))
+    save_mood_model(task / "runs/serving/.8", "dull")
+    pushed_after_a_look(task / "runs/serving", monkeypatch)
+    code, shown = stream("--once")
+    assert code == 0 and "reviews version 7" in shown and (task / "runs/serving/8").exists()
 
 
 def test_a_model_in_a_bucket_scores(task):
