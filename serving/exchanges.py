@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from bertline.serving import json_tensor, record_rows
 from bertline.serving.calls import DEFAULT_SIGNATURE
 from bertline.serving.examples import serialized
+from bertline.serving.limits import Limits
 from bertline.serving.messages import unpacked_strings
 from bertline.serving.monitored import MONITORED, TEXT
 from bertline.serving.protos import (
@@ -27,9 +29,15 @@ from bertline.serving.protos import (
     TensorProto,
 )
 from bertline.serving.recording import RecordOptions, Rows
+from bertline.serving.records import PART_ROWS, WAITING_BYTES
 from bertline.serving.upstream import Known
 
 Arrays = dict[str, np.ndarray]
+
+# What is read into a record, since a tensor of a few bytes can stand for terabytes: as much as may wait as it was sent,
+# and the rows of a whole part. Only a request says how many rows there are.
+MOST_READ = Limits(max_batch_rows=PART_ROWS, max_text_bytes=WAITING_BYTES, max_request_bytes=WAITING_BYTES)
+MOST_ANSWERED = replace(MOST_READ, max_batch_rows=WAITING_BYTES)
 
 
 def signature_of(spec: ModelSpec) -> str:
@@ -70,14 +78,25 @@ def answer_of_text(answer: bytes, request: PredictRequest, known: Known) -> byte
 
 
 def predicted(request: PredictRequest, answer: bytes | None, options: RecordOptions, keep_texts: bool) -> Rows:
-    """The rows of a Predict request, as `record_rows.of_call`; without an answer it failed."""
+    """The rows of a Predict request, as `record_rows.of_call`; without an answer it failed.
+
+    Raises:
+        RequestError: it is too large to be read.
+    """
     response = PredictResponse.FromString(answer) if answer is not None else PredictResponse()
-    rows = record_rows.of_call(_arrays(request.inputs), _arrays(response.outputs), options, keep_texts)
+    rows = record_rows.of_call(
+        _arrays(request.inputs, MOST_READ), _arrays(response.outputs, MOST_ANSWERED), options, keep_texts
+    )
     return _of_version(response.model_spec, rows)
 
 
 def classified(request: ClassificationRequest, answer: bytes | None, options: RecordOptions, keep_texts: bool) -> Rows:
-    """The rows of a Classify request. Its answer has scores but no probabilities, of which no server keeps a record."""
+    """The rows of a Classify request. Its answer has scores but no probabilities, of which no server keeps a record.
+
+    Raises:
+        RequestError: it is too large to be read.
+    """
+    MOST_READ.check_input(request.input)
     spec = ClassificationResponse.FromString(answer).model_spec if answer is not None else ModelSpec()
     return _of_version(spec, record_rows.of_call({"inputs": serialized(request.input)}, {}, options, keep_texts))
 
@@ -90,7 +109,7 @@ def predicted_as_json(
     if answer is not None:
         names = list(request.output_filter) or list(known.signatures[signature_of(request.model_spec)].outputs)
         outputs = _json_outputs(json_tensor.parse(answer), names)
-    return record_rows.of_call(_arrays(request.inputs), outputs, options, keep_texts)
+    return record_rows.of_call(_arrays(request.inputs, MOST_READ), outputs, options, keep_texts)
 
 
 def _of_version(spec: ModelSpec, rows: Rows) -> Rows:
@@ -98,8 +117,9 @@ def _of_version(spec: ModelSpec, rows: Rows) -> Rows:
     return {**rows, "version": [spec.version.value] * len(rows["characters"])} if spec.HasField("version") else rows
 
 
-def _arrays(tensors: Mapping[str, TensorProto]) -> Arrays:
+def _arrays(tensors: Mapping[str, TensorProto], most: Limits) -> Arrays:
     """The tensors that this module can read: strings as bytes objects, and numbers; others are left out."""
+    most.check(tensors, {})
     read = {name: _array(tensor) for name, tensor in tensors.items()}
     return {name: array for name, array in read.items() if array is not None}
 

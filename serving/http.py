@@ -1,13 +1,53 @@
-"""uvicorn's HTTP connections, with a time limit for a request's head, and one reading of where its body ends."""
+"""uvicorn that leaves signals alone, limits the time for a request's head, and reads in one way where its body ends."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
 HEAD_SECONDS = 20.0  # for the head of a request; rest.py limits the time for its body
+
+
+class Server(uvicorn.Server):
+    """uvicorn on a listening socket, as the servers here run it beside gRPC: they take the signals, and end both.
+
+    Args:
+        application: answers.
+        drain_seconds: in which requests in flight are answered at the end.
+        options: others of uvicorn.Config.
+    """
+
+    def __init__(self, application: Starlette, drain_seconds: float, **options):
+        super().__init__(
+            uvicorn.Config(
+                application,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                timeout_graceful_shutdown=int(drain_seconds),
+                http=Protocol,
+                **options,
+            )
+        )
+
+    def capture_signals(self) -> AbstractContextManager[None]:
+        """Takes none. In the main thread uvicorn would, and begin to close before gRPC does."""
+        return nullcontext()
+
+    def close_listeners(self) -> None:
+        """Takes no new connections from now on; those that are open go on."""
+        if self.started:
+            for listener in self.servers:
+                listener.close()
 
 
 class _Parser(h11.Connection):

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import grpc
 import httpx
-import uvicorn
 from prometheus_client import start_http_server
 
 from bertline.errors import UserError
@@ -101,7 +100,7 @@ class LogProxy:
         self._calls = Calls(self._channel, self._models, self._recorder, self._metrics)
         arguments = [("grpc.so_reuseport", 0), *MESSAGES, *options.grpc_arguments]
         self._grpc = grpc.aio.server(handlers=[self._calls], options=arguments)
-        self._rest: uvicorn.Server | None = None
+        self._rest: http.Server | None = None
         self._rest_task: asyncio.Task | None = None
         self._application = None
 
@@ -124,6 +123,7 @@ class LogProxy:
         self._calls.stopping.hold()
         if self._application:
             self._application.state.stopping = True
+            self._rest.close_listeners()  # now, while clients still have the connections they use
         await asyncio.sleep(SETTLE_SECONDS)
         stopping = asyncio.gather(self._grpc.stop(DRAIN_SECONDS), self._stop_rest())
         await asyncio.sleep(0)  # now the clients know that they must go
@@ -144,17 +144,7 @@ class LogProxy:
     def _start_rest(self, opened) -> None:
         options = self._options
         self._application = proxy_rest.application(options.rest_upstream, self._models, self._recorder, self._metrics)
-        config = uvicorn.Config(
-            self._application,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            date_header=False,
-            timeout_graceful_shutdown=int(DRAIN_SECONDS),
-            http=http.Protocol,
-        )
-        self._rest = uvicorn.Server(config)
+        self._rest = http.Server(self._application, DRAIN_SECONDS, date_header=False)
         self._rest_task = asyncio.create_task(self._rest.serve(sockets=[opened]))
 
     async def _stop_rest(self) -> None:

@@ -5,7 +5,6 @@ TF Serving's JSON does not tell the version that answered, so a record has the o
 
 from __future__ import annotations
 
-import gzip
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from bertline.serving.errors import RequestError
 from bertline.serving.protos import ClassificationRequest, PredictRequest
 from bertline.serving.proxy_metrics import ProxyMetrics
 from bertline.serving.recording import ID_HEADER, Entry, RecordOptions, Rows
-from bertline.serving.records import Recorder
+from bertline.serving.records import WAITING_BYTES, Recorder
 from bertline.serving.upstream import Known, Models
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -85,10 +84,10 @@ class _Exchange:
 
     def rows(self, options: RecordOptions, keep_texts: bool) -> Rows:
         """Of records. In the recorder's thread, which counts what cannot be read."""
-        body = gzip.decompress(self.body) if self.packed else self.body
         spec, succeeded = self.call.spec, self.answer.code is grpc.StatusCode.OK
         request = (PredictRequest if self.call.method == "predict" else ClassificationRequest)(model_spec=spec)
         try:
+            body = rest.unzipped(self.body, WAITING_BYTES) if self.packed else self.body
             json_tensor.fill_request(body, request, self.known.signatures)
         except RequestError:
             if succeeded:
@@ -142,7 +141,8 @@ class _Proxy:
                 away = time.perf_counter() - sent
             code = answered.code
             if entry and known:
-                self._note(entry, _Exchange(call, body, "content-encoding" in request.headers, answered, known))
+                packed = rest.encoding_of(request.headers) in rest.GZIP
+                self._note(entry, _Exchange(call, body, packed, answered, known))
             return _response(answered, entry)
         except RequestError as error:
             code = error.code
@@ -203,4 +203,5 @@ def _response(answered: _Answer, entry: Entry | None) -> Response:
 
 
 def _unpacked(answered: _Answer) -> bytes:
-    return gzip.decompress(answered.body) if answered.headers.get("content-encoding") == "gzip" else answered.body
+    packed = rest.encoding_of(answered.headers) in rest.GZIP
+    return rest.unzipped(answered.body, WAITING_BYTES) if packed else answered.body

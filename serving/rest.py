@@ -13,7 +13,7 @@ import logging
 import re
 import time
 import zlib
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -56,6 +56,7 @@ Answer = TypeVar("Answer")
 
 MESSAGE_CHARACTERS = 1500  # as over gRPC: names out of a request, which errors quote, can be of any length
 MAX_VERSION = 2**63 - 1
+GZIP = ("gzip", "x-gzip")  # Content-Encodings
 RECORDED = ("predict", "classify")  # the methods that answer texts
 SIGNATURE_DEF = "signature_def"
 # What a text meets at the signature serving_default, by TensorFlow's words and ours; and the signature it is meant for
@@ -264,7 +265,7 @@ class _Rest:
         if not body.packed:
             return content
         size = max(len(content), LOOP_BYTES + 1)  # how large it is unpacked, only unpacking tells
-        content = await self._bodies.work(size, _unzipped, content, self._most)
+        content = await self._bodies.work(size, unzipped, content, self._most)
         share.grow(len(content))
         return content
 
@@ -321,8 +322,8 @@ class _Body:
 
 async def _body(request: Request, most: int, share: Share) -> _Body:
     """The body. Reading stops as soon as it is clear that it is too large, or that there is no room for it."""
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", "gzip", "x-gzip"):
+    encoding = encoding_of(request.headers)
+    if encoding not in ("identity", *GZIP):
         raise _Refused(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             grpc.StatusCode.INVALID_ARGUMENT,
@@ -331,7 +332,7 @@ async def _body(request: Request, most: int, share: Share) -> _Body:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > most:
         raise _too_large(most)
-    body = _Body(packed=encoding != "identity")
+    body = _Body(packed=encoding in GZIP)
     try:
         async for chunk in request.stream():
             share.grow(len(chunk))
@@ -343,7 +344,17 @@ async def _body(request: Request, most: int, share: Share) -> _Body:
     return body
 
 
-def _unzipped(body: bytes, most: int) -> bytes:
+def encoding_of(headers: Mapping[str, str]) -> str:
+    """How a body is packed: its Content-Encoding in lower case, "identity" where none is said."""
+    return headers.get("content-encoding", "identity").strip().lower()
+
+
+def unzipped(body: bytes, most: int) -> bytes:
+    """What a body of gzip holds.
+
+    Raises:
+        RequestError: it is no gzip, or holds more than `most` bytes.
+    """
     try:
         plain = gzip.GzipFile(fileobj=io.BytesIO(body)).read(most + 1)
     except (OSError, EOFError, zlib.error) as error:

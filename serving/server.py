@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
-import uvicorn
 from grpc_health.v1 import health, health_pb2
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from bertline.errors import UserError
-from bertline.serving import configuration, flags, reflection, tls
+from bertline.serving import configuration, flags, http, reflection, tls
 from bertline.serving.access import Access, AccessInterceptor
 from bertline.serving.canary import Canary
 from bertline.serving.errors import RequestError
@@ -86,7 +85,7 @@ class Server:
         self._thread = threading.Thread(target=self._loop.run_forever, name="serving", daemon=True)
         self._stopped = threading.Event()
         self._grpc: grpc.aio.Server | None = None
-        self._rest: uvicorn.Server | None = None
+        self._rest: http.Server | None = None
         self._application = None
         self._service = None
         self._calls = None
@@ -222,7 +221,7 @@ class Server:
             self._watchers.append(self._loop.create_task(self._watch_models_file()))
 
     def _start_rest(self) -> None:
-        from bertline.serving import http, rest
+        from bertline.serving import rest
 
         options = self.options
         self._application = rest.application(
@@ -234,17 +233,8 @@ class Server:
             cors=options.cors,
             access=self._access,
         )
-        config = uvicorn.Config(
-            self._application,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            timeout_graceful_shutdown=int(DRAIN_SECONDS),
-            http=http.Protocol,
-            ssl_context_factory=(lambda *_: tls.ssl_context(options.tls)) if options.tls else None,
-        )
-        self._rest = uvicorn.Server(config)
+        ssl_context = (lambda *_: tls.ssl_context(options.tls)) if options.tls else None
+        self._rest = http.Server(self._application, DRAIN_SECONDS, ssl_context_factory=ssl_context)
         self._rest_task = self._loop.create_task(self._rest.serve(sockets=[self._rest_socket]))
 
     async def _drain(self, grace: float) -> None:
@@ -269,9 +259,8 @@ class Server:
             self._calls.stopping.hold()
         if self._application:
             self._application.state.stopping = True
-        if self._rest and self._rest.started:
-            for listener in self._rest.servers:  # now, while clients still have the connections they use
-                listener.close()
+        if self._rest:
+            self._rest.close_listeners()  # now, while clients still have the connections they use
         await asyncio.sleep(seconds)
 
     async def _stop_rest(self, grace: float) -> None:

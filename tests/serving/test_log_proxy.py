@@ -1,6 +1,9 @@
 """The log proxy as its callers see it: a process between TF Serving's own stubs and a server."""
 
+import asyncio
+import gzip
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -8,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import httpx
@@ -18,10 +22,14 @@ from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServic
 from test_records import rows
 
 from bertline import Client, ServingError
-from bertline.serving.log_proxy import main
+from bertline.serving import exchanges
+from bertline.serving.errors import RequestError
+from bertline.serving.limits import Limits
+from bertline.serving.log_proxy import ENDING_SIGNALS, LogProxy, ProxyOptions, main
 from bertline.serving.protos import (
     SERVICES,
     ClassificationRequest,
+    DataType,
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     GetModelStatusRequest,
@@ -30,6 +38,7 @@ from bertline.serving.protos import (
     PredictRequest,
     PredictResponse,
     SignatureDefMap,
+    TensorProto,
 )
 from bertline.serving.recording import RecordOptions
 from bertline.serving.server import Server
@@ -196,7 +205,8 @@ class Behind(PredictionServiceServicer):
     """A server that does what the request's header says."""
 
     def __init__(self):
-        self.headers, self.seconds_left, self.cancelled, self.arrived = {}, None, threading.Event(), threading.Event()
+        self.headers, self.seconds_left = {}, None
+        self.arrived, self.released, self.ended = threading.Event(), threading.Event(), threading.Event()
 
     def GetModelMetadata(self, request, context):
         """Of a model with vectors."""
@@ -216,10 +226,10 @@ class Behind(PredictionServiceServicer):
         self.headers, self.seconds_left = dict(context.invocation_metadata()), context.time_remaining()
         context.send_initial_metadata([("began", "now")])
         context.set_trailing_metadata([("cost", "3"), ("detail-bin", b"\x00\xff")])
-        if "slow" in self.headers:
-            context.add_callback(self.cancelled.set)
+        if "held" in self.headers:
+            context.add_callback(self.ended.set)
             self.arrived.set()
-            time.sleep(float(self.headers["slow"]))
+            self.released.wait(60)
         if "refuse" in self.headers:
             context.abort(grpc.StatusCode.DATA_LOSS, "lost, and in these wörds")
         return PredictResponse(model_spec=request.model_spec, outputs=request.inputs)
@@ -251,6 +261,7 @@ def behind(tmp_path):
         grpc.insecure_channel(servicer.proxy.address, options=UNLIMITED) as channel,
     ):
         yield servicer, PredictionServiceStub(channel), channel
+        servicer.released.set()
     server.stop(0)
 
 
@@ -292,22 +303,23 @@ def test_large_messages_pass_and_a_caller_who_goes_is_gone_behind_too(behind):
     servicer, stub, _ = behind
     large = of_texts([b"x" * (20 << 20)])
     assert stub.Predict(large).outputs["text"] == large.inputs["text"]
-    with pytest.raises(grpc.RpcError) as late:
-        stub.Predict(of_texts(["good"]), timeout=0.3, metadata=[("slow", "1.5")])
-    assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    assert servicer.cancelled.wait(10)
+    gone = stub.Predict.future(of_texts(["good"]), metadata=[("held", "yes")])
+    assert servicer.arrived.wait(30)
+    gone.cancel()
+    assert servicer.ended.wait(30)  # though it is still held
 
 
 def test_sigterm_answers_what_is_in_flight_and_refuses_the_next(behind):
     servicer, stub, _ = behind
-    waiting = stub.Predict.future(of_texts(["good"]), metadata=[("slow", "1")])
-    assert servicer.arrived.wait(10)
+    waiting = stub.Predict.future(of_texts(["good"]), metadata=[("held", "yes")])
+    assert servicer.arrived.wait(30)
     servicer.proxy.process.send_signal(signal.SIGTERM)
-    time.sleep(0.1)
     with pytest.raises(grpc.RpcError) as refused:
-        stub.Predict(of_texts(["bad"]))
+        while stub.Predict(of_texts(["bad"])):  # until the signal has reached it
+            time.sleep(0.01)
     assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
-    assert waiting.result(10).outputs["text"].string_val == [b"good"]
+    servicer.released.set()
+    assert waiting.result(30).outputs["text"].string_val == [b"good"]
     assert servicer.proxy.process.wait(20) == 0
 
 
@@ -363,6 +375,115 @@ def test_a_server_that_is_not_there_is_said_in_its_own_words(tmp_path):
         answer = httpx.get(f"{proxy.rest}/v1/models/mood")
         assert answer.status_code == 503
         assert f"the server behind the log proxy, http://{NOWHERE}, does not answer" in answer.json()["error"]
+
+
+def test_signals_stay_the_proxys_own_while_rest_answers(tmp_path):
+    async def answered():
+        proxy = LogProxy(ProxyOptions(NOWHERE, RecordOptions(tmp_path), f"http://{NOWHERE}", port=0, rest_port=0))
+        _, rest = await proxy.start()
+        async with httpx.AsyncClient() as client:
+            status = (await client.get(f"{rest.split()[2]}/v1/models/mood")).status_code
+        handlers = [signal.getsignal(number) for number in ENDING_SIGNALS]
+        await proxy.stop()
+        return status, handlers
+
+    before = [signal.getsignal(number) for number in ENDING_SIGNALS]
+    with asyncio.Runner() as runner:  # whose run would take SIGINT
+        loop = runner.get_loop()
+        assert loop.run_until_complete(answered()) == (503, before)
+
+
+# === What a record may take ===
+
+OPTIONS = RecordOptions(Path())
+
+
+def claiming(dtype, shape, **values):
+    """A request for a tensor of a few bytes on the wire."""
+    request = PredictRequest()
+    request.inputs["text"].CopyFrom(TensorProto(dtype=dtype, **values))
+    for size in shape:
+        request.inputs["text"].tensor_shape.dim.add(size=size)
+    return request
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        claiming(DataType.DT_STRING, [1 << 30], string_val=[b"a"]),
+        claiming(DataType.DT_STRING, [30_000], string_val=[b"a"]),
+        claiming(DataType.DT_STRING, [1000], string_val=[b"a" * 50_000]),
+        claiming(DataType.DT_FLOAT, [1, 1 << 30], float_val=[1.0]),
+    ],
+    ids=["strings", "rows", "long", "numbers"],
+)
+@pytest.mark.parametrize("answer", [None, b""], ids=["refused", "answered"])
+def test_a_tensor_that_claims_more_than_it_sends_is_not_read(request_, answer):
+    assert request_.ByteSize() < 100_000
+    with limited_memory(), pytest.raises(RequestError, match="the most"):
+        exchanges.predicted(request_, answer, OPTIONS, False)
+
+
+def test_an_answer_and_a_context_that_claim_more_than_they_send_are_not_read():
+    answer = PredictResponse(outputs=claiming(DataType.DT_DOUBLE, [1, 1 << 30], double_val=[1.0]).inputs)
+    with limited_memory(), pytest.raises(RequestError, match="the most"):
+        exchanges.predicted(of_texts(["good"]), answer.SerializeToString(), OPTIONS, False)
+    request = ClassificationRequest()
+    listed = request.input.example_list_with_context
+    listed.context.features.feature["note"].bytes_list.value.append(b"a" * (1 << 20))
+    for _ in range(1000):
+        listed.examples.add()
+    with limited_memory(), pytest.raises(RequestError, match="the most"):
+        exchanges.classified(request, None, OPTIONS, False)
+
+
+def test_a_short_list_within_the_limit_repeats_its_last_value():
+    kept = exchanges.predicted(claiming(DataType.DT_STRING, [3], string_val=[b"a", b"bc"]), None, OPTIONS, False)
+    assert kept["characters"] == [1, 2, 2]
+
+
+@contextmanager
+def limited_memory(spare=256 << 20):
+    """The process may grow by so many bytes until the block ends, so that a limit that fails is an error, and not a
+    machine without memory."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + spare, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def test_packed_bodies_are_read_within_the_limit_and_others_as_they_came(mood_models, tmp_path):
+    (tmp_path / "serving").mkdir()
+    (tmp_path / "serving" / "7").symlink_to(mood_models["good"])
+    body = json.dumps({"signature_name": "text", "inputs": ["good"]}).encode()
+    large = body[:-1] + b" " * (40 << 20) + b"}"
+    with (
+        Server.of(
+            tmp_path / "serving", "mood", port=0, rest_port=0, limits=Limits(max_request_bytes=64 << 20)
+        ) as behind,
+        running(
+            tmp_path / "records",
+            behind.address,
+            f"--rest_upstream={behind.rest_address}",
+            "--rest_api_port=-1",
+            "--metrics_port=-1",
+        ) as proxy,
+    ):
+        for name, encoding, content in (
+            ("plain", "identity", body),
+            ("packed", "X-GZip", gzip.compress(body)),
+            ("large", "gzip", gzip.compress(large, 1)),
+        ):
+            headers = {"content-encoding": encoding, "x-request-id": name}
+            answer = httpx.post(f"{proxy.rest}/v1/models/mood:predict", content=content, headers=headers, timeout=60)
+            assert answer.status_code == 200, answer.text
+        dropped = 'bertline_records_dropped_total{reason="not_read"} 1.0'
+        while dropped not in httpx.get(proxy.metrics).text:
+            time.sleep(0.05)
+    assert {record["id"]: record["characters"] for record in rows(tmp_path / "records")} == {"plain": 4, "packed": 4}
 
 
 # === Flags ===
