@@ -737,6 +737,11 @@ class ServeOptions(Section):
             raise ValueError(
                 "canary: keep_versions: 1 removes the version to go back to; keep at least 2, or 0 for all"
             )
+        if self.canary and self.canary.minimum_labels and not self.log.rate:
+            raise ValueError(
+                "canary: minimum_labels waits for labels of recorded answers, and log.rate 0 records none: no version "
+                "would ever be promoted; set log: {rate: 1}, or minimum_labels: 0"
+            )
         if self.canary and self.folder and is_remote(self.folder):
             raise ValueError(
                 f"canary: {self.folder} is an object store, where no version can be withdrawn in one step; on "

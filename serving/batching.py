@@ -21,7 +21,7 @@ import numpy as np
 from bertline.errors import UserError
 from bertline.serving.calls import Call
 from bertline.serving.configuration import BatchingParameters
-from bertline.serving.errors import RequestError, invalid
+from bertline.serving.errors import Overloaded, RequestError, invalid
 from bertline.serving.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -173,8 +173,8 @@ class Batcher:
             call: feeds with the same number of rows each.
 
         Raises:
-            RequestError: INVALID_ARGUMENT for feeds of different numbers of rows or more than a batch holds;
-                UNAVAILABLE when the queue is full; what the graph says.
+            RequestError: INVALID_ARGUMENT for feeds of different numbers of rows or more than a batch holds; what the
+                graph says; Overloaded, UNAVAILABLE, when the queue is full.
         """
         rows = call.rows
         if any(feed.shape[0] != rows for feed in call.feeds.values()):
@@ -187,7 +187,7 @@ class Batcher:
             )
         queue = self._queue(servable, signature, call)
         if queue.rows + rows > self.options.max_enqueued_batches * self.options.run_size:
-            raise RequestError(
+            raise Overloaded(
                 grpc.StatusCode.UNAVAILABLE,
                 "The batch scheduling queue to which this task was submitted is full; try again shortly "
                 f"(max_enqueued_batches is {self.options.max_enqueued_batches})",

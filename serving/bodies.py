@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import grpc
 
 from bertline.serving import json_tensor
 from bertline.serving.decoder import APART_BYTES, Decoder
-from bertline.serving.errors import RequestError
+from bertline.serving.errors import Overloaded, RequestError
 from bertline.serving.limits import Limits
 from bertline.serving.protos import SignatureDef
 from bertline.serving.threads import Threads
@@ -52,11 +53,11 @@ class Bodies:
             own: what the same request holds already. The only request under way is never refused.
 
         Raises:
-            RequestError: RESOURCE_EXHAUSTED; there is no room for it.
+            Overloaded: RESOURCE_EXHAUSTED; there is no room for it.
         """
         others = self.held - own
         if others and self.held + size > self._most:
-            raise RequestError(
+            raise Overloaded(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"the other requests under way hold {others} bytes, and this one needs {own + size}; the most in all "
                 f"is {self._most} (max_bytes_in_flight); try again shortly",
@@ -95,10 +96,21 @@ class Share:
         """Takes more of the budget.
 
         Raises:
-            RequestError: RESOURCE_EXHAUSTED; the requests under way hold all of it.
+            Overloaded: RESOURCE_EXHAUSTED; the requests under way hold all of it.
         """
         self._bodies.take(size, self.size)
         self.size += size
+
+    @contextmanager
+    def trying(self, size: int) -> Iterator[None]:
+        """As `grow`, and gives it back if the block fails: the request may be tried again with another version."""
+        self.grow(size)
+        try:
+            yield
+        except BaseException:
+            self._bodies.held -= size
+            self.size -= size
+            raise
 
     def __enter__(self) -> Share:
         return self

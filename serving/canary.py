@@ -3,7 +3,7 @@
 A request that names no version goes to the canary when the hash of its key falls into the canary's share: one caller,
 one version. Whatever fails at the canary is answered by the stable version, so that no request fails by it. What one of
 them has answered, the other is asked beside it, at leisure: such runs are few at a time, and what they cannot keep up
-with is dropped and counted. Requests that name a version or a label go where they say, and count for nothing.
+with is dropped and counted. Requests that name a version or a label go where they say, and are not counted here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import grpc
 from bertline.serving.canary_answers import Said
 from bertline.serving.canary_counts import Counts
 from bertline.serving.canary_plan import CanaryPlan
-from bertline.serving.errors import RequestError, frames
+from bertline.serving.errors import Overloaded, RequestError, frames
 from bertline.serving.metrics import CanaryFigures
 from bertline.serving.models import Models
 from bertline.serving.protos import ModelSpec
@@ -84,6 +84,7 @@ class Canary:
         self._tasks: set[asyncio.Task] = set()
         self._turns = asyncio.Semaphore(BESIDE)
         self._waiting_bytes = 0
+        self._timed_out_at = 0.0  # when the last timeout that counts ended
 
     # === Where a request goes ===
 
@@ -91,13 +92,20 @@ class Canary:
         """Whether a request leaves the version to the server."""
         return spec.name == self._model and not spec.HasField("version") and not spec.version_label
 
+    def key(self, own: str | None, content: bytes | bytearray) -> bytes:
+        """What decides between versions: the caller's own key, else a digest of the request's content as it was sent.
+
+        A digest, since the key outlives the content, which may be large.
+        """
+        return hashlib.blake2b(content, digest_size=16).digest() if own is None else own.encode()
+
     @contextmanager
-    def acquire(self, spec: ModelSpec, key: bytes | bytearray | None) -> Iterator[Servable]:
+    def acquire(self, spec: ModelSpec, key: bytes | None) -> Iterator[Servable]:
         """The servable for a request that `routes`, kept loaded until the block ends; errors as `Models.acquire`.
 
         Args:
             spec: of the request.
-            key: of the caller, or of the request; None for the stable version.
+            key: as `key` gives it; None for the stable version.
         """
         trial = self.trial
         versions = [trial.stable, None]  # None, the newest: a version may be gone since the folder was looked at
@@ -116,7 +124,7 @@ class Canary:
                     continue
         return held.enter_context(self._models.acquire(self._spec(last)))
 
-    def _is_of_canary(self, version: int, key: bytes | bytearray) -> bool:
+    def _is_of_canary(self, version: int, key: bytes) -> bool:
         """Whether a key belongs to the canary. The version is part of the hash, so each canary gets other callers."""
         digest = hashlib.blake2b(key, digest_size=8, key=str(version).encode()).digest()
         return int.from_bytes(digest) < self.plan.share * 2**64
@@ -128,10 +136,27 @@ class Canary:
         return spec
 
     def tries(self, servable: Servable) -> bool:
-        """Whether a servable is the canary."""
+        """Whether a servable is the canary, now."""
         return servable.model == self._model and servable.version == self.trial.canary
 
     # === What comes of it ===
+
+    @contextmanager
+    def instead(self, servable: Servable, error: RequestError, began: float) -> Iterator[Servable]:
+        """The stable servable in place of the canary that could not even read a request; kept loaded in the block.
+
+        The error counts if the block ends well: then the request was not at fault.
+
+        Args:
+            servable: the canary.
+            error: of reading.
+            began: when reading began, by `time.perf_counter`.
+        """
+        trial, failed = self.trial, time.perf_counter()
+        with ExitStack() as held:
+            yield self._first_loaded(held, [trial.stable, None])
+        if trial.canary == servable.version:
+            self._count_error(trial, error, began, failed)
 
     async def answer(
         self, run: Run, beside: Run, servable: Servable, entry: Entry | None, size: int
@@ -173,10 +198,13 @@ class Canary:
             self._count_latency(trial, CANARY, began)
             raise
         except Exception as error:  # whatever it is, the stable version may do better
-            seconds = time.perf_counter() - began
-            with self._models.acquire(self._spec(trial.stable)) as stable:
+            failed = time.perf_counter()
+            with ExitStack() as held:  # the stable version may be gone: a promotion meanwhile unloads it
+                stable = self._first_loaded(held, [trial.stable, None])
                 response = await run(stable, None, entry)  # its own error means that the request is at fault
-            self._count_error(trial, error, seconds)
+            # Where the stable version is as slow, it is the machine.
+            if not isinstance(error, TimeoutError) or time.perf_counter() - failed < self.plan.patience:
+                self._count_error(trial, error, began, failed)
             return response, stable
         self._count_latency(trial, CANARY, began)
         self._figures.count_request(self._model, CANARY)
@@ -189,17 +217,23 @@ class Canary:
             (trial.counts.canary if by == CANARY else trial.counts.stable).add(seconds)
             trial.counts.requests += by == CANARY
 
-    def _count_error(self, trial: Trial, error: Exception, seconds: float) -> None:
-        """Counts a request that failed at the canary and not at the stable version."""
+    def _count_error(self, trial: Trial, error: Exception, began: float, failed: float) -> None:
+        """Counts a request that failed at the canary and not at the stable version.
+
+        Timeouts that overlap in time count once: one moment in which the canary stands still, however many requests
+        meet it. The others count for nothing.
+        """
         code = error.code if isinstance(error, RequestError) else grpc.StatusCode.INTERNAL
         if isinstance(error, TimeoutError):
-            code = grpc.StatusCode.DEADLINE_EXCEEDED
+            if began < self._timed_out_at:
+                return
+            code, self._timed_out_at = grpc.StatusCode.DEADLINE_EXCEEDED, failed
         elif not isinstance(error, RequestError):
             log.error("version %d, the canary, failed: %s", trial.canary, frames(error))
         with self.lock:
             trial.counts.requests += 1
             trial.counts.errors[code.name] += 1
-            trial.counts.canary.add(seconds)
+            trial.counts.canary.add(failed - began)
         self._figures.count_error(self._model, code)
 
     # === Beside the answers ===
@@ -234,11 +268,11 @@ class Canary:
                     async with asyncio.timeout(self.plan.patience):
                         await run(servable, other, entry)
             except Exception as error:
-                if not self.plan.shadow:
+                if not self.plan.shadow or isinstance(error, Overloaded):  # which says nothing about the canary
                     self._figures.count_dropped(self._model)
                     return
                 code = error.code if isinstance(error, RequestError) else grpc.StatusCode.INTERNAL
-                self._count_error(trial, error, time.perf_counter() - began)
+                self._count_error(trial, error, began, time.perf_counter())
             else:
                 self._count_beside(trial, said, other, began)
             if entry:

@@ -181,6 +181,16 @@ def _wilson(labelled: Labelled, error: float) -> tuple[float, float]:
 # === The decision ===
 
 
+def may_withdraw(counts: Counts, looks: Looks) -> bool:
+    """Whether a look that may withdraw the canary is due. Arguments as `to_withdraw`."""
+    return counts.requests >= max(looks.next, FIRST_LOOK)
+
+
+def may_promote(counts: Counts, plan: CanaryPlan, looks: Looks) -> bool:
+    """Whether a look that may promote the canary is due. Arguments as `to_withdraw`."""
+    return counts.seconds >= plan.seconds and counts.requests >= max(looks.next, plan.minimum_requests)
+
+
 def to_withdraw(
     counts: Counts, plan: CanaryPlan, looks: Looks, labelled: tuple[Labelled, Labelled] | None = None
 ) -> list[Bound]:
@@ -192,7 +202,7 @@ def to_withdraw(
         looks: those made so far; grows.
         labelled: as in `bounds`.
     """
-    if counts.requests < max(looks.next, FIRST_LOOK):
+    if not may_withdraw(counts, looks):
         return []
     error = (1 - plan.certainty) * looks.begin(counts.requests) / 5
     return [bound for bound in bounds(counts, plan, error, labelled) if bound.broken]
@@ -206,7 +216,7 @@ def to_promote(
     Accuracy is one of them only where the plan waits for labels: a few tell nothing within some points, and would hold
     up a version for ever.
     """
-    if counts.seconds < plan.seconds or counts.requests < max(looks.next, plan.minimum_requests):
+    if not may_promote(counts, plan, looks):
         return None
     error = (1 - plan.certainty) * looks.begin(counts.requests)
     return bounds(counts, plan, error, labelled if plan.minimum_labels else None)

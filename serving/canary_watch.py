@@ -32,6 +32,7 @@ log = logging.getLogger("bertline.serving")
 
 LOCK_FILE = ".canary.lock"
 SAVE_SECONDS = 5.0  # what a crash may lose of the counts
+STOP_SECONDS = 5.0  # that a server's end waits for a look: one may load a version, or wait minutes for a push
 
 # The answers whose labels are known since a moment, of the stable version and of the canary.
 Measure = Callable[[datetime, int, int], tuple[Labelled, Labelled]]
@@ -71,6 +72,7 @@ class CanaryWatch:
         self._began = ""
         self._withdrawing, self._promoting = Looks(), Looks()
         self._saved_at = self._looked_at = time.monotonic()
+        self._withdrawal: tuple[Trial, str] | None = None  # decided, for a reason, and not yet carried out
         self._trouble = ""
         self._told_few = False
         self._stop = threading.Event()
@@ -92,17 +94,23 @@ class CanaryWatch:
         return self._config(trial.stable, trial.canary, (STABLE,))
 
     def stop(self) -> None:
-        """Stops watching and saves what was counted."""
+        """Stops watching, saves what was counted, and leaves the folder to the next server."""
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        if self._canary.trial.canary is not None:
-            self._save()
-        self._lock.release()
+        try:
+            if self._thread.is_alive():
+                self._thread.join(STOP_SECONDS)
+            if self._canary.trial.canary is not None:
+                self._save()
+        except (UserError, OSError) as error:
+            log.error("canary: %s; what was counted since the last %g s is lost", error, SAVE_SECONDS)
+        finally:
+            self._lock.release()
 
     def _watch(self) -> None:
         while not self._stop.wait(self._seconds):
             try:
+                if self._withdrawal:
+                    self._carry_out(*self._withdrawal)
                 self._look()
                 self._judge()
                 self._trouble = ""
@@ -132,6 +140,8 @@ class CanaryWatch:
             self._show(Trial(before.stable))  # nothing is sent there any more
         stable = self._serve(now)
         canary = now.canary if now.canary in self._models.loaded(self._model) else None
+        if self._withdrawal and canary == self._withdrawal[0].canary:
+            canary = None
         if now.is_new and stable is not None:
             self._mark(self._release(stable), PROMOTED, "the newest version when serve.canary was switched on")
         if (stable, canary) != (before.stable, before.canary):
@@ -171,18 +181,20 @@ class CanaryWatch:
         return config
 
     def _begin(self, stable: int, canary: int) -> Trial:
-        """The trial of a canary: that on record, if it was one against the same stable version, else a new one."""
-        values = standing.record(self._release(canary))
-        self._began, self._told_few = datetime.now(UTC).isoformat(timespec="seconds"), False
+        """The trial of a canary: that on record, if it was against the same stable version and not ended by hand."""
+        release = self._release(canary)
+        values = standing.record(release)
+        self._began, self._told_few = datetime.now(UTC).isoformat(timespec="milliseconds"), False
         self._withdrawing, self._promoting = Looks(), Looks()
         counts = Counts()
         if values.get("state") == JUDGING and values.get("against") == stable:
             try:
-                counts = Counts.of_dict(values["counts"])
-                looks = Looks(**values["looks"]["to_withdraw"]), Looks(**values["looks"]["to_promote"])
+                if not releases.was_withdrawn_since(release, datetime.fromisoformat(values["began"])):
+                    counts = Counts.of_dict(values["counts"])
+                    looks = Looks(**values["looks"]["to_withdraw"]), Looks(**values["looks"]["to_promote"])
+                    self._began, (self._withdrawing, self._promoting) = values["began"], looks
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise UserError(f"version {canary}: its canary.json is damaged ({error}); delete that file") from error
-            self._began, (self._withdrawing, self._promoting) = values["began"], looks
         how = "shadows" if self._plan.shadow else f"answers {100 * self._plan.share:g}% of the requests of"
         known = f", {counts.requests:,} requests so far" if counts.requests else ""
         log.info("version %d is the canary: it %s version %d%s", canary, how, stable, known)
@@ -221,7 +233,8 @@ class CanaryWatch:
         return None
 
     def _labelled(self, trial: Trial, counts: Counts) -> tuple[Labelled, Labelled] | None:
-        due = counts.requests >= self._withdrawing.next or counts.requests >= self._promoting.next
+        due = canary_judge.may_withdraw(counts, self._withdrawing)
+        due = due or canary_judge.may_promote(counts, self._plan, self._promoting)
         if self._measure is None or not due:
             return None
         return self._measure(datetime.fromisoformat(self._began), trial.stable, trial.canary)
@@ -243,17 +256,33 @@ class CanaryWatch:
 
     def _withdraw(self, trial: Trial, broken: list[Bound]) -> None:
         reason = f"canary: {'; '.join(bound.words() for bound in broken)}"
+        self._withdrawal = trial, reason
         self._show(Trial(trial.stable))  # nothing is sent there any more
-        withdrawn = rollback.withdraw(self._folder, trial.canary, trial.stable, reason)
-        self._mark(withdrawn, WITHDRAWN, reason, trial.counts)
-        log.warning("version %d is withdrawn, and version %d answers: %s", trial.canary, trial.stable, reason)
-        self._figures.count_decision(self._model, WITHDRAWN)
+        self._carry_out(trial, reason)
+
+    def _carry_out(self, trial: Trial, reason: str) -> None:
+        """Withdraws a version, unless somebody has done it. Where that fails, the next look tries it again.
+
+        Raises:
+            UserError: the folder cannot be written, or is locked.
+            OSError: the version's record cannot be written.
+        """
+        if trial.canary in releases.versions(self._folder):
+            withdrawn = rollback.withdraw(self._folder, trial.canary, trial.stable, reason)
+            log.warning("version %d is withdrawn, and version %d answers: %s", trial.canary, trial.stable, reason)
+            self._figures.count_decision(self._model, WITHDRAWN)
+            self._withdrawal = None
+            self._mark(withdrawn, WITHDRAWN, reason, trial.counts)
+        self._withdrawal = None
         self._take_up(standing.of(self._folder))
 
     # === What is kept ===
 
     def _release(self, version: int) -> Release:
-        return next(release for release in releases.read(self._folder) if release.version == version)
+        for release in releases.read(self._folder):
+            if release.version == version:
+                return release
+        raise UserError(f"{self._folder}: version {version} has just gone")
 
     def _save(self) -> None:
         """Keeps what was counted, unless the version has gone since."""

@@ -22,6 +22,10 @@ class RequestError(Exception):
         self.retry_after = retry_after
 
 
+class Overloaded(RequestError):
+    """The server has no room for the request at the moment, whatever the model."""
+
+
 def frames(error: BaseException) -> str:
     """An unexpected error's type and traceback, for a log. Its words are left out: they could quote a request."""
     return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"

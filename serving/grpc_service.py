@@ -85,7 +85,8 @@ class Calls:
                     request = await self._bodies.work(len(message), _parsed, kind, message)
                     options = {"entry": entry} if entry else {}
                     if method in ROUTED and self._service.canary:
-                        options["key"] = _key(context, self._service.canary.plan.key, message)
+                        own = _metadata(context, self._service.canary.plan.key)
+                        options["key"] = self._service.canary.key(own, message)
                     del message
                     response = await answer(request, share=share, **options)
                     return await self._bodies.work(response.ByteSize(), response.SerializeToString)
@@ -139,12 +140,6 @@ class Calls:
 
 def _metadata(context: grpc.aio.ServicerContext, name: str) -> str | None:
     return next((value for key, value in context.invocation_metadata() if key == name), None)
-
-
-def _key(context: grpc.aio.ServicerContext, name: str, message: bytes) -> bytes:
-    """What decides between versions: the caller's own key, else the request as it was sent."""
-    own = _metadata(context, name)
-    return message if own is None else own.encode()
 
 
 def _parsed(kind: type[Request], message: bytes) -> Request:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,12 @@ def _read_release(version: int, path: str, withdrawn: bool) -> Release:
         raise UserError(
             f"{file}: not a release record ({error}); restore it or delete that version's folder"
         ) from error
+
+
+def was_withdrawn_since(release: Release, moment: datetime) -> bool:
+    """Whether a release, which may be in service again, was withdrawn after a moment, UTC."""
+    moments = [note.get("at") for note in release.record.get("withdrawals") or []]
+    return any(datetime.fromisoformat(at) > moment for at in moments if at)
 
 
 def _withdrawal(record: dict[str, Any]) -> Withdrawal:

@@ -58,6 +58,7 @@ MESSAGE_CHARACTERS = 1500  # as over gRPC: names out of a request, which errors 
 MAX_VERSION = 2**63 - 1
 GZIP = ("gzip", "x-gzip")  # Content-Encodings
 RECORDED = ("predict", "classify")  # the methods that answer texts
+_REQUESTS = {"predict": PredictRequest, "classify": ClassificationRequest, "regress": RegressionRequest}
 SIGNATURE_DEF = "signature_def"
 # What a text meets at the signature serving_default, by TensorFlow's words and ours; and the signature it is meant for
 TEXT_SIGNATURE = "text"
@@ -222,43 +223,52 @@ class _Rest:
         fields = {"model_spec": _fields(response.model_spec), "metadata": {SIGNATURE_DEF: _fields(signatures)}}
         return json.dumps(fields, indent=1).encode() + b"\n"
 
-    def _key(self, request: Request, body: _Body) -> bytes | bytearray | None:
-        """What decides between versions: the caller's own key, else the request's body as it was sent."""
-        if self._service.canary is None:
-            return None
-        own = request.headers.get(self._service.canary.plan.key)
-        return body.content if own is None else own.encode()
+    def _key(self, request: Request, body: _Body) -> bytes | None:
+        """As `Canary.key`; None without a canary."""
+        canary = self._service.canary
+        return canary.key(request.headers.get(canary.plan.key), body.content) if canary else None
 
     async def _infer(self, request: Request, call: RestCall, body: _Body, share: Share, entry: Entry | None) -> bytes:
+        canary, began = self._service.canary, time.perf_counter()
         with self._service.acquire(call.spec, self._key(request, body)) as servable:
-            if call.method == "predict":
-                return await self._predict(PredictRequest(model_spec=call.spec), servable, body, share, entry)
-            kind = ClassificationRequest if call.method == "classify" else RegressionRequest
-            examples = kind(model_spec=call.spec)
-            await self._read(examples, servable, body, share)
-            if call.method == "classify":
-                response = await self._service.classify(examples, servable=servable, share=share, entry=entry)
+            content = await self._unpacked(body, share)
+            try:
+                message, form = await self._read(call, content, servable)
+            except RequestError as error:
+                if canary is None or not canary.routes(call.spec) or servable.version == canary.trial.stable:
+                    raise
+                fault = error
             else:
-                response = await self._service.regress(examples, servable=servable, share=share)
-            write = json_tensor.classifications if call.method == "classify" else json_tensor.regressions
-            return await self._bodies.work(response.ByteSize(), write, response.result)
+                del content
+                return await self._by(servable, call, message, form, share, entry)
+        with canary.instead(servable, fault, began) as stable:
+            message, form = await self._read(call, content, stable)
+            del content
+            return await self._by(stable, call, message, form, share, entry)
 
-    async def _predict(
-        self, request: PredictRequest, servable: Servable, body: _Body, share: Share, entry: Entry | None
+    async def _read(self, call: RestCall, content: bytes, servable: Servable) -> tuple[Any, str]:
+        """The request that a body holds for a servable, and its form."""
+        message = _REQUESTS[call.method](model_spec=call.spec)
+        with _hinted(servable), _placed(servable, message.model_spec):
+            form = await self._bodies.decode(content, message, servable.signatures)
+        return message, form
+
+    async def _by(
+        self, servable: Servable, call: RestCall, message: Any, form: str, share: Share, entry: Entry | None
     ) -> bytes:
+        """A servable's answer as JSON."""
+        if call.method == "regress":
+            response = await self._service.regress(message, servable=servable, share=share)
+            return await self._bodies.work(response.ByteSize(), json_tensor.regressions, response.result)
+        if call.method == "classify":
+            response = await self._service.classify(message, servable=servable, share=share, entry=entry)
+            return await self._bodies.work(response.ByteSize(), json_tensor.classifications, response.result)
         with _hinted(servable):
-            form = await self._read(request, servable, body, share)
             response = await self._service.predict(
-                request, servable=servable, share=share, entry=entry, as_content=True
+                message, servable=servable, share=share, entry=entry, as_content=True
             )
-        with _placed(servable, request.model_spec):
+        with _placed(servable, message.model_spec):
             return await self._bodies.work(response.ByteSize(), json_tensor.predictions, response, form)
-
-    async def _read(self, request: Any, servable: Servable, body: _Body, share: Share) -> str:
-        """Completes the request with what the body holds; returns its form."""
-        content = await self._unpacked(body, share)
-        with _placed(servable, request.model_spec):
-            return await self._bodies.decode(content, request, servable.signatures)
 
     async def _unpacked(self, body: _Body, share: Share) -> bytes:
         content = body.take()

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,18 +140,18 @@ class Server:
         if self._stopped.is_set():
             return
         self._stopped.set()
-        if self._thread.is_alive():
-            self._run(self._drain(grace)).result()
-            if self._canary_watch:
-                self._canary_watch.stop()
-            self._models.stop()
-            if self._service:
-                self._service.close()
-            for recorder in filter(None, (self._recorder, self._shadow_recorder)):
-                recorder.close()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-        self._loop.close()
+        with ExitStack() as ending:  # each step is taken, whatever comes of those before it; the last one first
+            ending.callback(self._loop.close)
+            if self._thread.is_alive():
+                ending.callback(self._end_loop)
+                if self._service:
+                    ending.callback(self._service.close)
+                ending.callback(self._models.stop)
+                if self._canary_watch:
+                    ending.callback(self._canary_watch.stop)
+                for recorder in filter(None, (self._recorder, self._shadow_recorder)):
+                    ending.callback(recorder.close)  # before what may take seconds: the process may be killed meanwhile
+                self._run(self._drain(grace)).result()
 
     def __enter__(self) -> Server:
         try:
@@ -162,6 +163,10 @@ class Server:
 
     def __exit__(self, *_) -> None:
         self.stop()
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
 
     # === In the loop's thread ===
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import numpy as np
@@ -83,9 +83,11 @@ class Service:
         self.canary = canary
         self.bodies = Bodies(limits)
         self._limits = limits
-        self._lane = _Lane.of(batching, metrics, "request")
-        # A canary that is slow, or hangs, holds up nobody else's run.
-        self._canary_lane = _Lane.of(batching, metrics, "request-canary") if canary else None
+        self._new_lane = partial(_Lane, batching, metrics)
+        self._lane = self._new_lane("request")
+        # A canary that is slow, or hangs, holds up nobody else's run, and no later canary's.
+        self._canary_lane: _Lane | None = None
+        self._tried: int | None = None  # the version whose lane it is
         self._reloader = ThreadPoolExecutor(1, thread_name_prefix="reload")
         self._reload: Future | None = None  # the last one
         self._reload_roots = reload_roots
@@ -93,12 +95,12 @@ class Service:
         self._running = 0
         metrics.watch_requests(lambda: self._running)
 
-    def acquire(self, spec: ModelSpec, key: bytes | bytearray | None = None):
+    def acquire(self, spec: ModelSpec, key: bytes | None = None):
         """Context manager: the servable that a model_spec names, kept loaded until the block ends.
 
         Args:
             spec: of the request.
-            key: of the caller, or of the request: by it a canary gets its share of the requests that name no version.
+            key: as `Canary.key`: by it a canary gets its share of the requests that name no version.
 
         Raises:
             RequestError: NOT_FOUND, or INVALID_ARGUMENT for a label; the message says what is there instead.
@@ -321,17 +323,17 @@ class Service:
                 size = self._limits.check(request.inputs, signature.inputs if signature else {})
             else:
                 size = self._limits.check_input(request.input)
-            share.grow(size)
-            call = await self.bodies.work(size, method.prepare, servable, request)
-            signature = spec.signature_name or DEFAULT_SIGNATURE
-            outputs = await self._outputs(servable, signature, call, entry)
-            if said is not None:
-                said.take(_by_alias(servable.signatures[signature].outputs, outputs))
-            size = sum(output.nbytes for output in outputs.values())
-            return await self.bodies.work(size, partial(method.answer, servable, request, outputs, **options))
+            with share.trying(size):
+                call = await self.bodies.work(size, method.prepare, servable, request)
+                signature = spec.signature_name or DEFAULT_SIGNATURE
+                outputs = await self._outputs(servable, signature, call, entry)
+                if said is not None:
+                    said.take(_by_alias(servable.signatures[signature].outputs, outputs))
+                size = sum(output.nbytes for output in outputs.values())
+                return await self.bodies.work(size, partial(method.answer, servable, request, outputs, **options))
         except RequestError as error:
             named = f", signature {spec.signature_name}" if spec.signature_name else ""
-            raise RequestError(error.code, f"{error} [{servable.where}{named}]") from error
+            raise type(error)(error.code, f"{error} [{servable.where}{named}]") from error
 
     async def _outputs(
         self, servable: Servable, signature: str, call: Call, entry: Entry | None
@@ -353,10 +355,19 @@ class Service:
         return monitored.answer(outputs)
 
     async def _computed(self, servable: Servable, signature: str, call: Call) -> dict[str, np.ndarray]:
+        self._follow_trial()
         lane = self._canary_lane if self.canary and self.canary.tries(servable) else self._lane
-        if lane.batcher and call.has_rows and servable.is_batchable([*call.feeds, *call.fetches]):
-            return await lane.batcher.run(servable, signature, call)
-        return await lane.threads.run(servable.run, call)
+        return await lane.run(servable, signature, call)
+
+    def _follow_trial(self) -> None:
+        """Gives each canary a lane of its own, until its trial ends."""
+        tried = self.canary.trial.canary if self.canary else None
+        if tried == self._tried:
+            return
+        if self._canary_lane:
+            self._canary_lane.leave()
+        self._canary_lane = None if tried is None else self._new_lane("request-canary")
+        self._tried = tried
 
     def _note(
         self,
@@ -399,22 +410,39 @@ class Service:
         sampler.offer(log)
 
 
-class _Lane(NamedTuple):
+class _Lane:
     """Where calls run: in batches, or in threads of their own."""
 
-    batcher: Batcher | None
-    threads: Threads
-
-    @classmethod
-    def of(cls, batching: BatchingOptions | None, metrics: Metrics, name: str) -> _Lane:
+    def __init__(self, batching: BatchingOptions | None, metrics: Metrics, name: str):
+        self._batcher = Batcher(batching, metrics) if batching else None
         # TensorFlow spreads one run over all cores: more runs at once would only wait for each other.
-        return cls(Batcher(batching, metrics) if batching else None, Threads(os.cpu_count() or 1, name))
+        self._threads = Threads(os.cpu_count() or 1, name)
+        self._waiting = 0  # callers
+        self._left = False
+
+    async def run(self, servable: Servable, signature: str, call: Call) -> dict[str, np.ndarray]:
+        """The outputs of a call by tensor names."""
+        self._waiting += 1
+        try:
+            if self._batcher and call.has_rows and servable.is_batchable([*call.feeds, *call.fetches]):
+                return await self._batcher.run(servable, signature, call)
+            return await self._threads.run(servable.run, call)
+        finally:
+            self._waiting -= 1
+            if self._left and not self._waiting:
+                self.close()
+
+    def leave(self) -> None:
+        """Ends the threads as soon as nobody waits for them. No call may come any more."""
+        self._left = True
+        if not self._waiting:
+            self.close()
 
     def close(self) -> None:
         """Ends the threads once their work is done."""
-        if self.batcher:
-            self.batcher.close()
-        self.threads.close()
+        if self._batcher:
+            self._batcher.close()
+        self._threads.close()
 
 
 def _by_alias(infos: Mapping[str, TensorInfo], outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -82,6 +82,10 @@ def test_one_line_switches_the_canary_on_and_its_defaults_have_their_names_in_th
         ),
         (MINIMAL + "serve: {canary: {certainty: 1}}\n", "serve.canary.certainty: 1: "),
         (MINIMAL + "serve: {keep_versions: 1, canary: {}}\n", "serve: canary: keep_versions: 1 removes the version"),
+        (
+            MINIMAL + "serve: {canary: {minimum_labels: 9}}\n",
+            "serve: canary: minimum_labels waits for labels of recorded",
+        ),
         (MINIMAL + "serve: {folder: 'gs://b/x', canary: {}}\n", "serve: canary: gs://b/x is an object store"),
         (MINIMAL + "train: {epoch: 3}\n", "train.epoch: unknown key. Did you mean 'epochs'? Known here: method, "),
         (

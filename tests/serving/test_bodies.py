@@ -12,7 +12,7 @@ import pytest
 from bertline.serving import bodies
 from bertline.serving.bodies import LOOP_BYTES, Bodies
 from bertline.serving.decoder import Decoder
-from bertline.serving.errors import RequestError
+from bertline.serving.errors import Overloaded, RequestError
 from bertline.serving.limits import Limits
 from bertline.serving.protos import PredictRequest, SignatureDef
 
@@ -90,3 +90,19 @@ def test_a_decoder_that_is_killed_while_it_reads_is_refused_in_words_and_replace
         assert again == request and "x" in request.inputs
     finally:
         decoder.close()
+
+
+def test_what_a_failed_try_took_is_free_for_the_next_one():
+    held = Bodies(Limits(max_request_bytes=100, max_bytes_in_flight=100))
+    with held.share() as other, held.share() as share:
+        other.grow(40)
+        for _ in range(3):
+            with pytest.raises(ValueError, match="the canary"), share.trying(60):
+                raise ValueError("the canary")
+        with share.trying(60):
+            pass
+        assert held.held == 100, "it is held until the request ends"
+        with pytest.raises(Overloaded):
+            other.grow(1)
+    assert held.held == 0
+    held.close()

@@ -1,5 +1,6 @@
 """A pushed version in traffic: who meets it, what becomes of it, and that no request fails by it."""
 
+import asyncio
 import json
 import logging
 import threading
@@ -7,6 +8,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import factories
 import grpc
@@ -16,11 +18,14 @@ from filelock import FileLock
 
 from bertline.errors import UserError
 from bertline.serving import push, releases, rollback, standing
+from bertline.serving.canary import Canary, Trial
 from bertline.serving.canary_judge import Labelled
 from bertline.serving.canary_plan import CanaryPlan
 from bertline.serving.client import Client, ServingError
+from bertline.serving.errors import Overloaded, RequestError, invalid
+from bertline.serving.metrics import Metrics
 from bertline.serving.models import one_model
-from bertline.serving.protos import ConfigProto
+from bertline.serving.protos import ConfigProto, ModelSpec
 from bertline.serving.recording import RecordOptions
 from bertline.serving.server import Server
 from bertline.serving.versions import Polling
@@ -57,7 +62,8 @@ MODELS = {
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    return {name: factories.save_mood_model(folder / name, **options) for name, options in MODELS.items()}
+    moods = {name: factories.save_mood_model(folder / name, **options) for name, options in MODELS.items()}
+    return moods | {"textless": factories.save_half_plus_model(folder / "textless")}
 
 
 class Folder:
@@ -249,6 +255,149 @@ def test_labelled_answers_can_withdraw(folder):
     assert set(measured) == {(1, 2)}
 
 
+def test_labelled_answers_are_counted_only_for_a_look(folder):
+    measured = []
+
+    def measure(*_):
+        measured.append(1)
+        return Labelled(0, 0), Labelled(0, 0)
+
+    with server(folder, NEVER, measure=measure) as serving, load(serving.address) as answers:
+        folder.push("same", 2)
+        wait_until(lambda: versions(answers)[2] >= 60)
+    looks = json.loads((folder.path / "2" / "canary.json").read_text())["looks"]
+    assert 0 < len(measured) == looks["to_withdraw"]["made"]
+
+
+def test_a_version_whose_withdrawal_fails_is_not_tried_again(folder, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    withdraw, failed = rollback.withdraw, []
+
+    def full_disk(*arguments):
+        if len(failed) < 4:
+            failed.append(len(answers))
+            raise UserError("no space left on device")
+        return withdraw(*arguments)
+
+    monkeypatch.setattr(rollback, "withdraw", full_disk)
+    with server(folder) as serving, load(serving.address) as answers:
+        folder.push("mixed", 2)
+        wait_until(lambda: folder.states() == {1: "served", 2: "withdrawn"})
+        known = len(answers)
+        wait_until(lambda: len(answers) > known + 20)
+    assert len(failed) == 4 and versions(answers[failed[0] + 10 :]).keys() == {1}
+    assert caplog.text.count("version 2 is the canary") == 1 and "canary: agreement 0." in folder.reason(2)
+
+
+def test_a_canary_has_threads_of_its_own(folder):
+    def threads():
+        return {thread for thread in threading.enumerate() if thread.name.startswith("request-canary")}
+
+    with server(folder, NEVER) as serving, load(serving.address) as answers:
+        folder.push("same", 2)
+        wait_until(lambda: versions(answers)[2])
+        own = threads()
+        rollback.withdraw(folder.path, 2, 1, "it hangs")
+        folder.push("alike", 3)
+        wait_until(lambda: versions(answers)[3])
+        assert own and not own & threads()
+
+
+# === What is no fault of the canary ===
+
+
+class Loaded:
+    """Models of which some versions answer."""
+
+    def __init__(self, *versions):
+        self._versions = versions
+
+    def loaded(self, _):
+        return self._versions
+
+    @contextmanager
+    def acquire(self, spec):
+        version = spec.version.value if spec.HasField("version") else self._versions[-1]
+        assert version in self._versions
+        yield SimpleNamespace(model="mood", version=version)
+
+
+def tried(plan, *versions):
+    """A canary, version 2 beside version 1, of which these versions are loaded."""
+    made = Canary(Loaded(*versions), "mood", plan, Metrics().canaries)
+    made.trial = Trial(1, 2)
+    return made
+
+
+def taking(**seconds):
+    """Runs that take so long: `stable`, `canary`."""
+
+    async def run(servable, said, entry):
+        await asyncio.sleep(seconds["canary" if servable.version == 2 else "stable"])
+
+    return run
+
+
+def answers_of(canary, runs, version=2):
+    servable = SimpleNamespace(model="mood", version=version)
+
+    async def answer():
+        answers = await asyncio.gather(*(canary.answer(run, run, servable, None, 1) for run in runs))
+        await asyncio.gather(*canary._tasks)
+        return [used.version for _, used in answers]
+
+    return asyncio.run(answer())
+
+
+def test_timeouts_at_the_same_time_count_once():
+    canary = tried(replace(PLAN, patience=0.3), 1, 2)
+    run = taking(canary=60, stable=0)
+    assert answers_of(canary, [run] * 5) == [1] * 5
+    assert canary.trial.counts.errors == {"DEADLINE_EXCEEDED": 1} and canary.trial.counts.requests == 1
+    answers_of(canary, [run])
+    assert canary.trial.counts.errors == {"DEADLINE_EXCEEDED": 2}
+
+
+def test_a_timeout_counts_for_nothing_where_the_stable_version_is_as_slow():
+    canary = tried(replace(PLAN, patience=0.05), 1, 2)
+    assert answers_of(canary, [taking(canary=60, stable=0.06)]) == [1]
+    assert not canary.trial.counts.errors and not canary.trial.counts.requests
+
+
+def test_the_newest_version_answers_where_the_stable_one_has_just_gone():
+    async def run(servable, said, entry):
+        if servable.version == 2:
+            raise invalid("not at version 2")
+
+    assert answers_of(tried(PLAN, 2, 3), [run]) == [3]
+
+
+def test_a_full_server_is_no_error_of_a_shadow():
+    async def beside(servable, said, entry):
+        if servable.version == 2:
+            raise Overloaded(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room")
+
+    canary = tried(replace(PLAN, shadow=True), 1, 2)
+    answers_of(canary, [beside], version=1)
+    assert not canary.trial.counts.errors and not canary.trial.counts.requests
+
+    async def broken(servable, said, entry):
+        if servable.version == 2:
+            raise RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, "the graph's own")
+
+    answers_of(canary, [broken], version=1)
+    assert canary.trial.counts.errors == {"RESOURCE_EXHAUSTED": 1}
+
+
+def test_a_request_is_not_kept_for_its_key():
+    canary, spec = tried(replace(PLAN, share=0.5), 1, 2), ModelSpec(name="mood")
+    assert len(canary.key(None, bytes(100_000))) == 16
+    assert canary.key("ann", b"") == b"ann"
+    keys = [canary.key(None, bytes([number])) for number in range(100)]
+    met = Counter(canary.acquire(spec, key).__enter__().version for key in keys)
+    assert 30 < met[2] < 70
+
+
 # === Who meets it ===
 
 
@@ -313,11 +462,56 @@ def test_rest_goes_by_the_same_header_and_labels(folder):
     assert set(counted(folder, 2)["errors"]) == {"INVALID_ARGUMENT"}
 
 
+def test_over_rest_no_request_fails_by_a_canary_that_cannot_read_it(folder):
+    with server(folder, NEVER, rest_port=0) as serving, httpx.Client(trust_env=False) as http:
+        folder.push("textless", 2)
+        wait_until(lambda: folder.is_tried(2))
+
+        def ask(number, text):
+            body = {"signature_name": "text", "instances": [text]}
+            headers = {"X-Session-ID": f"caller {number}"}
+            return http.post(f"{serving.rest_address}/v1/models/mood:predict", json=body, headers=headers)
+
+        for number in range(15):
+            assert ask(number, "a good day").json()["predictions"][0]["label"] == "positive"
+            refused = ask(number, 1)  # by both
+            assert refused.status_code == 400 and "version 1, signature text" in refused.json()["error"]
+    errors = counted(folder, 2)["errors"]
+    assert set(errors) == {"INVALID_ARGUMENT"} and 1 <= errors["INVALID_ARGUMENT"] <= 14
+    assert counted(folder, 2)["requests"] == errors["INVALID_ARGUMENT"]
+
+
 def counted(folder, version):
     return json.loads((folder.path / str(version) / "canary.json").read_text())["counts"]
 
 
 # === Order, restarts, other hands ===
+
+
+def test_a_server_ends_whole_where_the_counts_cannot_be_saved(folder, tmp_path, monkeypatch, caplog):
+    looking, seen = threading.Event(), threading.Event()
+
+    def measure(*_):
+        seen.set()
+        looking.wait()  # as a look that loads a version
+        return Labelled(0, 0), Labelled(0, 0)
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bertline.serving.canary_watch.STOP_SECONDS", 0.1)
+    kept = RecordOptions(tmp_path / "records")
+    with server(folder, NEVER, measure=measure, records=kept) as serving:
+        with load(serving.address) as answers:
+            folder.push("same", 2)
+            wait_until(seen.is_set)
+        monkeypatch.setattr(standing, "write", full_disk)
+    looking.set()
+    assert "No space left on device" in caplog.text
+    import pyarrow.parquet as pq
+
+    assert pq.read_table(tmp_path / "records").num_rows == len(answers)
+    FileLock(folder.path / ".canary.lock").acquire(timeout=0)
 
 
 def test_a_restart_goes_on_with_what_was_counted(folder):
@@ -352,9 +546,11 @@ def test_a_rollback_by_hand_ends_a_trial_and_undo_begins_it_anew(folder):
         wait_until(lambda: versions(answers)[2] >= 30)
         rollback.roll_back(folder.path, reason="a hunch")
         wait_until(lambda: len(answers) > 0 and versions(answers[-20:]).keys() == {1})
+        known = len(answers)
         rollback.undo(folder.path)
         wait_until(lambda: 2 in versions(answers[-20:]))
         assert folder.states() == {1: "served", 2: "canary"}
+    assert 0 < counted(folder, 2)["requests"] <= versions(answers[known:])[2]
 
 
 def test_after_a_rollback_of_the_served_version_the_one_before_is_stable_and_no_canary(folder):
