@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import grpc
@@ -484,6 +485,43 @@ def test_packed_bodies_are_read_within_the_limit_and_others_as_they_came(mood_mo
         while dropped not in httpx.get(proxy.metrics).text:
             time.sleep(0.05)
     assert {record["id"]: record["characters"] for record in rows(tmp_path / "records")} == {"plain": 4, "packed": 4}
+
+
+class Packing(BaseHTTPRequestHandler):
+    """REST that answers each text with gzip: of 40 MB to the request `large`."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        spaces = b" " * (40 << 20) if self.headers["x-request-id"] == "large" else b""
+        body = gzip.compress(b'{"outputs": {"classes": [["a"]], "probabilities": [[1.0]]' + spaces + b"}}", 1)
+        self.send_response(200)
+        for name, value in (("Content-Encoding", "x-gzip"), ("Content-Length", str(len(body)))):
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        """Nothing."""
+
+
+def test_packed_answers_are_read_within_the_limit(mood_models, tmp_path):
+    (tmp_path / "serving").mkdir()
+    (tmp_path / "serving" / "7").symlink_to(mood_models["good"])
+    rest = HTTPServer(("127.0.0.1", 0), Packing)
+    threading.Thread(target=rest.serve_forever, daemon=True).start()
+    flags = [f"--rest_upstream=http://127.0.0.1:{rest.server_port}", "--rest_api_port=-1"]
+    with (
+        Server.of(tmp_path / "serving", "mood", port=0) as behind,
+        running(tmp_path / "records", behind.address, *flags) as proxy,
+    ):
+        for name in ("large", "small"):
+            body, headers = {"signature_name": "text", "inputs": ["good"]}, {"x-request-id": name}
+            url = f"{proxy.rest}/v1/models/mood:predict"
+            with httpx.stream("POST", url, json=body, headers=headers, timeout=60) as answer:
+                assert answer.status_code == 200 and len(b"".join(answer.iter_raw())) < 1 << 20
+    rest.shutdown()
+    rest.server_close()
+    assert [(record["id"], record["classes"]) for record in rows(tmp_path / "records")] == [("small", ["a"])]
 
 
 # === Flags ===
