@@ -109,7 +109,7 @@ class CanaryWatch:
     def _watch(self) -> None:
         while not self._stop.wait(self._seconds):
             try:
-                if self._withdrawal:
+                if self._withdrawal:  # as long as this fails, nothing is taken up, that version least of all
                     self._carry_out(*self._withdrawal)
                 self._look()
                 self._judge()
@@ -140,8 +140,6 @@ class CanaryWatch:
             self._show(Trial(before.stable))  # nothing is sent there any more
         stable = self._serve(now)
         canary = now.canary if now.canary in self._models.loaded(self._model) else None
-        if self._withdrawal and canary == self._withdrawal[0].canary:
-            canary = None
         if now.is_new and stable is not None:
             self._mark(self._release(stable), PROMOTED, "the newest version when serve.canary was switched on")
         if (stable, canary) != (before.stable, before.canary):

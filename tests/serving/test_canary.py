@@ -540,10 +540,11 @@ def test_a_second_push_waits_for_its_turn(folder, caplog):
         assert {1, 2} <= versions(answers).keys()
 
 
-def test_a_rollback_by_hand_ends_a_trial_and_undo_begins_it_anew(folder):
+def test_a_rollback_by_hand_ends_a_trial_and_undo_begins_it_anew(folder, monkeypatch):
+    monkeypatch.setattr("bertline.serving.canary_watch.SAVE_SECONDS", 0)
     with server(folder, NEVER) as serving, load(serving.address) as answers:
         folder.push("same", 2)
-        wait_until(lambda: versions(answers)[2] >= 30)
+        wait_until(lambda: folder.is_tried(2) and counted(folder, 2)["requests"] >= 30)
         rollback.roll_back(folder.path, reason="a hunch")
         wait_until(lambda: len(answers) > 0 and versions(answers[-20:]).keys() == {1})
         known = len(answers)
