@@ -23,8 +23,7 @@ from bertline.models.dataset import Rows
 from bertline.models.family import Classifier
 from bertline.models.features import TEXT, TEXT_PAIR
 from bertline.models.recipe import OF_FAMILY, ModelOptions
-from bertline.models.static import table
-from bertline.models.static.classifier import Classifier as StaticClassifier
+from bertline.models.static import classifier, table
 
 SPLITS = ("train", "validation")
 
@@ -116,19 +115,11 @@ def _weights(model: Classifier) -> int:
 
 def _static(
     teacher: Classifier, own: ModelOptions, options: ModelOptions, labels: int, *, seed: int, multi_label: bool
-) -> Callable[[], StaticClassifier]:
+) -> Callable[[], Classifier]:
     """Makes a student whose token vectors come from the teacher's own encoder, as it was fine-tuned."""
     family = families.of(own)
-    vectors = table.distilled(teacher, family.spelling(own), family.tokenizer(own), options.static)
-
-    def build() -> StaticClassifier:
-        made = StaticClassifier(
-            len(vectors), labels, options.static, dropout=options.dropout, seed=seed, multi_label=multi_label
-        )
-        made.set_table(vectors)
-        return made
-
-    return build
+    vectors = table.distilled(teacher, family.spelling(own), family.tokenizer(own), options.static, "compress.static")
+    return partial(classifier.with_table, vectors, options, labels, seed=seed, multi_label=multi_label)
 
 
 def _read_again(

@@ -26,6 +26,7 @@ from bertline.errors import UserError
 from bertline.models import families, features, pretraining
 from bertline.models.bert import backbone as weights
 from bertline.models.bert import classifier, folder, masked_lm
+from bertline.models.bert.backbone_config import masked_lm_fault
 from bertline.models.bert.masked_lm import MaskedLm
 from bertline.models.bert.tokenizer import MASK, SEPARATOR, SPECIAL, START, Tokenizer, read_vocabulary
 from bertline.models.dataset import Rows
@@ -115,11 +116,8 @@ def check(model: ModelOptions) -> None:
     """Raises UserError where the backbone was not trained as a masked language model."""
     if families.of(model) is not families.BERT:
         raise UserError("pretrain: only BERTs can be pre-trained further; take it out, or name another model.backbone")
-    if not (kind := weights.kind(model)).masked_lm:
-        raise UserError(
-            f"pretrain: {kind.title} was not trained to guess masked words, so it cannot go on with that; take it out, "
-            "or name a BERT in model.backbone"
-        )
+    if fault := masked_lm_fault(weights.kind(model)):
+        raise UserError(f"pretrain: {fault}")
 
 
 # === Texts ===

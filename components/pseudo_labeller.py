@@ -94,10 +94,10 @@ def PseudoLabeller(
             pool.candidates(sources, options, frozenset(), counts), known, counts, group, groups_of(tables, group)
         )
         if labels == SPREAD:
-            sure, best = spread_over(new, encoder, probed, temperature, tables[TRAIN], names_of_labels), 1.0
+            sure, best = spread_over(new, encoder, probed, temperature, tables[TRAIN], names_of_labels), 0.0
         else:
             sure, best = surest(new, encoder, probed, temperature, threshold)
-    if not sure and (not best or labels == SPREAD):
+    if not sure and not best:
         raise UserError(
             f"train.unlabelled: {source} has no new row without a label: {counts.rows:,} rows{told(counts)}. Name "
             "other files, or leave it out."

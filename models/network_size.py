@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bertline.errors import UserError
 from bertline.models import packages
 from bertline.models.bert.backbone_config import KERAS_HUB, keys_of
+from bertline.models.bert.backbone_config import masked_lm_fault as of_kind
 from bertline.models.recipe import METHODS, BilstmOptions, ModelOptions, RandomBert, StaticOptions, TrainOptions
 from bertline.models.xlm_roberta.vocabulary import FILE as SENTENCEPIECE
 from bertline.models.xlm_roberta.vocabulary import UNUSED_POSITIONS
@@ -44,14 +45,7 @@ def of_backbone(options: ModelOptions) -> NetworkSize | None:
     if isinstance(source, RandomBert):
         positions = max(options.max_length, 512)
         return NetworkSize(source.layers, source.hidden, positions, heads=source.heads, units=source.intermediate)
-    if (folder := _folder(source)) is None:
-        return None
-    try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(values, dict):
-        return None
+    values = _config(source)
     for keys, stated in ((keys_of(values), values), (KERAS_HUB, values.get("config"))):
         names = {"layers": "layers", "hidden": "hidden", "positions": "positions"}
         names |= {"heads": "heads", "units": "intermediate"}
@@ -76,6 +70,20 @@ def has_sentencepiece(options: ModelOptions) -> bool:
     """Whether the backbone's folder, if it can be looked at here, has a SentencePiece vocabulary."""
     folder = _folder(options.backbone) if isinstance(options.backbone, str) else None
     return folder is not None and (folder / SENTENCEPIECE).is_file()
+
+
+def masked_lm_fault(options: ModelOptions) -> str | None:
+    """See backbone_config.masked_lm_fault; None too where no config.json can be read here."""
+    return None if isinstance(options.backbone, RandomBert) else of_kind(_config(options.backbone).get("model_type"))
+
+
+def _config(source: str) -> dict[str, Any]:
+    """A backbone's config.json; {} where there is none to read here."""
+    try:
+        values = json.loads((folder / "config.json").read_text("utf-8")) if (folder := _folder(source)) else {}
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _folder(source: str) -> Path | None:

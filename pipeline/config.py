@@ -407,6 +407,8 @@ def check_pretraining(config: Config) -> None:
     """Raises ValueError where the weights cannot be pre-trained, or nothing would be trained from them."""
     if config.pretrain and network_size.has_sentencepiece(config.model):
         raise ValueError("pretrain: only BERTs can be pre-trained further; take it out, or name another model.backbone")
+    if config.pretrain and (fault := network_size.masked_lm_fault(config.model)):
+        raise ValueError(f"pretrain: {fault}")
     if config.pretrain and config.train.warm_start:
         raise ValueError(
             "pretrain: with train.warm_start: true training starts from the last blessed model, and not from these "
@@ -421,6 +423,8 @@ def check_masked_words(config: Config) -> None:
         return
     if network_size.has_sentencepiece(config.model) or config.model.family != "auto":
         raise ValueError("train.augment.operations: masked_lm: only BERTs can do it; take it out")
+    if fault := network_size.masked_lm_fault(config.model):
+        raise ValueError(f"train.augment.operations: masked_lm: {fault}")
     if not config.starts_pretrained:
         raise ValueError(
             "train.augment.operations: masked_lm: the random weights of model.backbone know no words; add a section "
@@ -463,6 +467,11 @@ def check_regularity(config: Config) -> None:
     if train.l2_sp and not (config.starts_pretrained or config.model.family == "static"):
         raise ValueError(
             "train.l2_sp: the random weights that training starts from are nothing to stay near; leave it out"
+        )
+    if train.l2_sp and config.model.family == "static" and not config.model.static.train_embeddings:
+        raise ValueError(
+            "train.l2_sp: with model.static.train_embeddings: false the embeddings stay as they are, and nothing else "
+            "came with weights; leave one out"
         )
 
 

@@ -15,6 +15,7 @@ from bertline.errors import UserError
 from bertline.models import families
 from bertline.models.bert import backbone as weights
 from bertline.models.bert import classifier, masked_lm
+from bertline.models.bert.backbone_config import masked_lm_fault
 from bertline.models.bert.masked_lm import MaskedLm
 from bertline.models.bert.tokenizer import MASK, SEPARATOR, START, Tokenizer, read_vocabulary
 from bertline.models.family import Batch
@@ -48,6 +49,8 @@ class MaskedWords:
     def __init__(self, options: ModelOptions, share: float, dtype: tf.DType):
         if families.of(options) is not families.BERT:
             raise UserError("train.augment.operations: masked_lm: only BERTs can do it; take it out")
+        if fault := masked_lm_fault(weights.kind(options)):
+            raise UserError(f"train.augment.operations: masked_lm: {fault}")
         head = masked_lm.head_of(weights.local_folder(options))
         words = weights.vocabulary(options)
         self._vocabulary = read_vocabulary(words.path)

@@ -97,15 +97,15 @@ def pooling(options: ModelOptions) -> Pooling:
     return pooled
 
 
-def kind(options: ModelOptions) -> hugging_face.Kind:
-    """What the backbone's folder says it is; BERT where there is no folder.
+def kind(options: ModelOptions) -> str:
+    """The model_type that the backbone's folder says; "bert" where it says none, or there is no folder.
 
     Raises:
         UserError: the backbone cannot be found.
     """
     folder = local_folder(options)
     values = folders.read_config(folder / folders.CONFIG) if folder else {}
-    return hugging_face.KINDS[values.get("model_type", "bert")]
+    return values.get("model_type", "bert")
 
 
 def digest(options: ModelOptions) -> str:

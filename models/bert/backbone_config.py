@@ -45,6 +45,16 @@ KERAS_HUB = {
 }
 
 
+def masked_lm_fault(kind: str | None) -> str | None:
+    """Why weights of a model_type cannot guess masked words, and the way out; None where they can."""
+    if kind != "electra":  # its discriminator tells which words were put in the place of others
+        return None
+    return (
+        "ELECTRA was not trained to guess masked words, so it cannot go on with that; take it out, or name a BERT in "
+        "model.backbone"
+    )
+
+
 def keys_of(values: dict[str, Any]) -> dict[str, str]:
     """Each size's key in a config.json of Hugging Face that holds these values."""
     return OF_KIND.get(values.get("model_type"), HUGGING_FACE)

@@ -49,24 +49,19 @@ class Kind(NamedTuple):
     """One model_type.
 
     Attributes:
-        title: for people.
         layers: the names of a layer's parts.
         activation: config.json's key of it.
         segments: whether there is a table of them.
-        masked_lm: whether the weights were trained to guess masked words.
     """
 
-    title: str
     layers: LayerNames = LayerNames()
     activation: str = "hidden_act"
     segments: bool = True
-    masked_lm: bool = True
 
 
 KINDS = {
-    "bert": Kind("BERT"),
+    "bert": Kind(),
     "distilbert": Kind(
-        "DistilBERT",
         LayerNames(
             layer="transformer.layer",
             query="attention.q_lin",
@@ -81,8 +76,8 @@ KINDS = {
         activation="activation",
         segments=False,
     ),
-    "electra": Kind("ELECTRA", masked_lm=False),
-    "xlm-roberta": Kind("XLM-RoBERTa"),
+    "electra": Kind(),
+    "xlm-roberta": Kind(),
 }
 
 

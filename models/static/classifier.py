@@ -16,7 +16,7 @@ from bertline.models import network_size, saved_classifier
 from bertline.models.frozen import FrozenClassifier
 from bertline.models.network_size import NetworkSize
 from bertline.models.pooling import Pooling
-from bertline.models.recipe import StaticOptions
+from bertline.models.recipe import ModelOptions, StaticOptions
 from bertline.models.saved_classifier import WEIGHTS
 from bertline.models.static.network import Encoder, Weights
 
@@ -155,6 +155,15 @@ class Classifier(keras.Model):
         if saved["backbone_digest"] != backbone_digest:
             raise UserError("its token vectors were distilled from another model.backbone, or with other weights")
         self.load_weights(folder / WEIGHTS)
+
+
+def with_table(
+    table: np.ndarray, options: ModelOptions, labels: int, *, seed: int, multi_label: bool = False
+) -> Classifier:
+    """A classifier with these token vectors, float32 [words, dimensions], and two random layers."""
+    made = Classifier(len(table), labels, options.static, dropout=options.dropout, seed=seed, multi_label=multi_label)
+    made.set_table(table)
+    return made
 
 
 def load(folder: Path) -> Classifier:

@@ -10,11 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from bertline.errors import UserError
+from bertline.models import network_size
 from bertline.models.family import Family, Tokenizer
 from bertline.models.pooling import Pooling
 from bertline.models.recipe import ModelOptions
 from bertline.models.static import classifier, table
 from bertline.models.static.classifier import Classifier
+
+DISTILLED_AT = 64  # tokens: enough for a prefix and one token
 
 
 class Static:
@@ -71,12 +74,7 @@ class Static:
         """A classifier with the distilled token vectors and two random layers."""
         if labels < 2:
             raise UserError(f"a classifier needs at least two labels, not {labels}")
-        vectors = self.table(options, learned)
-        made = Classifier(
-            len(vectors), labels, options.static, dropout=options.dropout, seed=seed, multi_label=multi_label
-        )
-        made.set_table(vectors)
-        return made
+        return classifier.with_table(self.table(options, learned), options, labels, seed=seed, multi_label=multi_label)
 
     def table(self, options: ModelOptions, learned: str | None = None) -> np.ndarray:
         """The backbone's vocabulary as vectors, float32 [words, dimensions]; distilled once for all runs.
@@ -87,13 +85,21 @@ class Static:
         file = table.kept(self.digest(options, learned))
         if (vectors := table.read(file)) is None:
             family = self._of_backbone(options)
-            # The head is not used, and neither is dropout.
-            whole = family.build(options, 2, seed=0, learned=learned)
-            tokenizer = family.tokenizer(options, learned)
-            vectors = table.distilled(whole, family.spelling(options), tokenizer, options.static)
+            # The table does not depend on the rows' length: one token goes in at a time, in a frame that may hold a
+            # prefix. Neither the head nor dropout is used.
+            alone = options.model_copy(update={"family": "auto", "max_length": _length(options)})
+            whole = family.build(alone, 2, seed=0, learned=learned)
+            tokenizer = family.tokenizer(alone, learned)
+            vectors = table.distilled(whole, family.spelling(alone), tokenizer, options.static, "model.static")
             table.keep(file, vectors)
         return vectors
 
     def load(self, folder: Path) -> Classifier:
         """See classifier.load."""
         return classifier.load(folder)
+
+
+def _length(options: ModelOptions) -> int:
+    """The `max_length` that the backbone is built and read with: DISTILLED_AT, or its positions where it has less."""
+    size = network_size.of_backbone(options)
+    return min(DISTILLED_AT, size.positions or DISTILLED_AT) if size else DISTILLED_AT

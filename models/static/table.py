@@ -17,7 +17,7 @@ import hashlib
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -32,12 +32,11 @@ if TYPE_CHECKING:
     from bertline.models.family import Tokenizer
     from bertline.models.recipe import ModelOptions, StaticOptions
 
-FORM = 1  # of the table; counted up when the same options give another one
+FORM = 2  # of the table; counted up when the same options give another one
 LENGTH = 1.0  # root mean square of a number in the table
 _log = logging.getLogger(__name__)
 
 
-@runtime_checkable
 class Spells(Protocol):
     """What a family has that vectors can be distilled from, beside the methods of Family."""
 
@@ -45,7 +44,9 @@ class Spells(Protocol):
         """Which ids of the vocabulary stand for a part of a text, bool [vocabulary]; the others are special."""
 
 
-def distilled(encoder: Classifier, spelling: np.ndarray, tokenizer: Tokenizer, options: StaticOptions) -> np.ndarray:
+def distilled(
+    encoder: Classifier, spelling: np.ndarray, tokenizer: Tokenizer, options: StaticOptions, section: str
+) -> np.ndarray:
     """The table of an encoder's vocabulary.
 
     Args:
@@ -53,6 +54,7 @@ def distilled(encoder: Classifier, spelling: np.ndarray, tokenizer: Tokenizer, o
         spelling: see Spells.spelling.
         tokenizer: the encoder's, which says what stands around a text.
         options: the table's dimensions and weights.
+        section: of the config that has them, for errors.
 
     Returns:
         float32 [words of the network, dimensions].
@@ -63,11 +65,13 @@ def distilled(encoder: Classifier, spelling: np.ndarray, tokenizer: Tokenizer, o
     ids = np.flatnonzero(spelling)
     if options.dimensions > encoder.width:
         raise UserError(
-            f"dimensions: {options.dimensions} are more than the {encoder.width} of the vectors that they are "
-            f"distilled from; set it to {encoder.width} or less"
+            f"{section}.dimensions: {options.dimensions} are more than the {encoder.width} of the vectors that they "
+            f"are distilled from; set it to {encoder.width} or less"
         )
     if options.dimensions > len(ids):
-        raise UserError(f"dimensions: {options.dimensions} are more than the {len(ids):,} tokens; set it lower")
+        raise UserError(
+            f"{section}.dimensions: {options.dimensions} are more than the {len(ids):,} tokens; set it lower"
+        )
     vectors = weighted(reduced(_token_vectors(encoder, ids, tokenizer), options.dimensions), options.sif)
     table = np.zeros((encoder.packed(tf.float32).words.shape[0], options.dimensions), np.float32)
     table[ids] = vectors * (LENGTH / np.sqrt(np.mean(np.square(vectors))))

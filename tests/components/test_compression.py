@@ -4,6 +4,7 @@ import filecmp
 import functools
 import json
 import re
+import shutil
 import string
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from bertline.components import (
     compression_report,
     compressor,
     exporter,
+    other_family,
     student_exporter,
     student_gate,
+    trainer,
     training_record,
 )
 from bertline.components import explainer as explain
@@ -228,6 +231,50 @@ def test_a_student_of_another_family_learns_the_teachers_answers_and_is_served_w
     _, report = judged(line, tmp_path, (weights, run, model), options)
     assert report.steps.described == described
     assert report.smaller > 1
+
+
+def taught(folder, family, task, teacher, options, examples):
+    """The student's rows, and what its training left."""
+    compress = CompressOptions(**{"family": family, family: FAMILIES[family][0], "distill": {"epochs": 40,
+                               "learning_rate": 0.03, "soft_share": 1.0}})  # fmt: skip
+    student = other_family.prepare(
+        task, [teacher], options, compress, seed=1, folder=folder / "weights", examples=examples
+    )
+    recipe = compress.distill.recipe(TrainOptions(precision="float32", tensorboard=False, patience=100, batch_size=4))
+    places = {"logs": folder / "logs", "checkpoints": str(folder / "checkpoints")}
+    return student.task, compressor.distil_other(task, [teacher], student, recipe, compress, **places)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_student_of_another_family_reads_both_texts_of_a_pair(tmp_path, family):
+    options = tiny_model_options(tmp_path, dropout=0.0)
+    others = ("i love it", "my refund", "it was late")
+    rows = [(text, other, label) for text, other, label in zip(SEEN, others, LABELS, strict=True)]
+    examples, schema = raw_examples(tmp_path, dict.fromkeys(("train", "validation", "test"), rows), LABELS)
+    graph, tokens = transformed(tmp_path, options, examples, schema, pair=True)
+    task = trainer.read_task(graph.uri, tokens.uri, options)
+    teacher = families.BERT.build(options, len(LABELS), seed=1)
+    read, trained = taught(tmp_path, family, task, teacher, options, examples)
+    for rows in (read.train, read.validation):
+        assert [max(segments) for segments in rows.segment_ids.to_list()] == [1, 1, 1]
+        assert rows.labels.tolist() == task.train.labels.tolist()
+        # Three tokens around a pair; both families take each word of these texts as one token.
+        assert rows.token_ids.row_lengths().numpy().tolist() == [9, 8, 9]
+    assert trained.validation_logits.shape == (3, 3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_student_learns_the_answers_to_its_own_rows_where_its_teacher_had_more(line, tmp_path, family):
+    options = ModelOptions.model_validate_json(line["common"]["model_options"])
+    shutil.copytree(Path(line["tokens"].uri, "Split-test"), tmp_path / "more" / "Split-train")
+    graph = line["common"]["transform_graph"].uri
+    task = trainer.read_task(graph, line["tokens"].uri, options, more=[str(tmp_path / "more")])
+    teacher = classifier.load(Path(line["weights"].uri))
+    read, trained = taught(tmp_path, family, task, teacher, options, line["examples"])
+    assert len(task.train) == 3 + 80
+    # A bilstm reads raw texts, which the further rows have none of here.
+    assert len(read.train) == (3 if family == "bilstm" else 83)
+    assert trained.validation_logits.argmax(-1).tolist() == [2, 0, 1]  # as the teacher answers
 
 
 def test_a_student_that_is_larger_than_its_teacher_is_refused(line, tmp_path):

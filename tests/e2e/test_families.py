@@ -18,7 +18,7 @@ pytestmark = pytest.mark.shipped
 def xlm_roberta(line, rows):
     """A tiny one with e5's prefix."""
     backbone = tiny.write_weights(line.folder / "xlmr")
-    tiny.write_vocabulary(backbone / "sentencepiece.bpe.model", [text for text, _, _ in rows])
+    tiny.write_vocabulary(backbone / "sentencepiece.bpe.model", [f"{text} {text[::-1]}" for text, _, _ in rows])
     (backbone / "config_sentence_transformers.json").write_text('{"prompts": {"query": "query: "}}')
     line.edit(f"backbone: {RANDOM}vocabulary: {line.folder}/vocab.txt}}", f"backbone: {backbone}")
     line.edit("max_length: 16", "max_length: 40")

@@ -217,10 +217,14 @@ def test_what_needs_pretrained_weights_is_refused_where_there_are_none(tmp_path,
         ("pretrain: {}\n", "pretrain: model.family: static has no transformer"),
         ("compress: {layers: 2}\n", "compress: model.family: static has no transformer"),
         ("export: {also: [onnx]}\n", "export.also: model.family: static has no transformer"),
+        (
+            "  static: {train_embeddings: false}\ntrain: {l2_sp: 0.1}\n",
+            "train.l2_sp: with model.static.train_embeddings",
+        ),
     ],
 )
 def test_what_needs_layers_is_refused_where_there_are_only_words(tmp_path, text, expected):
-    assert expected in refused(tmp_path, MINIMAL + "model: {family: static}\n" + text)
+    assert expected in refused(tmp_path, MINIMAL + "model:\n  family: static\n" + text)
 
 
 def test_words_have_at_most_the_width_of_what_they_are_distilled_from(tmp_path):
@@ -383,6 +387,14 @@ def test_more_from_texts_that_could_not_be_is_refused(tmp_path):
     foreign = f"{MINIMAL}model: {{backbone: {tmp_path}/weights}}\n"
     assert "pretrain: only BERTs can be pre-trained further" in refused(tmp_path, foreign + "pretrain: {}\n")
     assert "masked_lm: only BERTs can do it" in refused(tmp_path, foreign + masked_lm)
+    (tmp_path / "weights/sentencepiece.bpe.model").unlink()
+    for kind, electra in (("electra", True), ("bert", False)):
+        (tmp_path / "weights/config.json").write_text(f'{{"model_type": "{kind}"}}')
+        for key, text in (("pretrain: ", "pretrain: {}\n"), ("train.augment.operations: masked_lm: ", masked_lm)):
+            if electra:
+                assert f"{key}ELECTRA was not trained to guess masked words" in refused(tmp_path, foreign + text)
+            else:
+                assert configs.load(write(tmp_path, foreign + text))
 
 
 def test_pseudo_labels_that_could_not_be_are_refused(tmp_path):

@@ -90,6 +90,19 @@ def test_the_table_is_distilled_once(backbone, monkeypatch):
         families.STATIC.table(options(backbone, dimensions=5))
 
 
+@pytest.mark.parametrize("max_length", [4, 600])
+def test_the_table_does_not_depend_on_the_length_of_rows(backbone, max_length):
+    """The backbone has 512 positions, which only it needs; a cached table is read whatever the length."""
+    expected = table.distilled(*_whole(backbone), options(backbone).static, "model.static")
+    long = options(backbone).model_copy(update={"max_length": max_length})
+    assert np.allclose(families.STATIC.table(long), expected, atol=1e-5)
+
+
+def _whole(backbone):
+    bert = options(backbone).model_copy(update={"family": "auto"})
+    return families.BERT.build(bert, 2, seed=0), families.BERT.spelling(bert), families.BERT.tokenizer(bert)
+
+
 def test_where_the_cache_cannot_be_written_the_table_is_made_all_the_same(backbone, tmp_path, monkeypatch, caplog):
     (tmp_path / "cache").write_text("no folder")
     assert families.STATIC.table(options(backbone)).shape[1] == 6
@@ -97,7 +110,7 @@ def test_where_the_cache_cannot_be_written_the_table_is_made_all_the_same(backbo
 
 
 def test_more_dimensions_than_the_backbone_has_are_refused(backbone):
-    with pytest.raises(UserError, match="dimensions: 65 are more than the 64 of the vectors"):
+    with pytest.raises(UserError, match=r"^model\.static\.dimensions: 65 are more than the 64 of the vectors"):
         families.STATIC.table(options(backbone, dimensions=65))
 
 
