@@ -233,10 +233,10 @@ def test_a_student_of_another_family_learns_the_teachers_answers_and_is_served_w
     assert report.smaller > 1
 
 
-def taught(folder, family, task, teacher, options, examples):
-    """The student's rows, and what its training left."""
-    compress = CompressOptions(**{"family": family, family: FAMILIES[family][0], "distill": {"epochs": 40,
-                               "learning_rate": 0.03, "soft_share": 1.0}})  # fmt: skip
+def taught(folder, task, teacher, options, examples):
+    """The rows of a student of the family bilstm, and what its training left."""
+    distill = {"epochs": 40, "learning_rate": 0.03, "soft_share": 1.0}
+    compress = CompressOptions(family="bilstm", bilstm=FAMILIES["bilstm"][0], distill=distill)
     student = other_family.prepare(
         task, [teacher], options, compress, seed=1, folder=folder / "weights", examples=examples
     )
@@ -245,8 +245,7 @@ def taught(folder, family, task, teacher, options, examples):
     return student.task, compressor.distil_other(task, [teacher], student, recipe, compress, **places)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_student_of_another_family_reads_both_texts_of_a_pair(tmp_path, family):
+def test_a_student_with_its_own_vocabulary_reads_both_texts_of_a_pair(tmp_path):
     options = tiny_model_options(tmp_path, dropout=0.0)
     others = ("i love it", "my refund", "it was late")
     rows = [(text, other, label) for text, other, label in zip(SEEN, others, LABELS, strict=True)]
@@ -254,26 +253,24 @@ def test_a_student_of_another_family_reads_both_texts_of_a_pair(tmp_path, family
     graph, tokens = transformed(tmp_path, options, examples, schema, pair=True)
     task = trainer.read_task(graph.uri, tokens.uri, options)
     teacher = families.BERT.build(options, len(LABELS), seed=1)
-    read, trained = taught(tmp_path, family, task, teacher, options, examples)
+    read, trained = taught(tmp_path, task, teacher, options, examples)
     for rows in (read.train, read.validation):
         assert [max(segments) for segments in rows.segment_ids.to_list()] == [1, 1, 1]
         assert rows.labels.tolist() == task.train.labels.tolist()
-        # Three tokens around a pair; both families take each word of these texts as one token.
+        # Three tokens around a pair, and one for each word.
         assert rows.token_ids.row_lengths().numpy().tolist() == [9, 8, 9]
     assert trained.validation_logits.shape == (3, 3)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_student_learns_the_answers_to_its_own_rows_where_its_teacher_had_more(line, tmp_path, family):
+def test_a_student_learns_the_answers_to_its_own_rows_where_its_teacher_had_more(line, tmp_path):
     options = ModelOptions.model_validate_json(line["common"]["model_options"])
     shutil.copytree(Path(line["tokens"].uri, "Split-test"), tmp_path / "more" / "Split-train")
     graph = line["common"]["transform_graph"].uri
     task = trainer.read_task(graph, line["tokens"].uri, options, more=[str(tmp_path / "more")])
     teacher = classifier.load(Path(line["weights"].uri))
-    read, trained = taught(tmp_path, family, task, teacher, options, line["examples"])
+    read, trained = taught(tmp_path, task, teacher, options, line["examples"])
     assert len(task.train) == 3 + 80
-    # A bilstm reads raw texts, which the further rows have none of here.
-    assert len(read.train) == (3 if family == "bilstm" else 83)
+    assert len(read.train) == 3  # a bilstm reads raw texts, which the further rows have none of
     assert trained.validation_logits.argmax(-1).tolist() == [2, 0, 1]  # as the teacher answers
 
 
