@@ -106,6 +106,8 @@ class Store:
         self._kind = self._engine.dialect.name
         if self._kind not in ("sqlite", "postgresql"):
             raise UserError(f"stream.database: {self._kind} is not one of those that work here: sqlite, postgresql.")
+        if self._kind == "sqlite":
+            sqlalchemy.event.listen(self._engine, "connect", _erasing)
         with self._connected() as connection:
             tables.METADATA.create_all(connection)
             self._check_window(connection)
@@ -368,10 +370,6 @@ class Store:
         texts, mentions, quarantine = self._tables.TEXTS, self._tables.MENTIONS, self._tables.QUARANTINE
         with self._connected() as connection:
             self._check_reader(connection)
-            if self._kind == "sqlite":
-                connection.exec_driver_sql(
-                    "PRAGMA secure_delete = ON"
-                )  # else the letters stay in the file's free pages
             old = self._sa.select(texts.c.id, texts.c.time).where(texts.c.time < before)
             rows = connection.execute(old.order_by(texts.c.time, texts.c.id).limit(FORGOTTEN)).all()
             for start in range(0, len(rows), ROWS_PER_STATEMENT):
@@ -386,6 +384,11 @@ class Store:
     def close(self) -> None:
         """Frees what it holds."""
         self._engine.dispose()
+
+
+def _erasing(connection: Any, _: Any) -> None:
+    """From the first row on, or letters that SQLite moves to another page stay behind in the file."""
+    connection.execute("PRAGMA secure_delete = ON")
 
 
 def _of_sqlite_file(address: URL, base: Path) -> URL:

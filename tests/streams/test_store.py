@@ -49,7 +49,7 @@ while True:
             os.kill(child, signal.SIGKILL)
             file.write(some[-7:])
         if kills % 5 == 4:
-            (folder / "posts.jsonl").rename(folder / f"posts.jsonl.{{kills}}")
+            (folder / "posts.jsonl").rename(folder / f"posts.jsonl.{{written}}")  # never a name twice
     elif kills < 30:
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
