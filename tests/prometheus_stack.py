@@ -1,15 +1,21 @@
 """Debian's Prometheus and Alertmanager over one endpoint, with the alarms going to a webhook."""
 
+import shutil
 import subprocess
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
 import yaml
 from engines import free_port
 
 DEPLOY = Path(__file__).parents[1] / "monitoring" / "deploy"
 RULES, ALERTMANAGER = DEPLOY / "prometheus-rules.yaml", DEPLOY / "alertmanager.yaml"
 TOOLS = ("promtool", "amtool", "prometheus", "prometheus-alertmanager")
+needed = pytest.mark.skipif(
+    not all(map(shutil.which, TOOLS)),
+    reason="Prometheus is a system package, for root to install: apt install prometheus prometheus-alertmanager",
+)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import csv
 import json
 import random
 import re
-import shutil
 import signal
 import subprocess
 import threading
@@ -14,10 +13,11 @@ from contextlib import contextmanager
 
 import factories
 import httpx
+import prometheus_stack
 import pytest
 from engines import free_port
 from lines import BERTLINE
-from prometheus_stack import TOOLS, alarms_to
+from prometheus_stack import alarms_to
 
 from bertline import Client
 from bertline.serving import push
@@ -81,7 +81,7 @@ class Crowd:
             thread.join()
 
 
-@pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason="apt install prometheus prometheus-alertmanager")
+@prometheus_stack.needed
 @pytest.mark.shipped
 def test_the_loop_closes_by_itself(line, tmp_path, webhook):
     line.edit("serve: {port: 0}", f"serve: {{port: 0, rest_port: 0, log: {{rate: 1, texts: true}}, {CANARY}}}")

@@ -8,10 +8,11 @@ import subprocess
 import time
 
 import grpc
+import prometheus_stack
 import pytest
 import yaml
 from prometheus_client import generate_latest
-from prometheus_stack import ALERTMANAGER, DEPLOY, RULES, TOOLS, alarms_to
+from prometheus_stack import ALERTMANAGER, DEPLOY, RULES, alarms_to
 
 from bertline.monitoring import alarms
 from bertline.monitoring.judge import Judged, Report
@@ -19,11 +20,6 @@ from bertline.monitoring.looks import Look
 from bertline.serving.metrics import Metrics
 
 DASHBOARD = DEPLOY / "grafana-dashboard.json"
-
-WATCHES = pytest.mark.skipif(
-    not all(map(shutil.which, TOOLS)),
-    reason="Prometheus is a system package, for root to install: apt install prometheus prometheus-alertmanager",
-)
 
 
 def test_each_metric_that_a_rule_names_is_one_of_ours():
@@ -84,7 +80,7 @@ def test_the_dashboard_asks_for_what_server_and_monitor_show(dashboard):
     assert len(set(ids)) == len(ids)
 
 
-@WATCHES
+@prometheus_stack.needed
 def test_promtool_reads_each_query_of_the_dashboard(dashboard, tmp_path):
     rules = [{"record": f"query:{number}", "expr": expr} for number, expr in enumerate(queries(dashboard))]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
@@ -97,7 +93,7 @@ def run(*command):
     return ran.stdout
 
 
-@WATCHES
+@prometheus_stack.needed
 def test_promtool_and_amtool_take_the_files(tmp_path):
     assert "6 rules found" in run("promtool", "check", "rules", RULES)
     assert "SUCCESS" in run("amtool", "check-config", ALERTMANAGER)
@@ -144,7 +140,7 @@ def filled(text, labels):
     return text
 
 
-@WATCHES
+@prometheus_stack.needed
 @pytest.mark.shipped
 def test_an_alarm_fires_and_is_resolved_end_to_end(tmp_path, webhook):
     """The monitor's own endpoint, Prometheus, Alertmanager, and a webhook at its end."""
