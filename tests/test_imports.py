@@ -1,6 +1,7 @@
 """Imports point one way: pipeline -> streams -> monitoring -> components -> models, serving; there are no circles."""
 
 import ast
+import collections
 import graphlib
 import subprocess
 import sys
@@ -111,6 +112,12 @@ def test_nothing_imports_the_folders_by_their_bare_names():
         if (names := {m for m in imported_modules(file.read_text(), package_name(file)) if m.split(".")[0] in ALLOWED})
     }
     assert bare == {}
+
+
+def test_no_two_test_files_share_a_name():
+    """pytest imports test files by their bare names, so that one of two fails, but only when both run."""
+    names = collections.Counter(file.name for file in (ROOT / "tests").rglob("test_*.py"))
+    assert {name for name, times in names.items() if times > 1} == set()
 
 
 def circle(imports):

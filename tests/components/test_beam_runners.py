@@ -7,7 +7,6 @@ Flink and Spark call the same workers. A whole line on each engine is in tests/e
 import contextlib
 import csv
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -168,12 +167,12 @@ def undisturbed(large_tables, tmp_path_factory):
         return ingest(large_tables, tmp_path_factory.mktemp("undisturbed"), IN_MEMORY)
 
 
-def workers(program):
-    """The worker processes below this one, without the process that they are forks of."""
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if child.ppid() != os.getpid() and program in " ".join(child.cmdline()):
+def workers(program, of=None):
+    """The worker processes below a process, this one if none is named, without the process that they are forks of."""
+    found, above = [], psutil.Process(of)
+    for child in above.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # what a start runs for a moment, `ldconfig` for one
+            if child.ppid() != above.pid and program in " ".join(child.cmdline()):
                 found.append(child)
     return found
 
@@ -229,11 +228,11 @@ if __name__ == "__main__":
 def test_no_worker_outlives_a_run_that_is_killed(tmp_path, multi_processing):
     (tmp_path / "sleeps.py").write_text(SLEEPS)
     run = subprocess.Popen([sys.executable, tmp_path / "sleeps.py", *multi_processing])
-    below, until = [], time.monotonic() + engines.STARTED
-    while all(process.ppid() == run.pid for process in below):  # what workers are forks of
+    until = time.monotonic() + engines.STARTED
+    while not workers("forkserver", run.pid):
         assert time.monotonic() < until
         time.sleep(0.2)
-        below = psutil.Process(run.pid).children(recursive=True)
+    below = psutil.Process(run.pid).children(recursive=True)
     run.kill()
     run.wait()
     assert psutil.wait_procs(below, timeout=engines.STARTED)[1] == []
