@@ -21,6 +21,7 @@ from bertline.serving.recording import ID, Entry, RecordOptions
 PART_ROWS = 20_000  # some 16 MB with embeddings of 384 numbers
 PART_SECONDS = 60.0  # what a crash may lose; shorter ones would make thousands of small files a day
 WAITING_BYTES = 32 << 20  # 20,000 rows with embeddings: a disk may stand still for some seconds
+GATHER_SECONDS = 0.1  # between two looks at what waits: a thread that wakes at each request takes more of the processor
 WAITING_TEXTS = 200  # requests that wait; beyond them texts are left out, since masking one takes some 1.5 ms
 CLOSE_SECONDS = 10.0  # the most that what waits may hold up a server's end
 
@@ -52,6 +53,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._closed_at: float | None = None
         self._dropped = 0
+        self._closing = threading.Event()
         if options.texts or options.columns:
             masking.prepare()
         self._thread = threading.Thread(target=self._keep_writing, name="records", daemon=True)
@@ -87,6 +89,7 @@ class Recorder:
                 return
             self._closed_at = time.monotonic()
         self._waiting.put(None)
+        self._closing.set()
         self._thread.join(CLOSE_SECONDS)
 
     def _keep_writing(self) -> None:
@@ -107,6 +110,8 @@ class Recorder:
             if part.rows >= PART_ROWS:
                 self._write(part)
                 part, due = _Part(self._columns), None
+            if self._waiting.empty():
+                self._closing.wait(GATHER_SECONDS)
         self._write(part)
 
     def _add(self, part: _Part, entry: Entry) -> None:

@@ -106,3 +106,8 @@ def first_evaluation(folder):
     (metrics,) = folder.glob("runs/artifacts/Evaluator/evaluation/*/metrics.json")
     (release,) = folder.glob("runs/serving/*/release.json")
     return json.loads(metrics.read_text(encoding="utf-8")), json.loads(release.read_text(encoding="utf-8"))
+
+
+def figures(metrics):
+    """What a model's figures are, without what differs between two exports of the same weights: names, and the time."""
+    return {name: value for name, value in metrics.items() if name not in ("model_bytes", "inference_seconds")}

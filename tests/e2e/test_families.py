@@ -1,12 +1,16 @@
-"""The whole line with each family but BERT: run, served with ops that TF Serving has, explained, warm-started."""
+"""The whole line with each family but BERT: run, served with ops that TF Serving has, explained, warm-started, killed,
+compiled for Kubeflow."""
 
 import json
+import shutil
 
 import factories
 import pyarrow.parquet as pq
 import pytest
 import xlm_roberta_folder as tiny
-from lines import Line, first_evaluation
+from clusters import Cluster
+from lines import Line, figures, first_evaluation
+from victims import Victim
 
 from bertline.serving import ops
 from bertline.serving.client import Client
@@ -85,3 +89,31 @@ def test_a_second_run_starts_from_its_weights(pushed):
     assert ran.returncode in (0, 3), ran.stdout + ran.stderr
     assert f"from {min(line.versions())}" in ran.stdout
     assert line.runs()[0]["metrics"].startswith("accuracy ")
+
+
+def test_killed_while_it_trains_it_ends_as_one_that_nobody_killed(pushed):
+    line = pushed.at("pushed")
+    shutil.rmtree(line.folder / "runs")
+    line.edit("  epochs: 8", "  epochs: 8\n  checkpoint_steps: 5")
+    Victim(line).kill_in("Trainer", ("runs/checkpoints/**/checkpoint",))
+    assert not line.serving.exists() or line.versions() == []
+    ran = line.run()
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "resumed at step" in ran.stdout
+    metrics, release = first_evaluation(line.folder)
+    assert figures(metrics) == figures(line.first_metrics)
+    assert figures(release["metrics"]) == figures(line.first_release["metrics"])
+
+
+def test_compiled_for_kubeflow_it_ends_with_the_release_that_the_local_line_pushes(pushed, warm, tmp_path):
+    line = pushed.at("pushed")
+    # In a folder of the same name, as the data's fingerprint takes in the folder's: it can be a label.
+    cluster = Cluster(line.first_config, tmp_path / line.folder.name, warm)
+    cluster.first_run()
+    assert cluster.first.states("succeeded") == set(cluster.first.tasks), cluster.first
+    (version,) = cluster.versions()
+    release = json.loads((cluster.serving / version / "release.json").read_text())
+    for name in ("accuracy", "macro_f1", "loss", "calibration_error"):
+        assert release["metrics"][name] == pytest.approx(line.first_release["metrics"][name], abs=1e-4), name
+    same = ("inputs", "config_hash", "data_hash", "code_hash", "libraries", "parent", "name")
+    assert {name: release[name] for name in same} == {name: line.first_release[name] for name in same}
