@@ -80,10 +80,11 @@ def local_path(source: str, key: str) -> Path:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """What a config.json holds.
+    """What a config.json, or another of a folder's files with settings, holds.
 
     Raises:
-        UserError: it is missing, cannot be read, or holds no JSON object; the message names the file.
+        UserError: it is missing, cannot be read, holds no JSON object, or a model_type that is no word; the message
+            names the file.
     """
     if not file.is_file():
         raise UserError(
@@ -98,6 +99,9 @@ def read_config(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: not JSON: {reason}; fetch the backbone's folder again") from None
     if not isinstance(values, dict):
         raise UserError(f"{file}: holds no backbone's settings but a {type(values).__name__}; fetch the folder again")
+    kind = values.get("model_type")
+    if not isinstance(kind, str | None):
+        raise UserError(f"{file}: model_type is {kind!r:.50}, and must be a word such as bert; fetch the folder again")
     return values
 
 

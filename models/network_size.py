@@ -83,7 +83,7 @@ def _config(source: str) -> dict[str, Any]:
         values = json.loads((folder / "config.json").read_text("utf-8")) if (folder := _folder(source)) else {}
     except (OSError, ValueError):
         return {}
-    return values if isinstance(values, dict) else {}
+    return values if isinstance(values, dict) and isinstance(values.get("model_type"), str | None) else {}
 
 
 def _folder(source: str) -> Path | None:

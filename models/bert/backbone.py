@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,10 @@ import keras_hub
 
 from bertline.errors import UserError
 from bertline.models import backbone_folder as folders
+from bertline.models import tokenizer_settings
 from bertline.models.bert import backbone_config, hugging_face, network
 from bertline.models.bert.network import Network
+from bertline.models.bert.tokenizer import read_lines
 from bertline.models.pooling import POOLER, Pooling, of_folder, without_pooler
 from bertline.models.recipe import ModelOptions, RandomBert
 
@@ -42,7 +43,8 @@ def vocabulary(options: ModelOptions) -> Vocabulary:
     """The vocabulary of the backbone; reads no weights.
 
     Raises:
-        UserError: the backbone cannot be found, a pinned file differs from its sha256, or there is no vocab.txt.
+        UserError: the backbone cannot be found, a pinned file differs from its sha256, there is no vocab.txt, or its
+            tokenizer reads texts in a way that TensorFlow Text does not.
     """
     source = options.backbone
     if isinstance(source, RandomBert):
@@ -59,9 +61,7 @@ def vocabulary(options: ModelOptions) -> Vocabulary:
             f"{folder}: holds neither vocab.txt, as a BERT does, nor sentencepiece.bpe.model, as XLM-RoBERTa and its "
             "kin do. Fetch the vocabulary too"
         )
-    settings = folder / "tokenizer_config.json"
-    lowercase = json.loads(settings.read_text()).get("do_lower_case", True) if settings.is_file() else True
-    return Vocabulary(folder / "vocab.txt", lowercase)
+    return Vocabulary(folder / "vocab.txt", tokenizer_settings.wordpiece(folder).lowercase)
 
 
 def load(options: ModelOptions) -> Network:
@@ -127,6 +127,8 @@ def digest(options: ModelOptions) -> str:
     elif folder := folders.find(source):
         patterns = _HUGGING_FACE_FILES if _is_hugging_face(folder) else _KERAS_HUB_FILES
         paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+        if _is_hugging_face(folder) and (said_by := tokenizer_settings.wordpiece(folder).file):
+            paths.add(said_by)
         files = {str(path.relative_to(folder)): path for path in paths}
     else:
         summed.update(source.encode())
@@ -164,13 +166,9 @@ def _random(size: RandomBert, options: ModelOptions) -> Network:
 def _check_random(size: RandomBert, options: ModelOptions) -> int:
     """How many wordpieces there are; UserError where no machine could build a network of these sizes."""
     path = vocabulary(options).path
-    words = len(_words(path))
+    words = len(read_lines(path))
     backbone_config.check_random(size, _positions(options), path, words)
     return words
-
-
-def _words(path: Path) -> list[bytes]:
-    return path.read_bytes().removesuffix(b"\n").split(b"\n")
 
 
 def _positions(options: ModelOptions) -> int:
@@ -201,5 +199,5 @@ def _is_hugging_face(folder: Path) -> bool:
         backbone_config.check_keras_hub(config, values)
     else:
         words = folder / "vocab.txt"
-        backbone_config.check_hugging_face(config, values, len(_words(words)) if words.is_file() else None)
+        backbone_config.check_hugging_face(config, values, len(read_lines(words)) if words.is_file() else None)
     return model_type is not None

@@ -13,6 +13,10 @@ from bertline.models.recipe import MOST, RandomBert
 GIB = 1 << 30
 # More than any BERT has; beyond it a file is damaged.
 MOST_PARAMETERS = 50_000_000_000
+# Rows of a word table that may have no wordpiece: tables are padded to a multiple of 8, 64 or 128, some to one of 512,
+# and a few tokens may be added. The cased vocabulary of BERT is 1,526 shorter than the uncased one. A vocabulary that
+# covers less of a table than the share is another model's, however small the table.
+MOST_UNUSED, LEAST_OF_THE_TABLE = 512, 0.5
 _MOST = {**MOST, "embedding": MOST["hidden"]}
 # Each size's key in a config.json of Hugging Face, by what most kinds call it and by what a model_type does, and in one
 # of keras-hub, below "config".
@@ -69,14 +73,26 @@ def check_hugging_face(file: Path, values: dict[str, Any], words: int | None) ->
         words: lines of the folder's vocab.txt; None where there is none.
 
     Raises:
-        UserError: a size is absurd, or the sizes contradict each other; the message names the file and the key.
+        UserError: a size is absurd, the sizes contradict each other, or positions are not absolute; the message names
+            the file and the key.
     """
     _check(file, values, keys_of(values))
-    size = values.get("vocab_size")
-    if words is not None and size is not None and words > size:
+    positions = values.get("position_embedding_type", "absolute")
+    if positions != "absolute":
         raise UserError(
-            f"{file}: vocab_size is {size:,}, and {file.with_name('vocab.txt')} has {words:,} wordpieces: the last "
-            "ones have no vector. The two files must belong together; fetch the folder again"
+            f"{file}: position_embedding_type is {positions!r:.40}, and the network here has only absolute positions. "
+            "Take other weights in model.backbone; docs/families.md says which"
+        )
+    size = values.get("vocab_size")
+    if words is None or size is None:
+        return
+    fault = "the last ones have no vector" if words > size else ""
+    if words < max(size - MOST_UNUSED, LEAST_OF_THE_TABLE * size):
+        fault = f"{size - words:,} vectors have no wordpiece, so the vocabulary is another model's"
+    if fault:
+        raise UserError(
+            f"{file}: vocab_size is {size:,}, and {file.with_name('vocab.txt')} has {words:,} wordpieces: {fault}. "
+            "The two files must belong together; fetch the folder again"
         )
 
 

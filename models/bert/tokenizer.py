@@ -28,8 +28,7 @@ def read_vocabulary(path: str | Path) -> list[str]:
     Raises:
         UserError: [UNK], [CLS] or [SEP] is missing, or a wordpiece appears twice.
     """
-    # Not splitlines(): real vocabularies hold U+2028 and other characters that it would take for line ends.
-    words = Path(path).read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+    words = read_lines(path)
     missing = [token for token in (UNKNOWN, START, SEPARATOR) if token not in words]
     if missing:
         raise UserError(f"{path}: not a BERT vocabulary, its lines lack {', '.join(missing)}")
@@ -37,6 +36,20 @@ def read_vocabulary(path: str | Path) -> list[str]:
     if times > 1:
         raise UserError(f"{path}: the wordpiece {word!r} appears {times} times")
     return words
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a vocab.txt, which may end as Windows ends them.
+
+    Raises:
+        UserError: they are not in UTF-8.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not in UTF-8 ({error.reason} at byte {error.start}); fetch the file again") from None
+    # Not splitlines(): real vocabularies hold U+2028 and other characters that it would take for line ends.
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
 class Tokenizer:

@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 
 from bertline.errors import UserError
-from bertline.models import backbone_folder, pooling
+from bertline.models import backbone_folder, pooling, tokenizer_settings
 from bertline.models.bert import backbone_config, hugging_face
 from bertline.models.bert.network import Network
 from bertline.models.pooling import Pooling
@@ -20,8 +20,6 @@ from bertline.models.xlm_roberta import vocabulary as vocabularies
 from bertline.models.xlm_roberta.vocabulary import FILE, UNUSED_POSITIONS, Vocabulary
 
 _FILES = ("config.json", "model*.safetensors", *backbone_folder.SAFE_WEIGHTS[1:], FILE)
-# A vocabulary that covers less of the table is another model's; real ones leave a few rows unused.
-LEAST_OF_THE_TABLE = 0.5
 _SIZES = (*backbone_config.HUGGING_FACE.values(), "type_vocab_size")
 
 
@@ -29,7 +27,8 @@ def folder(options: ModelOptions) -> Path:
     """The backbone's folder, looked at.
 
     Raises:
-        UserError: it is missing, a pinned file differs from its sha256, or its files do not belong together.
+        UserError: it is missing, a pinned file differs from its sha256, or its files do not belong together, or
+            its tokenizer does more than its SentencePiece model.
     """
     place = backbone_folder.find(options.backbone)
     backbone_folder.check_pins(place, options.backbone, options.sha256)
@@ -37,11 +36,12 @@ def folder(options: ModelOptions) -> Path:
     config = backbone_folder.read_config(file)
     words = vocabularies.read_vocabulary(place / FILE).ids
     backbone_config.check_hugging_face(file, config, None)
+    tokenizer_settings.check_sentencepiece(place)
     missing = [key for key in _SIZES if key not in config]
     if missing:
         raise UserError(f"{file}: lacks {', '.join(missing)}; fetch the folder again")
     rows = config["vocab_size"]
-    if not LEAST_OF_THE_TABLE * rows <= words <= rows:
+    if not backbone_config.LEAST_OF_THE_TABLE * rows <= words <= rows:
         raise UserError(
             f"{file}: vocab_size is {rows:,}, and {place / FILE} makes {words:,} ids: the two files must belong "
             "together; fetch the folder again"

@@ -128,6 +128,29 @@ def test_files_that_do_not_belong_together_are_refused(folders, tmp_path, config
         families.of(options_of(folder)).build(options_of(folder), 2, seed=1)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("tokenizer_config.json", {"tokenizer_class": "CamembertTokenizer"}, "tokenizer_class is 'CamembertTokenizer'"),
+        ("tokenizer.json", {"normalizer": {"type": "Lowercase"}}, "normalizer has Lowercase, which the SentencePiece"),
+        (
+            "tokenizer.json",
+            {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Precompiled"}, {"type": "StripAccents"}]}},
+            "normalizer has StripAccents",
+        ),
+    ],
+)
+def test_a_tokenizer_that_does_more_than_its_sentencepiece_model_is_refused(folders, tmp_path, name, content, words):
+    folder = tiny.write_weights(tmp_path / "more")
+    (folder / "sentencepiece.bpe.model").write_bytes((folders / "bert" / "sentencepiece.bpe.model").read_bytes())
+    usual = {"tokenizer_class": "XLMRobertaTokenizerFast"} if name == "tokenizer_config.json" else {"normalizer": None}
+    (folder / name).write_text(json.dumps(usual))
+    families.of(options_of(folder)).tokenizer(options_of(folder))
+    (folder / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=words):
+        families.of(options_of(folder)).tokenizer(options_of(folder))
+
+
 def test_a_folder_without_its_vocabulary_is_refused(tmp_path):
     folder = tiny.write_weights(tmp_path / "bare")
     (folder / "tokenizer.json").write_text("{}")
