@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bertline.components.evaluation import Comparison, Figures, Interval
+from bertline.models.network_size import NetworkSize
 from bertline.serving import storage
 
 STEPS_FILE = "compression-steps.json"  # in the student's Weights
@@ -25,6 +26,7 @@ class Steps(Figures):
     Attributes:
         network: of another family, in words.
         layers: of the network.
+        hidden: dimensions of its hidden states.
         heads: of each layer's attention.
         units: of each layer's feed-forward part.
         wordpieces: of the vocabulary.
@@ -32,6 +34,7 @@ class Steps(Figures):
 
     network: str | None = None
     layers: Cut | None = None
+    hidden: Cut | None = None
     heads: Cut | None = None
     units: Cut | None = None
     wordpieces: Cut | None = None
@@ -39,8 +42,15 @@ class Steps(Figures):
     @property
     def described(self) -> str:
         """Such as "7,210 of 30,522 wordpieces"."""
-        parts = [f"{cut.after:,} of {cut.before:,} {name}" for name, cut in self if isinstance(cut, Cut)]
+        named = {"hidden dimensions" if name == "hidden" else name: cut for name, cut in self if isinstance(cut, Cut)}
+        parts = [f"{cut.after:,} of {cut.before:,} {name}" for name, cut in named.items()]
         return ", ".join([*([self.network] if self.network else []), *parts])
+
+
+def cuts(before: NetworkSize, after: NetworkSize) -> dict[str, Cut]:
+    """Of which parts of the network a student has less, by the names of `Steps`."""
+    sizes = {key: (getattr(before, key), getattr(after, key)) for key in ("layers", "hidden", "heads", "units")}
+    return {key: Cut(before=whole, after=part) for key, (whole, part) in sizes.items() if part < whole}
 
 
 class Side(Figures):

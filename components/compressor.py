@@ -66,8 +66,8 @@ def Compressor(
         pseudo_labels: as the variants.
 
     Raises:
-        UserError: the teacher's vocabulary cannot be trimmed, it has too few layers, heads or units, or the student
-            would be larger.
+        UserError: the teacher's vocabulary cannot be trimmed, it has too little of what is to be less, or the
+            student would be larger.
     """
     model, compress = ModelOptions.model_validate_json(model_options), CompressOptions.model_validate_json(options)
     train = TrainOptions.model_validate_json(train_options)
@@ -87,9 +87,8 @@ def Compressor(
         places = {"logs": Path(model_run.uri), "checkpoints": own}
         if compress.cut:
             kept = compression.kept_of(members[0], compress.cut, task.train, recipe.seed)
-            cuts = {key: Cut(before=getattr(members[0].size, key), after=count) for key, count in compress.cut.items()}
-            steps = steps.model_copy(update=cuts)
             trained = distil(task, members, kept, recipe, compress, **places)
+            steps = steps.model_copy(update=compression_report.cuts(members[0].size, trained.model.size))
         else:
             named = compression.options_of(model, folder)
             student = other_family.prepare(
@@ -140,7 +139,7 @@ def distil(
         checkpoints: folder of this training only.
     """
     dtype = hardware.compute_dtype(recipe.precision)
-    taught = Distillation(teacher, kept.layers, options.distill, dtype)
+    taught = Distillation(teacher, kept, options.distill, dtype)
     return _fit(lambda: teacher[0].shortened(kept), task, recipe, taught, logs=logs, checkpoints=checkpoints)
 
 

@@ -479,7 +479,11 @@ class CompressOptions(Section):
     # Fewer layers than the teacher, taken from it and trained by distillation; a layer's time is saved with it. Half of
     # them is the usual first try. null keeps all
     layers: PositiveInt | None = None
-    # Fewer attention heads in each layer, those that matter most to the training rows. null keeps all
+    # Narrower hidden states: so many of their dimensions, those that matter most to the training rows. A multiple of a
+    # head's width, as heads keep theirs. Half is the usual first try. null keeps all
+    hidden: PositiveInt | None = None
+    # Fewer attention heads in each layer, those that matter most to the training rows. null keeps all, or as many as
+    # hidden has room for
     heads: PositiveInt | None = None
     # Fewer feed-forward units in each layer, chosen as the heads are. Half of both halves a layer's products. null
     # keeps all
@@ -489,7 +493,7 @@ class CompressOptions(Section):
     family: StudentFamily | None = None
     static: StaticOptions = StaticOptions()  # with family: static, as model.static
     bilstm: BilstmOptions = BilstmOptions()  # with family: bilstm, as model.bilstm
-    distill: DistillOptions = DistillOptions()  # with layers, heads, units or family: how the student is trained
+    distill: DistillOptions = DistillOptions()  # how the student is trained; with any of the keys above but vocabulary
     gates: StudentGates = StudentGates()
 
     @property
@@ -504,8 +508,9 @@ class CompressOptions(Section):
 
     @property
     def cut(self) -> dict[str, int]:
-        """What there is less of in a student of the same family: `layers`, `heads`, `units`, and how many are left."""
-        return {key: count for key in ("layers", "heads", "units") if (count := getattr(self, key)) is not None}
+        """What there is less of in a student of the same family: its key, and how many are left."""
+        keys = ("layers", "hidden", "heads", "units")
+        return {key: count for key in keys if (count := getattr(self, key)) is not None}
 
     @property
     def without_gates(self) -> CompressOptions:
@@ -541,12 +546,13 @@ class CompressOptions(Section):
     def _gates_have_a_student(self) -> CompressOptions:
         if not self.makes_student and self.gates != StudentGates():
             raise ValueError(
-                "gates: there is no student that they could judge; set layers, heads, units, family or vocabulary: used"
+                "gates: there is no student that they could judge; set layers, hidden, heads, units, family or "
+                "vocabulary: used"
             )
         if not self.trains_student and self.distill != DistillOptions():
             raise ValueError(
-                "distill: it trains a student with fewer layers, heads or units, or of another family; set one of "
-                "them, or leave it out"
+                "distill: it trains a student with less of its teacher's network, or of another family; set layers, "
+                "hidden, heads, units or family, or leave it out"
             )
         return self
 

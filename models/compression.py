@@ -1,4 +1,4 @@
-"""Making a student of a trained classifier, its teacher: a smaller vocabulary, fewer layers, or both."""
+"""Making a student of a trained classifier, its teacher: a smaller vocabulary, less of the network, or both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from bertline.errors import UserError
-from bertline.models import families
+from bertline.models import families, network_size
 from bertline.models.dataset import Rows
 from bertline.models.distillation import kept_layers
 from bertline.models.family import Classifier, LayeredEncoder
@@ -41,10 +41,10 @@ class Shortens(Protocol):
     """What a classifier has whose layers can be fewer and narrower, beside the methods of Classifier."""
 
     def importance(self, rows: Rows, seed: int) -> Importance:
-        """How much each head and each unit matters to rows, of which the seed draws some."""
+        """How much each head, unit and hidden dimension matters to rows, of which the seed draws some."""
 
     def shortened(self, kept: Kept) -> Classifier:
-        """A copy with a part of its layers, heads and units."""
+        """A copy with a part of it."""
 
     def encoder(self) -> LayeredEncoder:
         """Its forward pass, which gives the states after each layer too."""
@@ -108,33 +108,36 @@ def trim(members: Sequence[Classifier], options: ModelOptions, splits: Sequence[
 
 
 def kept_of(teacher: Classifier, wanted: Mapping[str, int], rows: Rows, seed: int) -> Kept:
-    """What a student keeps: layers spread evenly, and in each of them the heads and units that matter most.
+    """What a student keeps: layers spread evenly, and of all else what matters most.
 
     Args:
         teacher: one network.
-        wanted: how many `layers` there are to be, and how many `heads` and `units` in each; all of what is not named.
+        wanted: how many `layers` there are to be, how many `heads` and `units` in each, and how many dimensions of the
+            `hidden` states; all of what is not named, except the heads for which these have no room.
         rows: training rows, which show what matters.
         seed: draws some of them.
 
     Raises:
-        UserError: the teacher has no layers to leave out, or not more of something than are wanted.
+        UserError: the teacher has no layers to take from, or not more of something than are wanted.
     """
     one = next(iter(wanted))
     if not isinstance(teacher, Shortens):
         raise UserError(f"compress.{one}: the teacher's network has no layers to take from; leave it out")
-    for key, count in wanted.items():
-        before = getattr(teacher.size, key)
-        if count >= before:
-            raise UserError(f"compress.{key}: {count} are not fewer than the teacher's {before}; set it lower")
+    size = teacher.size
+    if misfit := network_size.student_misfit(wanted, size):
+        raise UserError(misfit)
     if teacher.additions:
         raise UserError(f"compress.{one}: train.method left parts beside the teacher's layers; use full or lora")
-    layers = kept_layers(teacher.size.layers, wanted.get("layers", teacher.size.layers))
-    parts = [part for part in ("heads", "units") if part in wanted]
-    if not parts:
-        return Kept(layers)
+    kept = Kept(kept_layers(size.layers, wanted.get("layers", size.layers)))
+    if not set(wanted) - {"layers"}:
+        return kept
     # Of the whole teacher: without the layers that are left out, no answer is right before the student is trained.
     scores = teacher.importance(rows, seed)
-    return Kept(layers, **{part: _most(getattr(scores, part)[layers], wanted[part]) for part in parts})
+    if "hidden" in wanted:
+        wanted = {"heads": wanted["hidden"] * size.heads // size.hidden, **wanted}
+        kept = kept._replace(hidden=_most(scores.hidden[None], wanted["hidden"])[0])
+    parts = [part for part in ("heads", "units") if part in wanted]
+    return kept._replace(**{part: _most(getattr(scores, part)[kept.layers], wanted[part]) for part in parts})
 
 
 def _most(scores: np.ndarray, count: int) -> list[list[int]]:

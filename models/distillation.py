@@ -4,8 +4,10 @@ Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015: 
 teacher's probabilities are what the student's are to be; the loss counts temperature squared, which keeps its gradients
 as large as those of the labels. Hidden states as in Sanh et al., "DistilBERT", 2019: the cosine of student and teacher,
 here at each of the student's layers, whose counterparts Jiao et al., "TinyBERT", 2020, spread over the teacher. A
-student of another family has no such layers, and learns from the answers only (Tang et al., "Distilling Task-Specific
-Knowledge from BERT into Simple Neural Networks", 2019).
+narrower student is compared with the dimensions of the teacher's states that it started from. TinyBERT learns a linear
+map between the two, which its students need, as their dimensions mean nothing before the training. A student of another
+family has no such layers, and learns from the answers only (Tang et al., "Distilling Task-Specific Knowledge from BERT
+into Simple Neural Networks", 2019).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from bertline.models import ensemble, family
 from bertline.models.bert.classifier import Classifier
 from bertline.models.dataset import Batches, Rows
 from bertline.models.family import Batch, LayeredEncoder, Weights
+from bertline.models.kept import Kept
 from bertline.models.recipe import DistillOptions
 
 _ROWS = 64  # that the teacher answers at once, when it answers all of them before the training
@@ -40,17 +43,17 @@ class Distillation:
 
     Args:
         teacher: its members, whose answers are averaged as they are when served. Hidden states are the first one's.
-        layers: those of the teacher that the student's are compared with.
+        kept: what the student started from, with which it is compared.
         options: of the loss.
         dtype: of the teacher's products.
     """
 
-    def __init__(self, teacher: Sequence[Classifier], layers: Sequence[int], options: DistillOptions, dtype: tf.DType):
+    def __init__(self, teacher: Sequence[Classifier], kept: Kept, options: DistillOptions, dtype: tf.DType):
         self._members: list[tuple[LayeredEncoder, Weights]] = [
             (member.encoder(), member.packed(dtype)) for member in teacher
         ]
         self._multi_label = teacher[0].multi_label
-        self._layers, self._options = list(layers), options
+        self._kept, self._options = kept, options
 
     def losses(self, of_labels: tf.Tensor, logits: tf.Tensor, states: Sequence[tf.Tensor], rows: Batch) -> tf.Tensor:
         """Each row's loss, float32 [batch].
@@ -65,7 +68,9 @@ class Distillation:
         theirs = ensemble.mean([each for each, _ in answers], multi_label=self._multi_label)
         losses = _mixed(of_labels, logits, theirs, self._options, multi_label=self._multi_label)
         if self._options.hidden_weight:
-            compared = [answers[0][1][layer] for layer in self._layers]
+            compared = [answers[0][1][layer] for layer in self._kept.layers]
+            if self._kept.hidden is not None:
+                compared = [tf.gather(each, self._kept.hidden, axis=-1) for each in compared]
             losses += self._options.hidden_weight * _apart(states, compared, rows)
         return losses
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ class NetworkSize(NamedTuple):
     methods: tuple[str, ...] = METHODS  # that it can be trained by
     heads: int | None = None  # of each layer's attention; None where there is none
     units: int | None = None  # of each layer's feed-forward part
+    embedding: int | None = None  # width of the tables, where a projection widens it to hidden; else None
 
 
 def read(options: ModelOptions) -> NetworkSize | None:
@@ -50,9 +52,11 @@ def of_backbone(options: ModelOptions) -> NetworkSize | None:
         names = {"layers": "layers", "hidden": "hidden", "positions": "positions"}
         names |= {"heads": "heads", "units": "intermediate"}
         sizes = {own: stated.get(keys[name]) for own, name in names.items()} if isinstance(stated, dict) else {}
-        if sizes and all(isinstance(size, int) for size in sizes.values()):
+        if sizes and all(isinstance(size, int) and size > 0 for size in sizes.values()):
             size = NetworkSize(**sizes)
-            return size._replace(positions=size.positions - UNUSED_POSITIONS.get(values.get("model_type"), 0))
+            unused, tables = UNUSED_POSITIONS.get(values.get("model_type"), 0), stated.get(keys.get("embedding"))
+            size = size._replace(positions=size.positions - unused, embedding=None if tables == size.hidden else tables)
+            return None if size.hidden % size.heads else size
     return None
 
 
@@ -130,3 +134,41 @@ def misfit(train: TrainOptions, size: NetworkSize, max_length: int | None = None
             "max_length lower"
         )
     return None
+
+
+def student_misfit(cut: Mapping[str, int], size: NetworkSize) -> str | None:
+    """What a student cannot have of its teacher's network, and the way out; None where all is well.
+
+    Args:
+        cut: what there is to be less of -> how many are left; see CompressOptions.
+        size: of the teacher, a transformer.
+    """
+    for key, count in cut.items():
+        before = getattr(size, key)
+        if key == "hidden" and (fault := _width_fault(count, size)):
+            return f"compress.hidden: {count} {fault}"
+        if count >= before:
+            return (
+                f"compress.{key}: {count} are not fewer than the {before} of model.backbone, the teacher's; "
+                f"{max(before // 2, 1)} is the usual first try"
+            )
+    if "hidden" in cut and cut.get("heads", 0) > (room := cut["hidden"] * size.heads // size.hidden):
+        return f"compress.heads: {cut['heads']} heads are wider than compress.hidden; set it to {room} or less"
+    return None
+
+
+def _width_fault(width: int, size: NetworkSize) -> str | None:
+    """Why a student cannot have hidden states of this width, from the verb on; None where it can."""
+    head = size.hidden // size.heads
+    possible = [each for each in range(head, size.hidden, head) if each != size.embedding]
+    if width in possible:
+        return None
+    if width >= size.hidden:
+        reason = f"is not below the {size.hidden} of model.backbone, the teacher's"
+    elif width % head:
+        reason = f"is not a multiple of {head}, the width of each of the teacher's heads"
+    else:
+        reason = "is the width of the backbone's tables, and then there is no room for its projection to another width"
+    if not possible:
+        return f"{reason}; no width is left, so leave it out"
+    return f"{reason}; {possible[len(possible) // 2]} is the usual first try"

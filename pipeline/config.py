@@ -478,13 +478,8 @@ def check_regularity(config: Config) -> None:
 def check_the_student(config: Config) -> None:
     """Raises ValueError where the backbone's files, if they can be read here, show that the student cannot be made."""
     size, cut = network_size.read(config.model), config.compress.cut
-    for key, count in cut.items() if size else ():
-        before = getattr(size, key)
-        if before and count >= before:
-            raise ValueError(
-                f"compress.{key}: {count} are not fewer than the {before} of model.backbone, the teacher's; "
-                f"{max(before // 2, 1)} is the usual first try"
-            )
+    if size and (misfit := network_size.student_misfit(cut, size)):
+        raise ValueError(misfit)
     named = {"train.method": [config.train.method], "tune.space: train.method": config.tune.space.get(space.METHOD, [])}
     for key, methods in named.items():
         for method in methods if cut else []:

@@ -1,6 +1,5 @@
 """A BERT of two thin layers with weights far from zero, a batch for it, and two references for its logits."""
 
-import keras_hub
 import numpy as np
 import tensorflow as tf
 
@@ -14,16 +13,16 @@ SEGMENTS = tf.constant([[0, 0, 0, 1, 1, 1], [0, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 
 LENGTHS = tf.constant([6, 2, 4])
 
 
-def tiny_classifier(approximate: bool = False, dropout: float = 0.0, pooling: Pooling = POOLER):
-    below = keras_hub.models.BertBackbone(
+def tiny_classifier(approximate: bool = False, dropout: float = 0.0, pooling: Pooling = POOLER, embedding: int = 8):
+    below = network.build(
         vocabulary_size=10,
         num_layers=2,
         num_heads=2,
         hidden_dim=8,
+        embedding_dim=embedding,  # of the tables
         intermediate_dim=16,
         max_sequence_length=12,
         dropout=dropout,
-        dtype="float32",
     )
     network.set_gelu(below, approximate=approximate)
     model = classifier.build(below, 3, dropout=dropout, seed=1, pooling=pooling)

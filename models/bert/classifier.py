@@ -77,22 +77,10 @@ class Classifier(keras_hub.models.BertTextClassifier):
         return pruning.importance(self, rows, seed)
 
     def shortened(self, kept: Kept) -> Classifier:
-        """A copy with a part of the layers, heads and units; it must have no additions, which belong to layers."""
-        old, units = self.backbone, {} if kept.units is None else {"intermediate_dim": len(kept.units[0])}
-        made = self.resized(num_layers=len(kept.layers), **units)
+        """A copy with a part of the network; it must have no additions, which belong to layers."""
+        made = self.resized(**pruning.sizes(self.backbone, kept))
         made.heads = self.heads if kept.heads is None else len(kept.heads[0])
-        pairs = [(made.output_dense, self.output_dense)]
-        for name in ("token_embedding", "position_embedding", "segment_embedding", "embeddings_layer_norm"):
-            pairs.append((getattr(made.backbone, name), getattr(old, name)))
-        if network.projection(old) is not None:
-            pairs.append((network.projection(made.backbone), network.projection(old)))
-        pairs.append((made.backbone.pooled_dense, old.pooled_dense))
-        for own, source in pairs:
-            for variable, value in zip(own.variables, source.variables, strict=True):
-                variable.assign(value)
-        for number, (own, at) in enumerate(zip(made.backbone.transformer_layers, kept.layers, strict=True)):
-            parts = {"heads": kept.heads and kept.heads[number], "units": kept.units and kept.units[number]}
-            pruning.copy_layer(own, old.transformer_layers[at], parts)
+        pruning.copy(made, self, kept)
         return made
 
     @property
@@ -105,6 +93,7 @@ class Classifier(keras_hub.models.BertTextClassifier):
             below.max_sequence_length,
             heads=self.heads,
             units=below.intermediate_dim,
+            embedding=None if network.projection(below) is None else below.embedding_dim,
         )
 
     @property

@@ -183,18 +183,32 @@ def test_fewer_layers_are_distilled_from_the_trimmed_teacher(line, tmp_path):
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
-def test_a_narrower_student_is_distilled_and_exported(line, tmp_path):
-    options = CompressOptions(heads=1, units=5, distill={"epochs": 1})
+CUTS = {
+    "1 of 2 heads, 5 of 128 units": {"heads": 1, "units": 5},
+    "32 of 64 hidden dimensions, 1 of 2 heads": {"hidden": 32},
+    "1 of 2 layers, 32 of 64 hidden dimensions, 1 of 2 heads, 5 of 128 units": {"layers": 1, "hidden": 32, "units": 5},
+}
+
+
+@pytest.mark.parametrize("summary", CUTS)
+def test_a_cut_student_is_distilled_and_exported(line, tmp_path, summary):
+    options = CompressOptions(**CUTS[summary], distill={"epochs": 1})
     weights, _, model = compressed(line, tmp_path, options)
     student = classifier.load(tmp_path / "weights")
-    before = classifier.load(Path(line["weights"].uri)).size
-    assert (student.size.layers, student.size.heads, student.size.units) == (2, 1, 5)
-    summary = f"1 of {before.heads} heads, 5 of {before.units} units"
     assert weights.get_string_custom_property("summary") == summary
+    sizes = [student.size._asdict()[key] for key in CUTS[summary]]
+    assert sizes == list(CUTS[summary].values())
+    assert artifact_bytes(model) < (0.6 if "hidden" in CUTS[summary] else 1) * artifact_bytes(line["model"])
     expected = tf.nn.softmax(student.encoder().logits(student.packed(tf.float32), batch_of(line, SEEN)))
     export = exporter.export_record.read(model.uri)
     served = answers(model, *SEEN)["probabilities"].numpy() ** export.calibration.temperature
     np.testing.assert_allclose(served / served.sum(-1, keepdims=True), expected, atol=1e-5)
+
+
+def artifact_bytes(model):
+    """Of the word table and of the graph, which has the other weights."""
+    folder = Path(model.uri, "Format-Serving")
+    return sum(each.stat().st_size for each in [folder / "saved_model.pb", *folder.glob("variables/*.data-*")])
 
 
 def batch_of(line, texts):

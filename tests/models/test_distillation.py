@@ -24,9 +24,9 @@ KEYWORDS |= {"great": 2, "love": 2, "perfect": 2, "thanks": 2}
 ROWS = Batch(TOKENS, SEGMENTS, LENGTHS)
 
 
-def losses_against(teacher, student, of_labels=(0.5, 1.0, 2.0), layers=(0, 1), **options):
+def losses_against(teacher, student, of_labels=(0.5, 1.0, 2.0), kept=Kept((0, 1)), **options):
     """The rows' losses of a student against its teacher's answers."""
-    chosen = Distillation(teacher, layers, DistillOptions(**options), tf.float32)
+    chosen = Distillation(teacher, kept, DistillOptions(**options), tf.float32)
     logits, states = student.encoder().logits_and_states(student.packed(tf.float32), ROWS)
     return chosen.losses(tf.constant(of_labels), logits, states, ROWS).numpy(), logits.numpy()
 
@@ -73,7 +73,7 @@ def test_hidden_states_count_by_their_angle_in_the_rows_own_tokens():
     teacher = tiny_classifier()
     same, _ = losses_against([teacher], teacher, soft_share=0.0, hidden_weight=2.0)
     np.testing.assert_allclose(same, [0.5, 1.0, 2.0], atol=1e-5)
-    swapped, _ = losses_against([teacher], teacher, layers=(1, 0), soft_share=0.0, hidden_weight=2.0)
+    swapped, _ = losses_against([teacher], teacher, kept=Kept((1, 0)), soft_share=0.0, hidden_weight=2.0)
     _, (first, last) = teacher.encoder().logits_and_states(teacher.packed(tf.float32), ROWS)
     first, last = (state.numpy().reshape(3, 6, 8) for state in (first, last))
     cosines = (first * last).sum(-1) / np.linalg.norm(first, axis=-1) / np.linalg.norm(last, axis=-1)
@@ -116,7 +116,71 @@ def test_a_pruned_network_is_written_and_read(tmp_path):
     student.write(tmp_path, ["a", "b", "c"], backbone_digest="")
     read = classifier.load(tmp_path)
     np.testing.assert_array_equal(*(frozen(each)(TOKENS, SEGMENTS, LENGTHS) for each in (student, read)))
-    assert read.shortened(Kept([1])).size[:1] + read.size[-2:] == (1, 1, 2)
+    assert (read.size.heads, read.size.units) == (1, 2)
+    assert read.shortened(Kept([1])).size == read.size._replace(layers=1)
+
+
+def of_places(values, *places):
+    """A part of an array: along each axis the places that are named, or all."""
+    for axis, wanted in enumerate(places):
+        values = values if wanted is None else np.take(values, wanted, axis)
+    return values
+
+
+@pytest.mark.parametrize("embedding", [8, 6], ids=["bert", "electra"])
+def test_a_narrower_network_is_a_slice_of_its_teachers(tmp_path, embedding):
+    teacher = tiny_classifier(embedding=embedding)
+    units, hidden, head = [0, 3, 5], [1, 2, 4, 7], [4, 5, 6, 7]  # of two heads of four the second
+    student = teacher.shortened(Kept([1], [[1]], [units], hidden))
+    assert student.size == teacher.size._replace(layers=1, hidden=4, heads=1, units=3)
+    whole = teacher.packed(tf.float32)
+    layer, columns = whole.layers[1], [place + part for part in (0, 8, 16) for place in head]
+    norms = ("output_bias", "attention_gamma", "attention_beta", "down_bias", "feedforward_gamma", "feedforward_beta")
+    layer = layer._replace(
+        qkv_kernel=of_places(layer.qkv_kernel, hidden, columns),
+        qkv_bias=of_places(layer.qkv_bias, columns),
+        output_kernel=of_places(layer.output_kernel, head, hidden),
+        up_kernel=of_places(layer.up_kernel, hidden, units),
+        up_bias=of_places(layer.up_bias, units),
+        down_kernel=of_places(layer.down_kernel, units, hidden),
+        **{name: of_places(getattr(layer, name), hidden) for name in norms},
+    )
+    below = {name: of_places(getattr(whole, name), None, hidden) for name in ("words", "positions", "segments")}
+    below |= {name: of_places(getattr(whole, name), hidden) for name in ("gamma", "beta")}
+    if embedding != 8:
+        kernel, bias = whole.projection_kernel, whole.projection_bias
+        below = {"projection_kernel": of_places(kernel, None, hidden), "projection_bias": of_places(bias, hidden)}
+    by_hand = whole._replace(
+        layers=(layer,),
+        pooler_kernel=of_places(whole.pooler_kernel, hidden, hidden),
+        pooler_bias=of_places(whole.pooler_bias, hidden),
+        head_kernel=of_places(whole.head_kernel, hidden),
+        **below,
+    )
+    expected = student.encoder().logits(by_hand, ROWS)
+    student.write(tmp_path, ["a", "b", "c"], backbone_digest="")
+    read = classifier.load(tmp_path)
+    for model in (student, read):
+        np.testing.assert_allclose(frozen(model)(TOKENS, SEGMENTS, LENGTHS), expected, atol=1e-5)
+
+
+def test_a_narrower_student_keeps_the_dimensions_that_the_answers_are_read_from(tmp_path):
+    options = tiny_model_options(tmp_path)
+    teacher, rows = keyword_classifier(options, KEYWORDS), tokenised_reviews(options, 60)
+    kept = compression.kept_of(teacher, {"hidden": 32}, rows, seed=1)
+    assert kept.hidden[:3] == [0, 1, 2]  # the labels' directions
+    assert (len(kept.hidden), len(kept.heads[0]), kept.units) == (32, 1, None)
+
+
+def test_a_narrower_students_states_are_compared_with_those_that_it_started_from():
+    teacher, hidden = tiny_classifier(), [0, 3, 5, 6]
+    student = teacher.shortened(Kept([1], [[0]], None, hidden))
+    found, _ = losses_against([teacher], student, kept=Kept([1], None, None, hidden), soft_share=0.0)
+    theirs = teacher.encoder().logits_and_states(teacher.packed(tf.float32), ROWS)[1][1].numpy()[:, hidden]
+    mine = student.encoder().logits_and_states(student.packed(tf.float32), ROWS)[1][0].numpy()
+    cosines = (mine * theirs).sum(-1) / np.linalg.norm(mine, axis=-1) / np.linalg.norm(theirs, axis=-1)
+    apart = [(1 - row[:length]).mean() for row, length in zip(cosines.reshape(3, 6), LENGTHS.numpy(), strict=True)]
+    np.testing.assert_allclose(found, np.add([0.5, 1.0, 2.0], apart), rtol=1e-4)
 
 
 class Stopped(Exception):
@@ -135,7 +199,7 @@ def student(folder, **more):
     teacher = keyword_classifier(two, KEYWORDS)
     rows, validation = tokenised_reviews(options, 300), tokenised_reviews(options, 60, seed=1)
     random = dataclasses.replace(rows, labels=np.random.default_rng(1).permutation(rows.labels))
-    learned = Distillation([teacher], [1], DistillOptions(soft_share=1.0), tf.float32)
+    learned = Distillation([teacher], Kept([1]), DistillOptions(soft_share=1.0), tf.float32)
     place = {"checkpoints": folder / "checkpoints", "distillation": learned}
     return fit(lambda: build(options), random, validation, RECIPE, **place, **more)
 

@@ -262,6 +262,21 @@ def test_what_a_student_of_another_family_cannot_be_is_refused(tmp_path, compres
     assert expected in refused(tmp_path, MINIMAL + f"compress: {{{compress}}}\n")
 
 
+@pytest.mark.parametrize(
+    ("compress", "expected"),
+    [
+        ("hidden: 384", "compress.hidden: 384 is not below the 384 of model.backbone, the teacher's; 192 is the usual"),
+        ("hidden: 100", "compress.hidden: 100 is not a multiple of 32, the width of each of the teacher's heads; 192"),
+        ("hidden: 192, heads: 8", "compress.heads: 8 heads are wider than compress.hidden; set it to 6 or less"),
+        ("hidden: 192, heads: 12", "compress.heads: 12 are not fewer than the 12 of model.backbone"),
+        ("hidden: 192, family: bilstm", "hidden: a student of the family bilstm has none of its teacher's"),
+        ("hidden: 192}\ntrain: {method: adapters", "compress.hidden: train.method: adapters leaves parts beside"),
+    ],
+)
+def test_a_width_that_a_student_cannot_have_is_refused(tmp_path, compress, expected):
+    assert expected in refused(tmp_path, MINIMAL + f"compress: {{{compress}}}\n")
+
+
 def test_a_student_of_another_family_has_its_familys_usual_recipe(tmp_path):
     config = configs.load(write(tmp_path, MINIMAL + "compress: {family: static, distill: {epochs: 4}}\n"))
     distill = config.compress.distill

@@ -47,8 +47,10 @@ def test_every_methods_model_answers_as_the_served_one(name, tmp_path):
     np.testing.assert_allclose(answers["probabilities"], softmax(served, axis=-1), atol=1e-5)
 
 
-def test_a_pruned_models_answers_are_the_served_ones(tmp_path):
-    model = tiny_classifier(pooling=Pooling("cls", normalised=True)).shortened(Kept([0, 1], [[1], [0]], [[0], [3]]))
+@pytest.mark.parametrize("hidden", [None, [0, 2, 3, 7]], ids=["whole", "narrow"])
+def test_a_pruned_models_answers_are_the_served_ones(tmp_path, hidden):
+    kept = Kept([0, 1], [[1], [0]], [[0], [3]], hidden)
+    model = tiny_classifier(pooling=Pooling("cls", normalised=True)).shortened(kept)
     answers = run(written(tmp_path / "model.onnx", [model]))
     np.testing.assert_allclose(answers["logits"], frozen(model)(TOKENS, SEGMENTS, LENGTHS), atol=1e-4)
 
