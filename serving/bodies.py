@@ -102,14 +102,14 @@ class Share:
         self.size += size
 
     @contextmanager
-    def trying(self, size: int) -> Iterator[None]:
-        """As `grow`, and gives it back if the block fails: the request may be tried again with another version."""
-        self.grow(size)
+    def trying(self) -> Iterator[None]:
+        """Gives back what the block took if it fails: the request may be tried again with another version."""
+        before = self.size
         try:
             yield
         except BaseException:
-            self._bodies.held -= size
-            self.size -= size
+            self._bodies.held -= self.size - before
+            self.size = before
             raise
 
     def __enter__(self) -> Share:

@@ -135,31 +135,10 @@ class Canary:
             spec.version.value = version
         return spec
 
-    def tries(self, servable: Servable) -> bool:
-        """Whether a servable is the canary, now."""
-        return servable.model == self._model and servable.version == self.trial.canary
-
     # === What comes of it ===
 
-    @contextmanager
-    def instead(self, servable: Servable, error: RequestError, began: float) -> Iterator[Servable]:
-        """The stable servable in place of the canary that could not even read a request; kept loaded in the block.
-
-        The error counts if the block ends well: then the request was not at fault.
-
-        Args:
-            servable: the canary.
-            error: of reading.
-            began: when reading began, by `time.perf_counter`.
-        """
-        trial, failed = self.trial, time.perf_counter()
-        with ExitStack() as held:
-            yield self._first_loaded(held, [trial.stable, None])
-        if trial.canary == servable.version:
-            self._count_error(trial, error, began, failed)
-
     async def answer(
-        self, run: Run, beside: Run, servable: Servable, entry: Entry | None, size: int
+        self, run: Run, beside: Run, servable: Servable, entry: Entry | None, size: int, seconds: float | None = None
     ) -> tuple[Any, Servable]:
         """The response to a request that `routes`, and the servable that gave it.
 
@@ -169,12 +148,15 @@ class Canary:
             servable: that it was sent to.
             entry: of its record, or None.
             size: bytes of the request.
+            seconds: that its caller waits, as far as the server is told; None without an end.
         """
         trial = self.trial
-        if trial.canary is None or servable.version not in (trial.stable, trial.canary):
-            return await run(servable, None, entry), servable
         if servable.version == trial.canary:
-            return await self._answer_by_canary(trial, run, beside, servable, entry, size)
+            return await self._answer_by_canary(trial, run, beside, servable, entry, size, seconds)
+        if servable.version != trial.stable:  # decided since it was sent there
+            return await self._answer_by_stable(trial, run, entry)
+        if trial.canary is None:
+            return await run(servable, None, entry), servable
         said, began = Said(), time.perf_counter()
         try:
             response = await run(servable, said, entry)
@@ -187,32 +169,63 @@ class Canary:
             self._begin_beside(trial, trial.canary, beside, said, entry, size)
         return response, servable
 
+    async def _answer_by_stable(self, trial: Trial, run: Run, entry: Entry | None) -> tuple[Any, Servable]:
+        """The stable version may be gone as well: a promotion meanwhile unloads it."""
+        with ExitStack() as held:
+            stable = self._first_loaded(held, [trial.stable, None])
+            return await run(stable, None, entry), stable
+
     async def _answer_by_canary(
-        self, trial: Trial, run: Run, beside: Run, servable: Servable, entry: Entry | None, size: int
+        self,
+        trial: Trial,
+        run: Run,
+        beside: Run,
+        servable: Servable,
+        entry: Entry | None,
+        size: int,
+        seconds: float | None,
     ) -> tuple[Any, Servable]:
+        patience = self.plan.patience
+        if seconds is not None and seconds < 2 * patience:  # half of it is left to the stable version
+            patience = seconds / 2
+            if patience < self._usual_latency(trial):
+                return await self._answer_by_stable(trial, run, entry)
         said, began = Said(), time.perf_counter()
         try:
-            async with asyncio.timeout(self.plan.patience):
+            async with asyncio.timeout(patience):
                 response = await run(servable, said, entry)
         except asyncio.CancelledError:
             self._count_latency(trial, CANARY, began)
             raise
         except Exception as error:  # whatever it is, the stable version may do better
             failed = time.perf_counter()
-            with ExitStack() as held:  # the stable version may be gone: a promotion meanwhile unloads it
-                stable = self._first_loaded(held, [trial.stable, None])
-                response = await run(stable, None, entry)  # its own error means that the request is at fault
-            # Where the stable version is as slow, it is the machine.
-            if not isinstance(error, TimeoutError) or time.perf_counter() - failed < self.plan.patience:
-                self._count_error(trial, error, began, failed)
-            return response, stable
+            answer = await self._answer_by_stable(trial, run, entry)  # its own error means: the request is at fault
+            self._count_failure(trial, error, began, failed, patience)
+            return answer
         self._count_latency(trial, CANARY, began)
         self._figures.count_request(self._model, CANARY)
         self._begin_beside(trial, trial.stable, beside, said, entry, size)
         return response, servable
 
-    def _count_latency(self, trial: Trial, by: str, began: float) -> None:
-        seconds = time.perf_counter() - began
+    def _usual_latency(self, trial: Trial) -> float:
+        """Seconds within which the stable version answers 95% of the requests; 0 before it has answered any."""
+        with self.lock:
+            return trial.counts.stable.quantile(0.95)
+
+    def _count_failure(self, trial: Trial, error: Exception, began: float, failed: float, patience: float) -> None:
+        """Counts what the canary did not answer and the stable version did, after it, where that tells them apart."""
+        if isinstance(error, Overloaded):  # there was no room in the server, for whatever version
+            return
+        if isinstance(error, TimeoutError):
+            if patience < self.plan.patience:  # the caller's hurry is no error, but it has met at least this latency
+                self._count_latency(trial, CANARY, began, failed)
+                return
+            if time.perf_counter() - failed >= patience:  # where the stable version is as slow, it is the machine
+                return
+        self._count_error(trial, error, began, failed)
+
+    def _count_latency(self, trial: Trial, by: str, began: float, ended: float | None = None) -> None:
+        seconds = (time.perf_counter() if ended is None else ended) - began
         with self.lock:
             (trial.counts.canary if by == CANARY else trial.counts.stable).add(seconds)
             trial.counts.requests += by == CANARY

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,7 +27,7 @@ from bertline.serving.metrics import CanaryFigures
 from bertline.serving.models import Models, one_model
 from bertline.serving.protos import ModelServerConfig
 from bertline.serving.releases import Release
-from bertline.serving.standing import JUDGING, PROMOTED, WITHDRAWN, Standing
+from bertline.serving.standing import JUDGING, PROMOTED, WITHDRAWING, WITHDRAWN, Standing
 
 log = logging.getLogger("bertline.serving")
 
@@ -89,6 +90,8 @@ class CanaryWatch:
             self._look()
         except RequestError as error:
             raise UserError(str(error)) from error
+        except OSError as error:  # a record cannot be written; the versions are loaded by then, and answer
+            self._tell(error)
         self._thread.start()
         trial = self._canary.trial
         return self._config(trial.stable, trial.canary, (STABLE,))
@@ -99,7 +102,9 @@ class CanaryWatch:
         try:
             if self._thread.is_alive():
                 self._thread.join(STOP_SECONDS)
-            if self._canary.trial.canary is not None:
+            if self._withdrawal:
+                self._keep_decision(*self._withdrawal)
+            elif self._canary.trial.canary is not None:
                 self._save()
         except (UserError, OSError) as error:
             log.error("canary: %s; what was counted since the last %g s is lost", error, SAVE_SECONDS)
@@ -115,11 +120,14 @@ class CanaryWatch:
                 self._judge()
                 self._trouble = ""
             except (UserError, RequestError, OSError) as error:
-                if str(error) != self._trouble:  # once, not at each look
-                    self._trouble = str(error)
-                    log.error("canary: %s; what is served stays, and it is tried again", error)
+                self._tell(error)
             except Exception:
                 log.exception("canary: looking at %s failed; what is served stays", self._folder)
+
+    def _tell(self, error: Exception) -> None:
+        if str(error) != self._trouble:  # once, not at each look
+            self._trouble = str(error)
+            log.error("canary: %s; what is served stays, and it is tried again", error)
 
     # === What is served ===
 
@@ -142,11 +150,12 @@ class CanaryWatch:
         canary = now.canary if now.canary in self._models.loaded(self._model) else None
         if now.is_new and stable is not None:
             self._mark(self._release(stable), PROMOTED, "the newest version when serve.canary was switched on")
+        if now.withdrawing is not None and self._withdrawal is None:
+            self._withdrawal = self._decided(stable, now.withdrawing)
         if (stable, canary) != (before.stable, before.canary):
-            trial = self._begin(stable, canary) if canary is not None else Trial(stable)
-            self._show(trial)
+            self._show(self._begin(stable, canary) if canary is not None else Trial(stable))
         for version in set(now.waiting) - set(self._standing.waiting if self._standing else ()):
-            log.info("version %d waits until version %d is decided on", version, now.canary)
+            log.info("version %d waits until version %d is decided on", version, now.canary or now.withdrawing)
         self._standing = now
 
     def _serve(self, now: Standing) -> int | None:
@@ -179,7 +188,10 @@ class CanaryWatch:
         return config
 
     def _begin(self, stable: int, canary: int) -> Trial:
-        """The trial of a canary: that on record, if it was against the same stable version and not ended by hand."""
+        """The trial of a canary: that on record, if it was against the same stable version and not ended by hand.
+
+        One whose record shows already that it breaks a bound gets no request: it is to be withdrawn.
+        """
         release = self._release(canary)
         values = standing.record(release)
         self._began, self._told_few = datetime.now(UTC).isoformat(timespec="milliseconds"), False
@@ -188,15 +200,37 @@ class CanaryWatch:
         if values.get("state") == JUDGING and values.get("against") == stable:
             try:
                 if not releases.was_withdrawn_since(release, datetime.fromisoformat(values["began"])):
-                    counts = Counts.of_dict(values["counts"])
-                    looks = Looks(**values["looks"]["to_withdraw"]), Looks(**values["looks"]["to_promote"])
-                    self._began, (self._withdrawing, self._promoting) = values["began"], looks
+                    counts = self._recalled(values)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise UserError(f"version {canary}: its canary.json is damaged ({error}); delete that file") from error
+                raise _damaged(canary, error) from error
+            trial = Trial(stable, canary, counts)
+            self._withdrawing.next = 0  # a server that ended may have decided, and not been able to write it
+            if broken := canary_judge.to_withdraw(counts, self._plan, self._withdrawing):
+                self._withdrawal = trial, _reason(broken)
+                return Trial(stable)
         how = "shadows" if self._plan.shadow else f"answers {100 * self._plan.share:g}% of the requests of"
         known = f", {counts.requests:,} requests so far" if counts.requests else ""
         log.info("version %d is the canary: it %s version %d%s", canary, how, stable, known)
         return Trial(stable, canary, counts)
+
+    def _decided(self, stable: int, version: int) -> tuple[Trial, str]:
+        """The withdrawal that a server before this one decided on and could not carry out."""
+        values = standing.record(self._release(version))
+        try:
+            return Trial(stable, version, self._recalled(values)), values["reason"]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _damaged(version, error) from error
+
+    def _recalled(self, values: dict[str, Any]) -> Counts:
+        """Goes on with what a canary.json has of a trial, and returns its counts.
+
+        Raises:
+            KeyError: it has no such thing; also TypeError, ValueError and AttributeError.
+        """
+        counts = Counts.of_dict(values["counts"])
+        looks = Looks(**values["looks"]["to_withdraw"]), Looks(**values["looks"]["to_promote"])
+        self._began, (self._withdrawing, self._promoting) = values["began"], looks
+        return counts
 
     def _show(self, trial: Trial) -> None:
         self._canary.trial = trial
@@ -253,26 +287,32 @@ class CanaryWatch:
         self._take_up(standing.of(self._folder))
 
     def _withdraw(self, trial: Trial, broken: list[Bound]) -> None:
-        reason = f"canary: {'; '.join(bound.words() for bound in broken)}"
-        self._withdrawal = trial, reason
+        self._withdrawal = trial, _reason(broken)
         self._show(Trial(trial.stable))  # nothing is sent there any more
-        self._carry_out(trial, reason)
+        self._carry_out(*self._withdrawal)
 
     def _carry_out(self, trial: Trial, reason: str) -> None:
-        """Withdraws a version, unless somebody has done it. Where that fails, the next look tries it again.
+        """Withdraws a version, unless somebody has removed it. Where that fails, the next look, or server, goes on.
 
         Raises:
             UserError: the folder cannot be written, or is locked.
             OSError: the version's record cannot be written.
         """
-        if trial.canary in releases.versions(self._folder):
+        with suppress(OSError):  # on a full disk; what comes next says so, and renames the version all the same
+            self._keep_decision(trial, reason)
+        present = [*releases.versions(self._folder), *releases.withdrawn_versions(self._folder)]
+        if trial.canary in present:
             withdrawn = rollback.withdraw(self._folder, trial.canary, trial.stable, reason)
+            self._mark(withdrawn, WITHDRAWN, reason, trial.counts)
             log.warning("version %d is withdrawn, and version %d answers: %s", trial.canary, trial.stable, reason)
             self._figures.count_decision(self._model, WITHDRAWN)
-            self._withdrawal = None
-            self._mark(withdrawn, WITHDRAWN, reason, trial.counts)
         self._withdrawal = None
         self._take_up(standing.of(self._folder))
+
+    def _keep_decision(self, trial: Trial, reason: str) -> None:
+        """Has a server that starts after this one carry out the withdrawal, if this one cannot."""
+        if trial.canary in releases.versions(self._folder):
+            self._mark(self._release(trial.canary), WITHDRAWING, reason, trial.counts)
 
     # === What is kept ===
 
@@ -300,6 +340,14 @@ class CanaryWatch:
             looks = {"to_withdraw": vars(self._withdrawing), "to_promote": vars(self._promoting)}
             values["looks"] = looks
         standing.write(release, values)
+
+
+def _reason(broken: list[Bound]) -> str:
+    return f"canary: {'; '.join(bound.words() for bound in broken)}"
+
+
+def _damaged(version: int, error: Exception) -> UserError:
+    return UserError(f"version {version}: its canary.json is damaged ({error}); delete that file")
 
 
 def _open_words(all_bounds: list[Bound], looks: Looks) -> str:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import grpc
 
 from bertline.serving import json_tensor, memory
-from bertline.serving.errors import RequestError
+from bertline.serving.errors import Overloaded, RequestError
 from bertline.serving.protos import ClassificationRequest, PredictRequest, RegressionRequest, SignatureDef
 
 APART_BYTES = 256 << 10  # decoding so much takes up to 60 ms
@@ -35,7 +35,8 @@ class Decoder:
         """As `json_tensor.fill_request`.
 
         Raises:
-            RequestError: as `json_tensor.fill_request`; RESOURCE_EXHAUSTED if the child ended, for want of memory.
+            RequestError: as `json_tensor.fill_request`.
+            Overloaded: RESOURCE_EXHAUSTED; the child ended, for want of memory.
         """
         child = self._running()
         inputs = {name: signature.SerializeToString() for name, signature in signatures.items()}
@@ -46,7 +47,7 @@ class Decoder:
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             self.close()
             message = "the body took more memory to decode than there is; send fewer rows in a request"
-            raise RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, message) from error
+            raise Overloaded(grpc.StatusCode.RESOURCE_EXHAUSTED, message) from error
         request.ParseFromString(filled)
         if refusal:
             raise RequestError(grpc.StatusCode[refusal[0]], refusal[1])

@@ -59,10 +59,8 @@ class Calls:
         self._metrics = metrics
         self.stopping = Stopping()
         self._answers: dict[str, Callable[..., Awaitable[Message]]] = {
-            "Predict": partial(service.predict, as_content=as_content),
-            "Classify": service.classify,
-            "Regress": service.regress,
-            "MultiInference": service.multi_inference,
+            method: partial(service.infer_message, method, as_content=as_content) for method in ROUTED
+        } | {
             "GetModelMetadata": _at_once(service.get_model_metadata),
             "GetModelStatus": _at_once(service.get_model_status),
             "HandleReloadConfigRequest": self._reload,
@@ -87,6 +85,7 @@ class Calls:
                     if method in ROUTED and self._service.canary:
                         own = _metadata(context, self._service.canary.plan.key)
                         options["key"] = self._service.canary.key(own, message)
+                        options["seconds"] = context.time_remaining()
                     del message
                     response = await answer(request, share=share, **options)
                     return await self._bodies.work(response.ByteSize(), response.SerializeToString)

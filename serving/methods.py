@@ -43,9 +43,13 @@ Outputs = Mapping[str, np.ndarray]  # tensor name -> value
 
 
 class Method(NamedTuple):
-    """A method: `prepare` makes a call from a request, `answer` a response from the call's outputs."""
+    """A method: `prepare` makes a call from a request, `answer` a response from the call's outputs.
+
+    Its requests and responses are in the field `log` of a PredictionLog.
+    """
 
     name: str
+    log: str
     spec: Callable[[Any], ModelSpec]
     prepare: Callable[[Servable, Any], Call]
     answer: Callable[[Servable, Any, Outputs], Any]
@@ -317,7 +321,8 @@ def _signatures(servable: Servable) -> str:
     return f"{where[0].upper()}{where[1:]} has: {', '.join(known)}."
 
 
-PREDICT = Method("Predict", _own_spec, _prepare_predict, _answer_predict)
-CLASSIFY = Method("Classify", _own_spec, _prepare_classify, _answer_classify)
-REGRESS = Method("Regress", _own_spec, _prepare_regress, _answer_regress)
-MULTI_INFERENCE = Method("MultiInference", _multi_spec, _prepare_multi, _answer_multi)
+PREDICT = Method("Predict", "predict_log", _own_spec, _prepare_predict, _answer_predict)
+CLASSIFY = Method("Classify", "classify_log", _own_spec, _prepare_classify, _answer_classify)
+REGRESS = Method("Regress", "regress_log", _own_spec, _prepare_regress, _answer_regress)
+MULTI_INFERENCE = Method("MultiInference", "multi_inference_log", _multi_spec, _prepare_multi, _answer_multi)
+BY_NAME = {method.name: method for method in (PREDICT, CLASSIFY, REGRESS, MULTI_INFERENCE)}

@@ -206,7 +206,16 @@ def _read_release(version: int, path: str, withdrawn: bool) -> Release:
 
 def was_withdrawn_since(release: Release, moment: datetime) -> bool:
     """Whether a release, which may be in service again, was withdrawn after a moment, UTC."""
-    moments = [note.get("at") for note in release.record.get("withdrawals") or []]
+    return _has_note_since(release, "at", moment)
+
+
+def was_restored_since(release: Release, moment: datetime) -> bool:
+    """Whether a withdrawal of a release was undone after a moment, UTC."""
+    return _has_note_since(release, "restored_at", moment)
+
+
+def _has_note_since(release: Release, name: str, moment: datetime) -> bool:
+    moments = [note.get(name) for note in release.record.get("withdrawals") or []]
     return any(datetime.fromisoformat(at) > moment for at in moments if at)
 
 

@@ -32,8 +32,9 @@ from starlette.routing import Route
 from bertline.errors import UserError
 from bertline.serving import json_tensor
 from bertline.serving.access import Access, key_of
-from bertline.serving.bodies import LOOP_BYTES, Share
+from bertline.serving.bodies import LOOP_BYTES, Bodies, Share
 from bertline.serving.errors import RequestError, frames, invalid
+from bertline.serving.inference import Compute, Inference
 from bertline.serving.metrics import Metrics
 from bertline.serving.protos import (
     ClassificationRequest,
@@ -207,10 +208,11 @@ class _Rest:
         if call.method == "metadata":
             return self._metadata(call.spec)
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout) as limit:
                 with self._bodies.share() as share:
                     body = await _body(request, self._most, share)
-                    return await unless_gone(request, self._infer(request, call, body, share, entry))
+                    inferring = self._infer(request, call, body, share, entry, limit.when())
+                    return await unless_gone(request, inferring)
         except TimeoutError:
             message = f"no answer within {self._timeout:g} s (rest_api_timeout_in_ms); send fewer rows, or try later"
             raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, message) from None
@@ -228,47 +230,21 @@ class _Rest:
         canary = self._service.canary
         return canary.key(request.headers.get(canary.plan.key), body.content) if canary else None
 
-    async def _infer(self, request: Request, call: RestCall, body: _Body, share: Share, entry: Entry | None) -> bytes:
-        canary, began = self._service.canary, time.perf_counter()
-        with self._service.acquire(call.spec, self._key(request, body)) as servable:
-            content = await self._unpacked(body, share)
-            try:
-                message, form = await self._read(call, content, servable)
-            except RequestError as error:
-                if canary is None or not canary.routes(call.spec) or servable.version == canary.trial.stable:
-                    raise
-                fault = error
-            else:
-                del content
-                return await self._by(servable, call, message, form, share, entry)
-        with canary.instead(servable, fault, began) as stable:
-            message, form = await self._read(call, content, stable)
-            del content
-            return await self._by(stable, call, message, form, share, entry)
-
-    async def _read(self, call: RestCall, content: bytes, servable: Servable) -> tuple[Any, str]:
-        """The request that a body holds for a servable, and its form."""
-        message = _REQUESTS[call.method](model_spec=call.spec)
-        with _hinted(servable), _placed(servable, message.model_spec):
-            form = await self._bodies.decode(content, message, servable.signatures)
-        return message, form
-
-    async def _by(
-        self, servable: Servable, call: RestCall, message: Any, form: str, share: Share, entry: Entry | None
+    async def _infer(
+        self, request: Request, call: RestCall, body: _Body, share: Share, entry: Entry | None, until: float | None
     ) -> bytes:
-        """A servable's answer as JSON."""
-        if call.method == "regress":
-            response = await self._service.regress(message, servable=servable, share=share)
-            return await self._bodies.work(response.ByteSize(), json_tensor.regressions, response.result)
-        if call.method == "classify":
-            response = await self._service.classify(message, servable=servable, share=share, entry=entry)
-            return await self._bodies.work(response.ByteSize(), json_tensor.classifications, response.result)
-        with _hinted(servable):
-            response = await self._service.predict(
-                message, servable=servable, share=share, entry=entry, as_content=True
-            )
-        with _placed(servable, message.model_spec):
-            return await self._bodies.work(response.ByteSize(), json_tensor.predictions, response, form)
+        key = self._key(request, body)
+        content = await self._unpacked(body, share)
+        posted = _Posted(call, content, self._bodies, self._is_read_again(call.spec))
+        options = {"as_content": True} if call.method == "predict" else {}
+        inference = Inference(call.method.capitalize(), call.spec, posted.exchange, len(content), options)
+        del content
+        seconds = None if until is None else until - asyncio.get_running_loop().time()
+        return await self._service.infer(inference, share=share, entry=entry, key=key, seconds=seconds)
+
+    def _is_read_again(self, spec: ModelSpec) -> bool:
+        """Whether a second version may be asked the same."""
+        return self._service.canary is not None and self._service.canary.routes(spec)
 
     async def _unpacked(self, body: _Body, share: Share) -> bytes:
         content = body.take()
@@ -278,6 +254,37 @@ class _Rest:
         content = await self._bodies.work(size, unzipped, content, self._most)
         share.grow(len(content))
         return content
+
+
+class _Posted:
+    """The body of a request for inference, which each version that is asked reads by its own signatures.
+
+    Args:
+        call: what the path asks for.
+        content: the body, unpacked.
+        bodies: decode it.
+        is_read_again: whether another version may be asked after the first; else the content goes once it is read.
+    """
+
+    def __init__(self, call: RestCall, content: bytes, bodies: Bodies, is_read_again: bool):
+        self._call, self._content, self._bodies, self._is_read_again = call, content, bodies, is_read_again
+
+    async def exchange(self, servable: Servable, compute: Compute) -> bytes:
+        """A servable's answer as JSON."""
+        method, work = self._call.method, self._bodies.work
+        message = _REQUESTS[method](model_spec=self._call.spec)
+        with _hinted(servable):
+            with _placed(servable, message.model_spec):
+                form = await self._bodies.decode(self._content, message, servable.signatures)
+            if not self._is_read_again:
+                self._content = b""
+            response = await compute(message)
+        if method == "regress":
+            return await work(response.ByteSize(), json_tensor.regressions, response.result)
+        if method == "classify":
+            return await work(response.ByteSize(), json_tensor.classifications, response.result)
+        with _placed(servable, message.model_spec):
+            return await work(response.ByteSize(), json_tensor.predictions, response, form)
 
 
 # === Requests ===
@@ -381,7 +388,7 @@ def _placed(servable: Servable, spec: ModelSpec) -> Iterator[None]:
         yield
     except RequestError as error:
         signature = f", signature {spec.signature_name}" if spec.signature_name else ""
-        raise RequestError(error.code, f"{error} [{servable.where}{signature}]") from error
+        raise type(error)(error.code, f"{error} [{servable.where}{signature}]") from error
 
 
 @contextmanager
@@ -403,10 +410,21 @@ def _hinted(servable: Servable) -> Iterator[None]:
 # === Running ===
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
-    """The result of `work`. Cancels it when the client disconnects, of which an ASGI server only informs."""
-    working = asyncio.create_task(work)
-    going = asyncio.create_task(request.receive())  # the body was read: the one message left is http.disconnect
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Answer], read: asyncio.Event | None = None) -> Answer:
+    """The result of `work`. Cancels it when the client disconnects, of which an ASGI server only informs.
+
+    Args:
+        request: whose client it is.
+        work: for it.
+        read: set as soon as the request's body is read; None where it is.
+    """
+
+    async def gone() -> None:
+        if read:
+            await read.wait()
+        await request.receive()  # the one message left is http.disconnect
+
+    working, going = asyncio.create_task(work), asyncio.create_task(gone())
     try:
         await asyncio.wait((working, going), return_when=asyncio.FIRST_COMPLETED)
         if working.done():

@@ -6,6 +6,7 @@ import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bertline.errors import UserError
 from bertline.serving import releases, storage
@@ -42,6 +43,9 @@ def roll_back(folder: str | Path, to: int | None = None, reason: str = "") -> li
 def withdraw(folder: str | Path, version: int, to: int, reason: str) -> Release:
     """Takes one version out of service, as `roll_back` does, and leaves the others where they are.
 
+    A call that fails half way, as on a full disk, is completed by the same call. A version that somebody else has
+    withdrawn keeps that record.
+
     Args:
         folder: the serving folder.
         version: which one.
@@ -52,17 +56,37 @@ def withdraw(folder: str | Path, version: int, to: int, reason: str) -> Release:
         The release, withdrawn.
 
     Raises:
-        UserError: the folder is absent or remote, or the version is no release in service.
+        UserError: the folder is absent or remote, the version is no release there, or the folder cannot be written. On
+            a full disk the version is out of service all the same, and only its record lacks.
     """
     folder = _local(folder)
     with releases.locked(folder):
-        if version not in releases.versions(folder):
-            raise UserError(f"{folder}: there is no release {version} in service")
-        (withdrawn,) = _withdraw(folder, [version], to, reason)
-        return withdrawn
+        note = _note(to, reason)
+        if version in releases.versions(folder):
+            release = _known(folder, [version])[version]
+            try:
+                _write_note(release, note)
+            finally:  # a rename takes no room
+                _rename(Path(folder), str(version), f"{WITHDRAWN}{version}")
+        withdrawn = _withdrawn(folder, [version])
+        if not withdrawn:
+            raise UserError(f"{folder}: there is no release {version}")
+        if not _has_open_note(withdrawn[0]):
+            _write_note(withdrawn[0], note)
+        return _withdrawn(folder, [version])[0]
 
 
 def _withdraw(folder: str, versions: list[int], target: int, reason: str) -> list[Release]:
+    known, note = _known(folder, versions), _note(target, reason)
+    for version in versions:
+        _write_note(known[version], note)
+        _rename(Path(folder), str(version), f"{WITHDRAWN}{version}")
+        log.info("version %d is withdrawn, in favour of %d", version, target)
+    return _withdrawn(folder, versions)
+
+
+def _known(folder: str, versions: list[int]) -> dict[int, Release]:
+    """The releases in service, among which these versions must be."""
     known = {release.version: release for release in releases.read(folder)}
     for version in versions:
         if version not in known:
@@ -70,12 +94,10 @@ def _withdraw(folder: str, versions: list[int], target: int, reason: str) -> lis
             raise UserError(
                 f"{path} was not pushed by bertline; take it out yourself: mv {path} {folder}/{WITHDRAWN}{version}"
             )
-    note = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "reason": reason, "to": target}
-    for version in versions:
-        withdrawals = [*known[version].record.get("withdrawals", []), note]
-        _write_record(known[version], withdrawals)
-        _rename(Path(folder), str(version), f"{WITHDRAWN}{version}")
-        log.info("version %d is withdrawn, in favour of %d", version, target)
+    return known
+
+
+def _withdrawn(folder: str, versions: list[int]) -> list[Release]:
     return [release for release in releases.read_withdrawn(folder) if release.version in versions]
 
 
@@ -138,6 +160,24 @@ def _target(folder: str, to: int | None) -> int:
         raise UserError(f"{folder}: {to} is itself withdrawn; `bertline rollback CONFIG --undo` puts it back")
     known = ", ".join(map(str, older)) or "none"
     raise UserError(f"{folder}: there is no release {to}; older releases in service: {known}")
+
+
+def _note(to: int, reason: str) -> dict[str, Any]:
+    return {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "reason": reason, "to": to}
+
+
+def _has_open_note(release: Release) -> bool:
+    """Whether the last withdrawal on record was not undone."""
+    notes = release.record.get("withdrawals")
+    return bool(notes) and "restored_at" not in notes[-1]
+
+
+def _write_note(release: Release, note: dict[str, Any]) -> None:
+    """Adds a withdrawal to a release's record, in place of one of the same words that was tried and failed."""
+    notes = release.record.get("withdrawals") or []
+    if _has_open_note(release) and all(notes[-1].get(name) == note[name] for name in ("reason", "to")):
+        notes = notes[:-1]
+    _write_record(release, [*notes, note])
 
 
 def _write_record(release: Release, withdrawals: list[dict]) -> None:

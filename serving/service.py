@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
+from google.protobuf.message import Message
 
 from bertline.serving import methods, record_rows
 from bertline.serving.batching import Batcher, BatchingOptions
@@ -20,25 +21,19 @@ from bertline.serving.calls import Call
 from bertline.serving.canary import Canary
 from bertline.serving.canary_answers import Said
 from bertline.serving.errors import RequestError, invalid
+from bertline.serving.inference import Compute, Inference
 from bertline.serving.limits import Limits
 from bertline.serving.metrics import Metrics
 from bertline.serving.models import Models, another_reload
 from bertline.serving.monitored import TEXT
 from bertline.serving.protos import (
-    ClassificationRequest,
-    ClassificationResponse,
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     GetModelStatusRequest,
     GetModelStatusResponse,
     ModelSpec,
-    MultiInferenceRequest,
-    MultiInferenceResponse,
     PredictionLog,
     PredictRequest,
-    PredictResponse,
-    RegressionRequest,
-    RegressionResponse,
     ReloadConfigRequest,
     ReloadConfigResponse,
     SignatureDefMap,
@@ -51,6 +46,14 @@ from bertline.serving.servable import DEFAULT_SIGNATURE, Servable
 from bertline.serving.threads import Threads
 
 SIGNATURE_DEF = "signature_def"  # the one metadata field there is
+
+
+class _Answer(NamedTuple):
+    """What came of a request: as messages, and as the caller gets it."""
+
+    request: Any
+    response: Any
+    result: Any
 
 
 class Service:
@@ -109,81 +112,55 @@ class Service:
             return self.canary.acquire(spec, key)
         return self.models.acquire(spec)
 
-    async def predict(
-        self,
-        request: PredictRequest,
-        *,
-        timeout: float | None = None,
-        servable: Servable | None = None,
-        share: Share | None = None,
-        entry: Entry | None = None,
-        key: bytes | None = None,
-        as_content: bool = False,
-    ) -> PredictResponse:
-        """The outputs of a signature for the request's tensors.
+    async def infer_message(
+        self, method: str, request: Message, *, as_content: bool = False, **options: Any
+    ) -> Message:
+        """A method's response to a message, which says itself what its tensors are, whatever the version.
 
         Args:
-            request: model_spec, inputs as the signature has them, and an output_filter of output names (all if empty).
-            timeout: seconds after which the caller needs no answer; None waits for ever.
-            servable: the servable that the caller acquired; None for the one that the model_spec names.
-            share: what the request holds of the budget for bodies; None for nothing yet.
-            entry: gets what is recorded of the request; None records nothing.
-            key: as in `acquire`.
-            as_content: whether to answer values as packed bytes (tensor_content) rather than as lists.
+            method: Predict, Classify, Regress or MultiInference.
+            request: its request.
+            as_content: whether Predict answers values as packed bytes (tensor_content) rather than as lists.
+            options: of `infer`.
 
         Raises:
-            RequestError: what is wrong with the request (NOT_FOUND for the model or version, FAILED_PRECONDITION for
-                the signature, INVALID_ARGUMENT for tensors), the graph's own error, RESOURCE_EXHAUSTED or UNAVAILABLE
-                under too much load, DEADLINE_EXCEEDED.
+            RequestError: as `infer`.
         """
-        response, used = await self._answer(
-            methods.PREDICT, request, timeout, servable, share, entry, key, as_content=as_content
-        )
-        self._sample(used, lambda log: log.predict_log, request, response)
-        return response
 
-    async def classify(
+        def exchange(_: Servable, compute: Compute) -> Awaitable[Message]:
+            return compute(request)
+
+        spec = methods.BY_NAME[method].spec(request)
+        own = {"as_content": as_content} if isinstance(request, PredictRequest) else {}
+        return await self.infer(Inference(method, spec, exchange, request.ByteSize(), own), **options)
+
+    async def infer(
         self,
-        request: ClassificationRequest,
+        inference: Inference,
         *,
-        timeout: float | None = None,
-        servable: Servable | None = None,
         share: Share | None = None,
         entry: Entry | None = None,
         key: bytes | None = None,
-    ) -> ClassificationResponse:
-        """Classes and scores of tf.Examples; arguments and errors as `predict`, but INVALID_ARGUMENT for signatures."""
-        response, used = await self._answer(methods.CLASSIFY, request, timeout, servable, share, entry, key)
-        self._sample(used, lambda log: log.classify_log, request, response)
-        return response
+        seconds: float | None = None,
+    ) -> Any:
+        """What the inference's `exchange` returns for the version that answers.
 
-    async def regress(
-        self,
-        request: RegressionRequest,
-        *,
-        timeout: float | None = None,
-        servable: Servable | None = None,
-        share: Share | None = None,
-        key: bytes | None = None,
-    ) -> RegressionResponse:
-        """A number for each tf.Example; arguments and errors as `classify`."""
-        response, used = await self._answer(methods.REGRESS, request, timeout, servable, share, None, key)
-        self._sample(used, lambda log: log.regress_log, request, response)
-        return response
+        Args:
+            inference: the request.
+            share: what it holds of the budget for bodies; None for nothing yet.
+            entry: gets what is recorded of it; None records nothing.
+            key: as in `acquire`.
+            seconds: that its caller waits, as far as the transport knows, which then cancels this; None without an end.
 
-    async def multi_inference(
-        self,
-        request: MultiInferenceRequest,
-        *,
-        timeout: float | None = None,
-        servable: Servable | None = None,
-        share: Share | None = None,
-        key: bytes | None = None,
-    ) -> MultiInferenceResponse:
-        """Several signatures of one model over the same tf.Examples, in one run; arguments and errors as `classify`."""
-        response, used = await self._answer(methods.MULTI_INFERENCE, request, timeout, servable, share, None, key)
-        self._sample(used, lambda log: log.multi_inference_log, request, response)
-        return response
+        Raises:
+            RequestError: what is wrong with the request (NOT_FOUND for the model or version, for the signature
+                FAILED_PRECONDITION of Predict and INVALID_ARGUMENT of the others, INVALID_ARGUMENT for tensors), the
+                graph's own error, RESOURCE_EXHAUSTED or UNAVAILABLE under too much load.
+        """
+        with self.admitted(), nullcontext(share) if share else self.bodies.share() as held:
+            answer, servable = await self._routed(inference, held, entry, key, seconds)
+        self._sample(servable, methods.BY_NAME[inference.method], answer)
+        return answer.result
 
     def get_model_metadata(self, request: GetModelMetadataRequest) -> GetModelMetadataResponse:
         """The signatures of a model, packed as TF Serving packs them.
@@ -266,98 +243,92 @@ class Service:
         self.bodies.close()
         self._reloader.shutdown(wait=False, cancel_futures=True)
 
-    async def _answer(
-        self,
-        method: methods.Method,
-        request: Any,
-        timeout: float | None,
-        servable: Servable | None,
-        share: Share | None,
-        entry: Entry | None,
-        key: bytes | None,
-        **options: bool,
-    ) -> tuple[Any, Servable]:
-        with self.admitted(), nullcontext(share) if share else self.bodies.share() as held:
-            try:
-                async with asyncio.timeout(timeout):
-                    spec = method.spec(request)
-                    with nullcontext(servable) if servable else self.acquire(spec, key) as acquired:
-                        run = partial(self._run, method, request, spec, held, options)
-                        if self.canary is None or not self.canary.routes(spec):
-                            return await run(acquired, None, entry), acquired
-                        beside = partial(self._run_beside, method, request, spec, options)
-                        return await self.canary.answer(run, beside, acquired, entry, request.ByteSize())
-            except TimeoutError as error:
-                raise RequestError(
-                    grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {timeout:g} s; send fewer rows, or try later"
-                ) from error
+    async def _routed(
+        self, inference: Inference, share: Share, entry: Entry | None, key: bytes | None, seconds: float | None
+    ) -> tuple[_Answer, Servable]:
+        with self.acquire(inference.spec, key) as servable:
+            run = partial(self._run, inference, share)
+            if self.canary is None or not self.canary.routes(inference.spec):
+                return await run(servable, None, entry), servable
+            beside = partial(self._run_beside, inference)
+            return await self.canary.answer(run, beside, servable, entry, inference.size, seconds)
 
     async def _run_beside(
-        self,
-        method: methods.Method,
-        request: Any,
-        spec: ModelSpec,
-        options: dict,
-        servable: Servable,
-        said: Said | None,
-        entry: Entry | None,
-    ) -> Any:
+        self, inference: Inference, servable: Servable, said: Said | None, entry: Entry | None
+    ) -> _Answer:
         """As `_run`, for a request that has been answered already."""
         with self.bodies.share() as share:
-            return await self._run(method, request, spec, share, options, servable, said, entry)
+            return await self._run(inference, share, servable, said, entry)
 
     async def _run(
+        self, inference: Inference, share: Share, servable: Servable, said: Said | None, entry: Entry | None
+    ) -> _Answer:
+        lane = self._lane_of(servable)  # now: a trial may end while the request is read
+        made: tuple[Any, Any] = (None, None)
+
+        async def compute(request: Any) -> Any:
+            nonlocal made
+            response = await self._computed(inference, request, share, lane, servable, said, entry)
+            made = request, response
+            return response
+
+        with share.trying():
+            result = await inference.exchange(servable, compute)
+        return _Answer(*made, result)
+
+    async def _computed(
         self,
-        method: methods.Method,
+        inference: Inference,
         request: Any,
-        spec: ModelSpec,
         share: Share,
-        options: dict,
+        lane: _Lane,
         servable: Servable,
         said: Said | None,
         entry: Entry | None,
     ) -> Any:
+        """The response to a request as a message."""
+        method = methods.BY_NAME[inference.method]
+        spec = method.spec(request)
         try:
             if isinstance(request, PredictRequest):
                 signature = servable.signature(spec.signature_name)
                 size = self._limits.check(request.inputs, signature.inputs if signature else {})
             else:
                 size = self._limits.check_input(request.input)
-            with share.trying(size):
-                call = await self.bodies.work(size, method.prepare, servable, request)
-                signature = spec.signature_name or DEFAULT_SIGNATURE
-                outputs = await self._outputs(servable, signature, call, entry)
-                if said is not None:
-                    said.take(_by_alias(servable.signatures[signature].outputs, outputs))
-                size = sum(output.nbytes for output in outputs.values())
-                return await self.bodies.work(size, partial(method.answer, servable, request, outputs, **options))
+            share.grow(size)
+            call = await self.bodies.work(size, method.prepare, servable, request)
+            signature = spec.signature_name or DEFAULT_SIGNATURE
+            outputs = await self._outputs(lane, servable, signature, call, entry)
+            if said is not None:
+                said.take(_by_alias(servable.signatures[signature].outputs, outputs))
+            size = sum(output.nbytes for output in outputs.values())
+            return await self.bodies.work(size, partial(method.answer, servable, request, outputs, **inference.options))
         except RequestError as error:
             named = f", signature {spec.signature_name}" if spec.signature_name else ""
             raise type(error)(error.code, f"{error} [{servable.where}{named}]") from error
 
     async def _outputs(
-        self, servable: Servable, signature: str, call: Call, entry: Entry | None
+        self, lane: _Lane, servable: Servable, signature: str, call: Call, entry: Entry | None
     ) -> dict[str, np.ndarray]:
         """The outputs of a call by tensor names, which the entry gets as well, with what is only recorded."""
         monitored = servable.monitored if self.recorder and signature == TEXT else None
         if entry:
             self._note(entry, servable, signature, call, {}, {})
         if monitored is None:
-            outputs = await self._computed(servable, signature, call)
+            outputs = await lane.run(servable, signature, call)
             aliases = {name: info.name for name, info in servable.signatures[signature].outputs.items()}
             if entry:
                 self._note(entry, servable, signature, call, aliases, outputs)
             return outputs
         # Also where this request is not recorded, so that all requests share batches.
-        outputs = await self._computed(servable, signature, monitored.call(call))
+        outputs = await lane.run(servable, signature, monitored.call(call))
         if entry:
             self._note(entry, servable, signature, call, monitored.aliases, outputs)
         return monitored.answer(outputs)
 
-    async def _computed(self, servable: Servable, signature: str, call: Call) -> dict[str, np.ndarray]:
+    def _lane_of(self, servable: Servable) -> _Lane:
         self._follow_trial()
-        lane = self._canary_lane if self.canary and self.canary.tries(servable) else self._lane
-        return await lane.run(servable, signature, call)
+        return self._canary_lane if self._canary_lane and servable.version == self._tried else self._lane
 
     def _follow_trial(self) -> None:
         """Gives each canary a lane of its own, until its trial ends."""
@@ -400,13 +371,13 @@ class Service:
         finally:
             self._running -= 1
 
-    def _sample(self, servable: Servable, kind, request: Any, response: Any) -> None:
+    def _sample(self, servable: Servable, method: methods.Method, answer: _Answer) -> None:
         sampler = self.models.sampler(servable.model)
         if sampler is None or not sampler.is_next():
             return
         log = PredictionLog()
-        kind(log).request.CopyFrom(request)
-        kind(log).response.CopyFrom(response)
+        getattr(log, method.log).request.CopyFrom(answer.request)
+        getattr(log, method.log).response.CopyFrom(answer.response)
         sampler.offer(log)
 
 

@@ -1,7 +1,7 @@
 """Which version of a serving folder is the stable one, and which is tried in traffic: `serve.canary`.
 
-A version's canary.json says what became of it: judging, promoted or withdrawn. Every release that is newer than any
-that was ever promoted has yet to be tried.
+A version's canary.json says what became of it: judging, promoted, withdrawing (decided, and not yet carried out) or
+withdrawn. Every release that is newer than any that was ever promoted has yet to be tried.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from bertline.errors import UserError
 from bertline.serving import releases, storage
-from bertline.serving.releases import CANARY_FILE, Release
+from bertline.serving.releases import CANARY_FILE, Release, Withdrawal
 
-JUDGING, PROMOTED, WITHDRAWN = "judging", "promoted", "withdrawn"
+JUDGING, PROMOTED, WITHDRAWING, WITHDRAWN = "judging", "promoted", "withdrawing", "withdrawn"
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Standing:
         waiting: other versions that have yet to be tried, ascending.
         older: versions before the stable one, the newest first: they take its place where it does not load.
         is_new: whether no version was ever promoted, so that the stable one is only the newest that was there.
+        withdrawing: a version that was decided on and is still in the folder; until it is out, none is tried.
     """
 
     stable: int | None = None
@@ -36,6 +38,7 @@ class Standing:
     waiting: tuple[int, ...] = ()
     older: tuple[int, ...] = ()
     is_new: bool = False
+    withdrawing: int | None = None
 
 
 def of(folder: str | Path) -> Standing:
@@ -48,9 +51,11 @@ def of(folder: str | Path) -> Standing:
     before, in_service, after = (
         read(folder) for read in (releases.read_withdrawn, releases.read, releases.read_withdrawn)
     )
-    states = {release.version: record(release).get("state") for release in before + in_service + after}
+    records = {release.version: record(release) for release in before + in_service + after}
+    states = {version: values.get("state") for version, values in records.items()}
     promoted = max((version for version, state in states.items() if state == PROMOTED), default=None)
-    versions = [release.version for release in in_service]
+    decided = [release.version for release in in_service if _is_withdrawing(release, records[release.version])]
+    versions = [release.version for release in in_service if release.version not in decided]
     if not versions:
         return Standing()
     if promoted is None:
@@ -61,9 +66,18 @@ def of(folder: str | Path) -> Standing:
     if not settled:  # somebody has removed them
         settled, untried = untried[:1], untried[1:]
     canary = next((version for version in untried if states[version] == JUDGING), max(untried, default=None))
+    if decided:
+        canary = None
     *older, stable = settled
     waiting = tuple(version for version in untried if version != canary)
-    return Standing(stable, canary, waiting, tuple(reversed(older)))
+    return Standing(stable, canary, waiting, tuple(reversed(older)), withdrawing=max(decided, default=None))
+
+
+def _is_withdrawing(release: Release, values: dict[str, Any]) -> bool:
+    """Whether it was decided to withdraw a release in service, and nobody has put it back since."""
+    if values.get("state") != WITHDRAWING:
+        return False
+    return not releases.was_restored_since(release, datetime.fromisoformat(values["at"]))
 
 
 def served(folder: str | Path, tries_canaries: bool) -> Release | None:
@@ -102,7 +116,8 @@ def overview(folder: str | Path, tries_canaries: bool = False) -> list[dict[str,
     Returns:
         For each `version`, `state` ("served", which servers answer with; "canary", which is tried beside it; "waiting",
         to be tried after that; "kept"; "withdrawn"), `pushed_at`, `parent`, `metrics`, `bytes`, `withdrawal` (`at`,
-        `reason`, `to`) or None, and `canary`, what its canary.json says, or None.
+        `reason`, `to`) or None, and `canary`, what its canary.json says, or None; a reason that is the withdrawal's
+        stands only there.
 
     Raises:
         UserError: as `of`.
@@ -121,10 +136,16 @@ def overview(folder: str | Path, tries_canaries: bool = False) -> list[dict[str,
             "metrics": release.metrics,
             "bytes": storage.size(release.path),
             "withdrawal": vars(release.withdrawal) if release.withdrawal else None,
-            "canary": record(release) or None,
+            "canary": _without_reason_of(release.withdrawal, record(release)) or None,
         }
         for release in present
     ]
+
+
+def _without_reason_of(withdrawal: Withdrawal | None, values: dict[str, Any]) -> dict[str, Any]:
+    """What a canary.json says, less the reason that the withdrawal has already."""
+    said = withdrawal is not None and values.get("reason") == withdrawal.reason
+    return {name: value for name, value in values.items() if not (said and name == "reason")}
 
 
 def _states(folder: str | Path, tries_canaries: bool) -> dict[int, str]:
@@ -133,7 +154,8 @@ def _states(folder: str | Path, tries_canaries: bool) -> dict[int, str]:
         newest = answering(folder, tries_canaries)
         return {} if newest is None else {newest: "served"}
     now = of(folder)
-    states = {now.stable: "served", now.canary: "canary"} | dict.fromkeys(now.waiting, "waiting")
+    states = {now.stable: "served", now.canary: "canary", now.withdrawing: "withdrawn"}
+    states |= dict.fromkeys(now.waiting, "waiting")
     return {version: state for version, state in states.items() if version is not None}
 
 
@@ -153,7 +175,9 @@ def record(release: Release) -> dict[str, Any]:
     if values is None:
         return {}
     try:
-        values["state"]
+        state, at = values["state"], values.get("at")
+        if state == WITHDRAWING:
+            datetime.fromisoformat(at)
     except (KeyError, TypeError) as error:
         raise _damaged(file, error) from error
     return values

@@ -318,7 +318,7 @@ def _releases_table(versions: list[dict[str, Any]]) -> Table:
         figures = [f"{FIGURES[name]} {value:.3f}" for name, value in version["metrics"].items() if name in FIGURES]
         if version["withdrawal"]:
             figures.append("rolled back {at} {reason}".format(**version["withdrawal"]).rstrip())
-        elif version["canary"]:
+        if version["canary"] and ("reason" in version["canary"] or not version["withdrawal"]):
             figures.append(_of_canary(version["canary"]))
         table.add_row(
             str(version["version"]),

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from bertline.errors import UserError
 from bertline.pipeline import cli, lineage, local_runner
 from bertline.pipeline import config as configs
-from bertline.serving import push
+from bertline.serving import push, rollback
 
 
 @pytest.fixture
@@ -72,6 +72,17 @@ def test_releases_tell_the_canary_from_what_is_served(config):
     assert "in service again: 200; served: 100" in bertline("rollback", config, "--undo")
     config.write_text(text.replace(", canary: {}", ""))
     assert [(each["version"], each["state"]) for each in listed(config)] == [(100, "kept"), (200, "served")]
+
+
+def test_a_canarys_reason_is_shown_once(config):
+    reason = "canary: agreement 0.341 of 41 texts"
+    folder = Path(configs.load(config).serving_folder)
+    rollback.withdraw(folder, 200, 100, reason)
+    record = {"state": "withdrawn", "at": "2026-11-28T11:00", "reason": reason}
+    (folder / "withdrawn-200" / "canary.json").write_text(json.dumps(record))
+    assert bertline("releases", config).count("0.341") == 1
+    shown = CliRunner().invoke(cli.app, ["releases", str(config), "--json"]).stdout
+    assert shown.count(reason) == 1 and listed(config)[1]["canary"]["state"] == "withdrawn"
 
 
 def test_to_names_the_version(config):

@@ -97,10 +97,11 @@ def test_what_a_failed_try_took_is_free_for_the_next_one():
     with held.share() as other, held.share() as share:
         other.grow(40)
         for _ in range(3):
-            with pytest.raises(ValueError, match="the canary"), share.trying(60):
+            with pytest.raises(ValueError, match="the canary"), share.trying():
+                share.grow(60)
                 raise ValueError("the canary")
-        with share.trying(60):
-            pass
+        with share.trying():
+            share.grow(60)
         assert held.held == 100, "it is held until the request ends"
         with pytest.raises(Overloaded):
             other.grow(1)

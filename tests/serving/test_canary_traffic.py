@@ -1,8 +1,10 @@
 """A pushed version in traffic: who meets it, what becomes of it, and that no request fails by it."""
 
 import asyncio
+import errno
 import json
 import logging
+import shutil
 import threading
 import time
 from collections import Counter
@@ -14,18 +16,27 @@ import factories
 import grpc
 import httpx
 import pytest
+import tensorflow as tf
 from filelock import FileLock
 
 from bertline.errors import UserError
-from bertline.serving import push, releases, rollback, standing
+from bertline.serving import push, releases, rollback, standing, storage
 from bertline.serving.canary import Canary, Trial
+from bertline.serving.canary_counts import Counts
 from bertline.serving.canary_judge import Labelled
 from bertline.serving.canary_plan import CanaryPlan
 from bertline.serving.client import Client, ServingError
 from bertline.serving.errors import Overloaded, RequestError, invalid
 from bertline.serving.metrics import Metrics
 from bertline.serving.models import one_model
-from bertline.serving.protos import ConfigProto, ModelSpec
+from bertline.serving.protos import (
+    ConfigProto,
+    ModelServiceStub,
+    ModelSpec,
+    PredictionServiceStub,
+    PredictRequest,
+    ReloadConfigRequest,
+)
 from bertline.serving.recording import RecordOptions
 from bertline.serving.server import Server
 from bertline.serving.versions import Polling
@@ -63,7 +74,25 @@ MODELS = {
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     moods = {name: factories.save_mood_model(folder / name, **options) for name, options in MODELS.items()}
-    return moods | {"textless": factories.save_half_plus_model(folder / "textless")}
+    others = {name: save_typed_model(folder / name, fails=name == "typed") for name in ("typed", "whole")}
+    return moods | others | {"textless": factories.save_half_plus_model(folder / "textless")}
+
+
+def save_typed_model(folder, fails):
+    """A model that adds whole numbers, or fails to, and answers texts with one label and a lone number."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.int64, "x"), tf.TensorSpec([], tf.int64, "n")])
+    def add(x, n):
+        checks = [tf.debugging.assert_less(tf.size(x), 0, "no numbers suit this model")] if fails else []
+        with tf.control_dependencies(checks):
+            return {"sum": x + n, "count": tf.identity(n)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
+    def text(text):
+        return {"label": text, "texts": tf.size(text)}
+
+    tf.saved_model.save(tf.Module(), str(folder), signatures={"add": add, "text": text})
+    return folder
 
 
 class Folder:
@@ -94,6 +123,34 @@ def folder(tmp_path, models):
     made = Folder(tmp_path / "serving", models)
     made.push("good", 1)
     return made
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_settling():
+    """Servers wait a moment for requests on their way when they end; here every client has its answer by then."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("bertline.serving.server.SETTLE_SECONDS", 0.01)
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_server(models, tmp_path_factory):
+    folder = Folder(tmp_path_factory.mktemp("shared") / "serving", models)
+    folder.push("good", 1)
+    with server(folder, NEVER, rest_port=0, metrics_path=METRICS) as serving:
+        yield folder, serving
+
+
+@pytest.fixture
+def trying(one_server):
+    """A serving folder with version 1, and a server that decides on no canary; whatever is pushed is gone after it."""
+    folder, serving = one_server
+    yield folder, serving
+    if releases.versions(folder.path)[-1] > 1:
+        rollback.roll_back(folder.path, to=1)
+    wait_until(lambda: serving._models.loaded("mood") == [1] and serving._canary.trial.canary is None)
+    for withdrawn in folder.path.glob("withdrawn-*"):
+        shutil.rmtree(withdrawn)
 
 
 def server(folder, plan=PLAN, **options):
@@ -205,13 +262,13 @@ def test_a_shadow_is_met_by_nobody(folder, tmp_path):
     with server(folder, plan, **options) as serving, load(serving.address) as answers:
         folder.push("same", 2)
         shadow = 'bertline_canary_requests_total{by="shadow",model="mood"}'
-        wait_until(lambda: figures(serving.rest_address).get(shadow, 0) > 50)
+        wait_until(lambda: figures(serving.rest_address).get(shadow, 0) > 20)
     assert versions(answers).keys() == {1}
     import pyarrow.parquet as pq
 
     both = [pq.read_table(options.folder).to_pylist() for options in kept]
     answered, beside = [{row["id"]: row for row in rows} for rows in both]
-    assert {row["version"] for row in beside.values()} == {2} and len(beside) > 50
+    assert {row["version"] for row in beside.values()} == {2} and len(beside) > 20
     assert all(answered[own]["label"] == row["label"] for own, row in beside.items())
     rollback.roll_back(folder.path)
     with server(folder, replace(PLAN, shadow=True)) as serving, load(serving.address) as answers:
@@ -221,23 +278,26 @@ def test_a_shadow_is_met_by_nobody(folder, tmp_path):
     assert "agreement 0." in folder.reason(3)
 
 
-def test_what_nobody_has_time_to_compare_is_dropped_and_counted(folder, monkeypatch):
+def test_what_nobody_has_time_to_compare_is_dropped_and_counted(trying, monkeypatch):
+    folder, serving = trying
     monkeypatch.setattr("bertline.serving.canary.WAITING", 0)
-    with server(folder, NEVER, rest_port=0, metrics_path=METRICS) as serving, load(serving.address) as answers:
+    dropped = 'bertline_canary_dropped_total{model="mood"}'
+    before = figures(serving.rest_address).get(dropped, 0)
+    with load(serving.address) as answers:
         folder.push("same", 2)
-        wait_until(lambda: versions(answers)[2] >= 30)
-        shown = figures(serving.rest_address)
-    assert shown['bertline_canary_dropped_total{model="mood"}'] >= 25
-    assert counted(folder, 2)["texts"] == 0 and counted(folder, 2)["requests"] >= 30
+        wait_until(lambda: versions(answers)[2] >= 20)
+    assert figures(serving.rest_address)[dropped] >= before + 15
+    counts = serving._canary.trial.counts
+    assert counts.texts == 0 and counts.requests >= 20
 
 
-def test_too_few_requests_wait_and_say_so(folder, caplog):
+def test_too_few_requests_wait_and_say_so(trying, caplog):
     caplog.set_level(logging.INFO)
-    with server(folder, NEVER) as serving, Client(serving.address, "mood", version_label="canary") as client:
-        folder.push("same", 2)
-        client.wait_until_ready(20)
-        wait_until(lambda: "it has had 0 of the 1000000 requests" in caplog.text)
-        assert folder.states() == {1: "served", 2: "canary"}
+    folder, _ = trying
+    folder.push("same", 2)
+    wait_until(lambda: "it has had 0 of the 1000000 requests" in caplog.text)
+    assert folder.states() == {1: "served", 2: "canary"}
+    time.sleep(0.2)
     assert caplog.text.count("it has had 0 of the") == 1
 
 
@@ -269,31 +329,80 @@ def test_labelled_answers_are_counted_only_for_a_look(folder):
     assert 0 < len(measured) == looks["to_withdraw"]["made"]
 
 
-def test_a_version_whose_withdrawal_fails_is_not_tried_again(folder, monkeypatch, caplog):
-    caplog.set_level(logging.INFO)
-    withdraw, failed = rollback.withdraw, []
+def notes(folder, name):
+    return json.loads((folder.path / name / "release.json").read_text()).get("withdrawals")
 
-    def full_disk(*arguments):
-        if len(failed) < 4:
-            failed.append(len(answers))
-            raise UserError("no space left on device")
-        return withdraw(*arguments)
 
-    monkeypatch.setattr(rollback, "withdraw", full_disk)
+def test_on_a_full_disk_a_version_is_out_at_once_and_its_reason_is_kept_when_there_is_room(folder, monkeypatch, caplog):
+    whole, full = storage.writing_whole, threading.Event()
+
+    def write(file, *mode):
+        if full.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device", str(file))
+        return whole(file, *mode)
+
+    monkeypatch.setattr(storage, "writing_whole", write)
     with server(folder) as serving, load(serving.address) as answers:
         folder.push("mixed", 2)
-        wait_until(lambda: folder.states() == {1: "served", 2: "withdrawn"})
+        wait_until(lambda: folder.is_tried(2))
+        full.set()
+        wait_until(lambda: (folder.path / "withdrawn-2").is_dir() and "No space left" in caplog.text)
         known = len(answers)
         wait_until(lambda: len(answers) > known + 20)
-    assert len(failed) == 4 and versions(answers[failed[0] + 10 :]).keys() == {1}
-    assert caplog.text.count("version 2 is the canary") == 1 and "canary: agreement 0." in folder.reason(2)
+        assert versions(answers[known + 10 :]).keys() == {1} and notes(folder, "withdrawn-2") is None
+        full.clear()
+        wait_until(lambda: state_of(folder, "withdrawn-2") == "withdrawn")
+    (noted,) = notes(folder, "withdrawn-2")
+    assert "canary: agreement 0." in noted["reason"] and caplog.text.count("No space left") == 2, "once for each step"
 
 
-def test_a_canary_has_threads_of_its_own(folder):
+def test_a_withdrawal_that_fails_is_taken_up_by_the_next_server_and_is_one(folder, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    rename, tries = rollback._rename, []
+
+    def locked(*arguments):
+        tries.append(arguments)
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(rollback, "_rename", locked)
+    with server(folder) as serving, load(serving.address) as answers:
+        folder.push("mixed", 2)
+        wait_until(lambda: len(tries) > 3)
+        folder.push("same", 3)
+    assert versions(answers[-20:]).keys() == {1} and len(notes(folder, "2")) == 1
+    assert folder.states() == {1: "served", 2: "withdrawn", 3: "waiting"}
+    assert "canary: agreement 0." in folder.reason(2)
+    with server(folder) as serving, asking(serving) as ask:
+        assert {ask(f"{number}") for number in range(20)} == {1}
+        monkeypatch.setattr(rollback, "_rename", rename)
+        wait_until(lambda: folder.states() == {1: "served", 2: "withdrawn", 3: "canary"})
+    assert len(notes(folder, "withdrawn-2")) == 1 and state_of(folder, "withdrawn-2") == "withdrawn"
+    assert caplog.text.count("version 2 is the canary") == 1
+    rollback.withdraw(folder.path, 3, 1, "enough")
+    (folder.path / "withdrawn-2").rename(folder.path / "2")
+    assert folder.states() == {1: "served", 2: "canary", 3: "withdrawn"}, "who puts it back has it tried anew"
+
+
+def test_what_a_killed_server_had_counted_is_judged_before_a_request_goes_there(folder):
+    (folder.path / "1" / "canary.json").write_text('{"state": "promoted"}')
+    folder.push("same", 2)
+    counts = Counts(requests=40, errors=Counter(INTERNAL=40)).as_dict()
+    looks = {kind: {"made": 1, "next": 1000} for kind in ("to_withdraw", "to_promote")}
+    left = {"state": "judging", "began": "2026-11-28T11:00:00+00:00", "against": 1, "counts": counts, "looks": looks}
+    (folder.path / "2" / "canary.json").write_text(json.dumps(left))
+    with server(folder) as serving, asking(serving) as ask:
+        assert {ask(f"{number}") for number in range(20)} == {1}
+        wait_until(lambda: folder.states() == {1: "served", 2: "withdrawn"})
+    assert "canary: errors 1.000" in folder.reason(2)
+
+
+def test_a_canary_has_threads_of_its_own(trying):
+    folder, serving = trying
+
     def threads():
         return {thread for thread in threading.enumerate() if thread.name.startswith("request-canary")}
 
-    with server(folder, NEVER) as serving, load(serving.address) as answers:
+    with load(serving.address) as answers:
         folder.push("same", 2)
         wait_until(lambda: versions(answers)[2])
         own = threads()
@@ -338,11 +447,11 @@ def taking(**seconds):
     return run
 
 
-def answers_of(canary, runs, version=2):
+def answers_of(canary, runs, version=2, **options):
     servable = SimpleNamespace(model="mood", version=version)
 
     async def answer():
-        answers = await asyncio.gather(*(canary.answer(run, run, servable, None, 1) for run in runs))
+        answers = await asyncio.gather(*(canary.answer(run, run, servable, None, 1, **options) for run in runs))
         await asyncio.gather(*canary._tasks)
         return [used.version for _, used in answers]
 
@@ -370,6 +479,33 @@ def test_the_newest_version_answers_where_the_stable_one_has_just_gone():
             raise invalid("not at version 2")
 
     assert answers_of(tried(PLAN, 2, 3), [run]) == [3]
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE])
+def test_a_full_server_is_no_error_of_the_canary(code):
+    async def full(servable, said, entry):
+        if servable.version == 2:
+            raise Overloaded(code, "no room")
+
+    canary = tried(PLAN, 1, 2)
+    assert answers_of(canary, [full]) == [1]
+    assert not canary.trial.counts.errors and not canary.trial.counts.requests
+
+
+def test_a_caller_in_a_hurry_gets_the_stable_versions_answer_in_time_and_that_is_no_error():
+    canary = tried(PLAN, 1, 2)
+    assert answers_of(canary, [taking(canary=60, stable=0)], seconds=0.2) == [1]
+    counts = canary.trial.counts
+    assert not counts.errors and counts.requests == counts.canary.total() == 1 and counts.canary.quantile(1) < 0.2
+    counts.stable.add(0.5)
+    assert answers_of(canary, [taking(canary=60, stable=0)], seconds=0.2) == [1]
+    assert counts.requests == 1, "who waits no longer than the stable version takes is never sent to the canary"
+
+
+def test_a_request_on_its_way_to_a_canary_that_is_withdrawn_meets_the_stable_version():
+    canary = tried(PLAN, 1, 2)
+    canary.trial = Trial(1)
+    assert answers_of(canary, [taking(canary=60, stable=0)]) == [1]
 
 
 def test_a_full_server_is_no_error_of_a_shadow():
@@ -401,56 +537,65 @@ def test_a_request_is_not_kept_for_its_key():
 # === Who meets it ===
 
 
-def ask(address, text, headers=None):
-    with Client(address, "mood", headers=headers) as client:
-        return client.predict([text])[0].version
+@contextmanager
+def asking(serving):
+    """(text, session, version or label) -> the version that answers."""
+    with grpc.insecure_channel(serving.address) as channel:
+        stub = PredictionServiceStub(channel)
+
+        def ask(text, session=None, **spec):
+            request = PredictRequest(model_spec={"name": "mood", "signature_name": "text"} | spec)
+            request.inputs["text"].CopyFrom(tf.make_tensor_proto([text]))
+            metadata = [("x-session-id", session)] if session else None
+            return stub.Predict(request, metadata=metadata).model_spec.version.value
+
+        yield ask
 
 
-def test_a_caller_stays_on_one_version_and_each_canary_gets_other_callers(folder):
-    with server(folder, NEVER) as serving:
-        met = []
+def test_a_caller_stays_on_one_version_and_each_canary_gets_other_callers(trying):
+    folder, serving = trying
+    met = []
+    with asking(serving) as ask:
         for version, name in ((2, "same"), (3, "alike")):
             folder.push(name, version)
             wait_until(lambda version=version: folder.is_tried(version))
-            callers = {name: ask(serving.address, "x", {"x-session-id": f"caller {name}"}) for name in range(40)}
+            callers = {name: ask("x", f"caller {name}") for name in range(40)}
             assert set(callers.values()) == {1, version}
-            again = {name: ask(serving.address, f"text {name}", {"x-session-id": f"caller {name}"}) for name in callers}
-            assert again == callers
+            assert {name: ask(f"text {name}", f"caller {name}") for name in callers} == callers
             met.append([name for name, by in callers.items() if by == version])
             rollback.withdraw(folder.path, version, 1, "enough")
-        assert met[0] != met[1]
+    assert met[0] != met[1]
 
 
-def test_without_a_key_the_same_request_meets_the_same_version(folder):
+def test_without_a_key_the_same_request_meets_the_same_version(trying):
+    folder, serving = trying
     folder.push("same", 2)
-    with server(folder, NEVER) as serving:
-        folder.push("same", 3)
-        wait_until(lambda: folder.is_tried(3))
-        first = [ask(serving.address, f"text {number}") for number in range(30)]
-        assert set(first) == {2, 3}
-        assert [ask(serving.address, f"text {number}") for number in range(30)] == first
+    wait_until(lambda: folder.is_tried(2))
+    with asking(serving) as ask:
+        first = [ask(f"text {number}") for number in range(30)]
+        assert set(first) == {1, 2}
+        assert [ask(f"text {number}") for number in range(30)] == first
 
 
-def test_versions_and_labels_go_where_they_say(folder):
-    with server(folder, NEVER) as serving, Client(serving.address, "mood") as client:
+def test_versions_and_labels_go_where_they_say(trying):
+    folder, serving = trying
+    with asking(serving) as ask, Client(serving.address, "mood") as client:
         with pytest.raises(ServingError, match=r"Unrecognized servable version label: canary.*labels stable"):
             client.predict(["x"], version_label="canary")
         folder.push("same", 2)
         wait_until(lambda: folder.is_tried(2))
         for number in range(10):
-            assert client.predict([f"{number}"], version_label="stable")[0].version == 1
-            assert client.predict([f"{number}"], version_label="canary")[0].version == 2
-            assert client.predict([f"{number}"], version=1)[0].version == 1
-            assert client.predict([f"{number}"], version=2)[0].version == 2
+            assert ask(f"{number}", version_label="stable") == ask(f"{number}", version={"value": 1}) == 1
+            assert ask(f"{number}", version_label="canary") == ask(f"{number}", version={"value": 2}) == 2
         assert client.metadata()[0] == 1
-        time.sleep(0.2)
-    assert json.loads((folder.path / "2" / "canary.json").read_text())["counts"]["requests"] == 0
+    assert serving._canary.trial.counts.requests == 0
 
 
-def test_rest_goes_by_the_same_header_and_labels(folder):
-    with server(folder, NEVER, rest_port=0) as serving, httpx.Client(trust_env=False) as http:
-        folder.push("failing", 2)
-        wait_until(lambda: folder.is_tried(2))
+def test_rest_goes_by_the_same_header_and_labels(trying):
+    folder, serving = trying
+    folder.push("failing", 2)
+    wait_until(lambda: folder.is_tried(2))
+    with httpx.Client(trust_env=False) as http:
         model = f"{serving.rest_address}/v1/models/mood"
         body = {"signature_name": "text", "instances": ["a good day"]}
         refused = http.post(f"{model}/labels/canary:predict", json=body)
@@ -459,26 +604,61 @@ def test_rest_goes_by_the_same_header_and_labels(folder):
             answer = http.post(f"{model}:predict", json=body, headers={"X-Session-ID": f"caller {number}"})
             assert answer.json()["predictions"][0]["label"] == "positive"
         assert http.post(f"{model}/labels/stable:predict", json=body).status_code == 200
-    assert set(counted(folder, 2)["errors"]) == {"INVALID_ARGUMENT"}
+    assert set(serving._canary.trial.counts.errors) == {"INVALID_ARGUMENT"}
 
 
-def test_over_rest_no_request_fails_by_a_canary_that_cannot_read_it(folder):
-    with server(folder, NEVER, rest_port=0) as serving, httpx.Client(trust_env=False) as http:
-        folder.push("textless", 2)
-        wait_until(lambda: folder.is_tried(2))
+def test_over_rest_no_request_fails_by_a_canary_that_cannot_read_it(trying):
+    folder, serving = trying
+    folder.push("textless", 2)
+    wait_until(lambda: folder.is_tried(2))
+    with httpx.Client(trust_env=False) as http:
 
-        def ask(number, text):
+        def post(number, text):
             body = {"signature_name": "text", "instances": [text]}
             headers = {"X-Session-ID": f"caller {number}"}
             return http.post(f"{serving.rest_address}/v1/models/mood:predict", json=body, headers=headers)
 
         for number in range(15):
-            assert ask(number, "a good day").json()["predictions"][0]["label"] == "positive"
-            refused = ask(number, 1)  # by both
+            assert post(number, "a good day").json()["predictions"][0]["label"] == "positive"
+            refused = post(number, 1)  # by both
             assert refused.status_code == 400 and "version 1, signature text" in refused.json()["error"]
-    errors = counted(folder, 2)["errors"]
-    assert set(errors) == {"INVALID_ARGUMENT"} and 1 <= errors["INVALID_ARGUMENT"] <= 14
-    assert counted(folder, 2)["requests"] == errors["INVALID_ARGUMENT"]
+    counts = serving._canary.trial.counts
+    assert set(counts.errors) == {"INVALID_ARGUMENT"} and 1 <= counts.errors["INVALID_ARGUMENT"] <= 14
+    assert counts.requests == counts.errors["INVALID_ARGUMENT"]
+
+
+def test_over_rest_each_version_reads_a_request_and_writes_its_answer_by_its_own_signatures(trying, monkeypatch):
+    """Version 2 reads whole numbers where version 1 reads fractions, and its texts' answers make no rows."""
+    folder, serving = trying
+    number = {"signature_name": "add", "inputs": {"x": [[1, 2]], "n": 3}}
+    text = {"signature_name": "text", "instances": ["a good day"]}
+    with httpx.Client(trust_env=False) as http:
+
+        def post(body, caller):
+            url = f"{serving.rest_address}/v1/models/mood:predict"
+            return http.post(url, json=body, headers={"X-Session-ID": f"caller {caller}"}).json()
+
+        folder.push("typed", 2)
+        wait_until(lambda: folder.is_tried(2))
+        sums = [post(number, caller)["outputs"] for caller in range(12)]
+        assert sums == [{"sum": [[4.0, 5.0]], "count": 3}] * 12
+        failed = serving._canary.trial.counts.errors.total()
+        labels = [post(text, caller)["predictions"][0]["label"] for caller in range(12)]
+        assert labels == ["positive"] * 12
+        errors = serving._canary.trial.counts.errors
+        assert errors.keys() == {"INVALID_ARGUMENT"} and 0 < failed < errors["INVALID_ARGUMENT"]
+        rollback.withdraw(folder.path, 2, 1, "enough")
+        monkeypatch.setattr(serving._canary, "plan", replace(NEVER, shadow=True))
+        folder.push("whole", 3)
+        wait_until(lambda: folder.is_tried(3))
+        for caller in range(6):
+            assert post(number, caller)["outputs"]["sum"] == [[4.0, 5.0]]
+        wait_until(lambda: serving._canary.trial.counts.requests == 6)
+    assert not serving._canary.trial.counts.errors
+
+
+def state_of(folder, name):
+    return json.loads((folder.path / name / "canary.json").read_text())["state"]
 
 
 def counted(folder, version):
@@ -580,8 +760,8 @@ def test_the_newest_of_those_that_wait_is_next(folder):
 
 def test_what_was_served_before_the_switch_stays_served(folder):
     folder.push("same", 2)
-    with server(folder, NEVER) as serving:
-        assert {ask(serving.address, f"{number}") for number in range(20)} == {2}
+    with server(folder, NEVER) as serving, asking(serving) as ask:
+        assert {ask(f"{number}") for number in range(20)} == {2}
     assert folder.states() == {1: "kept", 2: "served"}
     assert folder.reason(2) == "the newest version when serve.canary was switched on"
 
@@ -610,9 +790,9 @@ def test_pruning_spares_the_version_that_answers(folder, models):
 # === What is refused ===
 
 
-def test_a_second_server_does_not_decide_too(folder):
-    with server(folder), pytest.raises(UserError, match="another server decides on its canaries"):
-        server(folder).start()
+def test_a_second_server_does_not_decide_too(trying):
+    with pytest.raises(UserError, match="another server decides on its canaries"):
+        server(trying[0]).start()
 
 
 def test_a_folder_that_cannot_be_written_and_several_models_are_refused(folder, tmp_path, monkeypatch):
@@ -631,12 +811,10 @@ def test_a_folder_that_cannot_be_written_and_several_models_are_refused(folder, 
         pass
 
 
-def test_clients_cannot_choose_the_versions(folder):
-    from bertline.serving.protos import ModelServiceStub, ReloadConfigRequest
-
+def test_clients_cannot_choose_the_versions(trying):
+    folder, serving = trying
     reload = ReloadConfigRequest(config=one_model("m", folder.path))
     with (
-        server(folder) as serving,
         grpc.insecure_channel(serving.address) as channel,
         pytest.raises(grpc.RpcError, match=r"this server decides by serve\.canary which versions it serves"),
     ):

@@ -89,6 +89,25 @@ rollback.roll_back({str(serving)!r}, to=100)
     assert releases.withdrawn_versions(serving) == [200, 300]
 
 
+def test_a_rename_that_fails_is_tried_again_and_noted_once(serving, monkeypatch):
+    def locked(*_):
+        raise OSError(16, "Device or resource busy")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "rename", locked)
+        for _ in range(2):
+            with pytest.raises(UserError, match="Device or resource busy"):
+                rollback.withdraw(serving, 300, 200, "slow")
+            with pytest.raises(UserError, match="Device or resource busy"):
+                rollback.roll_back(serving, reason="slow")
+    assert rollback.withdraw(serving, 300, 200, "slow").withdrawal.reason == "slow"
+    assert rollback.withdraw(serving, 300, 100, "another's words").withdrawal.to == 200
+    assert len(releases.read_withdrawn(serving)[0].record["withdrawals"]) == 1
+    rollback.undo(serving)
+    (again,) = rollback.roll_back(serving, reason="slow")
+    assert len(again.record["withdrawals"]) == 2, "a second withdrawal is another one"
+
+
 @pytest.mark.parametrize(
     ("to", "words"),
     [
