@@ -34,6 +34,11 @@ from bertline.serving.upstream import Known
 
 Arrays = dict[str, np.ndarray]
 
+# The most of a request, and of its answer, that the proxy reads, as sent and unpacked. A larger one passes as it
+# came, unrecorded. Python does one thing at a time: a megabyte takes some milliseconds, in which no other call goes on.
+RECORDED_BYTES = 1 << 20
+# Texts of a request whose vectors are asked for: so many vectors of 384 numbers are a megabyte.
+MOST_WITH_VECTORS = 1000
 # What is read into a record, since a tensor of a few bytes can stand for terabytes: as much as may wait as it was sent,
 # and the rows of a whole part. Only a request says how many rows there are.
 MOST_READ = Limits(max_batch_rows=PART_ROWS, max_text_bytes=WAITING_BYTES, max_request_bytes=WAITING_BYTES)
@@ -49,8 +54,13 @@ def signature_of(spec: ModelSpec) -> str:
 
 
 def monitored(request: PredictRequest, known: Known | None) -> bytes | None:
-    """The request that asks for vectors too; None where the model has none, or the request is not for its texts."""
+    """The request that asks for vectors too.
+
+    None where the model has none, the request is not for its texts, or has more than MOST_WITH_VECTORS of them.
+    """
     if known is None or known.monitored is None or request.model_spec.signature_name != TEXT:
+        return None
+    if any(size.size > MOST_WITH_VECTORS for tensor in request.inputs.values() for size in tensor.tensor_shape.dim):
         return None
     wanted = list(request.output_filter)
     if len(set(wanted)) < len(wanted) or not set(wanted) <= set(known.signatures[TEXT].outputs):

@@ -10,8 +10,12 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from bertline.serving import tls
+
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+
+    from bertline.serving.configuration import SSLConfig
 
 HEAD_SECONDS = 20.0  # for the head of a request; rest.py limits the time for its body
 
@@ -22,10 +26,13 @@ class Server(uvicorn.Server):
     Args:
         application: answers.
         drain_seconds: in which requests in flight are answered at the end.
+        config: of TLS; None speaks plain HTTP.
         options: others of uvicorn.Config.
     """
 
-    def __init__(self, application: Starlette, drain_seconds: float, **options):
+    def __init__(self, application: Starlette, drain_seconds: float, config: SSLConfig | None = None, **options):
+        if config:
+            options["ssl_context_factory"] = lambda *_: tls.ssl_context(config)
         super().__init__(
             uvicorn.Config(
                 application,

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -38,6 +39,9 @@ OF_THE_SERVER = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.CANCELLED,
 }
+
+# In which a caller's one message has come whole, and a server behind has said that it does not know a method.
+AT_ONCE_SECONDS = 0.02
 
 Context = grpc.aio.ServicerContext
 
@@ -101,24 +105,38 @@ class Calls(grpc.GenericRpcHandler):
         """Any other method: message for message, both ways."""
         if not method.startswith(HEALTH_SERVICE):
             await self._unless_stopping(context)
-        call = self._channel.stream_stream(method)(
-            messages, timeout=context.time_remaining(), metadata=_forwarded(context)
-        )
-        try:
-            await context.send_initial_metadata(tuple(await call.initial_metadata()))
-            async for message in call:
-                await context.write(message)
-            context.set_trailing_metadata(tuple(await call.trailing_metadata()))
-        except grpc.aio.AioRpcError as error:
-            await _refuse(context, error, ())
-        finally:
-            call.cancel()  # the caller may be gone
+        with closing(_Sent(messages)) as sent:
+            call = await self._begun(method, sent, context)
+            try:
+                await context.send_initial_metadata(tuple(await call.initial_metadata()))
+                async for message in call:
+                    await context.write(message)
+                context.set_trailing_metadata(tuple(await call.trailing_metadata()))
+            except grpc.aio.AioRpcError as error:
+                await _refuse(context, error, ())
+            finally:
+                call.cancel()  # the caller may be gone
+
+    async def _begun(
+        self, method: str, sent: _Sent, context: Context
+    ) -> grpc.aio.UnaryStreamCall | grpc.aio.StreamStreamCall:
+        only = await sent.only()
+        options = {"timeout": context.time_remaining(), "metadata": _forwarded(context)}
+        if only is not None:
+            return self._channel.unary_stream(method)(only, **options)
+        ended = asyncio.Event()
+        call = self._channel.stream_stream(method)(sent.until(ended), **options)
+        call.add_done_callback(lambda _: ended.set())
+        return call
 
     async def _recorded(self, method: str, message: bytes, context: Context) -> bytes:
         """A method that answers texts."""
         await self._unless_stopping(context)
-        exchange = _Exchange(method, context, _forwarded(context), self._entry(context), time.perf_counter())
-        own = ((ID_HEADER, exchange.entry.id),) if exchange.entry else ()
+        entry = self._entry(context)
+        if entry and len(message) > exchanges.RECORDED_BYTES:
+            self._recorder.leave_out()
+            entry = None
+        exchange = _Exchange(method, context, _forwarded(context), entry, time.perf_counter())
         code, model = grpc.StatusCode.CANCELLED, ""
         try:
             if exchange.entry is None:
@@ -130,7 +148,7 @@ class Calls(grpc.GenericRpcHandler):
             code = grpc.StatusCode.OK
         except grpc.aio.AioRpcError as error:
             code = error.code()
-            return await _refuse(context, error, own)
+            return await _refuse(context, error, _own_id(exchange))
         finally:
             seconds = time.perf_counter() - exchange.began
             self._metrics.observe(method.rpartition("/")[2], "GRPC", code, seconds - exchange.away)
@@ -138,7 +156,7 @@ class Calls(grpc.GenericRpcHandler):
                 self._recorder.end(exchange.entry, model, code.name, seconds)
         if answer.leading:
             await context.send_initial_metadata(tuple(answer.leading))
-        context.set_trailing_metadata((*_without_id(answer.trailing), *own))
+        context.set_trailing_metadata((*_without_id(answer.trailing), *_own_id(exchange)))
         return answer.message
 
     async def _kept_or_passed(self, exchange: _Exchange, message: bytes, request: Message | None) -> _Answer:
@@ -160,7 +178,11 @@ class Calls(grpc.GenericRpcHandler):
         rows = exchanges.predicted if isinstance(request, PredictRequest) else exchanges.classified
         self._note(exchange.entry, rows, request, len(message), None)
         answer, whole = await self._asked(exchange, message, request, known)
-        self._note(exchange.entry, rows, request, len(message) + len(whole), whole)
+        if len(whole) > exchanges.RECORDED_BYTES:
+            self._recorder.leave_out()
+            exchange.entry = None
+        else:
+            self._note(exchange.entry, rows, request, len(message) + len(whole), whole)
         return answer
 
     def _note(
@@ -211,6 +233,56 @@ class Calls(grpc.GenericRpcHandler):
             await self.stopping.check()
         except RequestError as error:
             await context.abort(error.code, str(error))
+
+
+def _own_id(exchange: _Exchange) -> Headers:
+    """The id of the record, for the caller."""
+    return ((ID_HEADER, exchange.entry.id),) if exchange.entry else ()
+
+
+class _Sent:
+    """A caller's messages, which may be one or a stream.
+
+    gRPC's Python loses the status with which a server ends a call while a stream is being written to it: the caller
+    would read INTERNAL where it says UNIMPLEMENTED. So one message goes out with the call's beginning, as it came in,
+    and the first one of a stream only after a server that knows no such method has had the time to say so.
+    """
+
+    def __init__(self, messages: AsyncIterator[bytes]):
+        self._messages = messages
+        self._ahead: list[asyncio.Task[bytes | None]] = []  # read, or being read, and not yet sent on
+
+    async def only(self) -> bytes | None:
+        """The message of a caller that sends one; None where there is none yet, or more may come."""
+        first = await self._next_one()
+        if first is None or first.result() is None:
+            return None
+        second = await self._next_one()
+        return first.result() if second and second.result() is None else None
+
+    async def _next_one(self) -> asyncio.Task[bytes | None] | None:
+        reading = asyncio.create_task(self._read())
+        self._ahead.append(reading)
+        await asyncio.wait([reading], timeout=AT_ONCE_SECONDS)
+        return reading if reading.done() else None
+
+    async def _read(self) -> bytes | None:
+        return await anext(self._messages, None)
+
+    async def until(self, ended: asyncio.Event) -> AsyncIterator[bytes]:
+        """The messages of a stream, as long as its call has not ended."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), AT_ONCE_SECONDS)
+        while not ended.is_set():
+            message = await (self._ahead.pop(0) if self._ahead else self._read())
+            if message is None:
+                return
+            yield message
+
+    def close(self) -> None:
+        """Reads no more."""
+        for reading in self._ahead:
+            reading.cancel()
 
 
 async def _parsed(kind: type[Message], message: bytes) -> Message | None:

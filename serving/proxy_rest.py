@@ -5,7 +5,10 @@ TF Serving's JSON does not tell the version that answered, so a record has the o
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -14,7 +17,7 @@ import grpc
 import httpx
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from bertline.serving import exchanges, json_tensor, rest
@@ -22,28 +25,42 @@ from bertline.serving.errors import RequestError
 from bertline.serving.protos import ClassificationRequest, PredictRequest
 from bertline.serving.proxy_metrics import ProxyMetrics
 from bertline.serving.recording import ID_HEADER, Entry, RecordOptions, Rows
-from bertline.serving.records import WAITING_BYTES, Recorder
+from bertline.serving.records import Recorder
 from bertline.serving.upstream import Known, Models
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 # Of one connection alone (RFC 9110, section 7.6.1), and what says where a body ends: the next connection has its own.
 OF_THE_CONNECTION = {
     *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
-    *("te", "trailer", "transfer-encoding", "upgrade", "content-length"),
+    *("te", "trailer", "transfer-encoding", "upgrade", "content-length", "expect"),
 }
+SIZE = {"content-length"}  # of a body that passes chunk by chunk
 _CODES = {int(status): code for code, status in reversed(rest.STATUS.items())}
 
 
-def application(address: str, models: Models, recorder: Recorder, metrics: ProxyMetrics) -> Starlette:
+def application(
+    address: str,
+    models: Models,
+    recorder: Recorder,
+    metrics: ProxyMetrics,
+    verify: ssl.SSLContext | None = None,
+    server_name: str | None = None,
+) -> Starlette:
     """The proxy as an ASGI application.
 
     Args:
-        address: of the server behind, http://HOST:PORT.
+        address: of the server behind, http://HOST:PORT or https://HOST:PORT.
         models: of that server.
         recorder: keeps the records.
         metrics: counts.
+        verify: the certificates that are trusted, and the proxy's own, for https.
+        server_name: in the server's certificate, where it is another than in its address.
     """
-    proxy = _Proxy(httpx.URL(address), models, recorder, metrics)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+    # The server behind has a limit for the time of a request; no proxy of the environment leads to it.
+    client = httpx.AsyncClient(verify=verify or True, timeout=httpx.Timeout(None), limits=limits, trust_env=False)
+    extensions = {"sni_hostname": server_name} if server_name else {}
+    proxy = _Proxy(httpx.URL(address), client, extensions, models, recorder, metrics)
     starlette = Starlette(routes=[Route("/{path:path}", proxy.answer, methods=METHODS)])
     starlette.state.stopping = False
     starlette.state.proxy = proxy
@@ -52,11 +69,19 @@ def application(address: str, models: Models, recorder: Recorder, metrics: Proxy
 
 @dataclass(frozen=True)
 class _Answer:
-    """Of the server behind, the body as it was sent."""
+    """Of the server behind.
+
+    Attributes:
+        status: HTTP's.
+        headers: as they came.
+        body: as it was sent, up to RECORDED_BYTES.
+        chunks: all of a larger body; None for others.
+    """
 
     status: int
     headers: httpx.Headers
     body: bytes
+    chunks: AsyncIterator[bytes] | None = None
 
     @property
     def code(self) -> grpc.StatusCode:
@@ -87,7 +112,7 @@ class _Exchange:
         spec, succeeded = self.call.spec, self.answer.code is grpc.StatusCode.OK
         request = (PredictRequest if self.call.method == "predict" else ClassificationRequest)(model_spec=spec)
         try:
-            body = rest.unzipped(self.body, WAITING_BYTES) if self.packed else self.body
+            body = rest.unzipped(self.body, exchanges.RECORDED_BYTES) if self.packed else self.body
             json_tensor.fill_request(body, request, self.known.signatures)
         except RequestError:
             if succeeded:
@@ -104,11 +129,17 @@ class _Exchange:
 class _Proxy:
     """The application's one endpoint."""
 
-    def __init__(self, address: httpx.URL, models: Models, recorder: Recorder, metrics: ProxyMetrics):
-        self._address, self._models, self._recorder, self._metrics = address, models, recorder, metrics
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-        # The server behind has a limit for the time of a request; no proxy of the environment leads to it.
-        self._client = httpx.AsyncClient(timeout=httpx.Timeout(None), limits=limits, trust_env=False)
+    def __init__(
+        self,
+        address: httpx.URL,
+        client: httpx.AsyncClient,
+        extensions: dict[str, str],
+        models: Models,
+        recorder: Recorder,
+        metrics: ProxyMetrics,
+    ):
+        self._address, self._client, self._extensions = address, client, extensions
+        self._models, self._recorder, self._metrics = models, recorder, metrics
 
     async def close(self) -> None:
         """Closes the connections to the server behind."""
@@ -132,14 +163,22 @@ class _Proxy:
         began, code, known = time.perf_counter(), grpc.StatusCode.CANCELLED, None
         away = 0.0
         try:
-            body = await request.body()
+            chunks = request.stream()
+            body, is_whole = await _beginning(chunks)
+            if entry and not is_whole:
+                self._recorder.leave_out()
+                entry = None
             known = await self._models.known(call.spec, ()) if entry else None
             sent = time.perf_counter()
             try:
-                answered = await rest.unless_gone(request, self._sent(request, body))
+                content, read = (body or None, None) if is_whole else _joined(body, chunks)
+                answered = await rest.unless_gone(request, self._sent(request, content), read)
             finally:
                 away = time.perf_counter() - sent
             code = answered.code
+            if entry and answered.chunks:
+                self._recorder.leave_out()
+                entry = None
             if entry and known:
                 packed = rest.encoding_of(request.headers) in rest.GZIP
                 self._note(entry, _Exchange(call, body, packed, answered, known))
@@ -154,24 +193,31 @@ class _Proxy:
             if entry and self._models.is_served(call.spec.name):
                 self._recorder.end(entry, call.spec.name, code.name, seconds)
 
-    async def _sent(self, request: Request, body: bytes) -> _Answer:
-        path = request.scope["raw_path"]
-        query = request.scope["query_string"]
-        url = self._address.copy_with(raw_path=path + b"?" + query if query else path)
+    async def _sent(self, request: Request, content: bytes | AsyncIterator[bytes] | None) -> _Answer:
+        path, query = request.scope["raw_path"], request.scope["query_string"]
         headers = [(name, value) for name, value in request.headers.raw if name.decode() not in OF_THE_CONNECTION]
-        outgoing = httpx.Request(request.method, url, headers=headers, content=body or None)
+        if not isinstance(content, bytes | None):  # where its size is not said, it goes on without as well
+            headers += [(name, value) for name, value in request.headers.raw if name.decode() in SIZE]
+        # As it was sent: httpx would write some signs of a path in its own way.
+        extensions = {"target": path + b"?" + query if query else path} | self._extensions
+        outgoing = httpx.Request(request.method, self._address, headers=headers, content=content, extensions=extensions)
         try:
             response = await self._client.send(outgoing, stream=True)
             try:
-                content = b"".join([part async for part in response.aiter_raw()])
-            finally:
+                chunks = response.aiter_raw()
+                body, is_whole = await _beginning(chunks)
+            except BaseException:
                 await response.aclose()
+                raise
         except httpx.TransportError as error:
             words = (
                 f"the server behind the log proxy, {self._address}, does not answer: {error or type(error).__name__}"
             )
             raise RequestError(grpc.StatusCode.UNAVAILABLE, words) from error
-        return _Answer(response.status_code, response.headers, content)
+        if is_whole:
+            await response.aclose()
+            return _Answer(response.status_code, response.headers, body)
+        return _Answer(response.status_code, response.headers, b"", _answer_of(body, chunks, response))
 
     def _note(self, entry: Entry, exchange: _Exchange) -> None:
         entry.content = partial(exchange.rows, self._recorder.options)
@@ -191,17 +237,52 @@ def _recorded(request: Request) -> rest.RestCall | None:
     return call if call.method in rest.RECORDED else None
 
 
+async def _beginning(chunks: AsyncIterator[bytes]) -> tuple[bytes, bool]:
+    """A body's chunks up to RECORDED_BYTES and the one that goes beyond, and whether that is all of it."""
+    content = bytearray()
+    async for chunk in chunks:
+        content += chunk
+        if len(content) > exchanges.RECORDED_BYTES:
+            return bytes(content), False
+    return bytes(content), True
+
+
+def _joined(beginning: bytes, chunks: AsyncIterator[bytes]) -> tuple[AsyncIterator[bytes], asyncio.Event]:
+    """All chunks of a request's body, and what is set when they have come."""
+    read = asyncio.Event()
+
+    async def joined() -> AsyncIterator[bytes]:
+        yield beginning
+        async for chunk in chunks:
+            if chunk:  # the last one is empty
+                yield chunk
+        read.set()
+
+    return joined(), read
+
+
+async def _answer_of(beginning: bytes, chunks: AsyncIterator[bytes], response: httpx.Response) -> AsyncIterator[bytes]:
+    """All chunks of an answer's body."""
+    try:
+        yield beginning
+        async for chunk in chunks:
+            yield chunk
+    finally:
+        await response.aclose()
+
+
 def _response(answered: _Answer, entry: Entry | None) -> Response:
     own = {ID_HEADER: entry.id} if entry else {}
-    response = Response(answered.body, answered.status, own)
+    if answered.chunks is None:
+        response, left_out = Response(answered.body, answered.status, own), OF_THE_CONNECTION | own.keys()
+    else:
+        response, left_out = StreamingResponse(answered.chunks, answered.status, own), OF_THE_CONNECTION - SIZE
     response.raw_headers += [
-        (name.lower(), value)
-        for name, value in answered.headers.raw
-        if name.lower().decode() not in OF_THE_CONNECTION | own.keys()
+        (name.lower(), value) for name, value in answered.headers.raw if name.lower().decode() not in left_out
     ]
     return response
 
 
 def _unpacked(answered: _Answer) -> bytes:
     packed = rest.encoding_of(answered.headers) in rest.GZIP
-    return rest.unzipped(answered.body, WAITING_BYTES) if packed else answered.body
+    return rest.unzipped(answered.body, exchanges.RECORDED_BYTES) if packed else answered.body

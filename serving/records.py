@@ -25,7 +25,8 @@ GATHER_SECONDS = 0.1  # between two looks at what waits: a thread that wakes at 
 WAITING_TEXTS = 200  # requests that wait; beyond them texts are left out, since masking one takes some 1.5 ms
 CLOSE_SECONDS = 10.0  # the most that what waits may hold up a server's end
 
-TOO_MUCH, NOT_WRITTEN, NOT_READ, ENDED = "too_much", "not_written", "not_read", "ended"  # why records are dropped
+# Why records are dropped.
+TOO_MUCH, TOO_LARGE, NOT_WRITTEN, NOT_READ, ENDED = "too_much", "too_large", "not_written", "not_read", "ended"
 
 log = logging.getLogger("bertline.serving")
 
@@ -81,6 +82,10 @@ class Recorder:
                 self._waiting.put(entry)
         if why:
             self._drop(1, why)
+
+    def leave_out(self) -> None:
+        """Counts a request that is too large to be recorded."""
+        self._drop(1, TOO_LARGE)
 
     def close(self) -> None:
         """Writes what waits, for at most CLOSE_SECONDS."""

@@ -28,7 +28,7 @@ from grpc_health.v1 import health, health_pb2
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from bertline.errors import UserError
-from bertline.serving import configuration, flags, http, reflection, tls
+from bertline.serving import configuration, flags, http, program, reflection
 from bertline.serving.access import Access, AccessInterceptor
 from bertline.serving.canary import Canary
 from bertline.serving.errors import RequestError
@@ -38,7 +38,7 @@ from bertline.serving.options import ServerOptions
 from bertline.serving.protos import ModelServerConfig
 from bertline.serving.records import Recorder
 from bertline.serving.roots import Roots
-from bertline.serving.sockets import address_of, listening
+from bertline.serving.sockets import address_of, listening, open_for_grpc
 
 if TYPE_CHECKING:
     from bertline.serving.canary_watch import CanaryWatch
@@ -185,9 +185,9 @@ class Server:
         interceptors = [AccessInterceptor(self._access)] if self._access else []
         self._grpc = grpc.aio.server(interceptors=interceptors, options=arguments)
         if self.port is not None:
-            self.port = self._bind(address_of(options.host, self.port))
+            self.port = open_for_grpc(self._grpc, address_of(options.host, self.port), options.tls)
         if options.socket_path:
-            self._bind(f"unix:{options.socket_path}")
+            open_for_grpc(self._grpc, f"unix:{options.socket_path}", options.tls)
         if self.rest_port is not None:
             self._rest_socket = listening(options.host, self.rest_port)
             self.rest_port = self._rest_socket.getsockname()[1]
@@ -238,8 +238,7 @@ class Server:
             cors=options.cors,
             access=self._access,
         )
-        ssl_context = (lambda *_: tls.ssl_context(options.tls)) if options.tls else None
-        self._rest = http.Server(self._application, DRAIN_SECONDS, ssl_context_factory=ssl_context)
+        self._rest = http.Server(self._application, DRAIN_SECONDS, options.tls)
         self._rest_task = self._loop.create_task(self._rest.serve(sockets=[self._rest_socket]))
 
     async def _drain(self, grace: float) -> None:
@@ -369,22 +368,6 @@ class Server:
         finally:
             self.metrics.observe_load(model, version, self._loop.time() - began, loaded)
 
-    def _bind(self, address: str) -> int:
-        """Opens an address for gRPC; returns the port's number."""
-        try:
-            if self.options.tls:
-                return self._grpc.add_secure_port(address, tls.grpc_credentials(self.options.tls))
-            return self._grpc.add_insecure_port(address)
-        except RuntimeError as error:
-            raise UserError(f"cannot listen on {address}: {self._reason(address)}") from error
-
-    def _reason(self, address: str) -> str:
-        """The reason why an address cannot be opened, which grpc does not tell."""
-        if address.startswith("unix:"):
-            return "the folder must exist and be writable, and the path at most 107 bytes long"
-        listening(self.options.host, self.port).close()
-        return "it was taken until a moment ago; try again"
-
     def _run(self, coroutine: Coroutine) -> Future:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
@@ -458,17 +441,13 @@ def _end_unless_idle() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """`bertline-model-server`; returns the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("tensorflow").setLevel(
-        logging.ERROR
-    )  # it would warn that this loader of SavedModels is deprecated
-    try:
+
+    def serve() -> None:
         options, exit_with_parent = flags.parse(arguments)
         run(Server(options), exit_with_parent)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+
+    # TensorFlow would warn that this loader of SavedModels is deprecated.
+    return program.run(serve, tensorflow=logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,20 @@
 """TLS from TF Serving's ssl config file, for gRPC and for REST. With client_verify, clients need a certificate too.
 
-The file holds the texts of PEM files, not their paths. It is read once: a new certificate needs a new server.
+The config file holds the texts of PEM files, not their paths. It is read once: a new certificate needs a new server.
 tensorflow_model_server uses it only for gRPC and leaves REST in plain text; here REST uses it as well.
+
+`ClientTls` is for a program that is itself a client of such a server.
 """
 
 from __future__ import annotations
 
 import ssl
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import grpc
 from cryptography import x509
@@ -52,6 +58,55 @@ def ssl_context(config: SSLConfig) -> ssl.SSLContext:
         context.load_verify_locations(cadata=config.custom_ca)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+@dataclass(frozen=True)
+class ClientTls:
+    """How a program reaches a server that speaks TLS. All files are PEM.
+
+    Args:
+        authority: file of the certificates that signed the server's; None for the public authorities.
+        certificate: file of the program's own certificate, for a server that asks for one.
+        key: file of its key.
+        server_name: a name in the server's certificate, where the address has another.
+
+    Raises (on use):
+        UserError: a file cannot be read or used; the message names it.
+    """
+
+    authority: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    server_name: str | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """For a gRPC channel."""
+        self.context()  # gRPC finds a fault in a file only when it connects, and does not name it
+        authority, key, certificate = (
+            path.read_bytes() if path else None for path in (self.authority, self.key, self.certificate)
+        )
+        return grpc.ssl_channel_credentials(authority, key, certificate)
+
+    def context(self) -> ssl.SSLContext:
+        """For HTTPS."""
+        context = ssl.create_default_context()
+        with _fault_of(self.authority, "certificates"):
+            if self.authority:
+                context = ssl.create_default_context(cafile=self.authority)
+        with _fault_of(self.certificate, f"a certificate whose key is in {self.key}"):
+            if self.certificate:
+                context.load_cert_chain(self.certificate, self.key)
+        return context
+
+
+@contextmanager
+def _fault_of(file: Path | None, what: str) -> Iterator[None]:
+    try:
+        yield
+    except ssl.SSLError as error:  # an OSError too
+        raise UserError(f"{file}: not {what}, in PEM form ({error.reason or error})") from error
+    except OSError as error:
+        raise UserError(f"{error.filename or file} cannot be read: {error.strerror}") from error
 
 
 def _check(config: SSLConfig) -> None:

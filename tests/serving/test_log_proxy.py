@@ -3,14 +3,17 @@
 import asyncio
 import gzip
 import json
+import queue
 import resource
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -18,15 +21,20 @@ import grpc
 import httpx
 import pytest
 import tensorflow as tf
+from factories import save_half_plus_model
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 from test_records import rows
+from test_tls import CA, CLIENT, MUTUAL
+from test_tls import config as ssl_config
 
 from bertline import Client, ServingError
 from bertline.serving import exchanges
 from bertline.serving.errors import RequestError
 from bertline.serving.limits import Limits
 from bertline.serving.log_proxy import ENDING_SIGNALS, LogProxy, ProxyOptions, main
+from bertline.serving.models import one_model
+from bertline.serving.options import ServerOptions
 from bertline.serving.protos import (
     SERVICES,
     ClassificationRequest,
@@ -35,9 +43,12 @@ from bertline.serving.protos import (
     GetModelMetadataResponse,
     GetModelStatusRequest,
     ModelServiceStub,
+    MultiInferenceRequest,
     PredictionServiceServicer,
     PredictRequest,
     PredictResponse,
+    RegressionRequest,
+    RegressionResponse,
     SignatureDefMap,
     TensorProto,
 )
@@ -79,12 +90,17 @@ def both(monitored_model, tmp_path_factory):
     """The same requests to a server that keeps records and through a proxy to one that keeps none: answers, records."""
     own, theirs = tmp_path_factory.mktemp("own"), tmp_path_factory.mktemp("proxied")
     records = RecordOptions(own, texts=True, columns=("shop",))
-    answers, serving = {}, {"port": 0, "rest_port": 0}
-    with Server.of(monitored_model, "mood", records=records, **serving) as server:
+    half = save_half_plus_model(tmp_path_factory.mktemp("half") / "1").parent
+    config = one_model("mood", monitored_model)
+    config.model_config_list.config[0].version_labels["stable"] = 7
+    config.model_config_list.config.add(name="half", base_path=str(half), model_platform="tensorflow")
+    options = ServerOptions(models=config, port=0, rest_port=0, labels_in_advance=True)
+    answers = {}
+    with Server(replace(options, records=records)) as server:
         answers["server"] = asked(server.address, server.rest_address)
     flags = ["--rest_api_port=-1", "--metrics_port=-1", "--records_texts", "--records_columns=shop"]
     with (
-        Server.of(monitored_model, "mood", **serving) as behind,
+        Server(options) as behind,
         running(theirs, behind.address, f"--rest_upstream={behind.rest_address}", *flags) as proxy,
     ):
         answers["proxy"] = asked(proxy.address, proxy.rest)
@@ -109,9 +125,32 @@ def of_example(**features):
     return request
 
 
+def by_label(request):
+    request.model_spec.version_label = "stable"
+    return request
+
+
+def of_numbers():
+    """Method -> its request about the tf.Example x = 4, as bytes."""
+    example = tf.train.Example()
+    example.features.feature["x"].float_list.value.append(4)
+    examples, spec = {"example_list": {"examples": [example]}}, {"name": "half"}
+    tasks = [
+        {"model_spec": spec | {"signature_name": name}, "method_name": f"tensorflow/serving/{name}"}
+        for name in ("classify", "regress")
+    ]
+    requests = {
+        "Classify": ClassificationRequest(model_spec=tasks[0]["model_spec"], input=examples),
+        "Regress": RegressionRequest(model_spec=tasks[1]["model_spec"], input=examples),
+        "MultiInference": MultiInferenceRequest(tasks=tasks, input=examples),
+    }
+    return {method: request.SerializeToString() for method, request in requests.items()}
+
+
 def asked(address, rest):
     """Name -> answer, or the code and words of a refusal; and the ids that the caller was told."""
     requests = {
+        "by label": by_label(of_texts(["good by label"])),
         "one": of_texts(["good, write to jane@example.com"]),
         "two": of_texts(["bad", "good!"]),
         "label": of_texts(["only its label"], "label"),
@@ -131,27 +170,44 @@ def asked(address, rest):
             except grpc.RpcError as error:
                 answers[name], call = (error.code(), error.details()), error
             ids[name] = dict(call.trailing_metadata()).get("x-request-id")
+        for method, message in of_numbers().items():
+            answers[method] = channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")(
+                message, metadata=[("x-request-id", method)]
+            )
         metadata = GetModelMetadataRequest(model_spec={"name": "mood"}, metadata_field=["signature_def"])
         answers["metadata"] = stub.GetModelMetadata(metadata)
         answers["versions"] = ModelServiceStub(channel).GetModelStatus(
             GetModelStatusRequest(model_spec={"name": "mood"})
         )
+    rows = json.dumps({"signature_name": "text", "instances": [{"text": "a row"}]}).encode()
     bodies = {
-        "columns": {"signature_name": "text", "inputs": ["over rest", "good"]},
-        "rows": {"signature_name": "text", "instances": [{"text": "a row"}]},
-        "refused": {"signature_name": "none", "inputs": ["over rest"]},
-        "no json": None,
+        "columns": json.dumps({"signature_name": "text", "inputs": ["over rest", "good"]}).encode(),
+        "rows": rows,
+        "refused": json.dumps({"signature_name": "none", "inputs": ["over rest"]}).encode(),
+        "no json": b"{",
+        "packed": gzip.compress(rows),
+        "chunks": (bytes([each]) for each in rows),
     }
-    for name, body in bodies.items():
-        content = b"{" if body is None else json.dumps(body)
-        answer = httpx.post(f"{rest}/v1/models/mood:predict", content=content, headers={"x-request-id": name})
+    for name, content in bodies.items():
+        headers = {"x-request-id": name, "accept-encoding": "gzip"}
+        headers |= {"content-encoding": "gzip"} if name == "packed" else {}
+        answer = httpx.post(f"{rest}/v1/models/mood/labels/stable:predict", content=content, headers=headers)
         answers[name], ids[name] = (answer.status_code, answer.content), answer.headers.get("x-request-id")
+    numbers = {"signature_name": "classify", "examples": [{"x": 4.0}]}
+    for method in ("classify", "regress"):
+        headers = {"x-request-id": f"rest-{method}"}
+        body = numbers | {"signature_name": method}
+        answer = httpx.post(f"{rest}/v1/models/half:{method}", json=body, headers=headers)
+        answers[f"rest {method}"] = answer.status_code, answer.content
     return answers, ids
 
 
 def test_answers_are_those_of_the_server_behind(both):
     (directly, _), (through, _) = both[0]["server"], both[0]["proxy"]
     assert directly == through
+    assert [directly[name][0] for name in ("rows", "packed", "chunks", "rest classify", "rest regress")] == [200] * 5
+    assert directly["refused"][0] == 400 and json.loads(directly["refused"][1])["error"]
+    assert RegressionResponse.FromString(through["Regress"]).result.regressions[0].value == 4.0
     assert directly["one"].outputs["label"].string_val == [b"positive"] and directly["columns"][0] == 200
     assert set(through["label"].outputs) == {"label"} and through["label"].model_spec.signature_name == "text"
     assert through["no output"][0] == grpc.StatusCode.INVALID_ARGUMENT and "monitored" not in through["no output"][1]
@@ -172,9 +228,9 @@ def test_records_are_those_that_the_embedded_server_keeps(both):
 
     own, theirs = both[1]["server"], both[1]["proxy"]
     by_id = answered(own, OF_VECTORS)
-    assert len(by_id) == 8 and by_id == answered(theirs, OF_VECTORS)
-    over_grpc = [record for record in theirs if record["id"] in ("one", "two-0", "two-1", "label")]
-    assert len(over_grpc) == 4
+    assert len(by_id) == 13 and by_id == answered(theirs, OF_VECTORS)
+    over_grpc = [record for record in theirs if record["id"] in ("one", "two-0", "two-1", "label", "by-label")]
+    assert len(over_grpc) == 5
     assert {r["id"]: [r[name] for name in OF_VECTORS] for r in over_grpc} == {
         record["id"]: [record[name] for name in OF_VECTORS] for record in own if record["id"] in answered(over_grpc)
     }
@@ -194,8 +250,8 @@ def test_refused_requests_have_records_of_their_status_and_strangers_models_none
 
 def test_the_proxy_has_metrics_of_its_own(both):
     metrics = both[0]["metrics"]
-    assert 'bertline_log_proxy_requests_total{code="OK",entrypoint="GRPC",method="Predict"} 4.0' in metrics
-    assert 'bertline_log_proxy_requests_total{code="OK",entrypoint="REST",method="Predict"} 2.0' in metrics
+    assert 'bertline_log_proxy_requests_total{code="OK",entrypoint="GRPC",method="Predict"} 5.0' in metrics
+    assert 'bertline_log_proxy_requests_total{code="OK",entrypoint="REST",method="Predict"} 4.0' in metrics
     assert "bertline_log_proxy_seconds_count" in metrics and "bertline_records_written_total 0.0" in metrics
 
 
@@ -239,6 +295,14 @@ class Behind(PredictionServiceServicer):
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "no classes")
 
 
+def talk(messages, context):
+    """Answers bytes with the same bytes from the end, and ends with what the caller's header said."""
+    for message in messages:
+        yield message[::-1]
+    context.set_trailing_metadata([("ended", "well")])
+    yield dict(context.invocation_metadata())["mood"].encode()
+
+
 @pytest.fixture
 def behind(tmp_path):
     """What stands behind the proxy, and stubs of the proxy in front of it, which keeps vectors of no model."""
@@ -254,6 +318,9 @@ def behind(tmp_path):
     }
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", handlers)]
+    )
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("other.Service", {"Talk": grpc.stream_stream_rpc_method_handler(talk)})]
     )
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -298,6 +365,28 @@ def test_a_fault_of_the_proxys_own_is_in_nobodys_way(behind, tmp_path):
     servicer.proxy.process.wait(20)
     (record,) = rows(tmp_path / "records")
     assert (record["model"], record["status"], record["characters"]) == ("vectors", "OK", 4)
+
+
+def test_methods_that_nobody_knows_pass_byte_for_byte(behind):
+    """As a stream both ways, which is not ended before it is answered; gRPC knows no difference on the wire."""
+    _, _, channel = behind
+    messages = queue.SimpleQueue()
+    talk = channel.stream_stream("/other.Service/Talk")(iter(messages.get, None), metadata=[("mood", "good")])
+    for message in (BROKEN, b"", b"x" * (5 << 20)):
+        messages.put(message)
+        assert next(talk) == message[::-1]
+    messages.put(None)
+    assert list(talk) == [b"good"] and ("ended", "well") in talk.trailing_metadata()
+    for _ in range(20):
+        with pytest.raises(grpc.RpcError) as refused:
+            channel.unary_unary("/other.Service/Walk")(BROKEN)
+        assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    reflecting = channel.stream_stream("/other.Service/Reflect")(iter(messages.get, None))
+    messages.put(BROKEN)
+    with pytest.raises(grpc.RpcError) as refused:
+        next(reflecting)
+    messages.put(None)
+    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_large_messages_pass_and_a_caller_who_goes_is_gone_behind_too(behind):
@@ -456,11 +545,11 @@ def limited_memory(spare=256 << 20):
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def test_packed_bodies_are_read_within_the_limit_and_others_as_they_came(mood_models, tmp_path):
+def test_bodies_are_read_within_the_limit_and_pass_as_they_came(mood_models, tmp_path):
     (tmp_path / "serving").mkdir()
     (tmp_path / "serving" / "7").symlink_to(mood_models["good"])
     body = json.dumps({"signature_name": "text", "inputs": ["good"]}).encode()
-    large = body[:-1] + b" " * (40 << 20) + b"}"
+    large, long = (body[:-1] + b" " * size + b"}" for size in (40 << 20, 3 << 20))
     with (
         Server.of(
             tmp_path / "serving", "mood", port=0, rest_port=0, limits=Limits(max_request_bytes=64 << 20)
@@ -477,23 +566,31 @@ def test_packed_bodies_are_read_within_the_limit_and_others_as_they_came(mood_mo
             ("plain", "identity", body),
             ("packed", "X-GZip", gzip.compress(body)),
             ("large", "gzip", gzip.compress(large, 1)),
+            ("long", "identity", long),
+            ("in chunks", "identity", iter([long[:9], long[9:]])),
         ):
             headers = {"content-encoding": encoding, "x-request-id": name}
             answer = httpx.post(f"{proxy.rest}/v1/models/mood:predict", content=content, headers=headers, timeout=60)
             assert answer.status_code == 200, answer.text
-        dropped = 'bertline_records_dropped_total{reason="not_read"} 1.0'
-        while dropped not in httpx.get(proxy.metrics).text:
+            assert ("x-request-id" in answer.headers) == (name not in ("long", "in chunks"))
+        with Client(proxy.address, "mood") as client:
+            assert client.predict(["good" * 100_000] * 3)[1].label == "positive"
+        metrics = httpx.get(proxy.metrics).text
+        while 'bertline_records_dropped_total{reason="not_read"} 1.0' not in metrics:
             time.sleep(0.05)
+            metrics = httpx.get(proxy.metrics).text
+        assert 'bertline_records_dropped_total{reason="too_large"} 3.0' in metrics
     assert {record["id"]: record["characters"] for record in rows(tmp_path / "records")} == {"plain": 4, "packed": 4}
 
 
 class Packing(BaseHTTPRequestHandler):
-    """REST that answers each text with gzip: of 40 MB to the request `large`."""
+    """REST that answers each text with gzip: of 40 MB to the request `large`, and in 3 MB to the request `long`."""
 
     def do_POST(self):
         self.rfile.read(int(self.headers["content-length"]))
-        spaces = b" " * (40 << 20) if self.headers["x-request-id"] == "large" else b""
-        body = gzip.compress(b'{"outputs": {"classes": [["a"]], "probabilities": [[1.0]]' + spaces + b"}}", 1)
+        name = self.headers["x-request-id"]
+        spaces, level = b" " * {"large": 40 << 20, "long": 3 << 20}.get(name, 0), 0 if name == "long" else 1
+        body = gzip.compress(b'{"outputs": {"classes": [["a"]], "probabilities": [[1.0]]' + spaces + b"}}", level)
         self.send_response(200)
         for name, value in (("Content-Encoding", "x-gzip"), ("Content-Length", str(len(body)))):
             self.send_header(name, value)
@@ -514,14 +611,60 @@ def test_packed_answers_are_read_within_the_limit(mood_models, tmp_path):
         Server.of(tmp_path / "serving", "mood", port=0) as behind,
         running(tmp_path / "records", behind.address, *flags) as proxy,
     ):
-        for name in ("large", "small"):
+        for name in ("large", "long", "small"):
             body, headers = {"signature_name": "text", "inputs": ["good"]}, {"x-request-id": name}
             url = f"{proxy.rest}/v1/models/mood:predict"
             with httpx.stream("POST", url, json=body, headers=headers, timeout=60) as answer:
-                assert answer.status_code == 200 and len(b"".join(answer.iter_raw())) < 1 << 20
+                size = int(answer.headers["content-length"])
+                assert answer.status_code == 200 and len(b"".join(answer.iter_raw())) == size
+                assert (size > 3 << 20) == (name == "long") == ("x-request-id" not in answer.headers)
     rest.shutdown()
     rest.server_close()
     assert [(record["id"], record["classes"]) for record in rows(tmp_path / "records")] == [("small", ["a"])]
+
+
+# === TLS ===
+
+
+def test_tls_on_both_sides(mood_models, tmp_path):
+    (tmp_path / "serving").mkdir()
+    (tmp_path / "serving" / "7").symlink_to(mood_models["good"])
+    files = {"ca": CA.certificate, "certificate": CLIENT.certificate, "key": CLIENT.key()}
+    for name, text in files.items():
+        (tmp_path / f"{name}.pem").write_text(text)
+    (tmp_path / "tls.txt").write_text(str(ssl_config()))
+    flags = [
+        f"--upstream_{name}={tmp_path}/{file}.pem"
+        for name, file in (("ca", "ca"), ("client_certificate", "certificate"), ("client_key", "key"))
+    ]
+    trusted = {"verify": ssl.create_default_context(cadata=CA.certificate)}
+    body = {"signature_name": "text", "instances": ["good"]}
+    with (
+        Server.of(tmp_path / "serving", "mood", port=0, rest_port=0, tls=ssl_config(**MUTUAL)) as behind,
+        running(
+            tmp_path / "records",
+            behind.address,
+            f"--rest_upstream={behind.rest_address}",
+            "--rest_api_port=-1",
+            f"--ssl_config_file={tmp_path}/tls.txt",
+            *flags,
+        ) as proxy,
+    ):
+        assert behind.rest_address.startswith("https") and proxy.rest.startswith("https")
+        with Client(proxy.address, "mood", tls=CA.certificate.encode()) as client:
+            assert client.predict(["good"])[0].label == "positive"
+        answer = httpx.post(f"{proxy.rest}/v1/models/mood:predict", json=body, **trusted)
+        assert answer.json()["predictions"][0]["label"] == "positive"
+    assert len(rows(tmp_path / "records")) == 2
+
+
+def test_a_file_for_tls_that_cannot_be_used_is_named(tmp_path, capsys):
+    (tmp_path / "empty.pem").touch()
+    flags = [f"--records_folder={tmp_path}", "--upstream=a:1", "--port=-1"]
+    assert main([*flags, f"--upstream_ca={tmp_path}/absent.pem"]) == 1
+    assert "absent.pem cannot be read" in capsys.readouterr().err
+    assert main([*flags, f"--upstream_ca={tmp_path}/empty.pem"]) == 1
+    assert "empty.pem: not certificates, in PEM form" in capsys.readouterr().err
 
 
 # === Flags ===
@@ -533,9 +676,11 @@ def test_packed_answers_are_read_within_the_limit(mood_models, tmp_path):
         (["--upstream=a:1"], "give --records_folder"),
         (["--upstream=a:1", "--records_folder=r", "--rest_api_port=-1"], "REST takes both"),
         (
-            ["--upstream=a:1", "--records_folder=r", "--rest_api_port=-1", "--rest_upstream=https://a:1"],
+            ["--upstream=a:1", "--records_folder=r", "--rest_api_port=-1", "--rest_upstream=ftp://a:1"],
             "is http://HOST",
         ),
+        (["--upstream=a:1", "--records_folder=r", "--upstream_client_key=k"], "mutual TLS takes both"),
+        (["--upstream=a:1", "--records_folder=r", "--upstream_server_name=s"], "are for TLS: give --upstream_ca"),
         (["--upstream=a:1", "--records_folder=r", "--port=0"], "--port=0 listens on no port"),
     ],
 )
