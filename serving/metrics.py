@@ -31,7 +31,7 @@ class RecordCounters:
         self._written = Counter("bertline_records_written", "Records of requests written.", registry=registry)
         self._dropped = Counter(
             "bertline_records_dropped",
-            "Records of requests lost: too many came at once, the disk took none, or the server ended.",
+            "Records of requests lost: too many at once, one too large, a disk that took none, or the server's end.",
             ["reason"],
             registry=registry,
         )
