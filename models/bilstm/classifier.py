@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from bertline.errors import UserError
-from bertline.models import network_size, saved_classifier
+from bertline.models import network_size, saved_classifier, shallow
 from bertline.models.bilstm import vocabulary
 from bertline.models.bilstm.network import Direction, Encoder, Weights
-from bertline.models.frozen import FrozenClassifier
 from bertline.models.network_size import NetworkSize
 from bertline.models.pooling import Pooling
 from bertline.models.recipe import BilstmOptions
 from bertline.models.saved_classifier import WEIGHTS
 
-NETWORK = "bilstm"
 
-
-class Classifier(keras.Model):
+class Classifier(shallow.Classifier):
     """Embedding, dropout, an LSTM from each end of the row (Schuster and Paliwal 1997), and a dense head.
 
     Args:
@@ -36,8 +30,8 @@ class Classifier(keras.Model):
         multi_label: whether a row has any number of labels, and so each logit a probability of its own (sigmoid).
     """
 
+    family, same, forward = "bilstm", ("tokens", "embedding", "units"), Encoder
     pooling = Pooling()  # of no use here: the head reads the LSTMs' last states
-    additions: Mapping[str, np.ndarray] = MappingProxyType({})  # no method adds anything
 
     def __init__(
         self,
@@ -49,9 +43,8 @@ class Classifier(keras.Model):
         seed: int = 0,
         multi_label: bool = False,
     ):
-        super().__init__()
-        self.tokens, self.options, self.dropout = tuple(tokens), options, dropout
-        self.num_classes, self.multi_label = labels, multi_label
+        super().__init__(labels, options, dropout=dropout, multi_label=multi_label)
+        self.tokens = tuple(tokens)
         # A range of 0.05 both ways is Keras's own for embeddings.
         uniform = keras.initializers.RandomUniform(-0.05, 0.05, seed=seed)
         self.token_embedding = keras.layers.Embedding(len(tokens), options.embedding, uniform)
@@ -93,15 +86,6 @@ class Classifier(keras.Model):
         kernels = [variable.value for variable in self.by_depth[1] if variable.name != "bias"]
         return self.options.l2 * tf.add_n([tf.reduce_sum(tf.square(kernel)) for kernel in kernels])
 
-    def set_head(self, kernel: np.ndarray, bias: np.ndarray) -> None:
-        """Gives the head its weights: kernel [2 x units, labels] and bias [labels]."""
-        self.output_dense.kernel.assign(kernel)
-        self.output_dense.bias.assign(bias)
-
-    def encoder(self) -> Encoder:
-        """The forward pass over packed weights."""
-        return Encoder(self.dropout)
-
     def packed(self, dtype: tf.DType) -> Weights:
         """The weights as the encoder takes them, in float32, which BlockLSTM computes in."""
         del dtype
@@ -113,10 +97,6 @@ class Classifier(keras.Model):
             head_bias=self.output_dense.bias.value,
         )
 
-    def frozen(self, dtype: tf.DType) -> FrozenClassifier:
-        """The forward pass that is exported, with a copy of the weights."""
-        return FrozenClassifier(self.encoder(), self.packed(tf.float32), dtype)
-
     def call(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
         """Logits, float32 [batch, labels], of token_ids and padding_mask, int [batch, tokens], by Keras's own LSTMs."""
         del training
@@ -126,12 +106,9 @@ class Classifier(keras.Model):
         return self.output_dense(keras.ops.concatenate(lasts, axis=-1))
 
     def write(self, folder: Path, labels: Sequence[str], *, backbone_digest: str) -> None:
-        """Writes the weights, the vocabulary and the sizes."""
-        del backbone_digest  # there is no backbone
-        values = {"dropout": self.dropout, "bilstm": self.options.model_dump()}
-        saved_classifier.write(folder, NETWORK, labels, multi_label=self.multi_label, **values)
+        """Writes the weights, the sizes and the vocabulary."""
+        super().write(folder, labels, backbone_digest=backbone_digest)
         vocabulary.write(str(folder / vocabulary.FILE), self.tokens)
-        self.save_weights(folder / WEIGHTS)
 
     def take_weights(self, folder: Path, labels: Sequence[str], *, backbone_digest: str) -> None:
         """Takes the weights of a classifier that was written; tokens that only this one knows keep their initial ones.
@@ -145,12 +122,7 @@ class Classifier(keras.Model):
             UserError: the other has other labels, another network, other sizes or other tokens.
         """
         del backbone_digest
-        saved = saved_classifier.read(folder, NETWORK)
-        saved_classifier.check_labels(saved, labels, multi_label=self.multi_label)
-        for key in ("tokens", "embedding", "units"):
-            own, other = getattr(self.options, key), saved["bilstm"][key]
-            if own != other:
-                raise UserError(f"its model.bilstm.{key} is {other}, and that of the config is {own}")
+        self.fitting(folder, labels)
         other, embeddings = load(folder), self.token_embedding.embeddings.numpy()
         places = {token: place for place, token in enumerate(other.tokens)}
         known = [place for place, token in enumerate(self.tokens) if token in places]
@@ -167,7 +139,7 @@ def load(folder: Path) -> Classifier:
     Raises:
         UserError: the folder holds no saved classifier, or one of another network.
     """
-    saved = saved_classifier.read(folder, NETWORK)
+    saved = saved_classifier.read(folder, Classifier.family)
     model = Classifier(
         vocabulary.read(str(folder / vocabulary.FILE)),
         len(saved["labels"]),

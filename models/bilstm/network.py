@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from bertline.models import int8
-from bertline.models.dropout import dropped, noise
+from bertline.models import int8, shallow
 from bertline.models.family import Batch
 
 
@@ -29,42 +27,18 @@ class Weights(NamedTuple):
     head_bias: tf.Tensor
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """The forward pass.
-
-    Args:
-        dropout: share dropped of the embeddings and of what the head reads, while training.
-    """
-
-    dropout: float
-
-    def logits(self, weights: Weights, batch: Batch, seed: tf.Tensor | None = None) -> tf.Tensor:
-        """Logits, float32 [batch, labels]; with a seed, int64 [2], as training computes them, with dropout."""
-        features = self._dropped(self._vectors(weights, batch, seed), seed, place=2)
-        return tf.matmul(features, weights.head_kernel) + weights.head_bias
-
-    def vectors(self, weights: Weights, batch: Batch) -> tf.Tensor:
-        """The last states of both directions, float32 [batch, 2 x units]."""
-        return self._vectors(weights, batch, None)
+class Encoder(shallow.Encoder):
+    """The forward pass; dropout is of the embeddings, and of the LSTMs' last states."""
 
     def _vectors(self, weights: Weights, batch: Batch, seed: tf.Tensor | None) -> tf.Tensor:
-        words = int8.rows(weights.words, batch.token_ids)  # [batch, tokens, embedding]
-        if batch.move is not None:
-            words += batch.move
-        words = self._dropped(words, seed, place=1)
+        """The last states of both directions, float32 [batch, 2 x units]."""
+        words = self._dropped(self._words(weights, batch), seed, place=1)  # [batch, tokens, embedding]
         backwards = tf.reverse_sequence(words, batch.lengths, seq_axis=1)
         last = (
             _last_state(weights.forward, words, batch.lengths),
             _last_state(weights.backward, backwards, batch.lengths),
         )
         return tf.concat(last, axis=1)
-
-    def _dropped(self, x: tf.Tensor, seed: tf.Tensor | None, *, place: int) -> tf.Tensor:
-        if seed is None:
-            return x
-        shape = tf.unstack(tf.shape(x))
-        return dropped(x, noise(shape, seed + tf.constant([0, place], tf.int64)), self.dropout)
 
 
 def _last_state(direction: Direction, words: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -12,18 +11,15 @@ import numpy as np
 import tensorflow as tf
 
 from bertline.errors import UserError
-from bertline.models import network_size, saved_classifier
-from bertline.models.frozen import FrozenClassifier
+from bertline.models import network_size, saved_classifier, shallow
 from bertline.models.network_size import NetworkSize
 from bertline.models.pooling import Pooling
 from bertline.models.recipe import ModelOptions, StaticOptions
 from bertline.models.saved_classifier import WEIGHTS
 from bertline.models.static.network import Encoder, Weights
 
-NETWORK = "static"
 
-
-class Classifier(keras.Model):
+class Classifier(shallow.Classifier):
     """Token vectors, their mean, a hidden layer with ReLU, and a dense head.
 
     Args:
@@ -35,8 +31,8 @@ class Classifier(keras.Model):
         multi_label: whether a row has any number of labels, and so each logit a probability of its own (sigmoid).
     """
 
+    family, same, forward = "static", ("dimensions", "hidden"), Encoder
     pooling = Pooling("mean")
-    additions: Mapping[str, np.ndarray] = MappingProxyType({})  # no method adds anything
 
     def __init__(
         self,
@@ -48,9 +44,7 @@ class Classifier(keras.Model):
         seed: int = 0,
         multi_label: bool = False,
     ):
-        super().__init__()
-        self.options, self.dropout = options, dropout
-        self.num_classes, self.multi_label = labels, multi_label
+        super().__init__(labels, options, dropout=dropout, multi_label=multi_label)
         self.token_embedding = keras.layers.Embedding(words, options.dimensions, "zeros")
         # He's initial weights, which keep the size of what a ReLU gives (He et al. 2015).
         self.hidden_dense = keras.layers.Dense(
@@ -92,15 +86,6 @@ class Classifier(keras.Model):
     def penalty(self) -> None:
         """Nothing."""
 
-    def set_head(self, kernel: np.ndarray, bias: np.ndarray) -> None:
-        """Gives the head its weights: kernel [hidden, labels] and bias [labels]."""
-        self.output_dense.kernel.assign(kernel)
-        self.output_dense.bias.assign(bias)
-
-    def encoder(self) -> Encoder:
-        """The forward pass over packed weights."""
-        return Encoder(self.dropout)
-
     def packed(self, dtype: tf.DType) -> Weights:
         """The weights as the encoder takes them, in float32: its products are small."""
         del dtype
@@ -112,10 +97,6 @@ class Classifier(keras.Model):
             head_bias=self.output_dense.bias.value,
         )
 
-    def frozen(self, dtype: tf.DType) -> FrozenClassifier:
-        """The forward pass that is exported, with a copy of the weights."""
-        return FrozenClassifier(self.encoder(), self.packed(tf.float32), dtype)
-
     def call(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
         """Logits, float32 [batch, labels], of token_ids and padding_mask, int [batch, tokens], by Keras's layers."""
         del training
@@ -123,17 +104,6 @@ class Classifier(keras.Model):
         real = ops.cast(inputs["padding_mask"], "float32")[:, :, None]
         mean = ops.sum(self.token_embedding(inputs["token_ids"]) * real, axis=1) / ops.sum(real, axis=1)
         return self.output_dense(ops.relu(self.hidden_dense(mean)))
-
-    def write(self, folder: Path, labels: Sequence[str], *, backbone_digest: str) -> None:
-        """Writes the weights and the sizes."""
-        values = {
-            "backbone_digest": backbone_digest,
-            "dropout": self.dropout,
-            "static": self.options.model_dump(),
-            "words": int(self.token_embedding.input_dim),
-        }
-        saved_classifier.write(folder, NETWORK, labels, multi_label=self.multi_label, **values)
-        self.save_weights(folder / WEIGHTS)
 
     def take_weights(self, folder: Path, labels: Sequence[str], *, backbone_digest: str) -> None:
         """Takes the weights of a classifier that was written.
@@ -146,13 +116,7 @@ class Classifier(keras.Model):
         Raises:
             UserError: the other has other labels, another network, other sizes or another backbone.
         """
-        saved = saved_classifier.read(folder, NETWORK)
-        saved_classifier.check_labels(saved, labels, multi_label=self.multi_label)
-        for key in ("dimensions", "hidden"):
-            own, other = getattr(self.options, key), saved["static"][key]
-            if own != other:
-                raise UserError(f"its model.static.{key} is {other}, and that of the config is {own}")
-        if saved["backbone_digest"] != backbone_digest:
+        if self.fitting(folder, labels)["backbone_digest"] != backbone_digest:
             raise UserError("its token vectors were distilled from another model.backbone, or with other weights")
         self.load_weights(folder / WEIGHTS)
 
@@ -172,7 +136,7 @@ def load(folder: Path) -> Classifier:
     Raises:
         UserError: the folder holds no saved classifier, or one of another network.
     """
-    saved = saved_classifier.read(folder, NETWORK)
+    saved = saved_classifier.read(folder, Classifier.family)
     model = Classifier(
         saved["words"],
         len(saved["labels"]),
