@@ -1,5 +1,6 @@
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -194,16 +195,22 @@ def stop(progress):
         raise Stopped
 
 
-def student(folder, **more):
-    """A student of one layer whose rows have the labels of other rows, and so only its teacher to learn from."""
+def student(folder, wanted=None, **more):
+    """A student whose rows have the labels of other rows, and so only its teacher to learn from.
+
+    It has what is wanted of its teacher; by default one layer, with random weights.
+    """
     options = tiny_model_options(folder)
     two = options.model_copy(update={"backbone": options.backbone.model_copy(update={"layers": 2})})
+    keras.utils.set_random_seed(3)  # of the teacher's weights on which its answers do not depend
     teacher = keyword_classifier(two, KEYWORDS)
     rows, validation = tokenised_reviews(options, 300), tokenised_reviews(options, 60, seed=1)
     random = dataclasses.replace(rows, labels=np.random.default_rng(1).permutation(rows.labels))
-    learned = Distillation([teacher], Kept([1]), DistillOptions(soft_share=1.0), tf.float32)
+    kept = compression.kept_of(teacher, wanted or {"layers": 1}, rows, seed=1)
+    learned = Distillation([teacher], kept, DistillOptions(soft_share=1.0), tf.float32)
     place = {"checkpoints": folder / "checkpoints", "distillation": learned}
-    return fit(lambda: build(options), random, validation, RECIPE, **place, **more)
+    made = (lambda: teacher.shortened(kept)) if wanted else (lambda: build(options))
+    return fit(made, random, validation, RECIPE, **place, **more)
 
 
 def test_a_student_learns_its_teachers_answers(tmp_path):
@@ -211,14 +218,15 @@ def test_a_student_learns_its_teachers_answers(tmp_path):
 
 
 @pytest.mark.shipped  # what makes a stopped training go on to the bit is tested elsewhere; the teacher adds no state
-def test_a_stopped_student_goes_on_to_the_bit(tmp_path):
+@pytest.mark.parametrize("wanted", [None, {"hidden": 32}], ids=["random", "narrow"])
+def test_a_stopped_student_goes_on_to_the_bit(tmp_path, wanted):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
     cut.mkdir()
-    model, history, logits = student(whole)
+    model, history, logits = student(whole, wanted)
     with pytest.raises(Stopped):
-        student(cut, on_progress=stop)
-    resumed, resumed_history, resumed_logits = student(cut)
+        student(cut, wanted, on_progress=stop)
+    resumed, resumed_history, resumed_logits = student(cut, wanted)
     assert resumed_history.resumed_at
     assert resumed_history.epochs == history.epochs
     np.testing.assert_array_equal(weights(resumed), weights(model))
