@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -156,19 +157,32 @@ def combined(model: ModelOptions, recipe: TrainOptions, values: Mapping[str, Any
     model_values = {key.removeprefix("model."): value for key, value in values.items() if key.startswith("model.")}
     wanted = nested({key.removeprefix("train."): value for key, value in values.items() if key.startswith("train.")})
     own = recipe.model_dump(exclude_defaults=True)
-    may_go = [key for key in own if key not in wanted and key != "ensemble"]
-    if wanted.get("method", recipe.method) == recipe.method:
-        may_go = []
-    first: ValidationError | None = None
-    for left_out in _smallest_first(may_go):
-        kept = {key: value for key, value in own.items() if key not in left_out}
+    other_method = wanted.get("method", recipe.method) != recipe.method
+    may_go = {key for key in own if key not in wanted and key != "ensemble"} if other_method else set()
+    while True:
         try:
-            changed = TrainOptions.model_validate(merged(kept, wanted))
+            changed = TrainOptions.model_validate(merged(own, wanted))
         except ValidationError as error:
-            first = first or error
+            named = may_go.intersection(own, (key.partition(".")[0] for key in _named_keys(error)))
+            if not named:
+                raise
+            own = {key: value for key, value in own.items() if key not in named}
         else:
             return ModelOptions.model_validate({**model.model_dump(), **model_values}), changed
-    raise first
+
+
+def _named_keys(error: ValidationError) -> list[str]:
+    """The keys that the first fault is about: its place, and what the rules of a section say before the colon."""
+    fault = error.errors()[0]
+    place = [str(part) for part in fault["loc"]]
+    if fault["type"] != "value_error":
+        return [".".join(place)]
+    keys = re.split(", | and ", _message(error).partition(":")[0])
+    return [".".join([*place, key]) for key in keys]
+
+
+def _message(error: ValidationError) -> str:
+    return error.errors()[0]["msg"].removeprefix("Value error, ")
 
 
 # === A space that the config names ===
@@ -259,8 +273,8 @@ def _as_taken(key: str, field: FieldInfo, value: Any) -> Any:
 def _why_not(each: Dimension, model: ModelOptions, recipe: TrainOptions, methods: list[str]) -> str:
     for method in methods:
         for value in each.values:
-            if fault := _refusal({METHOD: method, each.key: value}, model, recipe):
-                return f"{value!r}: {fault}"
+            if refusal := _refusal({METHOD: method, each.key: value}, model, recipe):
+                return f"{value!r}: {refusal.message}"
     return f"it does not go with the other keys of the space and method: {', '.join(methods)}"
 
 
@@ -371,41 +385,64 @@ def _space(dimensions: tuple[Dimension, ...], model: ModelOptions, recipe: Train
 def _fitting(
     method: str, dimensions: tuple[Dimension, ...], model: ModelOptions, recipe: TrainOptions
 ) -> tuple[Dimension, ...]:
-    """The dimensions that go with a method: the most of them that the options' own rules accept together.
+    """The dimensions that go with a method: all but those that the options' own rules refuse, one after another.
 
     Raises:
         ValueError: the method needs a key that neither the config nor the space has.
     """
-    candidates = [each for each in dimensions if each.key != METHOD and method in (each.methods or (method,))]
-    first: str | None = None
-    for left_out in _smallest_first(candidates):
-        kept = [each for each in candidates if each not in left_out]
-        fault = _fault(method, kept, model, recipe)
-        if fault is None:
-            return tuple(kept)
-        first = first or fault
-    raise ValueError(f"tune.space: train.method: {method}: {first}")
+    kept = [each for each in dimensions if each.key != METHOD and method in (each.methods or (method,))]
+    first: _Refusal | None = None
+    while refusal := _refused(method, kept, model, recipe):
+        first = first or refusal
+        blamed = _blamed(refusal, kept, model, recipe)
+        if blamed is None:
+            raise ValueError(f"tune.space: train.method: {method}: {first.message}")
+        kept.remove(blamed)
+    return tuple(kept)
 
 
-def _fault(method: str, kept: Sequence[Dimension], model: ModelOptions, recipe: TrainOptions) -> str | None:
-    """Why a method does not go with one of the values; None where it goes with all."""
+class _Refusal(NamedTuple):
+    """Why a recipe cannot have these values, and the keys that the message names."""
+
+    values: Mapping[str, Any]
+    message: str
+    keys: tuple[str, ...]
+
+    def names(self, each: Dimension) -> bool:
+        return any(each.key == key or each.key.startswith(f"{key}.") for key in self.keys)
+
+
+def _refused(method: str, kept: Sequence[Dimension], model: ModelOptions, recipe: TrainOptions) -> _Refusal | None:
+    """The first refusal of a method with one of the values; None where it goes with all."""
     first = {METHOD: method, **{each.key: each.values[0] for each in kept}}
     changed = [first, *({**first, each.key: value} for each in kept for value in each.values[1:])]
-    return next((fault for values in changed if (fault := _refusal(values, model, recipe))), None)
+    return next((refusal for values in changed if (refusal := _refusal(values, model, recipe))), None)
 
 
-def _refusal(values: Mapping[str, Any], model: ModelOptions, recipe: TrainOptions) -> str | None:
+def _blamed(
+    refusal: _Refusal, kept: Sequence[Dimension], model: ModelOptions, recipe: TrainOptions
+) -> Dimension | None:
+    """The dimension that the refusal names, or else one without which it would not be made; None where none is."""
+    for each in kept:
+        if refusal.names(each):
+            return each
+    for each in kept:
+        others = {key: value for key, value in refusal.values.items() if key != each.key}
+        without = _refusal(others, model, recipe)
+        if without is None or without.message != refusal.message:
+            return each
+    return None
+
+
+def _refusal(values: Mapping[str, Any], model: ModelOptions, recipe: TrainOptions) -> _Refusal | None:
     """Why a recipe cannot have these values; None where it can."""
     try:
         _, changed = combined(model, recipe, values)
     except ValidationError as error:
-        return error.errors()[0]["msg"].removeprefix("Value error, ")
+        return _Refusal(values, _message(error), tuple(f"train.{key}" for key in _named_keys(error)))
     size = network_size.read(model)
-    return network_size.misfit(changed, size, model.max_length) if size else None
-
-
-def _smallest_first(members: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-    return itertools.chain.from_iterable(itertools.combinations(members, size) for size in range(len(members) + 1))
+    fault = network_size.misfit(changed, size, model.max_length) if size else None
+    return _Refusal(values, fault, (fault.partition(":")[0],)) if fault else None
 
 
 # === Values by key ===

@@ -109,6 +109,36 @@ def test_a_key_that_goes_with_another_method_is_left_out():
     assert back == lora and model.dropout == 0.2
 
 
+def test_only_what_the_refusals_name_leaves_however_many_keys_there_are():
+    """Were sets of keys tried one after another, these would take days."""
+    kept = {"epochs": 4, "batch_size": 8, "learning_rate": 1e-4, "warmup_share": 0.2, "weight_decay": 0.1}
+    kept |= {"clip_norm": 0.5, "class_weights": "balanced", "patience": 3, "seed": 5, "checkpoint_steps": 9}
+    kept |= {"probe_rows": 100, "accumulate_steps": 2, "precision": "float32", "distribution": "one_device"}
+    leaving = {"layer_decay": 0.9, "l2_sp": 0.01, "average": {"method": "ema"}}
+    full = TrainOptions(**kept, **leaving, tensorboard=False, r_drop=0.5)
+    changed = space.combined(MODEL, full, {"train.method": "adalora", "train.r_drop": 0.2})[1]
+    assert changed == TrainOptions(method="adalora", **kept, tensorboard=False, r_drop=0.2)
+    wanted = {f"train.{key}": [value, value * 2] for key, value in kept.items() if isinstance(value, int | float)}
+    for key in ("train.seed", "train.checkpoint_steps", "train.probe_rows"):
+        del wanted[key]
+    methods = ["adalora", "contrastive"]
+    wanted |= {"train.layer_decay": [0.8, 0.9], "train.l2_sp": [0.01, 0.1], "train.label_smoothing": [0, 0.1]}
+    wanted |= {"train.lora.rank": [4, 8], "train.prompt.tokens": [4, 8], "train.adalora.rank": [4, 8]}
+    with pytest.raises(ValueError, match=r"^tune\.space: train\.l2_sp: 0\.01: l2_sp: with method: adalora"):
+        named({**wanted, "train.method": methods}, full)
+    searched = named({**wanted, "train.method": ["full", "lora", "prompt", *methods]}, full)
+    assert "train.l2_sp" in keys(searched, "full") and "train.label_smoothing" in keys(searched, "prompt")
+    assert keys(searched, "contrastive") >= {"train.layer_decay", "train.epochs"}
+    assert not keys(searched, "contrastive") & {"train.label_smoothing", "train.accumulate_steps", "train.lora.rank"}
+
+
+def test_a_key_that_the_config_rules_out_is_named():
+    gradual = TrainOptions(method="gradual", epochs=4, unfreeze_epochs=3)
+    with pytest.raises(ValueError, match=r"^tune\.space: train\.epochs: 2: unfreeze_epochs: 3 opens no layer in 2"):
+        named({"train.epochs": [2, 4], "train.batch_size": [8, 16]}, gradual)
+    assert "train.epochs" not in keys(space.default(Rows(500, **PRETRAINED), MODEL, gradual), "gradual")
+
+
 def test_an_ensemble_is_not_given_up_for_a_method():
     with pytest.raises(ValueError, match=r"^tune\.space: train\.method: contrastive: ensemble: method: contrastive"):
         named({"train.method": ["full", "contrastive"]}, TrainOptions(ensemble=3))
