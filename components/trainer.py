@@ -39,6 +39,7 @@ from bertline.models.family import Classifier
 from bertline.models.features import SEGMENT_IDS
 from bertline.models.recipe import ModelOptions, TrainOptions
 
+NOT_CONTRASTIVE = ("strategy", "adapter", "keep_end")  # one device, no factors, and no ensemble to go on with
 _progress = logging.getLogger("bertline.progress")
 
 
@@ -284,7 +285,7 @@ def train(task: Task, options: ModelOptions, recipe: TrainOptions, **fitting: An
         task: the rows and where to start.
         options: the model's.
         recipe: the training's.
-        fitting: further arguments of `training.fit`; the method "probe" needs none of them.
+        fitting: further arguments of `training.fit`; the method "probe" needs none of them, and "contrastive" not all.
 
     Raises:
         UserError: the loss is no longer a number, weights do not fit, or the method needs a probe and there is none.
@@ -296,7 +297,8 @@ def train(task: Task, options: ModelOptions, recipe: TrainOptions, **fitting: An
     if recipe.method == "probe":
         return keep_probe(build, task.probed, recipe)
     if recipe.method == "contrastive":
-        return contrastive.fit(build, task.train, task.validation, recipe, **fitting)
+        taken = {name: value for name, value in fitting.items() if name not in NOT_CONTRASTIVE}
+        return contrastive.fit(build, task.train, task.validation, recipe, **taken)
     return training.fit(build, task.train, task.validation, recipe, **fitting)
 
 

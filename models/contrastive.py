@@ -42,9 +42,8 @@ def fit(
     logs: Path | None = None,
     on_progress: Callable[[training.Progress], None] = lambda progress: None,
     on_epoch: Callable[[training.History], None] = lambda history: None,
-    **_: object,
 ) -> training.Trained:
-    """Fine-tunes a classifier; arguments and errors as `training.fit`. It runs on one device.
+    """Fine-tunes a classifier on one device; arguments and errors as those of `training.fit`.
 
     After each epoch a probe is fitted on the training rows' vectors. The epoch whose probe has the least validation
     loss is kept, with its probe as the head.
@@ -102,9 +101,16 @@ class Draws:
         labels: int [rows].
         batch_size: rows in a step.
         seed: with the step it decides on the rows.
+
+    Raises:
+        UserError: rows have several labels, or all the same one.
     """
 
     def __init__(self, labels: np.ndarray, batch_size: int, seed: int):
+        if labels.ndim != 1:
+            raise UserError(
+                "train.method: contrastive: rows with several labels cannot be trained so; use full or lora"
+            )
         self._places = [np.flatnonzero(labels == label) for label in np.unique(labels)]
         self._labels = min(len(self._places), max(batch_size // ROWS_OF_A_LABEL, 2))
         self._of_each = max(batch_size // self._labels, ROWS_OF_A_LABEL)
@@ -133,6 +139,7 @@ class _Run:
     def __init__(self, model: Classifier, train: Rows, validation: Rows, options: TrainOptions, folder: str):
         self.model, self._options = model, options
         self._train, self._validation = train, validation
+        self._way_out = divergence.lower("train.learning_rate", options.learning_rate, "train.clip_norm")
         self._dtype = hardware.compute_dtype(options.precision)
         self._encoder = model.encoder()
         self._draws = Draws(train.labels, options.batch_size, options.seed)
@@ -173,7 +180,7 @@ class _Run:
         """Gives the model the best epoch's encoder and its probe as the head; the validation rows' logits."""
         if self.history.stale_epochs():
             self._checkpoints.read_weights(self.history.best_epoch)
-        fitted, logits = self._probe()
+        fitted, logits = self._probe(self.history.best_epoch)
         self.model.set_head(fitted.kernel, fitted.bias)
         return logits
 
@@ -210,15 +217,15 @@ class _Run:
             skipped=bool(skipped),
             loss_scale=self._loss_scale,
             place=f"at step {history.step + 1} of {self.steps}",
-            way_out=f"lower train.learning_rate (now {self._options.learning_rate:g}) or train.clip_norm",
+            way_out=self._way_out,
         )
         history.add_step(value, len(rows), skipped=bool(skipped), seconds=seconds if traced else None)
 
     def end_epoch(self, wall_seconds: float) -> None:
         """Fits a probe, adds the epoch to the history, and keeps its encoder if the probe is the best."""
         history = self.history
-        fitted, _ = self._probe()
         number = len(history.epochs) + 1
+        fitted, _ = self._probe(number)
         epoch = training.Epoch(
             number, history.loss_sum / history.rows, fitted.validation_loss, fitted.validation_accuracy
         )
@@ -232,10 +239,18 @@ class _Run:
         if better and previous:
             self._checkpoints.remove_weights(previous)
 
-    def _probe(self) -> tuple[probe.Probe, np.ndarray]:
-        """The probe on the encoder as it is, and its logits of the validation rows."""
+    def _probe(self, epoch: int) -> tuple[probe.Probe, np.ndarray]:
+        """The probe on the encoder as it is after an epoch, and its logits of the validation rows.
+
+        Raises:
+            UserError: the vectors are no longer numbers.
+        """
         train, validation = (
             probe.LabelledFeatures(self._features(r), r.labels) for r in (self._train, self._validation)
+        )
+        total = float(validation.features.sum())
+        divergence.check_validation(
+            total, what="sum of the validation rows' vectors", epoch=epoch, way_out=self._way_out
         )
         balanced = self._options.class_weights == "balanced"
         fitted = probe.fit(train, validation, self.model.num_classes, balanced=balanced)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from bertline.models import divergence, dropout, hardware
+from bertline.models import divergence, dropout, hardware, training
 from bertline.models.bert.masked_lm import MaskedLm
 from bertline.models.checkpoints import Checkpoints
 from bertline.models.dataset import Batches, Rows
@@ -26,7 +26,6 @@ from bertline.models.masking import Masking
 from bertline.models.optimizer import AdamW, LossScale, Schedule
 from bertline.models.recipe import Precision, PretrainOptions
 
-REPORT_SECONDS = 0.5  # between two progress events
 # Added to the seeds of masks, so that they are no dropout's; dropout's differ by multiples of 1,000,003.
 _MASKS, _HELD_OUT_MASKS = 1, 2
 
@@ -96,6 +95,7 @@ class _Run:
         folder: str | Path,
     ):
         self._masked, self._masking, self._options, self._dtype = masked, masking, options, dtype
+        self._way_out = divergence.lower("pretrain.learning_rate", options.learning_rate, "pretrain.clip_norm")
         self._batches = Batches(train, options.batch_size)
         self._held_out = Batches(held_out, options.batch_size)
         self.steps = self._batches.steps * options.epochs
@@ -133,7 +133,8 @@ class _Run:
 
     @property
     def finished(self) -> bool:
-        return self.history.step >= self.steps
+        """Whether the last step is taken and its epoch judged; a checkpoint can stand between the two."""
+        return self.history.step >= self.steps and not self.history.rows
 
     def train_epoch(self, clock: Callable[[], float], on_progress: Callable[[Progress], None]) -> None:
         """Trains to the end of the epoch under way, or to the last step, and judges the held-out texts."""
@@ -142,13 +143,15 @@ class _Run:
         reported = 0.0
         for batch in batches.take(self.steps - history.step):
             self._train_on(batch)
-            if time.perf_counter() - reported > REPORT_SECONDS:
+            if time.perf_counter() - reported > training.REPORT_SECONDS:
                 reported = time.perf_counter()
                 on_progress(self.history.progress(self._options.epochs, self.steps, self._options.batch_size))
             if history.step % self._options.checkpoint_steps == 0 and history.step % self._batches.steps:
                 self._save(clock())
         on_progress(self.history.progress(self._options.epochs, self.steps, self._options.batch_size))
         judged = self.evaluate(epoch + 1)
+        what = "loss of pre-training on the held-out texts"
+        divergence.check_validation(judged.validation_loss, what=what, epoch=epoch + 1, way_out=self._way_out)
         judged.train_loss = history.loss_sum / history.rows
         history.epochs.append(judged)
         history.best_epoch = judged.epoch
@@ -180,7 +183,7 @@ class _Run:
             skipped=bool(skipped),
             loss_scale=self._loss_scale,
             place=f"of pre-training at step {history.step + 1} of {self.steps}",
-            way_out=f"lower pretrain.learning_rate (now {self._options.learning_rate:g}) or pretrain.clip_norm",
+            way_out=self._way_out,
         )
         history.add_step(float(loss), int(rows), skipped=bool(skipped), seconds=seconds if traced else None)
 

@@ -116,7 +116,8 @@ class Run:
     ):
         self.model = model
         self._strategy = strategy
-        self._rate_key = "compress.distill.learning_rate" if distillation else "train.learning_rate"
+        rate_key = "compress.distill.learning_rate" if distillation else "train.learning_rate"
+        self._way_out = divergence.lower(rate_key, options.learning_rate, "train.clip_norm")
         self._options = options
         self._target = targets.of(
             train.labels,
@@ -251,7 +252,7 @@ class Run:
             skipped=bool(skipped),
             loss_scale=self._loss_scale,
             place=f"at step {history.step + 1} of {self.steps}",
-            way_out=f"lower {self._rate_key} (now {self._options.learning_rate:g}) or train.clip_norm",
+            way_out=self._way_out,
         )
         history.add_step(float(loss), int(rows), skipped=bool(skipped), seconds=seconds if traced else None)
         if self._average and not skipped:
@@ -276,6 +277,7 @@ class Run:
         logits = self._evaluate()
         loss, accuracy = targets.figures(self._target, self._validation.rows.labels, logits)
         epoch, previous = len(history.epochs) + 1, history.best_epoch
+        divergence.check_validation(loss, epoch=epoch, way_out=self._way_out)
         better = not history.epochs or loss < history.best.validation_loss
         history.epochs.append(Epoch(epoch, history.loss_sum / history.rows, loss, accuracy))
         history.loss_sum, history.rows = 0.0, 0

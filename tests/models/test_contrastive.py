@@ -44,14 +44,16 @@ def test_a_step_draws_rows_of_several_labels_by_seed_and_step():
     assert len(contrastive.Draws(np.arange(2_000_000) % 2, 16, seed=1)(0)) == 16  # no list of pairs
     with pytest.raises(UserError, match="all training rows have one label"):
         contrastive.Draws(np.zeros(4), 8, seed=1)
+    with pytest.raises(UserError, match="contrastive: rows with several labels cannot be trained so"):
+        contrastive.Draws(np.eye(3, dtype=np.int32), 8, seed=1)
 
 
-def fit(folder, model, **arguments):
+def fit(folder, model, options=RECIPE, **arguments):
     return contrastive.fit(
         lambda: classifier.from_options(model, 3, seed=17),
         tokenised_reviews(model, 36),
         tokenised_reviews(model, 60, seed=1),
-        RECIPE,
+        options,
         checkpoints=folder / "checkpoints",
         **arguments,
     )
@@ -84,6 +86,12 @@ def test_the_head_is_a_probe_on_a_better_encoder_and_a_resumed_training_is_the_s
     best = whole.history.best
     assert best.validation_accuracy == pytest.approx((logits.argmax(1) == validation.labels).mean())
     assert best.validation_loss < 0.8 * frozen_loss(model)
+
+
+def test_weights_that_the_last_step_spoils_are_not_the_best(tmp_path):
+    spoils = RECIPE.model_copy(update={"learning_rate": 1e38, "epochs": 1, "warmup_share": 0.0, "batch_size": 36})
+    with pytest.raises(UserError, match=r"vectors became nan after epoch 1; lower train.learning_rate"):
+        fit(tmp_path, tiny_model_options(tmp_path), spoils)
 
 
 def frozen_loss(model):

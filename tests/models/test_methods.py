@@ -167,7 +167,16 @@ def test_frozen_weights_do_not_move_and_it_learns(tmp_path, monkeypatch, name):
 
 
 # Each has a state of its own that a resumed training must find again.
-@pytest.mark.parametrize("name", ["gradual", "lora", "adalora"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gradual", "lora", "adalora"),
+        *(
+            pytest.param(name, marks=pytest.mark.shipped)
+            for name in ("top_layers", "bitfit", "houlsby", "pfeiffer", "prompt", "prefix")
+        ),
+    ],
+)
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch, name):
     class Killed(Exception):
         pass

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from factories import tiny_model_options, tokenised_reviews
 
-from bertline.models import pretraining
+from bertline.errors import UserError
+from bertline.models import pretraining, training
 from bertline.models.bert import backbone, classifier, folder, masked_lm
 from bertline.models.bert.masked_lm import MaskedLm
 from bertline.models.bert.tokenizer import read_vocabulary
@@ -114,6 +115,16 @@ def fit(options, recipe, checkpoints, on_progress=lambda progress: None):
     return masked, result
 
 
+def kill_at(step):
+    """What stops a training that has taken so many steps, whenever it says so."""
+
+    def look(progress):
+        if progress.step >= step:
+            raise KeyboardInterrupt
+
+    return look
+
+
 def weights(masked):
     return [variable.numpy() for variable in masked.variables]
 
@@ -141,19 +152,35 @@ def test_the_loss_falls_on_texts_that_it_does_not_train_on(pretrained):
 def test_a_killed_one_goes_on_and_ends_the_same(pretrained, tmp_path):
     options, recipe, masked, result, _ = pretrained
 
-    def kill(progress):
-        if progress.step >= 23:
-            raise KeyboardInterrupt
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretraining, "REPORT_SECONDS", 0.0)
+        patch.setattr(training, "REPORT_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
-            fit(options, recipe, tmp_path / "checkpoints", on_progress=kill)
+            fit(options, recipe, tmp_path / "checkpoints", on_progress=kill_at(23))
     resumed, again = fit(options, recipe, tmp_path / "checkpoints")
     assert again.history.resumed_at == [21]
     for one, other in zip(weights(masked), weights(resumed), strict=True):
         np.testing.assert_array_equal(one, other)
     assert again.history.epochs == result.history.epochs
+
+
+def test_one_killed_after_its_last_step_judges_the_epoch_that_it_ends(pretrained, tmp_path, monkeypatch):
+    options = pretrained[0]
+    recipe = PretrainOptions(epochs=8, steps=6, learning_rate=0.005, checkpoint_steps=3)  # the second of four each
+    _, whole = fit(options, recipe, tmp_path / "whole")
+
+    monkeypatch.setattr(training, "REPORT_SECONDS", float("inf"))  # only between the last step and the judging
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            fit(options, recipe, tmp_path / "killed", on_progress=kill_at(6))
+    _, again = fit(options, recipe, tmp_path / "killed")
+    assert again.history.resumed_at[-1] == 6
+    assert again.history.epochs == whole.history.epochs and len(again.history.epochs) == 2
+
+
+def test_weights_that_the_last_step_spoils_are_not_written(pretrained, tmp_path):
+    spoils = PretrainOptions(steps=1, warmup_share=0).model_copy(update={"learning_rate": 1e38})
+    with pytest.raises(UserError, match=r"held-out texts became nan after epoch 1; lower pretrain.learning_rate"):
+        fit(pretrained[0], spoils, tmp_path / "checkpoints")
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,12 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
         fit(nan_model, rows, rows, options, checkpoints=tmp_path / "checkpoints")
 
 
+def test_weights_that_the_last_step_spoils_are_not_the_best(tmp_path):
+    options = RECIPE.model_copy(update={"learning_rate": 1e38, "epochs": 1, "warmup_share": 0.0})
+    with pytest.raises(UserError, match=r"^the validation loss became nan after epoch 1; lower train.learning_rate"):
+        train(tmp_path, rows=8, options=options)  # one step, whose loss is one of good weights
+
+
 def test_an_empty_split_is_named(tmp_path):
     model = tiny_model_options(tmp_path)
     rows = tokenised_reviews(model, 8)
