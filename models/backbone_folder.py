@@ -90,19 +90,28 @@ def read_config(file: Path) -> dict[str, Any]:
         raise UserError(
             f"{file.parent}: holds no {file.name}; expected a folder in the Hugging Face layout, or keras-hub's"
         )
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else error
-        raise UserError(f"{file}: not JSON: {reason}; fetch the backbone's folder again") from None
+    values = read_json(file)
     if not isinstance(values, dict):
         raise UserError(f"{file}: holds no backbone's settings but a {type(values).__name__}; fetch the folder again")
     kind = values.get("model_type")
     if not isinstance(kind, str | None):
         raise UserError(f"{file}: model_type is {kind!r:.50}, and must be a word such as bert; fetch the folder again")
     return values
+
+
+def read_json(file: Path) -> Any:
+    """What a file of a backbone's folder holds.
+
+    Raises:
+        UserError: it cannot be read, or is not JSON; the message names the file.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        raise UserError(f"{file}: not JSON: {reason}; fetch the backbone's folder again") from None
 
 
 def sha256(path: Path) -> str:

@@ -8,7 +8,6 @@ sentence-transformers reads: modules.json, and the config.json of each module's 
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from bertline.errors import UserError
+from bertline.models.backbone_folder import read_config, read_json
 
 MODULES = "modules.json"
 _MODES = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean"}  # sentence-transformers' names
@@ -72,7 +72,7 @@ def of_folder(folder: Path | None, wanted: str) -> Pooling:
 
     Raises:
         UserError: wanted is "auto", and sentence-transformers computes the folder's vectors in a way that is not known
-            here.
+            here; or a file that says which is damaged.
     """
     modules = _modules(folder) if folder is not None and (folder / MODULES).is_file() else {}
     trained = _trained(folder, modules) if modules else POOLER
@@ -104,8 +104,19 @@ def without_pooler(found: Pooling, wanted: str) -> Pooling:
 
 
 def _modules(folder: Path) -> dict[str, str]:
-    """The modules of a sentence encoder, in order: the last part of the type's name -> the module's folder."""
-    return {module["type"].rpartition(".")[2]: module["path"] for module in json.loads((folder / MODULES).read_text())}
+    """The modules of a sentence encoder, in order: the last part of the type's name -> the module's folder.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    modules = read_json(folder / MODULES)
+    try:
+        return {str(module["type"]).rpartition(".")[2]: str(module["path"]) for module in modules}
+    except (TypeError, KeyError):
+        raise UserError(
+            f"{folder / MODULES}: expected a list of modules, each with its type and its path; fetch the backbone's "
+            "folder again"
+        ) from None
 
 
 def _trained(folder: Path, modules: dict[str, str]) -> Pooling | None:
@@ -115,10 +126,10 @@ def _trained(folder: Path, modules: dict[str, str]) -> Pooling | None:
     path = folder / modules["Pooling"] / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}/{MODULES} names {path}, which is missing; copy the whole folder")
-    config = json.loads(path.read_text())
+    config = read_config(path)
     flags = {name.removeprefix(_FLAG) for name, value in config.items() if name.startswith(_FLAG) and value is True}
     mode = config.get("pooling_mode")
-    modes = flags or ({mode} if isinstance(mode, str) else set(mode or ()))
-    kinds = {_MODES.get(each, "") for each in modes}
+    modes = flags or (mode if isinstance(mode, list) else [mode])
+    kinds = {_MODES.get(str(each), "") for each in modes}
     kind = kinds.pop() if len(kinds) == 1 else ""
     return Pooling(kind, "Normalize" in modules) if kind else None

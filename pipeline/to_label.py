@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from bertline.components.labelling.forms import Format, Sheet, Suggestion
     from bertline.components.labelling.pool import Candidate, Counts, Known
+    from bertline.components.labelling.vectors import TextVectors
     from bertline.components.scoring.cut import Sources
     from bertline.components.scoring.models import Model
 
@@ -166,7 +167,9 @@ def _chosen(
     request: Request, asks: score.Request, task: Config, sources: Sources, model: Model | None, console: screen.Screen
 ) -> tuple[Counts, Chosen]:
     from bertline.components.labelling import pool
+    from bertline.components.labelling.vectors import TextVectors
 
+    encoder = TextVectors(task.model)  # first: a family without one is refused before hours of scoring
     with screen.StageView(console, "read") as view:
         known, counts = _known(task) if asks.config else pool.Known(), pool.Counts()
         candidates = pool.candidates(sources.files, task.data, known.row_ids, counts, _now_and_then(reporter(None)))
@@ -182,8 +185,8 @@ def _chosen(
         return pool.candidates(sources.files, task.data, known.row_ids, pool.Counts())
 
     if model:
-        return counts, _unsure(request, task, again(), len(ids), model, console)
-    return counts, _typical(request, task, again(), ids, known, console)
+        return counts, _unsure(request, task, again(), len(ids), model, encoder, console)
+    return counts, _typical(request, task, again(), ids, known, encoder, console)
 
 
 def _known(task: Config) -> Known:
@@ -196,7 +199,13 @@ def _known(task: Config) -> Known:
 
 
 def _unsure(
-    request: Request, task: Config, rows: Iterator[Candidate], total: int, model: Model, console: screen.Screen
+    request: Request,
+    task: Config,
+    rows: Iterator[Candidate],
+    total: int,
+    model: Model,
+    encoder: TextVectors,
+    console: screen.Screen,
 ) -> Chosen:
     """The rows of which the model is unsure, unlike each other."""
     import numpy as np
@@ -228,7 +237,7 @@ def _unsure(
         console.print(screen.line("", f"{refused:,} rows were refused by the server", style="yellow"))
     if not kept:
         raise UserError("the server answered none of the rows; see its log.")
-    vectors = _embedded([row[1] for row in kept], len(kept), task, console)
+    vectors = _embedded([row[1] for row in kept], len(kept), task, encoder, console)
     doubts = np.array([row[0] for row in kept])
     places = choice.diverse(vectors, doubts, request.rows, request.seed)
     taken = [kept[place] for place in places]
@@ -244,7 +253,13 @@ def _suggestion(answers: Any, place: int) -> Suggestion:
 
 
 def _typical(
-    request: Request, task: Config, rows: Iterator[Candidate], ids: list[str], known: Known, console: screen.Screen
+    request: Request,
+    task: Config,
+    rows: Iterator[Candidate],
+    ids: list[str],
+    known: Known,
+    encoder: TextVectors,
+    console: screen.Screen,
 ) -> Chosen:
     """Rows that stand for many others."""
     from bertline.components.labelling import choice
@@ -255,7 +270,7 @@ def _typical(
         console.print(screen.line("sample", f"{MOST_EMBEDDED:,} of {len(ids):,} rows, an even sample", style="yellow"))
     kept: list[Candidate] = []
     total = min(len(ids), MOST_EMBEDDED)
-    vectors = _embedded(_noting(rows, kept), total, task, console)
+    vectors = _embedded(_noting(rows, kept), total, task, encoder, console)
     places = choice.typical(vectors, request.rows, request.seed)
     labels = list(task.data.known_labels or known.labels)
     return Chosen([kept[place] for place in places], [None] * len(places), labels)
@@ -268,14 +283,14 @@ def _noting(rows: Iterable[Candidate], kept: list[Candidate]) -> Iterator[Candid
         yield row
 
 
-def _embedded(rows: Iterable[Candidate], total: int, task: Config, console: screen.Screen) -> np.ndarray:
+def _embedded(
+    rows: Iterable[Candidate], total: int, task: Config, encoder: TextVectors, console: screen.Screen
+) -> np.ndarray:
     """The rows' vectors by the pretrained encoder, float32 [rows, hidden], of length 1."""
     import numpy as np
 
-    from bertline.components.labelling.vectors import TextVectors
-
     with screen.StageView(console, "embed") as view:
-        encoder, report, parts = TextVectors(task.model), reporter(total), []
+        report, parts = reporter(total), []
         for chunk in _chunks(iter(rows)):
             parts.append(encoder(*_texts(chunk, task)))
             report(sum(map(len, parts)))

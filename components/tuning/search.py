@@ -180,12 +180,12 @@ class Search:
                 strategy=strategy,
             )
             state, histories[:] = "complete", [trained.history]
-            if not math.isfinite(trained.history.best.validation_loss):
-                raise UserError("the validation loss is no number")
         except _Pruned:
             state = "pruned"
         except (UserError, ValidationError) as error:
             state, ended["note"] = "failed", _reason(error)
+        except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+            state, ended["note"] = "failed", f"the memory does not suffice: {_first_line(error)}"
         figures = Trial(state=state, **ended, **_figures(state, histories, watch.seconds))
         if checkpoints and checkpoints.exists():
             tf.io.gfile.rmtree(str(checkpoints))
@@ -247,6 +247,12 @@ def _figures(state: str, histories: list[training.History], seconds: float) -> d
     if state == "failed":
         return figures
     return {**figures, "loss": history.best.validation_loss, "accuracy": history.best.validation_accuracy}
+
+
+def _first_line(error: Exception) -> str:
+    """What was too large, without the list of places that TensorFlow adds."""
+    said = getattr(error, "message", None) or str(error) or type(error).__name__
+    return next((line.strip() for line in said.splitlines() if "OOM" in line), said.splitlines()[0])
 
 
 def _reason(error: UserError | ValidationError) -> str:

@@ -149,6 +149,23 @@ def test_a_missing_config_is_named(tmp_path):
         of_folder(tmp_path, "auto")
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("modules.json", "[{", "not JSON"),
+        ("modules.json", '[{"type": "a.Pooling"}]', "expected a list of modules, each with its type and its path"),
+        ("modules.json", "3", "expected a list of modules"),
+        ("1_Pooling/config.json", "", "not JSON"),
+        ("1_Pooling/config.json", "[]", "holds no backbone's settings but a list"),
+        ("1_Pooling/config.json", '{"pooling_mode": {"a": 1}}', "Set model.pooling: mean or cls"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, file, text, said):
+    (write_modules(tmp_path, MEAN) / file).write_text(text)
+    with pytest.raises(UserError, match=rf"{file if 'Set' not in said else 'modules.json'}: .*{said}"):
+        of_folder(tmp_path, "auto")
+
+
 def test_the_digest_follows_the_pooling():
     digests = {pooling: backbone.digest(ModelOptions(pooling=pooling)) for pooling in ("auto", "mean", "cls")}
     assert digests["auto"] == digests["mean"] != digests["cls"]

@@ -116,6 +116,15 @@ def test_argilla_gets_records(task, tmp_path):
         assert record["metadata"]["shop"] == "north"
 
 
+def test_a_family_without_an_encoder_is_refused_before_rows_are_scored(task, tmp_path, capfd):
+    lines = (task / "task.yaml").read_text().splitlines()
+    at = next(place for place, line in enumerate(lines) if "backbone" in line)
+    (task / "bilstm.yaml").write_text("\n".join([*lines[:at], "  family: bilstm", *lines[at + 1 :]]))
+    with pytest.raises(UserError, match="family: bilstm learns its vocabulary and its vectors from the rows"):
+        to_label("bilstm.yaml", "new.csv", "-o", tmp_path / "next.csv")
+    assert "score" not in capfd.readouterr().out and not (tmp_path / "next.csv").exists()
+
+
 def test_without_a_config_typical_rows_and_any_format(task, tmp_path, capfd):
     rows = [f"{word} {number}" for word in ("refund my money", "the card is lost", "open an account") for number in
             range(12)]  # fmt: skip

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import keras_tuner
 import pytest
+import tensorflow as tf
 from factories import MOODS, tiny_model_options, tokenised_reviews
 
 from bertline.components import trainer
@@ -158,6 +159,30 @@ def test_a_training_that_diverges_ends_its_trial_only(data, formula, tmp_path):
     failed = [trial for trial in outcome.trials if trial.state == "failed"]
     assert failed and {trial.note for trial in failed} == {"the training loss became nan"}
     assert outcome.best.state == "complete" and len(outcome.trials) == 7
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            tf.errors.ResourceExhaustedError(None, None, "Graph error\nOOM when allocating [64,512]\nat"),
+            "OOM when allo",
+        ),
+        (MemoryError(), "MemoryError"),
+    ],
+    ids=["tensorflow", "python"],
+)
+def test_a_trial_that_is_too_large_for_the_memory_ends_alone(data, formula, tmp_path, error, said):
+    def exhaust(rate, epoch):
+        if rate > 0.003:
+            raise error
+
+    formula.before = exhaust
+    outcome = search(data, tmp_path, trials=7).run()
+    failed = [trial for trial in outcome.trials if trial.state == "failed"]
+    assert failed and all(trial.note.startswith(f"the memory does not suffice: {said}") for trial in failed)
+    trained = len(formula.trained)
+    assert values(search(data, tmp_path, trials=7).run()) == values(outcome) and len(formula.trained) == trained
 
 
 def test_a_search_without_a_trial_that_ends_says_why(data, formula, tmp_path):
