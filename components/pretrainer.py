@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import logging
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
-from bertline.components import pretrained, splitting
+from bertline.components import pretrained, splitting, trainer
 from bertline.components.artifacts import Backbone
 from bertline.components.checkpoint_folders import remove_checkpoints
 from bertline.components.data import texts as unlabelled
@@ -40,7 +40,6 @@ MOST_HELD_OUT = 1000  # texts; their loss is then known to a hundredth or two
 WHOLE_TEXTS = 1 << 20  # tokens: the tokenizer cuts nothing off, and long texts become several rows
 BATCH = 4096  # texts per call of the tokenizer
 TRAIN, *JUDGING = features.SPLITS
-_progress = logging.getLogger("bertline.progress")
 
 
 @component
@@ -56,8 +55,8 @@ def Pretrainer(
 ) -> None:
     """Trains the backbone as a masked language model, and writes it as a folder that stages take in its place.
 
-    Texts that are validation or test rows are left out. A network that has seen them, labels or not, would be judged on
-    texts that it knows, as no served text is.
+    Texts that are validation or test rows, or a column of one, are left out. A network that has seen them, labels or
+    not, would be judged on texts that it knows, as no served text is.
 
     Args:
         examples: raw Examples of ingestion, all splits.
@@ -77,12 +76,16 @@ def Pretrainer(
     check(model)
     tables = read_splits(examples, multi_label=True)
     collected = _Collected(each for split in JUDGING for each in _texts_of(tables[split]))
+    task = DataOptions.model_validate_json(data)
     if recipe.training_rows:
-        collected.add(_texts_of(tables[TRAIN]))
+        collected.add([text] for text in _texts_of(tables[TRAIN]))
     if recipe.source:
-        reading = unlabelled.reading(DataOptions.model_validate_json(data), recipe.text)
         with local_copy(base_folder, unlabelled.paths(recipe.source)) as place:
-            collected.add(unlabelled.read(unlabelled.files(recipe.source, place), reading))
+            collected.add(
+                unlabelled.read(unlabelled.files(recipe.source, place), unlabelled.reading(task, recipe.text))
+            )
+    if len(task.text_columns) > 1:
+        collected.leave_out_columns((text for split in JUDGING for text in tables[split][TEXT]), task.text_separator)
     train, held_out = collected.parts(recipe.seed)
     rows = [tokenised(part, model) for part in (train, held_out)]
     source = weights.local_folder(model)
@@ -97,7 +100,7 @@ def Pretrainer(
         recipe,
         precision=precision,
         checkpoints=checkpoints,
-        on_progress=_log_progress,
+        on_progress=trainer.log_progress,
     )
     folder.write(Path(backbone.uri), masked, weights.vocabulary(model), source)
     counts = collected.counts(len(train), len(held_out))
@@ -140,20 +143,39 @@ class _Collected:
         self._texts: dict[splitting.TextKey, str] = {}
         self._read = self._repeated = self._held_back = self._refused = 0
 
-    def add(self, texts: Iterable[str | None]) -> None:
-        """Takes texts; None stands for a row that has none."""
-        for text in texts:
-            if text is None:
+    def add(self, texts: Iterable[Sequence[str]]) -> None:
+        """Takes rows' texts: each row's own, and behind it those that it joins; [] stands for a row that has none."""
+        for row in texts:
+            if not row:
                 self._refused += 1
                 continue
             self._read += 1
-            key = splitting.text_key(text)
-            if key in self._judging:
+            keys = [splitting.text_key(text) for text in row]
+            text, key = row[0], keys[0]
+            if not self._judging.isdisjoint(keys):
                 self._held_back += 1
             elif key in self._texts:
                 self._repeated += 1
             else:
                 self._texts[key] = text
+
+    def leave_out_columns(self, judging: Iterable[str], separator: str) -> None:
+        """Leaves out texts that are the first or the last columns of a row that judges.
+
+        Where a column ends in a joined text is not known, so each place where it could is tried.
+
+        Args:
+            judging: joined texts of the validation and test rows.
+            separator: what joins columns.
+        """
+        whole = {splitting.normalised(text): key for key, text in self._texts.items()}
+        ends = re.compile(re.escape(splitting.normalised(separator)) or " ")
+        for text in map(splitting.normalised, judging):
+            for cut in ends.finditer(text):
+                for part in (text[: cut.start()].rstrip(), text[cut.end() :].lstrip()):
+                    if part in whole:
+                        del self._texts[whole.pop(part)]
+                        self._held_back += 1
 
     def parts(self, seed: int) -> tuple[list[str], list[str]]:
         """Texts to train on, and texts that only show the loss; which is which does not depend on their order.
@@ -223,11 +245,6 @@ def fingerprint(rows: list[Rows], precision: str, model: ModelOptions, recipe: P
 
 
 # === What is shown ===
-
-
-def _log_progress(progress: pretraining.Progress) -> None:
-    text = "epoch %d of %d, step %d of %d, loss %.4f, %.0f examples/s, %.0f s left"
-    _progress.info(text, *asdict(progress).values(), extra={"progress": asdict(progress)})
 
 
 def summary(texts: Texts, before: pretraining.Epoch, history: pretraining.History, *, drawn: bool) -> str:

@@ -65,6 +65,11 @@ class TextKey(NamedTuple):
         return f"{self.high:016x}{self.low:016x}"
 
 
+def normalised(text: str) -> str:
+    """The text as `text_key` sees it."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
 def text_key(text: str, text_pair: str | None = None) -> TextKey:
     """Hash of the text in Unicode's NFC form with runs of white space as one space.
 
@@ -73,7 +78,7 @@ def text_key(text: str, text_pair: str | None = None) -> TextKey:
     """
     # split() takes U+001F for white space, so no normalised text holds the mark between the two of a pair.
     parts = [text] if text_pair is None else [text, text_pair]
-    normal = "\x1f".join(" ".join(unicodedata.normalize("NFC", part).split()) for part in parts)
+    normal = "\x1f".join(map(normalised, parts))
     digest = xxhash.xxh3_128_intdigest(normal.encode())
     return TextKey(digest >> 64, digest & (2**64 - 1))
 

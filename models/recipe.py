@@ -25,6 +25,9 @@ Method = Literal[
 METHODS: tuple[str, ...] = get_args(Method)
 # Each goes with its namesake
 _KEYS_OF_METHODS = ("top_layers", "lora", "adalora", "adapters", "prompt", "prefix", "contrastive")
+# The method that a key of `train` goes with.
+METHOD_OF = {"unfreeze_epochs": "gradual", **{key: key for key in _KEYS_OF_METHODS}}
+MOST_SEED = (1 << 31) - 1  # Keras, NumPy and scikit-learn take 32 bits, and an ensemble counts on from it
 WITH_ADDITIONS = ("adapters", "prompt", "prefix")  # methods whose parts stay beside the network's own weights
 LoraTarget = Literal["query", "key", "value", "output", "up", "down"]
 Family = Literal["auto", "bilstm", "static"]
@@ -309,7 +312,8 @@ class AugmentOptions(Section):
     keyboard: Keyboard = "en"  # whose neighbouring keys are hit
     # A program and its arguments, such as [./there-and-back.sh, de]. It reads a text per line and writes one per line
     command: list[str] | None = Field(default=None, min_length=1)
-    seed: int = 17  # of what is drawn; apart from train.seed, so that another training does not run the command again
+    # Of what is drawn; apart from train.seed, so that another training does not run the command again
+    seed: int = Field(default=17, ge=0, le=MOST_SEED)
 
     @model_validator(mode="after")
     def _keys_of_an_operation_come_with_it(self) -> AugmentOptions:
@@ -335,8 +339,7 @@ class TrainOptions(Section):
     # gradual: the head, then one layer more at a time. bitfit: the biases and the head. lora, adalora: low-rank factors
     # beside the kernels, and the head. adapters, prompt, prefix: new parts beside the network's weights, and the head.
     # probe: only the head, as a logistic regression on the frozen encoder, in seconds. contrastive: the encoder, by
-    # which rows have one label, then the head on it, for few rows. What trains few numbers needs a higher rate:
-    # docs/models.md has one for each.
+    # which rows have one label, then the head on it, for few rows.
     method: Method = "full"
     top_layers: PositiveInt | None = None  # how many, with method: top_layers
     # Epochs after which one layer more is trained, with method: gradual. Howard and Ruder (2018) took 1 and trained for
@@ -373,7 +376,8 @@ class TrainOptions(Section):
     # figure, and the learning rate need not be scaled.
     batch_size: PositiveInt = 32
     accumulate_steps: PositiveInt = 1  # parts of a step that a device takes one by one: same step, less memory
-    # The upper end of the paper's range suits small BERTs. 0.002 with family: bilstm, 0.001 with static.
+    # The upper end of the paper's range suits small BERTs. What trains few numbers needs more: 0.0005 with lora,
+    # adalora, bitfit and adapters, 0.003 with prompt and prefix. 0.002 with family: bilstm, 0.001 with static.
     learning_rate: float = Field(default=5e-5, gt=0, le=1)
     warmup_share: float = Field(default=0.1, ge=0, lt=1)  # share of the steps with a linearly growing rate
     weight_decay: float = Field(default=0.01, ge=0, lt=1)  # decoupled; biases and LayerNorm are spared
@@ -401,17 +405,25 @@ class TrainOptions(Section):
     # Start from the weights of the last blessed model, where there is one, instead of the pretrained ones. This suits a
     # rolling window of spans. Labels and backbone must be the same.
     warm_start: bool = False
-    seed: int = 17  # of the head's weights, shuffling and dropout: the same seed trains the same model again
+    # Of the head's weights, shuffling and dropout: the same seed trains the same model again
+    seed: int = Field(default=17, ge=0, le=MOST_SEED)
     precision: Precision = "auto"  # of training only (see models/hardware.py); export.dtype says what is served
     distribution: Distribution = "auto"  # one device, or all GPUs or TPU cores of the machine (models/hardware.py)
     checkpoint_steps: PositiveInt = 200  # an interrupted run loses at most this many steps
     tensorboard: bool = True  # write the losses while training, some kB
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_of_the_method(cls, values: Any) -> Any:
+        method = values.get("method") if isinstance(values, dict) else None
+        usual = OF_METHOD.get(method, {}) if isinstance(method, str) else {}
+        return {**usual, **values} if usual else values
+
     @model_validator(mode="after")
     def _keys_of_a_method_come_with_it(self) -> TrainOptions:
         if self.method == "top_layers" and self.top_layers is None:
             raise ValueError("top_layers: method: top_layers needs it: how many layers are trained, such as 2")
-        for key, method in {"unfreeze_epochs": "gradual", **{key: key for key in _KEYS_OF_METHODS}}.items():
+        for key, method in METHOD_OF.items():
             if self.method != method and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key}: it goes with method: {method}, and method is {self.method}; take one out")
         if self.unfreeze_epochs and self.unfreeze_epochs >= self.epochs:
@@ -490,6 +502,12 @@ class TrainOptions(Section):
             raise ValueError("augment: with method: probe nothing is trained on more rows; take one out")
         return self
 
+    def own_values(self) -> dict[str, Any]:
+        """The values that are not those that a recipe of this method has anyway."""
+        own = self.model_dump(exclude_defaults=True, exclude={"learning_rate"})
+        usual = usual_rate(self.method, "auto")
+        return own if self.learning_rate == usual else {**own, "learning_rate": self.learning_rate}
+
     def of_member(self, number: int) -> TrainOptions:
         """The recipe of one member of the ensemble, counted from 1."""
         return self.model_copy(update={"seed": self.seed + number - 1, "ensemble": 1})
@@ -522,7 +540,8 @@ class PretrainOptions(Section):
     mask_share: float = Field(default=0.15, gt=0, lt=1)  # of the tokens, to be predicted; BERT's
     # Masks all pieces of a word together, as BERT's later checkpoints did; its first ones masked each by itself
     whole_words: bool = False
-    seed: int = 17  # of masks, dropout, order, and of a head that the weights come without
+    # Of masks, dropout, order, and of a head that the weights come without
+    seed: int = Field(default=17, ge=0, le=MOST_SEED)
     checkpoint_steps: PositiveInt = 200  # an interrupted run loses at most this many steps
 
     @model_validator(mode="after")
@@ -582,12 +601,24 @@ class ExportOptions(Section):
     also: list[Literal["onnx"]] = Field(default=[], max_length=1)
 
 
+# What other defaults a method has: of the usual rates in docs/models.md (Methods), which have not been compared here.
+OF_METHOD = {
+    **{method: {"learning_rate": 5e-4} for method in ("lora", "adalora", "bitfit", "adapters")},
+    **{method: {"learning_rate": 3e-3} for method in ("prompt", "prefix")},
+}
+
 # What other defaults a family has: weights that a few rows teach nearly all that they know need larger steps than those
 # of a transformer, more of them, and more noise.
 OF_FAMILY = {
     "bilstm": {"model": {"dropout": 0.3}, "train": {"learning_rate": 0.002, "epochs": 10}},
     "static": {"model": {"dropout": 0.3}, "train": {"learning_rate": 0.001, "epochs": 10}},
 }
+
+
+def usual_rate(method: str, family: str) -> float:
+    """The learning rate of a recipe that names none."""
+    defaults = OF_METHOD.get(method) or OF_FAMILY.get(family, {}).get("train", {})
+    return defaults.get("learning_rate", TrainOptions.model_fields["learning_rate"].default)
 
 
 def with_defaults_of_family(values: dict[str, Any]) -> dict[str, Any]:
@@ -598,6 +629,25 @@ def with_defaults_of_family(values: dict[str, Any]) -> dict[str, Any]:
     sections = {name: values.get(name) or {} for name in defaults}
     under = {name: {**defaults[name], **own} for name, own in sections.items() if isinstance(own, dict)}
     return {**values, **under}
+
+
+def check_sections_are_used(values: dict[str, Any]) -> None:
+    """Raises ValueError where a config's text has a section of another method or family.
+
+    The sections' own rules see values only, and a section at its defaults has none that differ. A config that names
+    every key is one that `bertline config` has printed.
+    """
+    for name, section, key, owners in (
+        ("train", TrainOptions, "method", METHOD_OF),
+        ("model", ModelOptions, "family", {"bilstm": "bilstm", "static": "static"}),
+    ):
+        written = values.get(name)
+        if not isinstance(written, dict) or set(written) >= set(section.model_fields):
+            continue
+        own = written.get(key, section.model_fields[key].default)
+        for each, owner in owners.items():
+            if written.get(each) is not None and own != owner:
+                raise ValueError(f"{name}.{each}: it goes with {key}: {owner}, and {key} is {own}; take one out")
 
 
 def _refuse_moved(values: Any, key: str) -> Any:

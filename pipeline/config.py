@@ -40,6 +40,7 @@ from bertline.models.recipe import (
     RandomBert,
     Section,
     TrainOptions,
+    check_sections_are_used,
     keys_of,
     with_defaults_of_family,
 )
@@ -103,8 +104,11 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_the_family(cls, values: Any) -> Any:
-        return with_defaults_of_family(values) if isinstance(values, dict) else values
+    def _sections_and_defaults_of_method_and_family(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        check_sections_are_used(values)
+        return with_defaults_of_family(values)
 
     @field_validator("name")
     @classmethod
@@ -368,10 +372,16 @@ def check_the_method_fits_the_backbone(config: Config) -> None:
 
 def check_contrastive_rows_have_one_label(config: Config) -> None:
     """Raises ValueError when rows have several labels, and training goes by which rows have the same one."""
-    if config.train.method == "contrastive" and config.data.multi_label is not None:
-        raise ValueError(
-            "train.method: contrastive: with data.multi_label rows share some labels and not others; use full or lora"
-        )
+    for key, methods in _named_methods(config).items():
+        if "contrastive" in methods and config.data.multi_label is not None:
+            raise ValueError(
+                f"{key}: contrastive: with data.multi_label rows share some labels and not others; use full or lora"
+            )
+
+
+def _named_methods(config: Config) -> dict[str, Sequence[Any]]:
+    """The keys that name methods of training, and which."""
+    return {"train.method": [config.train.method], "tune.space: train.method": config.tune.space.get(space.METHOD, [])}
 
 
 def check_what_needs_a_transformer(config: Config) -> None:
@@ -409,10 +419,26 @@ def check_pretraining(config: Config) -> None:
         raise ValueError("pretrain: only BERTs can be pre-trained further; take it out, or name another model.backbone")
     if config.pretrain and (fault := network_size.masked_lm_fault(config.model)):
         raise ValueError(f"pretrain: {fault}")
+    if config.pretrain:
+        check_columns_of_test_rows_are_known(config.pretrain, config.data)
     if config.pretrain and config.train.warm_start:
         raise ValueError(
             "pretrain: with train.warm_start: true training starts from the last blessed model, and not from these "
             "weights; take one out"
+        )
+
+
+def check_columns_of_test_rows_are_known(pretrain: PretrainOptions, data: DataOptions) -> None:
+    """Raises ValueError where texts of test rows would not be known again among those of pre-training.
+
+    Ingestion keeps the columns of a text only joined, so what stands in its middle is not known to be a column.
+    """
+    wanted = [pretrain.text] if isinstance(pretrain.text, str) else pretrain.text or []
+    columns, count = data.text_columns, len(wanted)
+    if set(wanted) <= set(columns) and wanted and wanted not in (columns[:count], columns[-count:]):
+        raise ValueError(
+            f"pretrain.text: {', '.join(wanted)}: of the columns of data.text ({', '.join(columns)}), name the first "
+            "or the last ones, or leave it out; others would not be known as texts of test rows, which must stay unseen"
         )
 
 
@@ -480,8 +506,7 @@ def check_the_student(config: Config) -> None:
     size, cut = network_size.read(config.model), config.compress.cut
     if size and (misfit := network_size.student_misfit(cut, size)):
         raise ValueError(misfit)
-    named = {"train.method": [config.train.method], "tune.space: train.method": config.tune.space.get(space.METHOD, [])}
-    for key, methods in named.items():
+    for key, methods in _named_methods(config).items():
         for method in methods if cut else []:
             if method in WITH_ADDITIONS:
                 raise ValueError(

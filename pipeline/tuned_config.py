@@ -16,6 +16,7 @@ from bertline.components.tuning import space
 from bertline.components.tuning.space import Dimension
 from bertline.components.tuning.trials import Outcome
 from bertline.errors import UserError
+from bertline.models.recipe import METHOD_OF
 from bertline.pipeline import config as configs
 from bertline.pipeline.config import Config
 
@@ -97,7 +98,7 @@ def reason(key: str, outcome: Outcome) -> str:
 def left_out(config: Config, outcome: Outcome) -> list[str]:
     """The keys that the config has and the best trial's method does not take, such as train.lora."""
     _, train = space.combined(config.model, config.train, outcome.best.values)
-    own, kept = (recipe.model_dump(exclude_defaults=True) for recipe in (config.train, train))
+    own, kept = (recipe.own_values() for recipe in (config.train, train))
     return [f"train.{key}" for key in own if key not in kept and not _tried(f"train.{key}", outcome.best.values)]
 
 
@@ -136,11 +137,15 @@ def _changed(values: dict[str, Any], config: Config, outcome: Outcome) -> dict[s
         own = {
             key: value
             for key, value in (values.get(name) or {}).items()
-            if key in tried or getattr(before, key) == getattr(after, key)
+            if key in tried or (getattr(before, key) == getattr(after, key) and _fits(key, train.method))
         }
         if own or tried:
             changed[name] = space.merged(own, tried)
     return changed
+
+
+def _fits(key: str, method: str) -> bool:
+    return METHOD_OF.get(key, method) == method
 
 
 def _bring_to(document: CommentedMap, wanted: Mapping[str, Any]) -> None:

@@ -147,12 +147,16 @@ def _bounds(schema: dict[str, Any]) -> str:
     least, most = schema.get("minimum"), schema.get("maximum")
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
     if least is not None and most is not None:
-        return f", {least:g} to {most:g}"
+        return f", {_number(least)} to {_number(most)}"
     words = {"at least": least, "above": above, "at most": most, "below": below}
     if schema.get("type") == "integer" and above is not None:
         words = {"at least": above + 1, "at most": most, "below": below}
-    said = [f"{word} {limit:g}" for word, limit in words.items() if limit is not None]
+    said = [f"{word} {_number(limit)}" for word, limit in words.items() if limit is not None]
     return f", {', '.join(said)}" if said else ""
+
+
+def _number(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
 
 
 def comments_by_key(source: str) -> dict[str, str]:

@@ -33,8 +33,10 @@ def paths(sources: Sequence[str]) -> Callable[[str], list[str]]:
     return lambda folder: [file.path for file in files(sources, folder)]
 
 
-def read(found: Sequence[SourceFile], options: DataOptions) -> Iterator[str | None]:
-    """The text of each row; None for a row that cannot be read or has none.
+def read(found: Sequence[SourceFile], options: DataOptions) -> Iterator[list[str]]:
+    """The text of each row, and behind it the columns that it joins, if there are several.
+
+    A row that cannot be read or has no text is [].
 
     Args:
         found: as `files` gives them.
@@ -47,4 +49,5 @@ def read(found: Sequence[SourceFile], options: DataOptions) -> Iterator[str | No
         formats.check(file, options)
         for row in formats.read(formats.settled(file, options), options, options.text_columns):
             text = "" if row.fault else joined(row.values, options)
-            yield text if text.strip() else None
+            columns = [part for part in row.values if part and part.strip()]
+            yield [text, *(columns if len(columns) > 1 else [])] if text.strip() else []

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from bertline.components.options import Range
 from bertline.models import network_size
-from bertline.models.recipe import ModelOptions, TrainOptions
+from bertline.models.recipe import ModelOptions, TrainOptions, usual_rate
 
 METHOD = "train.method"
 # Keys of `train` that no trial may change, and why.
@@ -44,12 +44,6 @@ MANY_ROWS = 20_000  # rows enough for large batches and few epochs
 FEW_LABELS = 5  # with more, the probe's head is worth points (docs/models.md), and a random one needs no trial
 DEEP = 6  # layers, from which on a rate that falls with the depth makes a difference
 RATE_FACTOR = 4.0  # of the config's learning rate, both ways: wider, and most trials diverge or stand still
-# docs/models.md has the ranges of these; what trains few numbers moves them further.
-USUAL_RATES = {
-    **dict.fromkeys(("full", "top_layers", "gradual"), 5e-5),
-    **dict.fromkeys(("lora", "adalora", "bitfit", "adapters"), 5e-4),
-    **dict.fromkeys(("prompt", "prefix"), 3e-3),
-}
 
 
 @dataclass(frozen=True)
@@ -156,7 +150,7 @@ def combined(model: ModelOptions, recipe: TrainOptions, values: Mapping[str, Any
     """
     model_values = {key.removeprefix("model."): value for key, value in values.items() if key.startswith("model.")}
     wanted = nested({key.removeprefix("train."): value for key, value in values.items() if key.startswith("train.")})
-    own = recipe.model_dump(exclude_defaults=True)
+    own = recipe.own_values()
     other_method = wanted.get("method", recipe.method) != recipe.method
     may_go = {key for key in own if key not in wanted and key != "ensemble"} if other_method else set()
     while True:
@@ -312,7 +306,11 @@ def default(rows: Rows, model: ModelOptions, recipe: TrainOptions) -> Space:
             "already; set another method, or name several in tune.space: {train.method: [probe, full]}"
         )
     methods = _methods(rows, recipe)
-    dimensions = [*_what_is_trained(rows, recipe, methods), *_rates(rows, recipe, methods), *_steps(rows, recipe)]
+    dimensions = [
+        *_what_is_trained(rows, recipe, methods),
+        *_rates(rows, model, recipe, methods),
+        *_steps(rows, recipe),
+    ]
     if rows.has_probe and rows.labels <= FEW_LABELS and recipe.head != "probe":
         reason = f"with {rows.labels} labels a random head may do as well as the probe's"
         dimensions.append(Dimension("train.head", ("auto", "random"), reason=reason))
@@ -343,15 +341,17 @@ def _what_is_trained(rows: Rows, recipe: TrainOptions, methods: tuple[str, ...])
             yield Dimension("train.top_layers", choices, reason=f"of {rows.layers} layers")
 
 
-def _rates(rows: Rows, recipe: TrainOptions, methods: tuple[str, ...]) -> Iterator[Dimension]:
+def _rates(rows: Rows, model: ModelOptions, recipe: TrainOptions, methods: tuple[str, ...]) -> Iterator[Dimension]:
     """The learning rates, a range for each group of methods with a usual rate in common, and the layers' decay."""
-    own_usual = USUAL_RATES.get(recipe.method, recipe.learning_rate)
-    for usual, group in itertools.groupby(methods, lambda method: USUAL_RATES.get(method, own_usual)):
+    own_usual = usual_rate(recipe.method, model.family)
+    for usual, group in itertools.groupby(methods, lambda method: usual_rate(method, model.family)):
         members = tuple(group)
         middle = recipe.learning_rate if usual == own_usual else usual
-        ends = (_significant(middle / RATE_FACTOR), min(_significant(middle * RATE_FACTOR), 1.0))
+        low, high = _significant(middle / RATE_FACTOR), min(_significant(middle * RATE_FACTOR), 1.0)
         whose = "the config's" if usual == own_usual else "the usual"
         reason = f"{whose} {middle:g}, and a factor of {RATE_FACTOR:g} both ways"
+        reason += "" if low <= usual <= high else f", and on to the usual {usual:g}"
+        ends = (min(low, usual), max(high, usual))
         limited = members if len(members) < len(methods) else None
         yield Dimension("train.learning_rate", ends, is_range=True, log=True, methods=limited, reason=reason)
     if rows.layers >= DEEP:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from bertline.models.recipe import MOST_SEED
 from bertline.pipeline.commands.serving import (
     AddressOption,
     CaOption,
@@ -42,7 +43,9 @@ def to_label(
     key_file: KeyFileOption = None,
     ca: CaOption = None,
     tls: TlsOption = False,
-    seed: Annotated[int, typer.Option(help="Of the clusters: the same seed chooses the same rows.")] = 17,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Of the clusters: the same seed chooses the same rows.")
+    ] = 17,
     guard: Annotated[
         bool, typer.Option("--guard", help="CSV: an apostrophe before cells that a spreadsheet would run.")
     ] = False,

@@ -29,7 +29,7 @@ def line(tmp_path_factory):
     return folder, tiny_model_options(folder), examples
 
 
-def pretrain(line, folder, model=None, **recipe):
+def pretrain(line, folder, model=None, data=None, **recipe):
     home, options, examples = line
     made = Backbone()
     made.uri = str(folder)
@@ -39,7 +39,7 @@ def pretrain(line, folder, model=None, **recipe):
         backbone=made,
         options=PretrainOptions(**recipe).model_dump_json(),
         model_options=(model or options).model_dump_json(),
-        data=DataOptions(source="reviews.csv").model_dump_json(),
+        data=(data or DataOptions(source="reviews.csv")).model_dump_json(),
         precision="float32",
         base_folder=str(home),
         checkpoint_dir=str(folder / "checkpoints"),
@@ -73,6 +73,23 @@ def test_it_trains_on_each_text_once_and_on_none_that_judges(made):
     assert summary.endswith(
         "20 texts left out as validation or test rows, 1 rows without a text, the head began with random weights"
     )
+
+
+@pytest.mark.parametrize(
+    ("joins", "wanted"), [(["title", "body"], "body"), ("body", ["title", "body"])], ids=["task", "pretraining"]
+)
+def test_a_column_of_a_test_row_is_a_test_text(line, tmp_path, joins, wanted):
+    """Ingestion has joined title and body, and the file's bodies are read alone, or the other way round."""
+    rows = [(f"good {number}", f"{text} , film {number}") for number, (text, _) in enumerate(ROWS)]
+    read = [(" ".join(row) if joins != "body" else row[1], label) for row, (_, label) in zip(rows, ROWS, strict=True)]
+    splits = {"train": read[:60], "validation": read[60:75], "test": read[75:]}
+    examples, _ = raw_examples(tmp_path, splits, ["negative", "neutral", "positive"])
+    write_csv(tmp_path / "all.csv", rows, header=("title", "body"))
+    data = DataOptions(source="all.csv", text=joins)
+    options = {"source": "all.csv", "text": wanted, "training_rows": False, "steps": 1}
+    made = pretrain((tmp_path, line[1], examples), tmp_path / "made", data=data, **options)
+    told = pretrained.read_record(made.uri)["texts"]
+    assert (told["read"], told["held_back"], told["trained"] + told["held_out"]) == (90, 30, 60)
 
 
 def test_its_folder_is_a_backbone_that_goes_on(line, made, tmp_path):

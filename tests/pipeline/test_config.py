@@ -176,6 +176,61 @@ def test_a_method_that_does_not_fit_the_backbone_is_refused_when_the_config_is_r
     assert expected in refused(tmp_path, MINIMAL + f"train: {{{train}}}\n")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "train: {method: probe, adapters: {size: 48, kind: pfeiffer}}\n",
+            "train.adapters: it goes with method: adapt",
+        ),
+        ("train: {lora: {}}\n", "train.lora: it goes with method: lora, and method is full"),
+        ("model: {bilstm: {units: 64}}\n", "model.bilstm: it goes with family: bilstm, and family is auto"),
+        ("train: {seed: -1}\n", "train.seed: -1: Input should be greater than or equal to 0"),
+        (
+            "train: {seed: 1099511627776}\n",
+            "train.seed: 1099511627776: Input should be less than or equal to 2147483647",
+        ),
+        ("train: {augment: {operations: [swap], seed: -1}}\n", "train.augment.seed: -1: Input should be greater"),
+        ("pretrain: {seed: 1099511627776}\n", "pretrain.seed: 1099511627776: Input should be less"),
+    ],
+)
+def test_a_section_without_use_and_a_seed_out_of_range_are_refused(tmp_path, text, expected):
+    assert expected in refused(tmp_path, MINIMAL + text)
+
+
+def test_pre_training_reads_columns_that_are_known_as_those_of_test_rows(tmp_path):
+    data = "name: mails\ndata: {source: mails.csv, text: [subject, from, body]}\n"
+    said = refused(tmp_path, data + "pretrain: {source: more.csv, text: from}\n")
+    assert "pretrain.text: from: of the columns of data.text (subject, from, body), name the first or the last" in said
+    for text in ("body", "subject", "[subject, from]", "[subject, from, body]", "other"):
+        assert configs.load(write(tmp_path, data + f"pretrain: {{source: more.csv, text: {text}}}\n")).pretrain
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("train: {method: contrastive}\n", "train.method"),
+        ("tune: {space: {train.method: [full, contrastive]}}\n", "tune.space: train.method"),
+    ],
+)
+def test_rows_with_several_labels_are_not_trained_by_which_are_alike(tmp_path, text, key):
+    several = 'name: reviews\ndata: {source: reviews.csv, multi_label: {separator: "|"}}\n'
+    assert f"{key}: contrastive: with data.multi_label rows share some labels" in refused(tmp_path, several + text)
+
+
+@pytest.mark.parametrize(
+    ("method", "rate"),
+    [("full", 5e-5), ("contrastive", 5e-5), ("lora", 5e-4), ("bitfit", 5e-4), ("prompt", 3e-3), ("prefix", 3e-3)],
+)
+def test_a_method_has_its_usual_rate(tmp_path, method, rate):
+    config = configs.load(write(tmp_path, MINIMAL + f"train: {{method: {method}}}\n"))
+    assert config.train.learning_rate == rate
+    (tmp_path / "printed.yaml").write_text(configs.dump(config))
+    assert configs.load(tmp_path / "printed.yaml") == config
+    own = configs.load(write(tmp_path, MINIMAL + f"train: {{method: {method}, learning_rate: 5e-5}}\n"))
+    assert own.train.learning_rate == 5e-5
+
+
 BILSTM = "model: {family: bilstm}\n"
 
 

@@ -71,6 +71,11 @@ def test_a_key_of_another_method_leaves_the_file(tmp_path):
     assert "; without train.lora, which it does not take" in text
 
 
+def test_a_section_at_its_defaults_leaves_the_file_with_its_method(tmp_path):
+    text = tuned(tmp_path, CONFIG.replace("patience: 2", "method: lora\n  lora: {rank: 8}"), method="full")
+    assert "rank" not in text
+
+
 def test_labels_that_yaml_reads_as_something_else_stay(tmp_path):
     text = tuned(tmp_path, CONFIG.replace("[bad, good]", "[TRUE, 1e3]"), epochs=2)
     assert "epochs: 2  # trial 2" in text

@@ -5,7 +5,7 @@ import pytest
 from bertline.components.options import TuneOptions
 from bertline.components.tuning import space
 from bertline.components.tuning.space import Rows
-from bertline.models.recipe import ModelOptions, TrainOptions
+from bertline.models.recipe import METHODS, ModelOptions, TrainOptions, usual_rate
 
 MODEL = ModelOptions()
 PRETRAINED = {"labels": 3, "layers": 6, "pretrained": True, "has_probe": True}
@@ -137,6 +137,26 @@ def test_a_key_that_the_config_rules_out_is_named():
     with pytest.raises(ValueError, match=r"^tune\.space: train\.epochs: 2: unfreeze_epochs: 3 opens no layer in 2"):
         named({"train.epochs": [2, 4], "train.batch_size": [8, 16]}, gradual)
     assert "train.epochs" not in keys(space.default(Rows(500, **PRETRAINED), MODEL, gradual), "gradual")
+
+
+def test_a_trial_of_another_method_has_its_usual_rate_unless_the_config_names_one():
+    lora, slow = TrainOptions(method="lora"), TrainOptions(method="lora", learning_rate=5e-5)
+    assert space.combined(MODEL, lora, {"train.method": "full"})[1] == TrainOptions()
+    assert space.combined(MODEL, TrainOptions(), {"train.method": "lora"})[1] == lora
+    assert space.combined(MODEL, slow, {"train.epochs": 2})[1].learning_rate == 5e-5
+    prefix = space.combined(MODEL, TrainOptions(learning_rate=2e-4), {"train.method": "prefix"})[1]
+    assert prefix.learning_rate == 2e-4
+
+
+@pytest.mark.parametrize("method", [each for each in METHODS if each != "probe"])
+@pytest.mark.parametrize("rate", [{}, *({"learning_rate": each} for each in (1e-6, 5e-5, 0.5))])
+def test_the_range_of_rates_holds_the_usual_one_of_each_method(method, rate):
+    recipe = TrainOptions(method=method, top_layers=2 if method == "top_layers" else None, **rate)
+    searched = space.default(Rows(500, **PRETRAINED), MODEL, recipe)
+    for each, dimensions in searched.by_method.items():
+        (rates,) = (dimension for dimension in dimensions if dimension.key == "train.learning_rate")
+        assert rates.holds(usual_rate(each, "auto")), each
+        assert each != method or rates.holds(recipe.learning_rate)
 
 
 def test_an_ensemble_is_not_given_up_for_a_method():
