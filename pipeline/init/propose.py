@@ -123,7 +123,7 @@ def _propose_one(survey: Survey, text: Sequence[str], label: str | None) -> Draf
             Setting(("name",), name),
             *_data(survey, columns, labels, alike),
             *_model(chosen),
-            *_train(labels, _train_rows(survey, labels)),
+            *_train(labels, _train_rows(survey, labels), _not_measured(columns, chosen)),
             *_evaluate(texts, labels),
         ],
         findings=_findings(survey, columns, labels),
@@ -160,7 +160,9 @@ def _propose_several(survey: Survey, found: several.Several) -> Drafted:
             Setting(("name",), name),
             *data,
             *_model(chosen),
-            *_train(labels, _train_rows(survey, {"": survey.rows})),
+            *_train(
+                labels, _train_rows(survey, {"": survey.rows}), _not_measured(columns, chosen, several_labels=True)
+            ),
             *_evaluate(texts, labels, several_labels=True),
         ],
         findings=[*findings, f"several labels per row, {len(labels)} labels: {shown}"],
@@ -428,9 +430,15 @@ def _train_rows(survey: Survey, labels: dict[str, int]) -> int:
     return int(round(sum(labels.values()) * in_source * shares["train"] / given, 6))
 
 
-def _train(labels: dict[str, int], rows: int) -> list[Setting]:
+def _not_measured(columns: Columns, chosen: weights.Choice, *, several_labels: bool = False) -> str:
+    longest = propose_max_length(chosen.pieces.lengths)
+    return recipe.not_measured(several_labels=several_labels, pairs=bool(columns.text_pair), max_length=longest)
+
+
+def _train(labels: dict[str, int], rows: int, not_measured: str) -> list[Setting]:
     rule = recipe.choose(rows, len(labels))
     options, row = rule.options, f'docs/recipes.md, row "{rule.name}"'
+    row += f"; not measured: {not_measured}" if not_measured else ""
     steps = math.ceil(rows / options.batch_size) * options.epochs
     why_steps = f"{steps:,} steps at most of {options.batch_size} rows, for {rows:,} rows and {len(labels)} labels"
     method = Setting(("train", "method"), options.method, row)

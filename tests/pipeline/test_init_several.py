@@ -38,6 +38,7 @@ def test_a_separator_is_proposed_and_rows_without_labels_are_kept_where_they_are
     assert (task.data.text, task.data.label) == ("text", "topics")
     assert made.findings[-1].startswith("several labels per row, 3 labels: ")
     assert task.evaluate.gates.subset_accuracy is None
+    assert '"; not measured: several labels per row\n' in made.path.read_text()
 
 
 @pytest.mark.parametrize("form", ["json", "python"])
