@@ -1,7 +1,7 @@
 """Augmenter: variants of the training rows, which only the Trainer reads.
 
-It runs behind Transform, so splits, statistics, the baseline, the probe, near-duplicates and label quality see the rows
-as they came in. A variant whose text is a row already, in any split, is left out: no test text gets into training.
+It runs behind Transform, so splits, statistics, the baseline, the probe and the judges of labels see the rows as they
+came in. A variant whose text is a row already, in any split, is left out: no test text gets into training.
 """
 
 from collections import Counter

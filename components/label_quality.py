@@ -31,15 +31,20 @@ from bertline.components.artifacts import (
     ISSUES_FILE,
     LABEL_SUMMARY_FILE,
     NEAR_DUPLICATES_FILE,
+    PSEUDO_FILE,
+    VARIANTS_FILE,
     Embeddings,
     LabelReport,
     ProbeHead,
+    PseudoLabels,
+    Variants,
 )
 from bertline.components.evaluation import read_metrics
 from bertline.components.examples import SERIALIZED, Table, check_order, read_examples
 from bertline.models import calibration, features
 
 TRAIN, VALIDATION, TEST = features.SPLITS
+PSEUDO_LABELLED, VARIANTS = "pseudo-labelled", "variants"  # where a near-duplicate stands that is no row of a split
 ISSUE_COLUMNS = ("split", "source", "row_id", "label", "suggested", "score", "by", "text", "text_pair")
 SIDE_COLUMNS = ("split", "source", "row_id", "label", "text", "text_pair")
 PAIR_COLUMNS = ("similarity", *(f"{side}_{name}" for side in ("first", "second") for name in SIDE_COLUMNS))
@@ -54,6 +59,8 @@ def LabelQuality(
     report: OutputArtifact[LabelReport],
     embeddings: InputArtifact[Embeddings] = None,
     head: InputArtifact[ProbeHead] = None,
+    variants: InputArtifact[Variants] = None,
+    pseudo_labels: InputArtifact[PseudoLabels] = None,
 ) -> None:
     """Looks for wrong labels in all splits, and for near-duplicates across them; stops nothing.
 
@@ -65,6 +72,8 @@ def LabelQuality(
         report: label_issues.csv, near_duplicates.csv and label_quality.json.
         embeddings: the Embedder's vectors, which judge the training rows; None for TF-IDF.
         head: the probe on them, for the strength of its penalty.
+        variants: further training rows, which can be near-duplicates too; None for none.
+        pseudo_labels: as the variants.
     """
     metrics = read_metrics(evaluation.uri)
     classes, several = metrics.classes, metrics.multi_label is not None
@@ -85,7 +94,9 @@ def LabelQuality(
     if several:
         for table in tables.values():
             table[features.LABEL] = [shown(labels) for labels in table[features.LABEL]]
-    twins = near_duplicates.find({split: baseline.texts(table) for split, table in tables.items()})
+    added = added_rows(tables[TRAIN], variants, pseudo_labels)
+    texts = [{split: baseline.texts(table) for split, table in each.items()} for each in (tables, added)]
+    twins, tables = near_duplicates.find(*texts), tables | added
     figures = summarise(issues, twins, tables, test.right)
 
     spreadsheet.write(f"{report.uri}/{ISSUES_FILE}", ISSUE_COLUMNS, issue_rows(issues, tables))
@@ -99,6 +110,23 @@ def _rows(examples: standard_artifacts.Examples, split: str, several: bool) -> T
     table = read_examples(artifact_utils.get_split_uri([examples], split), [], multi_label=several)
     del table[SERIALIZED]
     return table
+
+
+def added_rows(train: Table, variants: Variants | None, pseudo_labels: PseudoLabels | None) -> dict[str, Table]:
+    """The further training rows by what they are; a variant has the label of its row."""
+    labels = dict(zip(train[features.ROW_ID], train[features.LABEL], strict=True))
+    added = {}
+    for name, artifact, file in (
+        (PSEUDO_LABELLED, pseudo_labels, PSEUDO_FILE),
+        (VARIANTS, variants, VARIANTS_FILE),
+    ):
+        if artifact:
+            rows = [
+                {features.LABEL: labels.get(row[features.ROW_ID]), **row}
+                for row in spreadsheet.read(f"{artifact.uri}/{file}")
+            ]
+            added[name] = {column: [row[column] for row in rows] for column in (*_PLACE, features.LABEL)}
+    return added
 
 
 def _embedded(embeddings: Embeddings, head: ProbeHead, table: Table, classes: list[str]) -> label_issues.Embedded:
@@ -157,9 +185,12 @@ def summarise(
         `issues`: by split the number of `rows` judged, the number `found`, `by` which model, and a `note`.
         `near_duplicates`: the number of `pairs`, whether all candidates were compared (`complete`), `by_splits` the
         rows of the later split that have a twin in the earlier one, and the `contradicting` pairs, whose labels differ.
-        `test_without_near_duplicates_of_train`: the `rows` left, their `accuracy` and its `interval`, or None.
+        `test_without_near_duplicates_of_train`: the `rows` left, their `accuracy` and its `interval`, or None. The
+        variants and pseudo-labelled rows that were trained on count as train here.
     """
-    leaked = {pair.second.position for pair in twins.pairs if (pair.first.split, pair.second.split) == (TRAIN, TEST)}
+    leaked = {
+        pair.second.position for pair in twins.pairs if pair.first.split != VALIDATION and pair.second.split == TEST
+    }
     kept = np.array([row not in leaked for row in range(len(right))])
     rows, hits = int(kept.sum()), int(right[kept].sum())
     return {

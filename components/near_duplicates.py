@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -58,7 +58,7 @@ class Twins:
     complete: bool = True
 
 
-def find(splits: dict[str, Sequence[str]]) -> Twins:
+def find(splits: Mapping[str, Sequence[str]], more: Mapping[str, Sequence[str]] | None = None) -> Twins:
     """Near-duplicates across splits.
 
     All splits but the first are indexed. Each split's rows are then looked up among those of the splits after it. So
@@ -66,6 +66,8 @@ def find(splits: dict[str, Sequence[str]]) -> Twins:
 
     Args:
         splits: the texts of each split, the largest (train) first.
+        more: further training rows by what they are. They are looked up among the later splits only, since most stand
+            near the training rows that they were made of.
     """
     index = _Index()
     names = list(splits)
@@ -74,8 +76,10 @@ def find(splits: dict[str, Sequence[str]]) -> Twins:
             index.add(row)
     for name in names[:-1]:
         index.leave_out(name)
-        for row in _rows(name, splits[name]):
-            index.look_up(row)
+        looked_up = {name: splits[name], **((more or {}) if name == names[0] else {})}
+        for each, texts in looked_up.items():
+            for row in _rows(each, texts):
+                index.look_up(row)
     index.twins.pairs.sort(key=lambda pair: (-pair.similarity, pair.second.split, pair.second.position))
     return index.twins
 

@@ -528,6 +528,7 @@ def reports(
         model=candidate.model,
         **evaluation,
         **start.vectors,
+        **start.more_rows,
     )
     explainer = Explainer(
         weights=candidate.weights, model=candidate.model, **rows.graph, model_options=task.model, **evaluation

@@ -9,9 +9,18 @@ import pytest
 from tfx.types import standard_artifacts
 
 from bertline.components import probe_head, spreadsheet, training_record, vectors
-from bertline.components.artifacts import Embeddings, LabelReport, ProbeHead
+from bertline.components.artifacts import (
+    PSEUDO_FILE,
+    VARIANTS_FILE,
+    Embeddings,
+    LabelReport,
+    ProbeHead,
+    PseudoLabels,
+    Variants,
+)
 from bertline.components.evaluation import write_metrics
 from bertline.components.label_quality import LabelQuality, describe
+from bertline.components.splitting import text_key
 from bertline.models.probe import Probe
 
 CLASSES = list(factories.MOODS)
@@ -30,12 +39,12 @@ def answers(path, labels, meant):
     write_metrics(str(path.parent), factories.metrics(rows))
 
 
-def run(folder, splits, meant, classes=CLASSES):
+def run(folder, splits, meant, classes=CLASSES, **more):
     examples, _ = factories.raw_examples(folder, splits, classes)
     given = {split: [row[-1] for row in rows] for split, rows in splits.items()}
     logits(folder, given["validation"], meant["validation"])
     answers(folder / "evaluation/predictions-test.parquet", given["test"], meant["test"])
-    report = judge(folder, examples)
+    report = judge(folder, examples, **more)
     figures = json.loads((folder / "report/label_quality.json").read_text())
     tables = [spreadsheet.read(str(folder / "report" / name)) for name in ("label_issues.csv", "near_duplicates.csv")]
     return report, figures, *tables
@@ -81,6 +90,31 @@ def test_a_clean_data_set_has_nothing_to_report(tmp_path):
     assert report.get_string_custom_property("summary") == (
         "0 probable label errors (0 test, 0 validation, 0 train); 0 test rows have a near-duplicate in train"
     )
+
+
+def test_further_training_rows_are_compared_with_what_judges(tmp_path):
+    splits, meant = split(clean())
+    splits["test"][0], splits["validation"][3] = (LEAK, "negative"), (LEAK + "?", "negative")
+    meant["test"][0] = meant["validation"][3] = "negative"
+    row = {"row_id": "5e" * 16, "source": "more.csv:7", "text": LEAK + " ...", "text_pair": ""}
+    pseudo, made = PseudoLabels(), Variants()
+    for artifact, name in ((pseudo, "pseudo"), (made, "made")):
+        artifact.uri = str(tmp_path / name)
+        (tmp_path / name).mkdir()
+    spreadsheet.write(
+        f"{pseudo.uri}/{PSEUDO_FILE}", [*row, "label", "probability"], [[*row.values(), "positive", 0.97]]
+    )
+    of_train = {**row, "row_id": text_key(splits["train"][0][0]).row_id, "text": splits["train"][0][0] + " ."}
+    spreadsheet.write(f"{made.uri}/{VARIANTS_FILE}", list(of_train), [list(of_train.values())])
+    _, figures, _, pairs = run(tmp_path, splits, meant, variants=made, pseudo_labels=pseudo)
+    sides = [(pair["first_split"], pair["first_source"], pair["first_label"], pair["second_split"]) for pair in pairs]
+    leaked = ("pseudo-labelled", "more.csv:7", "positive")
+    assert sides == [
+        (*leaked, "test"),
+        ("validation", pairs[1]["first_source"], "negative", "test"),
+        (*leaked, "validation"),
+    ]
+    assert figures["test_without_near_duplicates_of_train"]["left_out"] == 1
 
 
 def test_wrong_labels_and_near_duplicates_put_into_it_are_found_and_nothing_else(tmp_path):
