@@ -156,7 +156,7 @@ def _bounds(schema: dict[str, Any]) -> str:
 
 
 def _number(limit: float) -> str:
-    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
+    return str(limit) if isinstance(limit, int) else f"{limit:g}"
 
 
 def comments_by_key(source: str) -> dict[str, str]:
