@@ -30,6 +30,7 @@ class Steps(Figures):
         heads: of each layer's attention.
         units: of each layer's feed-forward part.
         wordpieces: of the vocabulary.
+        texts: without labels that the student has learned from too, in words.
     """
 
     network: str | None = None
@@ -38,13 +39,14 @@ class Steps(Figures):
     heads: Cut | None = None
     units: Cut | None = None
     wordpieces: Cut | None = None
+    texts: str | None = None
 
     @property
     def described(self) -> str:
         """Such as "7,210 of 30,522 wordpieces"."""
         named = {"hidden dimensions" if name == "hidden" else name: cut for name, cut in self if isinstance(cut, Cut)}
         parts = [f"{cut.after:,} of {cut.before:,} {name}" for name, cut in named.items()]
-        return ", ".join([*([self.network] if self.network else []), *parts])
+        return ", ".join(filter(None, [self.network, *parts, self.texts]))
 
 
 def cuts(before: NetworkSize, after: NetworkSize) -> dict[str, Cut]:

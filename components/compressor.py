@@ -10,19 +10,31 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
-from bertline.components import compression_report, copies, other_family, trainer, training_record
-from bertline.components.artifacts import PseudoLabels, Variants, Weights
+from bertline.components import (
+    compression_report,
+    copies,
+    other_family,
+    spreadsheet,
+    student_texts,
+    trainer,
+    training_record,
+)
+from bertline.components.artifacts import PSEUDO_FILE, PseudoLabels, Variants, Weights
 from bertline.components.checkpoint_folders import remove_checkpoints
 from bertline.components.compression_report import Cut, Steps
-from bertline.components.options import CompressOptions
+from bertline.components.options import CompressOptions, DataOptions
 from bertline.components.other_family import Student
+from bertline.components.student_texts import Texts
 from bertline.components.trainer import Task
 from bertline.components.training_record import ValidationLogits
 from bertline.components.transformed_labels import names_of
 from bertline.components.tuning import trials
+from bertline.errors import UserError
 from bertline.models import backbone_folder, compression, distillation, ensemble, families, hardware, training
+from bertline.models.dataset import joined
 from bertline.models.distillation import Distillation, SoftTargets
 from bertline.models.family import Classifier
+from bertline.models.features import ROW_ID
 from bertline.models.kept import Kept
 from bertline.models.recipe import ModelOptions, TrainOptions
 from bertline.serving import storage
@@ -43,11 +55,14 @@ def Compressor(
     examples: InputArtifact[standard_artifacts.Examples] = None,
     variants: InputArtifact[Variants] = None,
     pseudo_labels: InputArtifact[PseudoLabels] = None,
+    data: Parameter[str] = "",
+    base_folder: Parameter[str] = "",
 ) -> None:
     """Leaves the student in the form in which the Trainer leaves the teacher.
 
-    The vocabulary comes first: the teacher without the wordpieces that the rows do not use answers them as before, and
-    is what a student that is cut learns from. That student is one network, also of a teacher that is an ensemble.
+    The vocabulary comes first: the teacher without the wordpieces that neither the rows nor the texts without labels
+    use answers them as before, and is what a student that is cut learns from. That student is one network, also of a
+    teacher that is an ensemble.
 
     Args:
         teacher: the Trainer's weights.
@@ -61,20 +76,27 @@ def Compressor(
         train_options: a TrainOptions as JSON; values that a search has found take the places of its own.
         options: a CompressOptions as JSON.
         checkpoint_dir: folder, local or remote, that outlives an interrupted run; the same as the Trainer's.
-        examples: raw Examples, whose texts a student reads that learns a vocabulary; None where there is none.
+        examples: raw Examples, whose texts a student reads that learns a vocabulary, and which `compress.unlabelled` is
+            not to repeat; None where neither is asked for.
         variants: more training rows of the teacher; None for none.
         pseudo_labels: as the variants.
+        data: DataOptions as JSON: how the files of `compress.unlabelled` are read; "" where there are none.
+        base_folder: where their relative paths start.
 
     Raises:
-        UserError: the teacher's vocabulary cannot be trimmed, it has too little of what is to be less, or the
-            student would be larger.
+        UserError: the teacher's vocabulary cannot be trimmed, it has too little of what is to be less, the student
+            would be larger, or the texts without labels are of no use.
     """
     model, compress = ModelOptions.model_validate_json(model_options), CompressOptions.model_validate_json(options)
     train = TrainOptions.model_validate_json(train_options)
     more = trainer.more_rows(train, variants, pseudo_labels)
     task = trainer.read_task(transform_graph.uri, transformed_examples.uri, model, more=more)
     members = ensemble.load(families.of(model), Path(teacher.uri))
-    folder, steps = Path(weights.uri), Steps()
+    folder, steps, texts = Path(weights.uri), Steps(), None
+    if compress.unlabelled:
+        texts = texts_of(compress, data, base_folder, examples, transform_graph.uri, pseudo_labels)
+        task = replace(task, train=joined(task.train, texts.rows))
+        steps = steps.model_copy(update={"texts": texts.described})
     if compress.vocabulary == "used":
         trimmed = compression.trim(members, model, [task.train, task.validation], folder)
         members, words = trimmed.members, trimmed.kept
@@ -86,13 +108,21 @@ def Compressor(
         own = f"{checkpoint_dir}/{fingerprint(task, teacher.uri, recipe, compress)}"
         places = {"logs": Path(model_run.uri), "checkpoints": own}
         if compress.cut:
-            kept = compression.kept_of(members[0], compress.cut, task.train, recipe.seed)
+            labelled = task.train.take(np.flatnonzero(task.train.labelled))
+            kept = compression.kept_of(members[0], compress.cut, labelled, recipe.seed)
             trained = distil(task, members, kept, recipe, compress, **places)
             steps = steps.model_copy(update=compression_report.cuts(members[0].size, trained.model.size))
         else:
             named = compression.options_of(model, folder)
             student = other_family.prepare(
-                task, members, named, compress, seed=recipe.seed, folder=folder, examples=examples
+                task,
+                members,
+                named,
+                compress,
+                seed=recipe.seed,
+                folder=folder,
+                examples=examples,
+                texts=texts.read if texts else [],
             )
             steps = steps.model_copy(update={"network": student.described})
             trained = distil_other(task, members, student, recipe, compress, **places)
@@ -109,6 +139,29 @@ def Compressor(
     weights.set_string_custom_property("summary", steps.described)
     if compress.trains_student:
         remove_checkpoints(checkpoint_dir, own)
+
+
+def texts_of(
+    options: CompressOptions,
+    data: str,
+    base_folder: str,
+    examples: standard_artifacts.Examples | None,
+    graph: str,
+    pseudo_labels: PseudoLabels | None,
+) -> Texts:
+    """The texts of `compress.unlabelled`; arguments as those of the Compressor.
+
+    Raises:
+        UserError: as student_texts.read, or the line was compiled without them.
+    """
+    if not data:
+        raise UserError(f"{student_texts.KEY}: this line was compiled without; compile it again, or leave it out")
+    # A student with a vocabulary of its own cannot read the pseudo-labelled rows.
+    read = pseudo_labels if options.family != "bilstm" else None
+    rows = spreadsheet.read(f"{read.uri}/{PSEUDO_FILE}") if read else []
+    learned_from = frozenset(row[ROW_ID] for row in rows)
+    reading = DataOptions.model_validate_json(data)
+    return student_texts.read(options.unlabelled, reading, base_folder, examples, graph, learned_from)
 
 
 def searched(teacher_run: standard_artifacts.ModelRun) -> TrainOptions | None:
@@ -164,7 +217,7 @@ def distil_other(
         logs: folder for TensorBoard's files.
         checkpoints: folder of this training only.
     """
-    rows = task.train.take(np.arange(len(student.task.train)))
+    rows = task.train.take(student.places)
     answers = distillation.answers(teacher, rows, hardware.compute_dtype(recipe.precision))
     taught = SoftTargets(answers, options.distill, multi_label=teacher[0].multi_label)
     return _fit(student.build, student.task, recipe, taught, logs=logs, checkpoints=checkpoints)

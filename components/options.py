@@ -473,7 +473,8 @@ class StudentGates(Section):
 class CompressOptions(Section):
     """A smaller or faster student of the trained model, its teacher: docs/compression.md."""
 
-    # used: only the wordpieces that the training and validation rows use, and those that can spell every other word.
+    # used: only the wordpieces that the training and validation rows and the texts of `unlabelled` use, and those that
+    # can spell every other word.
     # whole keeps all: a user may meet texts unlike the training rows, whose words are then cut into more pieces.
     vocabulary: Literal["whole", "used"] = "whole"
     # Fewer layers than the teacher, taken from it and trained by distillation; a layer's time is saved with it. Half of
@@ -494,6 +495,9 @@ class CompressOptions(Section):
     static: StaticOptions = StaticOptions()  # with family: static, as model.static
     bilstm: BilstmOptions = BilstmOptions()  # with family: bilstm, as model.bilstm
     distill: DistillOptions = DistillOptions()  # how the student is trained; with any of the keys above but vocabulary
+    # A file of rows without labels (or a folder, a pattern), read as data.source is. The student learns what the
+    # teacher answers to them too, and so needs no labels; the teacher does not see them. null: none
+    unlabelled: str | None = None
     gates: StudentGates = StudentGates()
 
     @property
@@ -549,9 +553,10 @@ class CompressOptions(Section):
                 "gates: there is no student that they could judge; set layers, hidden, heads, units, family or "
                 "vocabulary: used"
             )
-        if not self.trains_student and self.distill != DistillOptions():
+        of_training = {"distill": self.distill != DistillOptions(), "unlabelled": self.unlabelled is not None}
+        for key in (key for key, is_set in of_training.items() if is_set and not self.trains_student):
             raise ValueError(
-                "distill: it trains a student with less of its teacher's network, or of another family; set layers, "
+                f"{key}: it trains a student with less of its teacher's network, or of another family; set layers, "
                 "hidden, heads, units or family, or leave it out"
             )
         return self

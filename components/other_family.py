@@ -14,12 +14,13 @@ from tfx.types import artifact_utils, standard_artifacts
 
 from bertline.components import learned_vocabulary
 from bertline.components.examples import check_order, read_examples
+from bertline.components.labelling.pool import Candidate
 from bertline.components.options import CompressOptions
 from bertline.components.trainer import Task
 from bertline.components.transformed_labels import names_of
 from bertline.errors import UserError
 from bertline.models import compression, families
-from bertline.models.dataset import Rows
+from bertline.models.dataset import Rows, joined
 from bertline.models.family import Classifier
 from bertline.models.features import TEXT, TEXT_PAIR
 from bertline.models.recipe import OF_FAMILY, ModelOptions
@@ -33,12 +34,14 @@ class Student(NamedTuple):
 
     Attributes:
         build: makes the classifier with its initial weights.
-        task: the teacher's, with rows that the student reads. The training rows are the teacher's first ones.
+        task: the teacher's, with rows that the student reads.
+        places: of its training rows among the teacher's, int64 [rows].
         described: the network in words.
     """
 
     build: Callable[[], Classifier]
     task: Task
+    places: np.ndarray
     described: str
 
 
@@ -51,17 +54,19 @@ def prepare(
     seed: int,
     folder: Path,
     examples: standard_artifacts.Examples | None,
+    texts: Sequence[Candidate] = (),
 ) -> Student:
     """The student before its training.
 
     Args:
-        task: the teacher's rows.
+        task: the teacher's rows; the last ones of training are those of `texts`.
         teacher: its members.
         own: the options of the teacher's vocabulary.
         compress: names the family and its sizes.
         seed: of the student's initial weights.
         folder: of the student's weights, which gets its options and what vocabulary it learns.
         examples: raw Examples, whose texts a student with a vocabulary of its own reads.
+        texts: without labels, which it reads too.
 
     Raises:
         UserError: the student would be larger than its teacher, or the line was compiled without the examples.
@@ -70,13 +75,15 @@ def prepare(
         raise UserError("compress.family: this line was compiled with another; compile it again, or leave it as it was")
     options = options_of(own, compress)
     folder.mkdir(parents=True, exist_ok=True)
-    multi_label = task.train.labels.ndim == 2
+    multi_label, places = task.train.labels.ndim == 2, np.arange(len(task.train))
     if compress.family == "static":
         build = _static(teacher[0], own, options, len(task.labels), seed=seed, multi_label=multi_label)
     else:
         pair = task.train.segment_ids is not None
         learned_vocabulary.write(str(folder), examples.uri, options, pair=pair)
-        task = _read_again(task, options, folder, examples, pair=pair)
+        task = _read_again(task, options, folder, examples, texts, pair=pair)
+        first, last = len(task.train) - len(texts), len(places) - len(texts)
+        places = np.concatenate([places[:first], places[last:]])
         build = partial(
             families.BILSTM.build,
             options,
@@ -87,7 +94,7 @@ def prepare(
         )
     check_size(build(), teacher, compress.family)
     (folder / compression.STUDENT).write_text(options.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return Student(build, task, _described(options))
+    return Student(build, task, places, _described(options))
 
 
 def options_of(own: ModelOptions, compress: CompressOptions) -> ModelOptions:
@@ -123,21 +130,33 @@ def _static(
 
 
 def _read_again(
-    task: Task, options: ModelOptions, folder: Path, examples: standard_artifacts.Examples, *, pair: bool
+    task: Task,
+    options: ModelOptions,
+    folder: Path,
+    examples: standard_artifacts.Examples,
+    texts: Sequence[Candidate],
+    *,
+    pair: bool,
 ) -> Task:
     """The task with the rows' texts as the student's own tokenizer reads them; rows without texts here are left out."""
     tokenizer = families.of(options).tokenizer(options, str(folder))
+
+    def tokenised(first: Sequence[str], second: Sequence[str], labels: np.ndarray) -> Rows:
+        ids, segments = tokenizer(tf.constant(first), tf.constant(second) if pair else None)
+        return Rows(tf.cast(ids, tf.int32), None if segments is None else tf.cast(segments, tf.int32), labels)
 
     def rows_of(split: str) -> Rows:
         place = artifact_utils.get_split_uri([examples], split)
         table = read_examples(place, [], multi_label=task.train.labels.ndim == 2)
         labels = getattr(task, split).labels[: len(table[TEXT])]
         check_order(names_of(labels, task.labels), table)
-        pairs = tf.constant(table[TEXT_PAIR]) if pair else None
-        ids, segments = tokenizer(tf.constant(table[TEXT]), pairs)
-        return Rows(tf.cast(ids, tf.int32), None if segments is None else tf.cast(segments, tf.int32), labels)
+        return tokenised(table[TEXT], table[TEXT_PAIR], labels)
 
-    return replace(task, **{split: rows_of(split) for split in SPLITS})
+    train, validation = map(rows_of, SPLITS)
+    if texts:
+        labels = task.train.labels[-len(texts) :]
+        train = joined(train, tokenised([row.text for row in texts], [row.text_pair for row in texts], labels))
+    return replace(task, train=train, validation=validation)
 
 
 def _described(options: ModelOptions) -> str:

@@ -13,29 +13,25 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
-import tensorflow_transform as tft
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
-from bertline.components import added_rows, pretrained, probe_head, pseudo_rows, spreadsheet
+from bertline.components import pretrained, probe_head, pseudo_rows, spreadsheet, unlabelled
 from bertline.components.artifacts import PSEUDO_FILE, Backbone, ProbeHead, PseudoLabels
 from bertline.components.examples import Table, read_splits
 from bertline.components.labelling import pool
 from bertline.components.labelling.pool import Candidate
 from bertline.components.labelling.vectors import TextVectors
 from bertline.components.labels import read_labels
-from bertline.components.object_store import local_copy
 from bertline.components.options import DataOptions
 from bertline.components.probe_head import Probed
-from bertline.components.splitting import text_key, text_keys
 from bertline.errors import UserError
 from bertline.models import calibration, features, spreading
 from bertline.models.features import LABEL, ROW_ID, SOURCE, TEXT, TEXT_PAIR
 from bertline.models.recipe import ModelOptions
 
-TRAIN, VALIDATION, TEST = features.SPLITS
+TRAIN, VALIDATION, _ = features.SPLITS
 CHUNK = 4096  # rows that are embedded at a time
 COLUMNS = (ROW_ID, SOURCE, LABEL, features.PROBABILITY, TEXT, TEXT_PAIR)  # of PSEUDO_FILE
 SHOWN_LABELS = 5
@@ -82,37 +78,24 @@ def PseudoLabeller(
     tables = read_splits(examples)
     temperature = temperature_of(probed, tables[VALIDATION], names_of_labels)
     encoder = TextVectors(pretrained.model_of(ModelOptions.model_validate_json(model_options), backbone), precision)
-    with local_copy(
-        base_folder, lambda folder: [file.path for file in pool.files_of(source, options, folder)]
-    ) as folder:
-        sources = pool.look(source, options, folder)
-        names, known = [each.file.name for each in sources], keys_of(tables)
-        check_no_test_rows(pool.candidates(sources, options, frozenset(), pool.Counts()), known, source)
-        counts = pool.Counts()
-        group = options.split.group
-        new = new_rows(
-            pool.candidates(sources, options, frozenset(), counts), known, counts, group, groups_of(tables, group)
-        )
+    with unlabelled.opened("train.unlabelled", source, options, tables, base_folder) as new:
         if labels == SPREAD:
-            sure, best = spread_over(new, encoder, probed, temperature, tables[TRAIN], names_of_labels), 0.0
+            sure, best = spread_over(new.rows, encoder, probed, temperature, tables[TRAIN], names_of_labels), 0.0
         else:
-            sure, best = surest(new, encoder, probed, temperature, threshold)
+            sure, best = surest(new.rows, encoder, probed, temperature, threshold)
     if not sure and not best:
-        raise UserError(
-            f"train.unlabelled: {source} has no new row without a label: {counts.rows:,} rows{told(counts)}. Name "
-            "other files, or leave it out."
-        )
+        raise unlabelled.none_new("train.unlabelled", source, new.counts)
     if not sure:
         raise UserError(
             f"train.pseudo_threshold: no row of {source} reaches {threshold:g}; the surest has {best:.3f}. Set it "
             "lower, or leave train.unlabelled out."
         )
     rows_of = [Labelled(row, names_of_labels[label], probability) for row, label, probability in sure]
-    added_rows.write(rows.uri, transform_graph.uri, _examples(transform_graph.uri, rows_of))
-    _write_provenance(rows.uri, rows_of, names)
+    unlabelled.tokenise(rows.uri, transform_graph.uri, ((each.row, each.label) for each in rows_of))
+    _write_provenance(rows.uri, rows_of, new.files)
     rows.set_string_custom_property(pseudo_rows.ASKED, pseudo_rows.asked_by(source, labels, threshold))
     by = "labelled by spreading" if labels == SPREAD else f"with {threshold:g} or more"
-    rows.set_string_custom_property("summary", summary(rows_of, counts, by))
+    rows.set_string_custom_property("summary", summary(rows_of, new.counts, by))
 
 
 class Labelled(NamedTuple):
@@ -131,55 +114,6 @@ def temperature_of(probed: Probed, validation: Table, labels: list[str]) -> floa
     """What the probe's logits are divided by, fitted on the validation rows."""
     truth = np.array([labels.index(name) for name in validation[LABEL]])
     return calibration.fit_temperature(probed.validation_logits, truth).value
-
-
-def keys_of(tables: dict[str, Table]) -> dict[str, str]:
-    """The key of each row's text -> the row's split."""
-    known = {}
-    for split, table in tables.items():
-        known |= dict.fromkeys((key.row_id for key in text_keys(table[TEXT], table[TEXT_PAIR])), split)
-    return known
-
-
-def groups_of(tables: dict[str, Table], group: str | None) -> dict[str, str]:
-    """The key of each group of validation and test rows -> their split; {} where rows have no groups."""
-    column = {"text": TEXT, "text_pair": TEXT_PAIR, None: None}[group]
-    return {text_key(text).row_id: split for split in (VALIDATION, TEST) for text in tables[split].get(column, [])}
-
-
-def check_no_test_rows(candidates: Iterator[Candidate], known: dict[str, str], source: str) -> None:
-    """Raises UserError where rows of the test split are among the unlabelled ones."""
-    leaked = sum(known.get(row.row_id) == TEST for row in candidates)
-    if leaked:
-        raise UserError(
-            f"train.unlabelled: {leaked:,} rows of {source} are rows of the test split: training on them would flatter "
-            "the figures. Take them out, or name a file of other rows."
-        )
-
-
-def new_rows(
-    candidates: Iterator[Candidate],
-    known: dict[str, str],
-    counts: pool.Counts,
-    group: str | None,
-    judging: dict[str, str],
-) -> Iterator[Candidate]:
-    """The rows that stand in no split, and whose group stands in none that judges; the others are counted.
-
-    Args:
-        candidates: rows of the files.
-        known: as `keys_of` gives them.
-        counts: is filled in.
-        group: `data.split.group`; None where rows have none.
-        judging: the key of each group of validation and test rows -> their split.
-    """
-    for row in candidates:
-        if row.row_id in known:
-            counts.left_out[f"in {known[row.row_id]}"] += 1
-        elif group and (split := judging.get(text_key(getattr(row, group)).row_id)):
-            counts.left_out[f"with a {group} of {split}"] += 1
-        else:
-            yield row
 
 
 def surest(
@@ -233,19 +167,6 @@ def spread_over(
 # === What is written ===
 
 
-def _examples(graph: str, rows: list[Labelled]) -> Iterator[tf.train.Example]:
-    """The raw Example of each row, as ingestion writes those with a label."""
-    empty = dict.fromkeys(tft.TFTransformOutput(graph).raw_feature_spec(), "")  # kept columns, which training ignores
-    for each in rows:
-        values = empty | {TEXT: each.row.text, LABEL: each.label}
-        if each.row.text_pair is not None:
-            values[TEXT_PAIR] = each.row.text_pair
-        example = tf.train.Example()
-        for feature, value in values.items():
-            example.features.feature[feature].bytes_list.value.append(value.encode())
-        yield example
-
-
 def _write_provenance(target: str, rows: list[Labelled], names: Sequence[str]) -> None:
     lines = (
         [each.row.row_id, each.source(names), each.label, round(each.probability, 6), each.row.text,
@@ -255,17 +176,10 @@ def _write_provenance(target: str, rows: list[Labelled], names: Sequence[str]) -
     spreadsheet.write(f"{target}/{PSEUDO_FILE}", COLUMNS, lines)
 
 
-def told(counts: pool.Counts) -> str:
-    """Which rows were left out, such as "; left out: 31 in train"; "" where none was."""
-    left_out = [f"{count:,} {why}" for why, count in counts.left_out.items()]
-    left_out += [f"{len(counts.refused):,} unreadable"] if counts.refused else []
-    return f"; left out: {', '.join(left_out)}" if left_out else ""
-
-
 def summary(rows: list[Labelled], counts: pool.Counts, by: str) -> str:
     """The screen's line, such as "1,204 of 20,000 rows with 0.95 or more: 700 negative, 504 positive; ..."."""
     by_label = Counter(each.label for each in rows).most_common()
     shown = [f"{count:,} {label}" for label, count in by_label[:SHOWN_LABELS]]
     more = len(by_label) - len(shown)
     shown += [f"{more} more labels"] if more > 0 else []
-    return f"{len(rows):,} of {counts.rows:,} rows {by}: {', '.join(shown)}{told(counts)}"
+    return f"{len(rows):,} of {counts.rows:,} rows {by}: {', '.join(shown)}{unlabelled.told(counts)}"

@@ -264,18 +264,27 @@ def read_task(
     Raises:
         UserError: a split is empty.
     """
-    labels = read_labels(graph)
-    spec = tft.TFTransformOutput(graph).transformed_feature_spec()
-    several = len(labels) if is_multi_label(spec) else None
-
-    def rows_of(folder: str, split: str) -> Rows:
-        return read_rows(Path(folder) / f"Split-{split}", pair=SEGMENT_IDS in spec, labels=several)
-
-    train, validation = (rows_of(examples, split) for split in ("train", "validation"))
+    train, validation = (read_split(graph, examples, split) for split in ("train", "validation"))
     for folder in more:
-        train = joined(train, rows_of(folder, "train"))
+        train = joined(train, read_split(graph, folder, "train"))
     digest = families.of(options).digest(options, graph)
-    return Task(labels, digest, train, validation, start, probed, learned=graph)
+    return Task(read_labels(graph), digest, train, validation, start, probed, learned=graph)
+
+
+def read_split(graph: str, folder: str, split: str) -> Rows:
+    """Reads a split of transformed Examples.
+
+    Args:
+        graph: folder of Transform's graph, which says what a row has.
+        folder: of the Examples.
+        split: its name.
+
+    Raises:
+        UserError: it is empty.
+    """
+    spec = tft.TFTransformOutput(graph).transformed_feature_spec()
+    several = len(read_labels(graph)) if is_multi_label(spec) else None
+    return read_rows(Path(folder) / f"Split-{split}", pair=SEGMENT_IDS in spec, labels=several)
 
 
 def train(task: Task, options: ModelOptions, recipe: TrainOptions, **fitting: Any) -> training.Trained:

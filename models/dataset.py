@@ -17,6 +17,7 @@ from bertline.models.features import LABEL_ID, SEGMENT_IDS, TOKEN_IDS
 # or two, and the batches of an epoch are still a random mix (Transformers' group_by_length uses the same number).
 _WINDOW = 50
 _PREFETCHED = 4  # batches made ahead of the step that takes them
+NO_LABEL = -1  # of a row that a student learns from by its teacher's answers only, and at each place of a label set
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Rows:
 
     token_ids: tf.RaggedTensor  # int32 [rows, (tokens)]
     segment_ids: tf.RaggedTensor | None  # int32 [rows, (tokens)]; None where all are 0
-    labels: np.ndarray  # int32 [rows]; of multi-label rows [rows, labels], 1 for the labels that a row has, else 0
+    # int32 [rows]; of multi-label rows [rows, labels], 1 for the labels that a row has, else 0. Or NO_LABEL
+    labels: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -34,6 +36,11 @@ class Rows:
     def lengths(self) -> np.ndarray:
         """Tokens in each row, int64 [rows]."""
         return self.token_ids.row_lengths().numpy()
+
+    @cached_property
+    def labelled(self) -> np.ndarray:
+        """Which rows have labels, bool [rows]."""
+        return self.labels.reshape(len(self), -1)[:, 0] != NO_LABEL
 
     def take(self, places: np.ndarray) -> Rows:
         """The rows at some places, int64 [some]."""
@@ -97,10 +104,11 @@ class Batches:
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """How much each row counts, float32 [rows]."""
+        """How much each row counts, float32 [rows]. A row without a label counts as much as the others on average."""
         if self.label_weights is None:
             return np.ones(len(self.rows), np.float32)
-        return self.label_weights.astype(np.float32)[self.rows.labels]
+        weights = self.label_weights.astype(np.float32)[self.rows.labels]
+        return np.where(self.rows.labelled, weights, np.float32(1))
 
     @property
     def steps(self) -> int:

@@ -7,12 +7,14 @@ here at each of the student's layers, whose counterparts Jiao et al., "TinyBERT"
 narrower student is compared with the dimensions of the teacher's states that it started from. TinyBERT learns a linear
 map between the two, which its students need, as their dimensions mean nothing before the training. A student of another
 family has no such layers, and learns from the answers only (Tang et al., "Distilling Task-Specific Knowledge from BERT
-into Simple Neural Networks", 2019).
+into Simple Neural Networks", 2019). To a text without a label the teacher's answer is all that there is, as to
+the unlabelled texts of Turc et al., "Well-Read Students Learn Better", 2019.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -38,6 +40,18 @@ def kept_layers(before: int, after: int) -> list[int]:
     return np.linspace(0, before - 1, after).round().astype(int).tolist()
 
 
+class OfLabels(NamedTuple):
+    """What a student's answers lose against the labels.
+
+    Attributes:
+        losses: float32 [batch], anything where a row has no label.
+        labelled: whether it has one, bool [batch].
+    """
+
+    losses: tf.Tensor
+    labelled: tf.Tensor
+
+
 class Distillation:
     """A teacher, and what a student loses where it differs from it.
 
@@ -55,11 +69,11 @@ class Distillation:
         self._multi_label = teacher[0].multi_label
         self._kept, self._options = kept, options
 
-    def losses(self, of_labels: tf.Tensor, logits: tf.Tensor, states: Sequence[tf.Tensor], rows: Batch) -> tf.Tensor:
+    def losses(self, of_labels: OfLabels, logits: tf.Tensor, states: Sequence[tf.Tensor], rows: Batch) -> tf.Tensor:
         """Each row's loss, float32 [batch].
 
         Args:
-            of_labels: the loss against the rows' labels, float32 [batch].
+            of_labels: the loss against the rows' labels.
             logits: the student's, float32 [batch, labels].
             states: the student's after each layer, float32 [batch x tokens, hidden].
             rows: the batch.
@@ -87,11 +101,11 @@ class SoftTargets:
     def __init__(self, answers: np.ndarray, options: DistillOptions, *, multi_label: bool):
         self._answers, self._options, self._multi_label = tf.constant(answers), options, multi_label
 
-    def losses(self, of_labels: tf.Tensor, logits: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
+    def losses(self, of_labels: OfLabels, logits: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
         """Each row's loss, float32 [batch].
 
         Args:
-            of_labels: the loss against the rows' labels, float32 [batch].
+            of_labels: the loss against the rows' labels.
             logits: the student's, float32 [batch, labels].
             places: of the rows in the split, int64 [batch].
         """
@@ -122,11 +136,12 @@ def answers(teacher: Sequence[family.Classifier], rows: Rows, dtype: tf.DType) -
 
 
 def _mixed(
-    of_labels: tf.Tensor, mine: tf.Tensor, theirs: tf.Tensor, options: DistillOptions, *, multi_label: bool
+    of_labels: OfLabels, mine: tf.Tensor, theirs: tf.Tensor, options: DistillOptions, *, multi_label: bool
 ) -> tf.Tensor:
-    """The loss against the labels and that against the teacher's logits, float32 [batch]."""
+    """The loss against the labels, where there are any, and that against the teacher's logits, float32 [batch]."""
     soft = _soft(mine / options.temperature, theirs / options.temperature, multi_label=multi_label)
-    return (1 - options.soft_share) * of_labels + options.soft_share * options.temperature**2 * soft
+    share = tf.where(of_labels.labelled, options.soft_share, 1.0)
+    return (1 - share) * of_labels.losses + share * options.temperature**2 * soft
 
 
 def _soft(mine: tf.Tensor, theirs: tf.Tensor, *, multi_label: bool) -> tf.Tensor:

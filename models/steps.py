@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from bertline.models import dropout
 from bertline.models.adversarial import Adversary
-from bertline.models.dataset import Batches
-from bertline.models.distillation import Distillation, SoftTargets
+from bertline.models.dataset import NO_LABEL, Batches
+from bertline.models.distillation import Distillation, OfLabels, SoftTargets
 from bertline.models.family import Batch, Classifier
 from bertline.models.gradients import Gradient, added, invariant
 from bertline.models.methods import Method
@@ -161,11 +161,11 @@ class Steps:
         labels, weight = batch["labels"], self._options.r_drop
         if isinstance(self._distillation, SoftTargets):
             logits = self._logits(batch, seed)
-            losses = self._distillation.losses(self._target.losses(labels, logits), logits, batch["rows"])
+            losses = self._distillation.losses(self._of_labels(labels, logits), logits, batch["rows"])
         elif self._distillation:
             rows = Batch(batch["token_ids"], batch.get("segment_ids"), batch["lengths"])
             logits, states = self._encoder.logits_and_states(self._method.pack(self._dtype), rows, seed)
-            losses = self._distillation.losses(self._target.losses(labels, logits), logits, states, rows)
+            losses = self._distillation.losses(self._of_labels(labels, logits), logits, states, rows)
         elif not weight:
             losses = self._target.losses(labels, self._logits(batch, seed, move))
         else:
@@ -180,6 +180,11 @@ class Steps:
             losses = (self._target.losses(labels, one) + self._target.losses(labels, other)) / 2
             losses += weight / 4 * self._target.divergences(one, other)
         return tf.reduce_sum(losses * batch["shares"])
+
+    def _of_labels(self, labels: tf.Tensor, logits: tf.Tensor) -> OfLabels:
+        """What a student's answers lose against the labels of its rows, of which some have none."""
+        labelled = tf.reshape(labels, [tf.shape(logits)[0], -1])[:, 0] != NO_LABEL
+        return OfLabels(self._target.losses(tf.maximum(labels, 0), logits), labelled)
 
     def _evaluate_step(self, batch: Rows) -> tuple[tf.Tensor, tf.Tensor]:
         return batch["rows"], self._logits(batch, None)

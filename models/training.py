@@ -120,7 +120,7 @@ class Run:
         self._way_out = divergence.lower(rate_key, options.learning_rate, "train.clip_norm")
         self._options = options
         self._target = targets.of(
-            train.labels,
+            train.labels[train.labelled],
             model.num_classes,
             balanced=options.class_weights == "balanced",
             smoothing=options.label_smoothing,

@@ -142,6 +142,7 @@ class Config(Section):
             check_the_table_fits_the_backbone,
             check_pretraining,
             check_masked_words,
+            check_pseudo_labels,
             check_unlabelled,
             check_the_space,
             check_regularity,
@@ -210,6 +211,12 @@ class Config(Section):
         if self.train.method == "contrastive":
             return False  # its head comes last
         return self.starts_pretrained if self.train.head == "auto" else self.train.head == "probe"
+
+    @property
+    def unlabelled(self) -> dict[str, str]:
+        """The files of rows without labels, by the key that names them."""
+        named = {"train.unlabelled": self.train.unlabelled, "compress.unlabelled": self.compress.unlabelled}
+        return {key: source for key, source in named.items() if source is not None}
 
     @property
     def starts_pretrained(self) -> bool:
@@ -530,12 +537,11 @@ def check_the_student(config: Config) -> None:
         )
 
 
-def check_unlabelled(config: Config) -> None:
-    """Raises ValueError where no probe can label rows, or where they are the task's own."""
-    unlabelled, data = config.train.unlabelled, config.data
-    if unlabelled is None:
+def check_pseudo_labels(config: Config) -> None:
+    """Raises ValueError where no probe can label rows."""
+    if config.train.unlabelled is None:
         return
-    if data.multi_label is not None:
+    if config.data.multi_label is not None:
         raise ValueError("train.unlabelled: with data.multi_label no one probability says that a row has its labels")
     if not config.starts_pretrained:
         reason = (
@@ -544,12 +550,18 @@ def check_unlabelled(config: Config) -> None:
             else f"model.family: {config.model.family} has none"
         )
         raise ValueError(f"train.unlabelled: the probe labels the rows, and {reason}; leave it out")
+
+
+def check_unlabelled(config: Config) -> None:
+    """Raises ValueError where rows without labels are the task's own."""
     where = Path(config.folder)
-    for key in ("test_source", "validation_source", "train_source", "source"):
-        for source in getattr(data, key) or []:
-            if isinstance(source, str) and (where / source).resolve() == (where / unlabelled).resolve():
+    own = ("test_source", "validation_source", "train_source", "source")
+    sources = [(name, source) for name in own for source in getattr(config.data, name) or [] if isinstance(source, str)]
+    for key, unlabelled in config.unlabelled.items():
+        for name, source in sources:
+            if (where / source).resolve() == (where / unlabelled).resolve():
                 raise ValueError(
-                    f"train.unlabelled: {unlabelled} is data.{key}: these rows have labels, and the test rows must "
+                    f"{key}: {unlabelled} is data.{name}: these rows have labels, and the test rows must "
                     "stay unseen; name a file of other rows"
                 )
 

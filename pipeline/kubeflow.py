@@ -138,7 +138,7 @@ def _data_folder(config: Config) -> str:
         "data.test_source": data.test_source,
         "data.train_source": data.train_source,
         "pretrain.source": pretrain,
-        "train.unlabelled": [config.train.unlabelled] if config.train.unlabelled else None,
+        **{key: [source] for key, source in config.unlabelled.items()},
         "train.augment.synonyms": [augment.synonyms] if augment and augment.synonyms else None,
     }
     for key, sources in named.items():

@@ -118,10 +118,10 @@ def launching(config: Config, config_name: str) -> Iterator[tuple[Screen, Launch
     task_files.of_task(config.data.with_queries(lambda _: None), config.folder)  # at once where a file is missing
     if config.train.augment:
         operations.check(config.train.augment, config.folder)
-    if config.train.unlabelled:
+    for key, source in config.unlabelled.items():
         from bertline.components.labelling import pool  # brings TensorFlow
 
-        pool.look(config.train.unlabelled, config.data, config.folder)  # before hours of further pre-training
+        pool.look(key, source, config.data, config.folder)  # before hours of training
     log_file = root / "logs" / f"{run_ids.file_stem(run_id)}.log"
     with exclusive(root), screen.quiet(log_file) as console, _bare_arguments():
         try:

@@ -393,7 +393,8 @@ def candidate(task: Task, rows: Rows, start: Start, trained: Trained) -> Candida
 
 def _compressing(task: Task, rows: Rows, start: Start, trained: Trained) -> list[BaseNode]:
     """The Compressor, an Exporter for its student, and the StudentGate, whose outputs take the teacher's places."""
-    settings, teacher = task.settings, trained.trainer.outputs
+    settings, teacher, compress = task.settings, trained.trainer.outputs, task.config.compress
+    reading = {"data": settings.sections["data"], "base_folder": settings.data_folder}
     compressor = Compressor(
         teacher=teacher["weights"],
         teacher_run=teacher["model_run"],
@@ -402,7 +403,8 @@ def _compressing(task: Task, rows: Rows, start: Start, trained: Trained) -> list
         train_options=settings.sections["train"],
         options=_without_gates(settings.sections["compress"]),
         checkpoint_dir=settings.checkpoint_folder,
-        **({"examples": rows.examples} if task.config.compress.family == "bilstm" else {}),
+        **({"examples": rows.examples} if compress.family == "bilstm" or compress.unlabelled else {}),
+        **(reading if compress.unlabelled else {}),
         **start.more_rows,
     )
     student = StudentExporter(

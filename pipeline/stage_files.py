@@ -23,17 +23,18 @@ def of(config: dict[str, Any], folder: str) -> dict[Node, list[SourceFile]]:
     Raises:
         UserError: a source matches no file, or a package has no such file.
     """
-    unlabelled, data = config["train"].get("unlabelled"), DataOptions.model_validate(config["data"])
+    data = DataOptions.model_validate(config["data"])
     augment, pretrain = config["train"].get("augment"), config.get("pretrain")
     paths = operations.files(AugmentOptions.model_validate(augment), folder) if augment else []
     files = {
         Node.AUGMENTER: [SourceFile(path, path, "txt") for path in paths],
         Node.PRETRAINER: texts.files(pretrain["source"] or [], folder) if pretrain else [],
     }
-    if unlabelled:
-        from bertline.components.labelling import pool  # brings TensorFlow
+    for node, section in ((Node.PSEUDO_LABELLER, "train"), (Node.COMPRESSOR, "compress")):
+        if unlabelled := config.get(section, {}).get("unlabelled"):
+            from bertline.components.labelling import pool  # brings TensorFlow
 
-        files[Node.PSEUDO_LABELLER] = pool.files_of(unlabelled, data, folder)
+            files[node] = pool.files_of(unlabelled, data, folder)
     return {node: of_node for node, of_node in files.items() if of_node}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ def of_task(task: Config) -> list[Check]:
         _looked("backbone", lambda: backbone(task.model)),
         *([_looked("pretrain", lambda: pretrain(task))] if task.pretrain else []),
         *([_looked("augment", lambda: augment(task))] if task.train.augment else []),
-        *([_looked("unlabelled", lambda: unlabelled(task))] if task.train.unlabelled else []),
+        *(_looked(key, partial(unlabelled, task, key)) for key in task.unlabelled),
         *([_looked("tracking", lambda: tracker(task))] if task.tracking.tool else []),
         engine(task.beam),
     ]
@@ -113,11 +114,11 @@ def augment(task: Config) -> str:
     return f"{', '.join(task.train.augment.operations)}: all that they need is here"
 
 
-def unlabelled(task: Config) -> str:
+def unlabelled(task: Config, key: str) -> str:
     """The files of rows without labels, counted; UserError where there are none, or one has no texts."""
     from bertline.components.labelling import pool  # it brings TensorFlow, and its messages on the screen
 
-    files = pool.look(task.train.unlabelled, task.data, task.folder)
+    files = pool.look(key, task.unlabelled[key], task.data, task.folder)
     return f"{len(files)} {'file' if len(files) == 1 else 'files'} of rows without labels"
 
 

@@ -79,8 +79,14 @@ def files_of(source: str, options: DataOptions, base_folder: str) -> list[Source
     return task_files.expand([source], base_folder, "auto" if options.format == FOLDERS else options.format)
 
 
-def look(source: str, options: DataOptions, base_folder: str) -> list[Source]:
-    """The files of `train.unlabelled`, with a look at the start of each; arguments as those of `files_of`.
+def look(key: str, source: str, options: DataOptions, base_folder: str) -> list[Source]:
+    """The files of rows without labels that a key of the config names, with a look at the start of each.
+
+    Args:
+        key: such as "train.unlabelled", for the errors.
+        source: as in `files_of`, as are the others.
+        options: see there.
+        base_folder: see there.
 
     Raises:
         UserError: there is none, one cannot be read, or lacks a column of texts.
@@ -89,11 +95,11 @@ def look(source: str, options: DataOptions, base_folder: str) -> list[Source]:
         files = files_of(source, options, base_folder)
         columns = [formats.columns(file, options) for file in files]
     except UserError as error:
-        raise UserError(f"train.unlabelled: {error}") from error
+        raise UserError(f"{key}: {error}") from error
     for file, names in zip(files, columns, strict=True):
         if missing := [name for name in text_columns(options) if name not in names]:
             raise UserError(
-                f"train.unlabelled: {file.name}: no column {missing[0]!r}. Its texts are read from the columns of "
+                f"{key}: {file.name}: no column {missing[0]!r}. Its texts are read from the columns of "
                 f"data.text, as those of the data; rename the column. Found: {', '.join(map(repr, names))}"
             )
     return [

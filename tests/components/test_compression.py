@@ -1,5 +1,6 @@
 """From the Trainer's weights to the model that goes on: Compressor, StudentExporter and StudentGate in turn."""
 
+import dataclasses
 import filecmp
 import functools
 import json
@@ -27,15 +28,19 @@ from bertline.components import (
     training_record,
 )
 from bertline.components import explainer as explain
-from bertline.components.options import CompressOptions, EvaluateOptions
+from bertline.components.labelling.pool import Candidate, Place
+from bertline.components.options import CompressOptions, DataOptions, EvaluateOptions
 from bertline.components.training_record import ValidationLogits
 from bertline.errors import UserError
 from bertline.models import families
 from bertline.models.bert import classifier
+from bertline.models.dataset import NO_LABEL, Rows, joined
 from bertline.models.family import Batch
 from bertline.models.history import Epoch, History
 from bertline.models.recipe import ExportOptions, ModelOptions, TrainOptions
 from bertline.pipeline import config as configs
+from bertline.pipeline import stage_files
+from bertline.pipeline.stages import Node
 from bertline.serving import ops as serving_ops
 from bertline.serving import storage
 
@@ -86,18 +91,20 @@ def line(tmp_path_factory):
     }
 
 
-def compress(line, folder, weights, run, options):
+def compress(line, folder, weights, run, options, batch_size=32, **more):
+    recipe = TrainOptions(batch_size=batch_size, precision="float32", tensorboard=False, patience=100)
     compressor.Compressor.test_call(
         teacher=line["weights"],
         teacher_run=line["run"],
         transformed_examples=line["tokens"],
         weights=weights,
         model_run=run,
-        train_options=TrainOptions(precision="float32", tensorboard=False, patience=100).model_dump_json(),
+        train_options=recipe.model_dump_json(),
         options=options.model_dump_json(),
         checkpoint_dir=str(folder / "checkpoints"),
         examples=line["examples"],
         **line["common"],
+        **more,
     )
 
 
@@ -247,16 +254,48 @@ def test_a_student_of_another_family_learns_the_teachers_answers_and_is_served_w
     assert report.smaller > 1
 
 
-def taught(folder, task, teacher, options, examples):
-    """The rows of a student of the family bilstm, and what its training left."""
+@pytest.mark.parametrize("student", [{"layers": 1, "vocabulary": "used"}, {"family": "static"}, {"family": "bilstm"}])
+def test_a_student_learns_what_its_teacher_answers_to_texts_without_labels(line, tmp_path, student):
+    lines = ["text,label", "it was perfect,", "thanks,", "thanks,", "my refund,negative", "great awful,"]
+    (tmp_path / "more.csv").write_text("\n".join(lines), encoding="utf-8")
+    reading = {"data": DataOptions(source="x").model_dump_json(), "base_folder": str(tmp_path)}
+    weights, run = artifact(artifacts.Weights, tmp_path / "w"), artifact(standard_artifacts.ModelRun, tmp_path / "r")
+    sizes = {family: FAMILIES[family][0] for family in FAMILIES if student.get("family") == family}
+    options = CompressOptions(**student, **sizes, unlabelled="more.csv", distill={"epochs": 2})
+    with pytest.raises(UserError, match=r"compress.unlabelled: this line was compiled without"):
+        compress(line, tmp_path, weights, run, options)
+    compress(line, tmp_path, weights, run, options, batch_size=1, **reading)
+    told = "3 of 5 unlabelled texts; left out: 1 repeated, 1 with a label"
+    assert weights.get_string_custom_property("summary").endswith(told)
+    assert training_record.read_history(run.uri)["step"] == 2 * (3 + 3)
+    if "layers" in student:
+        words = Path(weights.uri, "vocabulary/vocab.txt").read_text(encoding="utf-8").split()
+        assert {"perfect", "thanks"} <= set(words) and "refund" not in words
+    (tmp_path / "more.csv").write_text(f"text\nnew\n{NEW}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"compress.unlabelled: 1 rows of more.csv are rows of the test split"):
+        compress(line, tmp_path, weights, run, options, **reading)
+
+
+def test_texts_without_labels_key_the_students_cache(tmp_path):
+    (tmp_path / "more.csv").write_text("text\nnew\n")
+    config = {"train": {}, "data": {"source": "a.csv"}, "compress": {"layers": 1, "unlabelled": "more.csv"}}
+    before = stage_files.fingerprints(config, str(tmp_path))
+    (tmp_path / "more.csv").write_text("text\nnewer\n")
+    after = stage_files.fingerprints(config, str(tmp_path))
+    assert set(before) == set(after) == {Node.COMPRESSOR}
+    assert before != after
+
+
+def taught(folder, task, teacher, options, examples, texts=()):
+    """The places and rows of a student of the family bilstm, and what its training left."""
     distill = {"epochs": 40, "learning_rate": 0.03, "soft_share": 1.0}
     compress = CompressOptions(family="bilstm", bilstm=FAMILIES["bilstm"][0], distill=distill)
     student = other_family.prepare(
-        task, [teacher], options, compress, seed=1, folder=folder / "weights", examples=examples
+        task, [teacher], options, compress, seed=1, folder=folder / "weights", examples=examples, texts=texts
     )
     recipe = compress.distill.recipe(TrainOptions(precision="float32", tensorboard=False, patience=100, batch_size=4))
     places = {"logs": folder / "logs", "checkpoints": str(folder / "checkpoints")}
-    return student.task, compressor.distil_other(task, [teacher], student, recipe, compress, **places)
+    return student, compressor.distil_other(task, [teacher], student, recipe, compress, **places)
 
 
 def test_a_student_with_its_own_vocabulary_reads_both_texts_of_a_pair(tmp_path):
@@ -267,8 +306,8 @@ def test_a_student_with_its_own_vocabulary_reads_both_texts_of_a_pair(tmp_path):
     graph, tokens = transformed(tmp_path, options, examples, schema, pair=True)
     task = trainer.read_task(graph.uri, tokens.uri, options)
     teacher = families.BERT.build(options, len(LABELS), seed=1)
-    read, trained = taught(tmp_path, task, teacher, options, examples)
-    for rows in (read.train, read.validation):
+    student, trained = taught(tmp_path, task, teacher, options, examples)
+    for rows in (student.task.train, student.task.validation):
         assert [max(segments) for segments in rows.segment_ids.to_list()] == [1, 1, 1]
         assert rows.labels.tolist() == task.train.labels.tolist()
         # Three tokens around a pair, and one for each word.
@@ -282,9 +321,17 @@ def test_a_student_learns_the_answers_to_its_own_rows_where_its_teacher_had_more
     graph = line["common"]["transform_graph"].uri
     task = trainer.read_task(graph, line["tokens"].uri, options, more=[str(tmp_path / "more")])
     teacher = classifier.load(Path(line["weights"].uri))
-    read, trained = taught(tmp_path, task, teacher, options, line["examples"])
-    assert len(task.train) == 3 + 80
-    assert len(read.train) == 3  # a bilstm reads raw texts, which the further rows have none of
+    read = [Candidate(Place(0, 1), "", "great it awful was", None)]
+    (ids,) = tf.cast(batch_of(line, [read[0].text]).token_ids, tf.int32)
+    unlabelled = Rows(
+        tf.RaggedTensor.from_tensor([ids], row_splits_dtype=tf.int32), None, np.array([NO_LABEL], np.int32)
+    )
+    task = dataclasses.replace(task, train=joined(task.train, unlabelled))
+    student, trained = taught(tmp_path, task, teacher, options, line["examples"], read)
+    assert len(task.train) == 3 + 80 + 1
+    assert student.places.tolist() == [0, 1, 2, 83]  # a bilstm reads raw texts, which the further rows have none of
+    assert student.task.train.labels.tolist() == [2, 0, 1, NO_LABEL]
+    assert student.task.train.token_ids.row_lengths().numpy().tolist() == [5, 5, 5, 6]
     assert trained.validation_logits.argmax(-1).tolist() == [2, 0, 1]  # as the teacher answers
 
 
@@ -354,6 +401,11 @@ def test_a_student_is_smaller_than_its_teacher(tmp_path):
         ("compress: {layers: 2}", "compress.layers: 2 are not fewer than the 2 of model.backbone, the teacher's; 1 is"),
         ("compress: {heads: 2}", "compress.heads: 2 are not fewer than the 2 of model.backbone, the teacher's; 1 is"),
         ("compress: {distill: {epochs: 2}}", "distill: it trains a student with less of its teacher's network, or"),
+        ("compress: {vocabulary: used, unlabelled: more.csv}", "unlabelled: it trains a student with less of its"),
+        (
+            "compress: {layers: 1, unlabelled: ./reviews.csv}",
+            "compress.unlabelled: ./reviews.csv is data.source:",
+        ),
     ):
         config.write_text(f"{text}{wrong}\n")
         with pytest.raises(UserError, match=re.escape(reason)):

@@ -17,6 +17,7 @@ from bertline.components import (
     spreadsheet,
     trainer,
     training_record,
+    unlabelled,
     vectors,
 )
 from bertline.components.artifacts import PSEUDO_FILE, BaselineAnswers, Embeddings, ProbeHead, PseudoLabels, Weights
@@ -288,11 +289,11 @@ def test_files_without_a_row_of_use_are_named(line, probed, tmp_path):
     with pytest.raises(
         UserError, match=r"train.unlabelled: other.csv: no column 'text'.*rename the column. Found: 'words'"
     ):
-        pool.look("other.csv", options, str(tmp_path))
+        pool.look("train.unlabelled", "other.csv", options, str(tmp_path))
     with pytest.raises(UserError, match=r"train.unlabelled: empty.csv: the file is empty"):
-        pool.look("empty.csv", options, str(tmp_path))
+        pool.look("train.unlabelled", "empty.csv", options, str(tmp_path))
     with pytest.raises(UserError, match=r"train.unlabelled: .*none.csv"):
-        pool.look("none.csv", options, str(tmp_path))
+        pool.look("train.unlabelled", "none.csv", options, str(tmp_path))
 
 
 def test_rows_of_a_group_that_judges_are_left_out():
@@ -306,7 +307,7 @@ def test_rows_of_a_group_that_judges_are_left_out():
         "test": {query: ["lost"], answer: ["ok"]},
     }
     rows = [row("late", "refund"), row("lost", "refund"), row("gone", "refund"), row("lost", "ok"), row("new", "ok")]
-    known = pseudo_labeller.keys_of(tables)
+    known = unlabelled.keys_of(tables)
     left = {}
     for group, expected in (
         (None, ["late", "lost", "gone", "new"]),
@@ -314,8 +315,8 @@ def test_rows_of_a_group_that_judges_are_left_out():
         ("text_pair", rows[:3]),
     ):
         counts = Counts()
-        judging = pseudo_labeller.groups_of(tables, group)
-        kept = list(pseudo_labeller.new_rows(iter(rows), known, counts, group, judging))
+        judging = unlabelled.groups_of(tables, group)
+        kept = list(unlabelled.new_rows(iter(rows), known, counts, group, judging))
         assert kept == expected or [each.text for each in kept] == expected
         left[group] = dict(counts.left_out)
     assert left["text"] == {"in test": 1, "with a text of test": 1, "with a text of validation": 1}

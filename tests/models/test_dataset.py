@@ -1,9 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from bertline.errors import UserError
-from bertline.models.dataset import Batches, Rows, balanced_weights, padded_length, read_rows
+from bertline.models.dataset import NO_LABEL, Batches, Rows, balanced_weights, padded_length, read_rows
 
 
 def rows(lengths, segments=False):
@@ -97,3 +99,11 @@ def test_balanced_weights_make_labels_count_alike():
     labels = np.array([0, 0, 0, 2])
     assert balanced_weights(labels, 3).tolist() == pytest.approx([4 / 9, 0, 4 / 3])
     assert balanced_weights(labels, 3)[labels].sum() == pytest.approx(2 * 4 / 3)
+
+
+def test_rows_without_labels_count_as_much_as_the_others_on_average():
+    some = dataclasses.replace(rows([4, 4, 4]), labels=np.array([1, NO_LABEL, 0]))
+    assert Batches(some, 2, np.array([0.5, 1.5])).weights.tolist() == [1.5, 1.0, 0.5]
+    assert some.labelled.tolist() == [True, False, True]
+    sets = dataclasses.replace(some, labels=np.array([[0, 1], [NO_LABEL, NO_LABEL], [0, 0]]))
+    assert sets.labelled.tolist() == [True, False, True]

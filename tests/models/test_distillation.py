@@ -13,8 +13,8 @@ from bertline.errors import UserError
 from bertline.models import compression, distillation
 from bertline.models.bert import classifier
 from bertline.models.bert.encoder import Batch
-from bertline.models.dataset import Rows
-from bertline.models.distillation import Distillation
+from bertline.models.dataset import NO_LABEL, Rows
+from bertline.models.distillation import Distillation, OfLabels
 from bertline.models.kept import Kept
 from bertline.models.pooling import Pooling
 from bertline.models.recipe import DistillOptions, TrainOptions
@@ -25,11 +25,12 @@ KEYWORDS |= {"great": 2, "love": 2, "perfect": 2, "thanks": 2}
 ROWS = Batch(TOKENS, SEGMENTS, LENGTHS)
 
 
-def losses_against(teacher, student, of_labels=(0.5, 1.0, 2.0), kept=Kept((0, 1)), **options):
-    """The rows' losses of a student against its teacher's answers."""
+def losses_against(teacher, student, labelled=(True, True, True), kept=Kept((0, 1)), **options):
+    """The rows' losses of a student against its teacher's answers, and against the labels of those that have one."""
     chosen = Distillation(teacher, kept, DistillOptions(**options), tf.float32)
     logits, states = student.encoder().logits_and_states(student.packed(tf.float32), ROWS)
-    return chosen.losses(tf.constant(of_labels), logits, states, ROWS).numpy(), logits.numpy()
+    of_labels = OfLabels(tf.constant([0.5, 1.0, 2.0]), tf.constant(labelled))
+    return chosen.losses(of_labels, logits, states, ROWS).numpy(), logits.numpy()
 
 
 def test_the_layers_are_those_of_the_papers():
@@ -44,6 +45,16 @@ def test_soft_labels_are_hintons():
     found, mine = losses_against([teacher], student, hidden_weight=0, soft_share=0.25, temperature=3.0)
     divergence = [stats.entropy(*(special.softmax(row / 3) for row in pair)) for pair in zip(theirs, mine, strict=True)]
     np.testing.assert_allclose(found, 0.75 * np.array([0.5, 1.0, 2.0]) + 0.25 * 9 * np.array(divergence), rtol=1e-4)
+
+
+def test_a_text_without_a_label_has_only_the_teachers_answer():
+    teacher, student = tiny_classifier(), tiny_classifier(pooling=Pooling("mean"))
+    mixed, soft = (
+        losses_against([teacher], student, labelled=labelled, hidden_weight=0, soft_share=share)[0]
+        for labelled, share in (((True, False, True), 0.5), ((True, True, True), 1.0))
+    )
+    assert mixed[1] == soft[1]
+    np.testing.assert_allclose(mixed[[0, 2]], (np.array([0.5, 2.0]) + soft[[0, 2]]) / 2, rtol=1e-5)
 
 
 def test_soft_labels_of_label_sets_are_those_of_each_label():
@@ -196,7 +207,7 @@ def stop(progress):
 
 
 def student(folder, wanted=None, **more):
-    """A student whose rows have the labels of other rows, and so only its teacher to learn from.
+    """A student with only its teacher to learn from: most rows have no label, the others a wrong one.
 
     It has what is wanted of its teacher; by default one layer, with random weights.
     """
@@ -205,12 +216,13 @@ def student(folder, wanted=None, **more):
     keras.utils.set_random_seed(3)  # of the teacher's weights on which its answers do not depend
     teacher = keyword_classifier(two, KEYWORDS)
     rows, validation = tokenised_reviews(options, 300), tokenised_reviews(options, 60, seed=1)
-    random = dataclasses.replace(rows, labels=np.random.default_rng(1).permutation(rows.labels))
+    labels = np.where(np.arange(300) < 30, (rows.labels + 1) % 3, NO_LABEL).astype(np.int32)
+    taught = dataclasses.replace(rows, labels=labels)
     kept = compression.kept_of(teacher, wanted or {"layers": 1}, rows, seed=1)
     learned = Distillation([teacher], kept, DistillOptions(soft_share=1.0), tf.float32)
     place = {"checkpoints": folder / "checkpoints", "distillation": learned}
     made = (lambda: teacher.shortened(kept)) if wanted else (lambda: build(options))
-    return fit(made, random, validation, RECIPE, **place, **more)
+    return fit(made, taught, validation, RECIPE, **place, **more)
 
 
 def test_a_student_learns_its_teachers_answers(tmp_path):

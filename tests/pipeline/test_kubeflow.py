@@ -152,9 +152,11 @@ def test_a_student_that_learns_words_is_given_the_texts(tmp_path):
         cluster = "kubeflow: {image: r.example.com/b:1, pipeline_root: s3://b/p, data_folder: /v/d, root: /v/r}\n"
         path.write_text(f"{path.read_text()}compress: {json.dumps(compress)}\n{cluster}")
         spec = kubeflow.compile_line(configs.load(path)).spec
-        return spec["components"]["Compressor"]["inputDefinitions"]["artifacts"]
+        return {name for kind in spec["components"]["Compressor"]["inputDefinitions"].values() for name in kind}
 
-    assert set(inputs(family="bilstm")) - set(inputs(layers=1)) == {"examples"}
+    assert inputs(family="bilstm") - inputs(layers=1) == {"examples"}
+    reading = inputs(layers=1, unlabelled="more.csv") - inputs(layers=1)
+    assert reading == {"examples", "data", "base_folder"}
 
 
 def test_resources_come_from_the_default_and_the_stages_own(compiled):
