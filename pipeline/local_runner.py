@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import logging
 import os
@@ -134,10 +135,13 @@ def launching(config: Config, config_name: str) -> Iterator[tuple[Screen, Launch
                 launcher = Launcher(config, data, run_id, log_file)
             version = (f"bertline {installed.version('bertline')}", "bold")
             console.print(Text.assemble(version, f"  {config_name}  run {run_id}  {hardware()}"))
+            gc.freeze()  # what was imported stays: the collection after each stage need not look at it
             yield console, launcher
         except (KeyboardInterrupt, Exception) as error:
             _report(console, error, log_file)
             raise RunFailed(str(error)) from error
+        finally:
+            gc.unfreeze()
 
 
 def _with_rows(config: Config, console: Screen) -> DataOptions:
@@ -294,6 +298,7 @@ class Launcher:
         with screen.StageView(console, line) as view:
             for node in wired:
                 self._launch_node(self._nodes[node])
+                gc.collect()  # a model and its graphs are full of cycles, and the next stage loads its own
                 done[node] = self.store.stage(self.run_id, node)
                 if node.makes_model:
                     self._check_or_note_sizes(done[node])
