@@ -20,6 +20,7 @@ from tfx_bsl.coders import example_coder
 from bertline.components import shards
 from bertline.components.shards import Shard
 from bertline.models.features import SPLITS, TOKEN_IDS
+from bertline.models.transform_graph import TransformGraph
 
 COUNTS_FILE = "counts.json"  # in the transformed Examples: a split's name -> its "rows" and "tokens"
 BATCH_ROWS = 1024  # larger batches are no faster, and a batch of long documents stays small
@@ -81,11 +82,11 @@ class Graph:
 
     def __init__(self, folder: str):
         output = tft.TFTransformOutput(folder)
-        layer, spec = output.transform_features_layer(), output.raw_feature_spec()
+        graph, spec = TransformGraph(output), output.raw_feature_spec()
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
         def ragged(examples):
-            outputs = layer(tf.io.parse_example(examples, spec))
+            outputs = graph(tf.io.parse_example(examples, spec))
             return {
                 name: tf.RaggedTensor.from_sparse(value)
                 if isinstance(value, tf.SparseTensor)

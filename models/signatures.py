@@ -28,6 +28,7 @@ from bertline.models.features import (
     TOKEN_IDS,
     UNKNOWN,
 )
+from bertline.models.transform_graph import TransformGraph
 
 
 class ServedModel(tf.Module):
@@ -67,7 +68,7 @@ class ServedModel(tf.Module):
         output = tft.TFTransformOutput(str(transform_output))
         self._features = [TEXT, TEXT_PAIR] if pair else [TEXT]
         self._raw_spec = output.raw_feature_spec()
-        self.transform = tokens or output.transform_features_layer()
+        self.transform = tokens or TransformGraph(output)
         frozen = [member.frozen(dtype) for member in members]
         several = members[0].multi_label
         self.classifier = FrozenEnsemble(frozen, multi_label=several) if len(frozen) > 1 else frozen[0]
@@ -81,7 +82,7 @@ class ServedModel(tf.Module):
         """The functions that `tf.saved_model.save` names."""
         examples = tf.TensorSpec([None], tf.string, name="examples")
         texts = [tf.TensorSpec([None], tf.string, name=name) for name in self._features]
-        # Nothing here branches on a tensor. Autograph would rewrite it all, Transform's layer too, and take 20 s.
+        # Nothing here branches on a tensor. Autograph would rewrite it all, Transform's graph too, and take 20 s.
         traced = functools.partial(tf.function, autograph=False)
         return {
             "serving_default": traced(self.predict_examples, input_signature=[examples]),
