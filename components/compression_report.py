@@ -64,7 +64,7 @@ class Side(Figures):
         macro_f1: on the same rows.
         micro_f1: of multi-label rows; else None.
         p50_ms: median of the milliseconds that one text takes in the server's session, without the network.
-        examples_per_second: in batches of texts of similar length.
+        examples_per_second: in batches of rows of similar length.
         bytes: of the SavedModel.
     """
 

@@ -105,14 +105,8 @@ def Compressor(
         steps = steps.model_copy(update={"wordpieces": Cut(before=trimmed.whole, after=len(words))})
     if compress.trains_student:
         recipe = compress.distill.recipe(searched(teacher_run) or train)
-        own = f"{checkpoint_dir}/{fingerprint(task, teacher.uri, recipe, compress)}"
-        places = {"logs": Path(model_run.uri), "checkpoints": own}
-        if compress.cut:
-            labelled = task.train.take(np.flatnonzero(task.train.labelled))
-            kept = compression.kept_of(members[0], compress.cut, labelled, recipe.seed)
-            trained = distil(task, members, kept, recipe, compress, **places)
-            steps = steps.model_copy(update=compression_report.cuts(members[0].size, trained.model.size))
-        else:
+        student = None
+        if compress.family:
             named = compression.options_of(model, folder)
             student = other_family.prepare(
                 task,
@@ -124,6 +118,14 @@ def Compressor(
                 examples=examples,
                 texts=texts.read if texts else [],
             )
+        own = f"{checkpoint_dir}/{fingerprint(task, teacher.uri, recipe, compress, student)}"
+        places = {"logs": Path(model_run.uri), "checkpoints": own}
+        if student is None:
+            labelled = task.train.take(np.flatnonzero(task.train.labelled))
+            kept = compression.kept_of(members[0], compress.cut, labelled, recipe.seed)
+            trained = distil(task, members, kept, recipe, compress, **places)
+            steps = steps.model_copy(update=compression_report.cuts(members[0].size, trained.model.size))
+        else:
             steps = steps.model_copy(update={"network": student.described})
             trained = distil_other(task, members, student, recipe, compress, **places)
         members = [trained.model]
@@ -245,10 +247,21 @@ def _fit(
     )
 
 
-def fingerprint(task: Task, teacher: str, recipe: TrainOptions, options: CompressOptions) -> str:
-    """A name made of everything that the student depends on, so that no other training takes up its checkpoints."""
+def fingerprint(
+    task: Task, teacher: str, recipe: TrainOptions, options: CompressOptions, student: Student | None = None
+) -> str:
+    """A name made of everything that the student depends on, so that no other training takes up its checkpoints.
+
+    Args:
+        task: the teacher's rows.
+        teacher: folder of its weights.
+        recipe: of the student's training.
+        options: make the student.
+        student: of another family, which may read the rows' texts by a vocabulary of its own; None for any other.
+    """
     made = options.without_gates.model_dump_json()
-    digest = hashlib.sha256(f"{task.fingerprint(recipe)} {made}".encode())
+    read = f"{student.vocabulary} {student.task.fingerprint(recipe)}" if student else ""
+    digest = hashlib.sha256(f"{task.fingerprint(recipe)} {made} {read}".encode())
     for name in storage.files(teacher):
         digest.update(f"{name} {backbone_folder.sha256(Path(teacher) / name)}".encode())
     return digest.hexdigest()[:16]

@@ -15,7 +15,7 @@ ROWS = 1_000_000  # read at most: they take some 20 s, and the words of more row
 BATCH = 2048  # rows in a call
 
 
-def write(folder: str, examples: str, model: ModelOptions, *, pair: bool) -> None:
+def write(folder: str, examples: str, model: ModelOptions, *, pair: bool, section: str = "model") -> None:
     """Writes the vocabulary where the family learns one. The same rows give the same, so each stage may make its own.
 
     DataGate counts unknown words with it before Transform makes it part of its graph.
@@ -25,11 +25,12 @@ def write(folder: str, examples: str, model: ModelOptions, *, pair: bool) -> Non
         examples: folder of the raw Examples, of which the split train is read.
         model: says which family it is, and how large the vocabulary may be.
         pair: whether rows hold two texts.
+        section: of the config that sizes the vocabulary, for errors.
 
     Raises:
         UserError: the rows give no vocabulary.
     """
-    families.of(model).learn(model, _texts(examples, pair), folder)
+    families.of(model).learn(model, _texts(examples, pair), folder, section)
 
 
 def _texts(examples: str, pair: bool) -> Iterator[tf.Tensor]:

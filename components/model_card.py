@@ -43,6 +43,9 @@ def ModelCard(
     data_report: InputArtifact[DataReport],
     model_card: OutputArtifact[artifacts.ModelCard],
     config: Parameter[str],
+    data: Parameter[str],
+    train: Parameter[str],
+    compress: Parameter[str],
     release: Parameter[str],
     compression: InputArtifact[CompressionReport] = None,
     backbone: InputArtifact[Backbone] = None,
@@ -57,13 +60,21 @@ def ModelCard(
         quarantine: ingestion's counts.
         data_report: statistics of the texts.
         model_card: MODEL_CARD.md.
-        config: JSON of the config's `name`, `data`, `model`, `train`, `compress` and `card`.
+        config: JSON of the config's `name`, `model` and `card`.
+        data: DataOptions as JSON; on a cluster each run may have its own, as the next two.
+        train: TrainOptions as JSON.
+        compress: CompressOptions as JSON.
         release: JSON of the run's facts, as the Pusher gets them.
         compression: the trade of student and teacher; None where nothing was compressed.
         backbone: the Pretrainer's weights; None where there are none.
     """
+    sections = {"data": data, "train": train, "compress": compress}
     card = render(
-        {**json.loads(config), **trials.trained_sections(model_run)},
+        {
+            **json.loads(config),
+            **{name: json.loads(section) for name, section in sections.items()},
+            **trials.trained_sections(model_run),
+        },
         json.loads(release),
         metrics=read_metrics(evaluation.uri),
         verdicts=json.loads(blessing.get_string_custom_property("verdicts")),

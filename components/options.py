@@ -464,8 +464,8 @@ class StudentGates(Section):
     # Accuracy and macro-F1 that may be lost against the teacher on the same test rows, as evaluate.gates.not_worse_by
     # judges a loss. A point is what most would give for half the time.
     not_worse_by: Share | None = 0.01
-    # How many times the teacher's examples a second, on the same batches of test rows in turns, with the certainty of
-    # evaluate.gates. Only you know what is worth a change; a trimmed vocabulary makes nothing faster.
+    # How many times the teacher's examples a second, as measured on the same batches of test rows in turns. Only you
+    # know what is worth a change; a trimmed vocabulary makes nothing faster.
     faster_by: float | None = Field(default=None, gt=0)
     smaller_by: float | None = Field(default=None, gt=0)  # how many times fewer bytes the SavedModel must have
 

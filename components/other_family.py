@@ -37,12 +37,14 @@ class Student(NamedTuple):
         task: the teacher's, with rows that the student reads.
         places: of its training rows among the teacher's, int64 [rows].
         described: the network in words.
+        vocabulary: SHA-256 of the one that it learns, in hex; "" where it has its teacher's.
     """
 
     build: Callable[[], Classifier]
     task: Task
     places: np.ndarray
     described: str
+    vocabulary: str = ""
 
 
 def prepare(
@@ -80,7 +82,7 @@ def prepare(
         build = _static(teacher[0], own, options, len(task.labels), seed=seed, multi_label=multi_label)
     else:
         pair = task.train.segment_ids is not None
-        learned_vocabulary.write(str(folder), examples.uri, options, pair=pair)
+        learned_vocabulary.write(str(folder), examples.uri, options, pair=pair, section="compress")
         task = _read_again(task, options, folder, examples, texts, pair=pair)
         first, last = len(task.train) - len(texts), len(places) - len(texts)
         places = np.concatenate([places[:first], places[last:]])
@@ -94,7 +96,8 @@ def prepare(
         )
     check_size(build(), teacher, compress.family)
     (folder / compression.STUDENT).write_text(options.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return Student(build, task, places, _described(options))
+    vocabulary = families.BILSTM.digest(options, str(folder)) if compress.family == "bilstm" else ""
+    return Student(build, task, places, _described(options), vocabulary)
 
 
 def options_of(own: ModelOptions, compress: CompressOptions) -> ModelOptions:
@@ -142,8 +145,16 @@ def _read_again(
     tokenizer = families.of(options).tokenizer(options, str(folder))
 
     def tokenised(first: Sequence[str], second: Sequence[str], labels: np.ndarray) -> Rows:
-        ids, segments = tokenizer(tf.constant(first), tf.constant(second) if pair else None)
-        return Rows(tf.cast(ids, tf.int32), None if segments is None else tf.cast(segments, tf.int32), labels)
+        sides = [first, second] if pair else [first]
+        size = learned_vocabulary.BATCH  # a whole split's tokens with their places would take many times its bytes
+        parts = [
+            tokenizer(*(tf.constant(side[start : start + size]) for side in sides))
+            for start in range(0, len(first), size)
+        ]
+        ids, segments = (
+            None if each[0] is None else tf.cast(tf.concat(each, axis=0), tf.int32) for each in zip(*parts, strict=True)
+        )
+        return Rows(ids, segments, labels)
 
     def rows_of(split: str) -> Rows:
         place = artifact_utils.get_split_uri([examples], split)

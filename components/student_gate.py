@@ -112,7 +112,8 @@ def measure(teacher: str, student: str, table: Table, batch_size: int) -> dict[s
         batch_size: rows of a call.
     """
     records = table[SERIALIZED]
-    order = sorted(range(len(records)), key=lambda row: len(table[features.TEXT][row]))
+    lengths = [sum(map(len, texts)) for texts in zip(table[features.TEXT], table[features.TEXT_PAIR], strict=True)]
+    order = sorted(range(len(records)), key=lengths.__getitem__)
     batches = [
         np.array([records[row] for row in order[start : start + batch_size]], object)
         for start in range(0, len(order), batch_size)
@@ -212,7 +213,7 @@ def compare(
     if options.not_worse_by is not None:
         verdicts.append(gates.not_worse(student, teacher, "the teacher", options.not_worse_by, certainty))
     if options.faster_by is not None:
-        verdicts.append(_fast(ratio, bounds, options.faster_by, certainty))
+        verdicts.append(_fast(ratio, bounds, options.faster_by))
     if options.smaller_by is not None:
         verdicts.append(_small(smaller, options.smaller_by))
     return CompressionReport(
@@ -241,12 +242,11 @@ def faster(teacher: np.ndarray, student: np.ndarray, certainty: float) -> tuple[
     return float(teacher.sum() / student.sum()), estimates.percentile_interval(drawn, certainty)
 
 
-def _fast(ratio: float, bounds: estimates.Interval, least: float, certainty: float) -> Verdict:
-    passed = bounds[1] >= least
-    reason = (
-        f"the student answers {ratio:.2f} times the examples a second of the teacher, with {certainty:.0%} certainty "
-        f"at most {bounds[1]:.2f} times; the gate asks for {least:g}"
-    )
+def _fast(ratio: float, bounds: estimates.Interval, least: float) -> Verdict:
+    # The ratio itself counts. Its bounds say how much the machine's speed drifted: by the upper one a student would
+    # pass that was slower than asked, and by the lower one a busy machine would refuse what an idle one passes.
+    passed = ratio >= least
+    reason = f"the student answers {ratio:.2f} times the examples a second of the teacher; the gate asks for {least:g}"
     return Verdict(
         f"{least:g} times as fast",
         f"{ratio:.2f}x",
@@ -255,7 +255,7 @@ def _fast(ratio: float, bounds: estimates.Interval, least: float, certainty: flo
         "" if passed else reason,
         kind="compress.gates.faster_by",
         interval=bounds,
-        missing=max(least - bounds[1], 0.0),
+        missing=max(least - ratio, 0.0),
     )
 
 

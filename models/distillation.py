@@ -19,10 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from bertline.models import ensemble, family
-from bertline.models.bert.classifier import Classifier
+from bertline.models import ensemble
 from bertline.models.dataset import Batches, Rows
-from bertline.models.family import Batch, LayeredEncoder, Weights
+from bertline.models.family import Batch, Classifier, LayeredEncoder, Weights
 from bertline.models.kept import Kept
 from bertline.models.recipe import DistillOptions
 
@@ -113,7 +112,7 @@ class SoftTargets:
         return _mixed(of_labels, logits, theirs, self._options, multi_label=self._multi_label)
 
 
-def answers(teacher: Sequence[family.Classifier], rows: Rows, dtype: tf.DType) -> np.ndarray:
+def answers(teacher: Sequence[Classifier], rows: Rows, dtype: tf.DType) -> np.ndarray:
     """What a teacher answers to rows as it is when served: the logits of its members' mean, float32 [rows, labels].
 
     Args:

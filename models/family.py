@@ -180,10 +180,10 @@ class Family(Protocol):
     def source(self, options: ModelOptions) -> str:
         """What a run starts from, in words; UserError where it is missing."""
 
-    def learn(self, options: ModelOptions, texts: Iterable[tf.Tensor], folder: str) -> None:
+    def learn(self, options: ModelOptions, texts: Iterable[tf.Tensor], folder: str, section: str = "model") -> None:
         """Writes the vocabulary of training texts, string [batch] each, into the folder.
 
-        A family whose weights bring one reads no text and writes nothing.
+        A family whose weights bring one reads no text and writes nothing. Errors name keys of the config's section.
         """
 
     def vocabulary(self, options: ModelOptions, learned: str | None = None) -> Path:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertline.errors import UserError
 from bertline.models import packages
-from bertline.models.bert.backbone_config import KERAS_HUB, keys_of
+from bertline.models.bert.backbone_config import KERAS_HUB, keys_of, parameters, parameters_of
 from bertline.models.bert.backbone_config import masked_lm_fault as of_kind
 from bertline.models.recipe import METHODS, BilstmOptions, ModelOptions, RandomBert, StaticOptions, TrainOptions
 from bertline.models.xlm_roberta.vocabulary import FILE as SENTENCEPIECE
@@ -26,6 +26,13 @@ class NetworkSize(NamedTuple):
     heads: int | None = None  # of each layer's attention; None where there is none
     units: int | None = None  # of each layer's feed-forward part
     embedding: int | None = None  # width of the tables, where a projection widens it to hidden; else None
+
+
+class Weights(NamedTuple):
+    """How many weights a network has, and how many rows of them are vectors of words."""
+
+    all: int
+    words: int
 
 
 def read(options: ModelOptions) -> NetworkSize | None:
@@ -48,15 +55,29 @@ def of_backbone(options: ModelOptions) -> NetworkSize | None:
         positions = max(options.max_length, 512)
         return NetworkSize(source.layers, source.hidden, positions, heads=source.heads, units=source.intermediate)
     values = _config(source)
-    for keys, stated in ((keys_of(values), values), (KERAS_HUB, values.get("config"))):
+    for keys, stated in _stated(values):
         names = {"layers": "layers", "hidden": "hidden", "positions": "positions"}
         names |= {"heads": "heads", "units": "intermediate"}
-        sizes = {own: stated.get(keys[name]) for own, name in names.items()} if isinstance(stated, dict) else {}
-        if sizes and all(isinstance(size, int) and size > 0 for size in sizes.values()):
+        sizes = {own: stated.get(keys[name]) for own, name in names.items()}
+        if all(isinstance(size, int) and size > 0 for size in sizes.values()):
             size = NetworkSize(**sizes)
             unused, tables = UNUSED_POSITIONS.get(values.get("model_type"), 0), stated.get(keys.get("embedding"))
             size = size._replace(positions=size.positions - unused, embedding=None if tables == size.hidden else tables)
             return None if size.hidden % size.heads else size
+    return None
+
+
+def weights(options: ModelOptions) -> Weights | None:
+    """About how many weights the backbone has, without biases, LayerNorms and pooler; None as of `read`."""
+    source = options.backbone
+    if isinstance(source, RandomBert):
+        file = _folder(source.vocabulary)
+        words = file.read_bytes().count(b"\n") if file and file.is_file() else 0
+        sizes = (source.layers, source.hidden, source.intermediate, words, max(options.max_length, 512))
+        return Weights(parameters(*sizes), words) if words else None
+    for keys, stated in _stated(_config(source)):
+        if all(isinstance(stated.get(key), int) for key in keys.values()):
+            return Weights(parameters_of(stated, keys), stated[keys["words"]])
     return None
 
 
@@ -79,6 +100,13 @@ def has_sentencepiece(options: ModelOptions) -> bool:
 def masked_lm_fault(options: ModelOptions) -> str | None:
     """See backbone_config.masked_lm_fault; None too where no config.json can be read here."""
     return None if isinstance(options.backbone, RandomBert) else of_kind(_config(options.backbone).get("model_type"))
+
+
+def _stated(values: dict[str, Any]) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+    """Where a config.json may have sizes, as Hugging Face and keras-hub write it: the key of each, and the values."""
+    yield keys_of(values), values
+    if isinstance(inner := values.get("config"), dict):
+        yield KERAS_HUB, inner
 
 
 def _config(source: str) -> dict[str, Any]:

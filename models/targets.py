@@ -8,7 +8,14 @@ import numpy as np
 import tensorflow as tf
 from scipy import special
 
+from bertline.errors import UserError
 from bertline.models.dataset import balanced_weights
+
+
+def check_labels(labels: int) -> None:
+    """Raises UserError where there are too few labels to tell apart."""
+    if labels < 2:
+        raise UserError(f"a classifier needs at least two labels, not {labels}")
 
 
 class Target(Protocol):

@@ -7,11 +7,11 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -137,6 +137,8 @@ class Config(Section):
             check_workers_train,
             check_the_probe,
             check_the_method_fits_the_backbone,
+            check_the_length_fits,
+            check_the_devices_have_the_ops,
             check_contrastive_rows_have_one_label,
             check_what_needs_a_transformer,
             check_the_table_fits_the_backbone,
@@ -377,6 +379,26 @@ def check_the_method_fits_the_backbone(config: Config) -> None:
         raise ValueError(fault)
 
 
+def check_the_length_fits(config: Config) -> None:
+    """Raises ValueError when texts would be longer than the backbone's positions, where its size can be read here."""
+    size = network_size.read(config.model)
+    if size and size.positions is not None and config.model.max_length > size.positions:
+        raise ValueError(
+            f"model.max_length: {config.model.max_length} is more than the {size.positions} tokens that model.backbone "
+            f"can take at once; set it to {size.positions} or less"
+        )
+
+
+def check_the_devices_have_the_ops(config: Config) -> None:
+    """Raises ValueError when a bilstm would be trained on TPUs, whose compiler XLA has no kernel of BlockLSTM."""
+    named = {"model.family": config.model.family, "compress.family": config.compress.family}
+    for key, family in named.items():
+        if config.train.distribution == "tpu" and family == "bilstm":
+            raise ValueError(
+                f"train.distribution: tpu: XLA cannot compile the LSTM of {key}: bilstm; set it to one_device"
+            )
+
+
 def check_contrastive_rows_have_one_label(config: Config) -> None:
     """Raises ValueError when rows have several labels, and training goes by which rows have the same one."""
     for key, methods in _named_methods(config).items():
@@ -526,6 +548,7 @@ def check_the_student(config: Config) -> None:
             f"compress.static.dimensions: {table.dimensions} are more than the {size.hidden} of model.backbone, the "
             f"teacher's; set it to {size.hidden} or less"
         )
+    check_the_student_is_smaller(config)
     if config.compress.family and config.export.also:
         raise ValueError(
             f"export.also: a student of the family {config.compress.family} cannot be written as ONNX; take one out"
@@ -534,6 +557,30 @@ def check_the_student(config: Config) -> None:
         raise ValueError(
             "compress.vocabulary: used: the vocabulary of model.backbone is SentencePiece's, and how it cuts a word "
             "depends on all of its pieces; a BERT's vocab.txt can be trimmed. Leave it out"
+        )
+
+
+# A teacher's weights are counted without biases, LayerNorms and pooler, which are a tenth of a very small network's.
+# What is less sure than this is seen when the student is built.
+SURELY_LARGER = 1.25
+
+
+def check_the_student_is_smaller(config: Config) -> None:
+    """Raises ValueError where a student of another family would surely have more weights than its teacher."""
+    compress, theirs = config.compress, network_size.weights(config.model) if config.compress.family else None
+    if theirs is None:
+        return
+    if compress.family == "static":
+        sizes = compress.static
+        words = theirs.words if compress.vocabulary == "whole" else 0  # how many would stay is not known yet
+        mine = words * sizes.dimensions + sizes.dimensions * sizes.hidden
+    else:
+        sizes = compress.bilstm
+        mine = 2 * (sizes.embedding + sizes.units) * 4 * sizes.units  # nor how many words the rows have
+    if mine >= SURELY_LARGER * theirs.all * config.train.ensemble:
+        raise ValueError(
+            f"compress.family: {compress.family}: the student would have {mine:,} weights or more, and its teacher "
+            f"has about {theirs.all * config.train.ensemble:,}; make compress.{compress.family} smaller"
         )
 
 
@@ -574,6 +621,40 @@ def check_retraining(config: Config, on: Sequence[str] | None = None) -> None:
         raise ValueError(
             "retrain.on: span: no source has {SPAN} in it; write one such as data-{SPAN}.csv, or take span out"
         )
+
+
+# Rules that look into the backbone's folder, by the sections that they read. Where the folder is on a hub, or only on
+# the machine that trains, they hold from the run's start on.
+_OF_THE_FOLDER = (
+    check_the_method_fits_the_backbone,
+    check_the_length_fits,
+    check_the_table_fits_the_backbone,
+    check_pretraining,
+    check_masked_words,
+    check_the_student,
+)
+_THEIR_SECTIONS = ("model", "train", "tune", "pretrain", "compress", "export")
+
+
+def check_the_folder(values: Mapping[str, Any], folder: Path) -> None:
+    """Checks a config against the backbone's folder once it is on this machine.
+
+    Args:
+        values: the config's sections as JSON values.
+        folder: the backbone's.
+
+    Raises:
+        UserError: what the config says does not fit the backbone.
+    """
+    types = {name: Config.model_fields[name].annotation for name in _THEIR_SECTIONS}
+    sections = {name: TypeAdapter(types[name]).validate_python(values[name]) for name in types}
+    model = sections["model"].model_copy(update={"backbone": str(folder)})
+    config = Config.model_construct(**{**sections, "model": model})
+    for check in _OF_THE_FOLDER:
+        try:
+            check(config)
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
 
 # === Starting warm ===

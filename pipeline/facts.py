@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertline.models.recipe import ModelOptions
 from bertline.pipeline import cache_keys
-from bertline.pipeline.config import digest_of
+from bertline.pipeline.config import check_the_folder, digest_of
 from bertline.pipeline.stages import Node
 from bertline.serving import releases
 
@@ -68,9 +68,15 @@ def look(
         files: by stage, hash of the files that only it reads (see stage_files.py).
 
     Raises:
-        UserError: the backbone cannot be found, or a release.json in the serving folder cannot be read.
+        UserError: the backbone cannot be found, the config does not fit it, or a release.json in the serving folder
+            cannot be read.
     """
-    keys, digest = cache_keys.of_stages(ModelOptions.model_validate(config["model"]), files), digest_of(config)
+    from bertline.models import backbone_folder  # brings Keras
+
+    model = ModelOptions.model_validate(config["model"])
+    keys, digest = cache_keys.of_stages(model, files), digest_of(config)
+    if model.family != "bilstm" and isinstance(model.backbone, str) and (at := backbone_folder.find(model.backbone)):
+        check_the_folder(config, at)
     code = hashlib.sha256(json.dumps([key for node, key in keys.items() if node.makes_model]).encode()).hexdigest()[:16]
     inputs = hashlib.sha256(f"{digest} {data_fingerprint} {code}".encode()).hexdigest()[:32]
     last_blessed = releases.find_last_blessed(serving_folder, inputs)

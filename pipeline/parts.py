@@ -487,12 +487,14 @@ def release(
 ) -> Release:
     """Writes the candidate's card, and pushes it if it was blessed."""
     config, facts = task.config, task.facts
+    sections = {name: task.settings.sections[name] for name in ("data", "train", "compress")}
     model_card = ModelCard(
         **judgement.verdict,
         model_run=candidate.model_run,
         model=candidate.model,
         **rows.reported,
-        config=config.model_dump_json(include={"name", "data", "model", "train", "compress", "card"}),
+        config=config.model_dump_json(include={"name", "model", "card"}),
+        **sections,
         release=facts.release,
         **candidate.trade,
         **start.weights,

@@ -563,8 +563,11 @@ def review_evidence(classes, rows, seed=0, texts=None, absent=0, **changes):
     return Evidence(**{**left, **changes})
 
 
-def compression_report(rows=1000, **gates):
-    """A student that gets 84% of the rows right where its teacher gets 85%, twice as fast and a third of the size."""
+def compression_report(rows=1000, teacher_seconds=(0.2,) * 8, **gates):
+    """A student that gets 84% of the rows right where its teacher gets 85%, twice as fast and a third of the size.
+
+    It takes 0.1 s for each batch.
+    """
     import numpy as np
 
     from bertline.components import student_gate
@@ -575,8 +578,8 @@ def compression_report(rows=1000, **gates):
     wrong = np.arange(rows) / rows
     student, teacher = (answers(["no", "yes"], truth, truth ^ (wrong < share)) for share in (0.16, 0.15))
     timed = {
-        name: student_gate.Timing(np.full(8, seconds), 512, p50_ms=1000 * seconds / 20)
-        for name, seconds in {"teacher": 0.2, "student": 0.1}.items()
+        name: student_gate.Timing(np.array(seconds), 512, p50_ms=1000 * seconds[0] / 20)
+        for name, seconds in {"teacher": teacher_seconds, "student": [0.1] * len(teacher_seconds)}.items()
     }
     sizes = {"teacher": 90_000_000, "student": 30_000_000}
     both = {"teacher": teacher, "student": student}

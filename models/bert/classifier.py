@@ -25,6 +25,7 @@ from bertline.models.network_size import NetworkSize
 from bertline.models.pooling import POOLER, Pooling
 from bertline.models.recipe import ModelOptions
 from bertline.models.saved_classifier import BERT, WEIGHTS
+from bertline.models.targets import check_labels
 
 
 class Classifier(keras_hub.models.BertTextClassifier):
@@ -180,8 +181,7 @@ def build(
     Raises:
         UserError: fewer than two labels.
     """
-    if labels < 2:
-        raise UserError(f"a classifier needs at least two labels, not {labels}")
+    check_labels(labels)
     model = Classifier(backbone, labels, dropout=dropout, pooling=pooling, multi_label=multi_label)
     # keras-hub's own initializer has no seed.
     initial = keras.initializers.TruncatedNormal(stddev=0.02, seed=seed)

@@ -37,7 +37,7 @@ class Bert:
             return f"random weights, vocabulary {path}"
         return f"{path.parent}{', files as pinned' if options.sha256 else ''}"
 
-    def learn(self, options: ModelOptions, texts: Iterable[tf.Tensor], folder: str) -> None:
+    def learn(self, options: ModelOptions, texts: Iterable[tf.Tensor], folder: str, section: str = "model") -> None:
         """Nothing: the weights bring their vocabulary."""
 
     def vocabulary(self, options: ModelOptions, learned: str | None = None) -> Path:

@@ -2,7 +2,8 @@
 
 WordPiece takes the longest piece that fits, again and again. Where all pieces of a text are kept, each of them is still
 the longest, so the text is cut as before and gets the same answer. Where one is gone, shorter pieces stand in its
-place, down to single characters. So no word becomes unknown that was not.
+place, down to single characters. So no word becomes unknown that was not, as long as each letter has its form inside a
+word, such as ##a: a letter without one is known only within longer pieces, and another cut may miss these.
 """
 
 from __future__ import annotations

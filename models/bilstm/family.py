@@ -14,6 +14,7 @@ from bertline.models.bilstm.classifier import Classifier
 from bertline.models.bilstm.tokenizer import Tokenizer
 from bertline.models.pooling import Pooling
 from bertline.models.recipe import ModelOptions
+from bertline.models.targets import check_labels
 
 
 class Bilstm:
@@ -35,10 +36,12 @@ class Bilstm:
         del options
         return "none: vocabulary and weights are made of the training rows"
 
-    def learn(self, options: ModelOptions, texts: Iterable[tf.Tensor], folder: str) -> None:
+    def learn(self, options: ModelOptions, texts: Iterable[tf.Tensor], folder: str, section: str = "model") -> None:
         """Writes the most frequent tokens of the texts."""
         sizes = options.bilstm
-        learned = vocabulary.learn(texts, sizes.tokens, size=sizes.vocabulary, min_count=sizes.min_count)
+        learned = vocabulary.learn(
+            texts, sizes.tokens, size=sizes.vocabulary, min_count=sizes.min_count, section=section
+        )
         vocabulary.write(_file(folder), learned)
 
     def vocabulary(self, options: ModelOptions, learned: str | None = None) -> Path:
@@ -66,8 +69,7 @@ class Bilstm:
         self, options: ModelOptions, labels: int, *, seed: int, multi_label: bool = False, learned: str | None = None
     ) -> Classifier:
         """A classifier with random weights."""
-        if labels < 2:
-            raise UserError(f"a classifier needs at least two labels, not {labels}")
+        check_labels(labels)
         return Classifier(
             vocabulary.read(_file(learned)),
             labels,

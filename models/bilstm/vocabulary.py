@@ -43,13 +43,17 @@ def split(texts: tf.Tensor, kind: str) -> tuple[tf.RaggedTensor, Pieces]:
     split_op = regex_split_ops.gen_regex_split_ops.regex_split_with_offsets
     parts, starts, ends, row_splits = split_op(texts, f"({_BETWEEN[kind]})", f"({_KEPT})")
     folded = tf_text.case_fold_utf8(tf_text.normalize_utf8(parts, "NFKC"))
+    # Folding leaves nothing of a token that cannot be seen, such as the selector behind an emoji.
+    seen = tf.not_equal(folded, "")
+    row_splits = tf.gather(tf.pad(tf.cumsum(tf.cast(seen, tf.int64)), [[1, 0]]), row_splits)
     tokens, starts, ends = (
-        tf.RaggedTensor.from_row_splits(values, row_splits, validate=False) for values in (folded, starts, ends)
+        tf.RaggedTensor.from_row_splits(tf.boolean_mask(values, seen), row_splits, validate=False)
+        for values in (folded, starts, ends)
     )
     return tokens, Pieces(starts, ends)
 
 
-def learn(texts: Iterable[tf.Tensor], kind: str, *, size: int, min_count: int) -> list[str]:
+def learn(texts: Iterable[tf.Tensor], kind: str, *, size: int, min_count: int, section: str = "model") -> list[str]:
     """The vocabulary of texts: the special tokens, then the most frequent ones.
 
     Args:
@@ -57,6 +61,7 @@ def learn(texts: Iterable[tf.Tensor], kind: str, *, size: int, min_count: int) -
         kind: `model.bilstm.tokens`.
         size: the most tokens, special ones included.
         min_count: how often a token must occur.
+        section: of the config that says so, for errors.
 
     Raises:
         UserError: no token occurs so often.
@@ -72,8 +77,8 @@ def learn(texts: Iterable[tf.Tensor], kind: str, *, size: int, min_count: int) -
     frequent = sorted((-count, token) for token, count in counts.items() if count >= min_count)
     if not frequent:
         raise UserError(
-            f"model.bilstm.min_count: no token occurs {min_count} times in the training rows; set it lower, or give "
-            "more rows"
+            f"{section}.bilstm.min_count: no token occurs {min_count} times in the training rows; set it lower, or "
+            "give more rows"
         )
     return [*SPECIAL, *(token.decode() for _, token in frequent[: size - len(SPECIAL)])]
 

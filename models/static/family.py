@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from bertline.errors import UserError
 from bertline.models import network_size
 from bertline.models.family import Family, Tokenizer
 from bertline.models.pooling import Pooling
 from bertline.models.recipe import ModelOptions
 from bertline.models.static import classifier, table
 from bertline.models.static.classifier import Classifier
+from bertline.models.targets import check_labels
 
 DISTILLED_AT = 64  # tokens: enough for a prefix and one token
 
@@ -46,7 +46,7 @@ class Static:
         """The backbone's folder."""
         return f"{self._of_backbone(options).source(options)}, whose vocabulary is distilled"
 
-    def learn(self, options: ModelOptions, texts: Iterable[tf.Tensor], folder: str) -> None:
+    def learn(self, options: ModelOptions, texts: Iterable[tf.Tensor], folder: str, section: str = "model") -> None:
         """Nothing: the backbone brings the vocabulary."""
 
     def vocabulary(self, options: ModelOptions, learned: str | None = None) -> Path:
@@ -72,8 +72,7 @@ class Static:
         self, options: ModelOptions, labels: int, *, seed: int, multi_label: bool = False, learned: str | None = None
     ) -> Classifier:
         """A classifier with the distilled token vectors and two random layers."""
-        if labels < 2:
-            raise UserError(f"a classifier needs at least two labels, not {labels}")
+        check_labels(labels)
         return classifier.with_table(self.table(options, learned), options, labels, seed=seed, multi_label=multi_label)
 
     def table(self, options: ModelOptions, learned: str | None = None) -> np.ndarray:

@@ -4,8 +4,9 @@ Tulkens and van Dongen, "Model2Vec: Fast State-of-the-Art Static Embeddings", 20
 `distill.inference`): each token of the vocabulary goes through the encoder by itself, between the special tokens, and
 is pooled as a row would be. PCA turns and shortens the vectors. Then each is multiplied by the weight a / (a + p) of
 SIF (Arora, Liang and Ma, "A Simple but Tough-to-Beat Baseline for Sentence Embeddings", ICLR 2017), where Zipf's law
-gives p, the token's frequency: 1 / (rank + 1), made to sum to 1. The rank is the token's place in the vocabulary, whose
-most frequent pieces come first.
+gives p, the token's frequency: 1 / (rank + 1), made to sum to 1. The rank counts from 1 the tokens that stand for a
+part of a text, in the order of the vocabulary: frequent pieces have low ids, but for single characters, which come
+first.
 
 Two things are our own. Tokens that stand in no text, or in every text, get vectors of zeros. And the table is scaled as
 a whole, so that the recipe suits all backbones.

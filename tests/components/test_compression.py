@@ -313,9 +313,17 @@ def test_a_student_with_its_own_vocabulary_reads_both_texts_of_a_pair(tmp_path):
         # Three tokens around a pair, and one for each word.
         assert rows.token_ids.row_lengths().numpy().tolist() == [9, 8, 9]
     assert trained.validation_logits.shape == (3, 3)
+    recipe = TrainOptions()
+    student = other_family.Student(None, student.task, None, "", vocabulary="one")
+    names = {
+        compressor.fingerprint(task, str(tmp_path / "weights"), recipe, CompressOptions(family="bilstm"), each)
+        for each in (student, student._replace(vocabulary="two"), student._replace(task=task))
+    }
+    assert len(names) == 3  # no training takes up the checkpoints of one that read other words
 
 
-def test_a_student_learns_the_answers_to_its_own_rows_where_its_teacher_had_more(line, tmp_path):
+def test_a_student_learns_the_answers_to_its_own_rows_where_its_teacher_had_more(line, monkeypatch, tmp_path):
+    monkeypatch.setattr(other_family.learned_vocabulary, "BATCH", 2)  # its rows are read in batches
     options = ModelOptions.model_validate_json(line["common"]["model_options"])
     shutil.copytree(Path(line["tokens"].uri, "Split-test"), tmp_path / "more" / "Split-train")
     graph = line["common"]["transform_graph"].uri
@@ -366,7 +374,7 @@ def test_the_teacher_is_kept_where_a_gate_fails_and_the_screen_says_why():
     for gate, reason in (
         (
             {"faster_by": 2.01},
-            "the student answers 2.00 times the examples a second of the teacher, with 95% certainty",
+            "the student answers 2.00 times the examples a second of the teacher; the gate asks for 2.01",
         ),
         ({"smaller_by": 3.01}, "the teacher has 3.00 times the bytes of the student; the gate asks for 3.01"),
         ({"not_worse_by": 0.001}, "accuracy fell by 0.010 against the teacher on the same rows, with 95% certainty by"),
@@ -385,6 +393,33 @@ def test_the_bound_of_the_ratio_is_paired():
     ratio, bounds = student_gate.faster(np.array([2.0, 3.0, 1.0, 2.0]), np.ones(4), 0.95)
     assert ratio == 2.0
     assert 1.2 < bounds[0] < 2.0 < bounds[1] < 2.8
+
+
+@pytest.mark.parametrize(("least", "chosen"), [(1.79, "student"), (1.81, "teacher")])
+def test_a_student_must_have_been_as_fast_as_asked_however_sure_that_is(least, chosen):
+    report = factories.compression_report(teacher_seconds=[0.08, 0.1, 0.26, 0.28], faster_by=least)
+    assert report.faster == pytest.approx(1.8)
+    assert report.faster_bounds[0] < 1.5 < 2.1 < report.faster_bounds[1]
+    assert report.chosen == chosen
+
+
+def test_rows_are_timed_with_others_of_their_length_both_texts_counted(monkeypatch):
+    called = []
+
+    class Timed:
+        close = staticmethod(lambda: None)
+
+        def __init__(self, folder):
+            pass
+
+        def seconds(self, records):
+            called.append(list(records))
+            return 1.0
+
+    monkeypatch.setattr(student_gate, "_Timed", Timed)
+    table = {"text": ["a", "b", "cc", "dd"], "text_pair": ["x" * 90, "", "y" * 80, ""]}
+    student_gate.measure("teacher", "student", {**table, student_gate.SERIALIZED: list("1234")}, 2)
+    assert [sorted(batch) for batch in called if len(batch) == 2][::2] == [["2", "4"], ["1", "3"]]
 
 
 def test_gates_without_a_student_are_refused():

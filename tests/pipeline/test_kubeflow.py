@@ -159,6 +159,12 @@ def test_a_student_that_learns_words_is_given_the_texts(tmp_path):
     assert reading == {"examples", "data", "base_folder"}
 
 
+def test_the_card_is_written_of_the_runs_own_sections(compiled):
+    parameters = compiled.spec["root"]["dag"]["tasks"]["ModelCard"]["inputs"]["parameters"]
+    for name in ("data", "train", "compress"):
+        assert parameters[name] == {"componentInputParameter": name}
+
+
 def test_resources_come_from_the_default_and_the_stages_own(compiled):
     assert container(compiled, "Evaluator")["resources"] == {
         "resourceCpuLimit": "2", "resourceCpuRequest": "2",

@@ -47,6 +47,17 @@ def test_texts_whose_pieces_stay_are_cut_as_before_and_no_word_becomes_unknown(v
     assert pieces(tmp_path, "dog") == [["[UNK]"]]
 
 
+@pytest.mark.parametrize(("inside", "spelt"), [("##c", True), ("##x", False)], ids=["its_form", "no_form"])
+def test_a_new_word_is_spelt_where_each_letter_has_its_form_inside_words(tmp_path, inside, spelt):
+    words = ["[UNK]", "[CLS]", "[SEP]", "ab", "##cd", "##bc", "a", "##b", "##d", inside]
+    words = [word for word in words if spelt or word != "##d"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    whole = Vocabulary(tmp_path / "vocab.txt", lowercase=True)
+    trimming.write_vocabulary(whole, trimming.kept(whole, np.array([], int)), tmp_path / "own")
+    assert pieces(tmp_path, "abcd") == [["ab", "##cd"]]
+    assert pieces(tmp_path / "own", "abcd") == [["a", "##b", "##c", "##d"] if spelt else ["[UNK]"]]
+
+
 def test_a_trimmed_classifier_gives_the_same_logits_for_the_new_ids():
     model = tiny_classifier(approximate=True, pooling=Pooling("mean", normalised=True))
     ids = np.array([0, 1, 2, 3, 4, 5, 6, 7, 9])  # 8 stands in one row

@@ -35,6 +35,7 @@ def learned(tmp_path):
         ("auto", "服务很好 wifi５G", ["服", "务", "很", "好", "wifi5g"]),
         ("words", "服务很好 wifi!", ["服务很好", "wifi", "!"]),
         ("characters", "Hé !", ["h", "é", "!"]),
+        ("auto", "I ❤\ufe0f it \u200b 👍🏽", ["i", "❤", "it", "👍", "🏽"]),
         ("auto", " \u3000\n", []),
     ],
 )
@@ -46,8 +47,10 @@ def test_the_vocabulary_has_the_most_frequent_tokens_of_the_texts():
     texts = [tf.constant(["b a a", "c b A"]), tf.constant(["d d <unk>"])]
     assert vocabulary.learn(texts, "auto", size=6, min_count=2) == ["<unk>", "<s>", "</s>", "a", "b", "d"]
     assert vocabulary.learn(texts, "auto", size=5, min_count=2)[3:] == ["a", "b"]
-    with pytest.raises(UserError, match="no token occurs 9 times"):
-        vocabulary.learn(texts, "auto", size=6, min_count=9)
+    with pytest.raises(UserError, match=r"^compress\.bilstm\.min_count: no token occurs 9 times"):
+        vocabulary.learn(texts, "auto", size=6, min_count=9, section="compress")
+    with pytest.raises(UserError, match=r"^model\.bilstm\.min_count: no token"):
+        families.BILSTM.learn(options(min_count=9), texts, "nowhere")
 
 
 def test_rows_have_literal_ids_and_say_where_they_come_from():
