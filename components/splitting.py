@@ -258,15 +258,29 @@ def _splits(high: numpy.ndarray, roles: numpy.ndarray, with_files: set[int], opt
         with_files: the splits that have files of their own, and TRAIN.
         options: shares of the splits.
     """
+    splits = _by_hash(high, with_files, options)
+    splits = numpy.where(roles == TRAIN, splits, roles)
+    return numpy.where(roles == ONLY_TRAIN, TRAIN, splits)
+
+
+def _by_hash(high: numpy.ndarray, with_files: set[int], options: DataOptions) -> numpy.ndarray:
+    """Splits that hashes decide on; arguments as those of `_splits`."""
     test = 0.0 if TEST in with_files else options.split.test
     validation = 0.0 if VALIDATION in with_files else options.split.validation
     total = test + validation + options.split.train
     place = high / 2.0**64
-    splits = numpy.full(len(roles), TRAIN, numpy.uint8)
+    splits = numpy.full(len(high), TRAIN, numpy.uint8)
     splits[place < (test + validation) / total] = VALIDATION
     splits[place < test / total] = TEST
-    splits = numpy.where(roles == TRAIN, splits, roles)
-    return numpy.where(roles == ONLY_TRAIN, TRAIN, splits)
+    return splits
+
+
+def split_by_hash(text: str, text_pair: str | None, options: DataOptions) -> str:
+    """The split that a row with this text falls in, once it is one of `data.source`."""
+    named = {VALIDATION: options.validation_source, TEST: options.test_source}
+    with_files = {split for split, sources in named.items() if sources}
+    high = numpy.asarray([row_key(text, text_pair, options).high], numpy.uint64)
+    return SPLITS[int(_by_hash(high, with_files, options)[0])]
 
 
 def _apart(groups: numpy.ndarray, splits: numpy.ndarray) -> numpy.ndarray:

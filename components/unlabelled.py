@@ -5,6 +5,7 @@ The PseudoLabeller gives them labels. A student learns what its teacher answers 
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -14,17 +15,19 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from bertline.components import added_rows
+from bertline.components.data import task_files
 from bertline.components.examples import Table
 from bertline.components.labelling import pool
 from bertline.components.labelling.pool import Candidate
 from bertline.components.object_store import local_copy
 from bertline.components.options import DataOptions
-from bertline.components.splitting import text_key, text_keys
+from bertline.components.scoring.cut import Source
+from bertline.components.splitting import split_by_hash, text_key, text_keys
 from bertline.errors import UserError
 from bertline.models import features
 from bertline.models.features import LABEL, TEXT, TEXT_PAIR
 
-_, VALIDATION, TEST = features.SPLITS
+TRAIN, VALIDATION, TEST = features.SPLITS
 
 
 class NewRows(NamedTuple):
@@ -65,11 +68,38 @@ def opened(
     """
     with local_copy(base_folder, lambda copy: [file.path for file in pool.files_of(source, options, copy)]) as folder:
         sources, counts = pool.look(key, source, options, folder), pool.Counts()
-        known, group = {**(more_known or {}), **keys_of(tables)}, options.split.group
-        check_no_test_rows(pool.candidates(sources, options, frozenset(), pool.Counts()), known, key, source)
+        known = {**(more_known or {}), **keys_of(tables)}
+        if options.test_source:
+            check_no_test_rows(pool.candidates(sources, options, frozenset(), pool.Counts()), known, key, source)
         candidates = pool.candidates(sources, options, frozenset(), counts)
-        rows = new_rows(candidates, known, counts, group, groups_of(tables, group))
+        rows = new_rows(candidates, known, counts, options, groups_of(tables, options.split.group))
         yield NewRows([each.file.name for each in sources], rows, counts)
+
+
+def check(key: str, source: str, options: DataOptions, base_folder: str) -> list[Source]:
+    """Looks at the files before anything is trained; arguments as those of `opened`.
+
+    Where hashes split the rows, those of the test split that the files hold are left out later, and counted: rows that
+    were chosen by `bertline to-label` come back with labels, and some of them become test rows. Rows of a test file
+    that the config names are no such accident.
+
+    Raises:
+        UserError: as `pool.look`; a file is one of the data's, or has rows of `data.test_source`.
+    """
+    sources = pool.look(key, source, options, base_folder)
+    read_here = options.with_queries(lambda _: None)  # what queries give is not here yet
+    for own in task_files.of_task(read_here, base_folder):
+        for other in sources:
+            if other.file.member == own.member and filecmp.cmp(other.file.path, own.path, shallow=False):
+                raise UserError(
+                    f"{key}: {other.file.name} is {own.name} of the data, byte for byte: its rows are known, and the "
+                    "test rows must stay unseen. Name a file of other rows."
+                )
+    if read_here.test_source:
+        named = pool.known(task_files.by_split(read_here, base_folder)[TEST], read_here)
+        candidates = pool.candidates(sources, options, frozenset(), pool.Counts())
+        check_no_test_rows(candidates, dict.fromkeys(named.row_ids, TEST), key, source)
+    return sources
 
 
 def keys_of(tables: Mapping[str, Table]) -> dict[str, str]:
@@ -100,23 +130,28 @@ def new_rows(
     candidates: Iterator[Candidate],
     known: Mapping[str, str],
     counts: pool.Counts,
-    group: str | None,
+    options: DataOptions,
     judging: Mapping[str, str],
 ) -> Iterator[Candidate]:
     """The rows that stand in no split, and whose group stands in none that judges; the others are counted.
+
+    A row that its hash would put into validation or test is left out too. Once it has a label, it will judge the model
+    that is trained now, as the last blessed one, beside the next.
 
     Args:
         candidates: rows of the files.
         known: the key of each text that is no new one -> where it stands.
         counts: is filled in.
-        group: `data.split.group`; None where rows have none.
+        options: of the task: its groups and its split.
         judging: the key of each group of validation and test rows -> their split.
     """
     for row in candidates:
         if row.row_id in known:
             counts.left_out[f"in {known[row.row_id]}"] += 1
-        elif group and (split := judging.get(text_key(getattr(row, group)).row_id)):
+        elif (group := options.split.group) and (split := judging.get(text_key(getattr(row, group)).row_id)):
             counts.left_out[f"with a {group} of {split}"] += 1
+        elif (split := split_by_hash(row.text, row.text_pair, options)) != TRAIN:
+            counts.left_out[f"that would be {split} rows"] += 1
         else:
             yield row
 

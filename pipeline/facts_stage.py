@@ -46,6 +46,11 @@ def look(config: str, data_folder: str, serving_folder: str, commit: str, sectio
     with local_copy(data_folder, lambda folder: [*of_task(folder), *of_stages(folder)]) as folder:
         fingerprint = task_files.fingerprint(task_files.of_task(options, folder))
         files = stage_files.fingerprints(values, folder)
+        for section in ("train", "compress"):
+            if source := values.get(section, {}).get("unlabelled"):
+                from bertline.components import unlabelled  # brings TensorFlow
+
+                unlabelled.check(f"{section}.unlabelled", source, options, folder)
     known = facts.look(values, fingerprint, serving_folder, commit or None, files)
     keys = {KEY_OUTPUTS[node]: key for node, key in known.cache_keys.items()}
     return {name: getattr(known, name) for name in FIELDS} | keys

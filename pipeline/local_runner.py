@@ -120,9 +120,9 @@ def launching(config: Config, config_name: str) -> Iterator[tuple[Screen, Launch
     if config.train.augment:
         operations.check(config.train.augment, config.folder)
     for key, source in config.unlabelled.items():
-        from bertline.components.labelling import pool  # brings TensorFlow
+        from bertline.components import unlabelled  # brings TensorFlow
 
-        pool.look(key, source, config.data, config.folder)  # before hours of training
+        unlabelled.check(key, source, config.data, config.folder)  # before hours of training
     log_file = root / "logs" / f"{run_ids.file_stem(run_id)}.log"
     with exclusive(root), screen.quiet(log_file) as console, _bare_arguments():
         try:

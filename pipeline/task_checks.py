@@ -116,9 +116,9 @@ def augment(task: Config) -> str:
 
 def unlabelled(task: Config, key: str) -> str:
     """The files of rows without labels, counted; UserError where there are none, or one has no texts."""
-    from bertline.components.labelling import pool  # it brings TensorFlow, and its messages on the screen
+    from bertline.components import unlabelled  # it brings TensorFlow, and its messages on the screen
 
-    files = pool.look(key, task.unlabelled[key], task.data, task.folder)
+    files = unlabelled.check(key, task.unlabelled[key], task.data, task.folder)
     return f"{len(files)} {'file' if len(files) == 1 else 'files'} of rows without labels"
 
 

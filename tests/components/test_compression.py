@@ -258,7 +258,9 @@ def test_a_student_of_another_family_learns_the_teachers_answers_and_is_served_w
 def test_a_student_learns_what_its_teacher_answers_to_texts_without_labels(line, tmp_path, student):
     lines = ["text,label", "it was perfect,", "thanks,", "thanks,", "my refund,negative", "great awful,"]
     (tmp_path / "more.csv").write_text("\n".join(lines), encoding="utf-8")
-    reading = {"data": DataOptions(source="x").model_dump_json(), "base_folder": str(tmp_path)}
+    split = {"train": 1 - 2e-6, "validation": 1e-6, "test": 1e-6}  # no hash puts a row into a split that judges
+    data = DataOptions(source="x", test_source="y", split=split)
+    reading = {"data": data.model_dump_json(), "base_folder": str(tmp_path)}
     weights, run = artifact(artifacts.Weights, tmp_path / "w"), artifact(standard_artifacts.ModelRun, tmp_path / "r")
     sizes = {family: FAMILIES[family][0] for family in FAMILIES if student.get("family") == family}
     options = CompressOptions(**student, **sizes, unlabelled="more.csv", distill={"epochs": 2})

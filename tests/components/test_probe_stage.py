@@ -1,4 +1,5 @@
 import csv
+import shutil
 from pathlib import Path
 
 import keras_hub
@@ -6,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from factories import MOODS, raw_examples, reviews, tiny_model_options, transformed
+from factories import MOODS, raw_examples, reviews, tiny_model_options, transformed, write_csv
 from tfx.types import standard_artifacts
 
 from bertline.components import (
@@ -14,6 +15,7 @@ from bertline.components import (
     probe,
     probe_head,
     pseudo_labeller,
+    splitting,
     spreadsheet,
     trainer,
     training_record,
@@ -210,7 +212,10 @@ def test_labels_of_a_row_are_given_from_their_tuned_thresholds():
 # === Pseudo-labels ===
 
 
-def pseudo(line, probed, folder, texts, threshold=0.9, labels="sure"):
+ALL_TRAIN = {"train": 1 - 2e-6, "validation": 1e-6, "test": 1e-6}  # no hash puts a row into a split that judges
+
+
+def pseudo(line, probed, folder, texts, threshold=0.9, labels="sure", **data):
     """What the PseudoLabeller leaves of a file of texts."""
     _, options, examples, graph, _ = line
     (folder / "data").mkdir(parents=True)
@@ -225,7 +230,7 @@ def pseudo(line, probed, folder, texts, threshold=0.9, labels="sure"):
         source="new.csv",
         labels=labels,
         threshold=threshold,
-        data=DataOptions(source="x").model_dump_json(),
+        data=DataOptions(**{"source": "x", "split": ALL_TRAIN, **data}).model_dump_json(),
         model_options=options.model_dump_json(),
         precision="float32",
         base_folder=str(folder / "data"),
@@ -275,9 +280,39 @@ def test_labels_spread_over_all_rows(line, probed, tmp_path, monkeypatch):
 def test_rows_of_the_test_split_and_a_threshold_out_of_reach_are_refused(line, probed, tmp_path):
     tested = reviews(360)[359][0]
     with pytest.raises(UserError, match=r"1 rows of new\.csv are rows of the test split"):
-        pseudo(line, probed, tmp_path / "leak", ["great fun", f"  {tested} "])
+        pseudo(line, probed, tmp_path / "leak", ["great fun", f"  {tested} "], test_source="test.csv")
     with pytest.raises(UserError, match=r"no row of new\.csv reaches 0\.9999"):
         pseudo(line, probed, tmp_path / "high", ["plot", "of"], threshold=0.99999)
+
+
+def test_rows_that_hashes_put_into_test_are_left_out_and_counted(line, probed, tmp_path):
+    """Those that came back from labelling, and those that would judge once they do."""
+    tested = [text for text, _, _ in reviews(360)[300:303]]
+    known = {text for text, _, _ in reviews(360)}
+    new = {text for text, _, _ in reviews(80, seed=5)} - known
+    options = DataOptions(source="x")
+    falls = {text: splitting.split_by_hash(text, None, options) for text in new}
+    usual = DataOptions.model_fields["split"].default
+    rows = pseudo(line, probed, tmp_path, [*tested, *falls], labels="spread", split=usual.model_dump())
+    kept = {row["text"] for row in spreadsheet.read(f"{rows.uri}/{PSEUDO_FILE}")}
+    assert kept == {text for text, split in falls.items() if split == "train"} != set(falls)
+    summary = rows.get_string_custom_property("summary")
+    assert "3 in test" in summary and f"{list(falls.values()).count('test')} that would be test rows" in summary
+
+
+def test_files_of_the_data_and_of_its_test_rows_are_refused_before_anything_runs(tmp_path):
+    rows = [(text, label) for text, label, _ in reviews(20)]
+    write_csv(tmp_path / "data.csv", rows, ("text", "label"))
+    write_csv(tmp_path / "test.csv", [("held out", "good"), ("and this", "bad")], ("text", "label"))
+    write_csv(tmp_path / "more.csv", [("held  out",), ("new",)], ("text",))
+    shutil.copy(tmp_path / "data.csv", tmp_path / "copy.csv")
+    options, folder = DataOptions(source="data.csv"), str(tmp_path)
+    with pytest.raises(UserError, match=r"^compress.unlabelled: copy.csv is data.csv of the data, byte for byte"):
+        unlabelled.check("compress.unlabelled", "copy.csv", options, folder)
+    assert [each.file.name for each in unlabelled.check("k", "more.csv", options, folder)] == ["more.csv"]
+    named = DataOptions(source="data.csv", test_source="test.csv")
+    with pytest.raises(UserError, match=r"^train.unlabelled: 1 rows of more.csv are rows of the test split"):
+        unlabelled.check("train.unlabelled", "more.csv", named, folder)
 
 
 def test_files_without_a_row_of_use_are_named(line, probed, tmp_path):
@@ -315,8 +350,9 @@ def test_rows_of_a_group_that_judges_are_left_out():
         ("text_pair", rows[:3]),
     ):
         counts = Counts()
+        options = DataOptions(source="x", text_pair="pair", split={**ALL_TRAIN, "group": group})
         judging = unlabelled.groups_of(tables, group)
-        kept = list(unlabelled.new_rows(iter(rows), known, counts, group, judging))
+        kept = list(unlabelled.new_rows(iter(rows), known, counts, options, judging))
         assert kept == expected or [each.text for each in kept] == expected
         left[group] = dict(counts.left_out)
     assert left["text"] == {"in test": 1, "with a text of test": 1, "with a text of validation": 1}
