@@ -27,8 +27,6 @@ from bertline.pipeline import lineage, local_runner, stages
 from bertline.pipeline.local_runner import RunFailed
 from bertline.pipeline.stages import Node
 
-TEXTS = "texts.parquet"  # which keeps a text whatever data.encoding is
-
 
 class Student(NamedTuple):
     """A student, and its bars, None for none.
@@ -106,7 +104,7 @@ class Bench:
         return Run(task, launcher.run_id)
 
     def texts(self, run: Run) -> str:
-        """The file of the texts that no split of a run has; it is written once."""
+        """The file of the texts that no split of a run has; it is written once for the same rows."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -114,9 +112,10 @@ class Bench:
         from bertline.components.labelling import pool
         from bertline.components.scoring.cut import Source, text_columns
 
-        file = self._folder / TEXTS
+        examples = Path(run.artifact(Node.EXAMPLE_GEN, "examples"))
+        file = self._folder / f"texts-{examples.name}.parquet"  # the number of the ingestion
         if not file.exists():
-            task, examples = run.task, Path(run.artifact(Node.EXAMPLE_GEN, "examples"))
+            task = run.task
             known = {row[ROW_ID] for split in SPLITS for row in finished.read_examples(examples, split)}
             names = text_columns(task.data)  # without those of labels, so that every row is one without a label
             sources = [
@@ -125,7 +124,9 @@ class Bench:
             ]
             rows = pool.candidates(sources, task.data, frozenset(known), pool.Counts())
             texts = zip(*((row.text, row.text_pair) for row in rows), strict=True)
-            pq.write_table(pa.table(dict(zip(names, texts, strict=False))), file)
+            hidden = file.with_suffix(".unfinished")
+            pq.write_table(pa.table(dict(zip(names, texts, strict=False))), hidden)
+            hidden.rename(file)
         return str(file)
 
 

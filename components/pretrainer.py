@@ -169,12 +169,15 @@ class _Collected:
             separator: what joins columns.
         """
         whole = {splitting.normalised(text): key for key, text in self._texts.items()}
+        lengths = {len(text) for text in whole}  # a long row has thousands of places, each of which would be a copy
         ends = re.compile(re.escape(splitting.normalised(separator)) or " ")
         for text in map(splitting.normalised, judging):
             for cut in ends.finditer(text):
-                for part in (text[: cut.start()].rstrip(), text[cut.end() :].lstrip()):
-                    if part in whole:
-                        del self._texts[whole.pop(part)]
+                end = cut.start() - text.endswith(" ", 0, cut.start())
+                begin = cut.end() + text.startswith(" ", cut.end())
+                for part in (range(end), range(begin, len(text))):
+                    if len(part) in lengths and (own := text[part.start : part.stop]) in whole:
+                        del self._texts[whole.pop(own)]
                         self._held_back += 1
 
     def parts(self, seed: int) -> tuple[list[str], list[str]]:

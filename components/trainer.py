@@ -1,5 +1,6 @@
 """Trainer: fine-tunes the classifier on the transformed Examples; what is served is made of it by the Exporter."""
 
+import gc
 import hashlib
 import json
 import logging
@@ -124,6 +125,8 @@ def Trainer(
         members.append(Member(*figures))
         if hardware.is_chief(strategy):
             trained.write(folder, task.labels, backbone_digest=task.digest)
+        del trained
+        gc.collect()  # a model and its graphs are full of cycles, and the next member builds its own
     if not hardware.is_chief(strategy):
         return
     logits = mean_logits(members, multi_label=task.train.labels.ndim == 2)

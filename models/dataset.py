@@ -40,7 +40,7 @@ class Rows:
     @cached_property
     def labelled(self) -> np.ndarray:
         """Which rows have labels, bool [rows]."""
-        return self.labels.reshape(len(self), -1)[:, 0] != NO_LABEL
+        return (self.labels if self.labels.ndim == 1 else self.labels[:, 0]) != NO_LABEL
 
     def take(self, places: np.ndarray) -> Rows:
         """The rows at some places, int64 [some]."""

@@ -183,7 +183,8 @@ class Steps:
 
     def _of_labels(self, labels: tf.Tensor, logits: tf.Tensor) -> OfLabels:
         """What a student's answers lose against the labels of its rows, of which some have none."""
-        labelled = tf.reshape(labels, [tf.shape(logits)[0], -1])[:, 0] != NO_LABEL
+        first = labels if labels.shape.rank == 1 else labels[:, 0]
+        labelled = first != NO_LABEL
         return OfLabels(self._target.losses(tf.maximum(labels, 0), logits), labelled)
 
     def _evaluate_step(self, batch: Rows) -> tuple[tf.Tensor, tf.Tensor]:

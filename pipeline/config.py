@@ -143,6 +143,7 @@ class Config(Section):
             check_what_needs_a_transformer,
             check_the_table_fits_the_backbone,
             check_pretraining,
+            check_columns_of_test_rows_are_known,
             check_masked_words,
             check_pseudo_labels,
             check_unlabelled,
@@ -448,8 +449,6 @@ def check_pretraining(config: Config) -> None:
         raise ValueError("pretrain: only BERTs can be pre-trained further; take it out, or name another model.backbone")
     if config.pretrain and (fault := network_size.masked_lm_fault(config.model)):
         raise ValueError(f"pretrain: {fault}")
-    if config.pretrain:
-        check_columns_of_test_rows_are_known(config.pretrain, config.data)
     if config.pretrain and config.train.warm_start:
         raise ValueError(
             "pretrain: with train.warm_start: true training starts from the last blessed model, and not from these "
@@ -457,13 +456,14 @@ def check_pretraining(config: Config) -> None:
         )
 
 
-def check_columns_of_test_rows_are_known(pretrain: PretrainOptions, data: DataOptions) -> None:
+def check_columns_of_test_rows_are_known(config: Config) -> None:
     """Raises ValueError where texts of test rows would not be known again among those of pre-training.
 
     Ingestion keeps the columns of a text only joined, so what stands in its middle is not known to be a column.
     """
-    wanted = [pretrain.text] if isinstance(pretrain.text, str) else pretrain.text or []
-    columns, count = data.text_columns, len(wanted)
+    text = config.pretrain.text if config.pretrain else None
+    wanted = [text] if isinstance(text, str) else text or []
+    columns, count = config.data.text_columns, len(wanted)
     if set(wanted) <= set(columns) and wanted and wanted not in (columns[:count], columns[-count:]):
         raise ValueError(
             f"pretrain.text: {', '.join(wanted)}: of the columns of data.text ({', '.join(columns)}), name the first "

@@ -263,7 +263,7 @@ class Service:
     async def _run(
         self, inference: Inference, share: Share, servable: Servable, said: Said | None, entry: Entry | None
     ) -> _Answer:
-        lane = self._lane_of(servable)  # now: a trial may end while the request is read
+        lane = self._lane_of(servable)
         made: tuple[Any, Any] = (None, None)
 
         async def compute(request: Any) -> Any:
@@ -272,7 +272,7 @@ class Service:
             made = request, response
             return response
 
-        with share.trying():
+        with lane.used(), share.trying():  # a trial may end while the request is read
             result = await inference.exchange(servable, compute)
         return _Answer(*made, result)
 
@@ -388,25 +388,30 @@ class _Lane:
         self._batcher = Batcher(batching, metrics) if batching else None
         # TensorFlow spreads one run over all cores: more runs at once would only wait for each other.
         self._threads = Threads(os.cpu_count() or 1, name)
-        self._waiting = 0  # callers
+        self._users = 0
         self._left = False
 
-    async def run(self, servable: Servable, signature: str, call: Call) -> dict[str, np.ndarray]:
-        """The outputs of a call by tensor names."""
-        self._waiting += 1
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Keeps the threads until the block ends, also where the lane is left meanwhile."""
+        self._users += 1
         try:
-            if self._batcher and call.has_rows and servable.is_batchable([*call.feeds, *call.fetches]):
-                return await self._batcher.run(servable, signature, call)
-            return await self._threads.run(servable.run, call)
+            yield
         finally:
-            self._waiting -= 1
-            if self._left and not self._waiting:
+            self._users -= 1
+            if self._left and not self._users:
                 self.close()
 
+    async def run(self, servable: Servable, signature: str, call: Call) -> dict[str, np.ndarray]:
+        """The outputs of a call by tensor names. The caller is one of the lane's users."""
+        if self._batcher and call.has_rows and servable.is_batchable([*call.feeds, *call.fetches]):
+            return await self._batcher.run(servable, signature, call)
+        return await self._threads.run(servable.run, call)
+
     def leave(self) -> None:
-        """Ends the threads as soon as nobody waits for them. No call may come any more."""
+        """Ends the threads as soon as nobody uses them. No other user may come."""
         self._left = True
-        if not self._waiting:
+        if not self._users:
             self.close()
 
     def close(self) -> None:

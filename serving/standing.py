@@ -60,7 +60,7 @@ def of(folder: str | Path) -> Standing:
         return Standing()
     if promoted is None:
         *older, newest = versions
-        return Standing(newest, older=tuple(reversed(older)), is_new=True)
+        return Standing(newest, older=tuple(reversed(older)), is_new=True, withdrawing=max(decided, default=None))
     settled = [version for version in versions if version <= promoted]
     untried = [version for version in versions if version > promoted]
     if not settled:  # somebody has removed them
@@ -178,7 +178,7 @@ def record(release: Release) -> dict[str, Any]:
         state, at = values["state"], values.get("at")
         if state == WITHDRAWING:
             datetime.fromisoformat(at)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise _damaged(file, error) from error
     return values
 

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -411,6 +412,31 @@ def test_a_canary_has_threads_of_its_own(trying):
         folder.push("alike", 3)
         wait_until(lambda: versions(answers)[3])
         assert own and not own & threads()
+
+
+def test_a_trial_that_ends_while_a_request_is_read_leaves_it_the_threads_of_its_version(trying, monkeypatch):
+    folder, serving = trying
+    folder.push("same", 2)
+    wait_until(lambda: serving._canary.trial.canary == 2)
+    bodies, read, ended = serving._service.bodies, threading.Event(), threading.Event()
+    decode = bodies.decode
+
+    async def slowly(*arguments):
+        read.set()
+        assert await asyncio.to_thread(ended.wait, 60)
+        return await decode(*arguments)
+
+    monkeypatch.setattr(bodies, "decode", slowly)
+    address = f"{serving.rest_address}/v1/models/mood/versions/2:predict"
+    body = {"signature_name": "text", "instances": ["a good day"]}
+    with ThreadPoolExecutor(1) as pool, Client(serving.address, "mood") as client:
+        answer = pool.submit(httpx.post, address, json=body, trust_env=False, timeout=60)
+        assert read.wait(60)
+        rollback.withdraw(folder.path, 2, 1, "by hand")
+        wait_until(lambda: serving._canary.trial.canary is None)
+        client.predict(["the service learns of the end with the next request"])
+        ended.set()
+        assert answer.result().status_code == 200, answer.result().text
 
 
 # === What is no fault of the canary ===
