@@ -75,12 +75,12 @@ def opened(output: Path, identity: dict[str, Any], *, force: bool) -> Iterator[P
     lock = filelock.FileLock(folder / LOCK_FILE)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except filelock.Timeout:
         raise UserError(f"another process is scoring into {output}: wait for it, or name another file.") from None
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}. Name an output elsewhere.") from error
-    with lock:
+    with held:
         before = job.read_json(JOB_FILE)
         if before != identity:
             if before is not None and not force:

@@ -19,6 +19,15 @@ settings.load_profile("bounded")
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 gc.set_threshold(50_000)  # as in `bertline`: looking for garbage at every 700 new objects takes a tenth of the time
+# ONNX Runtime tells its maker of each session, but for this; a test holds that nothing here calls anybody.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_is_there_is_not_looked_at_again():
+    """A server collects garbage when it unloads a version: seconds, with all that the files before have imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -170,10 +170,10 @@ def test_frozen_weights_do_not_move_and_it_learns(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize(
     "name",
     [
-        *("gradual", "lora", "adalora"),
+        *("gradual", "lora"),
         *(
             pytest.param(name, marks=pytest.mark.shipped)
-            for name in ("top_layers", "bitfit", "houlsby", "pfeiffer", "prompt", "prefix")
+            for name in ("adalora", "top_layers", "bitfit", "houlsby", "pfeiffer", "prompt", "prefix")
         ),
     ],
 )

@@ -269,7 +269,13 @@ FREELB = {
 R_DROP = {"r_drop": 1.0, "average": {"method": "checkpoints", "every": 2}, "epochs": 1}
 
 
-@pytest.mark.parametrize(("changes", "trains"), [(FREELB, train_several), (R_DROP, train)], ids=["freelb", "r_drop"])
+@pytest.mark.parametrize(
+    ("changes", "trains"),
+    [
+        pytest.param(FREELB, train_several, id="freelb", marks=pytest.mark.shipped),
+        pytest.param(R_DROP, train, id="r_drop"),
+    ],
+)
 def test_what_is_left_is_averaged_and_a_resumed_training_equals_an_uninterrupted_one(
     tmp_path, monkeypatch, changes, trains
 ):
