@@ -26,8 +26,9 @@ from bertline.models.training import fit
 RECIPE = TrainOptions(epochs=3, batch_size=8, learning_rate=0.003, precision="float32", checkpoint_steps=4)
 
 
-def train(folder, rows=96, options=RECIPE, validation=None, train_rows=None, dropout=0.1, **more):
+def train(folder, rows=96, options=RECIPE, validation=None, train_rows=None, dropout=0.1, layers=1, **more):
     model = tiny_model_options(folder, dropout=dropout)
+    model = model.model_copy(update={"backbone": model.backbone.model_copy(update={"layers": layers})})
     return fit(
         lambda: build(model),
         train_rows or tokenised_reviews(model, rows),
